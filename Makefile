@@ -1,0 +1,50 @@
+# Two commands set everything up: `make demo` and `make test`. Both create .venv if it is not there.
+
+PYTHON ?= python3
+VENV ?= .venv
+# The tested release. Where there is no NVIDIA GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu saves 3 GB.
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+BIN := $(VENV)/bin
+DEMO := runs/demo
+
+.PHONY: install demo test quick lint types model clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: install ## PHF and OPSD on the embedded model, evaluated, diagnosed, compared
+	$(BIN)/phf eval embedded --output-dir $(DEMO)/base
+	$(BIN)/phf train --objective opsd --output-dir $(DEMO)/opsd --resume
+	$(BIN)/phf train --objective phf --output-dir $(DEMO)/phf --resume
+	$(BIN)/phf eval $(DEMO)/opsd
+	$(BIN)/phf eval $(DEMO)/phf
+	$(BIN)/phf diagnose $(DEMO)/phf --plot $(DEMO)/layers.png
+	$(BIN)/phf compare $(DEMO)/base $(DEMO)/opsd $(DEMO)/phf --plot $(DEMO)/compare.png --markdown $(DEMO)/compare.md
+	@echo "layers     $(DEMO)/layers.png"
+	@echo "runs       $(DEMO)/base $(DEMO)/opsd $(DEMO)/phf"
+
+test: install ## every test, the slow ones too
+	$(BIN)/pytest
+
+quick: install ## the tests that take less than a few seconds each
+	$(BIN)/pytest -m "not slow"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile
+
+types: install
+	$(BIN)/mypy
+
+model: install ## makes data/ anew, in about ten minutes of one core
+	$(BIN)/python data/make.py --seed 0
+
+clean:
+	rm -rf $(VENV) runs build dist

@@ -1,0 +1,40 @@
+"""The embedded problem sets: three disjoint lists of chains, drawn from one seed, and their lines on disk."""
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from itertools import islice
+
+from arithmetic import Chain, random_chain, reference_solution, work
+
+from phfcli.core.records import Problem
+
+SIZES = {"train": 4000, "dev": 128, "eval": 128}
+
+
+def draw_sets(seed: int) -> dict[str, list[Chain]]:
+    """The chains of every set; no problem occurs twice, within a set or across them."""
+    rng = random.Random(f"{seed}/problems")
+    distinct: dict[str, Chain] = {}
+    while len(distinct) < sum(SIZES.values()):
+        chain = random_chain(rng)
+        distinct[chain.problem] = chain
+    chains = iter(distinct.values())
+    return {name: list(islice(chains, size)) for name, size in SIZES.items()}
+
+
+def as_problems(name: str, chains: Sequence[Chain]) -> list[Problem]:
+    return [
+        Problem(
+            id=f"{name}-{number:04d}",
+            problem=chain.problem,
+            solution=reference_solution(chain),
+            answer=str(work(chain.start, chain.steps)[-1]),
+        )
+        for number, chain in enumerate(chains, start=1)
+    ]
+
+
+def json_lines(problems: Iterable[Problem]) -> str:
+    return "".join(json.dumps(asdict(problem)) + "\n" for problem in problems)

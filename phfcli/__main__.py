@@ -1,0 +1,5 @@
+"""python -m phfcli is the same as phf."""
+
+from phfcli.cli import main
+
+main()

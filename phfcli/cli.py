@@ -1,0 +1,66 @@
+"""The command `phf`. Nothing here loads torch: help and completion answer at once."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from phfcli import __version__
+from phfcli.commands.compare import compare
+from phfcli.commands.diagnose import diagnose
+from phfcli.commands.eval import evaluate
+from phfcli.commands.train import train
+from phfcli.core.errors import UserError
+
+app = typer.Typer(
+    name="phf",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Train, evaluate, diagnose and compare reasoning models by on-policy self-distillation.",
+    epilog="Start with `phf train`: PHF on the embedded model and problems, on any machine, in about a minute.",
+)
+app.command("train")(train)
+app.command("eval")(evaluate)
+app.command("diagnose")(diagnose)
+app.command("compare")(compare)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"phf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Train, evaluate, diagnose and compare reasoning models by on-policy self-distillation."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> None:
+    """Runs the command line; what a user can fix becomes one line on stderr and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        code = 130
+    except UserError as error:
+        code = _refuse(str(error))
+    except typer.TyperException as error:
+        code = _refuse(error.format_message() if hasattr(error, "format_message") else str(error))
+    sys.exit(code)
+
+
+def _refuse(message: str) -> int:
+    typer.echo(f"phf: {' '.join(message.split())}", err=True)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

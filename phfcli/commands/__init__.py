@@ -1,0 +1,1 @@
+"""One file a command: options to config to one core call."""

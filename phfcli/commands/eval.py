@@ -1,0 +1,146 @@
+"""phf eval."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phfcli.commands.common import (
+    AsJson,
+    Configs,
+    Quiet,
+    Sets,
+    log_console,
+    options_given,
+    percent,
+    plain_table,
+    print_json,
+    quiet_libraries,
+    result_console,
+    warn,
+    with_error,
+)
+from phfcli.core.names import ENGINES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+    from rich.table import Table
+
+    from phfcli.core.evaluate import Evaluation, Running
+
+
+def evaluate(
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A run, checkpoint, adapter, model folder or hub id.")
+    ],
+    bench: Annotated[
+        str, typer.Option(metavar="NAME|FILE[,...]", help="Benchmarks by name, or files with problem and answer.")
+    ] = "embedded",
+    n: Annotated[int | None, typer.Option("--n", help="Samples per problem (12).")] = None,
+    engine: Annotated[str | None, typer.Option(metavar="NAME", help=", ".join(ENGINES))] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="At most 38,912, or what the context leaves.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="1.0; 0 is greedy.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many problems.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the samples (0).")] = None,
+    output_dir: Annotated[str | None, typer.Option(metavar="DIR", help="In the run's folder if not given.")] = None,
+    config: Configs = None,
+    set_: Sets = None,
+    json_: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Sample n completions a problem, verify each answer, report Average@n with its standard error.
+
+    Samples are on disk as they finish; the same command again goes on where a stopped one ended.
+
+    \b
+    Examples:
+      phf eval embedded  # the embedded base model on the embedded problems
+      phf eval runs/phf-embedded-seed0  # a run's newest checkpoint
+      phf eval runs/phf/checkpoints/step-000050 --bench embedded-dev --n 4
+      phf eval Qwen/Qwen3-4B --bench aime24,aime25,hmmt25 --n 12  # the published protocol
+      phf eval my-adapter/ --bench problems.jsonl --json
+    """
+    options = [
+        ("TARGET", "model", target),
+        ("--bench", "bench", [name for name in bench.split(",") if name]),
+        ("--n", "n", n),
+        ("--engine", "engine", engine),
+        ("--max-new-tokens", "max_new_tokens", max_new_tokens),
+        ("--temperature", "temperature", temperature),
+        ("--limit", "limit", limit),
+        ("--seed", "seed", seed),
+        ("--output-dir", "output_dir", output_dir),
+    ]
+    from phfcli.core.config import EvalConfig
+    from phfcli.core.settings import file_sources, resolve, set_sources
+
+    sources = [*file_sources(config or []), *set_sources(set_ or []), *options_given(options)]
+    settings = resolve(EvalConfig, sources)
+    from phfcli.core import evaluate as core
+
+    quiet_libraries()
+    progress = _Progress(log_console(quiet))
+    with progress.bars:
+        summaries = core.evaluate(settings, progress.start, progress.show)
+    for summary in summaries:
+        if summary["unusable_golds"]:
+            unusable = ", ".join(summary["unusable_golds"])
+            warn(f"{summary['bench']}: left out, since their gold answers cannot be read: {unusable}")
+        if summary["grader_failures"]:
+            warn(f"{summary['bench']}: {summary['grader_failures']} answers were not graded and count as not correct")
+    if json_:
+        print_json({"target": target, "benches": summaries})
+    else:
+        out = result_console()
+        out.print(_table(summaries))
+        for summary in summaries:
+            out.print(f"samples    {summary['folder']}/samples.jsonl", markup=False, soft_wrap=True)
+
+
+class _Progress:
+    """A bar for each benchmark, with the running average."""
+
+    def __init__(self, console: "Console") -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeRemainingColumn as EtaColumn
+
+        text, line = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[line]}")
+        columns = (text, BarColumn(24), MofNCompleteColumn(), line, TimeElapsedColumn(), EtaColumn())
+        self.bars = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._console = console
+        self._tasks: dict[str, TaskID] = {}
+
+    def start(self, evaluation: "Evaluation") -> None:
+        target = evaluation.target
+        step = f" step {target.step}" if target.step else ""
+        self._console.print(f"evaluating {target.name}{step} with {evaluation.engine.name}", markup=False)
+
+    def show(self, running: "Running") -> None:
+        if running.bench not in self._tasks:
+            self._tasks[running.bench] = self.bars.add_task(running.bench, total=running.total, line="")
+        speed = running.tokens / max(running.seconds, 1e-9)
+        line = f"{percent(running.correct / running.done)} %  {speed:.0f} tok/s"
+        task = self._tasks[running.bench]
+        before = self.bars.tasks[task].percentage
+        self.bars.update(task, completed=running.done, line=line)
+        if not self._console.is_terminal and self.bars.tasks[task].percentage // 25 > before // 25:
+            self._console.print(f"{running.bench}: {running.done} of {running.total}  {line}", markup=False)
+
+
+def _table(summaries: list[dict[str, Any]]) -> "Table":
+    n = summaries[0]["n"]
+    columns = "bench", "problems", f"Average@{n}", f"pass@{n}", f"majority@{n}", "truncated", "no answer", "tokens"
+    rows = [
+        (
+            summary["bench"],
+            str(summary["problems"]),
+            with_error(summary["average"], summary["stderr"]),
+            percent(summary["pass_at_k"][str(n)]),
+            percent(summary["majority"]),
+            str(summary["truncated"]),
+            str(summary["no_answer"]),
+            f"{summary['mean_tokens']:.0f}",
+        )
+        for summary in summaries
+    ]
+    return plain_table(f"{summaries[0]['target']}, percent ± standard error over problems", columns, rows)

@@ -1,0 +1,181 @@
+"""phf train."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phfcli.commands.common import (
+    AsJson,
+    Configs,
+    Quiet,
+    Sets,
+    log_console,
+    options_given,
+    print_json,
+    quiet_libraries,
+    result_console,
+    warn,
+)
+from phfcli.core.names import ENGINES, OBJECTIVES, TEACHERS
+
+if TYPE_CHECKING:
+    from phfcli.core.config import TrainConfig
+    from phfcli.core.loop import Metrics, Trainer
+
+_LINE_EVERY = 10  # steps
+_CLIP_TAKES_MOST = 0.5
+
+
+def _objectives(incomplete: str) -> list[str]:
+    return [name for name in OBJECTIVES if name.startswith(incomplete)]
+
+
+def train(
+    model: Annotated[
+        str | None, typer.Option(metavar="ID|DIR", help="Hub id, folder, or 'embedded' (default).")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="ID|FILE", help="Problems with reference solutions: hub id, file, 'embedded'.")
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(metavar="NAME", help=", ".join(OBJECTIVES), autocompletion=_objectives)
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="Weight of the hidden-flow term (0.05).")] = None,
+    teacher: Annotated[str | None, typer.Option(metavar="KIND", help=", ".join(TEACHERS))] = None,
+    engine: Annotated[str | None, typer.Option(metavar="NAME", help=f"Rollouts by: {', '.join(ENGINES)}.")] = None,
+    steps: Annotated[int | None, typer.Option(help="The last step (100); the schedule's horizon is its own.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the adapter, the order and the rollouts (0).")] = None,
+    output_dir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="runs/OBJECTIVE-MODEL-seedN if not given.")
+    ] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints (25).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show settings, prompts and memory; load no weights.")
+    ] = False,
+    config: Configs = None,
+    set_: Sets = None,
+    json_: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model on its own rollouts, with itself as the privileged teacher.
+
+    \b
+    Examples:
+      phf train  # PHF on the embedded model and problems
+      phf train --objective opsd --seed 1 --output-dir runs/opsd
+      phf train --model Qwen/Qwen3-4B --alpha 0.05  # the published recipe
+      phf train --config qwen3-4b --set optim.lr=1e-5 --dry-run
+      phf train --resume --output-dir runs/opsd
+    """
+    options = [
+        ("--model", "model", model),
+        ("--data", "data", data),
+        ("--objective", "objective", objective),
+        ("--alpha", "flow.alpha", alpha),
+        ("--teacher", "teacher.kind", teacher),
+        ("--engine", "rollout.engine", engine),
+        ("--steps", "steps", steps),
+        ("--seed", "seed", seed),
+        ("--output-dir", "output_dir", output_dir),
+        ("--checkpoint-every", "checkpoint_every", checkpoint_every),
+    ]
+    from phfcli.core.settings import file_sources, resolve_train, set_sources
+
+    sources = [*file_sources(config or []), *set_sources(set_ or []), *options_given(options)]
+    settings = resolve_train(sources)
+    if dry_run:
+        _show_plan(settings, json_)
+        return
+    _run(settings, sources, resume, json_, quiet)
+
+
+def _run(settings: "TrainConfig", sources: list[Any], resume: bool, json_: bool, quiet: bool) -> None:
+    from phfcli.core.resources import is_run
+    from phfcli.core.runs import check_resumable, claim_folder, default_folder, saved_config
+    from phfcli.core.settings import resolve_train
+
+    folder = Path(settings.output_dir) if settings.output_dir else default_folder(settings)
+    going_on = resume and is_run(folder)
+    if going_on:
+        settings = resolve_train([saved_config(folder), *sources])
+        check_resumable(folder, settings)
+    else:
+        claim_folder(folder)
+    from phfcli.core.loop import build_trainer
+
+    quiet_libraries()
+    log = log_console(quiet)
+    log.print(f"training {settings.model} with {settings.objective} in {folder}", markup=False, soft_wrap=True)
+    trainer = build_trainer(settings, folder, fresh=not going_on)
+    if going_on:
+        trainer.resume(warn)
+        log.print(f"going on after step {trainer.step} of {settings.steps}")
+    last = _watch(trainer, quiet)
+    result = {"run": str(folder), "step": trainer.step, "checkpoint": _newest(folder), "metrics": last}
+    if json_:
+        print_json(result)
+    else:
+        lines = f"run        {folder}\ncheckpoint {result['checkpoint']}\nnext       phf eval {folder}"
+        result_console().print(lines, markup=False, soft_wrap=True)
+
+
+def _newest(folder: Path) -> str | None:
+    from phfcli.core.checkpoints import checkpoints_of
+
+    found = checkpoints_of(folder)
+    return str(found[-1][1]) if found else None
+
+
+def _watch(trainer: "Trainer", quiet: bool) -> "Metrics | None":
+    """Shows the run while it goes: a line every few steps, and on a terminal a bar with the time left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn as EtaColumn
+
+    log = log_console(quiet)
+    columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(24), TextColumn("{task.fields[line]}"))
+    last, warned = None, False
+    with Progress(*columns, TimeElapsedColumn(), EtaColumn(), console=log, disable=not log.is_terminal) as progress:
+        task = progress.add_task("", total=trainer.config.steps, completed=trainer.step, line="")
+        for last in trainer.train():
+            progress.update(task, completed=last["step"], line=f"loss {last['loss']:.4f}")
+            if last["step"] == 1 or last["step"] % _LINE_EVERY == 0:
+                log.print(_line(last), soft_wrap=True)
+            if not warned and last.get("clip_share", 0) > _CLIP_TAKES_MOST:
+                warned = True
+                warn(
+                    f"at step {last['step']} the clip takes {last['clip_share']:.0%} of the divergence, and its "
+                    "gradient with it; raise divergence.clip, or set it to null"
+                )
+    return last
+
+
+def _line(metrics: "Metrics") -> str:
+    names = {"loss": "loss", "divergence": "jsd", "flow": "flow", "pointwise": "pointwise", "clip_share": "clipped"}
+    terms = [f"{label} {metrics[name]:.4f}" for name, label in names.items() if name in metrics]
+    sizes = f"grad {metrics['grad_norm']:.3f}  len {metrics['rollout_tokens']:.0f}  {metrics['tokens_per_s']:.0f} tok/s"
+    return f"step {metrics['step']:>4}  {'  '.join(terms)}  {sizes}"
+
+
+def _show_plan(settings: "TrainConfig", json_: bool) -> None:
+    from rich.markup import escape
+
+    from phfcli.core.plan import plan_run
+    from phfcli.core.settings import write_yaml
+
+    quiet_libraries()
+    out = result_console()
+    plan = plan_run(settings)
+    if json_:
+        print_json({"settings": settings.model_dump(mode="json"), **plan.as_json()})
+        return
+    out.print(f"[bold]settings[/]\n{escape(write_yaml(settings))}")
+    for who, prompt in plan.prompts.items():
+        out.print(f"[bold]{who} prompt of the first problem[/]\n{escape(prompt)}\n")
+    if plan.memory:
+        out.print("[bold]memory, estimated[/]")
+        for name, size in plan.memory.items():
+            out.print(f"  {name:<24}{size / 2**20:12,.1f} MiB")
+    if plan.gaps:
+        warn(f"not all can be shown: {'; '.join(plan.gaps)}")

@@ -1,0 +1,1 @@
+"""The floors of phfcli; imports only go down: drivers, methods, models, maths, ground."""

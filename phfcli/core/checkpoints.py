@@ -1,0 +1,144 @@
+"""Checkpoints: plain PEFT adapter folders with the trainer's state beside the weights, and how to find them.
+
+step-000100/  adapter_config.json, adapter_model.safetensors, tokenizer files      what PEFT and vLLM read
+              trainer.json, optimizer.safetensors, teacher.safetensors             what --resume reads
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from phfcli.core.errors import UserError, first_line
+from phfcli.core.files import new_folder, read_json, write_json
+from phfcli.core.models import LanguageModel
+from phfcli.core.resources import EMBEDDED, is_run
+from phfcli.core.teachers import AveragedTeacher
+from phfcli.core.tensors import read_tensors, write_tensors
+
+_STEP = re.compile(r"step-(\d{6,})")
+
+
+def save_checkpoint(
+    folder: Path,
+    model: LanguageModel,
+    teacher: AveragedTeacher,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+) -> None:
+    """Writes a checkpoint; it appears under its name only when it is complete."""
+    assert isinstance(model.network, PeftModel)
+    with new_folder(folder) as target:
+        model.network.save_pretrained(str(target), save_embedding_layers=False)
+        (target / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        model.tokenizer.save_pretrained(target)
+        write_tensors(target / "teacher.safetensors", teacher.state_dict())
+        write_tensors(target / "optimizer.safetensors", _optimizer_tensors(optimizer, model))
+        write_json(target / "trainer.json", state)
+
+
+def load_checkpoint(
+    folder: Path, model: LanguageModel, teacher: AveragedTeacher, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Puts a checkpoint's weights, teacher and optimiser in place; returns the state that was saved with them.
+
+    Raises:
+        UserError: for a file that is missing, damaged or of another model.
+    """
+    trainable = model.trainable()
+    weights = read_tensors(folder / "adapter_model.safetensors")
+    saved_names = {name: name.replace(".default.", ".") for name in trainable}  # PEFT leaves the adapter's name out
+    averages = read_tensors(folder / "teacher.safetensors")
+    moments = read_tensors(folder / "optimizer.safetensors")
+    try:
+        with torch.no_grad():
+            for name, p in trainable.items():
+                p.copy_(weights[saved_names[name]])
+        teacher.load_state_dict(averages)
+        _load_optimizer_tensors(optimizer, model, moments)
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"{folder}: not a checkpoint of this model: {first_line(error)}") from None
+    state: dict[str, Any] = read_json(folder / "trainer.json")
+    return state
+
+
+def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
+    """The complete checkpoints of a run, oldest first."""
+    found = []
+    for path in (run / "checkpoints").glob("step-*"):
+        match = _STEP.fullmatch(path.name)
+        if match and (path / "trainer.json").is_file():
+            found.append((int(match[1]), path))
+    return sorted(found)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What `phf eval` was pointed at."""
+
+    name: str  # short, for folders and tables
+    model: str  # the base model
+    adapter: Path | None = None
+    run: Path | None = None
+    step: int | None = None
+    newest: bool = True  # of its run's checkpoints
+
+
+def find_target(text: str) -> Target:
+    """A run (its newest checkpoint), a checkpoint, an adapter folder or a plain model.
+
+    Raises:
+        UserError: for a run without checkpoints, or an adapter without its weights: the base model alone is
+            never evaluated in an adapter's name.
+    """
+    path = Path(text)
+    if is_run(path):
+        checkpoints = checkpoints_of(path)
+        if not checkpoints:
+            raise UserError(f"{text}: the run has no complete checkpoint yet")
+        return _adapter_target(checkpoints[-1][1])
+    if (path / "adapter_config.json").is_file():
+        return _adapter_target(path)
+    if (path / "adapter_model.safetensors").is_file():
+        raise UserError(f"{text}: an adapter without its adapter_config.json")
+    return Target(name=EMBEDDED if text == EMBEDDED else path.name, model=text)
+
+
+def _adapter_target(path: Path) -> Target:
+    if not (path / "adapter_model.safetensors").is_file():
+        raise UserError(f"{path}: an adapter without its weights (adapter_model.safetensors is missing)")
+    read_tensors(path / "adapter_model.safetensors")
+    path = path.resolve()
+    match = _STEP.fullmatch(path.name)
+    if match and path.parent.name == "checkpoints" and (path / "trainer.json").is_file():
+        run = path.parents[1]
+        newest = checkpoints_of(run)[-1][1] == path
+        model = str(read_json(path / "trainer.json")["model"])
+        return Target(run.name, model, adapter=path, run=run, step=int(match[1]), newest=newest)
+    base = read_json(path / "adapter_config.json").get("base_model_name_or_path")
+    if not base:
+        raise UserError(
+            f"{path / 'adapter_config.json'}: base_model_name_or_path is missing; name the base model there"
+        )
+    return Target(path.name, str(base), adapter=path)
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: LanguageModel) -> dict[str, Tensor]:
+    tensors = {}
+    for name, p in model.trainable().items():
+        for key, value in optimizer.state[p].items():
+            tensors[f"{name}:{key}"] = value
+    return tensors
+
+
+def _load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: LanguageModel, tensors: dict[str, Tensor]) -> None:
+    trainable = model.trainable()
+    for key, value in tensors.items():
+        name, _, field = key.rpartition(":")
+        p = trainable[name]
+        # AdamW keeps its step counter on the CPU
+        optimizer.state[p][field] = value if value.dim() == 0 else value.to(p.device)

@@ -1,0 +1,126 @@
+"""The settings of a run. The defaults are the published recipe (PHF, appendix A and table 3)."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from phfcli.core.names import EngineName, ObjectiveName, TeacherName
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Section(BaseModel):
+    """A group of settings: unknown keys are refused, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LoraSettings(Section):
+    r: PositiveInt = 64
+    alpha: Positive = 128
+    target_modules: tuple[str, ...] = LORA_TARGETS
+
+
+class OptimSettings(Section):
+    lr: Positive = 5e-6
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Positive = 0.1
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    # the horizon of the cosine; training itself ends at `steps`
+    horizon_epochs: Positive = 30
+    horizon_steps: PositiveInt | None = None
+
+
+class RolloutSettings(Section):
+    engine: EngineName = "auto"
+    max_new_tokens: PositiveInt = 1024
+    temperature: Positive = 1.1
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    top_k: Annotated[int, Field(ge=0)] = 20  # 0 is off
+
+
+class DivergenceSettings(Section):
+    kind: Literal["jsd", "forward_kl", "reverse_kl"] = "jsd"
+    beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    temperature: Positive | None = None  # of both distributions; None is the rollout's
+    clip: Positive | None = 0.05
+    clip_mode: Literal["element", "token"] = "element"
+
+
+class FlowSettings(Section):
+    alpha: Annotated[float, Field(ge=0)] = 0.05
+    positions: Annotated[int, Field(ge=2)] = 128
+    layers: tuple[PositiveInt, ...] | None = None  # 1 is the first decoder block; None is all of them
+    saved_samples: Annotated[int, Field(ge=0)] = 8  # rollouts whose flow is saved with each checkpoint
+
+
+class TeacherSettings(Section):
+    kind: TeacherName = "ema"
+    decay: Fraction = 0.999
+
+
+class PromptSettings(Section):
+    """Templates with {problem} and, for the teacher, {solution}. None is the wording of core/prompts.py."""
+
+    student: str | None = None
+    teacher: str | None = None
+    thinking: bool = True
+
+
+class ColumnSettings(Section):
+    """The names of a data set's columns."""
+
+    problem: str = "problem"
+    solution: str = "solution"
+    answer: str = "answer"
+
+
+class ModelSettings(Section):
+    """What train and eval share: the model, where it runs, how it is prompted."""
+
+    model: str = "embedded"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "auto"
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    prompt: PromptSettings = PromptSettings()
+
+
+class TrainConfig(ModelSettings):
+    data: str = "siyanzhao/Openthoughts_math_30k_opsd"
+    columns: ColumnSettings = ColumnSettings()
+    overlong: Literal["error", "skip"] = "error"  # problems whose prompt, reference and rollout exceed the context
+    objective: ObjectiveName = "phf"
+    seed: int = 0
+    steps: PositiveInt = 100
+    batch_size: PositiveInt = 32  # problems a step
+    micro_batch_size: PositiveInt = 4  # sequences a forward and backward pass
+    gradient_checkpointing: bool = False
+    checkpoint_every: PositiveInt = 25
+    output_dir: str | None = None
+    lora: LoraSettings = LoraSettings()
+    optim: OptimSettings = OptimSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    divergence: DivergenceSettings = DivergenceSettings()
+    flow: FlowSettings = FlowSettings()
+    teacher: TeacherSettings = TeacherSettings()
+
+
+class EvalConfig(ModelSettings):
+    """The defaults are the published protocol (PHF, appendix B); `model` is any checkpoint, run, adapter or model."""
+
+    bench: tuple[str, ...] = ("embedded",)
+    columns: ColumnSettings = ColumnSettings()
+    n: PositiveInt = 12
+    seed: int = 0
+    limit: PositiveInt | None = None  # the first so many problems
+    engine: EngineName = "auto"
+    temperature: Annotated[float, Field(ge=0)] = 1.0  # 0 is greedy
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    top_k: Annotated[int, Field(ge=0)] = 0
+    max_new_tokens: PositiveInt | None = None  # None is 38,912, or what the model's context leaves
+    grader_timeout_s: Positive = 5.0
+    output_dir: str | None = None

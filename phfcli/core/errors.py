@@ -1,0 +1,21 @@
+"""What can go wrong that a user can fix."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in the input: shown as one line that names the field or file and the fix; exit code 2."""
+
+
+def first_line(error: BaseException) -> str:
+    """What went wrong, without the advice that libraries print below it."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint to append to an error about an unknown name: the closest known one, else all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(names)}"

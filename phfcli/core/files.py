@@ -1,0 +1,126 @@
+"""Writing so that a reader finds either the old file or the new one, and never half of either."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from phfcli.core.errors import UserError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file to write; it takes the place of `path` at once when it is complete and on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file's text."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def append_lines(path: Path, values: Iterable[Any]) -> None:
+    """Appends JSON lines and waits until they are on disk."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json_lines(values))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def json_lines(values: Iterable[Any]) -> str:
+    # ASCII, so that no character of a model's text can be taken for the end of a line
+    return "".join(json.dumps(value, allow_nan=False) + "\n" for value in values)
+
+
+def read_json(path: Path) -> Any:
+    """Raises UserError, naming the file, if it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not readable as JSON: {error}") from None
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The JSON lines of a file, without a last line that a stop has cut; none if there is no file.
+
+    Raises UserError for any other line that is not JSON.
+    """
+    if not path.exists():
+        return []
+    lines = []
+    for number, line in enumerate(_whole_lines(path).decode("utf-8", errors="replace").splitlines(), start=1):
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path} line {number}: not JSON: {error.msg}") from None
+    return lines
+
+
+def drop_cut_line(path: Path) -> None:
+    """Takes a last line that a stop has cut off the file, so that appending starts on a line of its own."""
+    if path.exists() and (whole := len(_whole_lines(path))) < path.stat().st_size:
+        os.truncate(path, whole)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears under its name only when it is complete; what fails leaves nothing under that name."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            _sync(file)
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+        _sync(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def folder_hash(folder: Path, pattern: str = "*") -> str:
+    """A sha256 over the names and contents of a folder's files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob(pattern)):
+        if path.is_file():
+            digest.update(path.name.encode() + b"\0" + file_hash(path).encode())
+    return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _whole_lines(path: Path) -> bytes:
+    data = path.read_bytes()
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,140 @@
+r"""Reading one answer without sympy, and the judgements that need none.
+
+An answer is its normalised text, with the labels taken off that the parser would misread or drop: the unit, the base of
+a numeral, the modulus of a residue, the name on the left of an equation. What can be decided exactly from these is
+decided here; the rest goes to a worker (judge.py).
+"""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from phfcli.core.grading.boxes import enclosure
+from phfcli.core.grading.limits import MAX_CHARS, Refused, check
+from phfcli.core.grading.numbers import PlainNumber, agree, plain_number
+from phfcli.core.grading.rules import normalise
+from phfcli.core.grading.units import split_unit
+
+_MODULUS = re.compile(
+    r"\s*(?:\(\s*(?:\\?b?mod|\\text\s*\{\s*mod\s*\})|\\p?mod|(?<=[0-9])\s+mod)(?![a-zA-Z])\s*\{?\s*([^{}()]+?)\s*[)}]*$"
+)
+_BASE = re.compile(r"([0-9A-F]+)\s*_\s*\{?\s*([0-9]+)\s*\}?")
+_GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)(?:\.[0-9]+)?")
+_EQUALS = re.compile(r"(?<![<>!:\\])=")
+_SEVERAL = re.compile(r"[,;<>]|\b(?:or|and)\b|\\(?:text|ne|le|ge|neq|leq|geq|lt|gt|approx|lor|land|in)(?![a-zA-Z])")
+_NAME = re.compile(r"\\?[a-zA-Z]+\s*(?:_\s*\{?\w+\}?)?\s*(?:\(\s*[a-zA-Z]\s*\))?")
+_CLOCK = re.compile(r"[0-9]{1,2}\s*:\s*[0-5][0-9]")
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*|\([A-Za-z]\)")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer, read. Equal fields do not mean equal answers: see `decide`."""
+
+    text: str  # normalised, for the parser
+    unit: str | None = None  # canonical; None where there is none or none that is known
+    modulus: str | None = None
+    name: str | None = None  # the left side of an equation whose right side is a plain number
+    number: PlainNumber | None = None
+    words: str | None = None  # lower case, where the whole is \text{words}
+
+    @property
+    def key(self) -> str:
+        """Equal keys are equal answers."""
+        return _TEXT.sub(r"\1", self.text).replace(" ", "")
+
+
+@lru_cache(maxsize=4096)
+def read(raw: str) -> Answer:
+    """Reads an answer (or a gold) as it stands in its box. Raises Refused for what must not reach the parser.
+
+    The text of the answer is empty where normalisation leaves nothing.
+    """
+    if len(raw) > MAX_CHARS:
+        raise Refused(f"longer than {MAX_CHARS} characters")
+    text = normalise(raw)
+    if (words := _words(text)) is not None:
+        return Answer(words, words=words)
+    text, modulus = _split_modulus(text)
+    text, unit = split_unit(text)
+    if based := _BASE.fullmatch(text):
+        text, unit = based[1], f"base {based[2]}"
+    text = _ungroup(text)
+    name, number = _number(text)
+    if number is None or name is not None:
+        check(text)
+    return Answer(text, unit, modulus, name, number)
+
+
+def decide(gold: Answer, answer: Answer) -> bool | None:
+    """Whether `answer` equals `gold`, or None where that takes a parser."""
+    if gold.modulus != answer.modulus:
+        return False
+    if gold.unit and answer.unit and gold.unit != answer.unit:
+        return False
+    if gold.key == answer.key:
+        return True
+    if gold.words is not None or answer.words is not None:
+        return _same_words(gold, answer)
+    if gold.number and answer.number and _comparable(gold, answer):
+        return _congruent(gold, answer) or agree(gold.number, answer.number)
+    if all(_CLOCK.fullmatch(a.text) for a in (gold, answer)):
+        return gold.key.lstrip("0") == answer.key.lstrip("0")  # the parser reads 6:30 as 6/30
+    kinds = {enclosure(gold.text), enclosure(answer.text)}
+    return False if kinds == {"{", "("} else None
+
+
+def _words(text: str) -> str | None:
+    whole = _TEXT.fullmatch(text)
+    words = whole[1].strip() if whole else text
+    if not _WORDS.fullmatch(words) or not (whole or words.startswith("(")):
+        return None
+    return " ".join(words.strip("()").lower().split())
+
+
+def _same_words(gold: Answer, answer: Answer) -> bool | None:
+    """A word against something else is equal if its letters are, different from any number, else undecided."""
+    spelled = [" ".join(a.text.lower().split()) for a in (gold, answer)]
+    if spelled[0] == spelled[1]:
+        return True
+    both_words = gold.words is not None and answer.words is not None
+    return False if both_words or gold.number or answer.number else None
+
+
+def _split_modulus(text: str) -> tuple[str, str | None]:
+    match = _MODULUS.search(text)
+    if not match or not match.start():
+        return text, None
+    rest = re.split(r"\\equiv(?![a-zA-Z])", text[: match.start()])[-1]
+    return rest.strip(), match[1].replace(" ", "")
+
+
+def _ungroup(text: str) -> str:
+    """1,234 and 1 234, alone or as the last side of an equation, are one number; in a list they are two."""
+    start = text.rfind("=") + 1
+    side = text[start:].strip()
+    return text[:start] + re.sub("[, ]", "", side) if _GROUPED.fullmatch(side) else text
+
+
+def _number(text: str) -> tuple[str | None, PlainNumber | None]:
+    """(left side, number) of a plain number or of an equation that ends with one."""
+    *left, side = _EQUALS.split(text)
+    if _SEVERAL.search("".join(left)):
+        return None, None
+    return ("=".join(left).strip() if left else None), plain_number(side)
+
+
+def _comparable(gold: Answer, answer: Answer) -> bool:
+    """Equations count as their last side: the answer's any, the gold's if its left is a name; two equations do not."""
+    if answer.name is not None and gold.name is not None:
+        return answer.name.replace(" ", "") == gold.name.replace(" ", "")
+    return gold.name is None or _NAME.fullmatch(gold.name) is not None
+
+
+def _congruent(gold: Answer, answer: Answer) -> bool:
+    """Residues of one integer modulus that differ by a multiple of it."""
+    if not (gold.number and answer.number and gold.modulus and gold.modulus.isdecimal() and int(gold.modulus)):
+        return False
+    difference = gold.number.value - answer.number.value
+    return difference.denominator == 1 and difference.numerator % int(gold.modulus) == 0

@@ -1,0 +1,86 @@
+r"""Finding the answer in a completion: its last \boxed{...}, and the bracket matching that this needs."""
+
+import re
+
+_TOKEN = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace \{ is a symbol, not a group
+_BARE = re.compile(r"\s*([+-]?[0-9](?:[0-9.,]*[0-9])?|[A-Za-z])(?![A-Za-z0-9])")
+_COMMAND = "\\boxed"
+
+
+def last_box(text: str) -> str | None:
+    r"""The content of the last \boxed in `text`, or None.
+
+    None means that there is no box, that the last one is empty, or that the last one is never closed: an earlier box
+    is then not what the completion ended with. `\boxed 5` and `\boxed x` (one number or one letter) are read too.
+    """
+    start = text.rfind(_COMMAND)
+    while start >= 0 and text[start + len(_COMMAND) : start + len(_COMMAND) + 1].isalpha():
+        start = text.rfind(_COMMAND, 0, start)  # \boxedsomething is another command
+    if start < 0:
+        return None
+    after = start + len(_COMMAND)
+    brace = after + len(text[after:]) - len(text[after:].lstrip())
+    if text[brace : brace + 1] != "{":
+        bare = _BARE.match(text, after)
+        return bare[1] if bare else None
+    end = group_end(text, brace)
+    return text[brace + 1 : end].strip() or None if end is not None else None
+
+
+def group_end(text: str, brace: int) -> int | None:
+    """Position of the brace that closes the one at `brace`, or None where there is none."""
+    depth = 0
+    for token in _TOKEN.finditer(text, brace):
+        if token[0] == "{":
+            depth += 1
+        elif token[0] == "}":
+            depth -= 1
+            if depth == 0:
+                return token.start()
+    return None
+
+
+def unwrap(text: str, commands: frozenset[str]) -> str:
+    r"""Replaces \command{content} by content for each of the commands, also where they are nested."""
+    pattern = re.compile(r"\\([a-zA-Z]+)\s*\{")
+    position = 0
+    while match := pattern.search(text, position):
+        brace = match.end() - 1
+        end = group_end(text, brace) if match[1] in commands else None
+        if end is None:
+            position = match.end()
+        else:
+            text = text[: match.start()] + " " + text[brace + 1 : end] + text[end + 1 :]
+            position = match.start()
+    return text
+
+
+def split_commas(text: str) -> list[str]:
+    """Splits at the commas that stand outside every bracket; an unbalanced text is split where it looks outermost."""
+    parts, depth, start = [], 0, 0
+    for match in re.finditer(r"\\[a-zA-Z]+|\\.|[()\[\]{},]", text, re.DOTALL):
+        token = match[0].removeprefix("\\")
+        if token in "([{":
+            depth += 1
+        elif token in ")]}":
+            depth -= 1
+        elif match[0] == "," and depth == 0:
+            parts.append(text[start : match.start()])
+            start = match.end()
+    return [*parts, text[start:]]
+
+
+def enclosure(text: str) -> str | None:
+    r"""What encloses the whole of a list: "{" for \{a, b\}, "(" for any of (a, b), [a, b], (a, b]; None otherwise."""
+    opening, closing = ("\\{", "\\}") if text.startswith("\\{") else (text[:1], text[-1:])
+    if opening not in {"\\{", "(", "["} or not text.endswith(closing) or closing not in {"\\}", ")", "]"}:
+        return None
+    depth = 0
+    for match in re.finditer(r"\\[{}]|[()\[\]]", text):
+        depth += 1 if match[0] in {"\\{", "(", "["} else -1
+        if depth == 0 and match.end() != len(text):
+            return None
+    body = text[len(opening) : -len(closing)]
+    if len(split_commas(body)) < 2 or re.search(r"[:|<>]|\\mid|\\[lg]eq?", body):
+        return None
+    return "{" if opening == "\\{" else "("

@@ -1,0 +1,145 @@
+"""The grader: completions against golds, each with a status, never a silent failure. See docs/grading.md."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import Self
+
+from phfcli.core.grading.answers import Answer, decide, read
+from phfcli.core.grading.boxes import last_box
+from phfcli.core.grading.limits import Refused
+from phfcli.core.grading.pool import DIED, TIMEOUT, Pool
+
+_MEMORY_BYTES = 2 << 30  # for each worker, above what its imports take
+
+
+class Status(StrEnum):
+    """What became of a completion. Only `correct` scores; timeout, error and bad_gold are failures of the grader."""
+
+    correct = "correct"
+    wrong = "wrong"
+    no_answer = "no_answer"  # no box, an empty last box, or one that is never closed
+    truncated = "truncated"  # cut by the token limit: the caller knows, the grader never sets it
+    timeout = "timeout"  # the judgement overran the wall-clock limit
+    error = "error"  # refused before parsing, not parsed, or the worker died
+    bad_gold = "bad_gold"  # the gold itself is not usable
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A status, and the answer as it stood in the last box (None where there was none)."""
+
+    status: Status
+    answer: str | None
+
+
+_STATUS = {
+    "equal": Status.correct,
+    "different": Status.wrong,
+    "bad_gold": Status.bad_gold,
+    "unreadable": Status.error,
+    "error": Status.error,
+    TIMEOUT: Status.timeout,
+    DIED: Status.error,
+}
+
+
+class Grader:
+    """Grades completions in worker processes that are killed and replaced when they overrun.
+
+    workers: processes, started when a pair first needs math-verify and kept until `close`.
+    timeout_s: wall-clock seconds for one judgement; the start of a process does not count.
+    Use it as a context manager. Threads may share one; their calls take turns.
+    """
+
+    def __init__(self, workers: int = 2, timeout_s: float = 5.0) -> None:
+        if workers < 1 or timeout_s <= 0:
+            raise ValueError(f"a grader needs a worker and some time, not workers={workers}, timeout_s={timeout_s}")
+        self._pool = Pool(workers, timeout_s, _MEMORY_BYTES)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the workers; a second call does nothing."""
+        self._pool.close()
+
+    def grade(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
+        """Grades (gold, completion) pairs, in order. The completion is the whole text, thinking included."""
+        answers = [last_box(completion) for _, completion in pairs]
+        compared = [
+            (_readable(gold), _readable(answer or "")) for (gold, _), answer in zip(pairs, answers, strict=True)
+        ]
+        return [Grade(status, answer) for status, answer in zip(self._compare(compared), answers, strict=True)]
+
+    def check_golds(self, golds: Sequence[str]) -> list[bool]:
+        """Whether each gold can be read and equals itself; the others would be graded bad_gold."""
+        texts = [reading.text if (reading := _readable(gold)) else "" for gold in golds]
+        by_parser = list(dict.fromkeys(text for gold, text in zip(golds, texts, strict=True) if _needs_parser(gold)))
+        words = dict(zip(by_parser, self._pool.judge([(text, text) for text in by_parser]), strict=True))
+        return [bool(text) and words.get(text, "equal") == "equal" for text in texts]
+
+    def equivalence_classes(self, answers: Sequence[str | None]) -> list[int | None]:
+        """Numbers the classes of equal answers in order of appearance; None stays None.
+
+        The answers are those of `Grade.answer`. Each is compared with one member of each class; one that cannot be
+        judged is equal to its own spelling only.
+        """
+        distinct = list(dict.fromkeys(answer for answer in answers if answer is not None))
+        usable = dict(zip(distinct, self.check_golds(distinct), strict=True))
+        heads: list[Answer | None] = []
+        class_of: dict[str, int] = {}
+        for answer in distinct:
+            reading = _readable(answer) if usable[answer] else None
+            statuses = self._compare([(head, reading) for head in heads]) if reading else []
+            class_of[answer] = statuses.index(Status.correct) if Status.correct in statuses else len(heads)
+            if class_of[answer] == len(heads):
+                heads.append(reading)
+        return [None if answer is None else class_of[answer] for answer in answers]
+
+    def _compare(self, pairs: Sequence[tuple[Answer | None, Answer | None]]) -> list[Status]:
+        """Statuses of (gold, answer) readings; equal pairs are judged once, and only where spelling does not decide."""
+        decided = [_decide(gold, answer) for gold, answer in pairs]
+        open_pairs = [_texts(pair) for pair, status in zip(pairs, decided, strict=True) if status is None]
+        distinct = list(dict.fromkeys(open_pairs))
+        words = dict(zip(distinct, self._pool.judge(distinct), strict=True))
+        return [status or _STATUS[words[_texts(pair)]] for pair, status in zip(pairs, decided, strict=True)]
+
+
+def _readable(text: str) -> Answer | None:
+    try:
+        return read(text)
+    except Refused:
+        return None
+
+
+def _needs_parser(gold: str) -> bool:
+    reading = _readable(gold)
+    if reading is None or not reading.text or reading.words is not None:
+        return False
+    return reading.number is None or reading.name is not None
+
+
+def _decide(gold: Answer | None, answer: Answer | None) -> Status | None:
+    """The status that needs no parser, or None. An empty box comes first, then an unusable gold."""
+    if answer is not None and not answer.text:
+        return Status.no_answer
+    if gold is None or not gold.text:
+        return Status.bad_gold
+    if answer is None:
+        return Status.error
+    equal = decide(gold, answer)
+    return None if equal is None else Status.correct if equal else Status.wrong
+
+
+def _texts(pair: tuple[Answer | None, Answer | None]) -> tuple[str, str]:
+    gold, answer = pair
+    assert gold is not None
+    assert answer is not None
+    return gold.text, answer.text

@@ -1,0 +1,86 @@
+"""One judgement by math-verify, with the exactness that its tolerances lack. Runs in a worker only: it may not end.
+
+latex2sympy2_extended parses; nothing of the text is ever evaluated as Python (math-verify's plain-expression extractor,
+which would, is not used). All timeouts of math-verify are off, the parent's wall clock replaces them.
+"""
+
+import re
+from functools import lru_cache
+from typing import Any, Literal
+
+from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
+from math_verify import verify
+from math_verify.grader import should_treat_as_complex
+from sympy import Basic, Expr, I, MatrixBase, Rational, Symbol, nan, zoo
+
+from phfcli.core.grading.exact import as_plain, consistent, equal_numbers, refuted
+from phfcli.core.grading.numbers import agree, plain_number
+
+Verdict = Literal["equal", "different", "bad_gold", "unreadable"]
+
+# no unit stripping: it drops variables (3t is not 3); units.py has taken the units off already
+_LATEX = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
+_IMAGINARY = Symbol("i", real=False)  # what the parser makes of i
+_PRECISION = 60  # digits to which math-verify evaluates a difference
+
+
+def judge(gold_text: str, answer_text: str) -> Verdict:
+    """Judges two normalised texts, gold first: math-verify follows the gold's form. May raise, hang or crash."""
+    gold = parse(gold_text)
+    if gold is None or gold.has(nan, zoo):
+        return "bad_gold"
+    answer = parse(answer_text)
+    if answer is None:
+        return "unreadable"
+    return "equal" if _equal(gold_text, gold, answer_text, answer) else "different"
+
+
+@lru_cache(maxsize=256)
+def parse(text: str) -> Any:
+    """The sympy value of a normalised text, or None where it is not in the parser's grammar."""
+    if number := plain_number(text):
+        return Rational(number.value.numerator, number.value.denominator)
+    try:
+        latex = normalize_latex(text, _LATEX)
+        is_complex = should_treat_as_complex(latex)
+        value = latex2sympy(latex, is_real=not is_complex, convert_degrees=False, normalization_config=None)
+    except MemoryError:
+        raise
+    except Exception:  # the grammar's own errors have no common type
+        left, _, last = text.rpartition("=")
+        return parse(last) if left and not re.search("[,;<>!]", text) else None  # the left side may be no formula
+    if not isinstance(value, Basic | MatrixBase):
+        return None
+    return value.subs(_IMAGINARY, I) if is_complex and value.has(_IMAGINARY) else value
+
+
+def _equal(gold_text: str, gold: Any, answer_text: str, answer: Any) -> bool:
+    if _is_constant(gold) and _is_constant(answer):
+        same = _equal_constants(gold_text, gold, answer_text, answer)
+        if same is not None:
+            return same
+    elif isinstance(gold, Expr) and isinstance(answer, Expr) and refuted(gold, answer):
+        return False  # sooner than math-verify, which would simplify the difference
+    accepted: bool = verify(
+        gold,
+        answer,
+        numeric_precision=_PRECISION,
+        allow_set_relation_comp=True,  # x >= 0 is [0, oo), whichever of the two is the gold
+        timeout_seconds=None,
+        raise_on_error=True,
+    )
+    return accepted and consistent(gold, answer)
+
+
+def _is_constant(value: Any) -> bool:
+    return isinstance(value, Expr) and bool(value.is_number)
+
+
+def _equal_constants(gold_text: str, gold: Expr, answer_text: str, answer: Expr) -> bool | None:
+    """The value decides, to 60 digits, or by the rounding rule where one side is written as a decimal."""
+    written = plain_number(gold_text), plain_number(answer_text)
+    if any(number and number.digits for number in written):
+        a, b = written[0] or as_plain(gold), written[1] or as_plain(answer)
+        if a and b:
+            return agree(a, b)
+    return equal_numbers(gold, answer)

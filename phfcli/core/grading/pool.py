@@ -1,0 +1,158 @@
+"""Worker processes that may hang, crash or be killed, and a parent that always gets an answer in time."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+
+from phfcli.core.grading.worker import READY
+
+TIMEOUT = "timeout"
+DIED = "died"
+
+_START_S = 180.0  # importing sympy, on a busy machine
+_MAX_FAILED_STARTS = 3
+_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from phfcli.core.grading.worker import serve; "
+_BOOT += "serve(int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))"
+# the same hash order and number types everywhere, so that a judgement does not depend on the machine
+_ENVIRONMENT = {"PYTHONHASHSEED": "0", "SYMPY_GROUND_TYPES": "python", "MPMATH_NOGMPY": "1", "PYTHONWARNINGS": "ignore"}
+
+
+class _Worker:
+    """One process and the parent's end of its pipe. `job` is the index it works on, None while it starts or idles."""
+
+    def __init__(self, timeout_s: float, memory_bytes: int) -> None:
+        self.connection, theirs = Pipe()
+        arguments = [json.dumps(sys.path), str(theirs.fileno()), str(timeout_s), str(memory_bytes)]
+        # -P: a sympy.py in the working directory must not be imported; no output may reach the caller's stdout
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _BOOT, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **_ENVIRONMENT},
+        )
+        theirs.close()
+        self.ready = False
+        self.job: int | None = None
+        self.deadline = time.monotonic() + _START_S
+
+    def send(self, job: int, pair: tuple[str, str], timeout_s: float) -> bool:
+        """Hands out a job; False if the worker has died since its last one."""
+        try:
+            self.connection.send_bytes(json.dumps(pair).encode())
+        except OSError:
+            return False
+        self.job, self.deadline = job, time.monotonic() + timeout_s
+        return True
+
+    def receive(self) -> str | None:
+        """The word that the worker has written, or None if it died."""
+        try:
+            return self.connection.recv_bytes().decode()
+        except (EOFError, OSError):
+            return None
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.connection.close()
+
+
+class Pool:
+    """Judges pairs of normalised texts in at most `workers` processes, which start when first needed."""
+
+    def __init__(self, workers: int, timeout_s: float, memory_bytes: int) -> None:
+        self._size, self._timeout_s, self._memory_bytes = workers, timeout_s, memory_bytes
+        self._workers: list[_Worker] = []
+        self._lock = threading.Lock()
+        self._failed_starts = 0
+        self._finalizer = weakref.finalize(self, _kill_all, self._workers, os.getpid())
+
+    def judge(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
+        """One word per pair: a verdict of judge.py, "error", TIMEOUT (overran `timeout_s`) or DIED (crashed, killed).
+
+        Takes at most about len(pairs) / workers * (timeout_s + the start of a process).
+        Raises RuntimeError if processes cannot be started.
+        """
+        with self._lock:
+            words = [""] * len(pairs)
+            todo = deque(range(len(pairs)))
+            try:
+                while todo or any(worker.job is not None for worker in self._workers):
+                    self._hand_out(todo, pairs)
+                    self._collect(words)
+            except BaseException:
+                self.close()  # a worker in the middle of a job would answer the next call with it
+                raise
+            return words
+
+    def close(self) -> None:
+        """Ends every worker. The pool starts new ones if it is used again."""
+        _kill_all(self._workers, os.getpid())
+
+    def _hand_out(self, todo: deque[int], pairs: Sequence[tuple[str, str]]) -> None:
+        for worker in list(self._workers):
+            if todo and worker.ready and worker.job is None:
+                job = todo.popleft()
+                if not worker.send(job, pairs[job], self._timeout_s):
+                    todo.appendleft(job)  # it died between two calls: not the fault of this pair
+                    self._drop(worker)
+        starting = sum(not worker.ready for worker in self._workers)
+        while len(self._workers) < self._size and starting < len(todo):
+            self._workers.append(_Worker(self._timeout_s, self._memory_bytes))
+            starting += 1
+
+    def _collect(self, words: list[str]) -> None:
+        """Waits for the next word or deadline, and settles what it finds."""
+        waiting = {w.connection: w for w in self._workers if not w.ready or w.job is not None}
+        if not waiting:
+            return
+        patience = min(worker.deadline for worker in waiting.values()) - time.monotonic()
+        for connection in wait(list(waiting), timeout=max(patience, 0.0)):
+            assert isinstance(connection, Connection)
+            self._settle(waiting.pop(connection), words)
+        for worker in waiting.values():
+            if worker.deadline <= time.monotonic():
+                self._lose(worker, TIMEOUT, words)
+
+    def _settle(self, worker: _Worker, words: list[str]) -> None:
+        word = worker.receive()
+        if word is None:
+            self._lose(worker, DIED, words)
+        elif word == READY:
+            worker.ready = True
+            self._failed_starts = 0
+        else:
+            assert worker.job is not None
+            words[worker.job], worker.job = word, None
+
+    def _lose(self, worker: _Worker, word: str, words: list[str]) -> None:
+        self._drop(worker)
+        if worker.job is not None:
+            words[worker.job] = word
+            return
+        self._failed_starts += 1
+        if self._failed_starts >= _MAX_FAILED_STARTS:
+            raise RuntimeError(f"no grading worker starts ({word}): check `{sys.executable} -c 'import math_verify'`")
+
+    def _drop(self, worker: _Worker) -> None:
+        with contextlib.suppress(ValueError):  # another thread has closed the pool
+            self._workers.remove(worker)
+        worker.kill()
+
+
+def _kill_all(workers: list[_Worker], owner: int) -> None:
+    """Also runs when the pool is collected and when the interpreter ends; not in a forked child of the owner."""
+    while workers and os.getpid() == owner:
+        with contextlib.suppress(OSError):
+            workers.pop().kill()

@@ -1,0 +1,257 @@
+"""The training loop: one step is the paper's algorithm, and it does not know which objective it runs."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import get_scheduler
+
+from phfcli.core.checkpoints import checkpoints_of, load_checkpoint, save_checkpoint
+from phfcli.core.config import TrainConfig
+from phfcli.core.data import Curriculum, build_curriculum
+from phfcli.core.errors import UserError
+from phfcli.core.files import append_lines
+from phfcli.core.flows import Flow, save_flow
+from phfcli.core.models import LanguageModel, add_lora, load_model
+from phfcli.core.objectives import LossTerms, Objective, build_objective
+from phfcli.core.passes import Batch, Sample, collate, run_pass
+from phfcli.core.prompts import Prompts, build_prompts
+from phfcli.core.records import Completion, Problem, Request, Sampling
+from phfcli.core.resources import step_name
+from phfcli.core.rollouts import Engine, build_engine
+from phfcli.core.runs import continue_run, start_run
+from phfcli.core.seeds import derive_seed
+from phfcli.core.teachers import AveragedTeacher, build_teacher
+
+Metrics = dict[str, Any]
+
+
+@dataclass
+class Meter:
+    """Sums and counts of metrics over the micro-batches of a step."""
+
+    totals: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def add(self, metrics: dict[str, tuple[Tensor, Tensor]]) -> None:
+        for name, (total, count) in metrics.items():
+            before = self.totals.get(name)
+            self.totals[name] = (total, count) if before is None else (before[0] + total, before[1] + count)
+
+    def means(self) -> Metrics:
+        return {name: (total / count.clamp_min(1e-30)).tolist() for name, (total, count) in self.totals.items()}
+
+
+@dataclass
+class Trainer:
+    """Everything a step needs; `model` is the student, and under `teacher.weights()` the teacher."""
+
+    config: TrainConfig
+    folder: Path
+    model: LanguageModel
+    teacher: AveragedTeacher
+    objective: Objective
+    engine: Engine
+    prompts: Prompts
+    curriculum: Curriculum
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    step: int = 0  # completed
+
+    def train(self) -> Iterator[Metrics]:
+        """Runs to the last step; yields each step's metrics after they are on disk."""
+        while self.step < self.config.steps:
+            metrics, samples = self.train_step(self.step + 1)
+            self.step += 1
+            append_lines(self.folder / "metrics.jsonl", [metrics])
+            if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
+                self.save(samples)
+            yield metrics
+
+    def train_step(self, step: int) -> tuple[Metrics, list[Sample]]:
+        """One update of the student and of its teacher; also returns the rollouts it was made on."""
+        started = time.perf_counter()
+        torch.manual_seed(derive_seed(self.config.seed, "step", step))
+        problems = self.curriculum.batch(step)  # (x, r)
+        completions = self.rollout(problems, step)  # y ~ p_S(. | x), eq. 1
+        sampled = time.perf_counter()
+        samples = self.read(problems, completions)
+        batches = self.collate(samples)
+        counts = {name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts}
+        meter, loss = Meter(), 0.0
+        self.model.network.train()
+        for batch in batches:
+            terms = self.terms(batch)
+            part = terms.total(counts)
+            part.backward()
+            loss += part.item()
+            meter.add(terms.metrics)
+        grad_norm = self.update()
+        seconds = time.perf_counter() - started
+        return {
+            "step": step,
+            "loss": loss,
+            **meter.means(),
+            "grad_norm": grad_norm,
+            "lr": self.schedule.get_last_lr()[0],
+            "teacher_distance": self.teacher.distance(),
+            **_rollout_metrics(completions),
+            "tokens_per_s": counts["tokens"] / seconds,
+            "rollout_seconds": sampled - started,
+            "seconds": seconds,
+        }, samples
+
+    def rollout(self, problems: Sequence[Problem], step: int) -> list[Completion]:
+        """The student's own completions, in the order of the problems."""
+        settings = self.config.rollout
+        sampling = Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_new_tokens)
+        requests = [
+            Request(tuple(self.prompts.student(p.problem)), derive_seed(self.config.seed, "rollout", step, index))
+            for index, p in enumerate(problems)
+        ]
+        return [
+            completion for _, completion in sorted(self.engine.sample(requests, sampling), key=lambda pair: pair[0])
+        ]
+
+    def read(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[Sample]:
+        """Each completion after the student's prompt and, where the objective asks, after the teacher's."""
+        return [
+            Sample(self.prompts.student(p.problem), self._teacher_prompt(p), completion.ids)
+            for p, completion in zip(problems, completions, strict=True)
+        ]
+
+    def collate(self, samples: Sequence[Sample]) -> list[Batch]:
+        size = self.config.micro_batch_size
+        parts = [samples[i : i + size] for i in range(0, len(samples), size)]
+        return [collate(part, self.objective.needs.positions, self.model.pad_id, self.model.device) for part in parts]
+
+    def terms(self, batch: Batch) -> LossTerms:
+        """Both passes over the same tokens, then the objective."""
+        layers = self.objective.needs.layers
+        if layers is None:
+            layers = tuple(range(1, len(self.model.blocks) + 1))
+        privileged = None
+        if batch.teacher is not None:
+            with torch.no_grad(), self.teacher.weights():
+                privileged = run_pass(self.model, batch.teacher, batch, layers)  # p_T(. | x, r, y_<t), eq. 2
+        student = run_pass(self.model, batch.student, batch, layers)
+        return self.objective.loss(student, privileged, batch)
+
+    def update(self) -> float:
+        """Clip, AdamW, schedule, teacher; returns the gradient norm before the clip."""
+        parameters = self.model.trainable().values()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.optim.max_grad_norm).item()
+        if not torch.isfinite(torch.tensor(norm)):
+            raise FloatingPointError(f"step {self.step + 1}: the gradient is {norm}; the last checkpoint is intact")
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.teacher.update()  # eq. 11
+        return norm
+
+    def save(self, samples: Sequence[Sample]) -> None:
+        """A checkpoint of the completed step, and the hidden flow of some of its rollouts under its weights."""
+        count = self.config.flow.saved_samples
+        if count:
+            save_flow(self.folder, self.step, self.record_flow(samples[:count]))
+        state = {"step": self.step, "model": self.config.model, "schedule": self.schedule.state_dict()}
+        folder = self.folder / "checkpoints" / step_name(self.step)
+        save_checkpoint(folder, self.model, self.teacher, self.optimizer, state)
+
+    @torch.no_grad()
+    def record_flow(self, samples: Sequence[Sample]) -> Flow:
+        """Both readers' states of all layers along the samples, under the present weights."""
+        self.model.network.eval()
+        layers = range(1, len(self.model.blocks) + 1)
+        batch = collate(samples, self.config.flow.positions, self.model.pad_id, self.model.device)
+        assert batch.teacher is not None
+        with self.teacher.weights():
+            teacher = run_pass(self.model, batch.teacher, batch, layers).states
+        student = run_pass(self.model, batch.student, batch, layers).states
+        return Flow(student, teacher, batch.positions, batch.valid, torch.tensor(layers))
+
+    def resume(self, warn: Callable[[str], None]) -> None:
+        """Goes back to the newest checkpoint that can be read; with none, the run starts over."""
+        for step, folder in reversed(checkpoints_of(self.folder)):
+            try:
+                state = load_checkpoint(folder, self.model, self.teacher, self.optimizer)
+            except UserError as error:
+                warn(f"checkpoint skipped: {error}")
+                continue
+            self.schedule.load_state_dict(state["schedule"])
+            self.step = step
+            break
+        continue_run(self.folder, self.step)
+
+    def _teacher_prompt(self, problem: Problem) -> list[int] | None:
+        needs = self.objective.needs
+        if not needs.teacher:
+            return None
+        assert problem.solution is not None
+        if needs.privileged:
+            return self.prompts.teacher(problem.problem, problem.solution)
+        return self.prompts.student(problem.problem)
+
+
+def build_trainer(config: TrainConfig, folder: Path, fresh: bool) -> Trainer:
+    """Loads the model and the problems, and puts the parts together; a fresh run is recorded in its folder.
+
+    Raises:
+        UserError: for a model, data or layers that cannot be used. Nothing has been written then.
+    """
+    base = load_model(config)
+    prompts = build_prompts(base.tokenizer, config.prompt)
+    curriculum, skipped = build_curriculum(config, prompts, base.context)
+    objective = build_objective(config)
+    _check_layers(objective, len(base.blocks))
+    model = add_lora(base, config.lora, derive_seed(config.seed, "lora"))
+    if config.gradient_checkpointing:
+        model.causal.gradient_checkpointing_enable({"use_reentrant": False})
+    optimizer, schedule = build_optimizer(config, model, curriculum)
+    if fresh:
+        start_run(folder, config, model, curriculum, skipped)
+    return Trainer(
+        config=config,
+        folder=folder,
+        model=model,
+        teacher=build_teacher(model.trainable(), config.teacher),
+        objective=objective,
+        engine=build_engine(config.rollout.engine, model),
+        prompts=prompts,
+        curriculum=curriculum,
+        optimizer=optimizer,
+        schedule=schedule,
+    )
+
+
+def build_optimizer(
+    config: TrainConfig, model: LanguageModel, curriculum: Curriculum
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW with a cosine whose horizon is its own setting, apart from the last step, which must not lie beyond it."""
+    optim = config.optim
+    optimizer = torch.optim.AdamW(
+        model.trainable().values(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
+    )
+    horizon = optim.horizon_steps or round(optim.horizon_epochs * curriculum.steps_per_epoch)
+    if horizon < config.steps:
+        raise UserError(
+            f"steps: {config.steps} is beyond the schedule's horizon of {horizon}; raise optim.horizon_steps"
+        )
+    return optimizer, get_scheduler("cosine", optimizer, optim.warmup_steps, horizon)
+
+
+def _rollout_metrics(completions: Sequence[Completion]) -> Metrics:
+    count = len(completions)
+    return {
+        "rollout_tokens": sum(len(c.ids) for c in completions) / count,
+        "truncated": sum(c.finish == "length" for c in completions) / count,
+    }
+
+
+def _check_layers(objective: Objective, depth: int) -> None:
+    beyond = [layer for layer in objective.needs.layers or () if layer > depth]
+    if beyond:
+        raise UserError(f"flow.layers: {beyond[0]} is beyond the model's {depth} decoder blocks")

@@ -1,0 +1,1 @@
+"""The mathematics of the method: pure functions of tensors, with the gradient to the student only."""

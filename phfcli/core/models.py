@@ -1,0 +1,214 @@
+"""Models as the method sees them: L decoder blocks, a final norm and a linear head, with a tokenizer beside them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from phfcli.core.config import LoraSettings, ModelSettings
+from phfcli.core.errors import UserError, first_line
+from phfcli.core.hub import hub_answers
+from phfcli.core.resources import EMBEDDED, embedded_model
+
+# config fields under which logits are not simply head @ hidden, which the fused losses rely on
+_LOGIT_TRANSFORMS = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
+
+# products this small only wait for each other on several threads: far slower wherever another program is at work
+_ONE_THREAD_WIDTH = 256
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model, with or without an adapter.
+
+    Attributes:
+        network: what is trained and saved: the model, or the PEFT model around it.
+        causal: the transformers model itself; adapters are already injected into its layers.
+        tokenizer: its fast tokenizer.
+    """
+
+    network: PreTrainedModel | PeftModel
+    causal: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def backbone(self) -> nn.Module:
+        """Embeddings, blocks and final norm."""
+        decoder: nn.Module = self.causal.get_decoder()
+        return decoder
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        layers = self.backbone.layers
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
+    @property
+    def head(self) -> Tensor:
+        """The LM head, [V, d]."""
+        weight: Tensor = self.causal.get_output_embeddings().weight
+        return weight
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.device
+
+    @property
+    def context(self) -> int:
+        """The longest sequence the model was made for, in tokens."""
+        return int(self.causal.config.max_position_embeddings)
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Every token that ends a completion."""
+        eos = self.causal.generation_config.eos_token_id
+        return frozenset([eos] if isinstance(eos, int) else eos)
+
+    @property
+    def pad_id(self) -> int:
+        pad = self.causal.generation_config.pad_token_id
+        assert isinstance(pad, int)
+        return pad
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that training changes, by name, in a fixed order."""
+        return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+
+
+def locate(name: str) -> str:
+    """The folder or hub id behind a model's name. Raises UserError if it is a path to nothing."""
+    if name == EMBEDDED:
+        return str(embedded_model())
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{name}: the folder holds no config.json, so it is not a model")
+        return str(path.resolve())
+    if path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise UserError(f"{name}: no such model folder")
+    return name
+
+
+def load_config(name: str) -> PreTrainedConfig:
+    """The model's architecture. Raises UserError where neither folder nor hub has it."""
+    config: PreTrainedConfig = _from_hub(AutoConfig.from_pretrained, name, "model")
+    return config
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The model's own tokenizer; it must have a chat template."""
+    tokenizer: PreTrainedTokenizerBase = _from_hub(AutoTokenizer.from_pretrained, name, "tokenizer")
+    if not tokenizer.chat_template:
+        raise UserError(f"{name}: its tokenizer has no chat template; use an instruction-tuned model")
+    return tokenizer
+
+
+def load_model(settings: ModelSettings, adapter: Path | None = None) -> LanguageModel:
+    """Loads a model on its device, in evaluation mode, with a saved adapter on top if one is given.
+
+    Raises:
+        UserError: where the model cannot be found or read, or the method cannot be applied to it.
+    """
+    tokenizer = load_tokenizer(settings.model)
+    device = pick_device(settings.device)
+    causal: PreTrainedModel = _from_hub(
+        AutoModelForCausalLM.from_pretrained,
+        settings.model,
+        "model",
+        dtype=pick_dtype(settings.dtype, device),
+        **({} if settings.attention == "auto" else {"attn_implementation": settings.attention}),
+    ).to(device)
+    check_supported(causal, settings.model)
+    if device.type == "cpu" and causal.config.hidden_size <= _ONE_THREAD_WIDTH:
+        torch.set_num_threads(1)
+    # only where a completion ends is kept: a model's own sampling defaults must not leak into a protocol
+    causal.generation_config = _endings(causal, tokenizer)
+    network = causal.eval() if adapter is None else _load_adapter(causal, adapter)
+    return LanguageModel(network, causal, tokenizer)
+
+
+def add_lora(model: LanguageModel, settings: LoraSettings, seed: int) -> LanguageModel:
+    """The same model with a fresh adapter, which is all that trains. Its first output equals the base model's."""
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a float scales just as well
+        target_modules=list(settings.target_modules),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        network = get_peft_model(model.causal, config)
+    except ValueError as error:
+        raise UserError(f"lora.target_modules: {first_line(error)}") from None
+    return LanguageModel(network, model.causal, model.tokenizer)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" is the GPU if there is one. Raises UserError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device: {name!r} cannot be used: {first_line(error)}") from None
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of that name; "auto" is bfloat16 on a GPU and float32 on a CPU."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def check_supported(causal: PreTrainedModel, name: str) -> None:
+    """Raises UserError for an architecture without blocks to watch, or whose logits are not a plain product."""
+    if not isinstance(getattr(causal.get_decoder(), "layers", None), nn.ModuleList):
+        raise UserError(f"{name}: {causal.config.model_type} has no list of decoder blocks to capture states from")
+    head = causal.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        raise UserError(f"{name}: its LM head has a bias, which the fused divergence does not know")
+    for field, neutral in _LOGIT_TRANSFORMS.items():
+        if getattr(causal.config, field, None) not in (None, neutral):
+            raise UserError(f"{name}: its config sets {field}, which the fused divergence does not know")
+
+
+def _from_hub(loader: Any, name: str, what: str, **options: Any) -> Any:
+    where = locate(name)
+    local = Path(where).is_dir()
+    answers = local or hub_answers()
+    try:
+        return loader(where, trust_remote_code=False, **options)
+    except (OSError, ValueError, ImportError) as error:
+        if not answers:
+            raise UserError(f"{name}: no such folder, and the hub cannot be reached for its {what}") from None
+        where = "its folder" if local else "the hub"
+        raise UserError(f"{name}: its {what} cannot be loaded from {where}: {first_line(error)}") from None
+
+
+def _load_adapter(causal: PreTrainedModel, adapter: Path) -> PeftModel:
+    try:
+        return PeftModel.from_pretrained(causal, str(adapter)).eval()
+    except Exception as error:  # PEFT, safetensors and torch each have their own way to refuse a bad file
+        raise UserError(f"{adapter}: the adapter does not load onto this model: {first_line(error)}") from None
+
+
+def _endings(causal: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    own = causal.generation_config.eos_token_id
+    eos = {tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])} - {None}
+    if not eos:
+        raise UserError("the tokenizer has no end-of-sequence token")
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos)
+    return GenerationConfig(eos_token_id=sorted(eos), pad_token_id=pad)

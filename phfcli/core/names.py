@@ -1,0 +1,13 @@
+"""The names that settings and options choose from. Imports nothing, so that help can list them at once."""
+
+from typing import Literal, get_args
+
+ObjectiveName = Literal["phf", "phf-local", "direction", "geometry", "pointwise", "opsd"]
+TeacherName = Literal["ema", "fixed", "online"]
+EngineName = Literal["auto", "transformers"]
+EnergyName = Literal["loss", "direction", "geometry", "transition"]
+
+OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
+TEACHERS: tuple[TeacherName, ...] = get_args(TeacherName)
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+ENERGIES: tuple[EnergyName, ...] = get_args(EnergyName)

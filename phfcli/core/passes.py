@@ -1,0 +1,132 @@
+"""The two forward passes over a rollout: the student after its prompt, the teacher after the privileged one.
+
+Shapes: B samples, T columns, C completion tokens, m selected positions, N valid tokens of the batch, L layers, d width.
+Completions are aligned by their own token ids: each reader finds token t of sample b at its own column
+prompt_length[b] + t.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from phfcli.core.models import LanguageModel
+from phfcli.core.positions import select_positions
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A rollout with the prompts it is read after."""
+
+    student_prompt: Sequence[int]
+    teacher_prompt: Sequence[int] | None
+    completion: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One reader's sequences: its own prompt, then the completion. Padded on the right."""
+
+    input_ids: Tensor  # [B, T]
+    attention_mask: Tensor  # [B, T]
+    prompt_lengths: Tensor  # [B]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples as tensors."""
+
+    student: Reading
+    teacher: Reading | None
+    lengths: Tensor  # [B], of the completions, the end-of-sequence token included
+    positions: Tensor  # [B, m], selected positions within the completion
+    valid: Tensor  # [B, m]
+
+    @cached_property
+    def tokens(self) -> tuple[Tensor, Tensor]:
+        """Row and position within the completion of each of the N valid tokens: [N], [N]."""
+        steps = torch.arange(int(self.lengths.max()), device=self.lengths.device)
+        rows, offsets = torch.nonzero(steps < self.lengths[:, None], as_tuple=True)
+        return rows, offsets
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What a term of the loss may be divided by, over this batch."""
+        return {
+            "tokens": int(self.lengths.sum()),
+            "samples": int((self.lengths > 0).sum()),
+            "flows": int((self.lengths > 1).sum()),  # samples with a transition
+        }
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a forward pass leaves for the objective."""
+
+    hidden: Tensor  # [N, d], after the final norm, at the column that predicts each valid token
+    head: Tensor  # [V, d]
+    states: Tensor  # [L, B, m, d], output of each wanted block at the selected positions, before the final norm
+
+
+def collate(samples: Sequence[Sample], positions: int, pad_id: int, device: torch.device) -> Batch:
+    """Samples as one padded batch, with at most `positions` selected positions each."""
+    lengths = torch.tensor([len(sample.completion) for sample in samples], device=device)
+    selected, valid = select_positions(lengths, positions)
+    student = _reading([s.student_prompt for s in samples], samples, pad_id, device)
+    privileged = [s.teacher_prompt for s in samples if s.teacher_prompt is not None]
+    teacher = _reading(privileged, samples, pad_id, device) if privileged else None
+    return Batch(student, teacher, lengths, selected, valid)
+
+
+def run_pass(model: LanguageModel, reading: Reading, batch: Batch, layers: Sequence[int]) -> Pass:
+    """One forward pass; the head is not applied, and only `layers` (1 is the first block) are captured."""
+    columns = reading.prompt_lengths[:, None] + batch.positions  # [B, m]
+    with capture_states([model.blocks[layer - 1] for layer in layers], columns) as stack:
+        out = model.backbone(
+            input_ids=reading.input_ids, attention_mask=reading.attention_mask, use_cache=False
+        ).last_hidden_state  # [B, T, d]
+    rows, offsets = batch.tokens
+    hidden = out[rows, reading.prompt_lengths[rows] + offsets - 1]
+    return Pass(hidden, model.head, stack() if layers else out.new_zeros(0, *columns.shape, out.shape[-1]))
+
+
+@contextmanager
+def capture_states(blocks: Sequence[nn.Module], columns: Tensor) -> Iterator[Callable[[], Tensor]]:
+    """Captures the blocks' outputs at columns[B, m]; the value it yields stacks them to [L, B, m, d].
+
+    Under grad the hook only keeps a reference to an output that autograd holds in any case, and the columns are
+    picked afterwards: gradient checkpointing may run the block again, and must then find the same operations.
+    Without grad the columns are picked at once, so that nothing else is kept.
+    """
+    rows = torch.arange(len(columns), device=columns.device)[:, None]
+    with_grad = torch.is_grad_enabled()
+    kept: dict[int, Tensor] = {}
+
+    def keep(index: int, output: Tensor | tuple[Tensor, ...]) -> None:
+        state = output if isinstance(output, Tensor) else output[0]  # [B, T, d]
+        kept[index] = state if with_grad else state[rows, columns]
+
+    def stack() -> Tensor:
+        states = [kept[index] for index in range(len(blocks))]
+        return torch.stack([state[rows, columns] for state in states] if with_grad else states)
+
+    handles = [
+        block.register_forward_hook(lambda _module, _args, output, index=index: keep(index, output))
+        for index, block in enumerate(blocks)
+    ]
+    try:
+        yield stack
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _reading(prompts: Sequence[Sequence[int]], samples: Sequence[Sample], pad_id: int, device: torch.device) -> Reading:
+    rows = [torch.tensor([*p, *s.completion]) for p, s in zip(prompts, samples, strict=True)]
+    ids = pad_sequence(rows, batch_first=True, padding_value=pad_id)
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    return Reading(ids.to(device), mask.to(device), torch.tensor([len(p) for p in prompts], device=device))

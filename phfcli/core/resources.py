@@ -1,0 +1,49 @@
+"""Where things lie: what the wheel brings (or, in a checkout, what stands beside the package), and a run's parts."""
+
+from pathlib import Path
+
+from phfcli.core.errors import UserError, nearest
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+EMBEDDED = "embedded"
+
+
+def _folder(name: str) -> Path:
+    installed = _PACKAGE / name
+    return installed if installed.is_dir() else _PACKAGE.parent / name
+
+
+def embedded_model() -> Path:
+    return _folder("data") / "model"
+
+
+def embedded_problems(split: str) -> Path:
+    """The jsonl file of a split of the embedded problems: train, dev or eval."""
+    return _folder("data") / f"{split}.jsonl"
+
+
+def recipes() -> dict[str, Path]:
+    """The shipped recipes by name."""
+    return {path.stem: path for path in sorted(_folder("recipes").glob("*.yaml"))}
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """A recipe's file, from its name or from a path. Raises UserError for neither."""
+    known = recipes()
+    if name_or_path in known:
+        return known[name_or_path]
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    raise UserError(f"--config {name_or_path}: neither a file nor a shipped recipe; {nearest(name_or_path, known)}")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is the directory of a training run."""
+    return (folder / "config.yaml").is_file()
+
+
+def step_name(step: int) -> str:
+    """How a step is written in the names of files and folders."""
+    return f"step-{step:06d}"

@@ -1,0 +1,110 @@
+"""The run directory: who may write to it, what it records about itself, and where a resumed run goes on."""
+
+import datetime
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phfcli import __version__
+from phfcli.core.config import TrainConfig
+from phfcli.core.data import Curriculum
+from phfcli.core.errors import UserError
+from phfcli.core.files import folder_hash, json_lines, read_json, read_lines, write_json, write_text
+from phfcli.core.models import LanguageModel, locate
+from phfcli.core.resources import is_run
+from phfcli.core.settings import Source, read_yaml, resolve, write_yaml
+
+# what may differ when a run goes on: they change where it ends and what it leaves, not the steps themselves
+_FREE_ON_RESUME = ("steps", "checkpoint_every", "output_dir")
+
+
+def default_folder(config: TrainConfig) -> Path:
+    """runs/OBJECTIVE-MODEL-seedN."""
+    return Path("runs") / f"{config.objective}-{Path(config.model).name.lower()}-seed{config.seed}"
+
+
+def claim_folder(folder: Path) -> None:
+    """Raises UserError if a new run would write into a folder that already holds something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        fix = "go on with --resume, or choose another --output-dir" if is_run(folder) else "choose another --output-dir"
+        raise UserError(f"{folder} is not empty; {fix}")
+
+
+def saved_config(folder: Path) -> Source:
+    """The settings of a run, as the lowest layer of a resumed one."""
+    return Source(str(folder / "config.yaml"), read_yaml(folder / "config.yaml"))
+
+
+def check_resumable(folder: Path, config: TrainConfig) -> None:
+    """Raises UserError, naming the setting, if going on would not be the same run."""
+    before = resolve(TrainConfig, [saved_config(folder)]).model_dump()
+    after = config.model_dump()
+    for key, value in before.items():
+        if key not in _FREE_ON_RESUME and after[key] != value:
+            raise UserError(
+                f"--resume: {key} was {value!r} in {folder} and is now {after[key]!r}; a resumed run keeps its settings"
+            )
+
+
+def start_run(folder: Path, config: TrainConfig, model: LanguageModel, curriculum: Curriculum, skipped: int) -> None:
+    """Writes config.yaml and manifest.json of a new run."""
+    write_text(folder / "config.yaml", write_yaml(config))
+    data = {"name": config.data, "problems": len(curriculum.problems), "skipped": skipped, "sha256": curriculum.sha256}
+    write_json(
+        folder / "manifest.json",
+        {
+            "created": now(),
+            "command": sys.argv,
+            "seed": config.seed,
+            "model": model_identity(config.model, model),
+            "data": data,
+            **environment(model.device),
+        },
+    )
+
+
+def continue_run(folder: Path, step: int) -> None:
+    """Notes the resumption and takes back the metrics of steps after the checkpoint."""
+    manifest = read_json(folder / "manifest.json")
+    manifest.setdefault("resumed", []).append({"step": step, "time": now(), "command": sys.argv})
+    write_json(folder / "manifest.json", manifest)
+    kept = [line for line in read_lines(folder / "metrics.jsonl") if line["step"] <= step]
+    write_text(folder / "metrics.jsonl", json_lines(kept))
+
+
+def model_identity(name: str, model: LanguageModel) -> dict[str, Any]:
+    """What tells two models of one name apart: a hub commit, or a hash of a local folder's files."""
+    commit = getattr(model.causal.config, "_commit_hash", None)
+    where = Path(locate(name))
+    identity = {"revision": commit} if commit else {"sha256": folder_hash(where) if where.is_dir() else None}
+    return {"name": name, "parameters": model.causal.num_parameters(), **identity}
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware that figures may depend on."""
+    packages = ("torch", "transformers", "peft", "safetensors", "math-verify")
+    return {
+        "versions": {"phfcli": __version__, "python": platform.python_version()} | {p: version(p) for p in packages},
+        "git": _git_revision(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _git_revision() -> str | None:
+    """The revision of phfcli's own checkout, if it runs from one."""
+    folder = Path(__file__).resolve().parent
+    done = subprocess.run(
+        ["git", "-C", str(folder), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None

@@ -1,0 +1,147 @@
+"""From recipe files, --set pairs and options to one validated config; an error names its source and its key."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from phfcli.core.config import Section, TrainConfig
+from phfcli.core.errors import UserError, nearest
+from phfcli.core.resources import EMBEDDED, find_recipe, recipes
+
+Config = TypeVar("Config", bound=Section)
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Some settings and where they come from, as an error would name it."""
+
+    label: str
+    tree: Tree
+
+
+def resolve(kind: type[Config], sources: Iterable[Source]) -> Config:
+    """Lays the sources over each other, later ones winning, and validates.
+
+    Raises:
+        UserError: one line on the first key that is unknown or whose value is impossible.
+    """
+    tree: Tree = {}
+    origin: dict[str, str] = {}
+    for source in sources:
+        _merge(tree, source.tree)
+        origin.update(dict.fromkeys(_leaves(source.tree), source.label))
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(_explain(kind, error.errors(include_url=False)[0], origin)) from None
+
+
+def resolve_train(sources: list[Source]) -> TrainConfig:
+    """Like resolve; underneath lies the shipped recipe of the chosen model, if there is one."""
+    model = next((source.tree["model"] for source in reversed(sources) if "model" in source.tree), EMBEDDED)
+    return resolve(TrainConfig, [*_recipe_of(model), *sources])
+
+
+def file_sources(names: Iterable[str]) -> list[Source]:
+    """The --config files, each a shipped recipe's name or a path."""
+    return [Source(f"--config {name}", read_yaml(find_recipe(name))) for name in names]
+
+
+def set_sources(pairs: Iterable[str]) -> list[Source]:
+    """The --set KEY=VALUE pairs; the key is dotted, the value is read as YAML."""
+    sources = []
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not (key and equals):
+            raise UserError(f"--set {pair}: expected KEY=VALUE, such as optim.lr=1e-5")
+        sources.append(option_source(f"--set {key}", key, _parse_yaml(text, f"--set {key}")))
+    return sources
+
+
+def option_source(label: str, key: str, value: Any) -> Source:
+    """A dotted key with its value: ("--alpha", "flow.alpha", 0.1)."""
+    tree: Any = value
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    return Source(label, tree)
+
+
+def read_yaml(path: Path) -> Tree:
+    """A YAML file that holds a mapping. Raises UserError for anything else."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    tree = _parse_yaml(text, str(path))
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: expected keys and values, such as 'steps: 100'")
+    return tree
+
+
+def write_yaml(config: Section) -> str:
+    """The resolved settings as YAML; reading it back gives the same config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _recipe_of(model: str) -> list[Source]:
+    for name, path in recipes().items():
+        tree = read_yaml(path)
+        if tree.get("model") == model:
+            return [Source(f"recipe {name}", tree)]
+    return []
+
+
+def _parse_yaml(text: str, label: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        raise UserError(f"{label}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+
+
+def _merge(into: Tree, tree: Mapping[str, Any]) -> None:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    paths = []
+    for key, value in tree.items():
+        inner = isinstance(value, Mapping) and value
+        paths += _leaves(value, f"{prefix}{key}.") if inner else [f"{prefix}{key}"]
+    return paths
+
+
+def _explain(kind: type[BaseModel], error: ErrorDetails, origin: Mapping[str, str]) -> str:
+    names = [str(part) for part in error["loc"]]
+    path, given = ".".join(names), repr(error["input"])
+    related = [label for leaf, label in origin.items() if f"{leaf}.".startswith(f"{path}.") or path.startswith(leaf)]
+    source = related[-1] if related else "settings"
+    where = source if source.lstrip("-").split(" ")[-1] == path else f"{source}: {path}".removesuffix(": ")
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown key; {nearest(names[-1], _keys(kind, names[:-1]))}"
+    if error["type"] == "literal_error":
+        options = str(error["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
+        return f"{where}: {given} is unknown; {nearest(str(error['input']), options)}"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return f"{where}: {message}, got {given}" if names else f"{where}: {message}"
+
+
+def _keys(kind: type[BaseModel], names: list[str]) -> list[str]:
+    """The keys known at a place in the tree of settings."""
+    for name in names:
+        annotation = kind.model_fields[name].annotation
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
+        kind = annotation
+    return list(kind.model_fields)

@@ -1,0 +1,157 @@
+"""Scores with their uncertainty: Average@n, pass@k, majority@n and the paired difference of two runs.
+
+Samples of one problem are not independent draws of a benchmark: the error of a score is clustered by problem, and two
+runs on the same problems are compared problem by problem. All values are fractions in 0..1.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phfcli.core.errors import UserError
+
+_RESAMPLES = 10_000
+_CHUNK = 500  # resamples held in memory at once
+_MAX_EXACT = 14  # problems up to which every sign flip is enumerated
+_ROUNDING = 1e-12  # two sums of the same terms may differ by this
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Average:
+    """A score over problems x samples.
+
+    stderr: of the benchmark's score, were the problems drawn anew; None for a single problem.
+    sampling_stderr: with these very problems, were the samples drawn anew; None if a problem has a single sample.
+    """
+
+    average: float
+    stderr: float | None
+    sampling_stderr: float | None
+    problems: int
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Score of a minus score of b on the problems that both have.
+
+    stderr, low, high: over problems, the interval being a 95% percentile bootstrap; None for a single problem.
+    p_value: two-sided, by flipping the signs of the problems' differences.
+    """
+
+    difference: float
+    stderr: float | None
+    low: float | None
+    high: float | None
+    p_value: float
+    problems: int
+
+
+def average(scores: Sequence[Sequence[float]]) -> Average:
+    """The mean over problems of each problem's mean score. Raises UserError where a problem has no sample."""
+    means = _means(scores)
+    return Average(float(means.mean()), _stderr(means), _sampling_stderr(scores), len(means))
+
+
+def pass_at_k(correct: Sequence[int], n: int, k: int) -> float:
+    """The chance that one of k samples is correct, unbiased, averaged over problems (Chen et al. 2021, eq. 1).
+
+    correct: how many of the n samples of each problem are correct.
+    """
+    if not 1 <= k <= n:
+        raise UserError(f"pass@{k} needs at least {max(k, 1)} samples a problem, there are {n}")
+    if not correct or not all(0 <= c <= n for c in correct):
+        raise UserError(f"pass@{k} needs problems with 0..{n} correct samples each")
+    all_draws = math.comb(n, k)
+    return math.fsum(1 - math.comb(n - c, k) / all_draws for c in correct) / len(correct)
+
+
+def pass_at_ks(correct: Sequence[int], n: int) -> dict[int, float]:
+    """pass@k for k = 1, 2, 4, 8, ... and n."""
+    ks = [2**i for i in range(n.bit_length()) if 2**i < n] + [n]
+    return {k: pass_at_k(correct, n, k) for k in ks}
+
+
+def majority(votes: Sequence[Sequence[int | None]], correct: Sequence[Collection[int]]) -> float:
+    """The share of problems whose most frequent answer is correct.
+
+    votes: for each problem the class of each sample's answer; None does not vote. correct: for each problem the classes
+    that are correct. A tie counts by the share of the tied classes that are correct; no votes count as wrong.
+    """
+    if not votes:
+        raise UserError("majority needs at least one problem")
+    return math.fsum(_plurality(v, c) for v, c in zip(votes, correct, strict=True)) / len(votes)
+
+
+def paired_difference(
+    a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence[float]], seed: int = 0
+) -> PairedDifference:
+    """Compares two runs (problem id -> scores of its samples) on the problems they share.
+
+    Raises UserError if they share none. The result depends on the seed, not on the order of the problems.
+    """
+    shared = sorted(a.keys() & b.keys())
+    if not shared:
+        raise UserError("the two runs share no problem: compare runs of the same benchmark")
+    differences = _means([a[i] for i in shared]) - _means([b[i] for i in shared])
+    rng = np.random.default_rng(seed)
+    low, high = _bootstrap(differences, rng) if len(shared) > 1 else (None, None)
+    p_value = _sign_flip(differences, rng)
+    return PairedDifference(float(differences.mean()), _stderr(differences), low, high, p_value, len(shared))
+
+
+def _means(scores: Sequence[Sequence[float]]) -> Floats:
+    if not scores or not all(len(samples) for samples in scores):
+        raise UserError("a score needs at least one problem and at least one sample of each")
+    return np.array([math.fsum(samples) / len(samples) for samples in scores])
+
+
+def _stderr(values: Floats) -> float | None:
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+
+
+def _sampling_stderr(scores: Sequence[Sequence[float]]) -> float | None:
+    if any(len(samples) < 2 for samples in scores):
+        return None
+    variances = [float(np.var(samples, ddof=1)) / len(samples) for samples in scores]
+    return math.sqrt(math.fsum(variances)) / len(scores)
+
+
+def _plurality(votes: Sequence[int | None], correct: Collection[int]) -> float:
+    counts = Counter(vote for vote in votes if vote is not None)
+    if not counts:
+        return 0.0
+    most = max(counts.values())
+    tied = [vote for vote, count in counts.items() if count == most]
+    return sum(vote in correct for vote in tied) / len(tied)
+
+
+def _bootstrap(differences: Floats, rng: np.random.Generator) -> tuple[float, float]:
+    problems = len(differences)
+    means = [differences[rng.integers(0, problems, (size, problems))].mean(axis=1) for size in _chunks()]
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _sign_flip(differences: Floats, rng: np.random.Generator) -> float:
+    """Share of the sign patterns whose mean is as far from zero as the observed one."""
+    problems = len(differences)
+    observed = abs(float(differences.mean())) - _ROUNDING
+    if problems <= _MAX_EXACT:
+        bits = (np.arange(2**problems)[:, None] >> np.arange(problems)) & 1
+        return float((np.abs((1 - 2 * bits) @ differences / problems) >= observed).mean())
+    extreme = 0
+    for size in _chunks():
+        signs = 1 - 2 * rng.integers(0, 2, (size, problems))
+        extreme += int((np.abs(signs @ differences / problems) >= observed).sum())
+    return (extreme + 1) / (_RESAMPLES + 1)  # the observed pattern is one of them
+
+
+def _chunks() -> Iterator[int]:
+    for start in range(0, _RESAMPLES, _CHUNK):
+        yield min(_CHUNK, _RESAMPLES - start)

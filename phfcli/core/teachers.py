@@ -1,0 +1,65 @@
+"""The privileged teacher: the same model under averaged weights (PHF, eq. 11)."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from phfcli.core.config import TeacherSettings
+
+_DECAY = {"fixed": 1.0, "online": 0.0}
+
+
+class AveragedTeacher:
+    """Keeps theta_bar <- rho theta_bar + (1 - rho) theta of the trainable parameters, from theta_bar = theta on.
+
+    rho = 0.999 is the published EMA teacher. rho = 1 is the initial policy, and rho = 0 is the student itself.
+    The frozen part of the model is shared, so with LoRA the teacher costs one more adapter.
+    """
+
+    def __init__(self, trainable: Mapping[str, nn.Parameter], decay: float) -> None:
+        self._student = dict(trainable)
+        self._average = {name: p.detach().clone() for name, p in trainable.items()}
+        self._decay = decay
+
+    @contextmanager
+    def weights(self) -> Iterator[None]:
+        """Within it the model computes with the teacher's weights. Only for passes without grad."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Follows the student; to be called after each optimizer step."""
+        student = [p.detach() for p in self._student.values()]
+        torch._foreach_lerp_(list(self._average.values()), student, 1.0 - self._decay)
+
+    @torch.no_grad()
+    def distance(self) -> float:
+        """The Euclidean distance between the teacher's and the student's parameters."""
+        pairs = zip(self._average.values(), self._student.values(), strict=True)
+        return math.sqrt(sum((mean - p).square().sum().item() for mean, p in pairs))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self._average)
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Raises KeyError if a parameter is missing."""
+        for name, mean in self._average.items():
+            mean.copy_(state[name])
+
+    def _swap(self) -> None:
+        # exchanges storage, copies nothing
+        for name, p in self._student.items():
+            p.data, self._average[name] = self._average[name], p.data
+
+
+def build_teacher(trainable: Mapping[str, nn.Parameter], settings: TeacherSettings) -> AveragedTeacher:
+    """The teacher the settings ask for: ema, fixed (the initial policy) or online (the student itself)."""
+    return AveragedTeacher(trainable, _DECAY.get(settings.kind, settings.decay))

@@ -1,0 +1,27 @@
+"""The public mathematics of Privileged Hidden Flow, for any trainer: `from phfcli.losses import flow_terms, flow_loss`.
+
+Pure functions of tensors on any device: float32 inside (float64 for float64), the gradient to the student only.
+"""
+
+from phfcli.core.losses.divergence import divergence
+from phfcli.core.losses.energy import entropy, layer_energies, layer_energy_share
+from phfcli.core.losses.flow import FlowTerms, flow_loss, flow_terms
+from phfcli.core.losses.fused import ClipStats, fused_divergence, fused_divergence_stats
+from phfcli.core.losses.states import StateLoss, pointwise_loss
+from phfcli.core.positions import select_positions
+
+__all__ = [
+    "ClipStats",
+    "FlowTerms",
+    "StateLoss",
+    "divergence",
+    "entropy",
+    "flow_loss",
+    "flow_terms",
+    "fused_divergence",
+    "fused_divergence_stats",
+    "layer_energies",
+    "layer_energy_share",
+    "pointwise_loss",
+    "select_positions",
+]

@@ -1,0 +1,123 @@
+"""phf eval: what it samples, that a stop loses nothing, and what it refuses to mix."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phfcli.core.resources import embedded_model
+
+Phf = Callable[..., Any]
+
+SMALL = ("--limit", 3, "--n", 2, "--quiet")
+
+
+def samples(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    return sorted(({**line, "seconds": 0} for line in lines), key=lambda line: (line["problem"], line["sample"]))
+
+
+def test_the_json_of_an_evaluation(phf: Phf, tmp_path: Path) -> None:
+    done = phf("eval", "embedded", "--limit", 8, "--n", 4, "--json")
+    assert done.code == 0
+    (summary,) = done.json["benches"]
+    assert {
+        "bench", "n", "problems", "average", "stderr", "pass_at_k", "majority", "truncated", "no_answer",
+        "grader_failures", "mean_tokens", "tokens_per_s",
+    } <= summary.keys()  # fmt: skip
+    folder = tmp_path / "runs" / "embedded" / "evals" / "embedded-n4"
+    lines = samples(folder)
+    assert len({(line["problem"], line["sample"]) for line in lines}) == len(lines) == 32
+    assert summary["average"] == sum(line["status"] == "correct" for line in lines) / 32
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    for line in lines:
+        assert line["text"].startswith("<think>")
+        assert (line["status"] == "correct") == (line["answer"] == line["gold"])
+    assert len({line["seed"] for line in lines}) == 32
+
+
+def test_a_sample_does_not_depend_on_what_is_sampled_beside_it(phf: Phf, tmp_path: Path) -> None:
+    phf("eval", "embedded", *SMALL, "--output-dir", "some")
+    phf("eval", "embedded", "--limit", 5, "--n", 3, "--quiet", "--output-dir", "more")
+    some, more = samples(tmp_path / "some/evals/embedded-n2"), samples(tmp_path / "more/evals/embedded-n3")
+    texts = {(line["problem"], line["sample"]): line["text"] for line in more}
+    assert all(texts[line["problem"], line["sample"]] == line["text"] for line in some)
+
+
+def test_a_stopped_evaluation_goes_on_where_it_was(phf: Phf, tmp_path: Path) -> None:
+    phf("eval", "embedded", *SMALL)
+    folder = tmp_path / "runs" / "embedded" / "evals" / "embedded-n2"
+    whole, summary = samples(folder), json.loads((folder / "summary.json").read_text())
+    lines = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
+    (folder / "samples.jsonl").write_text("".join(lines[:2]) + lines[2][:40])
+    (folder / "summary.json").unlink()
+    again = phf("eval", "embedded", *SMALL, "--json").json["benches"][0]
+    assert samples(folder) == whole
+    assert again["average"] == summary["average"]
+    before = (folder / "samples.jsonl").read_bytes()
+    phf("eval", "embedded", *SMALL)
+    assert (folder / "samples.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "field"),
+    [("--temperature", 0.5, "sampling"), ("--seed", 7, "seed"), ("--set", "prompt.thinking=false", "prompt")],
+)
+def test_other_settings_are_not_mixed_in(phf: Phf, tmp_path: Path, option: str, value: object, field: str) -> None:
+    phf("eval", "embedded", *SMALL)
+    path = tmp_path / "runs/embedded/evals/embedded-n2/samples.jsonl"
+    before = path.read_bytes()
+    done = phf("eval", "embedded", *SMALL, option, value)
+    assert done.code == 2
+    assert f"was sampled with {field}" in done.err
+    assert path.read_bytes() == before
+
+
+def test_a_run_a_checkpoint_an_adapter_and_a_model_are_accepted(phf: Phf, tmp_path: Path) -> None:
+    phf("train", "--steps", 2, "--checkpoint-every", 1, "--output-dir", "run", "--set", "batch_size=2", "--quiet")
+    last, first = (tmp_path / "run/checkpoints" / f"step-00000{i}" for i in (2, 1))
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (adapter / name).write_bytes((last / name).read_bytes())
+    assert phf("eval", "run", *SMALL).code == 0
+    assert phf("eval", first, *SMALL).code == 0
+    assert phf("eval", adapter, *SMALL).code == 0
+    assert phf("eval", embedded_model(), *SMALL).code == 0
+    newest = samples(tmp_path / "run/evals/embedded-n2")
+    assert samples(tmp_path / "runs/adapter/evals/embedded-n2") == newest
+    assert len(samples(tmp_path / "run/evals/embedded-n2-step-000001")) == 6
+    assert len(samples(tmp_path / "runs/model/evals/embedded-n2")) == 6
+
+
+def test_an_adapter_changes_what_is_sampled(phf: Phf, tmp_path: Path) -> None:
+    train = ("--steps", 3, "--set", "optim.lr=0.02", "--set", "batch_size=4", "--set", "optim.max_grad_norm=1")
+    phf("train", *train, "--output-dir", "run", "--quiet")
+    phf("eval", "run", *SMALL)
+    phf("eval", "embedded", *SMALL)
+    trained, base = samples(tmp_path / "run/evals/embedded-n2"), samples(tmp_path / "runs/embedded/evals/embedded-n2")
+    assert [line["text"] for line in trained] != [line["text"] for line in base]
+
+
+def test_a_cut_completion_has_no_answer(phf: Phf, tmp_path: Path) -> None:
+    summary = phf("eval", "embedded", *SMALL, "--max-new-tokens", 5, "--json").json["benches"][0]
+    assert (summary["truncated"], summary["average"], summary["mean_tokens"]) == (6, 0, 5)
+    assert {line["status"] for line in samples(tmp_path / "runs/embedded/evals/embedded-n2")} == {"truncated"}
+
+
+def test_greedy_samples_are_all_the_same(phf: Phf, tmp_path: Path) -> None:
+    phf("eval", "embedded", *SMALL, "--temperature", 0)
+    lines = samples(tmp_path / "runs/embedded/evals/embedded-n2")
+    assert [line["text"] for line in lines[::2]] == [line["text"] for line in lines[1::2]]
+
+
+def test_a_bench_from_a_file_with_other_columns_and_a_bad_gold(phf: Phf, tmp_path: Path) -> None:
+    rows = [{"q": "Start with 1, add 8.", "gold": "9", "id": "one"}, {"q": "x", "gold": "\\frac{", "id": "bad"}]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = ("--set", "columns.problem=q", "--set", "columns.answer=gold")
+    done = phf("eval", "embedded", "--bench", "mine.jsonl", *columns, "--n", 2, "--json")
+    summary = done.json["benches"][0]
+    assert (summary["bench"], summary["problems"], summary["unusable_golds"]) == ("mine", 1, ["bad"])
+    assert "left out" in done.err

@@ -1,0 +1,121 @@
+"""Objectives: their terms are sums, so the loss and its gradient do not depend on how a batch is cut."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from phfcli.core.config import TrainConfig
+from phfcli.core.losses.divergence import divergence
+from phfcli.core.models import LanguageModel
+from phfcli.core.names import OBJECTIVES, ObjectiveName
+from phfcli.core.objectives import build_objective
+from phfcli.core.passes import Sample, collate, run_pass
+from phfcli.core.teachers import AveragedTeacher
+
+LAYERS = (1, 2, 3)
+CPU = torch.device("cpu")
+LENGTHS = [(3, 9, 6), (8, 4, 1), (1, 30, 12), (5, 5, 2), (2, 7, 9), (4, 12, 3), (6, 6, 5), (7, 20, 8)]
+SAMPLES = [
+    Sample([3 + i] * a, [40 + i] * b, [60 + (5 * i + 3 * j) % 150 for j in range(c)])
+    for i, (a, b, c) in enumerate(LENGTHS)
+]
+
+
+@pytest.fixture
+def teacher(student: LanguageModel) -> AveragedTeacher:
+    """An average that is not the student's present weights."""
+    teacher = AveragedTeacher(student.trainable(), 0.5)
+    torch.manual_seed(3)
+    teacher.load_state_dict({name: p + 0.05 * torch.randn_like(p) for name, p in student.trainable().items()})
+    return teacher
+
+
+def loss_and_gradient(
+    student: LanguageModel, teacher: AveragedTeacher, config: TrainConfig, parts: Sequence[Sequence[Sample]]
+) -> tuple[float, list[Tensor]]:
+    objective = build_objective(config)
+    batches = [collate(part, objective.needs.positions, student.pad_id, CPU) for part in parts]
+    counts = {name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts}
+    total = 0.0
+    layers = LAYERS if objective.needs.layers is None else objective.needs.layers
+    for batch in batches:
+        assert batch.teacher is not None
+        with torch.no_grad(), teacher.weights():
+            privileged = run_pass(student, batch.teacher, batch, layers)
+        terms = objective.loss(run_pass(student, batch.student, batch, layers), privileged, batch)
+        loss = terms.total(counts)
+        loss.backward()
+        total += loss.item()
+    gradient = [p.grad.clone() for p in student.trainable().values() if p.grad is not None]
+    student.network.zero_grad()
+    return total, gradient
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_batch_8_equals_8_times_batch_1(name: ObjectiveName, student: LanguageModel, teacher: AveragedTeacher) -> None:
+    config = TrainConfig(objective=name)
+    whole, gradient = loss_and_gradient(student, teacher, config, [SAMPLES])
+    for parts in ([[s] for s in SAMPLES], [SAMPLES[:3], SAMPLES[3:]], [list(reversed(SAMPLES))]):
+        cut, cut_gradient = loss_and_gradient(student, teacher, config, parts)
+        assert cut == pytest.approx(whole, rel=1e-6)
+        for a, b in zip(gradient, cut_gradient, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8)
+
+
+def test_opsd_is_the_mean_divergence_over_tokens(student: LanguageModel, teacher: AveragedTeacher) -> None:
+    loss, _ = loss_and_gradient(student, teacher, TrainConfig(objective="opsd"), [SAMPLES])
+    values = []
+    for one in SAMPLES:
+        with torch.no_grad():
+            own = student.causal(input_ids=torch.tensor([[*one.student_prompt, *one.completion]])).logits[0]
+            with teacher.weights():
+                reader = one.teacher_prompt or []
+                other = student.causal(input_ids=torch.tensor([[*reader, *one.completion]])).logits[0]
+        pair = own[len(one.student_prompt) - 1 : -1], other[len(reader) - 1 : -1]
+        values.append(divergence(*pair, kind="jsd", beta=0.5, temperature=1.1, clip=0.05))
+    assert loss == pytest.approx(torch.cat(values).mean().item(), rel=1e-6)
+
+
+def test_phf_is_opsd_plus_alpha_times_flow(student: LanguageModel, teacher: AveragedTeacher) -> None:
+    def loss(objective: ObjectiveName, alpha: float) -> float:
+        config = TrainConfig.model_validate({"objective": objective, "flow": {"alpha": alpha}})
+        return loss_and_gradient(student, teacher, config, [SAMPLES])[0]
+
+    opsd = loss("opsd", 0.0)
+    assert loss("phf", 0.0) == pytest.approx(opsd)
+    flow = loss("phf", 1.0) - opsd
+    assert flow > 0
+    assert loss("phf", 0.05) == pytest.approx(opsd + 0.05 * flow)
+    parts = loss("direction", 1.0) - opsd, loss("geometry", 1.0) - opsd
+    assert loss("phf-local", 1.0) - opsd == pytest.approx(sum(parts) / 2)
+
+
+def test_the_online_teacher_on_the_students_own_prompt_gives_no_loss(student: LanguageModel) -> None:
+    same = [Sample(s.student_prompt, s.student_prompt, s.completion) for s in SAMPLES]
+    online = AveragedTeacher(student.trainable(), 0.0)
+    loss, gradient = loss_and_gradient(student, online, TrainConfig(objective="phf"), [same])
+    assert loss == pytest.approx(0, abs=1e-6)
+    assert max(g.abs().max().item() for g in gradient) < 1e-5
+
+
+def test_chosen_layers_are_those_of_the_all_layer_pass(student: LanguageModel) -> None:
+    config = TrainConfig.model_validate({"objective": "phf", "flow": {"layers": [1, 3]}})
+    objective = build_objective(config)
+    assert objective.needs.layers == (1, 3)
+    batch = collate(SAMPLES, 128, student.pad_id, CPU)
+    some = run_pass(student, batch.student, batch, (1, 3)).states
+    every = run_pass(student, batch.student, batch, LAYERS).states
+    torch.testing.assert_close(some, every[[0, 2]])
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_samples_without_a_transition_add_nothing_to_the_flow(
+    name: ObjectiveName, student: LanguageModel, teacher: AveragedTeacher
+) -> None:
+    loss, gradient = loss_and_gradient(
+        student, teacher, TrainConfig(objective=name), [[Sample([3], [4, 5], [6]), Sample([3], [4], [])]]
+    )
+    assert torch.isfinite(torch.tensor(loss))
+    assert all(g.isfinite().all() for g in gradient)

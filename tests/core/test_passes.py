@@ -1,0 +1,116 @@
+"""The two passes: what is captured, where, and that padding changes nothing."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from phfcli.core.models import LanguageModel
+from phfcli.core.passes import Sample, capture_states, collate, run_pass
+
+LAYERS = (1, 2, 3)
+CPU = torch.device("cpu")
+
+
+def sample(prompt: int, privileged: int, completion: int, start: int = 5) -> Sample:
+    ids = [start + 7 * i % 200 for i in range(200)]
+    return Sample(ids[:prompt], ids[50 : 50 + privileged], ids[90 : 90 + completion])
+
+
+SAMPLES = [sample(3, 9, 6), sample(8, 4, 1, start=11), sample(1, 30, 12, start=23), sample(5, 5, 2, start=31)]
+
+
+def test_the_captured_state_is_the_blocks_output_before_the_final_norm(student: LanguageModel) -> None:
+    batch = collate([sample(4, 6, 10)], 128, student.pad_id, CPU)
+    states = run_pass(student, batch.student, batch, LAYERS).states  # [3, 1, 10, d]
+    out = student.causal(
+        input_ids=batch.student.input_ids, attention_mask=batch.student.attention_mask, output_hidden_states=True
+    )
+    own = [h[:, 4:14] for h in out.hidden_states]  # embeddings, then blocks 1 to 3, the last after the final norm
+    for layer in (1, 2):
+        torch.testing.assert_close(states[layer - 1], own[layer])
+    torch.testing.assert_close(student.backbone.norm(states[2]), own[3])
+    assert not torch.allclose(states[2], own[3])
+    seen = student.backbone.layers[-1]
+    kept: list[Tensor] = []
+    handle = seen.register_forward_hook(lambda _m, _a, output: kept.append(output))
+    student.backbone(input_ids=batch.student.input_ids)
+    handle.remove()
+    torch.testing.assert_close(states[2], kept[0][:, 4:14])
+
+
+def test_hidden_predicts_each_token_of_the_completion(student: LanguageModel) -> None:
+    batch = collate(SAMPLES, 4, student.pad_id, CPU)
+    assert batch.teacher is not None
+    for reading, prompts in (
+        (batch.student, [s.student_prompt for s in SAMPLES]),
+        (batch.teacher, [s.teacher_prompt or [] for s in SAMPLES]),
+    ):
+        logits = run_pass(student, reading, batch, ()).hidden @ student.head.T
+        expected = []
+        for prompt, one in zip(prompts, SAMPLES, strict=True):
+            full = student.causal(input_ids=torch.tensor([[*prompt, *one.completion]])).logits[0]
+            expected.append(full[len(prompt) - 1 : -1])
+        torch.testing.assert_close(logits, torch.cat(expected))
+
+
+def test_a_padded_batch_equals_its_samples_one_by_one(student: LanguageModel) -> None:
+    together = collate(SAMPLES, 4, student.pad_id, CPU)
+    assert together.teacher is not None
+    passed = run_pass(student, together.teacher, together, LAYERS)
+    start = 0
+    for row, one in enumerate(SAMPLES):
+        alone = collate([one], 4, student.pad_id, CPU)
+        assert alone.teacher is not None
+        single = run_pass(student, alone.teacher, alone, LAYERS)
+        count, selected = len(one.completion), int(alone.valid.sum())
+        torch.testing.assert_close(passed.hidden[start : start + count], single.hidden)
+        torch.testing.assert_close(passed.states[:, row, :selected], single.states[:, 0, :selected])
+        assert together.valid[row].sum() == selected
+        start += count
+
+
+def test_the_teacher_pass_keeps_only_the_selected_columns(student: LanguageModel) -> None:
+    batch = collate([sample(4, 6, 100)], 8, student.pad_id, CPU)
+    with torch.no_grad():
+        without = run_pass(student, batch.student, batch, LAYERS).states
+    with_grad = run_pass(student, batch.student, batch, LAYERS).states
+    assert without.shape == (3, 1, 8, 32)
+    assert with_grad.requires_grad
+    torch.testing.assert_close(without, with_grad.detach())
+
+
+def test_no_hook_is_left_behind(student: LanguageModel) -> None:
+    def fail() -> None:
+        with capture_states([student.blocks[0]], torch.zeros(1, 1, dtype=torch.long)):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert not student.blocks[0]._forward_hooks
+
+
+def test_gradient_checkpointing_changes_neither_states_nor_gradients(student: LanguageModel) -> None:
+    batch = collate(SAMPLES, 4, student.pad_id, CPU)
+
+    def gradients() -> list[Tensor]:
+        student.network.train()
+        passed = run_pass(student, batch.student, batch, LAYERS)
+        (passed.states.square().sum() + passed.hidden.square().sum()).backward()
+        found = [p.grad.clone() for p in student.trainable().values() if p.grad is not None]
+        student.network.zero_grad()
+        return found
+
+    plain = gradients()
+    student.causal.gradient_checkpointing_enable({"use_reentrant": False})
+    checkpointed = gradients()
+    assert len(plain) == len(checkpointed) == len(student.trainable())
+    for a, b in zip(plain, checkpointed, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_counts() -> None:
+    batch = collate([sample(2, 2, 0), sample(2, 2, 1), sample(2, 2, 2), sample(2, 2, 7)], 4, 0, CPU)
+    assert batch.counts == {"tokens": 10, "samples": 3, "flows": 2}
+    rows, offsets = batch.tokens
+    assert rows.tolist() == [1, 2, 2, *[3] * 7]
+    assert offsets.tolist() == [0, 0, 1, *range(7)]

@@ -1,0 +1,104 @@
+"""Settings: what lies over what, and what an error says."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from phfcli.core.config import TrainConfig
+from phfcli.core.errors import UserError
+from phfcli.core.resources import recipes
+from phfcli.core.settings import file_sources, option_source, resolve, resolve_train, set_sources, write_yaml
+
+
+@pytest.mark.parametrize("name", sorted(recipes()))
+def test_every_shipped_recipe_is_valid(name: str) -> None:
+    assert resolve_train(file_sources([name])).steps == 100
+
+
+@pytest.mark.parametrize(("size", "clip"), [("1.7b", 0.05), ("4b", 0.05), ("8b", 0.06)])
+def test_qwen3_recipes_are_the_published_table(size: str, clip: float) -> None:
+    config = resolve_train(file_sources([f"qwen3-{size}"]))
+    assert config.model == f"Qwen/Qwen3-{size.upper()}"
+    assert (config.lora.r, config.lora.alpha, len(config.lora.target_modules)) == (64, 128, 7)
+    assert (config.optim.lr, config.optim.max_grad_norm, config.optim.horizon_epochs) == (5e-6, 0.1, 30)
+    assert (config.steps, config.batch_size) == (100, 32)
+    rollout = config.rollout
+    assert (rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k) == (1024, 1.1, 0.95, 20)
+    assert (config.divergence.kind, config.divergence.beta, config.divergence.clip) == ("jsd", 0.5, clip)
+    assert (config.flow.alpha, config.flow.positions, config.flow.layers) == (0.05, 128, None)
+    assert (config.teacher.kind, config.teacher.decay) == ("ema", 0.999)
+
+
+def test_without_options_the_embedded_recipe_is_taken() -> None:
+    config = resolve_train([])
+    assert (config.model, config.data, config.objective) == ("embedded", "embedded", "phf")
+    assert config.optim.lr == 3e-4
+
+
+def test_the_recipe_of_the_model_lies_under_everything_else(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("optim: {lr: 1.0e-3}\nsteps: 7\n")
+    sources = [*file_sources([str(file)]), *set_sources(["steps=8"]), option_source("--steps", "steps", 9)]
+    config = resolve_train([option_source("--model", "model", "Qwen/Qwen3-8B"), *sources])
+    assert (config.optim.lr, config.steps, config.divergence.clip) == (1e-3, 9, 0.06)
+
+
+def test_an_unknown_model_gets_the_published_defaults() -> None:
+    config = resolve_train([option_source("--model", "model", "someone/else")])
+    assert (config.optim.lr, config.data) == (5e-6, "siyanzhao/Openthoughts_math_30k_opsd")
+
+
+def test_written_settings_read_back_the_same() -> None:
+    config = resolve_train(file_sources(["qwen3-4b", "selected-layers"]))
+    tree = yaml.safe_load(write_yaml(config))
+    assert TrainConfig.model_validate(tree) == config
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("optim.lrr=1", "--set optim.lrr: unknown key; did you mean 'lr'?"),
+        ("modle=x", "--set modle: unknown key; did you mean 'model'?"),
+        ("objective=opds", "--set objective: 'opds' is unknown; did you mean 'opsd'?"),
+        ("steps=0", "--set steps: must be greater than 0, got 0"),
+        ("teacher.decay=often", "--set teacher.decay: must be a valid number"),
+        ("flow.layers=[0]", "--set flow.layers"),
+        ("steps", "--set steps: expected KEY=VALUE"),
+        ("optim=[", "--set optim line 1: not valid YAML"),
+    ],
+)
+def test_a_bad_pair_names_its_key_and_the_fix(pair: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        resolve_train(set_sources([pair]))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim: {learning_rate: 1}", "optim.learning_rate: unknown key"),
+        ("- a list", "expected keys and values"),
+        ("a: [", "line 2: not valid YAML"),
+        ("", "expected keys and values"),
+        ("model: !!python/object/apply:os.getcwd []", "not valid YAML"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text + "\n")
+    with pytest.raises(UserError, match=r"bad\.yaml") as caught:
+        resolve_train(file_sources([str(file)]))
+    assert message in str(caught.value)
+
+
+def test_an_unknown_recipe_suggests_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'qwen3-4b'"):
+        file_sources(["qwen-4b"])
+
+
+def test_settings_do_not_change_after_loading() -> None:
+    config = resolve(TrainConfig, [])
+    with pytest.raises(ValueError, match="frozen"):
+        config.steps = 3  # type: ignore[misc]
