@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: install demo test quick lint types model clean
+.PHONY: install demo demo-phf demo-opsd test quick lint types model clean
 
 install: $(VENV)/installed
 
@@ -18,16 +18,21 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-demo: install ## PHF and OPSD on the embedded model, evaluated, diagnosed, compared
-	$(BIN)/phf eval embedded --output-dir $(DEMO)/base
-	$(BIN)/phf train --objective opsd --output-dir $(DEMO)/opsd --resume
-	$(BIN)/phf train --objective phf --output-dir $(DEMO)/phf --resume
-	$(BIN)/phf eval $(DEMO)/opsd
-	$(BIN)/phf eval $(DEMO)/phf
+demo: install ## PHF, OPSD beside it, evaluated, diagnosed, compared
+	@$(MAKE) --no-print-directory --jobs 2 demo-phf demo-opsd
 	$(BIN)/phf diagnose $(DEMO)/phf --plot $(DEMO)/layers.png
 	$(BIN)/phf compare $(DEMO)/base $(DEMO)/opsd $(DEMO)/phf --plot $(DEMO)/compare.png --markdown $(DEMO)/compare.md
 	@echo "layers     $(DEMO)/layers.png"
 	@echo "runs       $(DEMO)/base $(DEMO)/opsd $(DEMO)/phf"
+
+demo-phf:
+	$(BIN)/phf train --objective phf --output-dir $(DEMO)/phf --resume
+	$(BIN)/phf eval $(DEMO)/phf
+
+demo-opsd: # the base model and OPSD, without a word, on the other core
+	@$(BIN)/phf eval embedded --output-dir $(DEMO)/base --quiet >/dev/null
+	@$(BIN)/phf train --objective opsd --output-dir $(DEMO)/opsd --resume --quiet >/dev/null 2>&1
+	@$(BIN)/phf eval $(DEMO)/opsd --quiet >/dev/null
 
 test: install ## every test, the slow ones too
 	$(BIN)/pytest

@@ -23,7 +23,7 @@ BOX = "\\boxed{"
 THINK, END_THINK = "<think>", "</think>"
 
 RANDOM_SLIP = 0.08  # of all steps
-FORGOTTEN_CARRY = 0.33  # of the other steps that have a carry or a borrow
+FORGOTTEN_CARRY = 0.25  # of the other steps that have a carry or a borrow
 
 
 class Step(NamedTuple):

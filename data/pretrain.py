@@ -31,8 +31,8 @@ class Recipe:
     """The settings of the pretraining run."""
 
     steps: int = 1700
-    plain: int = 21  # examples of each kind in a step
-    privileged: int = 11
+    plain: int = 42  # examples of each kind in a step
+    privileged: int = 22
     learning_rate: float = 2.5e-3
     warmup: int = 100
     betas: tuple[float, float] = (0.9, 0.98)

@@ -104,8 +104,11 @@ def with_error(value: float, stderr: float | None) -> str:
     return percent(value) if stderr is None else f"{percent(value)} ± {percent(stderr)}"
 
 
-def options_given(options: Sequence[tuple[str, str, Any]]) -> "list[Source]":
-    """The options that were typed, as sources of settings."""
-    from phfcli.core.settings import option_source
+def settings_given(
+    configs: list[str] | None, sets: list[str] | None, options: Sequence[tuple[str, str, Any]]
+) -> "list[Source]":
+    """What was typed, later ones winning: --config, then --set, then the options as (label, dotted key, value)."""
+    from phfcli.core.settings import file_sources, option_source, set_sources
 
-    return [option_source(label, key, value) for label, key, value in options if value is not None]
+    typed = [option_source(label, key, value) for label, key, value in options if value is not None]
+    return [*file_sources(configs or []), *set_sources(sets or []), *typed]

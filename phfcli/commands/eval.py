@@ -10,12 +10,12 @@ from phfcli.commands.common import (
     Quiet,
     Sets,
     log_console,
-    options_given,
     percent,
     plain_table,
     print_json,
     quiet_libraries,
     result_console,
+    settings_given,
     warn,
     with_error,
 )
@@ -72,10 +72,9 @@ def evaluate(
         ("--output-dir", "output_dir", output_dir),
     ]
     from phfcli.core.config import EvalConfig
-    from phfcli.core.settings import file_sources, resolve, set_sources
+    from phfcli.core.settings import resolve
 
-    sources = [*file_sources(config or []), *set_sources(set_ or []), *options_given(options)]
-    settings = resolve(EvalConfig, sources)
+    settings = resolve(EvalConfig, settings_given(config, set_, options))
     from phfcli.core import evaluate as core
 
     quiet_libraries()

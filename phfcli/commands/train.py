@@ -11,10 +11,10 @@ from phfcli.commands.common import (
     Quiet,
     Sets,
     log_console,
-    options_given,
     print_json,
     quiet_libraries,
     result_console,
+    settings_given,
     warn,
 )
 from phfcli.core.names import ENGINES, OBJECTIVES, TEACHERS
@@ -81,9 +81,9 @@ def train(
         ("--output-dir", "output_dir", output_dir),
         ("--checkpoint-every", "checkpoint_every", checkpoint_every),
     ]
-    from phfcli.core.settings import file_sources, resolve_train, set_sources
+    from phfcli.core.settings import resolve_train
 
-    sources = [*file_sources(config or []), *set_sources(set_ or []), *options_given(options)]
+    sources = settings_given(config, set_, options)
     settings = resolve_train(sources)
     if dry_run:
         _show_plan(settings, json_)

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from phfcli.core.models import LanguageModel
+from phfcli.core.models import LanguageModel, merged
 from phfcli.core.records import Completion, Request, Sampling
 
 _CPU_CACHE_BYTES = 2 << 30
@@ -33,7 +33,9 @@ class TransformersEngine:
         rows = self._rows(longest + sampling.max_new_tokens)
         for start in range(0, len(order), rows):
             indices = order[start : start + rows]
-            yield from zip(indices, self._generate([requests[i] for i in indices], sampling), strict=True)
+            with merged(self._model):
+                completions = self._generate([requests[i] for i in indices], sampling)
+            yield from zip(indices, completions, strict=True)
 
     def _generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         model = self._model

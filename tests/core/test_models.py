@@ -1,0 +1,73 @@
+"""Models: an adapter starts at nothing, folds away for sampling, and unsupported architectures are refused."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from phfcli.core.config import LoraSettings, ModelSettings
+from phfcli.core.errors import UserError
+from phfcli.core.models import LanguageModel, add_lora, check_supported, load_model, merged
+
+IDS = torch.tensor([[5, 9, 40, 3, 77]])
+
+
+@pytest.fixture
+def adapted() -> LanguageModel:
+    model = add_lora(load_model(ModelSettings(device="cpu")), LoraSettings(r=8, alpha=16), seed=3)
+    with torch.no_grad():
+        for p in model.trainable().values():
+            p.add_(0.05 * torch.randn_like(p))
+    return model
+
+
+def test_a_fresh_adapter_changes_nothing_and_is_all_that_trains() -> None:
+    base = load_model(ModelSettings(device="cpu"))
+    before = base.causal(input_ids=IDS).logits
+    model = add_lora(base, LoraSettings(), seed=0)
+    torch.testing.assert_close(model.causal(input_ids=IDS).logits, before, rtol=0, atol=0)
+    assert len(model.trainable()) == 2 * 7 * 4
+    assert all("lora_" in name and p.dtype == torch.float32 for name, p in model.trainable().items())
+
+
+def test_a_merged_adapter_computes_the_same_and_leaves_no_trace(adapted: LanguageModel) -> None:
+    before = {name: p.clone() for name, p in adapted.network.named_parameters()}
+    trainable = list(adapted.trainable())
+    logits = adapted.causal(input_ids=IDS).logits
+    with torch.no_grad(), merged(adapted):
+        assert "lora" not in str(adapted.causal(input_ids=IDS).logits.grad_fn)
+        torch.testing.assert_close(adapted.causal(input_ids=IDS).logits, logits, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(p, before[name]) for name, p in adapted.network.named_parameters())
+    assert list(adapted.trainable()) == trainable
+    assert torch.equal(adapted.causal(input_ids=IDS).logits, logits)
+
+
+def test_weights_come_back_after_a_failure(adapted: LanguageModel) -> None:
+    before = {name: p.clone() for name, p in adapted.network.named_parameters()}
+
+    def fail() -> None:
+        with merged(adapted):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert all(torch.equal(p, before[name]) for name, p in adapted.network.named_parameters())
+
+
+def test_a_models_own_sampling_defaults_are_dropped(embedded: LanguageModel) -> None:
+    own = embedded.causal.generation_config.to_diff_dict()
+    assert own.keys() <= {"eos_token_id", "pad_token_id", "transformers_version"}
+
+
+def test_logits_that_are_not_a_plain_product_are_refused(random_model: Callable[..., LanguageModel]) -> None:
+    check_supported(random_model().causal, "fine")
+    config = Qwen3Config(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
+    config.final_logit_softcapping = 30.0
+    with pytest.raises(UserError, match=r"capped: its config sets final_logit_softcapping"):
+        check_supported(Qwen3ForCausalLM(config), "capped")
+
+
+def test_unknown_target_modules_are_a_users_mistake(embedded: LanguageModel) -> None:
+    with pytest.raises(UserError, match=r"lora\.target_modules: .*nothing"):
+        add_lora(embedded, LoraSettings(target_modules=("nothing",)), seed=0)
