@@ -31,7 +31,7 @@ demo-phf:
 
 demo-opsd: # the base model and OPSD, without a word, on the other core
 	@$(BIN)/phf eval embedded --output-dir $(DEMO)/base --quiet >/dev/null
-	@$(BIN)/phf train --objective opsd --output-dir $(DEMO)/opsd --resume --quiet >/dev/null 2>&1
+	@$(BIN)/phf train --objective opsd --output-dir $(DEMO)/opsd --resume --quiet >/dev/null
 	@$(BIN)/phf eval $(DEMO)/opsd --quiet >/dev/null
 
 test: install ## every test, the slow ones too

@@ -18,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Train, evaluate, diagnose and compare reasoning models by on-policy self-distillation.",
-    epilog="Start with `phf train`: PHF on the embedded model and problems, on any machine, in about a minute.",
+    epilog="Start with `phf train`: PHF on the embedded model and problems, on any machine, in about two minutes.",
 )
 app.command("train")(train)
 app.command("eval")(evaluate)

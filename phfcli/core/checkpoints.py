@@ -112,7 +112,8 @@ def _adapter_target(path: Path) -> Target:
     if not (path / "adapter_model.safetensors").is_file():
         raise UserError(f"{path}: an adapter without its weights (adapter_model.safetensors is missing)")
     read_tensors(path / "adapter_model.safetensors")
-    path = path.resolve()
+    if not _STEP.fullmatch(path.name):  # such as "."
+        path = path.resolve()
     match = _STEP.fullmatch(path.name)
     if match and path.parent.name == "checkpoints" and (path / "trainer.json").is_file():
         run = path.parents[1]

@@ -12,9 +12,6 @@ from phfcli.core.losses.energy import entropy, layer_energies, layer_energy_shar
 from phfcli.core.names import EnergyName
 from phfcli.core.resources import is_run
 
-# at step 100, the paper's largest share and entropy in nats; it does not define the energy
-PUBLISHED = {"Qwen3-1.7B": (28, 0.065, 3.17), "Qwen3-4B": (36, 0.051, 3.38), "Qwen3-8B": (36, 0.048, 3.40)}
-
 
 @dataclass(frozen=True)
 class LayerReport:
