@@ -118,7 +118,7 @@ class Evaluation:
             "prompt": {"template": self.prompts.student_template, "thinking": self.prompts.thinking},
             "sampling": asdict(sampling),
         }
-        if not folder.exists():
+        if not folder.exists() or {p.name for p in folder.iterdir()} <= {".settings.json.tmp"}:
             write_json(folder / "settings.json", {**settings, "created": now(), **environment(self.model.device)})
             return
         if not (folder / "settings.json").is_file():

@@ -16,6 +16,7 @@ from phfcli.core.data import Curriculum, build_curriculum
 from phfcli.core.errors import UserError
 from phfcli.core.files import append_lines
 from phfcli.core.flows import Flow, save_flow
+from phfcli.core.grading import Grader, Status, last_box
 from phfcli.core.models import LanguageModel, add_lora, load_model
 from phfcli.core.objectives import LossTerms, Objective, build_objective
 from phfcli.core.passes import Batch, Sample, collate, run_pass
@@ -59,23 +60,25 @@ class Trainer:
     curriculum: Curriculum
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
+    grader: Grader = field(default_factory=Grader)  # its workers start when an objective wants rewards
     step: int = 0  # completed
 
     def train(self) -> Iterator[Metrics]:
         """Runs to the last step; yields each step's metrics after they are on disk."""
-        while self.step < self.config.steps:
-            metrics, samples = self.train_step(self.step + 1)
-            self.step += 1
-            append_lines(self.folder / "metrics.jsonl", [metrics])
-            if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
-                self.save(samples)
-            yield metrics
+        with self.grader:
+            while self.step < self.config.steps:
+                metrics, samples = self.train_step(self.step + 1)
+                self.step += 1
+                append_lines(self.folder / "metrics.jsonl", [metrics])
+                if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
+                    self.save(samples)
+                yield metrics
 
     def train_step(self, step: int) -> tuple[Metrics, list[Sample]]:
         """One update of the student and of its teacher; also returns the rollouts it was made on."""
         started = time.perf_counter()
         torch.manual_seed(derive_seed(self.config.seed, "step", step))
-        problems = self.curriculum.batch(step)  # (x, r)
+        problems = self.problems(step)  # (x, r)
         completions = self.rollout(problems, step)  # y ~ p_S(. | x), eq. 1
         sampled = time.perf_counter()
         samples = self.read(problems, completions)
@@ -99,13 +102,21 @@ class Trainer:
             "lr": self.schedule.get_last_lr()[0],
             "teacher_distance": self.teacher.distance(),
             **_rollout_metrics(completions),
+            **({"reward": sum(s.reward for s in samples) / len(samples)} if self.objective.needs.reward else {}),
             "tokens_per_s": counts["tokens"] / seconds,
             "rollout_seconds": sampled - started,
             "seconds": seconds,
         }, samples
 
+    def problems(self, step: int) -> list[Problem]:
+        """The problems of a step, each as often as the objective wants a completion of it."""
+        times = max(1, self.objective.needs.completions)
+        return [problem for problem in self.curriculum.batch(step) for _ in range(times)]
+
     def rollout(self, problems: Sequence[Problem], step: int) -> list[Completion]:
-        """The student's own completions, in the order of the problems."""
+        """The student's own completions in the order of the problems; the references of an offline objective."""
+        if self.objective.needs.completions == 0:
+            return [self._reference(problem) for problem in problems]
         settings = self.config.rollout
         sampling = Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_new_tokens)
         requests = [
@@ -118,9 +129,18 @@ class Trainer:
 
     def read(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[Sample]:
         """Each completion after the student's prompt and, where the objective asks, after the teacher's."""
+        rewards = self._rewards(problems, completions) if self.objective.needs.reward else [0.0] * len(problems)
+        times = max(1, self.objective.needs.completions)
         return [
-            Sample(self.prompts.student(p.problem), self._teacher_prompt(p), completion.ids)
-            for p, completion in zip(problems, completions, strict=True)
+            Sample(
+                student_prompt=self.prompts.student(problem.problem),
+                teacher_prompt=self._teacher_prompt(problem),
+                completion=completion.ids,
+                logprobs=completion.logprobs,
+                reward=reward,
+                group=rewards[index - index % times :][:times],
+            )
+            for index, (problem, completion, reward) in enumerate(zip(problems, completions, rewards, strict=True))
         ]
 
     def collate(self, samples: Sequence[Sample]) -> list[Batch]:
@@ -155,7 +175,7 @@ class Trainer:
     def save(self, samples: Sequence[Sample]) -> None:
         """A checkpoint of the completed step, and the hidden flow of some of its rollouts under its weights."""
         count = self.config.flow.saved_samples
-        if count:
+        if count and samples[0].teacher_prompt is not None:
             save_flow(self.folder, self.step, self.record_flow(samples[:count]))
         state = {"step": self.step, "model": self.config.model, "schedule": self.schedule.state_dict()}
         folder = self.folder / "checkpoints" / step_name(self.step)
@@ -185,6 +205,20 @@ class Trainer:
             self.step = step
             break
         continue_run(self.folder, self.step)
+
+    def _rewards(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[float]:
+        """1 for a completion whose answer is the problem's, else 0, by the grader of evaluation."""
+        texts = [str(self.model.tokenizer.decode(list(c.ids), skip_special_tokens=True)) for c in completions]
+        golds = [problem.answer or last_box(problem.solution or "") or "" for problem in problems]
+        grades = self.grader.grade(list(zip(golds, texts, strict=True)))
+        whole = [completion.finish == "stop" for completion in completions]
+        return [float(ok and grade.status == Status.correct) for ok, grade in zip(whole, grades, strict=True)]
+
+    def _reference(self, problem: Problem) -> Completion:
+        assert problem.solution is not None
+        ids = self.model.tokenizer.encode(problem.solution, add_special_tokens=False)
+        eos = self.model.tokenizer.eos_token_id
+        return Completion((*ids, eos) if isinstance(eos, int) else tuple(ids), (), finish="stop")
 
     def _teacher_prompt(self, problem: Problem) -> list[int] | None:
         needs = self.objective.needs

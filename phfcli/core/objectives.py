@@ -22,6 +22,7 @@ class Needs:
         completions: rollouts per problem; 0 is offline, on the reference itself.
         teacher: a second pass without grad.
         privileged: that pass reads the prompt that contains the reference.
+        reward: graded completions; each sample then knows its reward and those of its problem's other completions.
         layers: blocks whose states are wanted, 1 is the first; None is all of them, () is none.
         positions: at most so many states of each completion.
     """
@@ -29,6 +30,7 @@ class Needs:
     completions: int = 1
     teacher: bool = True
     privileged: bool = True
+    reward: bool = False
     layers: tuple[int, ...] | None = ()
     positions: int = 128
 

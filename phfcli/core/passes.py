@@ -20,11 +20,18 @@ from phfcli.core.positions import select_positions
 
 @dataclass(frozen=True)
 class Sample:
-    """A rollout with the prompts it is read after."""
+    """A rollout with the prompts it is read after.
+
+    logprobs are those of the sampled tokens, under the distribution they were drawn from; group holds the rewards of
+    all completions of the same problem, this one's included. Both are empty where there are none.
+    """
 
     student_prompt: Sequence[int]
     teacher_prompt: Sequence[int] | None
     completion: Sequence[int]
+    logprobs: Sequence[float] = ()
+    reward: float = 0.0
+    group: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class Reading:
 class Batch:
     """Some samples as tensors."""
 
+    samples: Sequence[Sample]
     student: Reading
     teacher: Reading | None
     lengths: Tensor  # [B], of the completions, the end-of-sequence token included
@@ -52,6 +60,12 @@ class Batch:
         steps = torch.arange(int(self.lengths.max()), device=self.lengths.device)
         rows, offsets = torch.nonzero(steps < self.lengths[:, None], as_tuple=True)
         return rows, offsets
+
+    @cached_property
+    def token_ids(self) -> Tensor:
+        """The N valid tokens themselves, [N]."""
+        rows, offsets = self.tokens
+        return self.student.input_ids[rows, self.student.prompt_lengths[rows] + offsets]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -79,7 +93,7 @@ def collate(samples: Sequence[Sample], positions: int, pad_id: int, device: torc
     student = _reading([s.student_prompt for s in samples], samples, pad_id, device)
     privileged = [s.teacher_prompt for s in samples if s.teacher_prompt is not None]
     teacher = _reading(privileged, samples, pad_id, device) if privileged else None
-    return Batch(student, teacher, lengths, selected, valid)
+    return Batch(samples, student, teacher, lengths, selected, valid)
 
 
 def run_pass(model: LanguageModel, reading: Reading, batch: Batch, layers: Sequence[int]) -> Pass:

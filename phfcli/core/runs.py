@@ -21,6 +21,7 @@ from phfcli.core.settings import Source, read_yaml, resolve, write_yaml
 
 # what may differ when a run goes on: they change where it ends and what it leaves, not the steps themselves
 _FREE_ON_RESUME = ("steps", "checkpoint_every", "output_dir")
+_WRITTEN_BEFORE_CONFIG = {"manifest.json", ".manifest.json.tmp", ".config.yaml.tmp"}
 
 
 def default_folder(config: TrainConfig) -> Path:
@@ -29,8 +30,11 @@ def default_folder(config: TrainConfig) -> Path:
 
 
 def claim_folder(folder: Path) -> None:
-    """Raises UserError if a new run would write into a folder that already holds something."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    """Raises UserError if a new run would write into a folder that already holds something.
+
+    A run is one from its config.yaml on: what a stop before it left is not kept.
+    """
+    if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - _WRITTEN_BEFORE_CONFIG):
         fix = "go on with --resume, or choose another --output-dir" if is_run(folder) else "choose another --output-dir"
         raise UserError(f"{folder} is not empty; {fix}")
 
@@ -52,8 +56,7 @@ def check_resumable(folder: Path, config: TrainConfig) -> None:
 
 
 def start_run(folder: Path, config: TrainConfig, model: LanguageModel, curriculum: Curriculum, skipped: int) -> None:
-    """Writes config.yaml and manifest.json of a new run."""
-    write_text(folder / "config.yaml", write_yaml(config))
+    """Writes manifest.json and, last, config.yaml of a new run."""
     data = {"name": config.data, "problems": len(curriculum.problems), "skipped": skipped, "sha256": curriculum.sha256}
     write_json(
         folder / "manifest.json",
@@ -66,6 +69,7 @@ def start_run(folder: Path, config: TrainConfig, model: LanguageModel, curriculu
             **environment(model.device),
         },
     )
+    write_text(folder / "config.yaml", write_yaml(config))
 
 
 def continue_run(folder: Path, step: int) -> None:

@@ -1,0 +1,109 @@
+"""The loop serves what an objective needs, without knowing which it is: two strangers to it train here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from phfcli.core.config import TrainConfig
+from phfcli.core.errors import UserError
+from phfcli.core.loop import Trainer, build_trainer
+from phfcli.core.objectives import LossTerms, Needs, Objective, Term
+from phfcli.core.passes import Batch, Pass
+from phfcli.core.settings import resolve_train, set_sources
+
+SMALL = ["batch_size=2", "micro_batch_size=3", "rollout.max_new_tokens=60", "steps=2"]
+
+
+def token_logprobs(student: Pass, batch: Batch) -> torch.Tensor:
+    logits = student.hidden @ student.head.T
+    return logits.log_softmax(-1).gather(1, batch.token_ids[:, None])[:, 0]
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Offline, on the references: no rollouts, no teacher."""
+
+    needs: Needs = Needs(completions=0, teacher=False)
+
+    def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
+        assert teacher is None
+        return LossTerms({"nll": Term(-token_logprobs(student, batch).sum(), per="tokens")})
+
+
+@dataclass(frozen=True)
+class PolicyGradient:
+    """Rewards relative to their group's mean."""
+
+    needs: Needs = Needs(completions=3, teacher=False, reward=True)
+
+    def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
+        rows, _ = batch.tokens
+        advantages = torch.tensor([s.reward - sum(s.group) / len(s.group) for s in batch.samples])
+        return LossTerms({"pg": Term(-(advantages[rows] * token_logprobs(student, batch)).sum(), per="tokens")})
+
+
+def trainer(folder: Path, objective: Objective, *pairs: str) -> Trainer:
+    built = build_trainer(resolve_train(set_sources([*SMALL, *pairs])), folder, fresh=True)
+    built.objective = objective
+    return built
+
+
+def test_an_offline_objective_reads_the_references(tmp_path: Path) -> None:
+    loop = trainer(tmp_path, CrossEntropy(), "optim.lr=0.01", "optim.max_grad_norm=1")
+    problems = loop.problems(1)
+    samples = loop.read(problems, loop.rollout(problems, 1))
+    for problem, sample in zip(problems, samples, strict=True):
+        assert sample.teacher_prompt is None
+        assert loop.model.tokenizer.decode(list(sample.completion)) == f"{problem.solution}<|im_end|>"
+    losses = [metrics["loss"] for metrics in loop.train()]
+    assert len(losses) == 2
+    assert not (tmp_path / "flows").exists()
+
+
+def test_a_rewarded_objective_gets_groups_of_graded_completions(tmp_path: Path) -> None:
+    loop = trainer(tmp_path, PolicyGradient())
+    problems = loop.problems(1)
+    assert len(problems) == 6
+    assert problems[0] == problems[2] != problems[3]
+    completions = loop.rollout(problems, 1)
+    assert len({completion.ids for completion in completions[:3]}) > 1
+    with loop.grader:
+        samples = loop.read(problems, completions)
+    for index, (problem, sample) in enumerate(zip(problems, samples, strict=True)):
+        text = str(loop.model.tokenizer.decode(list(sample.completion), skip_special_tokens=True))
+        assert sample.reward == float(text.endswith(f"\\boxed{{{problem.answer}}}"))
+        assert list(sample.group) == [s.reward for s in samples[index // 3 * 3 :][:3]]
+        assert len(sample.logprobs) == len(sample.completion)
+    metrics = list(loop.train())
+    assert metrics[0]["reward"] == sum(s.reward for s in samples) / 6
+
+
+def test_the_schedule_has_its_own_horizon(tmp_path: Path) -> None:
+    loop = trainer(tmp_path, CrossEntropy(), "optim.horizon_steps=4", "optim.lr=1", "optim.max_grad_norm=1e-9")
+    rates = [metrics["lr"] for metrics in loop.train()]
+    assert rates == pytest.approx([0.5 * (1 + 2**-0.5), 0.5])
+    with pytest.raises(UserError, match="beyond the schedule's horizon of 1"):
+        trainer(tmp_path / "other", CrossEntropy(), "optim.horizon_steps=1")
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Broken:
+        needs: Needs = Needs()
+
+        def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
+            return LossTerms({"nan": Term(student.hidden.sum() * float("nan"), per="tokens")})
+
+    loop = trainer(tmp_path, Broken())
+    before = {name: p.detach().clone() for name, p in loop.model.trainable().items()}
+    with pytest.raises(FloatingPointError, match="step 1: the gradient is nan"):
+        next(loop.train())
+    assert all(torch.equal(p, before[name]) for name, p in loop.model.trainable().items())
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_defaults_are_the_published_recipe() -> None:
+    config = TrainConfig()
+    assert (config.optim.horizon_epochs, config.steps, config.batch_size) == (30, 100, 32)
