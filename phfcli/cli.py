@@ -12,6 +12,8 @@ from phfcli.commands.eval import evaluate
 from phfcli.commands.train import train
 from phfcli.core.errors import UserError
 
+_STOPPED = 130  # by Ctrl-C, as a shell reports it
+
 app = typer.Typer(
     name="phf",
     invoke_without_command=True,
@@ -49,11 +51,13 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except typer.Abort:
-        code = 130
+        code = _STOPPED
     except UserError as error:
         code = _refuse(str(error))
     except typer.TyperException as error:
         code = _refuse(error.format_message() if hasattr(error, "format_message") else str(error))
+    if code == _STOPPED:
+        typer.echo("phf: stopped; `train --resume` and `eval` go on from what is on disk", err=True)
     sys.exit(code)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -160,12 +161,12 @@ def add_lora(model: LanguageModel, settings: LoraSettings, seed: int) -> Languag
 
 @contextmanager
 def merged(model: LanguageModel) -> Iterator[None]:
-    """Within it a float32 adapter is folded into the weights, which saves sampling the adapter's own products.
+    """Within it a plain float32 adapter is folded into the weights, which saves sampling the adapter's own products.
 
     The weights themselves come back, untouched: copies are folded. In a lower precision the small steps of an adapter
     would be lost in the rounding, so there it stays as it is.
     """
-    if not isinstance(model.network, PeftModel) or model.head.dtype != torch.float32:
+    if not (isinstance(model.network, PeftModel) and model.head.dtype == torch.float32 and _is_plain(model.network)):
         yield
         return
     layers: list[Any] = [module for module in model.network.modules() if isinstance(module, LoraLinear)]
@@ -221,6 +222,14 @@ def _from_hub(loader: Any, name: str, what: str, **options: Any) -> Any:
             raise UserError(f"{name}: no such folder, and the hub cannot be reached for its {what}") from None
         where = "its folder" if local else "the hub"
         raise UserError(f"{name}: its {what} cannot be loaded from {where}: {first_line(error)}") from None
+
+
+def _is_plain(network: PeftModel) -> bool:
+    """Whether an adapter is nothing but products added to linear layers."""
+    config = network.peft_config["default"]
+    if not isinstance(config, LoraConfig) or config.use_dora or config.modules_to_save or config.bias != "none":
+        return False
+    return all(isinstance(module, LoraLinear) for module in network.modules() if isinstance(module, BaseTunerLayer))
 
 
 def _load_adapter(causal: PreTrainedModel, adapter: Path) -> PeftModel:

@@ -1,9 +1,11 @@
 """Models: an adapter starts at nothing, folds away for sampling, and unsupported architectures are refused."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from phfcli.core.config import LoraSettings, ModelSettings
@@ -41,6 +43,21 @@ def test_a_merged_adapter_computes_the_same_and_leaves_no_trace(adapted: Languag
     assert all(torch.equal(p, before[name]) for name, p in adapted.network.named_parameters())
     assert list(adapted.trainable()) == trainable
     assert torch.equal(adapted.causal(input_ids=IDS).logits, logits)
+
+
+def test_an_adapter_that_is_more_than_products_is_not_folded(embedded: LanguageModel, tmp_path: Path) -> None:
+    source = load_model(ModelSettings(device="cpu"))
+    dora = get_peft_model(source.causal, LoraConfig(r=4, use_dora=True, target_modules=["q_proj"]))
+    with torch.no_grad():
+        for name, p in dora.named_parameters():
+            if "lora_" in name:
+                p.add_(0.1)
+    dora.save_pretrained(str(tmp_path))
+    model = load_model(ModelSettings(device="cpu"), adapter=tmp_path)
+    logits = model.causal(input_ids=IDS).logits
+    assert not torch.allclose(logits, embedded.causal(input_ids=IDS).logits)
+    with torch.no_grad(), merged(model):
+        assert torch.equal(model.causal(input_ids=IDS).logits, logits)
 
 
 def test_weights_come_back_after_a_failure(adapted: LanguageModel) -> None:
