@@ -21,8 +21,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: install ## PHF, OPSD beside it, evaluated, diagnosed, compared
 	@$(MAKE) --no-print-directory --jobs 2 demo-phf demo-opsd
 	$(BIN)/phf diagnose $(DEMO)/phf --plot $(DEMO)/layers.png
+	@$(BIN)/phf diagnose $(DEMO)/phf --json >$(DEMO)/layers.json
 	$(BIN)/phf compare $(DEMO)/base $(DEMO)/opsd $(DEMO)/phf --plot $(DEMO)/compare.png --markdown $(DEMO)/compare.md
-	@echo "layers     $(DEMO)/layers.png"
+	@echo "layers     $(DEMO)/layers.png $(DEMO)/layers.json"
 	@echo "runs       $(DEMO)/base $(DEMO)/opsd $(DEMO)/phf"
 
 demo-phf:
