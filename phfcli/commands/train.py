@@ -103,7 +103,7 @@ def _run(settings: "TrainConfig", sources: list[Any], resume: bool, json_: bool,
         check_resumable(folder, settings)
     else:
         claim_folder(folder)
-    from phfcli.core.loop import build_trainer
+    from phfcli.core.setup import build_trainer
 
     quiet_libraries()
     log = log_console(quiet)

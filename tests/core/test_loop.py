@@ -8,10 +8,11 @@ import torch
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.loop import Trainer, build_trainer
+from phfcli.core.loop import Trainer
 from phfcli.core.objectives import LossTerms, Needs, Objective, Term
 from phfcli.core.passes import Batch, Pass
 from phfcli.core.settings import resolve_train, set_sources
+from phfcli.core.setup import build_trainer
 
 SMALL = ["batch_size=2", "micro_batch_size=3", "rollout.max_new_tokens=60", "steps=2"]
 

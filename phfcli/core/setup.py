@@ -1,0 +1,71 @@
+"""From settings to a trainer that is ready for its first step; everything that can be refused is refused here."""
+
+from pathlib import Path
+
+import torch
+from transformers import get_scheduler
+
+from phfcli.core.config import TrainConfig
+from phfcli.core.data import Curriculum, build_curriculum
+from phfcli.core.errors import UserError
+from phfcli.core.loop import Trainer
+from phfcli.core.models import LanguageModel, add_lora, load_model
+from phfcli.core.objectives import Objective, build_objective
+from phfcli.core.prompts import build_prompts
+from phfcli.core.rollouts import build_engine
+from phfcli.core.runs import start_run
+from phfcli.core.seeds import derive_seed
+from phfcli.core.teachers import build_teacher
+
+
+def build_trainer(config: TrainConfig, folder: Path, fresh: bool) -> Trainer:
+    """Loads the model and the problems, and puts the parts together; a fresh run is recorded in its folder.
+
+    Raises:
+        UserError: for a model, data or layers that cannot be used. Nothing has been written then.
+    """
+    base = load_model(config)
+    prompts = build_prompts(base.tokenizer, config.prompt)
+    curriculum, skipped = build_curriculum(config, prompts, base.context)
+    objective = build_objective(config)
+    _check_layers(objective, len(base.blocks))
+    model = add_lora(base, config.lora, derive_seed(config.seed, "lora"))
+    if config.gradient_checkpointing:
+        model.causal.gradient_checkpointing_enable({"use_reentrant": False})
+    optimizer, schedule = build_optimizer(config, model, curriculum)
+    if fresh:
+        start_run(folder, config, model, curriculum, skipped)
+    return Trainer(
+        config=config,
+        folder=folder,
+        model=model,
+        teacher=build_teacher(model.trainable(), config.teacher),
+        objective=objective,
+        engine=build_engine(config.rollout.engine, model),
+        prompts=prompts,
+        curriculum=curriculum,
+        optimizer=optimizer,
+        schedule=schedule,
+    )
+
+
+def build_optimizer(
+    config: TrainConfig, model: LanguageModel, curriculum: Curriculum
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW with a cosine whose horizon is its own setting, apart from the last step, which must not lie beyond it."""
+    optim = config.optim
+    optimizer = torch.optim.AdamW(
+        model.trainable().values(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
+    )
+    horizon = optim.horizon_steps or round(optim.horizon_epochs * curriculum.steps_per_epoch)
+    if horizon < config.steps:
+        raise UserError(
+            f"steps: {config.steps} is beyond the schedule's horizon of {horizon}; raise optim.horizon_steps"
+        )
+    return optimizer, get_scheduler("cosine", optimizer, optim.warmup_steps, horizon)
+
+
+def _check_layers(objective: Objective, depth: int) -> None:
+    beyond = [layer for layer in objective.needs.layers or () if layer > depth]
+    if beyond:
+        raise UserError(f"flow.layers: {beyond[0]} is beyond the model's {depth} decoder blocks")
