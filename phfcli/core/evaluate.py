@@ -190,16 +190,19 @@ def evaluate(config: EvalConfig, on_start: Callable[[Evaluation], None], on_prog
     benches = [load_benchmark(name, config.columns, config.limit) for name in config.bench]
     model = load_model(config.model_copy(update={"model": target.model}), target.adapter)
     with Grader(timeout_s=config.grader_timeout_s) as grader:
+        engine = build_engine(config.engine, model)
         evaluation = Evaluation(
             config=config,
             target=target,
             model=model,
             prompts=build_prompts(model.tokenizer, _prompt_settings(config, target)),
-            engine=build_engine(config.engine, model),
+            engine=engine,
             grader=grader,
             identity={
                 "model": model_identity(target.model, model),
                 "adapter_sha256": file_hash(target.adapter / "adapter_model.safetensors") if target.adapter else None,
+                "dtype": str(model.head.dtype),
+                "engine": engine.name,
             },
         )
         for bench in benches:

@@ -16,7 +16,7 @@ from phfcli.core.errors import UserError
 from phfcli.core.files import append_lines
 from phfcli.core.flows import Flow, save_flow
 from phfcli.core.grading import Grader, Status, last_box
-from phfcli.core.models import LanguageModel
+from phfcli.core.models import LanguageModel, stable_name
 from phfcli.core.objectives import LossTerms, Objective
 from phfcli.core.passes import Batch, Sample, collate, run_pass
 from phfcli.core.prompts import Prompts
@@ -176,7 +176,7 @@ class Trainer:
         count = self.config.flow.saved_samples
         if count and samples[0].teacher_prompt is not None:
             save_flow(self.folder, self.step, self.record_flow(samples[:count]))
-        state = {"step": self.step, "model": self.config.model, "schedule": self.schedule.state_dict()}
+        state = {"step": self.step, "model": stable_name(self.config.model), "schedule": self.schedule.state_dict()}
         folder = self.folder / "checkpoints" / step_name(self.step)
         save_checkpoint(folder, self.model, self.teacher, self.optimizer, state)
 

@@ -105,6 +105,11 @@ def locate(name: str) -> str:
     return name
 
 
+def stable_name(name: str) -> str:
+    """A model's name that means the same from any working directory."""
+    return name if name == EMBEDDED else locate(name)
+
+
 def load_config(name: str) -> PreTrainedConfig:
     """The model's architecture. Raises UserError where neither folder nor hub has it."""
     config: PreTrainedConfig = _from_hub(AutoConfig.from_pretrained, name, "model")

@@ -1,6 +1,7 @@
 """phf eval: what it samples, that a stop loses nothing, and what it refuses to mix."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,18 @@ def test_a_run_a_checkpoint_an_adapter_and_a_model_are_accepted(phf: Phf, tmp_pa
     assert samples(tmp_path / "runs/adapter/evals/embedded-n2") == newest
     assert len(samples(tmp_path / "run/evals/embedded-n2-step-000001")) == 6
     assert len(samples(tmp_path / "runs/model/evals/embedded-n2")) == 6
+
+
+def test_a_run_on_a_local_model_is_found_from_another_folder(
+    phf: Phf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(embedded_model(), tmp_path / "mine")
+    small = ("--set", "batch_size=2", "--steps", 1, "--quiet")
+    assert phf("train", "--config", "embedded", "--model", "mine", "--output-dir", "run", *small).code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert phf("eval", "../run", *SMALL).code == 0
+    assert len(samples(tmp_path / "run/evals/embedded-n2")) == 6
 
 
 def test_an_adapter_changes_what_is_sampled(phf: Phf, tmp_path: Path) -> None:
