@@ -20,7 +20,7 @@ class Section(BaseModel):
 
 class LoraSettings(Section):
     r: PositiveInt = 64
-    alpha: Positive = 128
+    alpha: PositiveInt = 128
     target_modules: tuple[str, ...] = LORA_TARGETS
 
 

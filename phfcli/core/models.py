@@ -153,7 +153,7 @@ def add_lora(model: LanguageModel, settings: LoraSettings, seed: int) -> Languag
     torch.manual_seed(seed)
     config = LoraConfig(
         r=settings.r,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a float scales just as well
+        lora_alpha=settings.alpha,
         target_modules=list(settings.target_modules),
         task_type="CAUSAL_LM",
     )
