@@ -49,7 +49,7 @@ lint: install
 types: install
 	$(BIN)/mypy
 
-model: install ## makes data/ anew, in about ten minutes of one core
+model: install ## makes data/ anew, in about twenty minutes of one core
 	$(BIN)/python data/make.py --seed 0
 
 clean:
