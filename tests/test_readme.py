@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,10 +13,10 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 
 def test_the_example_runs() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    namespace: dict[str, object] = {}
+    namespace: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), namespace)
-    assert namespace["hidden"].grad.abs().sum() > 0  # type: ignore[attr-defined]
-    assert namespace["student"].grad.abs().sum() > 0  # type: ignore[attr-defined]
+    assert namespace["hidden"].grad.abs().sum() > 0
+    assert namespace["student"].grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)h#][^)]*)\)", README))))

@@ -158,7 +158,7 @@ class Evaluation:
         return before + time.perf_counter() - started
 
     def _grade(self, drawn: Sequence[tuple[Problem, int, int, Completion]]) -> list[Sample]:
-        texts = [str(self.model.tokenizer.decode(list(c.ids), skip_special_tokens=True)) for _, _, _, c in drawn]
+        texts = [self.model.text(completion.ids) for _, _, _, completion in drawn]
         ended = [i for i, (_, _, _, c) in enumerate(drawn) if c.finish == "stop"]
         graded = self.grader.grade([(drawn[i][0].answer or "", texts[i]) for i in ended])
         grades = dict(zip(ended, graded, strict=True))

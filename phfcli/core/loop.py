@@ -109,8 +109,7 @@ class Trainer:
 
     def problems(self, step: int) -> list[Problem]:
         """The problems of a step, each as often as the objective wants a completion of it."""
-        times = max(1, self.objective.needs.completions)
-        return [problem for problem in self.curriculum.batch(step) for _ in range(times)]
+        return [problem for problem in self.curriculum.batch(step) for _ in range(self.objective.needs.group_size)]
 
     def rollout(self, problems: Sequence[Problem], step: int) -> list[Completion]:
         """The student's own completions in the order of the problems; the references of an offline objective."""
@@ -129,7 +128,7 @@ class Trainer:
     def read(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[Sample]:
         """Each completion after the student's prompt and, where the objective asks, after the teacher's."""
         rewards = self._rewards(problems, completions) if self.objective.needs.reward else [0.0] * len(problems)
-        times = max(1, self.objective.needs.completions)
+        size = self.objective.needs.group_size
         return [
             Sample(
                 student_prompt=self.prompts.student(problem.problem),
@@ -137,7 +136,7 @@ class Trainer:
                 completion=completion.ids,
                 logprobs=completion.logprobs,
                 reward=reward,
-                group=rewards[index - index % times :][:times],
+                group=rewards[index - index % size :][:size],
             )
             for index, (problem, completion, reward) in enumerate(zip(problems, completions, rewards, strict=True))
         ]
@@ -207,7 +206,7 @@ class Trainer:
 
     def _rewards(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[float]:
         """1 for a completion whose answer is the problem's, else 0, by the grader of evaluation."""
-        texts = [str(self.model.tokenizer.decode(list(c.ids), skip_special_tokens=True)) for c in completions]
+        texts = [self.model.text(completion.ids) for completion in completions]
         golds = [problem.answer or last_box(problem.solution or "") or "" for problem in problems]
         grades = self.grader.grade(list(zip(golds, texts, strict=True)))
         whole = [completion.finish == "stop" for completion in completions]

@@ -1,6 +1,6 @@
 """Models as the method sees them: L decoder blocks, a final norm and a linear head, with a tokenizer beside them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +85,10 @@ class LanguageModel:
         pad = self.causal.generation_config.pad_token_id
         assert isinstance(pad, int)
         return pad
+
+    def text(self, ids: Sequence[int]) -> str:
+        """A completion as text, thinking included, without its end token."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name, in a fixed order."""

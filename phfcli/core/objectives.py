@@ -34,6 +34,11 @@ class Needs:
     layers: tuple[int, ...] | None = ()
     positions: int = 128
 
+    @property
+    def group_size(self) -> int:
+        """Samples of each problem in a step; an offline objective has its reference."""
+        return max(1, self.completions)
+
 
 @dataclass(frozen=True)
 class Term:
