@@ -9,6 +9,7 @@ from phfcli import __version__
 from phfcli.commands.compare import compare
 from phfcli.commands.diagnose import diagnose
 from phfcli.commands.eval import evaluate
+from phfcli.commands.export import export
 from phfcli.commands.train import train
 from phfcli.core.errors import UserError
 
@@ -26,6 +27,7 @@ app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("diagnose")(diagnose)
 app.command("compare")(compare)
+app.command("export")(export)
 
 
 def _show_version(wanted: bool) -> None:

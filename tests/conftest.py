@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 import torch
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
+from phfcli.core.cards import load_card
 from phfcli.core.config import LoraSettings, ModelSettings
-from phfcli.core.models import LanguageModel, add_lora, load_model, load_tokenizer
+from phfcli.core.models import LanguageModel, add_lora, load_model
 
 
 @pytest.fixture(autouse=True)
@@ -28,9 +30,9 @@ def random_model() -> Callable[..., LanguageModel]:
 
     def build(**changes: Any) -> LanguageModel:
         torch.manual_seed(0)
-        tokenizer = load_tokenizer("embedded")
+        embedded = load_card("embedded")
         sizes: dict[str, Any] = {
-            "vocab_size": len(tokenizer),
+            "vocab_size": len(embedded.tokenizer),
             "hidden_size": 32,
             "intermediate_size": 48,
             "num_hidden_layers": 3,
@@ -42,10 +44,8 @@ def random_model() -> Callable[..., LanguageModel]:
             "initializer_range": 0.3,
         }
         causal = Qwen3ForCausalLM(Qwen3Config(**sizes | changes)).double().eval()
-        causal.generation_config = GenerationConfig(
-            eos_token_id=[tokenizer.eos_token_id], pad_token_id=tokenizer.pad_token_id
-        )
-        return LanguageModel(causal, causal, tokenizer)
+        causal.generation_config = GenerationConfig(eos_token_id=sorted(embedded.eos_ids), pad_token_id=embedded.pad_id)
+        return LanguageModel(causal, causal, replace(embedded, config=causal.config))
 
     return build
 

@@ -19,6 +19,7 @@ from phfcli.commands.common import (
     warn,
     with_error,
 )
+from phfcli.core.errors import UserError
 from phfcli.core.names import ENGINES
 
 if TYPE_CHECKING:
@@ -31,13 +32,23 @@ if TYPE_CHECKING:
 
 def evaluate(
     target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="A run, checkpoint, adapter, model folder or hub id.")
-    ],
+        str | None, typer.Argument(metavar="TARGET", help="A run, checkpoint, adapter, model folder or hub id.")
+    ] = None,
     bench: Annotated[
-        str, typer.Option(metavar="NAME|FILE[,...]", help="Benchmarks by name, or files with problem and answer.")
+        str, typer.Option(metavar="NAME|FILE[,...]", help="Benchmarks or suites ('list' shows them), or files.")
     ] = "embedded",
     n: Annotated[int | None, typer.Option("--n", help="Samples per problem (12).")] = None,
-    engine: Annotated[str | None, typer.Option(metavar="NAME", help=", ".join(ENGINES))] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="ID|DIR", help="The model under an adapter, if not the one it names.")
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|URL", help=f"{', '.join(ENGINES)}, or http://HOST:PORT."),
+    ] = None,
+    devices: Annotated[
+        str | None, typer.Option(metavar="0,1,...", help="GPUs to sample on, one process for each.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="So many sampling processes on the CPU.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="At most 38,912, or what the context leaves.")] = None,
     temperature: Annotated[float | None, typer.Option(help="1.0; 0 is greedy.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many problems.")] = None,
@@ -57,14 +68,24 @@ def evaluate(
       phf eval embedded  # the embedded base model on the embedded problems
       phf eval runs/phf-embedded-seed0  # a run's newest checkpoint
       phf eval runs/phf/checkpoints/step-000050 --bench embedded-dev --n 4
-      phf eval Qwen/Qwen3-4B --bench aime24,aime25,hmmt25 --n 12  # the published protocol
+      phf eval Qwen/Qwen3-4B --bench paper --n 12 --devices 0,1,2,3  # the published protocol
       phf eval my-adapter/ --bench problems.jsonl --json
+      phf eval runs/phf --engine http://localhost:8000  # on a running `vllm serve`
+      phf eval --bench list
     """
+    if bench == "list":
+        _list_benchmarks(json_)
+        return
+    if target is None:
+        raise UserError("TARGET: name a run, a checkpoint, an adapter, a model folder or a hub id")
     options = [
         ("TARGET", "model", target),
+        ("--base", "base", base),
         ("--bench", "bench", [name for name in bench.split(",") if name]),
         ("--n", "n", n),
         ("--engine", "engine", engine),
+        ("--devices", "devices", [name for name in devices.split(",") if name] if devices else None),
+        ("--workers", "workers", workers),
         ("--max-new-tokens", "max_new_tokens", max_new_tokens),
         ("--temperature", "temperature", temperature),
         ("--limit", "limit", limit),
@@ -80,7 +101,7 @@ def evaluate(
     quiet_libraries()
     progress = _Progress(log_console(quiet))
     with progress.bars:
-        summaries = core.evaluate(settings, progress.start, progress.show)
+        summaries = core.evaluate(settings, progress.start, progress.show, warn)
     for summary in summaries:
         if summary["unusable_golds"]:
             unusable = ", ".join(summary["unusable_golds"])
@@ -93,7 +114,7 @@ def evaluate(
         out = result_console()
         out.print(_table(summaries))
         for summary in summaries:
-            out.print(f"samples    {summary['folder']}/samples.jsonl", markup=False, soft_wrap=True)
+            out.print(f"samples    {summary['folder']}/samples.html", markup=False, soft_wrap=True)
 
 
 class _Progress:
@@ -118,12 +139,31 @@ class _Progress:
         if running.bench not in self._tasks:
             self._tasks[running.bench] = self.bars.add_task(running.bench, total=running.total, line="")
         speed = running.tokens / max(running.seconds, 1e-9)
-        line = f"{percent(running.correct / running.done)} %  {speed:.0f} tok/s"
+        line = f"{with_error(running.average, running.stderr)} %  {speed:,.0f} tok/s"
         task = self._tasks[running.bench]
         before = self.bars.tasks[task].percentage
         self.bars.update(task, completed=running.done, line=line)
         if not self._console.is_terminal and self.bars.tasks[task].percentage // 25 > before // 25:
             self._console.print(f"{running.bench}: {running.done} of {running.total}  {line}", markup=False)
+
+
+def _list_benchmarks(json_: bool) -> None:
+    from dataclasses import asdict
+
+    from phfcli.core.benchmarks import EMBEDDED_SPLITS, HUB, SUITES
+
+    if json_:
+        hub = {name: {k: v for k, v in asdict(source).items() if k != "gold"} for name, source in HUB.items()}
+        print_json({"embedded": list(EMBEDDED_SPLITS), "hub": hub, "suites": SUITES})
+        return
+    rows = [(name, "embedded", "", "problem, answer", "") for name in EMBEDDED_SPLITS]
+    for name, source in HUB.items():
+        columns = f"{source.problem}, {source.answer}"
+        rows.append((name, source.hub_id, source.split, columns, source.revision or "newest"))
+    rows += [(name, f"suite: {', '.join(members)}", "", "", "") for name, members in SUITES.items()]
+    out = result_console()
+    out.print(plain_table("benchmarks", ("name", "source", "split", "columns", "revision"), rows))
+    out.print("any .jsonl, .csv or .parquet file with problem and answer, by its path", markup=False)
 
 
 def _table(summaries: list[dict[str, Any]]) -> "Table":

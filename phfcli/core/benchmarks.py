@@ -1,13 +1,14 @@
 """Benchmarks by name, each with the form of its gold answers, and any local file with problems and answers."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from phfcli.core.config import ColumnSettings
+from phfcli.core.config import ColumnSettings, EvalConfig
 from phfcli.core.errors import UserError, nearest
-from phfcli.core.grading import last_box
+from phfcli.core.grading import Grader, last_box
 from phfcli.core.records import Problem
 from phfcli.core.resources import EMBEDDED, embedded_problems
 from phfcli.core.tables import Row, looks_like_file, read_hub, read_rows, require_columns, rows_hash, text
@@ -23,6 +24,7 @@ class Source:
     answer: str = "answer"
     id: str | None = None
     config: str | None = None
+    revision: str | None = None  # a commit of the hub's repository; None is its newest
     gold: Callable[[str], str] = str.strip  # from the answer's column to the gold answer
 
 
@@ -32,7 +34,9 @@ class Benchmark:
 
     name: str
     problems: list[Problem]
-    sha256: str
+    sha256: str  # of all rows
+    source: str  # a hub id with its revision, a file, or "embedded"
+    unusable: tuple[str, ...] = ()  # ids of the rows left out, since their golds cannot be read
 
 
 def _last_box(solution: str) -> str:
@@ -54,28 +58,56 @@ HUB = {
     "gsm8k": Source("openai/gsm8k", "test", problem="question", config="main", gold=_after_hashes),
 }
 
+SUITES = {"paper": ("aime24", "aime25", "hmmt25")}
+
 EMBEDDED_SPLITS = {EMBEDDED: "eval", "embedded-dev": "dev"}
 
 
-def load_benchmark(name: str, columns: ColumnSettings, limit: int | None = None) -> Benchmark:
+def load_benchmarks(names: Iterable[str], config: EvalConfig) -> list[Benchmark]:
+    """The benchmarks of these names; a suite's name stands for its members."""
+    members = [member for name in names for member in SUITES.get(name, (name,))]
+    benches = [load_benchmark(name, config) for name in dict.fromkeys(members)]
+    twice = [name for name, count in Counter(bench.name for bench in benches).items() if count > 1]
+    if twice:
+        raise UserError(f"--bench: two benchmarks are called {twice[0]!r}; rename one of the files")
+    return benches
+
+
+def load_benchmark(name: str, config: EvalConfig) -> Benchmark:
     """A benchmark by name, or by the path of a jsonl, csv or parquet file.
 
     Raises:
         UserError: for an unknown name, a source that cannot be read, a missing column or an empty cell.
     """
     if name in EMBEDDED_SPLITS:
-        problems = _problems(read_rows(embedded_problems(EMBEDDED_SPLITS[name])), _own_columns(columns), name)
+        path = embedded_problems(EMBEDDED_SPLITS[name])
+        problems, source = _problems(read_rows(path), _own_columns(config.columns), name), EMBEDDED
     elif name in HUB:
-        source = HUB[name]
-        problems = _problems(read_hub(source.hub_id, source.split, source.config), source, name)
+        hub = HUB[name]
+        revision = config.revision or hub.revision
+        problems = _problems(read_hub(hub.hub_id, hub.split, hub.config, revision), hub, name)
+        source = f"{hub.hub_id}@{revision or 'newest'}"
     elif looks_like_file(name):
-        problems = _problems(read_rows(Path(name)), _own_columns(columns), name)
+        problems, source = _problems(read_rows(Path(name)), _own_columns(config.columns), name), name
         name = Path(name).stem
     else:
-        known = [*EMBEDDED_SPLITS, *HUB]
-        raise UserError(f"--bench {name}: neither a benchmark nor a file; {nearest(name, known)}")
-    problems = problems[:limit]
-    return Benchmark(name, problems, rows_hash(problems))
+        known = [*EMBEDDED_SPLITS, *HUB, *SUITES]
+        raise UserError(f"--bench {name}: neither a benchmark nor a file; {nearest(name, known)}; see --bench list")
+    problems = problems[: config.limit]
+    return Benchmark(name, problems, rows_hash(problems), source)
+
+
+def check_golds(bench: Benchmark, grader: Grader) -> Benchmark:
+    """The benchmark without the problems whose gold answer cannot be read, or does not equal itself.
+
+    Raises UserError if that leaves none.
+    """
+    usable = grader.check_golds([problem.answer or "" for problem in bench.problems])
+    problems = [p for p, ok in zip(bench.problems, usable, strict=True) if ok]
+    if not problems:
+        raise UserError(f"{bench.name}: none of its gold answers can be read")
+    unusable = tuple(p.id for p, ok in zip(bench.problems, usable, strict=True) if not ok)
+    return replace(bench, problems=problems, unusable=unusable)
 
 
 def _own_columns(columns: ColumnSettings) -> Source:

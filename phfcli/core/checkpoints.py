@@ -35,7 +35,7 @@ def save_checkpoint(
     with new_folder(folder) as target:
         model.network.save_pretrained(str(target), save_embedding_layers=False)
         (target / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-        model.tokenizer.save_pretrained(target)
+        model.card.tokenizer.save_pretrained(target)
         write_tensors(target / "teacher.safetensors", teacher.state_dict())
         write_tensors(target / "optimizer.safetensors", _optimizer_tensors(optimizer, model))
         write_json(target / "trainer.json", state)
@@ -88,8 +88,10 @@ class Target:
     newest: bool = True  # of its run's checkpoints
 
 
-def find_target(text: str) -> Target:
+def find_target(text: str, base: str | None = None) -> Target:
     """A run (its newest checkpoint), a checkpoint, an adapter folder or a plain model.
+
+    base: the model under an adapter, where it is not the one that the adapter names.
 
     Raises:
         UserError: for a run without checkpoints, or an adapter without its weights: the base model alone is
@@ -100,15 +102,17 @@ def find_target(text: str) -> Target:
         checkpoints = checkpoints_of(path)
         if not checkpoints:
             raise UserError(f"{text}: the run has no complete checkpoint yet")
-        return _adapter_target(checkpoints[-1][1])
+        return _adapter_target(checkpoints[-1][1], base)
     if (path / "adapter_config.json").is_file():
-        return _adapter_target(path)
+        return _adapter_target(path, base)
     if (path / "adapter_model.safetensors").is_file():
         raise UserError(f"{text}: an adapter without its adapter_config.json")
+    if base is not None:
+        raise UserError(f"--base: {text} is not an adapter, so it has no base model")
     return Target(name=EMBEDDED if text == EMBEDDED else path.name, model=text)
 
 
-def _adapter_target(path: Path) -> Target:
+def _adapter_target(path: Path, base: str | None) -> Target:
     if not (path / "adapter_model.safetensors").is_file():
         raise UserError(f"{path}: an adapter without its weights (adapter_model.safetensors is missing)")
     read_tensors(path / "adapter_model.safetensors")
@@ -118,14 +122,12 @@ def _adapter_target(path: Path) -> Target:
     if match and path.parent.name == "checkpoints" and (path / "trainer.json").is_file():
         run = path.parents[1]
         newest = checkpoints_of(run)[-1][1] == path
-        model = str(read_json(path / "trainer.json")["model"])
+        model = base or str(read_json(path / "trainer.json")["model"])
         return Target(run.name, model, adapter=path, run=run, step=int(match[1]), newest=newest)
-    base = read_json(path / "adapter_config.json").get("base_model_name_or_path")
-    if not base:
-        raise UserError(
-            f"{path / 'adapter_config.json'}: base_model_name_or_path is missing; name the base model there"
-        )
-    return Target(path.name, str(base), adapter=path)
+    model = base or read_json(path / "adapter_config.json").get("base_model_name_or_path")
+    if not model:
+        raise UserError(f"{path / 'adapter_config.json'}: base_model_name_or_path is missing; name it with --base")
+    return Target(path.name, str(model), adapter=path)
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: LanguageModel) -> dict[str, Tensor]:

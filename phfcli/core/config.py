@@ -2,12 +2,22 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
 
-from phfcli.core.names import EngineName, ObjectiveName, TeacherName
+from phfcli.core.errors import nearest
+from phfcli.core.names import ENGINES, ObjectiveName, TeacherName
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _engine(name: str) -> str:
+    if name in ENGINES or name.startswith(("http://", "https://")):
+        return name
+    raise ValueError(f"{name!r} is unknown; {nearest(name, ENGINES)}, or the http://HOST:PORT of a vLLM server")
+
+
+EngineName = Annotated[str, AfterValidator(_engine)]
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -79,6 +89,24 @@ class ColumnSettings(Section):
     answer: str = "answer"
 
 
+class VllmSettings(Section):
+    """How vLLM is run; None is a default that depends on what it is for."""
+
+    tensor_parallel: PositiveInt = 1  # devices that share one model
+    memory_share: Annotated[float, Field(gt=0, le=1)] | None = None  # of a GPU: 0.9, and 0.3 beside a trainer
+    max_num_seqs: PositiveInt | None = None  # sequences computed at once
+    sleep: bool = True  # in training: between rollouts its memory is the trainer's
+
+
+class HttpSettings(Section):
+    """How a vLLM server is used."""
+
+    adapter_folder: str | None = None  # where the server reads training adapters from; None is a temporary folder
+    in_flight: PositiveInt = 256  # requests at once
+    patience_s: Positive = 600.0  # for a server that fails without any success in between
+    timeout_s: Positive = 3600.0  # for one request
+
+
 class ModelSettings(Section):
     """What train and eval share: the model, where it runs, how it is prompted."""
 
@@ -87,6 +115,8 @@ class ModelSettings(Section):
     device: str = "auto"
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     prompt: PromptSettings = PromptSettings()
+    vllm: VllmSettings = VllmSettings()
+    http: HttpSettings = HttpSettings()
 
 
 class TrainConfig(ModelSettings):
@@ -112,7 +142,9 @@ class TrainConfig(ModelSettings):
 class EvalConfig(ModelSettings):
     """The defaults are the published protocol (PHF, appendix B); `model` is any checkpoint, run, adapter or model."""
 
+    base: str | None = None  # the model under an adapter, where it is not the one that the adapter names
     bench: tuple[str, ...] = ("embedded",)
+    revision: str | None = None  # of every hub benchmark; None is the registry's
     columns: ColumnSettings = ColumnSettings()
     n: PositiveInt = 12
     seed: int = 0
@@ -122,5 +154,7 @@ class EvalConfig(ModelSettings):
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     top_k: Annotated[int, Field(ge=0)] = 0
     max_new_tokens: PositiveInt | None = None  # None is 38,912, or what the model's context leaves
+    devices: tuple[str, ...] | None = None  # one process for each, or for each `vllm.tensor_parallel` of them
+    workers: PositiveInt | None = None  # so many processes on the CPU
     grader_timeout_s: Positive = 5.0
     output_dir: str | None = None

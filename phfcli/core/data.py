@@ -58,6 +58,10 @@ class Curriculum:
         start = (step - 1) * self.batch_size
         return [self._at(index) for index in range(start, start + self.batch_size)]
 
+    def visited(self, steps: int) -> list[Problem]:
+        """The problems of the first so many steps, each once."""
+        return list(dict.fromkeys(p for step in range(1, steps + 1) for p in self.batch(step)))
+
     @property
     def steps_per_epoch(self) -> float:
         return len(self.problems) / self.batch_size
@@ -98,8 +102,7 @@ def build_curriculum(config: TrainConfig, prompts: Prompts, context: int) -> tup
         if not fitting:
             raise UserError(f"{config.data}: no problem fits the model's context of {context} tokens")
         return Curriculum(fitting, config.batch_size, config.seed), len(problems) - len(fitting)
-    visited = dict.fromkeys(p for step in range(1, config.steps + 1) for p in curriculum.batch(step))
-    for problem in visited:
+    for problem in curriculum.visited(config.steps):
         if (length := _length(problem, prompts)) > budget:
             raise UserError(
                 f"{config.data}: problem {problem.id} with its reference takes {length} tokens, and with a rollout of "

@@ -1,55 +1,89 @@
 """Evaluation: n samples a problem, each graded and on disk as soon as it is finished, then Average@n with its error."""
 
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from phfcli.core.benchmarks import Benchmark, load_benchmark
+from phfcli.core.adapters import check_adapter
+from phfcli.core.background import Background
+from phfcli.core.benchmarks import Benchmark, check_golds, load_benchmarks
+from phfcli.core.cards import ModelCard, load_card, pick_device, pick_dtype
 from phfcli.core.checkpoints import Target, find_target
 from phfcli.core.config import EvalConfig, PromptSettings, TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.files import append_lines, drop_cut_line, file_hash, read_json, read_lines, write_json
+from phfcli.core.files import file_hash, read_json, write_json
 from phfcli.core.grading import Grader, Status
-from phfcli.core.models import LanguageModel, load_model
 from phfcli.core.prompts import Prompts, build_prompts
 from phfcli.core.records import Completion, Problem, Request, Sampling
 from phfcli.core.resources import step_name
-from phfcli.core.rollouts import Engine, build_engine
+from phfcli.core.rollouts import Engine, Serving, evaluation_engine
 from phfcli.core.runs import environment, model_identity, now, saved_config
+from phfcli.core.samples import Key, Sample, SampleFile
+from phfcli.core.scores import summarise
 from phfcli.core.seeds import derive_seed
 from phfcli.core.settings import resolve
-from phfcli.core.stats import average, majority, pass_at_ks
+from phfcli.core.stats import average
+from phfcli.core.viewer import write_page
 
 PUBLISHED_NEW_TOKENS = 38_912
-_GRADED_TOGETHER = 64
 
-Sample = dict[str, Any]  # a line of samples.jsonl
 Progress = Callable[["Running"], None]
+Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Running:
-    """Where an evaluation stands."""
+    """Where an evaluation stands; `average` and `stderr` are of the samples so far."""
 
     bench: str
     done: int
     total: int
-    correct: int
+    average: float
+    stderr: float | None
     tokens: int
     seconds: float
 
 
+class Tally:
+    """The running figures of one benchmark."""
+
+    def __init__(self, bench: str, total: int, done: Mapping[Key, Sample]) -> None:
+        self._bench, self._total = bench, total
+        self._scores: dict[str, list[float]] = {}
+        self._tokens = 0
+        self.seconds_before = max((s["seconds"] for s in done.values()), default=0.0)
+        self.add(list(done.values()))
+
+    def add(self, samples: Sequence[Sample]) -> None:
+        for sample in samples:
+            self._scores.setdefault(sample["problem"], []).append(float(sample["status"] == Status.correct))
+            self._tokens += sample["tokens"]
+
+    def running(self, seconds: float) -> Running:
+        so_far = average(list(self._scores.values()))
+        done = sum(map(len, self._scores.values()))
+        return Running(self._bench, done, self._total, so_far.average, so_far.stderr, self._tokens, seconds)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One sample to draw."""
+
+    problem: Problem
+    number: int
+    seed: int
+
+
 @dataclass
 class Evaluation:
-    """One model, loaded once, with everything that its benchmarks share."""
+    """One model, served once, with everything that its benchmarks share."""
 
     config: EvalConfig
     target: Target
-    model: LanguageModel
+    card: ModelCard
     prompts: Prompts
     engine: Engine
     grader: Grader
@@ -61,27 +95,27 @@ class Evaluation:
         Raises:
             UserError: where the folder holds samples of other settings, or a prompt does not fit.
         """
-        folder, sampling = self.folder(bench), self.sampling(bench)
-        self._claim(folder, bench, sampling)
-        golds = [problem.answer or "" for problem in bench.problems]
-        usable = [p for p, ok in zip(bench.problems, self.grader.check_golds(golds), strict=True) if ok]
-        if not usable:
-            raise UserError(f"{bench.name}: none of its gold answers can be read")
-        seconds = self._sample(folder, bench, usable, sampling, on_progress)
-        samples = _keyed(folder, usable, self.config.n)
-        summary = {
-            **summarise(samples, usable, self.grader, self.config.n),
-            "bench": bench.name,
-            "unusable_golds": [p.id for p in bench.problems if p not in usable],
-            "target": self.target.name,
-            "step": self.target.step,
-            "seconds": seconds,
-            "tokens_per_s": sum(s["tokens"] for s in samples.values()) / max(seconds, 1e-9),
-            "bench_sha256": bench.sha256,
-            "sampling": asdict(sampling),
-            "folder": str(folder),
-        }
-        write_json(folder / "summary.json", summary)
+        file, sampling = SampleFile(self.folder(bench)), sampling_of(self.config, self.card, self.prompts, bench)
+        about = {"created": now(), "engine_options": self.config.vllm.model_dump(), **environment(self._device)}
+        with file.claim(self._settings(bench, sampling), about):
+            seconds = self._sample(file, bench, sampling, on_progress)
+            samples = file.read(bench.problems, self.config.n)
+            summary = {
+                **summarise(samples, bench.problems, self.grader, self.config.n),
+                "bench": bench.name,
+                "unusable_golds": list(bench.unusable),
+                "target": self.target.name,
+                "step": self.target.step,
+                "engine": self.engine.name,
+                "seconds": seconds,
+                "tokens_per_s": sum(s["tokens"] for s in samples.values()) / max(seconds, 1e-9),
+                "bench_sha256": bench.sha256,
+                "bench_source": bench.source,
+                "sampling": asdict(sampling),
+                "folder": str(file.folder),
+            }
+            write_json(file.folder / "summary.json", summary)
+            write_page(file.folder / "samples.html", summary, bench.problems, list(samples.values()))
         return summary
 
     def folder(self, bench: Benchmark) -> Path:
@@ -95,150 +129,134 @@ class Evaluation:
         run = Path(self.config.output_dir) if self.config.output_dir else self.target.run
         return (run or Path("runs") / self.target.name) / "evals" / name
 
-    def sampling(self, bench: Benchmark) -> Sampling:
-        """Raises UserError if prompt and new tokens exceed the model's context."""
-        config = self.config
-        longest = max(len(self.prompts.student(p.problem)) for p in bench.problems)
-        room = self.model.context - longest
-        wanted = config.max_new_tokens or min(PUBLISHED_NEW_TOKENS, room)
-        if not 0 < wanted <= room:
-            raise UserError(
-                f"--max-new-tokens: the longest prompt of {bench.name} takes {longest} tokens, which leaves "
-                f"{max(room, 0)} of the model's context of {self.model.context}"
-            )
-        return Sampling(config.temperature, config.top_p, config.top_k, wanted)
+    @property
+    def _device(self) -> Any:
+        return pick_device(self.config.device)
 
-    def _claim(self, folder: Path, bench: Benchmark, sampling: Sampling) -> None:
-        """Records the settings of a new evaluation; refuses to mix other ones into an old one."""
-        settings = {
+    def _settings(self, bench: Benchmark, sampling: Sampling) -> dict[str, Any]:
+        return {
             **self.identity,
+            "engine": self.engine.name,
             "bench_sha256": bench.sha256,
             "n": self.config.n,
             "seed": self.config.seed,
             "prompt": {"template": self.prompts.student_template, "thinking": self.prompts.thinking},
             "sampling": asdict(sampling),
         }
-        if not folder.exists() or {p.name for p in folder.iterdir()} <= {".settings.json.tmp"}:
-            write_json(folder / "settings.json", {**settings, "created": now(), **environment(self.model.device)})
-            return
-        if not (folder / "settings.json").is_file():
-            raise UserError(f"{folder} holds something else; choose another --output-dir")
-        before = read_json(folder / "settings.json")
-        for key, value in settings.items():
-            if before.get(key) != value:
-                raise UserError(
-                    f"{folder} was sampled with {key} {before.get(key)!r}, now it is {value!r}; "
-                    "remove the folder or choose another --output-dir"
-                )
 
     def _sample(
-        self, folder: Path, bench: Benchmark, usable: Sequence[Problem], sampling: Sampling, on_progress: Progress
+        self, file: SampleFile, bench: Benchmark, sampling: Sampling, on_progress: Progress
     ) -> float:
         """Draws and grades every (problem, sample) that is not on disk yet; returns the seconds spent so far."""
-        done = _keyed(folder, usable, self.config.n)
-        missing = [(p, i) for p in usable for i in range(self.config.n) if (p.id, i) not in done]
-        seeds = [derive_seed(self.config.seed, p.problem, i) for p, i in missing]
-        prompts = {p.id: tuple(self.prompts.student(p.problem)) for p in usable}
-        requests = [Request(prompts[p.id], seed) for (p, _), seed in zip(missing, seeds, strict=True)]
-        before = max((s["seconds"] for s in done.values()), default=0.0)
-        correct = sum(s["status"] == Status.correct for s in done.values())
-        tokens = sum(s["tokens"] for s in done.values())
-        count, total = len(done), len(usable) * self.config.n
-        drop_cut_line(folder / "samples.jsonl")
+        done = file.read(bench.problems, self.config.n)
+        tally = Tally(bench.name, len(bench.problems) * self.config.n, done)
+        jobs = [
+            _Job(p, i, derive_seed(self.config.seed, p.problem, i))
+            for p in bench.problems
+            for i in range(self.config.n)
+            if (p.id, i) not in done
+        ]
+        prompts = {p.id: tuple(self.prompts.student(p.problem)) for p in bench.problems}
+        requests = [Request(prompts[job.problem.id], job.seed) for job in jobs]
         started = time.perf_counter()
-        finished = self.engine.sample(requests, sampling)
-        while batch := list(islice(finished, _GRADED_TOGETHER)):
-            samples = self._grade([(*missing[index], seeds[index], completion) for index, completion in batch])
-            seconds = before + time.perf_counter() - started
-            append_lines(folder / "samples.jsonl", [{**s, "seconds": round(seconds, 3)} for s in samples])
-            count += len(samples)
-            correct += sum(s["status"] == Status.correct for s in samples)
-            tokens += sum(s["tokens"] for s in samples)
-            on_progress(Running(bench.name, count, total, correct, tokens, seconds))
-        return before + time.perf_counter() - started
 
-    def _grade(self, drawn: Sequence[tuple[Problem, int, int, Completion]]) -> list[Sample]:
-        texts = [self.model.text(completion.ids) for _, _, _, completion in drawn]
-        ended = [i for i, (_, _, _, c) in enumerate(drawn) if c.finish == "stop"]
-        graded = self.grader.grade([(drawn[i][0].answer or "", texts[i]) for i in ended])
+        def record(drawn: Sequence[tuple[_Job, Completion]]) -> None:
+            seconds = tally.seconds_before + time.perf_counter() - started
+            samples = [{**sample, "seconds": round(seconds, 3)} for sample in self._grade(drawn)]
+            file.append(samples)
+            tally.add(samples)
+            on_progress(tally.running(seconds))
+
+        with Background(record) as recorder:  # grading hides behind generation
+            for index, completion in self.engine.sample(requests, sampling, logprobs=False):
+                recorder.put((jobs[index], completion))
+        return tally.seconds_before + time.perf_counter() - started
+
+    def _grade(self, drawn: Sequence[tuple[_Job, Completion]]) -> list[Sample]:
+        texts = [self.card.text(completion.ids) for _, completion in drawn]
+        ended = [i for i, (_, completion) in enumerate(drawn) if completion.finish == "stop"]
+        graded = self.grader.grade([(drawn[i][0].problem.answer or "", texts[i]) for i in ended])
         grades = dict(zip(ended, graded, strict=True))
         samples = []
-        for i, (problem, index, seed, completion) in enumerate(drawn):
+        for i, (job, completion) in enumerate(drawn):
             grade = grades.get(i)  # a completion cut by the token limit has no answer
             samples.append(
                 {
-                    "problem": problem.id,
-                    "sample": index,
+                    "problem": job.problem.id,
+                    "sample": job.number,
                     "status": str(grade.status if grade else Status.truncated),
                     "answer": grade.answer if grade else None,
-                    "gold": problem.answer,
+                    "gold": job.problem.answer,
                     "tokens": len(completion.ids),
-                    "seed": seed,
+                    "seed": job.seed,
                     "text": texts[i],
                 }
             )
         return samples
 
 
-def evaluate(config: EvalConfig, on_start: Callable[[Evaluation], None], on_progress: Progress) -> list[dict[str, Any]]:
+def evaluate(
+    config: EvalConfig, on_start: Callable[[Evaluation], None], on_progress: Progress, warn: Warn
+) -> list[dict[str, Any]]:
     """Evaluates config.model on each of config.bench; returns their summaries.
 
     Raises:
-        UserError: for anything the user can fix; benches are loaded before the model, so that a typo costs nothing.
+        UserError: for anything the user can fix; all of it is looked at before the model's weights are loaded.
     """
-    target = find_target(config.model)
-    benches = [load_benchmark(name, config.columns, config.limit) for name in config.bench]
-    model = load_model(config.model_copy(update={"model": target.model}), target.adapter)
+    target = find_target(config.model, config.base)
+    benches = load_benchmarks(config.bench, config)
+    card = load_card(target.model)
+    identity = _identity(config, target)
+    if target.adapter is not None:
+        check_adapter(target.adapter, card)
+        _check_base(target, identity["model"])
+    prompts = build_prompts(card.tokenizer, _prompt_settings(config, target))
+    length = max(_longest(prompts, b) + sampling_of(config, card, prompts, b).max_new_tokens for b in benches)
+    serving = Serving(config.model_copy(update={"model": target.model}), length, target.adapter)
     with Grader(timeout_s=config.grader_timeout_s) as grader:
-        engine = build_engine(config.engine, model)
-        evaluation = Evaluation(
-            config=config,
-            target=target,
-            model=model,
-            prompts=build_prompts(model.tokenizer, _prompt_settings(config, target)),
-            engine=engine,
-            grader=grader,
-            identity={
-                "model": model_identity(target.model, model),
-                "adapter_sha256": file_hash(target.adapter / "adapter_model.safetensors") if target.adapter else None,
-                "dtype": str(model.head.dtype),
-                "engine": engine.name,
-            },
+        benches = [check_golds(bench, grader) for bench in benches]
+        with closing(evaluation_engine(config, serving, warn)) as engine:
+            evaluation = Evaluation(config, target, card, prompts, engine, grader, identity)
+            on_start(evaluation)
+            return [evaluation.run(bench, on_progress) for bench in benches]
+
+
+def sampling_of(config: EvalConfig, card: ModelCard, prompts: Prompts, bench: Benchmark) -> Sampling:
+    """Raises UserError if prompt and new tokens exceed the model's context."""
+    longest = _longest(prompts, bench)
+    room = card.context - longest
+    wanted = config.max_new_tokens or min(PUBLISHED_NEW_TOKENS, room)
+    if not 0 < wanted <= room:
+        raise UserError(
+            f"--max-new-tokens: the longest prompt of {bench.name} takes {longest} tokens, which leaves "
+            f"{max(room, 0)} of the model's context of {card.context}"
         )
-        for bench in benches:
-            evaluation.sampling(bench)
-        on_start(evaluation)
-        return [evaluation.run(bench, on_progress) for bench in benches]
+    return Sampling(config.temperature, config.top_p, config.top_k, wanted)
 
 
-def summarise(
-    samples: dict[tuple[str, int], Sample], problems: Sequence[Problem], grader: Grader, n: int
-) -> dict[str, Any]:
-    """The figures of an evaluation from its samples; fractions are 0..1."""
-    rows = [[samples[p.id, i] for i in range(n)] for p in problems]
-    scores = [[float(s["status"] == Status.correct) for s in row] for row in rows]
-    mean = average(scores)
-    statuses = Counter(s["status"] for row in rows for s in row)
-    tokens = [s["tokens"] for row in rows for s in row]
-    votes = [grader.equivalence_classes([s["answer"] for s in row]) for row in rows]
-    right = [
-        {vote for vote, score in zip(row, own, strict=True) if vote is not None and score}
-        for row, own in zip(votes, scores, strict=True)
-    ]
+def _longest(prompts: Prompts, bench: Benchmark) -> int:
+    return max(len(prompts.student(p.problem)) for p in bench.problems)
+
+
+def _identity(config: EvalConfig, target: Target) -> dict[str, Any]:
     return {
-        "n": n,
-        "problems": len(problems),
-        "samples": len(tokens),
-        "average": mean.average,
-        "stderr": mean.stderr,
-        "sampling_stderr": mean.sampling_stderr,
-        "pass_at_k": {str(k): value for k, value in pass_at_ks([int(sum(row)) for row in scores], n).items()},
-        "majority": majority(votes, right),
-        "truncated": statuses[Status.truncated],
-        "no_answer": statuses[Status.no_answer],
-        "grader_failures": statuses[Status.timeout] + statuses[Status.error],
-        "mean_tokens": sum(tokens) / len(tokens),
+        "model": model_identity(target.model),
+        "adapter_sha256": file_hash(target.adapter / "adapter_model.safetensors") if target.adapter else None,
+        "dtype": str(pick_dtype(config.dtype, pick_device(config.device))),
     }
+
+
+def _check_base(target: Target, model: Mapping[str, Any]) -> None:
+    """An adapter of a run belongs to the very weights it was trained on."""
+    if target.run is None:
+        return
+    trained_on = read_json(target.run / "manifest.json")["model"]
+    for key in ("sha256", "revision"):
+        if key in trained_on and key in model and trained_on[key] != model[key]:
+            raise UserError(
+                f"{target.adapter}: was trained on {trained_on['name']} with {key} {trained_on[key]}, "
+                f"and {target.model} has {model[key]}; name the right base model with --base"
+            )
 
 
 def _prompt_settings(config: EvalConfig, target: Target) -> PromptSettings:
@@ -246,11 +264,3 @@ def _prompt_settings(config: EvalConfig, target: Target) -> PromptSettings:
     if config.prompt == PromptSettings() and target.run is not None:
         return resolve(TrainConfig, [saved_config(target.run)]).prompt
     return config.prompt
-
-
-def _keyed(folder: Path, problems: Sequence[Problem], n: int) -> dict[tuple[str, int], Sample]:
-    """The samples on disk by (problem, sample); a key that stands twice counts once."""
-    wanted = {(p.id, i) for p in problems for i in range(n)}
-    lines = read_lines(folder / "samples.jsonl")
-    keyed = {(line["problem"], line["sample"]): line for line in reversed(lines)}
-    return {key: line for key, line in keyed.items() if key in wanted}

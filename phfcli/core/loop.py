@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phfcli.core.cards import stable_name
 from phfcli.core.checkpoints import checkpoints_of, load_checkpoint, save_checkpoint
 from phfcli.core.config import TrainConfig
 from phfcli.core.data import Curriculum
@@ -16,13 +18,13 @@ from phfcli.core.errors import UserError
 from phfcli.core.files import append_lines
 from phfcli.core.flows import Flow, save_flow
 from phfcli.core.grading import Grader, Status, last_box
-from phfcli.core.models import LanguageModel, stable_name
+from phfcli.core.models import LanguageModel
 from phfcli.core.objectives import LossTerms, Objective
 from phfcli.core.passes import Batch, Sample, collate, run_pass
 from phfcli.core.prompts import Prompts
 from phfcli.core.records import Completion, Problem, Request, Sampling
 from phfcli.core.resources import step_name
-from phfcli.core.rollouts import Engine
+from phfcli.core.rollouts import TrainingEngine
 from phfcli.core.runs import continue_run
 from phfcli.core.seeds import derive_seed
 from phfcli.core.teachers import AveragedTeacher
@@ -54,7 +56,7 @@ class Trainer:
     model: LanguageModel
     teacher: AveragedTeacher
     objective: Objective
-    engine: Engine
+    engine: TrainingEngine
     prompts: Prompts
     curriculum: Curriculum
     optimizer: torch.optim.Optimizer
@@ -64,7 +66,7 @@ class Trainer:
 
     def train(self) -> Iterator[Metrics]:
         """Runs to the last step; yields each step's metrics after they are on disk."""
-        with self.grader:
+        with self.grader, closing(self.engine):
             while self.step < self.config.steps:
                 metrics, samples = self.train_step(self.step + 1)
                 self.step += 1
@@ -121,6 +123,7 @@ class Trainer:
             Request(tuple(self.prompts.student(p.problem)), derive_seed(self.config.seed, "rollout", step, index))
             for index, p in enumerate(problems)
         ]
+        self.engine.update(self.model)
         return [
             completion for _, completion in sorted(self.engine.sample(requests, sampling), key=lambda pair: pair[0])
         ]
@@ -144,7 +147,9 @@ class Trainer:
     def collate(self, samples: Sequence[Sample]) -> list[Batch]:
         size = self.config.micro_batch_size
         parts = [samples[i : i + size] for i in range(0, len(samples), size)]
-        return [collate(part, self.objective.needs.positions, self.model.pad_id, self.model.device) for part in parts]
+        return [
+            collate(part, self.objective.needs.positions, self.model.card.pad_id, self.model.device) for part in parts
+        ]
 
     def terms(self, batch: Batch) -> LossTerms:
         """Both passes over the same tokens, then the objective."""
@@ -184,7 +189,7 @@ class Trainer:
         """Both readers' states of all layers along the samples, under the present weights."""
         self.model.network.eval()
         layers = range(1, len(self.model.blocks) + 1)
-        batch = collate(samples, self.config.flow.positions, self.model.pad_id, self.model.device)
+        batch = collate(samples, self.config.flow.positions, self.model.card.pad_id, self.model.device)
         assert batch.teacher is not None
         with self.teacher.weights():
             teacher = run_pass(self.model, batch.teacher, batch, layers).states
@@ -206,7 +211,7 @@ class Trainer:
 
     def _rewards(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[float]:
         """1 for a completion whose answer is the problem's, else 0, by the grader of evaluation."""
-        texts = [self.model.text(completion.ids) for completion in completions]
+        texts = [self.model.card.text(completion.ids) for completion in completions]
         golds = [problem.answer or last_box(problem.solution or "") or "" for problem in problems]
         grades = self.grader.grade(list(zip(golds, texts, strict=True)))
         whole = [completion.finish == "stop" for completion in completions]
@@ -214,8 +219,8 @@ class Trainer:
 
     def _reference(self, problem: Problem) -> Completion:
         assert problem.solution is not None
-        ids = self.model.tokenizer.encode(problem.solution, add_special_tokens=False)
-        eos = self.model.tokenizer.eos_token_id
+        ids = self.model.card.tokenizer.encode(problem.solution, add_special_tokens=False)
+        eos = self.model.card.tokenizer.eos_token_id
         return Completion((*ids, eos) if isinstance(eos, int) else tuple(ids), (), finish="stop")
 
     def _teacher_prompt(self, problem: Problem) -> list[int] | None:

@@ -1,6 +1,6 @@
 """Models as the method sees them: L decoder blocks, a final norm and a linear head, with a tokenizer beside them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,26 +11,17 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
+from phfcli.core.cards import ModelCard, from_hub, load_card, pick_device, pick_dtype
 from phfcli.core.config import LoraSettings, ModelSettings
 from phfcli.core.errors import UserError, first_line
-from phfcli.core.hub import hub_answers
-from phfcli.core.resources import EMBEDDED, embedded_model
 
 # config fields under which logits are not simply head @ hidden, which the fused losses rely on
 _LOGIT_TRANSFORMS = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
 
 # products this small only wait for each other on several threads: far slower wherever another program is at work
-_ONE_THREAD_WIDTH = 256
+ONE_THREAD_WIDTH = 256
 
 
 @dataclass(frozen=True)
@@ -40,12 +31,12 @@ class LanguageModel:
     Attributes:
         network: what is trained and saved: the model, or the PEFT model around it.
         causal: the transformers model itself; adapters are already injected into its layers.
-        tokenizer: its fast tokenizer.
+        card: its tokenizer, and where its completions end.
     """
 
     network: PreTrainedModel | PeftModel
     causal: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    card: ModelCard
 
     @property
     def backbone(self) -> nn.Module:
@@ -69,63 +60,9 @@ class LanguageModel:
     def device(self) -> torch.device:
         return self.head.device
 
-    @property
-    def context(self) -> int:
-        """The longest sequence the model was made for, in tokens."""
-        return int(self.causal.config.max_position_embeddings)
-
-    @property
-    def eos_ids(self) -> frozenset[int]:
-        """Every token that ends a completion."""
-        eos = self.causal.generation_config.eos_token_id
-        return frozenset([eos] if isinstance(eos, int) else eos)
-
-    @property
-    def pad_id(self) -> int:
-        pad = self.causal.generation_config.pad_token_id
-        assert isinstance(pad, int)
-        return pad
-
-    def text(self, ids: Sequence[int]) -> str:
-        """A completion as text, thinking included, without its end token."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
-
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name, in a fixed order."""
         return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
-
-
-def locate(name: str) -> str:
-    """The folder or hub id behind a model's name. Raises UserError if it is a path to nothing."""
-    if name == EMBEDDED:
-        return str(embedded_model())
-    path = Path(name)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(f"{name}: the folder holds no config.json, so it is not a model")
-        return str(path.resolve())
-    if path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        raise UserError(f"{name}: no such model folder")
-    return name
-
-
-def stable_name(name: str) -> str:
-    """A model's name that means the same from any working directory."""
-    return name if name == EMBEDDED else locate(name)
-
-
-def load_config(name: str) -> PreTrainedConfig:
-    """The model's architecture. Raises UserError where neither folder nor hub has it."""
-    config: PreTrainedConfig = _from_hub(AutoConfig.from_pretrained, name, "model")
-    return config
-
-
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer; it must have a chat template."""
-    tokenizer: PreTrainedTokenizerBase = _from_hub(AutoTokenizer.from_pretrained, name, "tokenizer")
-    if not tokenizer.chat_template:
-        raise UserError(f"{name}: its tokenizer has no chat template; use an instruction-tuned model")
-    return tokenizer
 
 
 def load_model(settings: ModelSettings, adapter: Path | None = None) -> LanguageModel:
@@ -134,9 +71,9 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
     Raises:
         UserError: where the model cannot be found or read, or the method cannot be applied to it.
     """
-    tokenizer = load_tokenizer(settings.model)
+    card = load_card(settings.model)
     device = pick_device(settings.device)
-    causal: PreTrainedModel = _from_hub(
+    causal: PreTrainedModel = from_hub(
         AutoModelForCausalLM.from_pretrained,
         settings.model,
         "model",
@@ -144,12 +81,12 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
         **({} if settings.attention == "auto" else {"attn_implementation": settings.attention}),
     ).to(device)
     check_supported(causal, settings.model)
-    if device.type == "cpu" and causal.config.hidden_size <= _ONE_THREAD_WIDTH:
+    if device.type == "cpu" and causal.config.hidden_size <= ONE_THREAD_WIDTH:
         torch.set_num_threads(1)
     # only where a completion ends is kept: a model's own sampling defaults must not leak into a protocol
-    causal.generation_config = _endings(causal, tokenizer)
+    causal.generation_config = GenerationConfig(eos_token_id=sorted(card.eos_ids), pad_token_id=card.pad_id)
     network = causal.eval() if adapter is None else _load_adapter(causal, adapter)
-    return LanguageModel(network, causal, tokenizer)
+    return LanguageModel(network, causal, card)
 
 
 def add_lora(model: LanguageModel, settings: LoraSettings, seed: int) -> LanguageModel:
@@ -165,7 +102,7 @@ def add_lora(model: LanguageModel, settings: LoraSettings, seed: int) -> Languag
         network = get_peft_model(model.causal, config)
     except ValueError as error:
         raise UserError(f"lora.target_modules: {first_line(error)}") from None
-    return LanguageModel(network, model.causal, model.tokenizer)
+    return LanguageModel(network, model.causal, model.card)
 
 
 @contextmanager
@@ -190,24 +127,6 @@ def merged(model: LanguageModel) -> Iterator[None]:
             layer.get_base_layer().weight.data = weight
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the GPU if there is one. Raises UserError for one that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device: {name!r} cannot be used: {first_line(error)}") from None
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name; "auto" is bfloat16 on a GPU and float32 on a CPU."""
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
-
-
 def check_supported(causal: PreTrainedModel, name: str) -> None:
     """Raises UserError for an architecture without blocks to watch, or whose logits are not a plain product."""
     if not isinstance(getattr(causal.get_decoder(), "layers", None), nn.ModuleList):
@@ -218,19 +137,6 @@ def check_supported(causal: PreTrainedModel, name: str) -> None:
     for field, neutral in _LOGIT_TRANSFORMS.items():
         if getattr(causal.config, field, None) not in (None, neutral):
             raise UserError(f"{name}: its config sets {field}, which the fused divergence does not know")
-
-
-def _from_hub(loader: Any, name: str, what: str, **options: Any) -> Any:
-    where = locate(name)
-    local = Path(where).is_dir()
-    answers = local or hub_answers()
-    try:
-        return loader(where, trust_remote_code=False, **options)
-    except (OSError, ValueError, ImportError) as error:
-        if not answers:
-            raise UserError(f"{name}: no such folder, and the hub cannot be reached for its {what}") from None
-        where = "its folder" if local else "the hub"
-        raise UserError(f"{name}: its {what} cannot be loaded from {where}: {first_line(error)}") from None
 
 
 def _is_plain(network: PeftModel) -> bool:
@@ -246,12 +152,3 @@ def _load_adapter(causal: PreTrainedModel, adapter: Path) -> PeftModel:
         return PeftModel.from_pretrained(causal, str(adapter)).eval()
     except Exception as error:  # PEFT, safetensors and torch each have their own way to refuse a bad file
         raise UserError(f"{adapter}: the adapter does not load onto this model: {first_line(error)}") from None
-
-
-def _endings(causal: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
-    own = causal.generation_config.eos_token_id
-    eos = {tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])} - {None}
-    if not eos:
-        raise UserError("the tokenizer has no end-of-sequence token")
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos)
-    return GenerationConfig(eos_token_id=sorted(eos), pad_token_id=pad)

@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 ObjectiveName = Literal["phf", "phf-local", "direction", "geometry", "pointwise", "opsd"]
 TeacherName = Literal["ema", "fixed", "online"]
-EngineName = Literal["auto", "transformers"]
+EngineName = Literal["auto", "transformers", "vllm"]
 EnergyName = Literal["loss", "direction", "geometry", "transition"]
 
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
+from phfcli.core.cards import load_config, load_tokenizer, pick_device, pick_dtype, skeleton
 from phfcli.core.config import TrainConfig
 from phfcli.core.data import load_problems
 from phfcli.core.errors import UserError
 from phfcli.core.losses.sweep import CHUNK_BYTES
-from phfcli.core.models import load_config, load_tokenizer, pick_device, pick_dtype
 from phfcli.core.prompts import build_prompts
 from phfcli.core.records import Problem
 
@@ -42,31 +42,31 @@ def plan_run(config: TrainConfig) -> Plan:
         prompts = build_prompts(tokenizer, config.prompt)
         plan.prompts = _render(prompts.student_text, prompts.teacher_text, problem)
         prompt_tokens = len(prompts.teacher(problem.problem, problem.solution or ""))
-    skeleton = _try(plan, lambda: _skeleton(config))
-    if skeleton is not None:
-        plan.memory = estimate_memory(config, skeleton, prompt_tokens)
+    model = _try(plan, lambda: skeleton(load_config(config.model)))
+    if model is not None:
+        plan.memory = estimate_memory(config, model, prompt_tokens)
     return plan
 
 
-def estimate_memory(config: TrainConfig, skeleton: PreTrainedModel, prompt_tokens: int) -> dict[str, int]:
+def estimate_memory(config: TrainConfig, model: PreTrainedModel, prompt_tokens: int) -> dict[str, int]:
     """Bytes by part at the peak of a step on one device; a plain count of tensors, not a measurement.
 
     Activations are those that the backward pass of a block needs with its weights frozen: about 10 times the width
     and 6 times the MLP's width for each token; with gradient checkpointing one block's, and the others' inputs.
     """
-    arch = skeleton.config
+    arch = model.config
     size = pick_dtype(config.dtype, pick_device(config.device)).itemsize
     width, depth, inner = arch.hidden_size, arch.num_hidden_layers, arch.intermediate_size
     adapter = sum(
         config.lora.r * (module.in_features + module.out_features)
-        for name, module in skeleton.named_modules()
+        for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] in config.lora.target_modules
     )
     tokens = config.micro_batch_size * (prompt_tokens + config.rollout.max_new_tokens)
     block = tokens * (10 * width + 6 * inner) * size
     inputs = tokens * width * size * depth
     parts = {
-        "weights": skeleton.num_parameters() * size,
+        "weights": model.num_parameters() * size,
         "adapter": adapter * 4,
         "teacher": adapter * 4,
         "gradient": adapter * 4,
@@ -76,13 +76,6 @@ def estimate_memory(config: TrainConfig, skeleton: PreTrainedModel, prompt_token
         "divergence chunk": 2 * CHUNK_BYTES,
     }
     return {**parts, "total": sum(parts.values())}
-
-
-def _skeleton(config: TrainConfig) -> PreTrainedModel:
-    arch = load_config(config.model)
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(arch, trust_remote_code=False)
-    return model
 
 
 def _render(student: Callable[[str], str], teacher: Callable[[str, str], str], problem: Problem) -> dict[str, str]:

@@ -11,16 +11,17 @@ from typing import Any
 import torch
 
 from phfcli import __version__
+from phfcli.core.cards import load_config, locate
 from phfcli.core.config import TrainConfig
 from phfcli.core.data import Curriculum
 from phfcli.core.errors import UserError
 from phfcli.core.files import folder_hash, json_lines, read_json, read_lines, write_json, write_text
-from phfcli.core.models import LanguageModel, locate
+from phfcli.core.models import LanguageModel
 from phfcli.core.resources import is_run
 from phfcli.core.settings import Source, read_yaml, resolve, write_yaml
 
 # what may differ when a run goes on: they change where it ends and what it leaves, not the steps themselves
-_FREE_ON_RESUME = ("steps", "checkpoint_every", "output_dir")
+_FREE_ON_RESUME = ("steps", "checkpoint_every", "output_dir", "vllm", "http")
 _WRITTEN_BEFORE_CONFIG = {"manifest.json", ".manifest.json.tmp", ".config.yaml.tmp"}
 
 
@@ -46,13 +47,20 @@ def saved_config(folder: Path) -> Source:
 
 def check_resumable(folder: Path, config: TrainConfig) -> None:
     """Raises UserError, naming the setting, if going on would not be the same run."""
-    before = resolve(TrainConfig, [saved_config(folder)]).model_dump()
-    after = config.model_dump()
+    before, after = _comparable(resolve(TrainConfig, [saved_config(folder)])), _comparable(config)
     for key, value in before.items():
         if key not in _FREE_ON_RESUME and after[key] != value:
             raise UserError(
                 f"--resume: {key} was {value!r} in {folder} and is now {after[key]!r}; a resumed run keeps its settings"
             )
+
+
+def _comparable(config: TrainConfig) -> dict[str, Any]:
+    """The settings, whatever address a server has today."""
+    tree = config.model_dump()
+    if "://" in tree["rollout"]["engine"]:
+        tree["rollout"]["engine"] = "http"
+    return tree
 
 
 def start_run(folder: Path, config: TrainConfig, model: LanguageModel, curriculum: Curriculum, skipped: int) -> None:
@@ -64,7 +72,7 @@ def start_run(folder: Path, config: TrainConfig, model: LanguageModel, curriculu
             "created": now(),
             "command": sys.argv,
             "seed": config.seed,
-            "model": model_identity(config.model, model),
+            "model": {**model_identity(config.model), "parameters": model.causal.num_parameters()},
             "data": data,
             **environment(model.device),
         },
@@ -81,12 +89,12 @@ def continue_run(folder: Path, step: int) -> None:
     write_text(folder / "metrics.jsonl", json_lines(kept))
 
 
-def model_identity(name: str, model: LanguageModel) -> dict[str, Any]:
+def model_identity(name: str) -> dict[str, Any]:
     """What tells two models of one name apart: a hub commit, or a hash of a local folder's files."""
-    commit = getattr(model.causal.config, "_commit_hash", None)
     where = Path(locate(name))
-    identity = {"revision": commit} if commit else {"sha256": folder_hash(where) if where.is_dir() else None}
-    return {"name": name, "parameters": model.causal.num_parameters(), **identity}
+    if where.is_dir():
+        return {"name": name, "sha256": folder_hash(where)}
+    return {"name": name, "revision": getattr(load_config(name), "_commit_hash", None)}
 
 
 def environment(device: torch.device) -> dict[str, Any]:

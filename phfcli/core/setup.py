@@ -12,7 +12,7 @@ from phfcli.core.loop import Trainer
 from phfcli.core.models import LanguageModel, add_lora, load_model
 from phfcli.core.objectives import Objective, build_objective
 from phfcli.core.prompts import build_prompts
-from phfcli.core.rollouts import build_engine
+from phfcli.core.rollouts import training_engine
 from phfcli.core.runs import start_run
 from phfcli.core.seeds import derive_seed
 from phfcli.core.teachers import build_teacher
@@ -25,14 +25,16 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool) -> Trainer:
         UserError: for a model, data or layers that cannot be used. Nothing has been written then.
     """
     base = load_model(config)
-    prompts = build_prompts(base.tokenizer, config.prompt)
-    curriculum, skipped = build_curriculum(config, prompts, base.context)
+    prompts = build_prompts(base.card.tokenizer, config.prompt)
+    curriculum, skipped = build_curriculum(config, prompts, base.card.context)
     objective = build_objective(config)
     _check_layers(objective, len(base.blocks))
     model = add_lora(base, config.lora, derive_seed(config.seed, "lora"))
     if config.gradient_checkpointing:
         model.causal.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer, schedule = build_optimizer(config, model, curriculum)
+    student_prompts = [prompts.student(p.problem) for p in curriculum.visited(config.steps)]
+    engine = training_engine(config, model, student_prompts)
     if fresh:
         start_run(folder, config, model, curriculum, skipped)
     return Trainer(
@@ -41,7 +43,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool) -> Trainer:
         model=model,
         teacher=build_teacher(model.trainable(), config.teacher),
         objective=objective,
-        engine=build_engine(config.rollout.engine, model),
+        engine=engine,
         prompts=prompts,
         curriculum=curriculum,
         optimizer=optimizer,

@@ -115,7 +115,7 @@ def test_a_model_without_its_weights(phf: Phf, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(embedded_model(), folder)
     (folder / "model.safetensors").unlink()
-    refused(phf("eval", folder), str(folder), "cannot be loaded from its folder")
+    refused(phf("eval", folder, "--engine", "transformers"), str(folder), "cannot be loaded from its folder")
 
 
 def test_a_device_that_is_not_there(phf: Phf) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from phfcli import __version__
 
-COMMANDS = ("train", "eval", "diagnose", "compare")
+COMMANDS = ("train", "eval", "diagnose", "compare", "export")
 
 
 @pytest.mark.parametrize("args", [["--help"], *([c, "--help"] for c in COMMANDS)])
@@ -47,7 +47,7 @@ def test_shell_completion_answers(monkeypatch: pytest.MonkeyPatch) -> None:
         (["tran"], "Did you mean 'train'?"),
         (["train", "--stepz", "3"], "No such option: --stepz"),
         (["train", "--steps", "many"], "'--steps': 'many' is not a valid int"),
-        (["eval"], "Missing argument 'TARGET'"),
+        (["eval"], "TARGET: name a run"),
     ],
 )
 def test_a_typo_is_one_line(phf: Callable[..., Any], args: list[str], message: str) -> None:

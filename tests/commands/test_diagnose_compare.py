@@ -60,7 +60,7 @@ def test_each_energy_says_which_it_is(phf: Phf, run: Path, energy: str) -> None:
 
 def test_two_evaluations_side_by_side(phf: Phf, run: Path) -> None:
     for target in ("embedded", run):
-        phf("eval", target, "--limit", 6, "--n", 2, "--quiet")
+        phf("eval", target, "--limit", 6, "--n", 2, "--quiet", "--engine", "transformers")
     done = phf("compare", "runs/embedded", run, "--json")
     rows, (pair,) = done.json["rows"], done.json["pairs"]
     assert [row["name"] for row in rows] == ["embedded", "run"]
@@ -75,8 +75,8 @@ def test_two_evaluations_side_by_side(phf: Phf, run: Path) -> None:
 
 
 def test_copies_of_a_bench_that_differ_are_not_compared(phf: Phf, run: Path) -> None:
-    phf("eval", "embedded", "--limit", 6, "--n", 2, "--quiet")
-    phf("eval", run, "--limit", 5, "--n", 2, "--quiet")
+    phf("eval", "embedded", "--limit", 6, "--n", 2, "--quiet", "--engine", "transformers")
+    phf("eval", run, "--limit", 5, "--n", 2, "--quiet", "--engine", "transformers")
     done = phf("compare", "runs/embedded", run)
     assert done.code == 2
     assert "differ in rows" in done.err
@@ -89,7 +89,7 @@ def test_a_run_without_evaluations(phf: Phf, run: Path) -> None:
 
 
 def test_a_name_is_shown_as_text(phf: Phf, run: Path) -> None:
-    phf("eval", run, "--limit", 2, "--n", 1, "--quiet")
+    phf("eval", run, "--limit", 2, "--n", 1, "--quiet", "--engine", "transformers")
     summary = run / "evals/embedded-n1/summary.json"
     changed = json.loads(summary.read_text()) | {"target": "[red]x[/] \x1b[2J|"}
     summary.write_text(json.dumps(changed))

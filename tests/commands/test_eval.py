@@ -12,7 +12,8 @@ from phfcli.core.resources import embedded_model
 
 Phf = Callable[..., Any]
 
-SMALL = ("--limit", 3, "--n", 2, "--quiet")
+ENGINE = ("--engine", "transformers")  # "auto" is vLLM where it is installed, which starts in half a minute
+SMALL = ("--limit", 3, "--n", 2, "--quiet", *ENGINE)
 
 
 def samples(folder: Path) -> list[dict[str, Any]]:
@@ -21,7 +22,7 @@ def samples(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_the_json_of_an_evaluation(phf: Phf, tmp_path: Path) -> None:
-    done = phf("eval", "embedded", "--limit", 8, "--n", 4, "--json")
+    done = phf("eval", "embedded", "--limit", 8, "--n", 4, "--json", *ENGINE)
     assert done.code == 0
     (summary,) = done.json["benches"]
     assert {
@@ -41,7 +42,7 @@ def test_the_json_of_an_evaluation(phf: Phf, tmp_path: Path) -> None:
 
 def test_a_sample_does_not_depend_on_what_is_sampled_beside_it(phf: Phf, tmp_path: Path) -> None:
     phf("eval", "embedded", *SMALL, "--output-dir", "some")
-    phf("eval", "embedded", "--limit", 5, "--n", 3, "--quiet", "--output-dir", "more")
+    phf("eval", "embedded", "--limit", 5, "--n", 3, "--quiet", "--output-dir", "more", *ENGINE)
     some, more = samples(tmp_path / "some/evals/embedded-n2"), samples(tmp_path / "more/evals/embedded-n3")
     texts = {(line["problem"], line["sample"]): line["text"] for line in more}
     assert all(texts[line["problem"], line["sample"]] == line["text"] for line in some)
@@ -130,7 +131,41 @@ def test_a_bench_from_a_file_with_other_columns_and_a_bad_gold(phf: Phf, tmp_pat
     rows = [{"q": "Start with 1, add 8.", "gold": "9", "id": "one"}, {"q": "x", "gold": "\\frac{", "id": "bad"}]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     columns = ("--set", "columns.problem=q", "--set", "columns.answer=gold")
-    done = phf("eval", "embedded", "--bench", "mine.jsonl", *columns, "--n", 2, "--json")
+    done = phf("eval", "embedded", "--bench", "mine.jsonl", *columns, "--n", 2, "--json", *ENGINE)
     summary = done.json["benches"][0]
     assert (summary["bench"], summary["problems"], summary["unusable_golds"]) == ("mine", 1, ["bad"])
     assert "left out" in done.err
+
+
+def test_a_wrong_base_model_is_refused_before_anything_is_loaded(phf: Phf, tmp_path: Path) -> None:
+    phf("train", "--steps", 1, "--set", "batch_size=4", "--output-dir", "run", "--quiet")
+    other = tmp_path / "other"
+    shutil.copytree(embedded_model(), other)
+    assert phf("eval", "run", "--base", other, *SMALL).code == 0  # the same weights elsewhere
+    (other / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes()[:-4] + b"\0\0\0\0")
+    done = phf("eval", "run", "--base", other, *SMALL)
+    assert done.code == 2
+    assert "was trained on embedded with sha256" in done.err
+    assert "--base" in done.err
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
+    done = phf("eval", "run", "--base", other, *SMALL)
+    assert done.code == 2
+    assert "does not fit" in done.err
+
+
+def test_the_benchmarks_are_listed(phf: Phf) -> None:
+    listed = phf("eval", "--bench", "list")
+    assert listed.code == 0
+    for name in ("aime24", "aime25", "hmmt25", "math500", "amc23", "minerva", "gsm8k", "paper", "embedded-dev"):
+        assert name in listed.out
+    assert phf("eval", "--bench", "list", "--json").json["suites"]["paper"] == ["aime24", "aime25", "hmmt25"]
+
+
+@pytest.mark.slow
+def test_two_workers_draw_what_one_process_draws(phf: Phf, tmp_path: Path) -> None:
+    few = ("--limit", 6, "--n", 3, "--quiet", *ENGINE)
+    phf("eval", "embedded", *few, "--output-dir", "one")
+    assert phf("eval", "embedded", *few, "--workers", 2, "--output-dir", "two").code == 0
+    bench = "evals/embedded-n3"
+    assert samples(tmp_path / "one" / bench) == samples(tmp_path / "two" / bench)

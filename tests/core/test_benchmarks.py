@@ -7,7 +7,7 @@ import pandas
 import pytest
 
 from phfcli.core.benchmarks import HUB, load_benchmark
-from phfcli.core.config import ColumnSettings
+from phfcli.core.config import EvalConfig
 from phfcli.core.errors import UserError
 from phfcli.core.tables import read_hub
 
@@ -35,15 +35,15 @@ def test_a_hub_data_set_is_read_from_a_folder_of_the_same_form(tmp_path: Path) -
 
 
 def test_embedded_splits_are_disjoint_and_hashed() -> None:
-    evaluation, development = (load_benchmark(name, ColumnSettings()) for name in ("embedded", "embedded-dev"))
+    evaluation, development = (load_benchmark(name, EvalConfig()) for name in ("embedded", "embedded-dev"))
     assert len(evaluation.problems) == len(development.problems) == 128
     assert not {p.problem for p in evaluation.problems} & {p.problem for p in development.problems}
     assert evaluation.sha256 != development.sha256
-    assert load_benchmark("embedded", ColumnSettings(), limit=3).sha256 != evaluation.sha256
+    assert load_benchmark("embedded", EvalConfig(limit=3)).sha256 != evaluation.sha256
 
 
 def test_repeated_ids_are_replaced_by_row_numbers(tmp_path: Path) -> None:
     path = tmp_path / "twice.jsonl"
     rows = [{"id": "same", "problem": p, "answer": "1"} for p in "ab"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert [p.id for p in load_benchmark(str(path), ColumnSettings()).problems] == ["0", "1"]
+    assert [p.id for p in load_benchmark(str(path), EvalConfig()).problems] == ["0", "1"]

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phfcli.core.cards import load_tokenizer
 from phfcli.core.config import TrainConfig
 from phfcli.core.data import Curriculum, build_curriculum
 from phfcli.core.errors import UserError
-from phfcli.core.models import load_tokenizer
 from phfcli.core.prompts import Prompts
 from phfcli.core.records import Problem
 

@@ -36,7 +36,7 @@ def loss_and_gradient(
     student: LanguageModel, teacher: AveragedTeacher, config: TrainConfig, parts: Sequence[Sequence[Sample]]
 ) -> tuple[float, list[Tensor]]:
     objective = build_objective(config)
-    batches = [collate(part, objective.needs.positions, student.pad_id, CPU) for part in parts]
+    batches = [collate(part, objective.needs.positions, student.card.pad_id, CPU) for part in parts]
     counts = {name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts}
     total = 0.0
     layers = LAYERS if objective.needs.layers is None else objective.needs.layers
@@ -104,7 +104,7 @@ def test_chosen_layers_are_those_of_the_all_layer_pass(student: LanguageModel) -
     config = TrainConfig.model_validate({"objective": "phf", "flow": {"layers": [1, 3]}})
     objective = build_objective(config)
     assert objective.needs.layers == (1, 3)
-    batch = collate(SAMPLES, 128, student.pad_id, CPU)
+    batch = collate(SAMPLES, 128, student.card.pad_id, CPU)
     some = run_pass(student, batch.student, batch, (1, 3)).states
     every = run_pass(student, batch.student, batch, LAYERS).states
     torch.testing.assert_close(some, every[[0, 2]])

@@ -20,7 +20,7 @@ SAMPLES = [sample(3, 9, 6), sample(8, 4, 1, start=11), sample(1, 30, 12, start=2
 
 
 def test_the_captured_state_is_the_blocks_output_before_the_final_norm(student: LanguageModel) -> None:
-    batch = collate([sample(4, 6, 10)], 128, student.pad_id, CPU)
+    batch = collate([sample(4, 6, 10)], 128, student.card.pad_id, CPU)
     states = run_pass(student, batch.student, batch, LAYERS).states  # [3, 1, 10, d]
     out = student.causal(
         input_ids=batch.student.input_ids, attention_mask=batch.student.attention_mask, output_hidden_states=True
@@ -39,7 +39,7 @@ def test_the_captured_state_is_the_blocks_output_before_the_final_norm(student: 
 
 
 def test_hidden_predicts_each_token_of_the_completion(student: LanguageModel) -> None:
-    batch = collate(SAMPLES, 4, student.pad_id, CPU)
+    batch = collate(SAMPLES, 4, student.card.pad_id, CPU)
     assert batch.teacher is not None
     for reading, prompts in (
         (batch.student, [s.student_prompt for s in SAMPLES]),
@@ -54,12 +54,12 @@ def test_hidden_predicts_each_token_of_the_completion(student: LanguageModel) ->
 
 
 def test_a_padded_batch_equals_its_samples_one_by_one(student: LanguageModel) -> None:
-    together = collate(SAMPLES, 4, student.pad_id, CPU)
+    together = collate(SAMPLES, 4, student.card.pad_id, CPU)
     assert together.teacher is not None
     passed = run_pass(student, together.teacher, together, LAYERS)
     start = 0
     for row, one in enumerate(SAMPLES):
-        alone = collate([one], 4, student.pad_id, CPU)
+        alone = collate([one], 4, student.card.pad_id, CPU)
         assert alone.teacher is not None
         single = run_pass(student, alone.teacher, alone, LAYERS)
         count, selected = len(one.completion), int(alone.valid.sum())
@@ -70,7 +70,7 @@ def test_a_padded_batch_equals_its_samples_one_by_one(student: LanguageModel) ->
 
 
 def test_the_teacher_pass_keeps_only_the_selected_columns(student: LanguageModel) -> None:
-    batch = collate([sample(4, 6, 100)], 8, student.pad_id, CPU)
+    batch = collate([sample(4, 6, 100)], 8, student.card.pad_id, CPU)
     with torch.no_grad():
         without = run_pass(student, batch.student, batch, LAYERS).states
     with_grad = run_pass(student, batch.student, batch, LAYERS).states
@@ -90,7 +90,7 @@ def test_no_hook_is_left_behind(student: LanguageModel) -> None:
 
 
 def test_gradient_checkpointing_changes_neither_states_nor_gradients(student: LanguageModel) -> None:
-    batch = collate(SAMPLES, 4, student.pad_id, CPU)
+    batch = collate(SAMPLES, 4, student.card.pad_id, CPU)
 
     def gradients() -> list[Tensor]:
         student.network.train()

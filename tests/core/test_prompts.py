@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phfcli.core.cards import load_tokenizer
 from phfcli.core.config import PromptSettings
 from phfcli.core.errors import UserError
-from phfcli.core.models import load_tokenizer
 from phfcli.core.prompts import INSTRUCTION, Prompts, build_prompts
 
 

@@ -1,8 +1,9 @@
 """Whether two parsed values are equal exactly: the check that math-verify's tolerances do not replace. In a worker.
 
-Two numbers are compared at 60 digits, relative to their own size, so 1/2004! and 1/2006! differ; rational ones that
-agree so far are evaluated exactly; where cancellation leaves too few digits, the difference is simplified. Expressions
-with free symbols are compared as numbers at three fixed points, which refutes an equality but never establishes it.
+Two numbers are compared at 60 digits, relative to their own size, so 1/2004! and 1/2006! differ; where cancellation
+leaves too few digits, the difference is simplified. Of those that agree so far, rational ones are evaluated exactly;
+for others up to 2,000 digits are taken to see a difference. Expressions with free symbols are compared as numbers at
+three fixed points, which refutes an equality but never establishes it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,10 +13,12 @@ from typing import Any
 
 import sympy
 from sympy import Add, Eq, Expr, Float, Integer, Interval, MatrixBase, Mul, N, Pow, Rational, Symbol, Tuple
+from sympy.concrete.expr_with_limits import ExprWithLimits
 
 from phfcli.core.grading.numbers import PlainNumber, agree
 
 _DIGITS = 60
+_MOST_DIGITS = 2000
 _MIN_PRECISION = 150  # bits; evalf leaves less than these 45 digits only where terms cancel
 _TOLERANCE = Rational(1, 10**45)
 _MAX_POWER = 10_000
@@ -131,10 +134,20 @@ def _equal_exactly(a: Expr, b: Expr) -> bool | None:
     size = max(abs(part) for part in (*parts_a, *parts_b))
     distance = max(abs(x - y) for x, y in zip(parts_a, parts_b, strict=True))
     if distance <= size * _TOLERANCE:
-        return not (a.is_rational and b.is_rational) or bool(a.doit() == b.doit())  # 1 + 1/2004! and 1 + 1/2006!
+        if a.is_rational and b.is_rational:
+            return bool(a.doit() == b.doit())  # 1 + 1/2004! and 1 + 1/2006!
+        return not _differ_far_on(a, b)
     if any(_cancelled(part, size) for part in (*parts_a, *parts_b)):
         return bool(sympy.simplify(a - b) == 0)
     return False
+
+
+def _differ_far_on(a: Expr, b: Expr) -> bool:
+    """Whether values that agree to 45 digits differ before the 2,000th: evalf takes digits until it finds a few."""
+    difference = a - b
+    digits = _DIGITS if difference.has(ExprWithLimits) else _MOST_DIGITS  # a sum or an integral is slow at many
+    parts = N(difference, 2, maxn=digits).as_real_imag()
+    return any(isinstance(part, Float) and part._prec > 1 for part in parts)
 
 
 def _cancelled(part: Expr, size: Expr) -> bool:

@@ -1,5 +1,6 @@
 """The grader: completions against golds, each with a status, never a silent failure. See docs/grading.md."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,6 +13,7 @@ from phfcli.core.grading.limits import Refused
 from phfcli.core.grading.pool import DIED, TIMEOUT, Pool
 
 _MEMORY_BYTES = 2 << 30  # for each worker, above what its imports take
+_MAX_WORKERS = 8  # by default: on a large machine others share the memory that hostile answers may take
 
 
 class Status(StrEnum):
@@ -48,12 +50,14 @@ _STATUS = {
 class Grader:
     """Grades completions in worker processes that are killed and replaced when they overrun.
 
-    workers: processes, started when a pair first needs math-verify and kept until `close`.
+    workers: processes, started when a pair first needs math-verify and kept until `close`. None: one for each CPU that
+        this process may use, at most 8.
     timeout_s: wall-clock seconds for one judgement; the start of a process does not count.
     Use it as a context manager. Threads may share one; their calls take turns.
     """
 
-    def __init__(self, workers: int = 2, timeout_s: float = 5.0) -> None:
+    def __init__(self, workers: int | None = None, timeout_s: float = 5.0) -> None:
+        workers = _usable_cpus() if workers is None else workers
         if workers < 1 or timeout_s <= 0:
             raise ValueError(f"a grader needs a worker and some time, not workers={workers}, timeout_s={timeout_s}")
         self._pool = Pool(workers, timeout_s, _MEMORY_BYTES)
@@ -69,6 +73,11 @@ class Grader:
     def close(self) -> None:
         """Ends the workers; a second call does nothing."""
         self._pool.close()
+
+    @property
+    def lost_workers(self) -> int:
+        """How many workers have overrun or died so far; each was replaced when the next pair needed one."""
+        return self._pool.lost
 
     def grade(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
         """Grades (gold, completion) pairs, in order. The completion is the whole text, thinking included."""
@@ -110,6 +119,12 @@ class Grader:
         distinct = list(dict.fromkeys(open_pairs))
         words = dict(zip(distinct, self._pool.judge(distinct), strict=True))
         return [status or _STATUS[words[_texts(pair)]] for pair, status in zip(pairs, decided, strict=True)]
+
+
+def _usable_cpus() -> int:
+    """CPUs that this process may run on, at most _MAX_WORKERS. Only Linux tells them from those that there are."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cpus, _MAX_WORKERS)
 
 
 def _readable(text: str) -> Answer | None:

@@ -1,18 +1,16 @@
 """Worker processes that may hang, crash or be killed, and a parent that always gets an answer in time."""
 
 import contextlib
-import json
 import os
-import subprocess
 import sys
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
+from phfcli.core.children import Child
 from phfcli.core.grading.worker import READY
 
 TIMEOUT = "timeout"
@@ -20,52 +18,26 @@ DIED = "died"
 
 _START_S = 180.0  # importing sympy, on a busy machine
 _MAX_FAILED_STARTS = 3
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from phfcli.core.grading.worker import serve; "
-_BOOT += "serve(int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))"
+_SERVE = "phfcli.core.grading.worker:serve"
 # the same hash order and number types everywhere, so that a judgement does not depend on the machine
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "SYMPY_GROUND_TYPES": "python", "MPMATH_NOGMPY": "1", "PYTHONWARNINGS": "ignore"}
 
 
 class _Worker:
-    """One process and the parent's end of its pipe. `job` is the index it works on, None while it starts or idles."""
+    """One process. `job` is the index it works on, None while it starts or idles."""
 
     def __init__(self, timeout_s: float, memory_bytes: int) -> None:
-        self.connection, theirs = Pipe()
-        arguments = [json.dumps(sys.path), str(theirs.fileno()), str(timeout_s), str(memory_bytes)]
-        # -P: a sympy.py in the working directory must not be imported; no output may reach the caller's stdout
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _BOOT, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, **_ENVIRONMENT},
-        )
-        theirs.close()
+        self.child = Child(_SERVE, [timeout_s, memory_bytes], _ENVIRONMENT, silent=True)
         self.ready = False
         self.job: int | None = None
         self.deadline = time.monotonic() + _START_S
 
     def send(self, job: int, pair: tuple[str, str], timeout_s: float) -> bool:
         """Hands out a job; False if the worker has died since its last one."""
-        try:
-            self.connection.send_bytes(json.dumps(pair).encode())
-        except OSError:
+        if not self.child.send(pair):
             return False
         self.job, self.deadline = job, time.monotonic() + timeout_s
         return True
-
-    def receive(self) -> str | None:
-        """The word that the worker has written, or None if it died."""
-        try:
-            return self.connection.recv_bytes().decode()
-        except (EOFError, OSError):
-            return None
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.connection.close()
 
 
 class Pool:
@@ -76,6 +48,7 @@ class Pool:
         self._workers: list[_Worker] = []
         self._lock = threading.Lock()
         self._failed_starts = 0
+        self.lost = 0  # workers that overran or died
         self._finalizer = weakref.finalize(self, _kill_all, self._workers, os.getpid())
 
     def judge(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
@@ -114,7 +87,7 @@ class Pool:
 
     def _collect(self, words: list[str]) -> None:
         """Waits for the next word or deadline, and settles what it finds."""
-        waiting = {w.connection: w for w in self._workers if not w.ready or w.job is not None}
+        waiting = {w.child.connection: w for w in self._workers if not w.ready or w.job is not None}
         if not waiting:
             return
         patience = min(worker.deadline for worker in waiting.values()) - time.monotonic()
@@ -126,7 +99,7 @@ class Pool:
                 self._lose(worker, TIMEOUT, words)
 
     def _settle(self, worker: _Worker, words: list[str]) -> None:
-        word = worker.receive()
+        word: str | None = worker.child.receive()
         if word is None:
             self._lose(worker, DIED, words)
         elif word == READY:
@@ -148,11 +121,12 @@ class Pool:
     def _drop(self, worker: _Worker) -> None:
         with contextlib.suppress(ValueError):  # another thread has closed the pool
             self._workers.remove(worker)
-        worker.kill()
+        worker.child.kill()
+        self.lost += 1
 
 
 def _kill_all(workers: list[_Worker], owner: int) -> None:
     """Also runs when the pool is collected and when the interpreter ends; not in a forked child of the owner."""
     while workers and os.getpid() == owner:
         with contextlib.suppress(OSError):
-            workers.pop().kill()
+            workers.pop().child.kill()

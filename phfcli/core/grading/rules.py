@@ -29,6 +29,10 @@ _UNWRAPPED = frozenset(
 _TEXT = r"\\(?:mathrm|textrm|textnormal|textbf|textit|textsf|texttt|mbox|hbox|emph)(?![a-zA-Z])"
 _THIN = r"(?:,?(?<!\\)\\[,;:! ]|~|\{,\})\s*"
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|ln|log|exp|sqrt|pi|infty"
+_DECIMAL = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)"  # a run of digits matches in one way only, or the time would be cubic
+_PERCENTAGE = re.compile(rf"(?<![0-9]){_DECIMAL}\s*\\%")
+_TRIGONOMETRIC = r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])(?:\s*\^\s*(?:[0-9]|\{[0-9]\}))?\s*[({]?\s*"
+_DEGREES = r"([0-9]+(?:\.[0-9]+)?)\s*\^\s*(?:\\circ(?![a-zA-Z])|\{\s*\\circ\s*\})"
 _SIGN = re.compile(r"(\\pm|\\mp)(?![a-zA-Z])")
 _SIGNS = {("\\pm", 1): "+", ("\\pm", -1): "-", ("\\mp", 1): "-", ("\\mp", -1): "+"}
 _MAX_SIGNS = 3  # eight values
@@ -55,7 +59,7 @@ def _delimiters(text: str) -> str:
 
 def _percent(text: str) -> str:
     """A percentage inside something else becomes its fraction; one that stands alone is read as a plain number."""
-    return text if plain_number(text) else re.sub(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*\\%", r"\\frac{\1}{100}", text)
+    return text if plain_number(text) else _PERCENTAGE.sub(r"\\frac{\1}{100}", text)
 
 
 def _plus_minus(text: str) -> str:
@@ -102,8 +106,9 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("constants", _sub(r"\\text\s*\{\s*([ei])\s*\}", r" \1 ")),
     ("programs", _sub(r"(?<![a-zA-Z\\])(?:np|numpy|math|sympy)\.", "")),
     ("functions", _sub(rf"(?<![a-zA-Z\\{{])({_FUNCTIONS})(?![a-zA-Z])", r"\\\1 ")),
+    ("degrees of an angle", _sub(rf"({_TRIGONOMETRIC}){_DEGREES}", r"\1\\frac{\2\\pi}{180}")),
     ("imaginary unit", _sub(r"(?<=[0-9])i(?![a-zA-Z])", " i")),
-    ("scientific", _sub(r"(?<![\w.}\\])([0-9]+\.?[0-9]*|\.[0-9]+)[eE]\+?(-?[0-9]+)(?![\w.])", r"\1\\times 10^{\2}")),
+    ("scientific", _sub(rf"(?<![\w.}}\\]){_DECIMAL}[eE]\+?(-?[0-9]+)(?![\w.])", r"\1\\times 10^{\2}")),
     ("percent sign", _sub(r"\s*\\text\s*\{\s*(?:percent|\\?%)\s*\}|(?<=[0-9])\s*percent(?![a-zA-Z])|(?<!\\)%", r"\\%")),
     ("percent", _percent),
     ("factorials", _sub(r"([0-9]+|[a-zA-Z])!\s*\^", r"(\1!)^")),

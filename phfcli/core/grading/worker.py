@@ -1,36 +1,28 @@
-"""The worker process: reads (gold, answer) pairs as JSON from an inherited pipe and writes back one word for each.
-
-A fresh interpreter, not a fork and not a `multiprocessing.Process`: it never imports the caller's main module (so a
-script needs no `__main__` guard), can be started from a daemonic process, and starts no helper process of its own.
-"""
+"""The worker process: reads (gold, answer) pairs from its pipe and writes back one word for each."""
 
 import contextlib
-import json
 import logging
 import os
 import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from phfcli.core.children import receive, send
+
 READY = "ready"
-_LOOK_FOR_PARENT_S = 10.0
 
 
-def serve(fd: int, timeout_s: float, memory_bytes: int) -> None:
-    """Runs until the pipe closes or the parent is gone. READY is sent when the slow imports are done."""
+def serve(connection: Connection, timeout_s: float, memory_bytes: int) -> None:
+    """Runs until the pipe closes. READY is sent when the slow imports are done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     logging.disable(logging.CRITICAL)  # nobody reads what math-verify would say
-    parent = os.getppid()
     from phfcli.core.grading.judge import judge  # sympy: one or two seconds
 
     _limit_memory(memory_bytes)
-    connection = Connection(fd)
-    _send(connection, READY)
-    while os.getppid() == parent:
-        if not connection.poll(_LOOK_FOR_PARENT_S):
-            continue
+    send(connection, READY)
+    while True:
         try:
-            gold, answer = json.loads(connection.recv_bytes())
+            gold, answer = receive(connection)
         except EOFError:
             return
         # the kernel ends this process even inside a C loop, should the parent no longer be there to do so
@@ -42,11 +34,7 @@ def serve(fd: int, timeout_s: float, memory_bytes: int) -> None:
         except Exception:
             verdict = "error"
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _send(connection, verdict)
-
-
-def _send(connection: Connection, word: str) -> None:
-    connection.send_bytes(word.encode())
+        send(connection, verdict)
 
 
 def _limit_memory(extra_bytes: int) -> None:

@@ -24,8 +24,10 @@ class TransformersEngine:
         self._model = model
 
     @torch.no_grad()
-    def sample(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
-        """Yields (index, completion), a batch of requests at a time."""
+    def sample(
+        self, requests: Sequence[Request], sampling: Sampling, logprobs: bool = True
+    ) -> Iterator[tuple[int, Completion]]:
+        """Yields (index, completion), a batch of requests at a time; log-probabilities cost nothing and always come."""
         self._model.network.eval()
         # neighbours in length share a batch, so that little is computed on padding
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids))
@@ -37,11 +39,19 @@ class TransformersEngine:
                 completions = self._generate([requests[i] for i in indices], sampling)
             yield from zip(indices, completions, strict=True)
 
+    def update(self, model: LanguageModel) -> None:
+        """The model in training is the one that is sampled from."""
+        assert model is self._model
+
+    def close(self) -> None:
+        """There is no process to end."""
+
     def _generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         model = self._model
         width = max(len(request.prompt_ids) for request in requests)
         pads = [width - len(request.prompt_ids) for request in requests]
-        ids = torch.tensor([[model.pad_id] * pad + list(r.prompt_ids) for pad, r in zip(pads, requests, strict=True)])
+        pad_id = model.card.pad_id
+        ids = torch.tensor([[pad_id] * pad + list(r.prompt_ids) for pad, r in zip(pads, requests, strict=True)])
         mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads])
         sampler = SeededSampler([request.seed for request in requests], sampling, model.device)
         generate: Any = model.causal.generate  # typed as a tensor by torch
@@ -52,14 +62,14 @@ class TransformersEngine:
             generation_config=GenerationConfig(
                 max_new_tokens=sampling.max_new_tokens,
                 do_sample=False,
-                eos_token_id=sorted(model.eos_ids),
-                pad_token_id=model.pad_id,
+                eos_token_id=sorted(model.card.eos_ids),
+                pad_token_id=pad_id,
             ),
             logits_processor=LogitsProcessorList([sampler]),
         )
         tokens = out[:, width:].tolist()
         logprobs = sampler.logprobs().tolist()
-        return [_completion(row, scores, model.eos_ids) for row, scores in zip(tokens, logprobs, strict=True)]
+        return [_completion(row, scores, model.card.eos_ids) for row, scores in zip(tokens, logprobs, strict=True)]
 
     def _rows(self, length: int) -> int:
         """How many sequences of that length the KV cache may hold at once."""

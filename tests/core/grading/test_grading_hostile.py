@@ -1,5 +1,6 @@
 """Answers written to hang, crash or take over the grader: each gets a status, in time, and none is executed."""
 
+import contextlib
 import random
 import time
 from collections.abc import Iterator
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from phfcli.core.grading.answers import read
+from phfcli.core.grading.limits import Refused
 from phfcli.grading import Grader, Status
 
 TIMEOUT_S = 2.0
@@ -105,6 +108,18 @@ def test_nothing_in_an_answer_is_executed(strict: Grader, tmp_path: Path) -> Non
 def test_what_the_limits_refuse_or_need_no_parser_takes_no_time(strict: Grader, tmp_path: Path) -> None:
     answers = HUGE_VALUES[:15] + SHAPES + CHARACTERS + _random_answers(40)
     _grade_all(strict, ["204"], answers, tmp_path / "executed")
+
+
+@pytest.mark.parametrize(
+    "unit", ["0", "1.", "1,", "9 ", " ", "0np.", "1e2^", "a", r"\text{", r"\$", "1 1/2", "{,}", "sq "]
+)
+def test_reading_takes_no_time_in_the_calling_process(unit: str) -> None:
+    """No clock stops the calling process: no rule may take cubic time in a run of the same characters."""
+    start = time.monotonic()
+    for end in ("", "!", "x", "%"):
+        with contextlib.suppress(Refused):
+            read((unit * 1999)[:1999] + end)
+    assert time.monotonic() - start < 4.0
 
 
 def test_a_text_without_a_closed_box_has_no_answer(strict: Grader) -> None:

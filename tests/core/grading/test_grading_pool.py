@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from phfcli.core.grading import pool as pool_module
+from phfcli.core import children
 from phfcli.core.grading.pool import DIED, Pool
 from phfcli.grading import Grade, Grader, Status
 
@@ -21,7 +21,7 @@ CORRECT = [Grade(Status.correct, f"{n}^{{1/2}}") for n in range(2, 8)]
 
 
 def _pids(grader: Grader) -> set[int]:
-    return {worker.process.pid for worker in grader._pool._workers}
+    return {worker.child.process.pid for worker in grader._pool._workers}
 
 
 def _is_alive(pid: int) -> bool:
@@ -29,7 +29,8 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    main_ended = "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return not main_ended or len(list(Path(f"/proc/{pid}/task").iterdir())) > 1  # another thread still holds its files
 
 
 def _wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -56,6 +57,7 @@ def test_an_overrun_is_a_timeout_and_the_rest_is_graded_in_order() -> None:
         assert [*grades[:3], *grades[4:]] == CORRECT
         assert grades[3] == Grade(Status.timeout, r"e^{e^{e^{e^{e}}}}")
         assert len(before & _pids(grader)) == 1  # the other one was kept
+        assert grader.lost_workers == 1
         assert grader.grade(EASY) == CORRECT
 
 
@@ -114,13 +116,13 @@ def test_an_exception_in_the_middle_ends_the_workers(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.slow
 def test_a_slow_start_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "_BOOT", "import time; time.sleep(3); " + pool_module._BOOT)
+    monkeypatch.setattr(children, "_BOOT", "import time; time.sleep(3); " + children._BOOT)
     with Grader(workers=1, timeout_s=2.5) as grader:
         assert grader.grade(EASY[:1]) == CORRECT[:1]
 
 
 def test_workers_that_cannot_start_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "_BOOT", "raise SystemExit(1)")
+    monkeypatch.setattr(children, "_BOOT", "raise SystemExit(1)")
     with Grader() as grader, pytest.raises(RuntimeError, match="no grading worker starts"):
         grader.grade(EASY)
 
@@ -128,7 +130,7 @@ def test_workers_that_cannot_start_are_reported(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.slow
 def test_too_much_memory_is_an_error_and_not_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     greedy = "import phfcli.core.grading.judge as m; m.judge = lambda gold, answer: bytearray(1 << 30); "
-    monkeypatch.setattr(pool_module, "_BOOT", pool_module._BOOT.replace("serve(int", greedy + "serve(int"))
+    monkeypatch.setattr(children, "_BOOT", children._BOOT.replace("run(sys", greedy + "run(sys"))
     pool = Pool(workers=1, timeout_s=20.0, memory_bytes=256 << 20)
     assert pool.judge([("1", "x")]) == [DIED]
     pool.close()
@@ -146,6 +148,13 @@ def test_threads_take_turns() -> None:
     assert results == dict.fromkeys(range(3), CORRECT)
 
 
+@pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (3, 3), (64, 8)])
+def test_the_workers_follow_the_cpus(monkeypatch: pytest.MonkeyPatch, cpus: int, workers: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)), raising=False)
+    assert Grader()._pool._size == workers
+    assert Grader(workers=2, timeout_s=5.0)._pool._size == 2
+
+
 @pytest.mark.parametrize("bad", [{"workers": 0}, {"timeout_s": 0.0}])
 def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="a grader needs"):
@@ -158,7 +167,7 @@ from phfcli.grading import Grader
 grader = Grader(workers=2, timeout_s=float(sys.argv[1]))
 easy = [(rf"\sqrt{{{n}}}", rf"\boxed{{{n}^{{1/2}}}}") for n in range(2, 8)]
 print([str(g.status) for g in grader.grade(easy)], flush=True)
-print([w.process.pid for w in grader._pool._workers], flush=True)
+print([w.child.process.pid for w in grader._pool._workers], flush=True)
 grader.grade([(r"\pi", rf"\boxed{{e^{{e^{{e^{{e^{{e^{n}}}}}}}}}}}") for n in range(2, 6)])
 """
 

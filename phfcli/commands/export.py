@@ -1,0 +1,38 @@
+"""phf export."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phfcli.commands.common import AsJson, Quiet, log_console, print_json, quiet_libraries, result_console
+
+
+def export(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A run, a checkpoint or an adapter.")],
+    merged: Annotated[Path, typer.Option("--merged", metavar="DIR", help="A new folder for the whole model.")],
+    base: Annotated[
+        str | None, typer.Option(metavar="ID|DIR", help="The model under the adapter, if not the one it names.")
+    ] = None,
+    json_: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fold a checkpoint's adapter into its base model and write a plain model folder.
+
+    The sum is taken on the CPU in float32 (four bytes a parameter) and rounded once to the base's own precision.
+
+    \b
+    Examples:
+      phf export runs/phf-embedded-seed0 --merged merged/
+      phf export runs/phf/checkpoints/step-000050 --merged merged-50/
+      phf export my-adapter/ --base Qwen/Qwen3-4B --merged qwen3-4b-phf/
+    """
+    from phfcli.core.export import export_merged
+
+    quiet_libraries()
+    log_console(quiet).print(f"merging {target}", markup=False, soft_wrap=True)
+    dtype = str(export_merged(target, merged, base)).removeprefix("torch.")
+    if json_:
+        print_json({"target": target, "folder": str(merged), "dtype": dtype})
+    else:
+        result_console().print(f"model      {merged} ({dtype})", markup=False, soft_wrap=True)

@@ -1,0 +1,195 @@
+"""Requests to a server that may go away for a while: what may pass is tried again, a mistake is told at once."""
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import httpx2
+from pydantic import BaseModel, ValidationError
+
+from phfcli.core.errors import UserError, first_line
+
+T = TypeVar("T")
+Parsed = TypeVar("Parsed", bound=BaseModel)
+
+_CONNECT_S = 10.0
+_FIRST_PAUSE_S = 0.5
+_PAUSES = 20  # of the longest kind within the patience
+_LARGEST_ANSWER = 64 << 20  # bytes; 40,000 tokens with their log-probabilities take 6 MiB
+_LONGEST_MESSAGE = 300
+_KEYS = ("VLLM_API_KEY", "OPENAI_API_KEY")
+
+
+class PassingError(Exception):
+    """Something that may pass.
+
+    waited: for how many seconds the server has kept silent when that is noticed.
+    """
+
+    def __init__(self, message: str, waited: float = 0.0) -> None:
+        super().__init__(message)
+        self.waited = waited
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    body: bytes
+
+    @property
+    def message(self) -> str:
+        """What the server has to say about an error: one short line, whatever it sends."""
+        try:
+            tree = json.loads(self.body)
+        except ValueError:
+            tree = None
+        tree = tree if isinstance(tree, dict) else {}
+        error = tree.get("error", tree.get("detail"))
+        text = error.get("message") if isinstance(error, dict) else error
+        line = "".join(c if c.isprintable() else " " for c in str(text or ""))[:_LONGEST_MESSAGE].strip()
+        return f"status {self.status}: {line}" if line else f"status {self.status}"
+
+
+class Patience:
+    """How long a server may fail without any success in between.
+
+    The clock starts with a fault. One after a quiet time, in which whoever tried again had found the server there,
+    starts it anew: completions can take longer than the patience.
+    """
+
+    def __init__(self, limit_s: float, quiet_s: float) -> None:
+        self._limit, self._quiet = limit_s, quiet_s
+        self._start = self._last = self._success = -float("inf")
+
+    def succeeded(self) -> None:
+        self._success = time.monotonic()
+
+    def ends_with(self, fault: PassingError) -> bool:
+        """Takes note of a fault; says whether it is one too many."""
+        now = time.monotonic()
+        began = max(now - fault.waited, self._success)
+        if self._start < self._success or began - self._last > self._quiet:
+            self._start = began
+        self._last = now
+        return now - self._start > self._limit
+
+
+class HttpClient:
+    """Any number of requests at once, all from one event loop.
+
+    where: the server without a password or a path, for messages.
+    """
+
+    def __init__(self, url: str, patience_s: float, timeout_s: float) -> None:
+        """Raises UserError for a URL that is none."""
+        self._url = url.rstrip("/").removesuffix("/v1")
+        try:
+            parsed = httpx2.URL(self._url)
+        except httpx2.InvalidURL as error:
+            raise UserError(f"--engine {url}: not a URL: {first_line(error)}") from None
+        if not parsed.host:
+            raise UserError(f"--engine {url}: expected http://HOST:PORT")
+        self.where = f"{parsed.scheme}://{parsed.netloc.decode('ascii')}"
+        self._patience_s, self._timeout_s = patience_s, timeout_s
+        self._longest_pause = patience_s / _PAUSES
+        self._patience = Patience(patience_s, quiet_s=2 * self._longest_pause + _CONNECT_S)
+        self._options = _client_options()
+        self._idle: list[httpx2.AsyncClient] = []
+
+    async def request(self, path: str, body: dict[str, Any] | None = None) -> Answer:
+        """One attempt: a GET, or a POST of that body. Raises PassingError if no whole answer comes back."""
+        content = None if body is None else json.dumps(body).encode()
+        try:
+            async with asyncio.timeout(self._timeout_s), self._connection() as client:
+                method = "GET" if body is None else "POST"
+                async with client.stream(method, self._url + path, content=content) as response:
+                    return Answer(response.status_code, await self._read(response))
+        except TimeoutError:
+            raise PassingError(f"no answer within {self._timeout_s:g} s", waited=self._timeout_s) from None
+        except httpx2.TransportError as error:
+            raise PassingError(first_line(error)) from None
+
+    async def persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """What the attempt returns; it is made again after each PassingError.
+
+        Raises RuntimeError when patience is at an end.
+        """
+        pause = min(_FIRST_PAUSE_S, self._longest_pause)
+        while True:
+            try:
+                result = await attempt()
+            except PassingError as fault:
+                if self._patience.ends_with(fault):
+                    raise RuntimeError(
+                        f"{self.where} has failed for {self._patience_s:g} s without a success ({fault}); "
+                        "what is finished is on disk, and the same command goes on from there"
+                    ) from None
+                await asyncio.sleep(pause * random.uniform(0.5, 1))
+                pause = min(2 * pause, self._longest_pause)
+            else:
+                self._patience.succeeded()
+                return result
+
+    def parse(self, kind: type[Parsed], answer: Answer) -> Parsed:
+        """The body of a good answer. Raises PassingError for what may pass, and UserError for what will not."""
+        if answer.status == 200:
+            try:
+                return kind.model_validate_json(answer.body)
+            except ValidationError:
+                wanted = "a vLLM server that returns token ids (0.10.2 or later)"
+                raise self.refusal(f"it does not answer like {wanted}") from None
+        if may_pass(answer.status):
+            raise PassingError(answer.message)
+        if answer.status in (401, 403):
+            raise self.refusal(f"it wants an API key ({answer.message}); set {_KEYS[0]}")
+        if 300 <= answer.status < 400:
+            raise self.refusal("it redirects to another address, which is not followed; give the server's own")
+        raise self.refusal(answer.message)
+
+    def refusal(self, message: str) -> UserError:
+        """What the user has to mend about the server."""
+        return UserError(f"--engine {self.where}: {message}")
+
+    async def close(self) -> None:
+        while self._idle:
+            await self._idle.pop().aclose()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[httpx2.AsyncClient]:
+        """A client that nobody else uses: many requests through one client cost twice the time, in its pool."""
+        client = self._idle.pop() if self._idle else httpx2.AsyncClient(**self._options)
+        try:
+            yield client
+        finally:
+            self._idle.append(client)
+
+    async def _read(self, response: httpx2.Response) -> bytes:
+        body = bytearray()
+        async for part in response.aiter_raw():
+            body += part
+            if len(body) > _LARGEST_ANSWER:
+                raise self.refusal(f"an answer is longer than {_LARGEST_ANSWER >> 20} MiB; is that a vLLM server?")
+        return bytes(body)
+
+
+def may_pass(status: int) -> bool:
+    """Whether an error is the server's present state and not the request's fault."""
+    return status in (408, 429) or status >= 500
+
+
+def _client_options() -> dict[str, Any]:
+    headers = {"content-type": "application/json", "accept-encoding": "identity"}
+    if key := next(filter(None, map(os.environ.get, _KEYS)), None):
+        headers["authorization"] = f"Bearer {key}"
+    return {
+        "headers": headers,
+        "timeout": httpx2.Timeout(None, connect=_CONNECT_S),  # `request` limits the whole of it
+        "verify": httpx2.create_ssl_context(),
+        "follow_redirects": False,
+    }
