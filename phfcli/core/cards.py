@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,6 +20,8 @@ from transformers import (
 from phfcli.core.errors import UserError, first_line
 from phfcli.core.hub import hub_answers
 from phfcli.core.resources import EMBEDDED, embedded_model
+
+_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")  # of a repository; no code, no pickle
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,26 @@ def locate(name: str) -> str:
     return name
 
 
+def fetch(name: str) -> Path:
+    """A folder with all of a model's files, from the hub or its cache where it is not one already.
+
+    Raises:
+        UserError: where the hub does not give them, or there are no safetensors among them.
+    """
+    where = Path(locate(name))
+    if not where.is_dir():
+        where = Path(from_hub(_download, name, "weights"))
+    if not any(where.glob("*.safetensors")):
+        raise UserError(f"{name}: it has no weights as safetensors, which alone are read")
+    return where
+
+
+def revision(name: str) -> str | None:
+    """The commit of a hub model, once its config has been loaded."""
+    path = try_to_load_from_cache(locate(name), "config.json")
+    return Path(path).parent.name if isinstance(path, str) else None
+
+
 def stable_name(name: str) -> str:
     """A model's name that means the same from any working directory."""
     return name if name == EMBEDDED else locate(name)
@@ -80,13 +103,15 @@ def stable_name(name: str) -> str:
 
 def load_config(name: str) -> PreTrainedConfig:
     """The model's architecture. Raises UserError where neither folder nor hub has it."""
-    config: PreTrainedConfig = from_hub(AutoConfig.from_pretrained, name, "model")
+    config: PreTrainedConfig = from_hub(AutoConfig.from_pretrained, name, "model", trust_remote_code=False)
     return config
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The model's own tokenizer; it must have a chat template."""
-    tokenizer: PreTrainedTokenizerBase = from_hub(AutoTokenizer.from_pretrained, name, "tokenizer")
+    tokenizer: PreTrainedTokenizerBase = from_hub(
+        AutoTokenizer.from_pretrained, name, "tokenizer", trust_remote_code=False
+    )
     if not tokenizer.chat_template:
         raise UserError(f"{name}: its tokenizer has no chat template; use an instruction-tuned model")
     return tokenizer
@@ -104,7 +129,7 @@ def from_hub(loader: Any, name: str, what: str, **options: Any) -> Any:
     local = Path(where).is_dir()
     answers = local or hub_answers()
     try:
-        return loader(where, trust_remote_code=False, **options)
+        return loader(where, **options)
     except (OSError, ValueError, ImportError) as error:
         if not answers:
             raise UserError(f"{name}: no such folder, and the hub cannot be reached for its {what}") from None
@@ -128,6 +153,10 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def _download(name: str) -> str:
+    return snapshot_download(name, allow_patterns=list(_FILES))
 
 
 def _endings(name: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -77,6 +77,7 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
         AutoModelForCausalLM.from_pretrained,
         settings.model,
         "model",
+        trust_remote_code=False,
         dtype=pick_dtype(settings.dtype, device),
         **({} if settings.attention == "auto" else {"attn_implementation": settings.attention}),
     ).to(device)

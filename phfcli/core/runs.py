@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from phfcli import __version__
-from phfcli.core.cards import load_config, locate
+from phfcli.core.cards import locate, revision
 from phfcli.core.config import TrainConfig
 from phfcli.core.data import Curriculum
 from phfcli.core.errors import UserError
@@ -94,7 +94,7 @@ def model_identity(name: str) -> dict[str, Any]:
     where = Path(locate(name))
     if where.is_dir():
         return {"name": name, "sha256": folder_hash(where)}
-    return {"name": name, "revision": getattr(load_config(name), "_commit_hash", None)}
+    return {"name": name, "revision": revision(name)}
 
 
 def environment(device: torch.device) -> dict[str, Any]:

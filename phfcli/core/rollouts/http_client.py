@@ -23,7 +23,7 @@ _FIRST_PAUSE_S = 0.5
 _PAUSES = 20  # of the longest kind within the patience
 _LARGEST_ANSWER = 64 << 20  # bytes; 40,000 tokens with their log-probabilities take 6 MiB
 _LONGEST_MESSAGE = 300
-_KEYS = ("VLLM_API_KEY", "OPENAI_API_KEY")
+_KEY = "VLLM_API_KEY"
 
 
 class PassingError(Exception):
@@ -147,7 +147,7 @@ class HttpClient:
         if may_pass(answer.status):
             raise PassingError(answer.message)
         if answer.status in (401, 403):
-            raise self.refusal(f"it wants an API key ({answer.message}); set {_KEYS[0]}")
+            raise self.refusal(f"it wants an API key ({answer.message}); set {_KEY}")
         if 300 <= answer.status < 400:
             raise self.refusal("it redirects to another address, which is not followed; give the server's own")
         raise self.refusal(answer.message)
@@ -185,7 +185,7 @@ def may_pass(status: int) -> bool:
 
 def _client_options() -> dict[str, Any]:
     headers = {"content-type": "application/json", "accept-encoding": "identity"}
-    if key := next(filter(None, map(os.environ.get, _KEYS)), None):
+    if key := os.environ.get(_KEY):
         headers["authorization"] = f"Bearer {key}"
     return {
         "headers": headers,

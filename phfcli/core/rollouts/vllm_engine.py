@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from phfcli.core.cards import load_card, locate, pick_device, pick_dtype
+from phfcli.core.cards import fetch, load_card, pick_device, pick_dtype
 from phfcli.core.config import VllmSettings
 from phfcli.core.errors import UserError, first_line
 from phfcli.core.files import read_json
@@ -76,7 +76,7 @@ class VllmEngine:
             rank = adapter_rank(serving.adapter)
         self._stops = sorted(load_card(serving.settings.model).eos_ids)
         self._sleeps = training and device.type == "cuda" and serving.settings.vllm.sleep
-        self._engine = _start(serving, rank, device, training)
+        self._engine = _start(engine_options(serving, rank, device, training))
         self._window = _QUEUE * self._engine.vllm_config.scheduler_config.max_num_seqs
         self._shelf = Path(tempfile.mkdtemp(prefix="phf-", dir=_MEMORY_FOLDER if _MEMORY_FOLDER.is_dir() else None))
         self._adapter: Any = None
@@ -153,16 +153,11 @@ def adapter_rank(folder: Path) -> int:
     return int(max(ranks))
 
 
-def _start(serving: Serving, rank: int | None, device: torch.device, training: bool) -> "LLMEngine":
-    from vllm import EngineArgs, LLMEngine
-    from vllm.usage.usage_lib import UsageContext
-
+def engine_options(serving: Serving, rank: int | None, device: torch.device, training: bool) -> dict[str, Any]:
+    """The arguments of vLLM's own engine."""
     settings = serving.settings
-    where = Path(locate(settings.model))
-    if where.is_dir() and not any(where.glob("*.safetensors")):
-        raise UserError(f"{settings.model}: the folder holds no weights (*.safetensors)")
     options: dict[str, Any] = {
-        "model": locate(settings.model),
+        "model": str(fetch(settings.model)),
         "load_format": "safetensors",
         "dtype": str(pick_dtype(settings.dtype, device)).removeprefix("torch."),
         "max_model_len": serving.length,
@@ -183,11 +178,18 @@ def _start(serving: Serving, rank: int | None, device: torch.device, training: b
         # a chunked prompt makes a seeded request fail on the CPU: vLLM winds its generator back, which only CUDA's can
         options |= {"enforce_eager": True, "enable_chunked_prefill": False}
         options["max_num_batched_tokens"] = max(_CPU_BATCH_TOKENS, serving.length)
+    return options
+
+
+def _start(options: dict[str, Any]) -> "LLMEngine":
+    from vllm import EngineArgs, LLMEngine
+    from vllm.usage.usage_lib import UsageContext
+
     try:
         # the usage decides some defaults: they should be those of vLLM's own offline class
         return LLMEngine.from_engine_args(EngineArgs(**options), usage_context=UsageContext.LLM_CLASS)
     except ValueError as error:  # pydantic's too
-        raise UserError(f"--engine vllm: {settings.model} is refused: {first_line(error)}") from None
+        raise UserError(f"--engine vllm: {options['model']} is refused: {first_line(error)}") from None
 
 
 def _memory_options(settings: VllmSettings, sleeps: bool, training: bool) -> dict[str, Any]:
