@@ -1,9 +1,10 @@
 """Several engines, each in a process with devices of its own; what one that dies has left over, the others take up."""
 
-from collections import deque
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from phfcli.core.children import Child, receive, send
@@ -48,20 +49,20 @@ class ParallelEngine:
         options = asdict(sampling), logprobs
         for shard, share in zip(self._shards, deal(requests, len(self._shards)), strict=True):
             self._hand_over(shard, share, requests, options)
-        left: deque[int] = deque()
+        left: set[int] = set()
         while any(shard.open for shard in self._shards) or left:
             for shard in self._ready():
                 message = shard.child.receive()
                 if message is None:
-                    left.extend(self._bury(shard))
+                    left |= self._bury(shard)
                 else:
                     index, ids, scores, finish = message
                     shard.open.remove(index)
                     yield index, Completion(tuple(ids), tuple(scores), finish)
-            idle = [shard for shard in self._shards if not shard.open]
-            if left and idle:
-                self._hand_over(idle[0], sorted(left), requests, options)
-                left.clear()
+            if left and (idle := [shard for shard in self._shards if not shard.open]):
+                for number, shard in enumerate(idle):
+                    self._hand_over(shard, sorted(left)[number :: len(idle)], requests, options)
+                left = set()
 
     def close(self) -> None:
         while self._shards:
@@ -107,10 +108,9 @@ def deal(requests: Sequence[Request], hands: int) -> list[list[int]]:
 
 def serve(connection: Connection, tree: dict[str, Any], length: int, adapter: str | None) -> None:
     """What runs in each process: it answers lists of requests until its pipe closes."""
-    from pathlib import Path
+    from phfcli.core.rollouts import single_engine  # which knows this module
 
-    from phfcli.core.rollouts import single_engine
-
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its processes
     config = EvalConfig.model_validate(tree)
     try:
         engine = single_engine(config, Serving(config, length, Path(adapter) if adapter else None))
