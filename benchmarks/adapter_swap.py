@@ -1,8 +1,8 @@
 """What a new adapter costs a running vLLM: `python benchmarks/adapter_swap.py [--swaps 6]`.
 
 After each swap the same requests are drawn in two ways: as the engine does it, the adapter loaded once under a new
-name; and with `load_inplace` on every request, as vLLM offers it, under which its worker reads the adapter from disk again at
-each forward pass. So the second way's cost grows with the length of the rollouts.
+name; and with `load_inplace` on every request, as vLLM offers it, under which its worker reads the adapter from disk
+again at each forward pass. So the second way's cost grows with the length of the rollouts.
 """
 
 import os

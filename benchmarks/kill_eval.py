@@ -1,15 +1,17 @@
 """An evaluation that is killed again and again: `python benchmarks/kill_eval.py [--kills 20] [--engine transformers]`.
 
 `phf eval` is started, ended by SIGKILL at a random moment and started again, so many times in a row, and then left to
-finish. Beside it stands the same evaluation without a stop. The exit code is 1 unless every (problem, sample) key stands
+finish. A moment is a number of seconds of work, of all its processes, so that it means the same on a busy machine.
+Beside it stands the same evaluation without a stop. The exit code is 1 unless every (problem, sample) key stands
 exactly once in samples.jsonl, the texts are the same (for vLLM, whose sums depend on what is computed together, the
 number of other ones is only told), and no process is left behind.
 """
 
+import contextlib
 import json
+import math
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,7 @@ import psutil
 import typer
 from rich.console import Console
 
+_LOOK_S = 0.05
 _GRACE_S = 20.0  # for processes to notice that their parent is gone
 
 out = Console(highlight=False)
@@ -31,27 +34,24 @@ def main(
     kills: Annotated[int, typer.Option(help="Stops in a row.")] = 20,
     engine: Annotated[str, typer.Option(help="Of both evaluations.")] = "transformers",
     limit: Annotated[int, typer.Option(help="Problems.")] = 128,
-    n: Annotated[int, typer.Option(help="Samples a problem.")] = 24,
+    n: Annotated[int, typer.Option(help="Samples a problem.")] = 48,
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
 ) -> None:
     """Kill `phf eval` at random moments; no sample may be lost, doubled or changed."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "phfcli", "eval", "embedded", "--engine", engine, "--quiet"]
         command += ["--limit", str(limit), "--n", str(n)]
-        started = time.monotonic()
-        subprocess.run([*command, "--output-dir", f"{folder}/whole"], check=True, stdout=subprocess.DEVNULL)
-        seconds = time.monotonic() - started
-        out.print(f"without a stop: {seconds:.1f} s")
+        work = _run([*command, "--output-dir", f"{folder}/whole"], folder)
+        out.print(f"without a stop: {work:.1f} s of work")
         stopped = [*command, "--output-dir", f"{folder}/stopped"]
         chance = random.Random(seed)
         for number in range(1, kills + 1):
-            moment = chance.uniform(0.0, seconds / 4)
-            ended = _kill_at(stopped, moment, folder)
+            moment = chance.uniform(0.0, work / 4)
+            ended = _run(stopped, folder, moment) < moment
             have = len(_lines(Path(folder, "stopped")))
-            out.print(
-                f"stop {number:>2} {'(had ended) ' if ended else ''}after {moment:5.1f} s: {have} samples on disk"
-            )
-        subprocess.run(stopped, check=True, stdout=subprocess.DEVNULL)
+            end = "ended by itself" if ended else f"killed after {moment:4.1f} s of work"
+            out.print(f"{number:>2} {end}: {have} samples on disk")
+        _run(stopped, folder)
         faults = _faults(_lines(Path(folder, "whole")), _lines(Path(folder, "stopped")), exact=engine == "transformers")
         faults += [f"process {process.pid} is left: {process.name()}" for process in _left_behind(folder)]
     for fault in faults:
@@ -61,17 +61,31 @@ def main(
     out.print(f"{limit * n} keys, each exactly once, after {kills} stops")
 
 
-def _kill_at(command: list[str], moment: float, folder: str) -> bool:
-    """Whether the command had ended by itself before that."""
+def _run(command: list[str], folder: str, most: float = math.inf) -> float:
+    """Runs the command until it has worked so long, then kills it; returns the seconds it has worked."""
     mark = {**os.environ, "TMPDIR": folder}  # inherited by every process that it starts
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=mark)
-    try:
-        process.wait(moment)
-    except subprocess.TimeoutExpired:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        return False
-    return True
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=mark)
+    work = 0.0
+    while process.poll() is None:
+        work = max(work, _work(process))
+        if work >= most:
+            process.kill()
+            process.wait()
+            return work
+        time.sleep(_LOOK_S)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    return work
+
+
+def _work(process: psutil.Process) -> float:
+    """CPU seconds of a process and of all that it has started."""
+    total = 0.0
+    with contextlib.suppress(psutil.Error):
+        for one in [process, *process.children(recursive=True)]:
+            times = one.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
