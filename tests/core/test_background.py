@@ -48,17 +48,26 @@ def test_a_failure_of_the_work_stops_the_caller_on_its_way() -> None:
         failed.set()
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"), Background(fail) as background:
-        background.put(1)
-        failed.wait(10)
-        for item in range(10_000_000):
-            background.put(item)
-        pytest.fail("never told")
+    def go_on() -> None:
+        with Background(fail) as background:
+            background.put(1)
+            failed.wait(10)
+            for item in range(10_000_000):
+                background.put(item)
+            pytest.fail("never told")
+
+    with pytest.raises(OSError, match="disk full"):
+        go_on()
 
 
 def test_a_failure_of_the_caller_still_finishes_the_work() -> None:
     seen: list[list[int]] = []
-    with pytest.raises(KeyboardInterrupt), Background(seen.append) as background:
-        background.put(7)
-        raise KeyboardInterrupt
+
+    def stop() -> None:
+        with Background(seen.append) as background:
+            background.put(7)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
     assert seen == [[7]]
