@@ -59,6 +59,7 @@ class DivergenceSettings(Section):
     temperature: Positive | None = None  # of both distributions; None is the rollout's
     clip: Positive | None = 0.05
     clip_mode: Literal["element", "token"] = "element"
+    top_k: PositiveInt | None = None  # both distributions on the teacher's likeliest entries; None is the vocabulary
 
 
 class FlowSettings(Section):

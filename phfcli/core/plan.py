@@ -83,7 +83,7 @@ def estimate_memory(config: TrainConfig, needs: Needs, model: PreTrainedModel, p
         "captured states": readers * layers * config.micro_batch_size * needs.positions * width * 4,
         "logits chunk": 2 * CHUNK_BYTES,
     }
-    return {**parts, "total": sum(parts.values())}
+    return {name: part for name, part in parts.items() if part} | {"total": sum(parts.values())}
 
 
 def _render(prompts: Prompts, needs: Needs, problem: Problem) -> dict[str, str]:

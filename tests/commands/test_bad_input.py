@@ -54,7 +54,7 @@ def test_empty_file(phf: Phf, tmp_path: Path) -> None:
     refused(phf(*TRAIN, "--data", path), "rows.jsonl", "holds no rows")
 
 
-@pytest.mark.parametrize("name", ["phff", "sft"])
+@pytest.mark.parametrize("name", ["phff", "ppo"])
 def test_unknown_objective(phf: Phf, name: str) -> None:
     refused(phf(*TRAIN, "--objective", name), "--objective", name, "phf")
 
@@ -91,9 +91,7 @@ def test_a_truncated_adapter(phf: Phf, tmp_path: Path) -> None:
 def test_a_reference_that_does_not_fit(phf: Phf, tmp_path: Path) -> None:
     long = {"problem": "Start with 1.", "solution": "1 " * 400, "answer": "1"}
     path = write_rows(tmp_path / "rows.jsonl", {"problem": "P", "solution": "S"}, long)
-    refused(
-        phf(*TRAIN, "--data", path), "rows.jsonl", "problem 1", "exceeds the model's context of 512", "overlong=skip"
-    )
+    refused(phf(*TRAIN, "--data", path), "rows.jsonl", "problem 1", "more than the 512 that fit", "overlong=skip")
     assert not (tmp_path / "runs").exists()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -78,8 +79,12 @@ def test_batch_8_equals_8_times_batch_1(name: ObjectiveName, student: LanguageMo
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8)
 
 
-def test_opsd_is_the_mean_divergence_over_tokens(student: LanguageModel, teacher: AveragedTeacher) -> None:
-    loss, _ = loss_and_gradient(student, teacher, TrainConfig(objective="opsd"), [SAMPLES])
+@pytest.mark.parametrize("options", [{}, {"kind": "reverse_kl", "clip": None, "top_k": 5}, {"kind": "forward_kl"}])
+def test_opsd_is_the_mean_divergence_over_tokens(
+    student: LanguageModel, teacher: AveragedTeacher, options: dict[str, Any]
+) -> None:
+    config = TrainConfig.model_validate({"objective": "opsd", "divergence": options})
+    loss, _ = loss_and_gradient(student, teacher, config, [SAMPLES])
     values = []
     for one in SAMPLES:
         with torch.no_grad():
@@ -88,7 +93,7 @@ def test_opsd_is_the_mean_divergence_over_tokens(student: LanguageModel, teacher
                 reader = one.teacher_prompt or []
                 other = student.causal(input_ids=torch.tensor([[*reader, *one.completion]])).logits[0]
         pair = own[len(one.student_prompt) - 1 : -1], other[len(reader) - 1 : -1]
-        values.append(divergence(*pair, kind="jsd", beta=0.5, temperature=1.1, clip=0.05))
+        values.append(divergence(*pair, **{"kind": "jsd", "temperature": 1.1, "clip": 0.05, **options}))
     assert loss == pytest.approx(torch.cat(values).mean().item(), rel=1e-6)
 
 

@@ -33,6 +33,7 @@ class OutputDivergence:
             temperature=self.temperature,
             clip=self.settings.clip,
             clip_mode=self.settings.clip_mode,
+            top_k=self.settings.top_k,
         )
         tokens = weights.sum()
         metrics = {
