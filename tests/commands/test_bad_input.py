@@ -59,6 +59,11 @@ def test_unknown_objective(phf: Phf, name: str) -> None:
     refused(phf(*TRAIN, "--objective", name), "--objective", name, "phf")
 
 
+def test_a_reference_that_is_longer_than_allowed(phf: Phf) -> None:
+    options = ("--objective", "sft", "--set", "sft.max_tokens=40", "--quiet")
+    refused(phf("train", *options), "with its reference, more than the 40 that fit", "--set overlong=skip")
+
+
 def test_a_folder_that_is_not_empty(phf: Phf, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()

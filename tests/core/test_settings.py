@@ -49,7 +49,8 @@ def test_the_recipe_of_the_objective_lies_over_that_of_the_model() -> None:
     config = resolve_train([grpo])
     assert config.batch_size * config.grpo.group_size == 32
     assert (config.rollout.top_p, config.rollout.top_k, config.rollout.max_new_tokens) == (1, 0, 96)
-    assert config.optim.lr == 1e-3  # of embedded-grpo
+    assert config.optim.lr == 3e-4  # the model's
+    assert resolve_train([option_source("--objective", "objective", "sft")]).optim.lr == 1e-3  # of embedded-sft
     large = resolve_train([option_source("--model", "model", "Qwen/Qwen3-4B"), grpo])
     assert (large.optim.lr, large.batch_size, large.rollout.top_p) == (5e-6, 4, 1)
     assert resolve_train([grpo, *set_sources(["batch_size=8"])]).batch_size == 8
