@@ -7,6 +7,7 @@ from phfcli.core.losses.divergence import divergence
 from phfcli.core.losses.energy import entropy, layer_energies, layer_energy_share
 from phfcli.core.losses.flow import FlowTerms, flow_loss, flow_terms
 from phfcli.core.losses.fused import ClipStats, fused_divergence, fused_divergence_stats
+from phfcli.core.losses.policy import clipped_surrogate, group_advantages, token_logprobs, truncated_weights
 from phfcli.core.losses.states import StateLoss, pointwise_loss
 from phfcli.core.positions import select_positions
 
@@ -14,14 +15,18 @@ __all__ = [
     "ClipStats",
     "FlowTerms",
     "StateLoss",
+    "clipped_surrogate",
     "divergence",
     "entropy",
     "flow_loss",
     "flow_terms",
     "fused_divergence",
     "fused_divergence_stats",
+    "group_advantages",
     "layer_energies",
     "layer_energy_share",
     "pointwise_loss",
     "select_positions",
+    "token_logprobs",
+    "truncated_weights",
 ]

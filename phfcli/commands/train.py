@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 
 _LINE_EVERY = 10  # steps
 _CLIP_TAKES_MOST = 0.5
+_SHOWN = {
+    "loss": "loss",
+    "divergence": "jsd",
+    "flow": "flow",
+    "pointwise": "pointwise",
+    "clip_share": "clipped",
+    "reward": "reward",
+    "flat_groups": "flat",
+}
 
 
 def _objectives(incomplete: str) -> list[str]:
@@ -152,8 +161,7 @@ def _watch(trainer: "Trainer", quiet: bool) -> "Metrics | None":
 
 
 def _line(metrics: "Metrics") -> str:
-    names = {"loss": "loss", "divergence": "jsd", "flow": "flow", "pointwise": "pointwise", "clip_share": "clipped"}
-    terms = [f"{label} {metrics[name]:.4f}" for name, label in names.items() if name in metrics]
+    terms = [f"{label} {metrics[name]:.4f}" for name, label in _SHOWN.items() if name in metrics]
     sizes = f"grad {metrics['grad_norm']:.3f}  len {metrics['rollout_tokens']:.0f}  {metrics['tokens_per_s']:.0f} tok/s"
     return f"step {metrics['step']:>4}  {'  '.join(terms)}  {sizes}"
 
@@ -172,7 +180,7 @@ def _show_plan(settings: "TrainConfig", json_: bool) -> None:
         return
     out.print(f"[bold]settings[/]\n{escape(write_yaml(settings))}")
     for who, prompt in plan.prompts.items():
-        out.print(f"[bold]{who} prompt of the first problem[/]\n{escape(prompt)}\n")
+        out.print(f"[bold]{who}, first problem[/]\n{escape(prompt)}\n")
     if plan.memory:
         out.print("[bold]memory, estimated[/]")
         for name, size in plan.memory.items():

@@ -59,6 +59,7 @@ class DivergenceSettings(Section):
     temperature: Positive | None = None  # of both distributions; None is the rollout's
     clip: Positive | None = 0.05
     clip_mode: Literal["element", "token"] = "element"
+    top_k: PositiveInt | None = None  # both distributions on the teacher's likeliest entries; None is the vocabulary
 
 
 class FlowSettings(Section):
@@ -71,6 +72,18 @@ class FlowSettings(Section):
 class TeacherSettings(Section):
     kind: TeacherName = "ema"
     decay: Fraction = 0.999
+
+
+class SftSettings(Section):
+    max_tokens: PositiveInt = 16_000  # of the prompt and the reference together
+
+
+class GrpoSettings(Section):
+    group_size: Annotated[int, Field(ge=2)] = 8  # completions of each problem; a step has batch_size x group_size
+    normalize: bool = True  # advantages over the deviation of their group
+    aggregate: Literal["token", "sequence"] = "token"  # mean over all tokens, or over each completion's and then these
+    epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2  # the surrogate's clip; the ratio is 1 at one update a rollout
+    ratio_cap: Annotated[float, Field(ge=1)] = 2.0  # of the weight that corrects the engine's probability
 
 
 class PromptSettings(Section):
@@ -137,6 +150,8 @@ class TrainConfig(ModelSettings):
     divergence: DivergenceSettings = DivergenceSettings()
     flow: FlowSettings = FlowSettings()
     teacher: TeacherSettings = TeacherSettings()
+    sft: SftSettings = SftSettings()
+    grpo: GrpoSettings = GrpoSettings()
 
 
 class EvalConfig(ModelSettings):

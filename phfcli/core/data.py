@@ -81,37 +81,57 @@ def _order(seed: int, epoch: int, count: int) -> list[int]:
     return order
 
 
-def build_curriculum(config: TrainConfig, prompts: Prompts, context: int) -> tuple[Curriculum, int]:
-    """The problems in their order, and how many were left out because they do not fit.
+@dataclass(frozen=True)
+class Reading:
+    """What is read of a problem in training, as far as its length goes.
+
+    Attributes:
+        privileged: a reader sees the prompt that contains the reference.
+        rollout: tokens that a completion may have; None where the reference itself is the completion.
+    """
+
+    prompts: Prompts
+    privileged: bool = True
+    rollout: int | None = None
+
+    def length(self, problem: Problem) -> int:
+        """Tokens of the longest sequence that is read."""
+        assert problem.solution is not None
+        if self.privileged:
+            prompt = self.prompts.teacher(problem.problem, problem.solution)
+        else:
+            prompt = self.prompts.student(problem.problem)
+        if self.rollout is None:
+            return len(prompt) + len(self.prompts.target(problem.problem, problem.solution))
+        return len(prompt) + self.rollout
+
+
+def build_curriculum(config: TrainConfig, reading: Reading, context: int) -> tuple[Curriculum, int]:
+    """The problems in their order, and how many were left out because they do not fit into `context` tokens.
 
     Only the problems that the run will visit are measured, before any of its time is spent.
 
     Raises:
-        UserError: for a problem that does not fit its context, unless config.overlong is "skip".
+        UserError: for a problem that does not fit, unless config.overlong is "skip".
     """
     problems = load_problems(config.data, config.columns)
-    budget = context - config.rollout.max_new_tokens
-    if budget < 1:
+    if reading.rollout is not None and reading.rollout >= context:
         raise UserError(
-            f"rollout.max_new_tokens: {config.rollout.max_new_tokens} leave no room for a prompt "
+            f"rollout.max_new_tokens: {reading.rollout} leave no room for a prompt "
             f"in the model's context of {context} tokens"
         )
     curriculum = Curriculum(problems, config.batch_size, config.seed)
     if config.overlong == "skip":
-        fitting = [p for p in problems if _length(p, prompts) <= budget]
+        fitting = [p for p in problems if reading.length(p) <= context]
         if not fitting:
-            raise UserError(f"{config.data}: no problem fits the model's context of {context} tokens")
+            raise UserError(f"{config.data}: no problem fits into {context} tokens")
         return Curriculum(fitting, config.batch_size, config.seed), len(problems) - len(fitting)
     for problem in curriculum.visited(config.steps):
-        if (length := _length(problem, prompts)) > budget:
+        if (length := reading.length(problem)) > context:
+            what = "its reference" if reading.rollout is None else f"a rollout of {reading.rollout}"
             raise UserError(
-                f"{config.data}: problem {problem.id} with its reference takes {length} tokens, and with a rollout of "
-                f"{config.rollout.max_new_tokens} exceeds the model's context of {context}; shorten "
-                "rollout.max_new_tokens, or leave such problems out with --set overlong=skip"
+                f"{config.data}: problem {problem.id} takes {length} tokens with {what}, more than the {context} "
+                "that fit; leave such problems out with --set overlong=skip"
+                + ("" if reading.rollout is None else ", or shorten rollout.max_new_tokens")
             )
     return curriculum, 0
-
-
-def _length(problem: Problem, prompts: Prompts) -> int:
-    assert problem.solution is not None
-    return len(prompts.teacher(problem.problem, problem.solution))

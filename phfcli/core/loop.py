@@ -101,7 +101,7 @@ class Trainer:
             **meter.means(),
             "grad_norm": grad_norm,
             "lr": self.schedule.get_last_lr()[0],
-            "teacher_distance": self.teacher.distance(),
+            **({"teacher_distance": self.teacher.distance()} if self.objective.needs.teacher else {}),
             **_rollout_metrics(completions),
             **({"reward": sum(s.reward for s in samples) / len(samples)} if self.objective.needs.reward else {}),
             "tokens_per_s": counts["tokens"] / seconds,
@@ -115,7 +115,7 @@ class Trainer:
 
     def rollout(self, problems: Sequence[Problem], step: int) -> list[Completion]:
         """The student's own completions in the order of the problems; the references of an offline objective."""
-        if self.objective.needs.completions == 0:
+        if self.objective.needs.offline:
             return [self._reference(problem) for problem in problems]
         settings = self.config.rollout
         sampling = Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_new_tokens)
@@ -219,9 +219,7 @@ class Trainer:
 
     def _reference(self, problem: Problem) -> Completion:
         assert problem.solution is not None
-        ids = self.model.card.tokenizer.encode(problem.solution, add_special_tokens=False)
-        eos = self.model.card.tokenizer.eos_token_id
-        return Completion((*ids, eos) if isinstance(eos, int) else tuple(ids), (), finish="stop")
+        return Completion(tuple(self.prompts.target(problem.problem, problem.solution)), (), finish="stop")
 
     def _teacher_prompt(self, problem: Problem) -> list[int] | None:
         needs = self.objective.needs

@@ -28,6 +28,9 @@ class ChatTokenizer(Protocol):
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
+    @property
+    def eos_token_id(self) -> Any: ...
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -52,10 +55,28 @@ class Prompts:
     def teacher(self, problem: str, solution: str) -> list[int]:
         return self._ids(self.teacher_text(problem, solution))
 
-    def _chat(self, content: str) -> str:
-        messages = [{"role": "user", "content": content}]
+    def target_text(self, problem: str, solution: str) -> str:
+        """The reference as the assistant's turn: what the chat template writes after its own prompt.
+
+        Qwen3's puts an empty thinking part before a solution that has none. Where a template does not go on from its
+        prompt, it is the solution alone.
+        """
+        prompt, turn = self.student_text(problem), {"role": "assistant", "content": solution}
+        whole = self._chat(_fill(self.student_template, problem=problem), turn)
+        return whole.removeprefix(prompt) if whole.startswith(prompt) else solution
+
+    def target(self, problem: str, solution: str) -> list[int]:
+        """The token ids of `target_text`, up to the end-of-sequence token."""
+        ids, eos = self._ids(self.target_text(problem, solution)), self.tokenizer.eos_token_id
+        if eos in ids:
+            return ids[: len(ids) - ids[::-1].index(eos)]
+        return ids if eos is None else [*ids, eos]
+
+    def _chat(self, content: str, *turns: dict[str, str]) -> str:
+        """The user's message as a prompt, or as a conversation if turns follow it."""
+        messages = [{"role": "user", "content": content}, *turns]
         text: str = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=self.thinking
+            messages, tokenize=False, add_generation_prompt=not turns, enable_thinking=self.thinking
         )
         return text
 

@@ -43,9 +43,8 @@ def resolve(kind: type[Config], sources: Iterable[Source]) -> Config:
 
 
 def resolve_train(sources: list[Source]) -> TrainConfig:
-    """Like resolve; underneath lies the shipped recipe of the chosen model, if there is one."""
-    model = next((source.tree["model"] for source in reversed(sources) if "model" in source.tree), EMBEDDED)
-    return resolve(TrainConfig, [*_recipe_of(model), *sources])
+    """Like resolve; underneath lie the shipped recipes of the chosen model and objective, as far as there are any."""
+    return resolve(TrainConfig, [*_beneath(sources), *sources])
 
 
 def file_sources(names: Iterable[str]) -> list[Source]:
@@ -89,12 +88,19 @@ def write_yaml(config: Section) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _recipe_of(model: str) -> list[Source]:
-    for name, path in recipes().items():
-        tree = read_yaml(path)
-        if tree.get("model") == model:
-            return [Source(f"recipe {name}", tree)]
-    return []
+def _beneath(sources: list[Source]) -> list[Source]:
+    """The recipe that names the model, the one with the objective's name, and the one with both their names."""
+    shipped = {name: read_yaml(path) for name, path in recipes().items()}
+    model = _last(sources, "model") or EMBEDDED
+    own = next((name for name, tree in shipped.items() if tree.get("model") == model), "")
+    objective = _last(sources, "objective") or shipped.get(own, {}).get("objective")
+    names = [own, f"{objective}", f"{own}-{objective}"]
+    return [Source(f"recipe {name}", shipped[name]) for name in names if name in shipped]
+
+
+def _last(sources: list[Source], key: str) -> Any:
+    """The value that the last of the sources gives a key, if any does."""
+    return next((source.tree[key] for source in reversed(sources) if key in source.tree), None)
 
 
 def _parse_yaml(text: str, label: str) -> Any:

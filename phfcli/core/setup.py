@@ -6,13 +6,13 @@ import torch
 from transformers import get_scheduler
 
 from phfcli.core.config import TrainConfig
-from phfcli.core.data import Curriculum, build_curriculum
+from phfcli.core.data import Curriculum, Reading, build_curriculum
 from phfcli.core.errors import UserError
 from phfcli.core.loop import Trainer
 from phfcli.core.models import LanguageModel, add_lora, load_model
 from phfcli.core.objectives import Objective, build_objective
 from phfcli.core.prompts import build_prompts
-from phfcli.core.rollouts import training_engine
+from phfcli.core.rollouts import TrainingEngine, TransformersEngine, training_engine
 from phfcli.core.runs import start_run
 from phfcli.core.seeds import derive_seed
 from phfcli.core.teachers import build_teacher
@@ -26,22 +26,26 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool) -> Trainer:
     """
     base = load_model(config)
     prompts = build_prompts(base.card.tokenizer, config.prompt)
-    curriculum, skipped = build_curriculum(config, prompts, base.card.context)
     objective = build_objective(config)
+    needs = objective.needs
+    reading = Reading(prompts, needs.privileged, None if needs.offline else config.rollout.max_new_tokens)
+    limit = min(base.card.context, needs.max_tokens or base.card.context)
+    curriculum, skipped = build_curriculum(config, reading, limit)
     _check_layers(objective, len(base.blocks))
     model = add_lora(base, config.lora, derive_seed(config.seed, "lora"))
     if config.gradient_checkpointing:
         model.causal.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer, schedule = build_optimizer(config, model, curriculum)
-    student_prompts = [prompts.student(p.problem) for p in curriculum.visited(config.steps)]
-    engine = training_engine(config, model, student_prompts)
+    engine: TrainingEngine = TransformersEngine(model)  # which holds nothing of its own, and stays idle offline
+    if not needs.offline:
+        engine = training_engine(config, model, [prompts.student(p.problem) for p in curriculum.visited(config.steps)])
     if fresh:
         start_run(folder, config, model, curriculum, skipped)
     return Trainer(
         config=config,
         folder=folder,
         model=model,
-        teacher=build_teacher(model.trainable(), config.teacher),
+        teacher=build_teacher(model.trainable() if needs.teacher else {}, config.teacher),
         objective=objective,
         engine=engine,
         prompts=prompts,

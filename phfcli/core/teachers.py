@@ -16,7 +16,7 @@ class AveragedTeacher:
     """Keeps theta_bar <- rho theta_bar + (1 - rho) theta of the trainable parameters, from theta_bar = theta on.
 
     rho = 0.999 is the published EMA teacher. rho = 1 is the initial policy, and rho = 0 is the student itself.
-    The frozen part of the model is shared, so with LoRA the teacher costs one more adapter.
+    The frozen part of the model is shared, so with LoRA the teacher costs one more adapter; of no parameters, nothing.
     """
 
     def __init__(self, trainable: Mapping[str, nn.Parameter], decay: float) -> None:
@@ -37,7 +37,8 @@ class AveragedTeacher:
     def update(self) -> None:
         """Follows the student; to be called after each optimizer step."""
         student = [p.detach() for p in self._student.values()]
-        torch._foreach_lerp_(list(self._average.values()), student, 1.0 - self._decay)
+        if student:
+            torch._foreach_lerp_(list(self._average.values()), student, 1.0 - self._decay)
 
     @torch.no_grad()
     def distance(self) -> float:

@@ -54,9 +54,14 @@ def test_empty_file(phf: Phf, tmp_path: Path) -> None:
     refused(phf(*TRAIN, "--data", path), "rows.jsonl", "holds no rows")
 
 
-@pytest.mark.parametrize("name", ["phff", "sft"])
+@pytest.mark.parametrize("name", ["phff", "ppo"])
 def test_unknown_objective(phf: Phf, name: str) -> None:
     refused(phf(*TRAIN, "--objective", name), "--objective", name, "phf")
+
+
+def test_a_reference_that_is_longer_than_allowed(phf: Phf) -> None:
+    options = ("--objective", "sft", "--set", "sft.max_tokens=40", "--quiet")
+    refused(phf("train", *options), "with its reference, more than the 40 that fit", "--set overlong=skip")
 
 
 def test_a_folder_that_is_not_empty(phf: Phf, tmp_path: Path) -> None:
@@ -91,9 +96,7 @@ def test_a_truncated_adapter(phf: Phf, tmp_path: Path) -> None:
 def test_a_reference_that_does_not_fit(phf: Phf, tmp_path: Path) -> None:
     long = {"problem": "Start with 1.", "solution": "1 " * 400, "answer": "1"}
     path = write_rows(tmp_path / "rows.jsonl", {"problem": "P", "solution": "S"}, long)
-    refused(
-        phf(*TRAIN, "--data", path), "rows.jsonl", "problem 1", "exceeds the model's context of 512", "overlong=skip"
-    )
+    refused(phf(*TRAIN, "--data", path), "rows.jsonl", "problem 1", "more than the 512 that fit", "overlong=skip")
     assert not (tmp_path / "runs").exists()
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from phfcli.core.flows import load_flow
 from phfcli.core.names import OBJECTIVES
+from phfcli.core.resources import embedded_problems
 
 Phf = Callable[..., Any]
 
@@ -94,6 +95,34 @@ def test_resuming_changes_nothing(phf: Phf, tmp_path: Path, teacher: str) -> Non
     assert same_tensors(whole / "flows/step-000004.safetensors", cut / "flows/step-000004.safetensors")
 
 
+@pytest.mark.parametrize("objective", ["sft", "grpo"])
+def test_resuming_changes_nothing_without_a_teacher(phf: Phf, tmp_path: Path, objective: str) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    options = ("--objective", objective, "--checkpoint-every", 1, *SMALL)
+    assert phf("train", "--steps", 3, "--output-dir", whole, *options).code == 0
+    assert phf("train", "--steps", 2, "--output-dir", cut, *options).code == 0
+    assert phf("train", "--steps", 3, "--output-dir", cut, "--resume", "--quiet").code == 0
+    for name in ("adapter_model", "optimizer"):
+        file = f"checkpoints/step-000003/{name}.safetensors"
+        assert same_tensors(whole / file, cut / file)
+    assert not load_file(whole / "checkpoints/step-000003/teacher.safetensors")
+    assert metrics(whole) == metrics(cut)
+    assert not {"teacher_distance", "layer_energy"} & metrics(cut)[0].keys()
+    assert not (cut / "flows").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("objective", "metric", "sign"), [("sft", "nll", -1), ("grpo", "reward", 1)])
+def test_it_learns_on_the_embedded_model(phf: Phf, tmp_path: Path, objective: str, metric: str, sign: int) -> None:
+    rows = embedded_problems("train").read_text().splitlines()[:4]
+    data = tmp_path / "four.jsonl"
+    data.write_text("\n".join(rows))
+    options = ("--objective", objective, "--data", data, "--steps", 16, "--set", "batch_size=4", "--quiet")
+    assert phf("train", *options, "--output-dir", tmp_path / "run").code == 0
+    values = [line[metric] for line in metrics(tmp_path / "run")]
+    assert sign * (sum(values[-5:]) - sum(values[:5])) / 5 > 0.08
+
+
 def test_a_damaged_checkpoint_is_skipped_with_a_warning(phf: Phf, tmp_path: Path) -> None:
     run = tmp_path / "run"
     phf("train", "--steps", 2, "--checkpoint-every", 1, "--output-dir", run, *SMALL)
@@ -158,6 +187,21 @@ def test_a_dry_run_of_the_embedded_default(phf: Phf, tmp_path: Path) -> None:
     assert plan["memory_bytes"]["total"] == sum(v for k, v in plan["memory_bytes"].items() if k != "total")
     assert plan["gaps"] == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("objective", "shown"), [("sft", {"student", "target"}), ("grpo", {"student"})])
+def test_a_dry_run_without_a_teacher_counts_none(phf: Phf, objective: str, shown: set[str]) -> None:
+    done = phf("train", "--objective", objective, "--dry-run", "--json")
+    assert done.code == 0
+    assert done.json["prompts"].keys() == shown
+    assert not {"teacher", "captured states"} & done.json["memory_bytes"].keys()
+
+
+def test_grpo_refuses_rollouts_of_a_cut_distribution(phf: Phf) -> None:
+    done = phf("train", "--objective", "grpo", "--set", "rollout.top_p=0.9", "--dry-run")
+    assert done.code == 2
+    assert "rollout.top_p" in done.err
+    assert done.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("recipe", ["qwen3-1.7b", "qwen3-4b", "qwen3-8b"])

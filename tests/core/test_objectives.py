@@ -1,12 +1,15 @@
 """Objectives: their terms are sums, so the loss and its gradient do not depend on how a batch is cut."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from phfcli.core.config import TrainConfig
+from phfcli.core.errors import UserError
 from phfcli.core.losses.divergence import divergence
 from phfcli.core.models import LanguageModel
 from phfcli.core.names import OBJECTIVES, ObjectiveName
@@ -17,10 +20,20 @@ from phfcli.core.teachers import AveragedTeacher
 LAYERS = (1, 2, 3)
 CPU = torch.device("cpu")
 LENGTHS = [(3, 9, 6), (8, 4, 1), (1, 30, 12), (5, 5, 2), (2, 7, 9), (4, 12, 3), (6, 6, 5), (7, 20, 8)]
+REWARDS = [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0]  # two groups of four
 SAMPLES = [
-    Sample([3 + i] * a, [40 + i] * b, [60 + (5 * i + 3 * j) % 150 for j in range(c)])
+    Sample(
+        [3 + i] * a,
+        [40 + i] * b,
+        [60 + (5 * i + 3 * j) % 150 for j in range(c)],
+        logprobs=[-5 - 0.1 * ((3 * i + j) % 7) for j in range(c)],
+        reward=REWARDS[i],
+        group=REWARDS[i // 4 * 4 :][:4],
+    )
     for i, (a, b, c) in enumerate(LENGTHS)
 ]
+# what a loss needs of the rollouts: those of GRPO are of the whole distribution
+BASE = {"rollout": {"top_p": 1.0, "top_k": 0}}
 
 
 @pytest.fixture
@@ -41,9 +54,11 @@ def loss_and_gradient(
     total = 0.0
     layers = LAYERS if objective.needs.layers is None else objective.needs.layers
     for batch in batches:
-        assert batch.teacher is not None
-        with torch.no_grad(), teacher.weights():
-            privileged = run_pass(student, batch.teacher, batch, layers)
+        privileged = None
+        if objective.needs.teacher:
+            assert batch.teacher is not None
+            with torch.no_grad(), teacher.weights():
+                privileged = run_pass(student, batch.teacher, batch, layers)
         terms = objective.loss(run_pass(student, batch.student, batch, layers), privileged, batch)
         loss = terms.total(counts)
         loss.backward()
@@ -55,7 +70,7 @@ def loss_and_gradient(
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_batch_8_equals_8_times_batch_1(name: ObjectiveName, student: LanguageModel, teacher: AveragedTeacher) -> None:
-    config = TrainConfig(objective=name)
+    config = TrainConfig.model_validate({"objective": name, **BASE})
     whole, gradient = loss_and_gradient(student, teacher, config, [SAMPLES])
     for parts in ([[s] for s in SAMPLES], [SAMPLES[:3], SAMPLES[3:]], [list(reversed(SAMPLES))]):
         cut, cut_gradient = loss_and_gradient(student, teacher, config, parts)
@@ -64,8 +79,12 @@ def test_batch_8_equals_8_times_batch_1(name: ObjectiveName, student: LanguageMo
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8)
 
 
-def test_opsd_is_the_mean_divergence_over_tokens(student: LanguageModel, teacher: AveragedTeacher) -> None:
-    loss, _ = loss_and_gradient(student, teacher, TrainConfig(objective="opsd"), [SAMPLES])
+@pytest.mark.parametrize("options", [{}, {"kind": "reverse_kl", "clip": None, "top_k": 5}, {"kind": "forward_kl"}])
+def test_opsd_is_the_mean_divergence_over_tokens(
+    student: LanguageModel, teacher: AveragedTeacher, options: dict[str, Any]
+) -> None:
+    config = TrainConfig.model_validate({"objective": "opsd", "divergence": options})
+    loss, _ = loss_and_gradient(student, teacher, config, [SAMPLES])
     values = []
     for one in SAMPLES:
         with torch.no_grad():
@@ -74,7 +93,7 @@ def test_opsd_is_the_mean_divergence_over_tokens(student: LanguageModel, teacher
                 reader = one.teacher_prompt or []
                 other = student.causal(input_ids=torch.tensor([[*reader, *one.completion]])).logits[0]
         pair = own[len(one.student_prompt) - 1 : -1], other[len(reader) - 1 : -1]
-        values.append(divergence(*pair, kind="jsd", beta=0.5, temperature=1.1, clip=0.05))
+        values.append(divergence(*pair, **{"kind": "jsd", "temperature": 1.1, "clip": 0.05, **options}))
     assert loss == pytest.approx(torch.cat(values).mean().item(), rel=1e-6)
 
 
@@ -114,8 +133,70 @@ def test_chosen_layers_are_those_of_the_all_layer_pass(student: LanguageModel) -
 def test_samples_without_a_transition_add_nothing_to_the_flow(
     name: ObjectiveName, student: LanguageModel, teacher: AveragedTeacher
 ) -> None:
-    loss, gradient = loss_and_gradient(
-        student, teacher, TrainConfig(objective=name), [[Sample([3], [4, 5], [6]), Sample([3], [4], [])]]
-    )
+    one = Sample([3], [4, 5], [6], logprobs=[-5.0], reward=1.0, group=[1.0, 0.0])
+    none = Sample([3], [4], [], group=[1.0, 0.0])
+    config = TrainConfig.model_validate({"objective": name, **BASE})
+    loss, gradient = loss_and_gradient(student, teacher, config, [[one, none]])
     assert torch.isfinite(torch.tensor(loss))
     assert all(g.isfinite().all() for g in gradient)
+
+
+def all_logprobs(student: LanguageModel, sample: Sample, temperature: float) -> Tensor:
+    """Of a sample's completion, from the whole logits; with a gradient."""
+    logits = student.causal(input_ids=torch.tensor([[*sample.student_prompt, *sample.completion]])).logits[0]
+    chosen = torch.tensor(sample.completion)[:, None]
+    start = len(sample.student_prompt) - 1
+    return (logits[start:-1] / temperature).log_softmax(-1).gather(1, chosen)[:, 0]
+
+
+def test_sft_is_the_mean_cross_entropy_of_the_completion(student: LanguageModel, teacher: AveragedTeacher) -> None:
+    loss, _ = loss_and_gradient(student, teacher, TrainConfig(objective="sft"), [SAMPLES[:5], SAMPLES[5:]])
+    want = -torch.cat([all_logprobs(student, sample, temperature=1.0) for sample in SAMPLES]).mean()
+    assert loss == pytest.approx(want.item(), rel=1e-6)
+
+
+def grpo(**settings: object) -> TrainConfig:
+    rollout = {"top_p": 1.0, "top_k": 0, "temperature": 1.2}
+    return TrainConfig.model_validate({"objective": "grpo", "rollout": rollout, "grpo": settings})
+
+
+@pytest.mark.parametrize("aggregate", ["token", "sequence"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_grpo_is_the_weighted_policy_gradient(
+    student: LanguageModel, teacher: AveragedTeacher, aggregate: str, normalize: bool
+) -> None:
+    config = grpo(aggregate=aggregate, normalize=normalize, ratio_cap=1.1)
+    loss, gradient = loss_and_gradient(student, teacher, config, [SAMPLES[:3], SAMPLES[3:]])
+    sequences, capped = [], 0
+    for sample in SAMPLES:
+        group = torch.tensor(sample.group, dtype=torch.float64)
+        advantage = (sample.reward - group.mean()) / (group.std() if normalize else 1)
+        logprobs = all_logprobs(student, sample, temperature=1.2)
+        weight = (logprobs.detach() - torch.tensor(sample.logprobs, dtype=torch.float64)).exp()
+        capped += int((weight > 1.1).sum())
+        sequences.append(-(weight.clamp(max=1.1) * advantage * (logprobs - logprobs.detach()).exp()))
+    assert 0 < capped < sum(map(len, sequences))
+    want = torch.cat(sequences).mean() if aggregate == "token" else torch.stack([s.mean() for s in sequences]).mean()
+    want.backward()
+    assert loss == pytest.approx(want.item(), rel=1e-6)
+    for got, p in zip(gradient, student.trainable().values(), strict=True):
+        torch.testing.assert_close(got, p.grad, rtol=1e-5, atol=1e-9)
+
+
+def test_groups_without_spread_give_no_loss_and_are_counted(student: LanguageModel, teacher: AveragedTeacher) -> None:
+    flat = [replace(s, reward=1.0, group=[1.0] * 4) for s in SAMPLES[:4]]
+    loss, gradient = loss_and_gradient(student, teacher, grpo(), [flat])
+    assert loss == 0
+    assert not any(g.any() for g in gradient)
+    objective = build_objective(grpo())
+    batch = collate([*flat, *SAMPLES[4:]], 128, student.card.pad_id, CPU)
+    metrics = objective.loss(run_pass(student, batch.student, batch, ()), None, batch).metrics
+    total, count = metrics["flat_groups"]
+    assert (total.item(), count.item()) == (4, 8)
+
+
+@pytest.mark.parametrize(("name", "value"), [("top_p", 0.95), ("top_k", 20)])
+def test_grpo_refuses_rollouts_of_a_cut_distribution(name: str, value: float) -> None:
+    config = TrainConfig.model_validate({"objective": "grpo", "rollout": {**BASE["rollout"], name: value}})
+    with pytest.raises(UserError, match=f"rollout.{name}: {value} cuts the distribution"):
+        build_objective(config)

@@ -49,3 +49,31 @@ def test_token_ids_are_those_of_the_text(prompts: Prompts) -> None:
 def test_a_template_without_the_problem_is_refused() -> None:
     with pytest.raises(UserError, match=r"prompt\.teacher: the template lacks \{solution\}"):
         build_prompts(load_tokenizer("embedded"), PromptSettings(teacher="{problem}"))
+
+
+def test_the_target_is_the_assistants_turn_up_to_its_end(prompts: Prompts) -> None:
+    tokenizer = load_tokenizer("embedded")
+    ids = prompts.target("P", "3+4=7. \\boxed{7}")
+    assert tokenizer.decode(ids) == "3+4=7. \\boxed{7}<|im_end|>"
+    assert ids[-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_a_template_may_write_something_before_the_solution(thinking: bool) -> None:
+    tokenizer = load_tokenizer("embedded")
+    # as Qwen3's does in the last turn
+    before = (
+        "{{ '<|im_start|>' ~ message.role ~ '\\n' ~ ('<think>\\n\\n</think>\\n\\n' if message.role == 'assistant') ~"
+    )
+    plain = "{{- '<|im_start|>' ~ message.role ~ '\\n' ~"
+    assert plain in tokenizer.chat_template
+    tokenizer.chat_template = tokenizer.chat_template.replace(plain, before)
+    prompts = build_prompts(tokenizer, PromptSettings(thinking=thinking))
+    whole = tokenizer.decode([*prompts.student("P"), *prompts.target("P", "\\boxed{7}")])
+    assert whole.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n\\boxed{7}<|im_end|>")
+
+
+def test_a_template_that_does_not_go_on_from_its_prompt_gets_the_solution_alone() -> None:
+    prompts = build_prompts(load_tokenizer("embedded"), PromptSettings(thinking=False))
+    assert prompts.target_text("P", "\\boxed{7}") == "\\boxed{7}"
+    assert prompts.target("P", "\\boxed{7}")[-1] == load_tokenizer("embedded").eos_token_id

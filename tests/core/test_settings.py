@@ -44,6 +44,21 @@ def test_the_recipe_of_the_model_lies_under_everything_else(tmp_path: Path) -> N
     assert (config.optim.lr, config.steps, config.divergence.clip) == (1e-3, 9, 0.06)
 
 
+def test_the_recipe_of_the_objective_lies_over_that_of_the_model() -> None:
+    grpo = option_source("--objective", "objective", "grpo")
+    config = resolve_train([grpo])
+    assert config.batch_size * config.grpo.group_size == 32
+    assert (config.rollout.top_p, config.rollout.top_k, config.rollout.max_new_tokens) == (1, 0, 96)
+    assert config.optim.lr == 3e-4  # the model's
+    assert resolve_train([option_source("--objective", "objective", "sft")]).optim.lr == 1e-3  # of embedded-sft
+    large = resolve_train([option_source("--model", "model", "Qwen/Qwen3-4B"), grpo])
+    assert (large.optim.lr, large.batch_size, large.rollout.top_p) == (5e-6, 4, 1)
+    assert resolve_train([grpo, *set_sources(["batch_size=8"])]).batch_size == 8
+    assert resolve_train(file_sources(["qwen3-8b", "grpo"])) == resolve_train(
+        [option_source("--model", "model", "Qwen/Qwen3-8B"), grpo]
+    )
+
+
 def test_an_unknown_model_gets_the_published_defaults() -> None:
     config = resolve_train([option_source("--model", "model", "someone/else")])
     assert (config.optim.lr, config.data) == (5e-6, "siyanzhao/Openthoughts_math_30k_opsd")

@@ -43,7 +43,7 @@ class Sweeper:
     def __call__(self, student: Tensor, teacher: Tensor, weights: Tensor) -> Sweep:
         """Sweeps over hidden states [N, d] with weights [N] in the working precision."""
         count, vocabulary = len(student), len(self.head)
-        chunk = min(self.chunk_size or _fitting(CHUNK_BYTES, 2 * vocabulary * student.itemsize), max(1, count))
+        chunk = min(self.chunk_size or fitting(CHUNK_BYTES, 2 * vocabulary * student.itemsize), max(1, count))
         logits_2nV = student.new_empty(2 * chunk, vocabulary)
         tokens = weights.new_empty(3, count)
         grad_hidden = torch.empty_like(student) if self.wants_hidden else None
@@ -69,7 +69,7 @@ class Sweeper:
             torch.mm(student, self.head.T, out=student_nV)
             torch.mm(teacher, self.teacher_head.T, out=teacher_nV)
         slab_bytes = _SLAB_BYTES_CPU if student.device.type == "cpu" else _SLAB_BYTES
-        rows = _fitting(slab_bytes, logits_2nV.shape[1] * 4)
+        rows = fitting(slab_bytes, logits_2nV.shape[1] * 4)
         slabs = [slice(start, start + rows) for start in range(0, count, rows)]
         return student_nV, torch.cat([self._slab(student_nV[slab], teacher_nV[slab]) for slab in slabs], dim=1)
 
@@ -109,6 +109,6 @@ def _token_terms(student_logits: Tensor, teacher_logits: Tensor, spec: Divergenc
     return grad, torch.stack((raw, kept, clipped))
 
 
-def _fitting(budget: int, row: int) -> int:
+def fitting(budget: int, row: int) -> int:
     """How many rows of `row` bytes fit into `budget` bytes, at least one."""
     return max(1, budget // max(1, row))

@@ -1,0 +1,91 @@
+"""What an objective is to the loop: what it needs, and terms that add up over micro-batches."""
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from phfcli.core.passes import Batch, Pass
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the loop has to prepare.
+
+    Attributes:
+        completions: rollouts per problem; 0 is offline, on the reference itself.
+        teacher: a second pass without grad.
+        privileged: that pass reads the prompt that contains the reference.
+        reward: graded completions; each sample then knows its reward and those of its problem's other completions.
+        layers: blocks whose states are wanted, 1 is the first; None is all of them, () is none.
+        positions: at most so many states of each completion.
+        max_tokens: of a prompt and its completion, where that is less than the model's context.
+    """
+
+    completions: int = 1
+    teacher: bool = True
+    privileged: bool = True
+    reward: bool = False
+    layers: tuple[int, ...] | None = ()
+    positions: int = 128
+    max_tokens: int | None = None
+
+    @property
+    def group_size(self) -> int:
+        """Samples of each problem in a step; an offline objective has its reference."""
+        return max(1, self.completions)
+
+    @property
+    def offline(self) -> bool:
+        """Whether the references stand in the place of rollouts."""
+        return self.completions == 0
+
+
+@dataclass(frozen=True)
+class Term:
+    """A sum over a part of the batch; the loop divides it by the count, named `per`, of the whole batch."""
+
+    total: Tensor
+    per: Literal["tokens", "samples", "flows"]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The terms of a loss, and detached metrics as (sum, count) pairs."""
+
+    terms: dict[str, Term]
+    metrics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def total(self, counts: dict[str, int]) -> Tensor:
+        """The loss of this part, in the units of the whole batch."""
+        parts = [term.weight * term.total / max(counts[term.per], 1) for term in self.terms.values()]
+        return torch.stack(parts).sum()
+
+    def __add__(self, other: "LossTerms") -> "LossTerms":
+        return LossTerms(self.terms | other.terms, self.metrics | other.metrics)
+
+
+class Objective(Protocol):
+    """A loss on a student's pass and, where it needs one, a teacher's."""
+
+    @property
+    def needs(self) -> Needs: ...
+
+    def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms: ...
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Two objectives on the same passes, which the second one's needs cover: PHF is OPSD + alpha * flow (eq. 14)."""
+
+    first: Objective
+    second: Objective
+
+    @property
+    def needs(self) -> Needs:
+        return self.second.needs
+
+    def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
+        return self.first.loss(student, teacher, batch) + self.second.loss(student, teacher, batch)

@@ -1,0 +1,73 @@
+"""GRPO: rewards relative to those of the same problem's other completions."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from phfcli.core.config import GrpoSettings, RolloutSettings
+from phfcli.core.errors import UserError
+from phfcli.core.losses.policy import clipped_surrogate, group_advantages, token_logprobs, truncated_weights
+from phfcli.core.objectives.contract import LossTerms, Needs, Term
+from phfcli.core.passes import Batch, Pass
+
+
+@dataclass(frozen=True)
+class GroupPolicy:
+    """Policy gradient with group-relative advantages, a clipped ratio, and no KL term (beta 0).
+
+    Each rollout serves one update, so the policy before it is the present one: the ratio of the surrogate is
+    exp(logp - logp.detach()), which is 1 with the gradient of logp. What the completions were drawn from is not quite
+    that policy: an engine has kernels, a precision and a merged adapter of its own. So each token is weighted by
+    min(exp(logp.detach() - engine_logp), ratio_cap), a constant. Both are of the distribution at the rollouts'
+    temperature; the engine's, after top-p or top-k, would be renormalised over a support that the trainer does not
+    know, so rollouts must be of the whole distribution.
+
+    Raises:
+        UserError: for rollouts with top-p or top-k.
+    """
+
+    settings: GrpoSettings
+    rollout: RolloutSettings
+
+    def __post_init__(self) -> None:
+        for name, value, off in (("top_p", self.rollout.top_p, 1), ("top_k", self.rollout.top_k, 0)):
+            if value != off:
+                raise UserError(
+                    f"rollout.{name}: {value} cuts the distribution whose log-probabilities this objective needs; "
+                    f"--set rollout.{name}={off}, or put --config grpo after the other recipes"
+                )
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(completions=self.settings.group_size, teacher=False, privileged=False, reward=True)
+
+    def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
+        logprobs = token_logprobs(student.hidden, student.head, batch.token_ids, self.rollout.temperature)
+        engine = logprobs.new_tensor([value for sample in batch.samples for value in sample.logprobs])
+        weights = truncated_weights(logprobs, engine, self.settings.ratio_cap)
+        advantages, flat = self._advantages(batch, logprobs)
+        rows, _ = batch.tokens
+        losses = weights * clipped_surrogate(logprobs, logprobs, advantages[rows], self.settings.epsilon)
+        tokens, samples = logprobs.new_tensor(len(rows)), logprobs.new_tensor(len(flat))
+        metrics = {
+            "flat_groups": (flat.sum(), samples),  # share of groups whose rewards are all equal
+            "engine_gap": ((logprobs.detach() - engine).abs().sum(), tokens),  # nats between trainer and engine
+            "weights_capped": ((weights == self.settings.ratio_cap).to(weights.dtype).sum(), tokens),
+        }
+        return LossTerms({"policy": self._term(losses, batch)}, metrics)
+
+    def _advantages(self, batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each sample its advantage, and 1 where its group has no spread: [B], [B]."""
+        groups = like.new_tensor([list(sample.group) for sample in batch.samples])  # [B, k]
+        own = like.new_tensor([sample.reward for sample in batch.samples])[:, None]
+        # completions of equal reward share their advantage: any of them stands for the sample's own
+        place = (groups == own).int().argmax(-1, keepdim=True)
+        advantages = group_advantages(groups, self.settings.normalize).gather(-1, place)[:, 0]
+        return advantages, (groups.amax(-1) == groups.amin(-1)).to(like.dtype)
+
+    def _term(self, losses: Tensor, batch: Batch) -> Term:
+        """Losses [N] as a mean over all tokens, or over each completion's tokens and then over completions."""
+        if self.settings.aggregate == "token":
+            return Term(losses.sum(), per="tokens")
+        rows, _ = batch.tokens
+        return Term((losses / batch.lengths[rows]).sum(), per="samples")
