@@ -1,5 +1,8 @@
 """phf train."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 _LINE_EVERY = 10  # steps
 _CLIP_TAKES_MOST = 0.5
+_TERMINATED = 143  # by SIGTERM, as a shell reports it: whoever waits for the run must not take it for a finished one
 
 
 def _objectives(incomplete: str) -> list[str]:
@@ -68,6 +72,8 @@ def train(
       phf train --model Qwen/Qwen3-4B --alpha 0.05  # the published recipe
       phf train --config qwen3-4b --set optim.lr=1e-5 --dry-run
       phf train --resume --output-dir runs/opsd
+    \b
+    SIGTERM ends a run after its present step, with a checkpoint and exit code 143.
     """
     options = [
         ("--model", "model", model),
@@ -112,13 +118,39 @@ def _run(settings: "TrainConfig", sources: list[Any], resume: bool, json_: bool,
     if going_on:
         trainer.resume(warn)
         log.print(f"going on after step {trainer.step} of {settings.steps}")
-    last = _watch(trainer, quiet)
+    with _stops_at_sigterm(trainer):
+        last = _watch(trainer, quiet)
+    _show_end(trainer, last, json_)
+    if trainer.step < settings.steps:
+        note = f"stopped by SIGTERM after step {trainer.step} of {settings.steps}; --resume goes on from its checkpoint"
+        typer.echo(f"phf: {note}", err=True)
+        raise typer.Exit(_TERMINATED)
+
+
+@contextmanager
+def _stops_at_sigterm(trainer: "Trainer") -> Iterator[None]:
+    """Within it SIGTERM, which schedulers send before they take a machine away, only asks the trainer to stop."""
+
+    def ask(_number: int, _frame: object) -> None:
+        trainer.stopping = True
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _show_end(trainer: "Trainer", last: "Metrics | None", json_: bool) -> None:
+    folder = trainer.folder
     result = {"run": str(folder), "step": trainer.step, "checkpoint": _newest(folder), "metrics": last}
     if json_:
         print_json(result)
-    else:
-        lines = f"run        {folder}\ncheckpoint {result['checkpoint']}\nnext       phf eval {folder}"
-        result_console().print(lines, markup=False, soft_wrap=True)
+        return
+    done = trainer.step == trainer.config.steps
+    then = f"phf eval {folder}" if done else f"phf train --resume --output-dir {folder}"
+    lines = f"run        {folder}\ncheckpoint {result['checkpoint']}\nnext       {then}"
+    result_console().print(lines, markup=False, soft_wrap=True)
 
 
 def _newest(folder: Path) -> str | None:

@@ -63,17 +63,22 @@ class Trainer:
     schedule: torch.optim.lr_scheduler.LambdaLR
     grader: Grader = field(default_factory=Grader)  # its workers start when an objective wants rewards
     step: int = 0  # completed
+    stopping: bool = False  # may be set at any moment, by a signal's handler say
 
     def train(self) -> Iterator[Metrics]:
-        """Runs to the last step; yields each step's metrics after they are on disk."""
+        """Runs to the last step, or until it is told to stop; yields each step's metrics after they are on disk."""
         with self.grader, closing(self.engine):
             while self.step < self.config.steps:
                 metrics, samples = self.train_step(self.step + 1)
                 self.step += 1
                 append_lines(self.folder / "metrics.jsonl", [metrics])
-                if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
+                if due := self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
                     self.save(samples)
                 yield metrics
+                if self.stopping:
+                    if not due:
+                        self.save(samples)
+                    return
 
     def train_step(self, step: int) -> tuple[Metrics, list[Sample]]:
         """One update of the student and of its teacher; also returns the rollouts it was made on."""

@@ -17,7 +17,9 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 
 from phfcli.core.flows import load_flow
+from phfcli.core.loop import Trainer
 from phfcli.core.names import OBJECTIVES
+from phfcli.core.resources import step_name
 
 Phf = Callable[..., Any]
 
@@ -87,10 +89,7 @@ def test_resuming_changes_nothing(phf: Phf, tmp_path: Path, teacher: str) -> Non
     (last / "trainer.json").unlink()  # as a stop would leave it: step 2 is the newest complete one
     done = phf("train", "--steps", 4, "--output-dir", cut, "--resume", "--quiet")
     assert done.code == 0
-    for name in ("adapter_model", "teacher", "optimizer"):
-        file = f"checkpoints/step-000004/{name}.safetensors"
-        assert same_tensors(whole / file, cut / file)
-    assert metrics(whole) == metrics(cut)
+    assert same_end(whole, cut, 4)
     assert same_tensors(whole / "flows/step-000004.safetensors", cut / "flows/step-000004.safetensors")
 
 
@@ -127,25 +126,73 @@ def test_a_resumed_run_keeps_its_settings(phf: Phf, tmp_path: Path) -> None:
     assert len(metrics(run)) == 1
 
 
+def running(run: Path, *options: str) -> "subprocess.Popen[str]":
+    """A real `phf train`, as a scheduler would start it."""
+    command = [sys.executable, "-m", "phfcli", "train", *options, "--output-dir", str(run)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(process: "subprocess.Popen[str]", run: Path, step: int) -> None:
+    while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_bytes().splitlines()) < step:
+        assert process.poll() is None
+        time.sleep(0.02)
+
+
+def same_end(a: Path, b: Path, step: int) -> bool:
+    files = [f"checkpoints/{step_name(step)}/{name}.safetensors" for name in ("adapter_model", "teacher", "optimizer")]
+    return metrics(a) == metrics(b) and all(same_tensors(a / file, b / file) for file in files)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_at_the_next_step_and_resuming_changes_nothing(phf: Phf, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert phf("train", "--steps", 30, "--output-dir", whole, *SMALL).code == 0
+    process = running(cut, "--steps", "30", *SMALL, "--json")
+    wait_for_step(process, cut, 2)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    step = json.loads(out)["step"]
+    assert 2 <= step < 30
+    assert json.loads(out)["checkpoint"] == str(cut / "checkpoints" / step_name(step))
+    assert process.returncode == 143
+    assert err == f"phf: stopped by SIGTERM after step {step} of 30; --resume goes on from its checkpoint\n"
+    assert len(metrics(cut)) == step
+    assert phf("train", "--output-dir", cut, "--resume", "--quiet").code == 0
+    assert same_end(whole, cut, 30)
+
+
+def test_a_stop_is_asked_for_once_and_the_handler_put_back(
+    phf: Phf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    step_of_the_loop = Trainer.train_step
+
+    def step_with_a_signal(self: Trainer, step: int) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return step_of_the_loop(self, step)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", step_with_a_signal)
+        done = phf("train", "--steps", 2, "--output-dir", tmp_path / "run", *SMALL)
+        assert (done.code, signal.getsignal(signal.SIGTERM)) == (143, before)
+        assert done.out.endswith(f"next       phf train --resume --output-dir {tmp_path / 'run'}\n")
+        assert phf("train", "--resume", "--output-dir", tmp_path / "run", "--quiet").code == 0  # that was the last step
+    assert len(metrics(tmp_path / "run")) == 2
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_any_moment_resumes_to_the_same_end(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    options = ["--steps", "6", "--checkpoint-every", "1", *SMALL]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "phfcli", "train", *options, "--resume", "--output-dir"]
-    subprocess.run([*command, str(whole)], check=True, env=environment)
-    for steps in (1, 3):
-        running = subprocess.Popen([*command, str(cut)], env=environment)
-        while not (cut / "metrics.jsonl").exists() or len((cut / "metrics.jsonl").read_bytes().splitlines()) < steps:
-            assert running.poll() is None
-            time.sleep(0.02)
-        running.send_signal(signal.SIGKILL)
-        running.wait()
-    subprocess.run([*command, str(cut)], check=True, env=environment)
-    assert metrics(whole) == metrics(cut)
-    for name in ("adapter_model", "teacher", "optimizer"):
-        file = f"checkpoints/step-000006/{name}.safetensors"
-        assert same_tensors(whole / file, cut / file)
+    options = ("--steps", "6", "--checkpoint-every", "1", *SMALL, "--resume")
+    assert running(whole, *options).wait() == 0
+    for step in (1, 3):
+        process = running(cut, *options)
+        wait_for_step(process, cut, step)
+        process.kill()
+        process.wait()
+    assert running(cut, *options).wait() == 0
+    assert same_end(whole, cut, 6)
 
 
 def test_a_dry_run_of_the_embedded_default(phf: Phf, tmp_path: Path) -> None:
