@@ -54,6 +54,7 @@ def train(
         str | None, typer.Option(metavar="DIR", help="runs/OBJECTIVE-MODEL-seedN if not given.")
     ] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints (25).")] = None,
+    keep: Annotated[int | None, typer.Option(help="Keep the newest so many checkpoints (all).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show settings, prompts and memory; load no weights.")
@@ -86,6 +87,7 @@ def train(
         ("--seed", "seed", seed),
         ("--output-dir", "output_dir", output_dir),
         ("--checkpoint-every", "checkpoint_every", checkpoint_every),
+        ("--keep", "keep", keep),
     ]
     from phfcli.core.settings import resolve_train
 

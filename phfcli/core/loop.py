@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from phfcli.core.cards import stable_name
-from phfcli.core.checkpoints import checkpoints_of, load_checkpoint, save_checkpoint
+from phfcli.core.checkpoints import checkpoints_of, load_checkpoint, prune_checkpoints, save_checkpoint, set_aside
 from phfcli.core.config import TrainConfig
 from phfcli.core.data import Curriculum
 from phfcli.core.errors import UserError
@@ -188,6 +188,7 @@ class Trainer:
         state = {"step": self.step, "model": stable_name(self.config.model), "schedule": self.schedule.state_dict()}
         folder = self.folder / "checkpoints" / step_name(self.step)
         save_checkpoint(folder, self.model, self.teacher, self.optimizer, state)
+        prune_checkpoints(self.folder, self.config.keep)
 
     @torch.no_grad()
     def record_flow(self, samples: Sequence[Sample]) -> Flow:
@@ -203,15 +204,18 @@ class Trainer:
 
     def resume(self, warn: Callable[[str], None]) -> None:
         """Goes back to the newest checkpoint that can be read; with none, the run starts over."""
+        skipped = []
         for step, folder in reversed(checkpoints_of(self.folder)):
             try:
                 state = load_checkpoint(folder, self.model, self.teacher, self.optimizer)
             except UserError as error:
-                warn(f"checkpoint skipped: {error}")
+                skipped.append(f"checkpoint skipped: {error}; set aside as {set_aside(folder).name}")
                 continue
             self.schedule.load_state_dict(state["schedule"])
             self.step = step
             break
+        for reason in skipped:
+            warn(f"{reason}; going back to {f'step {self.step}' if self.step else 'the start'}")
         continue_run(self.folder, self.step)
 
     def _rewards(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[float]:

@@ -2,10 +2,8 @@
 
 import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 import yaml
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
+from trained import SMALL, checkpoint_steps, metrics, running, same_end, same_tensors, wait_for_step
 
 from phfcli.core.flows import load_flow
 from phfcli.core.loop import Trainer
@@ -23,18 +22,7 @@ from phfcli.core.resources import step_name
 
 Phf = Callable[..., Any]
 
-SMALL = ("--set", "batch_size=4", "--set", "rollout.max_new_tokens=48", "--quiet")
-TIMES = ("seconds", "rollout_seconds", "tokens_per_s")
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
-
-
-def same_tensors(a: Path, b: Path) -> bool:
-    one, other = load_file(a), load_file(b)
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+STATE = "trainer.json"
 
 
 def test_a_run_directory(phf: Phf, tmp_path: Path) -> None:
@@ -93,17 +81,50 @@ def test_resuming_changes_nothing(phf: Phf, tmp_path: Path, teacher: str) -> Non
     assert same_tensors(whole / "flows/step-000004.safetensors", cut / "flows/step-000004.safetensors")
 
 
-def test_a_damaged_checkpoint_is_skipped_with_a_warning(phf: Phf, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "teacher.safetensors", "optimizer.safetensors", STATE])
+def test_a_cut_checkpoint_is_skipped_with_a_warning(phf: Phf, tmp_path: Path, name: str) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    phf("train", "--steps", 2, "--checkpoint-every", 1, "--output-dir", whole, *SMALL)
+    shutil.copytree(whole, cut)
+    damaged = cut / "checkpoints" / step_name(2) / name
+    for length in (damaged.stat().st_size - 1, 100, 0):
+        os.truncate(damaged, length)
+        done = phf("train", "--output-dir", cut, "--resume", "--quiet")
+        assert done.code == 0
+        (warning,) = done.err.splitlines()
+        assert warning.startswith(f"warning: checkpoint skipped: {damaged}: ")
+        assert warning.endswith("; set aside as damaged-step-000002; going back to step 1")
+        assert same_end(whole, cut, 2)
+
+
+@pytest.mark.parametrize("name", ["teacher.safetensors", STATE])
+def test_nothing_is_taken_from_a_damaged_checkpoint(phf: Phf, tmp_path: Path, name: str) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    phf("train", "--steps", 1, "--output-dir", whole, *SMALL)
+    shutil.copytree(whole, cut)
+    os.truncate(cut / "checkpoints" / step_name(1) / name, 100)
+    done = phf("train", "--output-dir", cut, "--resume", "--quiet")
+    assert done.err.endswith("going back to the start\n")
+    assert same_end(whole, cut, 1)  # only if the run began with the weights of a new one
+
+
+def test_the_newest_checkpoints_are_kept(phf: Phf, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    phf("train", "--steps", 2, "--checkpoint-every", 1, "--output-dir", run, *SMALL)
-    damaged = run / "checkpoints" / "step-000002" / "optimizer.safetensors"
-    before = metrics(run)
-    damaged.write_bytes(damaged.read_bytes()[:1000])
-    done = phf("train", "--output-dir", run, "--resume", "--steps", 2, "--quiet")
-    assert done.code == 0
-    assert "warning: checkpoint skipped" in done.err
-    assert "optimizer.safetensors" in done.err
-    assert metrics(run) == before
+    assert phf("train", "--steps", 3, "--checkpoint-every", 1, "--keep", 2, "--output-dir", run, *SMALL).code == 0
+    assert checkpoint_steps(run) == [2, 3]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [step_name(2), step_name(3)]
+    assert sorted(path.stem for path in (run / "flows").iterdir()) == [step_name(step) for step in (1, 2, 3)]
+    assert phf("train", "--resume", "--steps", 4, "--keep", 1, "--output-dir", run, "--quiet").code == 0
+    assert checkpoint_steps(run) == [4]
+
+
+def test_a_damaged_checkpoint_does_not_count_as_a_kept_one(phf: Phf, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    phf("train", "--steps", 4, "--checkpoint-every", 2, "--output-dir", run, *SMALL)
+    (run / "checkpoints" / step_name(4) / "teacher.safetensors").write_bytes(b"")
+    assert phf("train", "--resume", "--steps", 3, "--keep", 1, "--output-dir", run, "--quiet").code == 0
+    assert checkpoint_steps(run) == [3]
+    assert (run / "checkpoints" / f"damaged-{step_name(4)}").is_dir()
 
 
 def test_a_finished_run_is_left_as_it_is(phf: Phf, tmp_path: Path) -> None:
@@ -124,24 +145,6 @@ def test_a_resumed_run_keeps_its_settings(phf: Phf, tmp_path: Path) -> None:
     assert done.code == 2
     assert "--resume: flow" in done.err
     assert len(metrics(run)) == 1
-
-
-def running(run: Path, *options: str) -> "subprocess.Popen[str]":
-    """A real `phf train`, as a scheduler would start it."""
-    command = [sys.executable, "-m", "phfcli", "train", *options, "--output-dir", str(run)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_step(process: "subprocess.Popen[str]", run: Path, step: int) -> None:
-    while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_bytes().splitlines()) < step:
-        assert process.poll() is None
-        time.sleep(0.02)
-
-
-def same_end(a: Path, b: Path, step: int) -> bool:
-    files = [f"checkpoints/{step_name(step)}/{name}.safetensors" for name in ("adapter_model", "teacher", "optimizer")]
-    return metrics(a) == metrics(b) and all(same_tensors(a / file, b / file) for file in files)
 
 
 @pytest.mark.slow
