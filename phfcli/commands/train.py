@@ -20,14 +20,14 @@ from phfcli.commands.common import (
     settings_given,
     warn,
 )
+from phfcli.commands.watch import watch
 from phfcli.core.names import ENGINES, OBJECTIVES, TEACHERS
 
 if TYPE_CHECKING:
     from phfcli.core.config import TrainConfig
-    from phfcli.core.loop import Metrics, Trainer
+    from phfcli.core.loop import Trainer
+    from phfcli.core.meters import Metrics
 
-_LINE_EVERY = 10  # steps
-_CLIP_TAKES_MOST = 0.5
 _TERMINATED = 143  # by SIGTERM, as a shell reports it: whoever waits for the run must not take it for a finished one
 
 
@@ -121,7 +121,7 @@ def _run(settings: "TrainConfig", sources: list[Any], resume: bool, json_: bool,
         trainer.resume(warn)
         log.print(f"going on after step {trainer.step} of {settings.steps}")
     with _stops_at_sigterm(trainer):
-        last = _watch(trainer, quiet)
+        last = watch(trainer, log)
     _show_end(trainer, last, json_)
     if trainer.step < settings.steps:
         note = f"stopped by SIGTERM after step {trainer.step} of {settings.steps}; --resume goes on from its checkpoint"
@@ -160,36 +160,6 @@ def _newest(folder: Path) -> str | None:
 
     found = checkpoints_of(folder)
     return str(found[-1][1]) if found else None
-
-
-def _watch(trainer: "Trainer", quiet: bool) -> "Metrics | None":
-    """Shows the run while it goes: a line every few steps, and on a terminal a bar with the time left."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.progress import TimeRemainingColumn as EtaColumn
-
-    log = log_console(quiet)
-    columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(24), TextColumn("{task.fields[line]}"))
-    last, warned = None, False
-    with Progress(*columns, TimeElapsedColumn(), EtaColumn(), console=log, disable=not log.is_terminal) as progress:
-        task = progress.add_task("", total=trainer.config.steps, completed=trainer.step, line="")
-        for last in trainer.train():
-            progress.update(task, completed=last["step"], line=f"loss {last['loss']:.4f}")
-            if last["step"] == 1 or last["step"] % _LINE_EVERY == 0:
-                log.print(_line(last), soft_wrap=True)
-            if not warned and last.get("clip_share", 0) > _CLIP_TAKES_MOST:
-                warned = True
-                warn(
-                    f"at step {last['step']} the clip takes {last['clip_share']:.0%} of the divergence, and its "
-                    "gradient with it; raise divergence.clip, or set it to null"
-                )
-    return last
-
-
-def _line(metrics: "Metrics") -> str:
-    names = {"loss": "loss", "divergence": "jsd", "flow": "flow", "pointwise": "pointwise", "clip_share": "clipped"}
-    terms = [f"{label} {metrics[name]:.4f}" for name, label in names.items() if name in metrics]
-    sizes = f"grad {metrics['grad_norm']:.3f}  len {metrics['rollout_tokens']:.0f}  {metrics['tokens_per_s']:.0f} tok/s"
-    return f"step {metrics['step']:>4}  {'  '.join(terms)}  {sizes}"
 
 
 def _show_plan(settings: "TrainConfig", json_: bool) -> None:

@@ -84,7 +84,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
 
 def test_metrics_on_a_full_disk(phf: Phf, small_disk: Callable[[str], Path]) -> None:
     run = small_disk("32k") / "run"
-    tiny = ("--set", "batch_size=1", "--set", "rollout.max_new_tokens=4", "--quiet")
+    tiny = ("--checkpoint-every", 100, "--set", "batch_size=1", "--set", "rollout.max_new_tokens=4", "--quiet")
     refused(phf("train", "--output-dir", run, *tiny), f"{run / 'metrics.jsonl'}: No space left on device")
     assert checkpoint_steps(run) == []
 

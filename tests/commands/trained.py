@@ -12,16 +12,16 @@ import torch
 from safetensors.torch import load_file
 
 from phfcli.core.checkpoints import checkpoints_of
+from phfcli.core.meters import MACHINE
 from phfcli.core.resources import step_name
 
 SMALL = ("--set", "batch_size=4", "--set", "rollout.max_new_tokens=48", "--quiet")
-MEASURED = ("seconds", "rollout_seconds", "tokens_per_s")
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics, without what was measured of the machine."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
+    return [{key: value for key, value in line.items() if key not in MACHINE} for line in lines]
 
 
 def same_tensors(a: Path, b: Path) -> bool:
