@@ -11,7 +11,7 @@ from phfcli.commands.diagnose import diagnose
 from phfcli.commands.eval import evaluate
 from phfcli.commands.export import export
 from phfcli.commands.train import train
-from phfcli.core.errors import UserError
+from phfcli.core.errors import DISK_FAULTS, FaultError, UserError
 
 _STOPPED = 130  # by Ctrl-C, as a shell reports it
 
@@ -49,23 +49,29 @@ def root(
 
 
 def main() -> None:
-    """Runs the command line; what a user can fix becomes one line on stderr and exit code 2."""
+    """Runs the command line; what a user can fix becomes one line on stderr and exit code 2, a full disk code 1."""
     try:
         code = app(standalone_mode=False)
     except typer.Abort:
         code = _STOPPED
     except UserError as error:
-        code = _refuse(str(error))
+        code = _tell(2, str(error))
+    except FaultError as error:
+        code = _tell(1, str(error))
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        code = _tell(1, f"{error.filename or 'disk'}: {error.strerror}; what was complete on disk is intact")
     except typer.TyperException as error:
-        code = _refuse(error.format_message() if hasattr(error, "format_message") else str(error))
+        code = _tell(2, error.format_message() if hasattr(error, "format_message") else str(error))
     if code == _STOPPED:
         typer.echo("phf: stopped; `train --resume` and `eval` go on from what is on disk", err=True)
     sys.exit(code)
 
 
-def _refuse(message: str) -> int:
+def _tell(code: int, message: str) -> int:
     typer.echo(f"phf: {' '.join(message.split())}", err=True)
-    return 2
+    return code
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """phf train."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,23 +20,15 @@ from phfcli.commands.common import (
     settings_given,
     warn,
 )
+from phfcli.commands.watch import watch
 from phfcli.core.names import ENGINES, OBJECTIVES, TEACHERS
 
 if TYPE_CHECKING:
     from phfcli.core.config import TrainConfig
-    from phfcli.core.loop import Metrics, Trainer
+    from phfcli.core.loop import Trainer
+    from phfcli.core.meters import Metrics
 
-_LINE_EVERY = 10  # steps
-_CLIP_TAKES_MOST = 0.5
-_SHOWN = {
-    "loss": "loss",
-    "divergence": "jsd",
-    "flow": "flow",
-    "pointwise": "pointwise",
-    "clip_share": "clipped",
-    "reward": "reward",
-    "flat_groups": "flat",
-}
+_TERMINATED = 143  # by SIGTERM, as a shell reports it: whoever waits for the run must not take it for a finished one
 
 
 def _objectives(incomplete: str) -> list[str]:
@@ -59,6 +54,7 @@ def train(
         str | None, typer.Option(metavar="DIR", help="runs/OBJECTIVE-MODEL-seedN if not given.")
     ] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints (25).")] = None,
+    keep: Annotated[int | None, typer.Option(help="Keep the newest so many checkpoints (all).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show settings, prompts and memory; load no weights.")
@@ -77,6 +73,8 @@ def train(
       phf train --model Qwen/Qwen3-4B --alpha 0.05  # the published recipe
       phf train --config qwen3-4b --set optim.lr=1e-5 --dry-run
       phf train --resume --output-dir runs/opsd
+    \b
+    SIGTERM ends a run after its present step, with a checkpoint and exit code 143.
     """
     options = [
         ("--model", "model", model),
@@ -89,6 +87,7 @@ def train(
         ("--seed", "seed", seed),
         ("--output-dir", "output_dir", output_dir),
         ("--checkpoint-every", "checkpoint_every", checkpoint_every),
+        ("--keep", "keep", keep),
     ]
     from phfcli.core.settings import resolve_train
 
@@ -121,13 +120,39 @@ def _run(settings: "TrainConfig", sources: list[Any], resume: bool, json_: bool,
     if going_on:
         trainer.resume(warn)
         log.print(f"going on after step {trainer.step} of {settings.steps}")
-    last = _watch(trainer, quiet)
+    with _stops_at_sigterm(trainer):
+        last = watch(trainer, log)
+    _show_end(trainer, last, json_)
+    if trainer.step < settings.steps:
+        note = f"stopped by SIGTERM after step {trainer.step} of {settings.steps}; --resume goes on from its checkpoint"
+        typer.echo(f"phf: {note}", err=True)
+        raise typer.Exit(_TERMINATED)
+
+
+@contextmanager
+def _stops_at_sigterm(trainer: "Trainer") -> Iterator[None]:
+    """Within it SIGTERM, which schedulers send before they take a machine away, only asks the trainer to stop."""
+
+    def ask(_number: int, _frame: object) -> None:
+        trainer.stopping = True
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _show_end(trainer: "Trainer", last: "Metrics | None", json_: bool) -> None:
+    folder = trainer.folder
     result = {"run": str(folder), "step": trainer.step, "checkpoint": _newest(folder), "metrics": last}
     if json_:
         print_json(result)
-    else:
-        lines = f"run        {folder}\ncheckpoint {result['checkpoint']}\nnext       phf eval {folder}"
-        result_console().print(lines, markup=False, soft_wrap=True)
+        return
+    done = trainer.step == trainer.config.steps
+    then = f"phf eval {folder}" if done else f"phf train --resume --output-dir {folder}"
+    lines = f"run        {folder}\ncheckpoint {result['checkpoint']}\nnext       {then}"
+    result_console().print(lines, markup=False, soft_wrap=True)
 
 
 def _newest(folder: Path) -> str | None:
@@ -135,35 +160,6 @@ def _newest(folder: Path) -> str | None:
 
     found = checkpoints_of(folder)
     return str(found[-1][1]) if found else None
-
-
-def _watch(trainer: "Trainer", quiet: bool) -> "Metrics | None":
-    """Shows the run while it goes: a line every few steps, and on a terminal a bar with the time left."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.progress import TimeRemainingColumn as EtaColumn
-
-    log = log_console(quiet)
-    columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(24), TextColumn("{task.fields[line]}"))
-    last, warned = None, False
-    with Progress(*columns, TimeElapsedColumn(), EtaColumn(), console=log, disable=not log.is_terminal) as progress:
-        task = progress.add_task("", total=trainer.config.steps, completed=trainer.step, line="")
-        for last in trainer.train():
-            progress.update(task, completed=last["step"], line=f"loss {last['loss']:.4f}")
-            if last["step"] == 1 or last["step"] % _LINE_EVERY == 0:
-                log.print(_line(last), soft_wrap=True)
-            if not warned and last.get("clip_share", 0) > _CLIP_TAKES_MOST:
-                warned = True
-                warn(
-                    f"at step {last['step']} the clip takes {last['clip_share']:.0%} of the divergence, and its "
-                    "gradient with it; raise divergence.clip, or set it to null"
-                )
-    return last
-
-
-def _line(metrics: "Metrics") -> str:
-    terms = [f"{label} {metrics[name]:.4f}" for name, label in _SHOWN.items() if name in metrics]
-    sizes = f"grad {metrics['grad_norm']:.3f}  len {metrics['rollout_tokens']:.0f}  {metrics['tokens_per_s']:.0f} tok/s"
-    return f"step {metrics['step']:>4}  {'  '.join(terms)}  {sizes}"
 
 
 def _show_plan(settings: "TrainConfig", json_: bool) -> None:

@@ -5,6 +5,7 @@ step-000100/  adapter_config.json, adapter_model.safetensors, tokenizer files   
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from phfcli.core.errors import UserError, first_line
-from phfcli.core.files import new_folder, read_json, write_json
+from phfcli.core.errors import UserError
+from phfcli.core.files import new_folder, read_json, remove_folder, write_json
 from phfcli.core.models import LanguageModel
 from phfcli.core.resources import EMBEDDED, is_run
 from phfcli.core.teachers import AveragedTeacher
 from phfcli.core.tensors import read_tensors, write_tensors
 
 _STEP = re.compile(r"step-(\d{6,})")
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's, of a parameter's shape
 
 
 def save_checkpoint(
@@ -47,22 +49,23 @@ def load_checkpoint(
     """Puts a checkpoint's weights, teacher and optimiser in place; returns the state that was saved with them.
 
     Raises:
-        UserError: for a file that is missing, damaged or of another model.
+        UserError: for a file that is missing, damaged or of another model. Nothing has been put in place then.
     """
     trainable = model.trainable()
-    weights = read_tensors(folder / "adapter_model.safetensors")
-    saved_names = {name: name.replace(".default.", ".") for name in trainable}  # PEFT leaves the adapter's name out
-    averages = read_tensors(folder / "teacher.safetensors")
-    moments = read_tensors(folder / "optimizer.safetensors")
-    try:
-        with torch.no_grad():
-            for name, p in trainable.items():
-                p.copy_(weights[saved_names[name]])
-        teacher.load_state_dict(averages)
-        _load_optimizer_tensors(optimizer, model, moments)
-    except (KeyError, RuntimeError) as error:
-        raise UserError(f"{folder}: not a checkpoint of this model: {first_line(error)}") from None
     state: dict[str, Any] = read_json(folder / "trainer.json")
+    weights = _read_like(
+        folder / "adapter_model.safetensors",
+        {name.replace(".default.", "."): p for name, p in trainable.items()},  # PEFT leaves the adapter's name out
+    )
+    averages = _read_like(folder / "teacher.safetensors", trainable)
+    moments = _read_like(
+        folder / "optimizer.safetensors", {f"{name}:{key}": p for name, p in trainable.items() for key in _MOMENTS}
+    )
+    with torch.no_grad():
+        for name, p in trainable.items():
+            p.copy_(weights[name.replace(".default.", ".")])
+    teacher.load_state_dict(averages)
+    _load_optimizer_tensors(optimizer, model, moments)
     return state
 
 
@@ -74,6 +77,20 @@ def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
         if match and (path / "trainer.json").is_file():
             found.append((int(match[1]), path))
     return sorted(found)
+
+
+def prune_checkpoints(run: Path, keep: int | None) -> None:
+    """Removes all but the newest `keep` checkpoints; None keeps all."""
+    for _, folder in checkpoints_of(run)[:-keep] if keep else []:
+        remove_folder(folder)
+
+
+def set_aside(folder: Path) -> Path:
+    """Renames a checkpoint that cannot be read: neither evaluation nor the keep rule may take it for a good one."""
+    aside = folder.with_name(f"damaged-{folder.name}")
+    if aside.exists():
+        remove_folder(aside)
+    return folder.rename(aside)
 
 
 @dataclass(frozen=True)
@@ -128,6 +145,15 @@ def _adapter_target(path: Path, base: str | None) -> Target:
     if not model:
         raise UserError(f"{path / 'adapter_config.json'}: base_model_name_or_path is missing; name it with --base")
     return Target(path.name, str(model), adapter=path)
+
+
+def _read_like(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file. Raises UserError unless every wanted one is among them, in its shape."""
+    tensors = read_tensors(path)
+    for name, like in wanted.items():
+        if name not in tensors or tensors[name].shape != like.shape:
+            raise UserError(f"{path}: not a checkpoint of this model: {name} is missing or has another shape")
+    return tensors
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: LanguageModel) -> dict[str, Tensor]:

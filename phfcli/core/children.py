@@ -8,6 +8,7 @@ JSON.
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -82,6 +83,9 @@ def receive(connection: Connection) -> Any:
 def run(argv: Sequence[str]) -> None:
     """The child's side of `Child`."""
     from importlib import import_module
+
+    # some schedulers send it to every process of a job; the parent, which has a step to complete, needs its children
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     _, _, function, fd, *arguments = argv
     module, _, name = function.partition(":")

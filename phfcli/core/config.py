@@ -143,6 +143,7 @@ class TrainConfig(ModelSettings):
     micro_batch_size: PositiveInt = 4  # sequences a forward and backward pass
     gradient_checkpointing: bool = False
     checkpoint_every: PositiveInt = 25
+    keep: PositiveInt | None = None  # the newest so many checkpoints; None is all, and their flows stay in any case
     output_dir: str | None = None
     lora: LoraSettings = LoraSettings()
     optim: OptimSettings = OptimSettings()

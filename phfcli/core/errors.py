@@ -1,11 +1,20 @@
 """What can go wrong that a user can fix."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
 class UserError(Exception):
     """A mistake in the input: shown as one line that names the field or file and the fix; exit code 2."""
+
+
+class FaultError(Exception):
+    """What ends a run without being a mistake in the input or in the program: shown as one line; exit code 1."""
+
+
+# of an OSError that the disk is to blame for, not the program: full, over quota, read-only, not ours, too large, broken
+DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 
 
 def first_line(error: BaseException) -> str:

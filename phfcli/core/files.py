@@ -2,28 +2,31 @@
 
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from phfcli.core.errors import UserError
+from phfcli.core.errors import DISK_FAULTS, UserError
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file to write; it takes the place of `path` at once when it is complete and on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -36,9 +39,18 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def as_json(value: Any) -> Any:
+    """The same value, with text in place of numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: as_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def append_lines(path: Path, values: Iterable[Any]) -> None:
     """Appends JSON lines and waits until they are on disk."""
-    with path.open("a", encoding="utf-8") as file:
+    with _naming(path), path.open("a", encoding="utf-8") as file:
         file.write(json_lines(values))
         file.flush()
         os.fsync(file.fileno())
@@ -85,18 +97,37 @@ def drop_cut_line(path: Path) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder that appears under its name only when it is complete; what fails leaves nothing under that name."""
     temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            _sync(file)
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.rename(path)
-        _sync(path.parent)
-    except BaseException:
+    with _naming(path):
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                _sync(file)
+            shutil.rmtree(path, ignore_errors=True)
+            temporary.rename(path)
+            _sync(path.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def remove_folder(path: Path) -> None:
+    """Takes a folder away at once, so that no reader finds a part of it under its name."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    path.rename(temporary)
+    _sync(path.parent)
+    shutil.rmtree(temporary)
+
+
+def remove_hidden(folder: Path) -> None:
+    """Removes what a kill left in the middle of writing: here and in the libraries, such names start with a dot."""
+    for path in folder.glob(".*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def folder_hash(folder: Path, pattern: str = "*") -> str:
@@ -111,6 +142,22 @@ def folder_hash(folder: Path, pattern: str = "*") -> str:
 def file_hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Lets a fault of the disk name the file that was to be written, as an OSError.
+
+    Python's own does not where a write fails, and libraries in Rust tell the system's number in a text only.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else told and int(told[1])
+        if number is None or number not in DISK_FAULTS:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def _whole_lines(path: Path) -> bytes:

@@ -1,23 +1,23 @@
 """The training loop: one step is the paper's algorithm, and it does not know which objective it runs."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from phfcli.core.cards import stable_name
-from phfcli.core.checkpoints import checkpoints_of, load_checkpoint, save_checkpoint
+from phfcli.core.checkpoints import checkpoints_of, load_checkpoint, prune_checkpoints, save_checkpoint, set_aside
 from phfcli.core.config import TrainConfig
 from phfcli.core.data import Curriculum
-from phfcli.core.errors import UserError
-from phfcli.core.files import append_lines
+from phfcli.core.errors import FaultError, UserError
+from phfcli.core.files import append_lines, as_json, write_json
 from phfcli.core.flows import Flow, save_flow
 from phfcli.core.grading import Grader, Status, last_box
+from phfcli.core.meters import Meter, Metrics, peak_memory
 from phfcli.core.models import LanguageModel
 from phfcli.core.objectives import LossTerms, Objective
 from phfcli.core.passes import Batch, Sample, collate, run_pass
@@ -28,23 +28,6 @@ from phfcli.core.rollouts import TrainingEngine
 from phfcli.core.runs import continue_run
 from phfcli.core.seeds import derive_seed
 from phfcli.core.teachers import AveragedTeacher
-
-Metrics = dict[str, Any]
-
-
-@dataclass
-class Meter:
-    """Sums and counts of metrics over the micro-batches of a step."""
-
-    totals: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-    def add(self, metrics: dict[str, tuple[Tensor, Tensor]]) -> None:
-        for name, (total, count) in metrics.items():
-            before = self.totals.get(name)
-            self.totals[name] = (total, count) if before is None else (before[0] + total, before[1] + count)
-
-    def means(self) -> Metrics:
-        return {name: (total / count.clamp_min(1e-30)).tolist() for name, (total, count) in self.totals.items()}
 
 
 @dataclass
@@ -63,17 +46,22 @@ class Trainer:
     schedule: torch.optim.lr_scheduler.LambdaLR
     grader: Grader = field(default_factory=Grader)  # its workers start when an objective wants rewards
     step: int = 0  # completed
+    stopping: bool = False  # may be set at any moment, by a signal's handler say
 
     def train(self) -> Iterator[Metrics]:
-        """Runs to the last step; yields each step's metrics after they are on disk."""
+        """Runs to the last step, or until it is told to stop; yields each step's metrics after they are on disk."""
         with self.grader, closing(self.engine):
             while self.step < self.config.steps:
                 metrics, samples = self.train_step(self.step + 1)
                 self.step += 1
                 append_lines(self.folder / "metrics.jsonl", [metrics])
-                if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
+                if due := self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
                     self.save(samples)
                 yield metrics
+                if self.stopping:
+                    if not due:
+                        self.save(samples)
+                    return
 
     def train_step(self, step: int) -> tuple[Metrics, list[Sample]]:
         """One update of the student and of its teacher; also returns the rollouts it was made on."""
@@ -85,20 +73,15 @@ class Trainer:
         samples = self.read(problems, completions)
         batches = self.collate(samples)
         counts = {name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts}
-        meter, loss = Meter(), 0.0
-        self.model.network.train()
-        for batch in batches:
-            terms = self.terms(batch)
-            part = terms.total(counts)
-            part.backward()
-            loss += part.item()
-            meter.add(terms.metrics)
-        grad_norm = self.update()
+        loss, grad_norm, means = self.gradient(batches, counts)
+        if not math.isfinite(loss) or not math.isfinite(grad_norm):
+            raise self.fault(loss, grad_norm, samples, counts)
+        self.update()
         seconds = time.perf_counter() - started
         return {
             "step": step,
             "loss": loss,
-            **meter.means(),
+            **means,
             "grad_norm": grad_norm,
             "lr": self.schedule.get_last_lr()[0],
             **({"teacher_distance": self.teacher.distance()} if self.objective.needs.teacher else {}),
@@ -107,6 +90,7 @@ class Trainer:
             "tokens_per_s": counts["tokens"] / seconds,
             "rollout_seconds": sampled - started,
             "seconds": seconds,
+            "peak_memory_bytes": peak_memory(self.model.device),
         }, samples
 
     def problems(self, step: int) -> list[Problem]:
@@ -145,11 +129,28 @@ class Trainer:
         ]
 
     def collate(self, samples: Sequence[Sample]) -> list[Batch]:
-        size = self.config.micro_batch_size
-        parts = [samples[i : i + size] for i in range(0, len(samples), size)]
-        return [
-            collate(part, self.objective.needs.positions, self.model.card.pad_id, self.model.device) for part in parts
-        ]
+        """Micro-batches of samples of like length: little is padded. The longest come first: memory runs out at once.
+
+        Which samples are computed together does not change the loss: it is a sum.
+        """
+        size, needs = self.config.micro_batch_size, self.objective.needs
+        order = sorted(range(len(samples)), key=lambda index: samples[index].columns, reverse=True)
+        parts = [[samples[i] for i in sorted(order[first : first + size])] for first in range(0, len(order), size)]
+        return [collate(part, needs.positions, self.model.card.pad_id, self.model.device) for part in parts]
+
+    def gradient(self, batches: Sequence[Batch], counts: dict[str, int]) -> tuple[float, float, Metrics]:
+        """The loss of some batches, its gradient's norm and their metrics; the gradient stays on the parameters."""
+        meter, loss = Meter(), 0.0
+        self.model.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        for batch in batches:
+            terms = self.terms(batch)
+            part = terms.total(counts)
+            part.backward()
+            loss += part.item()
+            meter.add(terms.metrics | {"padding": batch.padding})
+        gradients = [p.grad for p in self.model.trainable().values() if p.grad is not None]
+        return loss, torch.nn.utils.get_total_norm(gradients).item(), meter.means()
 
     def terms(self, batch: Batch) -> LossTerms:
         """Both passes over the same tokens, then the objective."""
@@ -163,17 +164,29 @@ class Trainer:
         student = run_pass(self.model, batch.student, batch, layers)
         return self.objective.loss(student, privileged, batch)
 
-    def update(self) -> float:
-        """Clip, AdamW, schedule, teacher; returns the gradient norm before the clip."""
-        parameters = self.model.trainable().values()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.optim.max_grad_norm).item()
-        if not torch.isfinite(torch.tensor(norm)):
-            raise FloatingPointError(f"step {self.step + 1}: the gradient is {norm}; the last checkpoint is intact")
+    def update(self) -> None:
+        """Clip, AdamW, schedule, teacher."""
+        torch.nn.utils.clip_grad_norm_(self.model.trainable().values(), self.config.optim.max_grad_norm)
         self.optimizer.step()
         self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)  # sampling has use for the memory
         self.teacher.update()  # eq. 11
-        return norm
+
+    def fault(self, loss: float, grad_norm: float, samples: Sequence[Sample], counts: dict[str, int]) -> FaultError:
+        """Saves a batch whose loss or gradient is not finite, and what each of its samples alone adds to them."""
+        step, records = self.step + 1, []
+        for sample in samples:
+            alone = self.gradient(self.collate([sample]), counts)
+            text = self.model.card.text(sample.completion)
+            records.append(
+                asdict(sample) | {"text": text} | dict(zip(("loss", "grad_norm", "metrics"), alone, strict=True))
+            )
+        path = self.folder / "faults" / f"{step_name(step)}.json"
+        write_json(path, as_json({"step": step, "loss": loss, "grad_norm": grad_norm, "samples": records}))
+        return FaultError(
+            f"step {step}: the loss is {loss} and the norm of its gradient {grad_norm}; nothing was updated, the last "
+            f"checkpoint is intact, and the batch is in {path}"
+        )
 
     def save(self, samples: Sequence[Sample]) -> None:
         """A checkpoint of the completed step, and the hidden flow of some of its rollouts under its weights."""
@@ -183,6 +196,7 @@ class Trainer:
         state = {"step": self.step, "model": stable_name(self.config.model), "schedule": self.schedule.state_dict()}
         folder = self.folder / "checkpoints" / step_name(self.step)
         save_checkpoint(folder, self.model, self.teacher, self.optimizer, state)
+        prune_checkpoints(self.folder, self.config.keep)
 
     @torch.no_grad()
     def record_flow(self, samples: Sequence[Sample]) -> Flow:
@@ -198,15 +212,20 @@ class Trainer:
 
     def resume(self, warn: Callable[[str], None]) -> None:
         """Goes back to the newest checkpoint that can be read; with none, the run starts over."""
+        skipped = []
         for step, folder in reversed(checkpoints_of(self.folder)):
             try:
                 state = load_checkpoint(folder, self.model, self.teacher, self.optimizer)
             except UserError as error:
-                warn(f"checkpoint skipped: {error}")
+                skipped.append(f"checkpoint skipped: {error}; set aside as {set_aside(folder).name}")
                 continue
             self.schedule.load_state_dict(state["schedule"])
+            for group, rate in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
+                group["lr"] = rate  # which the schedule itself would only do after the next step
             self.step = step
             break
+        for reason in skipped:
+            warn(f"{reason}; going back to {f'step {self.step}' if self.step else 'the start'}")
         continue_run(self.folder, self.step)
 
     def _rewards(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[float]:

@@ -33,6 +33,11 @@ class Sample:
     reward: float = 0.0
     group: Sequence[float] = ()
 
+    @property
+    def columns(self) -> int:
+        """How long it is for both readers together."""
+        return len(self.student_prompt) + len(self.teacher_prompt or ()) + 2 * len(self.completion)
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -75,6 +80,13 @@ class Batch:
             "samples": int((self.lengths > 0).sum()),
             "flows": int((self.lengths > 1).sum()),  # samples with a transition
         }
+
+    @property
+    def padding(self) -> tuple[Tensor, Tensor]:
+        """The padded columns of both readers, and all of their columns."""
+        masks = [reading.attention_mask.flatten() for reading in (self.student, self.teacher) if reading is not None]
+        mask = torch.cat(masks)
+        return (mask == 0).sum(), torch.tensor(mask.numel(), device=mask.device)
 
 
 @dataclass(frozen=True)

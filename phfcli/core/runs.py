@@ -15,13 +15,13 @@ from phfcli.core.cards import locate, revision
 from phfcli.core.config import TrainConfig
 from phfcli.core.data import Curriculum
 from phfcli.core.errors import UserError
-from phfcli.core.files import folder_hash, json_lines, read_json, read_lines, write_json, write_text
+from phfcli.core.files import folder_hash, json_lines, read_json, read_lines, remove_hidden, write_json, write_text
 from phfcli.core.models import LanguageModel
 from phfcli.core.resources import is_run
 from phfcli.core.settings import Source, read_yaml, resolve, write_yaml
 
 # what may differ when a run goes on: they change where it ends and what it leaves, not the steps themselves
-_FREE_ON_RESUME = ("steps", "checkpoint_every", "output_dir", "vllm", "http")
+_FREE_ON_RESUME = ("steps", "checkpoint_every", "keep", "output_dir", "vllm", "http")
 _WRITTEN_BEFORE_CONFIG = {"manifest.json", ".manifest.json.tmp", ".config.yaml.tmp"}
 
 
@@ -81,7 +81,9 @@ def start_run(folder: Path, config: TrainConfig, model: LanguageModel, curriculu
 
 
 def continue_run(folder: Path, step: int) -> None:
-    """Notes the resumption and takes back the metrics of steps after the checkpoint."""
+    """Notes the resumption; takes back the metrics of steps after the checkpoint, and what a kill left half-written."""
+    for part in ("checkpoints", "flows"):
+        remove_hidden(folder / part)
     manifest = read_json(folder / "manifest.json")
     manifest.setdefault("resumed", []).append({"step": step, "time": now(), "command": sys.argv})
     write_json(folder / "manifest.json", manifest)

@@ -2,10 +2,8 @@
 
 import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,26 +12,17 @@ import pytest
 import torch
 import yaml
 from peft import AutoPeftModelForCausalLM
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from trained import SMALL, checkpoint_steps, metrics, running, same_end, same_tensors, wait_for_step
 
 from phfcli.core.flows import load_flow
+from phfcli.core.loop import Trainer
 from phfcli.core.names import OBJECTIVES
-from phfcli.core.resources import embedded_problems
+from phfcli.core.resources import embedded_problems, step_name
 
 Phf = Callable[..., Any]
 
-SMALL = ("--set", "batch_size=4", "--set", "rollout.max_new_tokens=48", "--quiet")
-TIMES = ("seconds", "rollout_seconds", "tokens_per_s")
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
-
-
-def same_tensors(a: Path, b: Path) -> bool:
-    one, other = load_file(a), load_file(b)
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+STATE = "trainer.json"
 
 
 def test_a_run_directory(phf: Phf, tmp_path: Path) -> None:
@@ -81,17 +70,15 @@ def test_every_objective_trains(phf: Phf, tmp_path: Path, objective: str) -> Non
 @pytest.mark.parametrize("teacher", ["ema", "fixed", "online"])
 def test_resuming_changes_nothing(phf: Phf, tmp_path: Path, teacher: str) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    options = ("--teacher", teacher, "--checkpoint-every", 2, *SMALL)
+    # a short horizon: a first step at another rate than the schedule's would show
+    options = ("--teacher", teacher, "--checkpoint-every", 2, "--set", "optim.horizon_steps=6", *SMALL)
     assert phf("train", "--steps", 4, "--output-dir", whole, *options).code == 0
     assert phf("train", "--steps", 3, "--output-dir", cut, *options).code == 0
     last = cut / "checkpoints" / "step-000003"
     (last / "trainer.json").unlink()  # as a stop would leave it: step 2 is the newest complete one
     done = phf("train", "--steps", 4, "--output-dir", cut, "--resume", "--quiet")
     assert done.code == 0
-    for name in ("adapter_model", "teacher", "optimizer"):
-        file = f"checkpoints/step-000004/{name}.safetensors"
-        assert same_tensors(whole / file, cut / file)
-    assert metrics(whole) == metrics(cut)
+    assert same_end(whole, cut, 4)
     assert same_tensors(whole / "flows/step-000004.safetensors", cut / "flows/step-000004.safetensors")
 
 
@@ -123,17 +110,50 @@ def test_it_learns_on_the_embedded_model(phf: Phf, tmp_path: Path, objective: st
     assert sign * (sum(values[-5:]) - sum(values[:5])) / 5 > 0.08
 
 
-def test_a_damaged_checkpoint_is_skipped_with_a_warning(phf: Phf, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "teacher.safetensors", "optimizer.safetensors", STATE])
+def test_a_cut_checkpoint_is_skipped_with_a_warning(phf: Phf, tmp_path: Path, name: str) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    phf("train", "--steps", 2, "--checkpoint-every", 1, "--output-dir", whole, *SMALL)
+    shutil.copytree(whole, cut)
+    damaged = cut / "checkpoints" / step_name(2) / name
+    for length in (damaged.stat().st_size - 2, 100, 0):
+        os.truncate(damaged, length)
+        done = phf("train", "--output-dir", cut, "--resume", "--quiet")
+        assert done.code == 0
+        (warning,) = [line for line in done.err.splitlines() if "the clip takes" not in line]
+        assert warning.startswith(f"warning: checkpoint skipped: {damaged}: ")
+        assert warning.endswith("; set aside as damaged-step-000002; going back to step 1")
+        assert same_end(whole, cut, 2)
+
+
+@pytest.mark.parametrize("name", ["teacher.safetensors", STATE])
+def test_nothing_is_taken_from_a_damaged_checkpoint(phf: Phf, tmp_path: Path, name: str) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    phf("train", "--steps", 1, "--output-dir", whole, *SMALL)
+    shutil.copytree(whole, cut)
+    os.truncate(cut / "checkpoints" / step_name(1) / name, 100)
+    done = phf("train", "--output-dir", cut, "--resume", "--quiet")
+    assert done.err.splitlines()[0].endswith("going back to the start")
+    assert same_end(whole, cut, 1)  # only if the run began with the weights of a new one
+
+
+def test_the_newest_checkpoints_are_kept(phf: Phf, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    phf("train", "--steps", 2, "--checkpoint-every", 1, "--output-dir", run, *SMALL)
-    damaged = run / "checkpoints" / "step-000002" / "optimizer.safetensors"
-    before = metrics(run)
-    damaged.write_bytes(damaged.read_bytes()[:1000])
-    done = phf("train", "--output-dir", run, "--resume", "--steps", 2, "--quiet")
-    assert done.code == 0
-    assert "warning: checkpoint skipped" in done.err
-    assert "optimizer.safetensors" in done.err
-    assert metrics(run) == before
+    assert phf("train", "--steps", 3, "--checkpoint-every", 1, "--keep", 2, "--output-dir", run, *SMALL).code == 0
+    assert checkpoint_steps(run) == [2, 3]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [step_name(2), step_name(3)]
+    assert sorted(path.stem for path in (run / "flows").iterdir()) == [step_name(step) for step in (1, 2, 3)]
+    assert phf("train", "--resume", "--steps", 4, "--keep", 1, "--output-dir", run, "--quiet").code == 0
+    assert checkpoint_steps(run) == [4]
+
+
+def test_a_damaged_checkpoint_does_not_count_as_a_kept_one(phf: Phf, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    phf("train", "--steps", 4, "--checkpoint-every", 2, "--output-dir", run, *SMALL)
+    (run / "checkpoints" / step_name(4) / "teacher.safetensors").write_bytes(b"")
+    assert phf("train", "--resume", "--steps", 3, "--keep", 1, "--output-dir", run, "--quiet").code == 0
+    assert checkpoint_steps(run) == [3]
+    assert (run / "checkpoints" / f"damaged-{step_name(4)}").is_dir()
 
 
 def test_a_finished_run_is_left_as_it_is(phf: Phf, tmp_path: Path) -> None:
@@ -156,25 +176,72 @@ def test_a_resumed_run_keeps_its_settings(phf: Phf, tmp_path: Path) -> None:
     assert len(metrics(run)) == 1
 
 
+def test_weights_that_are_not_finite_end_the_run_in_one_line(phf: Phf, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    phf("train", "--steps", 1, "--output-dir", run, *SMALL)
+    adapter = run / "checkpoints" / step_name(1) / "adapter_model.safetensors"
+    weights = load_file(adapter)
+    weights[max(weights)].fill_(float("inf"))  # the last of the last block
+    save_file(weights, adapter)
+    done = phf("train", "--resume", "--steps", 2, "--output-dir", run, "--quiet")
+    assert done.code == 1
+    (line,) = [line for line in done.err.splitlines() if "the clip takes" not in line]
+    assert line.startswith("phf: step 2: the loss is nan")
+    assert line.endswith(f"the batch is in {run / 'faults' / step_name(2)}.json")
+    assert checkpoint_steps(run) == [1]
+
+
+@pytest.mark.slow
+def test_sigterm_saves_at_the_next_step_and_resuming_changes_nothing(phf: Phf, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert phf("train", "--steps", 30, "--output-dir", whole, *SMALL).code == 0
+    process = running(cut, "--steps", "30", *SMALL, "--json")
+    wait_for_step(process, cut, 2)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    step = json.loads(out)["step"]
+    assert 2 <= step < 30
+    assert json.loads(out)["checkpoint"] == str(cut / "checkpoints" / step_name(step))
+    assert process.returncode == 143
+    assert (
+        err.splitlines()[-1] == f"phf: stopped by SIGTERM after step {step} of 30; --resume goes on from its checkpoint"
+    )
+    assert len(metrics(cut)) == step
+    assert phf("train", "--output-dir", cut, "--resume", "--quiet").code == 0
+    assert same_end(whole, cut, 30)
+
+
+def test_a_stop_is_asked_for_once_and_the_handler_put_back(
+    phf: Phf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    step_of_the_loop = Trainer.train_step
+
+    def step_with_a_signal(self: Trainer, step: int) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return step_of_the_loop(self, step)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", step_with_a_signal)
+        done = phf("train", "--steps", 2, "--output-dir", tmp_path / "run", *SMALL)
+        assert (done.code, signal.getsignal(signal.SIGTERM)) == (143, before)
+        assert done.out.endswith(f"next       phf train --resume --output-dir {tmp_path / 'run'}\n")
+        assert phf("train", "--resume", "--output-dir", tmp_path / "run", "--quiet").code == 0  # that was the last step
+    assert len(metrics(tmp_path / "run")) == 2
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_any_moment_resumes_to_the_same_end(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    options = ["--steps", "6", "--checkpoint-every", "1", *SMALL]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "phfcli", "train", *options, "--resume", "--output-dir"]
-    subprocess.run([*command, str(whole)], check=True, env=environment)
-    for steps in (1, 3):
-        running = subprocess.Popen([*command, str(cut)], env=environment)
-        while not (cut / "metrics.jsonl").exists() or len((cut / "metrics.jsonl").read_bytes().splitlines()) < steps:
-            assert running.poll() is None
-            time.sleep(0.02)
-        running.send_signal(signal.SIGKILL)
-        running.wait()
-    subprocess.run([*command, str(cut)], check=True, env=environment)
-    assert metrics(whole) == metrics(cut)
-    for name in ("adapter_model", "teacher", "optimizer"):
-        file = f"checkpoints/step-000006/{name}.safetensors"
-        assert same_tensors(whole / file, cut / file)
+    options = ("--steps", "6", "--checkpoint-every", "1", *SMALL, "--resume")
+    running(whole, *options).communicate()
+    for step in (1, 3):
+        process = running(cut, *options)
+        wait_for_step(process, cut, step)
+        process.kill()
+        process.communicate()
+    running(cut, *options).communicate()
+    assert same_end(whole, cut, 6)
 
 
 def test_a_dry_run_of_the_embedded_default(phf: Phf, tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """The loop serves what an objective needs, without knowing which it is: two strangers to it train here."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
+from phfcli.core.checkpoints import checkpoints_of
 from phfcli.core.config import TrainConfig
-from phfcli.core.errors import UserError
+from phfcli.core.errors import FaultError, UserError
 from phfcli.core.loop import Trainer
 from phfcli.core.objectives import LossTerms, Needs, Objective, Term
 from phfcli.core.passes import Batch, Pass
@@ -89,20 +91,42 @@ def test_the_schedule_has_its_own_horizon(tmp_path: Path) -> None:
         trainer(tmp_path / "other", CrossEntropy(), "optim.horizon_steps=1")
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    @dataclass(frozen=True)
-    class Broken:
-        needs: Needs = Needs()
+@dataclass
+class Poisoned:
+    """Good at first; from the third sample on, what is asked for becomes infinite."""
 
-        def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
-            return LossTerms({"nan": Term(student.hidden.sum() * float("nan"), per="tokens")})
+    part: str
+    needs: Needs = Needs()
+    seen: int = 0
 
-    loop = trainer(tmp_path, Broken())
+    def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
+        total = token_logprobs(student, batch).sum()
+        self.seen += len(batch.samples)
+        if self.seen > 2 and self.part == "loss":
+            total = total + float("inf")
+        if self.seen > 2 and self.part == "gradient":
+            total = total + (student.hidden.sum() * 0).abs().sqrt()  # whose derivative at 0 is not finite
+        return LossTerms({"nll": Term(total, per="tokens")})
+
+
+@pytest.mark.parametrize(("part", "loss"), [("loss", "inf"), ("gradient", None)])
+def test_what_is_not_finite_stops_the_run_and_is_saved(tmp_path: Path, part: str, loss: str | None) -> None:
+    loop = trainer(tmp_path, Poisoned(part), "steps=3", "checkpoint_every=1")
+    steps = loop.train()
+    assert next(steps)["step"] == 1
     before = {name: p.detach().clone() for name, p in loop.model.trainable().items()}
-    with pytest.raises(FloatingPointError, match="step 1: the gradient is nan"):
-        next(loop.train())
+    with pytest.raises(FaultError, match=r"step 2: the loss is .*; nothing was updated, the last checkpoint is intact"):
+        next(steps)
     assert all(torch.equal(p, before[name]) for name, p in loop.model.trainable().items())
-    assert not (tmp_path / "checkpoints").exists()
+    assert loop.optimizer.state[next(iter(loop.model.trainable().values()))]["step"] == 1
+    assert [step for step, _ in checkpoints_of(tmp_path)] == [1]
+    saved = json.loads((tmp_path / "faults" / "step-000002.json").read_text())
+    assert (saved["step"], len(saved["samples"])) == (2, 2)
+    for sample, problem in zip(saved["samples"], loop.problems(2), strict=True):
+        assert sample["student_prompt"] == loop.prompts.student(problem.problem)
+        assert sample["text"] == loop.model.card.text(sample["completion"])
+        assert sample["loss"] == loss if loss else isinstance(sample["loss"], float)
+    assert (part == "gradient") == (saved["samples"][0]["grad_norm"] == "nan")
 
 
 def test_defaults_are_the_published_recipe() -> None:

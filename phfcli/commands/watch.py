@@ -1,0 +1,86 @@
+"""How a training run is watched: on a terminal a table that follows each step, and anywhere a line every few steps."""
+
+import time
+from datetime import timedelta
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from phfcli.commands.common import percent, warn
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from phfcli.core.loop import Trainer
+    from phfcli.core.meters import Metrics
+
+_LINE_EVERY = 10  # steps
+_CLIP_TAKES_MOST = 0.5
+_TABLE_ROWS = 7
+_IN_A_LINE = {
+    "loss": "loss",
+    "divergence": "jsd",
+    "flow": "flow",
+    "pointwise": "pointwise",
+    "clip_share": "clipped",
+    "reward": "reward",
+    "flat_groups": "flat",
+}
+_SHARES = ("clip_share", "clipped_entries", "clipped_tokens", "flat_groups", "truncated", "padding")
+
+
+def watch(trainer: "Trainer", log: "Console") -> "Metrics | None":
+    """Runs the training and shows it; returns the metrics of the last step, or None if there was none left."""
+    from rich.live import Live
+
+    last, warned = None, False
+    started, first, steps = time.monotonic(), trainer.step, trainer.config.steps
+    # off a terminal nothing of it is printed; with --quiet a warning must still find its way to stderr
+    with Live(console=log, auto_refresh=False, transient=True, redirect_stderr=not log.quiet) as live:
+        for last in trainer.train():
+            step = last["step"]
+            left_s = (time.monotonic() - started) / (step - first) * (steps - step)
+            live.update(step_table(last, steps, left_s), refresh=True)
+            if step == 1 or step % _LINE_EVERY == 0:
+                log.print(step_line(last), soft_wrap=True)
+            if not warned and last.get("clip_share", 0) > _CLIP_TAKES_MOST:
+                warned = True
+                warn(
+                    f"at step {step} the clip takes {last['clip_share']:.0%} of the divergence, and its "
+                    "gradient with it; raise divergence.clip, or set it to null"
+                )
+    return last
+
+
+def step_line(metrics: "Metrics") -> str:
+    """The most important metrics of a step."""
+    terms = [f"{label} {metrics[name]:.4f}" for name, label in _IN_A_LINE.items() if name in metrics]
+    sizes = f"grad {metrics['grad_norm']:.3f}  len {metrics['rollout_tokens']:.0f}  {metrics['tokens_per_s']:.0f} tok/s"
+    return f"step {metrics['step']:>4}  {'  '.join(terms)}  {sizes}"
+
+
+def step_table(metrics: "Metrics", steps: int, left_s: float) -> "Table":
+    """Every number of a step, whichever its objective has, in columns; above them how far it is and the time left."""
+    from rich import box
+    from rich.table import Table
+
+    left = timedelta(seconds=round(left_s))
+    title = f"step {metrics['step']} of {steps}, {left} left"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False, pad_edge=False)
+    cells = [_cells(name, value) for name, value in metrics.items() if name != "step" and not isinstance(value, list)]
+    columns = [cells[first : first + _TABLE_ROWS] for first in range(0, len(cells), _TABLE_ROWS)]
+    for _ in columns:
+        table.add_column()
+        table.add_column(justify="right")
+    for row in zip_longest(*columns, fillvalue=("", "")):
+        table.add_row(*(text for cell in row for text in cell))
+    return table
+
+
+def _cells(name: str, value: float) -> tuple[str, str]:
+    """A metric's name as it is read, and its value in the unit it is read in."""
+    if name in _SHARES:
+        return name.replace("_", " "), f"{percent(value)} %"
+    if name.endswith("_bytes"):
+        return name.removesuffix("_bytes").replace("_", " "), f"{value / 2**20:,.0f} MiB"
+    return name.replace("_per_s", "/s").replace("_", " "), f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

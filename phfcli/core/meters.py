@@ -1,0 +1,37 @@
+"""What is measured of a step: means over its micro-batches, and what it takes of the machine."""
+
+import resource
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Metrics = dict[str, Any]
+
+# metrics of the machine, which differ between two runs that are otherwise the same
+MACHINE = ("tokens_per_s", "rollout_seconds", "seconds", "peak_memory_bytes")
+
+
+@dataclass
+class Meter:
+    """Sums and counts of metrics over the micro-batches of a step."""
+
+    totals: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def add(self, metrics: dict[str, tuple[Tensor, Tensor]]) -> None:
+        for name, (total, count) in metrics.items():
+            before = self.totals.get(name)
+            self.totals[name] = (total, count) if before is None else (before[0] + total, before[1] + count)
+
+    def means(self) -> Metrics:
+        return {name: (total / count.clamp_min(1e-30)).tolist() for name, (total, count) in self.totals.items()}
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory that this process has held so far, in bytes: of tensors on a GPU, of everything on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # KiB elsewhere

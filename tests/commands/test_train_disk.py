@@ -1,0 +1,105 @@
+"""A disk that is full: one line, exit code 1, and what was complete is still there and is gone on from."""
+
+import resource
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trained import SMALL, checkpoint_steps, metrics, same_end
+
+from phfcli.core.resources import step_name
+
+Phf = Callable[..., Any]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a file system in memory that holds so much; for root in a container, `docker run --privileged`."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(size: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", str(folder)], capture_output=True, check=False)
+
+
+@pytest.fixture
+def small_files() -> Iterator[Callable[[int], None]]:
+    """Lets no file grow beyond so many bytes, which the system refuses like a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def refused(done: Any, *parts: str) -> None:
+    """One line and exit code 1."""
+    assert (done.code, done.out) == (1, "")
+    (line,) = done.err.splitlines()
+    assert line.startswith("phf: ")
+    assert line.endswith("what was complete on disk is intact")
+    for part in parts:
+        assert part in line
+
+
+def fill(disk: Path, free: int) -> Path:
+    """Leaves so many bytes."""
+    filler = disk / "filler"
+    with filler.open("wb") as file:
+        while (left := free_bytes(disk) - free) > 0:
+            file.write(b"x" * min(left, 2**20))
+            file.flush()
+    return filler
+
+
+def free_bytes(disk: Path) -> int:
+    return int(subprocess.run(["df", "-B1", "--output=avail", disk], capture_output=True, check=True).stdout.split()[1])
+
+
+@pytest.mark.parametrize("free_share", [0.1, 0.4, 0.7, 0.95])  # of a checkpoint with its flow: where the writing ends
+def test_a_full_disk_leaves_the_last_checkpoint(
+    phf: Phf, small_disk: Callable[[str], Path], tmp_path: Path, free_share: float
+) -> None:
+    disk, whole = small_disk("64m"), tmp_path / "whole"
+    run = disk / "run"
+    phf("train", "--steps", 2, "--checkpoint-every", 1, "--output-dir", whole, *SMALL)
+    empty = free_bytes(disk)
+    assert phf("train", "--steps", 1, "--output-dir", run, *SMALL).code == 0
+    filler = fill(disk, int(free_share * (empty - free_bytes(disk))))
+    resume = ("train", "--resume", "--steps", 2, "--output-dir", run, "--quiet")
+    refused(phf(*resume), f"{step_name(2)}", "No space left on device")
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [step_name(1)]
+    assert not list(run.rglob(".*"))
+    filler.unlink()
+    assert phf(*resume).code == 0
+    assert same_end(whole, run, 2)
+
+
+def test_metrics_on_a_full_disk(phf: Phf, small_disk: Callable[[str], Path]) -> None:
+    run = small_disk("32k") / "run"
+    tiny = ("--checkpoint-every", 100, "--set", "batch_size=1", "--set", "rollout.max_new_tokens=4", "--quiet")
+    refused(phf("train", "--output-dir", run, *tiny), f"{run / 'metrics.jsonl'}: No space left on device")
+    assert checkpoint_steps(run) == []
+
+
+def test_a_file_that_may_not_grow(phf: Phf, small_files: Callable[[int], None], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert phf("train", "--steps", 1, "--output-dir", run, *SMALL).code == 0
+    small_files(100_000)
+    done = phf("train", "--resume", "--steps", 2, "--output-dir", run, "--quiet")
+    refused(done, str(run), "File too large")
+    assert checkpoint_steps(run) == [1]
+    assert not list(run.rglob(".*"))
+    assert len(metrics(run)) == 2
+
+
+def test_a_disk_that_may_not_be_written(phf: Phf, small_disk: Callable[[str], Path]) -> None:
+    run = small_disk("1m,ro") / "run"
+    refused(phf("train", "--steps", 1, "--output-dir", run, *SMALL), str(run), "Read-only file system")
