@@ -119,7 +119,7 @@ def test_refused(changes: dict[str, Any], message: str) -> None:
         token_logprobs(**{"hidden": hidden, "head": head, "tokens": tokens, **changes})
 
 
-REWARDS = st.lists(st.floats(-5, 5), min_size=2, max_size=9)
+REWARDS = st.lists(st.integers(-50, 50).map(lambda tenths: tenths / 10), min_size=2, max_size=9)
 
 
 @given(REWARDS, st.booleans())
