@@ -28,7 +28,12 @@ def phf(folder: Path, cache: Path, *args: str) -> "subprocess.CompletedProcess[s
     """In a process of its own: the client reads its settings when it is imported."""
     environment = {**os.environ, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "phfcli", *args], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "phfcli", *args],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
