@@ -26,7 +26,7 @@ from phfcli.core.resources import step_name
 
 _STATE = ("adapter_model", "teacher", "optimizer")
 
-out = Console(highlight=False)
+out = Console(highlight=False, soft_wrap=True)
 
 
 def main(

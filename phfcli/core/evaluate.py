@@ -144,9 +144,7 @@ class Evaluation:
             "sampling": asdict(sampling),
         }
 
-    def _sample(
-        self, file: SampleFile, bench: Benchmark, sampling: Sampling, on_progress: Progress
-    ) -> float:
+    def _sample(self, file: SampleFile, bench: Benchmark, sampling: Sampling, on_progress: Progress) -> float:
         """Draws and grades every (problem, sample) that is not on disk yet; returns the seconds spent so far."""
         done = file.read(bench.problems, self.config.n)
         tally = Tally(bench.name, len(bench.problems) * self.config.n, done)

@@ -83,6 +83,22 @@ def test_a_rewarded_objective_gets_groups_of_graded_completions(tmp_path: Path) 
     assert metrics[0]["reward"] == sum(s.reward for s in samples) / 6
 
 
+def test_samples_of_like_length_are_computed_together(tmp_path: Path) -> None:
+    loop = trainer(tmp_path, CrossEntropy(), "batch_size=8", "micro_batch_size=2")
+    problems = loop.problems(1)
+    samples = loop.read(problems, loop.rollout(problems, 1))
+    batches = loop.collate(samples)
+    assert sorted(map(id, samples)) == sorted(id(sample) for batch in batches for sample in batch.samples)
+    lengths = [sample.columns for batch in batches for sample in sorted(batch.samples, key=lambda s: -s.columns)]
+    assert lengths == sorted(lengths, reverse=True)
+    (whole,) = trainer(tmp_path / "other", CrossEntropy(), "batch_size=8", "micro_batch_size=8").collate(samples)
+    assert list(whole.samples) == samples  # nothing to sort
+    split, padded, total = loop.gradient(batches, whole.counts), *whole.padding
+    one = loop.gradient([whole], whole.counts)
+    assert split[:2] == pytest.approx(one[:2], rel=1e-5)
+    assert split[2]["padding"] < one[2]["padding"] == pytest.approx(int(padded) / int(total))
+
+
 def test_the_schedule_has_its_own_horizon(tmp_path: Path) -> None:
     loop = trainer(tmp_path, CrossEntropy(), "optim.horizon_steps=4", "optim.lr=1", "optim.max_grad_norm=1e-9")
     rates = [metrics["lr"] for metrics in loop.train()]
