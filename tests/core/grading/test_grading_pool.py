@@ -162,8 +162,9 @@ def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
 
 
 SCRIPT = r"""
-import sys
+import signal, sys
 from phfcli.grading import Grader
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 grader = Grader(workers=2, timeout_s=float(sys.argv[1]))
 easy = [(rf"\sqrt{{{n}}}", rf"\boxed{{{n}^{{1/2}}}}") for n in range(2, 8)]
 print([str(g.status) for g in grader.grade(easy)], flush=True)
