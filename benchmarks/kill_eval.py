@@ -34,7 +34,7 @@ def main(
     kills: Annotated[int, typer.Option(help="Stops in a row.")] = 20,
     engine: Annotated[str, typer.Option(help="Of both evaluations.")] = "transformers",
     limit: Annotated[int, typer.Option(help="Problems.")] = 128,
-    n: Annotated[int, typer.Option(help="Samples a problem.")] = 48,
+    n: Annotated[int, typer.Option(help="Samples a problem.")] = 24,
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
 ) -> None:
     """Kill `phf eval` at random moments; no sample may be lost, doubled or changed."""
@@ -46,7 +46,7 @@ def main(
         stopped = [*command, "--output-dir", f"{folder}/stopped"]
         chance = random.Random(seed)
         for number in range(1, kills + 1):
-            moment = chance.uniform(0.0, work / 4)
+            moment = chance.uniform(0.0, 0.7 * work)
             ended = _run(stopped, folder, moment) < moment
             have = len(_lines(Path(folder, "stopped")))
             end = "ended by itself" if ended else f"killed after {moment:4.1f} s of work"
