@@ -38,7 +38,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool) -> Trainer:
     optimizer, schedule = build_optimizer(config, model, curriculum)
     engine: TrainingEngine = TransformersEngine(model)  # which holds nothing of its own, and stays idle offline
     if not needs.offline:
-        engine = training_engine(config, model, [prompts.student(p.problem) for p in curriculum.visited(config.steps)])
+        engine = training_engine(config, model, (prompts.student(p.problem) for p in curriculum.visited(config.steps)))
     if fresh:
         start_run(folder, config, model, curriculum, skipped)
     return Trainer(

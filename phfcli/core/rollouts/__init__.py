@@ -1,7 +1,7 @@
 """Rollout engines: token ids in, token ids and log-probabilities out. Training and evaluation use the same ones."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from phfcli.core.cards import pick_device
 from phfcli.core.config import EvalConfig, TrainConfig
@@ -39,13 +39,13 @@ def single_engine(config: EvalConfig, serving: Serving) -> Engine:
     return TransformersEngine(load_model(serving.settings, serving.adapter))
 
 
-def training_engine(config: TrainConfig, model: LanguageModel, prompts: Sequence[Sequence[int]]) -> TrainingEngine:
+def training_engine(config: TrainConfig, model: LanguageModel, prompts: Iterable[Sequence[int]]) -> TrainingEngine:
     """The engine that draws a model's rollouts while it trains; "auto" is vLLM where it is usable on a GPU.
 
     vLLM's adapters are slow on a CPU: there "auto" is transformers. An engine with weights of its own is first shown
     to follow the model's.
 
-    prompts: the token ids of every prompt to come.
+    prompts: the token ids of every prompt to come; only read where an engine has to know them.
 
     Raises:
         UserError: where it cannot be used, or does not take the model.
@@ -55,13 +55,14 @@ def training_engine(config: TrainConfig, model: LanguageModel, prompts: Sequence
         name = "vllm"
     if name != "vllm" and not is_url(name):
         return TransformersEngine(model)
-    longest = max(map(len, prompts)) + config.rollout.max_new_tokens
+    known = list(prompts)
+    longest = max(map(len, known)) + config.rollout.max_new_tokens
     length = min(max(longest, PROOF_TOKENS), model.card.context)
     serving = Serving(config, length)
     engine: TrainingEngine
     engine = HttpEngine(name, serving) if is_url(name) else VllmEngine(serving, rank=config.lora.r, training=True)
     try:
-        prove_adapter(engine, model, prompts[0])
+        prove_adapter(engine, model, known[0])
     except BaseException:
         engine.close()
         raise

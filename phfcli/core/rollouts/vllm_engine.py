@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from phfcli.core.cards import fetch, load_card, pick_device, pick_dtype
+from phfcli.core.cards import fetch, load_card, load_config, pick_device, pick_dtype
 from phfcli.core.config import VllmSettings
 from phfcli.core.errors import UserError, first_line
 from phfcli.core.files import read_json
@@ -174,7 +174,7 @@ def engine_options(serving: Serving, rank: int | None, device: torch.device, tra
     if rank is not None:
         options |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": _room_for(rank)}
     if device.type == "cpu":
-        _share_cpu(load_card(settings.model).config.hidden_size)
+        _share_cpu(load_config(settings.model).hidden_size)
         # a chunked prompt makes a seeded request fail on the CPU: vLLM winds its generator back, which only CUDA's can
         options |= {"enforce_eager": True, "enable_chunked_prefill": False}
         options["max_num_batched_tokens"] = max(_CPU_BATCH_TOKENS, serving.length)

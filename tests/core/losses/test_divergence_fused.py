@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from largest import Largest
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from phfcli.core.losses import sweep
 from phfcli.losses import ClipStats, divergence, fused_divergence, fused_divergence_stats
@@ -190,19 +189,6 @@ def entry_values(student_logits: Tensor, teacher_logits: Tensor, top_k: int | No
     S, T = student_logits.gather(1, best).softmax(-1), teacher_logits.gather(1, best).softmax(-1)
     M = (S + T) / 2
     return (T * (T / M).log() + S * (S / M).log()) / 2
-
-
-class Largest(TorchDispatchMode):
-    """Records the largest tensor that any operation returns."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.numel = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.numel = max([self.numel, *(x.numel() for x in tree_leaves(result) if isinstance(x, Tensor))])
-        return result
 
 
 @pytest.mark.parametrize("top_k", [None, 8])

@@ -7,9 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from largest import Largest
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from phfcli.core.losses import sweep
 from phfcli.losses import clipped_surrogate, group_advantages, token_logprobs, truncated_weights
@@ -81,19 +80,6 @@ def test_no_tokens_at_all() -> None:
     got = value_and_grads(token_logprobs, *draw(tokens=0))
     assert [x.numel() for x in got] == [0, 0, V * D]
     assert not got[2].any()
-
-
-class Largest(TorchDispatchMode):
-    """Records the largest tensor that any operation returns."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.numel = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.numel = max([self.numel, *(x.numel() for x in tree_leaves(result) if isinstance(x, Tensor))])
-        return result
 
 
 def test_the_logits_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
