@@ -7,6 +7,7 @@ from transformers import get_scheduler
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.data import Curriculum, Reading, build_curriculum
+from phfcli.core.distributed import ALONE, Ranks
 from phfcli.core.errors import UserError
 from phfcli.core.loop import Trainer
 from phfcli.core.models import LanguageModel, add_lora, load_model
@@ -18,8 +19,10 @@ from phfcli.core.seeds import derive_seed
 from phfcli.core.teachers import build_teacher
 
 
-def build_trainer(config: TrainConfig, folder: Path, fresh: bool) -> Trainer:
+def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks = ALONE) -> Trainer:
     """Loads the model and the problems, and puts the parts together; a fresh run is recorded in its folder.
+
+    No rank waits for another here.
 
     Raises:
         UserError: for a model, data or layers that cannot be used. Nothing has been written then.
@@ -28,6 +31,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool) -> Trainer:
     prompts = build_prompts(base.card.tokenizer, config.prompt)
     objective = build_objective(config)
     needs = objective.needs
+    _check_shares(config, needs.group_size, ranks)
     reading = Reading(prompts, needs.privileged, None if needs.offline else config.rollout.max_new_tokens)
     limit = min(base.card.context, needs.max_tokens or base.card.context)
     curriculum, skipped = build_curriculum(config, reading, limit)
@@ -39,8 +43,8 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool) -> Trainer:
     engine: TrainingEngine = TransformersEngine(model)  # which holds nothing of its own, and stays idle offline
     if not needs.offline:
         engine = training_engine(config, model, (prompts.student(p.problem) for p in curriculum.visited(config.steps)))
-    if fresh:
-        start_run(folder, config, model, curriculum, skipped)
+    if fresh and ranks.main:
+        start_run(folder, config, model, curriculum, skipped, ranks.size)
     return Trainer(
         config=config,
         folder=folder,
@@ -52,6 +56,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool) -> Trainer:
         curriculum=curriculum,
         optimizer=optimizer,
         schedule=schedule,
+        ranks=ranks,
     )
 
 
@@ -69,6 +74,13 @@ def build_optimizer(
             f"steps: {config.steps} is beyond the schedule's horizon of {horizon}; raise optim.horizon_steps"
         )
     return optimizer, get_scheduler("cosine", optimizer, optim.warmup_steps, horizon)
+
+
+def _check_shares(config: TrainConfig, group_size: int, ranks: Ranks) -> None:
+    if (completions := config.batch_size * group_size) < ranks.size:
+        raise UserError(
+            f"batch_size: a step's {completions} completions are too few for {ranks.size} processes to share"
+        )
 
 
 def _check_layers(objective: Objective, depth: int) -> None:
