@@ -10,7 +10,7 @@ from phfcli.core.data import Curriculum, Reading, build_curriculum
 from phfcli.core.distributed import ALONE, Ranks
 from phfcli.core.errors import UserError
 from phfcli.core.loop import Trainer
-from phfcli.core.models import LanguageModel, add_lora, load_model
+from phfcli.core.models import LanguageModel, add_lora, load_model, load_whole
 from phfcli.core.objectives import Objective, build_objective
 from phfcli.core.prompts import build_prompts
 from phfcli.core.rollouts import TrainingEngine, TransformersEngine, training_engine
@@ -27,16 +27,17 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     Raises:
         UserError: for a model, data or layers that cannot be used. Nothing has been written then.
     """
-    base = load_model(config)
-    prompts = build_prompts(base.card.tokenizer, config.prompt)
+    model = load_model(config) if config.tuning == "lora" else load_whole(config)
+    prompts = build_prompts(model.card.tokenizer, config.prompt)
     objective = build_objective(config)
     needs = objective.needs
     _check_shares(config, needs.group_size, ranks)
     reading = Reading(prompts, needs.privileged, None if needs.offline else config.rollout.max_new_tokens)
-    limit = min(base.card.context, needs.max_tokens or base.card.context)
+    limit = min(model.card.context, needs.max_tokens or model.card.context)
     curriculum, skipped = build_curriculum(config, reading, limit)
-    _check_layers(objective, len(base.blocks))
-    model = add_lora(base, config.lora, derive_seed(config.seed, "lora"))
+    _check_layers(objective, len(model.blocks))
+    if config.tuning == "lora":
+        model = add_lora(model, config.lora, derive_seed(config.seed, "lora"))
     if config.gradient_checkpointing:
         model.causal.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer, schedule = build_optimizer(config, model, curriculum)
