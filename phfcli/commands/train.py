@@ -21,6 +21,7 @@ from phfcli.commands.common import (
     result_console,
     settings_given,
     warn,
+    with_error,
 )
 from phfcli.commands.watch import watch
 from phfcli.core.children import end_with_parent
@@ -62,6 +63,13 @@ def train(
     processes: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Train in N processes on this machine, a GPU each.")
     ] = None,
+    eval_every: Annotated[int | None, typer.Option(metavar="K", help="Evaluate, and save, every K steps.")] = None,
+    eval_bench: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="... on this: 4 samples of its first 64 problems.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(metavar="P", help="End after P evaluations without a better one.")
+    ] = None,
     keep: Annotated[int | None, typer.Option(help="Keep the newest so many checkpoints (all).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
     dry_run: Annotated[
@@ -81,6 +89,8 @@ def train(
       phf train --model Qwen/Qwen3-4B --alpha 0.05  # the published recipe
       phf train --config qwen3-4b --set optim.lr=1e-5 --dry-run
       phf train --resume --output-dir runs/opsd
+      phf train --eval-every 25 --patience 2  # on problems apart; runs/.../best leads to the best checkpoint
+      phf train --set tuning=full --set optim.lr=1e-6  # all weights, no adapter
       phf train --model Qwen/Qwen3-4B --processes 8  # eight GPUs of this machine
       torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
           -m phfcli train --model Qwen/Qwen3-4B  # on each of two machines; or `accelerate launch -m phfcli train`
@@ -99,6 +109,9 @@ def train(
         ("--output-dir", "output_dir", output_dir),
         ("--checkpoint-every", "checkpoint_every", checkpoint_every),
         ("--keep", "keep", keep),
+        ("--eval-every", "evaluation.every", eval_every),
+        ("--eval-bench", "evaluation.bench", eval_bench),
+        ("--patience", "evaluation.patience", patience),
     ]
     from phfcli.core.settings import resolve_train
 
@@ -151,10 +164,10 @@ def _run(settings: "TrainConfig", sources: list[Any], resume: bool, json_: bool,
         last = watch(trainer, log)
     if ranks.main:
         _show_end(trainer, last, json_)
-        if trainer.step < settings.steps:
+        if not trainer.done:
             _tell_of_stop(trainer)
     ranks.wait()  # a launcher ends the others when one has ended
-    if trainer.step < settings.steps:
+    if not trainer.done:
         raise typer.Exit(_TERMINATED)
 
 
@@ -192,13 +205,18 @@ def _stops_at_sigterm(trainer: "Trainer") -> Iterator[None]:
 
 def _show_end(trainer: "Trainer", last: "Metrics | None", json_: bool) -> None:
     folder = trainer.folder
-    result = {"run": str(folder), "step": trainer.step, "checkpoint": _newest(folder), "metrics": last}
+    best = trainer.validation and trainer.validation.best
+    result = {"run": str(folder), "step": trainer.step, "checkpoint": _newest(folder), "best": best, "metrics": last}
     if json_:
         print_json(result)
         return
-    done = trainer.step == trainer.config.steps
-    then = f"phf eval {folder}" if done else f"phf train --resume --output-dir {folder}"
-    lines = f"run        {folder}\ncheckpoint {result['checkpoint']}\nnext       {then}"
+    then = f"phf eval {folder}" if trainer.done else f"phf train --resume --output-dir {folder}"
+    lines = f"run        {folder}\ncheckpoint {result['checkpoint']}"
+    if best:
+        lines += f"\nbest       {folder / 'best'}: step {best['step']}, {with_error(best['average'], best['stderr'])} %"
+        if trainer.done and trainer.step < trainer.config.steps:
+            lines += f"; stopped early after step {trainer.step}"
+    lines += f"\nnext       {then}"
     result_console().print(lines, markup=False, soft_wrap=True)
 
 

@@ -74,6 +74,17 @@ class TeacherSettings(Section):
     decay: Fraction = 0.999
 
 
+class EvaluationSettings(Section):
+    """Evaluation in the course of training, sampled as `phf eval` does but for these."""
+
+    every: PositiveInt | None = None  # steps; None is never
+    bench: str | None = None
+    n: PositiveInt = 4
+    limit: PositiveInt | None = 64  # the first so many problems
+    max_new_tokens: PositiveInt | None = None  # None is the rollouts'
+    patience: PositiveInt | None = None  # so many evaluations without a better one end the run; None is never
+
+
 class SftSettings(Section):
     max_tokens: PositiveInt = 16_000  # of the prompt and the reference together
 
@@ -152,6 +163,7 @@ class TrainConfig(ModelSettings):
     divergence: DivergenceSettings = DivergenceSettings()
     flow: FlowSettings = FlowSettings()
     teacher: TeacherSettings = TeacherSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     sft: SftSettings = SftSettings()
     grpo: GrpoSettings = GrpoSettings()
 

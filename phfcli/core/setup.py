@@ -1,5 +1,7 @@
 """From settings to a trainer that is ready for its first step; everything that can be refused is refused here."""
 
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -9,14 +11,16 @@ from phfcli.core.config import TrainConfig
 from phfcli.core.data import Curriculum, Reading, build_curriculum
 from phfcli.core.distributed import ALONE, Ranks
 from phfcli.core.errors import UserError
+from phfcli.core.grading import Grader
 from phfcli.core.loop import Trainer
 from phfcli.core.models import LanguageModel, add_lora, load_model, load_whole
 from phfcli.core.objectives import Objective, build_objective
-from phfcli.core.prompts import build_prompts
+from phfcli.core.prompts import Prompts, build_prompts
 from phfcli.core.rollouts import TrainingEngine, TransformersEngine, training_engine
 from phfcli.core.runs import start_run
 from phfcli.core.seeds import derive_seed
 from phfcli.core.teachers import build_teacher
+from phfcli.core.validation import Validation, build_validation
 
 
 def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks = ALONE) -> Trainer:
@@ -41,9 +45,11 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     if config.gradient_checkpointing:
         model.causal.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer, schedule = build_optimizer(config, model, curriculum)
+    grader = Grader()  # whose workers start when there is something to grade
+    validation = build_validation(config, folder, model.card, prompts, grader)
     engine: TrainingEngine = TransformersEngine(model)  # which holds nothing of its own, and stays idle offline
     if not needs.offline:
-        engine = training_engine(config, model, (prompts.student(p.problem) for p in curriculum.visited(config.steps)))
+        engine = _build_engine(config, model, prompts, curriculum, validation)
     if fresh and ranks.main:
         start_run(folder, config, model, curriculum, skipped, ranks.size)
     return Trainer(
@@ -58,6 +64,8 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         optimizer=optimizer,
         schedule=schedule,
         ranks=ranks,
+        grader=grader,
+        validation=validation,
     )
 
 
@@ -75,6 +83,22 @@ def build_optimizer(
             f"steps: {config.steps} is beyond the schedule's horizon of {horizon}; raise optim.horizon_steps"
         )
     return optimizer, get_scheduler("cosine", optimizer, optim.warmup_steps, horizon)
+
+
+def _build_engine(
+    config: TrainConfig,
+    model: LanguageModel,
+    prompts: Prompts,
+    curriculum: Curriculum,
+    validation: Validation | None,
+) -> TrainingEngine:
+    """The engine of rollouts, which also draws for evaluations in between."""
+    own: Iterable[Sequence[int]] = (prompts.student(p.problem) for p in curriculum.visited(config.steps))
+    new_tokens = config.rollout.max_new_tokens
+    if validation is not None:
+        own = chain(own, (request.prompt_ids for request in validation.requests))
+        new_tokens = max(new_tokens, validation.sampling.max_new_tokens)
+    return training_engine(config, model, own, new_tokens)
 
 
 def _check_shares(config: TrainConfig, group_size: int, ranks: Ranks) -> None:
