@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,13 +26,14 @@ from phfcli.commands.common import (
 from phfcli.commands.watch import watch
 from phfcli.core.children import end_with_parent
 from phfcli.core.errors import UserError
-from phfcli.core.names import ENGINES, OBJECTIVES, TEACHERS
+from phfcli.core.names import ENGINES, OBJECTIVES, TEACHERS, TRACKERS
 
 if TYPE_CHECKING:
     from phfcli.core.config import TrainConfig
     from phfcli.core.distributed import Ranks
     from phfcli.core.loop import Trainer
     from phfcli.core.meters import Metrics
+    from phfcli.core.trackers import Report
 
 _TERMINATED = 143  # by SIGTERM, as a shell reports it: whoever waits for the run must not take it for a finished one
 
@@ -69,6 +70,9 @@ def train(
     ] = None,
     patience: Annotated[
         int | None, typer.Option(metavar="P", help="End after P evaluations without a better one.")
+    ] = None,
+    report_to: Annotated[
+        str | None, typer.Option(metavar="NAME[,...]", help=f"Trackers: {', '.join(TRACKERS)}.")
     ] = None,
     keep: Annotated[int | None, typer.Option(help="Keep the newest so many checkpoints (all).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
@@ -109,6 +113,7 @@ def train(
         ("--output-dir", "output_dir", output_dir),
         ("--checkpoint-every", "checkpoint_every", checkpoint_every),
         ("--keep", "keep", keep),
+        ("--report-to", "report_to", [name for name in report_to.split(",") if name] if report_to else None),
         ("--eval-every", "evaluation.every", eval_every),
         ("--eval-bench", "evaluation.bench", eval_bench),
         ("--patience", "evaluation.patience", patience),
@@ -160,8 +165,8 @@ def _run(settings: "TrainConfig", sources: list[Any], resume: bool, json_: bool,
     if going_on:
         trainer.resume(warn)
         log.print(f"going on after step {trainer.step} of {settings.steps}")
-    with _stops_at_sigterm(trainer):
-        last = watch(trainer, log)
+    with _stops_at_sigterm(trainer), _reporting(trainer) as report:
+        last = watch(trainer, log, report)
     if ranks.main:
         _show_end(trainer, last, json_)
         if not trainer.done:
@@ -169,6 +174,13 @@ def _run(settings: "TrainConfig", sources: list[Any], resume: bool, json_: bool,
     ranks.wait()  # a launcher ends the others when one has ended
     if not trainer.done:
         raise typer.Exit(_TERMINATED)
+
+
+def _reporting(trainer: "Trainer") -> "AbstractContextManager[Report]":
+    from phfcli.core.trackers import reporting
+
+    config = trainer.config if trainer.ranks.main else trainer.config.model_copy(update={"report_to": ()})
+    return reporting(config, trainer.folder, trainer.step)
 
 
 def _open(

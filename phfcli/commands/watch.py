@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from phfcli.core.loop import Trainer
     from phfcli.core.meters import Metrics
+    from phfcli.core.trackers import Report
     from phfcli.core.validation import Result
 
 _LINE_EVERY = 10  # steps
@@ -30,8 +31,8 @@ _IN_A_LINE = {
 _SHARES = ("clip_share", "clipped_entries", "clipped_tokens", "flat_groups", "truncated", "padding", "average")
 
 
-def watch(trainer: "Trainer", log: "Console") -> "Metrics | None":
-    """Runs the training and shows it; returns the metrics of the last step, or None if there was none left."""
+def watch(trainer: "Trainer", log: "Console", report: "Report") -> "Metrics | None":
+    """Runs the training, shows and reports it; returns the metrics of the last step, or None if there was none left."""
     from rich.live import Live
 
     last, warned = None, False
@@ -39,6 +40,7 @@ def watch(trainer: "Trainer", log: "Console") -> "Metrics | None":
     # off a terminal nothing of it is printed; with --quiet a warning must still find its way to stderr
     with Live(console=log, auto_refresh=False, transient=True, redirect_stderr=not log.quiet) as live:
         for last in trainer.train():
+            report(last)
             step, scores = last["step"], last.pop("evaluation", None)
             if scores:
                 log.print(evaluation_line(scores, step), soft_wrap=True, markup=False)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
 
 from phfcli.core.errors import nearest
-from phfcli.core.names import ENGINES, ObjectiveName, TeacherName
+from phfcli.core.names import ENGINES, ObjectiveName, TeacherName, TrackerName
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -156,6 +156,7 @@ class TrainConfig(ModelSettings):
     checkpoint_every: PositiveInt = 25
     keep: PositiveInt | None = None  # the newest so many checkpoints; None is all, and their flows stay in any case
     output_dir: str | None = None
+    report_to: tuple[TrackerName, ...] = ()
     tuning: Literal["lora", "full"] = "lora"  # an adapter, or every weight (kept in float32)
     lora: LoraSettings = LoraSettings()
     optim: OptimSettings = OptimSettings()

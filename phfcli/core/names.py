@@ -5,9 +5,11 @@ from typing import Literal, get_args
 ObjectiveName = Literal["phf", "phf-local", "direction", "geometry", "pointwise", "opsd", "sft", "grpo"]
 TeacherName = Literal["ema", "fixed", "online"]
 EngineName = Literal["auto", "transformers", "vllm"]
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
 EnergyName = Literal["loss", "direction", "geometry", "transition"]
 
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
 TEACHERS: tuple[TeacherName, ...] = get_args(TeacherName)
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+TRACKERS: tuple[TrackerName, ...] = get_args(TrackerName)
 ENERGIES: tuple[EnergyName, ...] = get_args(EnergyName)

@@ -20,6 +20,7 @@ from phfcli.core.rollouts import TrainingEngine, TransformersEngine, training_en
 from phfcli.core.runs import start_run
 from phfcli.core.seeds import derive_seed
 from phfcli.core.teachers import build_teacher
+from phfcli.core.trackers import check_trackers
 from phfcli.core.validation import Validation, build_validation
 
 
@@ -33,6 +34,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     """
     model = load_model(config) if config.tuning == "lora" else load_whole(config)
     prompts = build_prompts(model.card.tokenizer, config.prompt)
+    check_trackers(config)
     objective = build_objective(config)
     needs = objective.needs
     _check_shares(config, needs.group_size, ranks)
