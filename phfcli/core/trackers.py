@@ -51,8 +51,10 @@ def check_trackers(config: TrainConfig) -> None:
 
 def _start(name: str, folder: Path, step: int) -> Any:
     """A tracker that goes on where a stopped run had reported to it."""
+    from accelerate import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
+    PartialState()  # its adapters ask for it
     if name == "tensorboard":
         options = {"run_name": name, "logging_dir": folder, "purge_step": step + 1}
     else:
