@@ -162,6 +162,8 @@ def _run(settings: "TrainConfig", sources: list[Any], resume: bool, json_: bool,
     log.print(f"training {settings.model} with {settings.objective} in {folder}{many}", markup=False, soft_wrap=True)
     with ranks.together():
         trainer = build_trainer(settings, folder, fresh=not going_on, ranks=ranks)
+    model = trainer.model
+    log.print(f"on {model.device}, {model.compute or model.head.dtype}, attention by {model.attention}")
     if going_on:
         trainer.resume(warn)
         log.print(f"going on after step {trainer.step} of {settings.steps}")

@@ -78,6 +78,7 @@ def start_run(
             "model": {**model_identity(config.model), "parameters": model.causal.num_parameters()},
             "data": data,
             "processes": processes,
+            "attention": model.attention,
             **environment(model.device),
         },
     )
