@@ -158,6 +158,7 @@ class TrainConfig(ModelSettings):
     output_dir: str | None = None
     report_to: tuple[TrackerName, ...] = ()
     tuning: Literal["lora", "full"] = "lora"  # an adapter, or every weight (kept in float32)
+    sharding: Literal["none", "fsdp"] = "none"  # of the frozen base over processes
     lora: LoraSettings = LoraSettings()
     optim: OptimSettings = OptimSettings()
     rollout: RolloutSettings = RolloutSettings()

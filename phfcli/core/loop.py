@@ -28,6 +28,7 @@ from phfcli.core.resources import step_name
 from phfcli.core.rollouts import TrainingEngine
 from phfcli.core.runs import continue_run
 from phfcli.core.seeds import derive_seed
+from phfcli.core.sharding import whole_blocks
 from phfcli.core.teachers import AveragedTeacher
 from phfcli.core.validation import Validation
 
@@ -240,10 +241,11 @@ class Trainer:
         """A checkpoint of the completed step, and the hidden flow of some of its rollouts under its weights."""
         count = self.config.flow.saved_samples
         samples = self.ranks.gather(samples[:count])
+        with whole_blocks(self.model):
+            if self.ranks.main and count and samples[0].teacher_prompt is not None:
+                save_flow(self.folder, self.step, self.record_flow(samples[:count]))
         if not self.ranks.main:
             return
-        if count and samples[0].teacher_prompt is not None:
-            save_flow(self.folder, self.step, self.record_flow(samples[:count]))
         state = {"step": self.step, "model": stable_name(self.config.model), "schedule": self.schedule.state_dict()}
         folder = self.folder / "checkpoints" / step_name(self.step)
         save_checkpoint(folder, self.model, self.teacher, self.optimizer, state)

@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils.import_utils import is_flash_attn_2_available
 
@@ -62,6 +63,11 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         return self.head.device
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the blocks' weights are spread over ranks."""
+        return isinstance(self.blocks[0], FSDPModule)
 
     @property
     def attention(self) -> str:
@@ -150,7 +156,8 @@ def merged(model: LanguageModel) -> Iterator[None]:
     The weights themselves come back, untouched: copies are folded. In a lower precision the small steps of an adapter
     would be lost in the rounding, so there it stays as it is.
     """
-    if not (isinstance(model.network, PeftModel) and model.head.dtype == torch.float32 and _is_plain(model.network)):
+    exact = model.head.dtype == torch.float32 and not model.sharded
+    if not (exact and isinstance(model.network, PeftModel) and _is_plain(model.network)):
         yield
         return
     layers: list[Any] = [module for module in model.network.modules() if isinstance(module, LoraLinear)]

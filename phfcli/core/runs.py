@@ -21,7 +21,7 @@ from phfcli.core.resources import is_run
 from phfcli.core.settings import Source, read_yaml, resolve, write_yaml
 
 # what may differ when a run goes on: they change where it ends and what it leaves, not the steps themselves
-_FREE_ON_RESUME = ("steps", "checkpoint_every", "keep", "output_dir", "report_to", "vllm", "http")
+_FREE_ON_RESUME = ("steps", "checkpoint_every", "keep", "output_dir", "report_to", "sharding", "vllm", "http")
 _WRITTEN_BEFORE_CONFIG = {"manifest.json", ".manifest.json.tmp", ".config.yaml.tmp"}
 
 

@@ -19,6 +19,7 @@ from phfcli.core.prompts import Prompts, build_prompts
 from phfcli.core.rollouts import TrainingEngine, TransformersEngine, training_engine
 from phfcli.core.runs import start_run
 from phfcli.core.seeds import derive_seed
+from phfcli.core.sharding import shard
 from phfcli.core.teachers import build_teacher
 from phfcli.core.trackers import check_trackers
 from phfcli.core.validation import Validation, build_validation
@@ -44,6 +45,8 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     _check_layers(objective, len(model.blocks))
     if config.tuning == "lora":
         model = add_lora(model, config.lora, derive_seed(config.seed, "lora"))
+    if config.sharding == "fsdp":
+        shard(model, ranks.size)
     if config.gradient_checkpointing:
         model.causal.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer, schedule = build_optimizer(config, model, curriculum)
@@ -104,9 +107,20 @@ def _build_engine(
 
 
 def _check_shares(config: TrainConfig, group_size: int, ranks: Ranks) -> None:
-    if (completions := config.batch_size * group_size) < ranks.size:
+    """Whether a step can be shared out; where ranks need each other in every pass, in equal shares."""
+    completions, sharded = config.batch_size * group_size, config.sharding == "fsdp"
+    if completions < ranks.size:
         raise UserError(
             f"batch_size: a step's {completions} completions are too few for {ranks.size} processes to share"
+        )
+    if sharded and ranks.size == 1:
+        raise UserError("sharding: there is one process only; start several, with --processes or torchrun")
+    if sharded and config.tuning == "full":
+        raise UserError("sharding: fsdp spreads a frozen base; with tuning=full every process holds all weights")
+    if sharded and completions % ranks.size:
+        raise UserError(
+            f"batch_size: with sharding=fsdp a step's {completions} completions must be a multiple of "
+            f"{ranks.size} processes"
         )
 
 

@@ -81,10 +81,10 @@ def test_two_processes_train_as_one_and_one_that_dies_ends_both(phf: Phf, tmp_pa
 @pytest.mark.slow
 def test_two_machines_train_together_and_stop_together(phf: Phf, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    # eight completions of one problem: its group is spread over both
+    # eight completions of one problem: its group is spread over both, and so are the weights of the base
     options = ("--objective", "grpo", "--set", "grpo.group_size=8", *SMALL, "--set", "batch_size=1", "--steps")
     assert phf("train", *options, 1, "--output-dir", one).code == 0
-    agents = _two_agents("train", *options, "200", "--output-dir", str(two))
+    agents = _two_agents("train", *options, "200", "--set", "sharding=fsdp", "--output-dir", str(two))
     wait_for_step(agents[0], two, 2)
     agents[1].send_signal(signal.SIGTERM)
     told = [agent.communicate(timeout=60) for agent in agents]
@@ -118,7 +118,15 @@ def test_processes_within_a_launcher_are_refused(phf: Phf, monkeypatch: pytest.M
     assert done.err.startswith("phf: --processes: this is a launcher's process already")
 
 
-def test_too_few_completions_are_refused(tmp_path: Path) -> None:
-    config = resolve_train(set_sources(["batch_size=1"]))
-    with pytest.raises(UserError, match="1 completions are too few for 2 processes to share"):
-        build_trainer(config, tmp_path, fresh=True, ranks=Ranks(0, 2))
+@pytest.mark.parametrize(
+    ("settings", "size", "words"),
+    [
+        (["batch_size=1"], 2, "1 completions are too few for 2 processes to share"),
+        (["batch_size=5", "sharding=fsdp"], 2, "5 completions must be a multiple of 2 processes"),
+        (["sharding=fsdp"], 1, "there is one process only"),
+        (["sharding=fsdp", "tuning=full"], 2, "fsdp spreads a frozen base"),
+    ],
+)
+def test_what_processes_cannot_share_is_refused(tmp_path: Path, settings: list[str], size: int, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        build_trainer(resolve_train(set_sources(settings)), tmp_path, fresh=True, ranks=Ranks(0, size))
