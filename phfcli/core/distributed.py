@@ -22,12 +22,13 @@ from torch import Tensor
 
 from phfcli.core.cards import pick_device
 from phfcli.core.errors import FaultError, UserError, first_line
+from phfcli.core.launch import launched_here
 
 T = TypeVar("T")
 
 _BUCKET_BYTES = 100 * 2**20  # summed in one message: an adapter's gradient in one, a large model's in several
 _SILENCE = timedelta(hours=1)  # after which a rank that does not answer is given up; rollouts may take their time
-_TO_BE_ENDED_S = 60.0
+_TO_BE_ENDED_S = 5.0
 _MAIN_FIRST_S = 1.0
 
 
@@ -168,11 +169,13 @@ def _in_contact() -> Iterator[None]:
     """Turns a lost connection into one line.
 
     Whoever started the processes learns by itself which one has ended, says so, and ends the others: they wait for that
-    a while, lest the consequence is told before the cause.
+    a while, lest the consequence is told before the cause. `launch` tells it in any case.
     """
     try:
         yield
     except RuntimeError as error:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(_TO_BE_ENDED_S)
+        if launched_here():
+            raise SystemExit(1) from error
         raise FaultError(f"another process of the run is gone ({first_line(error)}); checkpoints are intact") from error
