@@ -126,7 +126,7 @@ def train(
         _show_plan(settings, json_)
         return
     if _to_be_launched(processes):
-        raise typer.Exit(_launch(processes or 1))
+        sys.exit(_launch(processes or 1))  # one of them has told what there was to tell
     quiet_libraries()
     from phfcli.core.distributed import joined
 
