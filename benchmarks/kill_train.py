@@ -1,9 +1,10 @@
-"""A training run that is killed again and again: `python benchmarks/kill_train.py [--kills 20] [--steps 60]`.
+"""A training run that is killed again and again: `python benchmarks/kill_train.py [--kills 20] [--processes 2]`.
 
 `phf train --resume` is started, ended by SIGKILL at a random moment and started again, so many times, and then left to
 finish. Beside it stands the same run without a stop. The exit code is 1 unless adapter, teacher and optimizer are
 bitwise the same at the end, so are the metrics of every step but for what is measured of the machine, and nothing is
-left half-written.
+left half-written. Of several processes any one is killed, or their launcher; all have to
+end by themselves.
 """
 
 import json
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import torch
 import typer
 from rich.console import Console
@@ -34,6 +36,7 @@ def main(
     steps: Annotated[int, typer.Option(help="Of the run.")] = 60,
     every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 2,
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
+    processes: Annotated[int, typer.Option(help="That train together.")] = 1,
 ) -> None:
     """Kill `phf train` at random moments; the run must end as if nothing had happened."""
     with tempfile.TemporaryDirectory() as folder:
@@ -44,6 +47,8 @@ def main(
             str(every),
             "--keep",
             "2",
+            "--processes",
+            str(processes),
             "--set",
             "batch_size=8",
             "--resume",
@@ -54,7 +59,7 @@ def main(
         redone, chance = 0, random.Random(seed)
         for number in range(1, kills + 1):
             moment = chance.uniform(0.7 * loading, loading + 1.5 * working / kills)
-            ended = _kill_at([*command, str(stopped)], moment)
+            ended = _kill_at([*command, str(stopped)], moment, chance)
             done, saved = _lines(stopped), [step for step, _ in checkpoints_of(stopped)][-1:] or [0]
             redone += len(done) - saved[0]
             note = f"{len(done)} steps done, the last checkpoint is of step {saved[0]}"
@@ -80,14 +85,16 @@ def _time(command: list[str], run: Path) -> tuple[float, float]:
     return first - started, time.monotonic() - first
 
 
-def _kill_at(command: list[str], moment: float) -> bool:
-    """Whether the command had ended by itself before that."""
+def _kill_at(command: list[str], moment: float, chance: random.Random) -> bool:
+    """Kills one of the command's processes; returns whether it had ended by itself before that."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         process.wait(moment)
     except subprocess.TimeoutExpired:
-        process.kill()
+        everyone = [(own := psutil.Process(process.pid)), *own.children()]
+        chance.choice([one for one in everyone if one == own or "RANK" in one.environ()]).kill()
         process.wait()
+        psutil.wait_procs(everyone)
         return False
     return True
 

@@ -1,11 +1,13 @@
 """How work is shared out over ranks; what they tell each other is tested on real processes in test_train_ranks.py."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phfcli.core.distributed import ALONE, Ranks, joined
+from phfcli.core.distributed import ALONE, Ranks, _buckets, joined
 from phfcli.core.errors import UserError
 
 
@@ -39,3 +41,14 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.Monke
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="process 2 of this machine has no GPU: CUDA_VISIBLE_DEVICES names 2"):
         joined("auto").__enter__()
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.sampled_from([torch.float32, torch.int64])), max_size=12))
+def test_buckets_hold_every_tensor_once_and_of_one_dtype(kinds: list[tuple[int, torch.dtype]]) -> None:
+    tensors = [torch.zeros(size, dtype=dtype) for size, dtype in kinds]
+    with patch("phfcli.core.distributed._BUCKET_BYTES", 40):
+        buckets = list(_buckets(tensors))
+    assert [id(tensor) for bucket in buckets for tensor in bucket] == list(map(id, tensors))
+    for bucket in buckets:
+        assert len({tensor.dtype for tensor in bucket}) == 1
+        assert len(bucket) == 1 or sum(tensor.nbytes for tensor in bucket) <= 40
