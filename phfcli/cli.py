@@ -1,5 +1,6 @@
 """The command `phf`. Nothing here loads torch: help and completion answer at once."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -65,11 +66,14 @@ def main() -> None:
     except typer.TyperException as error:
         code = _tell(2, error.format_message() if hasattr(error, "format_message") else str(error))
     if code == _STOPPED:
-        typer.echo("phf: stopped; `train --resume` and `eval` go on from what is on disk", err=True)
+        _tell(code, "stopped; `train --resume` and `eval` go on from what is on disk")
     sys.exit(code)
 
 
 def _tell(code: int, message: str) -> int:
+    """Of several processes that train together the main one speaks for all."""
+    if os.environ.get("RANK", "0") != "0":
+        return code
     typer.echo(f"phf: {' '.join(message.split())}", err=True)
     return code
 

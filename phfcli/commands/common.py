@@ -92,7 +92,7 @@ def quiet_libraries() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="peft|transformers|torch|huggingface_hub")
+    warnings.filterwarnings("ignore", module="accelerate|peft|transformers|torch|huggingface_hub")
 
 
 def percent(value: float | None, digits: int = 1) -> str:

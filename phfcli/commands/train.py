@@ -1,6 +1,8 @@
 """phf train."""
 
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +23,13 @@ from phfcli.commands.common import (
     warn,
 )
 from phfcli.commands.watch import watch
+from phfcli.core.children import end_with_parent
+from phfcli.core.errors import UserError
 from phfcli.core.names import ENGINES, OBJECTIVES, TEACHERS
 
 if TYPE_CHECKING:
     from phfcli.core.config import TrainConfig
+    from phfcli.core.distributed import Ranks
     from phfcli.core.loop import Trainer
     from phfcli.core.meters import Metrics
 
@@ -54,6 +59,9 @@ def train(
         str | None, typer.Option(metavar="DIR", help="runs/OBJECTIVE-MODEL-seedN if not given.")
     ] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints (25).")] = None,
+    processes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Train in N processes on this machine, a GPU each.")
+    ] = None,
     keep: Annotated[int | None, typer.Option(help="Keep the newest so many checkpoints (all).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
     dry_run: Annotated[
@@ -73,6 +81,9 @@ def train(
       phf train --model Qwen/Qwen3-4B --alpha 0.05  # the published recipe
       phf train --config qwen3-4b --set optim.lr=1e-5 --dry-run
       phf train --resume --output-dir runs/opsd
+      phf train --model Qwen/Qwen3-4B --processes 8  # eight GPUs of this machine
+      torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
+          -m phfcli train --model Qwen/Qwen3-4B  # on each of two machines; or `accelerate launch -m phfcli train`
     \b
     SIGTERM ends a run after its present step, with a checkpoint and exit code 143.
     """
@@ -96,37 +107,73 @@ def train(
     if dry_run:
         _show_plan(settings, json_)
         return
-    _run(settings, sources, resume, json_, quiet)
+    if _to_be_launched(processes):
+        raise typer.Exit(_launch(processes or 1))
+    quiet_libraries()
+    from phfcli.core.distributed import joined
+
+    with joined(settings.device) as ranks:
+        _run(settings, sources, resume, json_, quiet, ranks)
 
 
-def _run(settings: "TrainConfig", sources: list[Any], resume: bool, json_: bool, quiet: bool) -> None:
-    from phfcli.core.resources import is_run
-    from phfcli.core.runs import check_resumable, claim_folder, default_folder, saved_config
-    from phfcli.core.settings import resolve_train
+def _to_be_launched(processes: int | None) -> bool:
+    """Whether this process is to start others, rather than to train itself."""
+    from phfcli.core.launch import launched_here
 
-    folder = Path(settings.output_dir) if settings.output_dir else default_folder(settings)
-    going_on = resume and is_run(folder)
-    if going_on:
-        settings = resolve_train([saved_config(folder), *sources])
-        check_resumable(folder, settings)
-    else:
-        claim_folder(folder)
+    if launched_here():
+        end_with_parent()
+        return False
+    if processes is not None and "WORLD_SIZE" in os.environ:
+        raise UserError("--processes: this is a launcher's process already (WORLD_SIZE is set); leave the option out")
+    return (processes or 1) > 1
+
+
+def _launch(processes: int) -> int:
+    from phfcli.core.launch import launch
+
+    return launch(processes, sys.argv[1:])
+
+
+def _run(settings: "TrainConfig", sources: list[Any], resume: bool, json_: bool, quiet: bool, ranks: "Ranks") -> None:
     from phfcli.core.setup import build_trainer
 
-    quiet_libraries()
-    log = log_console(quiet)
-    log.print(f"training {settings.model} with {settings.objective} in {folder}", markup=False, soft_wrap=True)
-    trainer = build_trainer(settings, folder, fresh=not going_on)
+    with ranks.together():
+        folder, settings, going_on = _open(settings, sources, resume, ranks)
+    log = log_console(quiet or not ranks.main)
+    many = f" in {ranks.size} processes" if ranks.size > 1 else ""
+    log.print(f"training {settings.model} with {settings.objective} in {folder}{many}", markup=False, soft_wrap=True)
+    with ranks.together():
+        trainer = build_trainer(settings, folder, fresh=not going_on, ranks=ranks)
     if going_on:
         trainer.resume(warn)
         log.print(f"going on after step {trainer.step} of {settings.steps}")
     with _stops_at_sigterm(trainer):
         last = watch(trainer, log)
-    _show_end(trainer, last, json_)
+    if ranks.main:
+        _show_end(trainer, last, json_)
+        if trainer.step < settings.steps:
+            _tell_of_stop(trainer)
+    ranks.wait()  # a launcher ends the others when one has ended
     if trainer.step < settings.steps:
-        note = f"stopped by SIGTERM after step {trainer.step} of {settings.steps}; --resume goes on from its checkpoint"
-        typer.echo(f"phf: {note}", err=True)
         raise typer.Exit(_TERMINATED)
+
+
+def _open(
+    settings: "TrainConfig", sources: list[Any], resume: bool, ranks: "Ranks"
+) -> tuple[Path, "TrainConfig", bool]:
+    """The run's folder, its settings, and whether it goes on with what is there."""
+    from phfcli.core.resources import is_run
+    from phfcli.core.runs import check_resumable, claim_folder, default_folder, saved_config
+    from phfcli.core.settings import resolve_train
+
+    folder = Path(settings.output_dir) if settings.output_dir else default_folder(settings)
+    if resume and is_run(folder):
+        settings = resolve_train([saved_config(folder), *sources])
+        check_resumable(folder, settings)
+        return folder, settings, True
+    if ranks.main:
+        claim_folder(folder)
+    return folder, settings, False
 
 
 @contextmanager
@@ -153,6 +200,11 @@ def _show_end(trainer: "Trainer", last: "Metrics | None", json_: bool) -> None:
     then = f"phf eval {folder}" if done else f"phf train --resume --output-dir {folder}"
     lines = f"run        {folder}\ncheckpoint {result['checkpoint']}\nnext       {then}"
     result_console().print(lines, markup=False, soft_wrap=True)
+
+
+def _tell_of_stop(trainer: "Trainer") -> None:
+    at = f"step {trainer.step} of {trainer.config.steps}"
+    typer.echo(f"phf: stopped by SIGTERM after {at}; --resume goes on from its checkpoint", err=True)
 
 
 def _newest(folder: Path) -> str | None:

@@ -43,7 +43,7 @@ def watch(trainer: "Trainer", log: "Console") -> "Metrics | None":
             live.update(step_table(last, steps, left_s), refresh=True)
             if step == 1 or step % _LINE_EVERY == 0:
                 log.print(step_line(last), soft_wrap=True)
-            if not warned and last.get("clip_share", 0) > _CLIP_TAKES_MOST:
+            if trainer.ranks.main and not warned and last.get("clip_share", 0) > _CLIP_TAKES_MOST:
                 warned = True
                 warn(
                     f"at step {step} the clip takes {last['clip_share']:.0%} of the divergence, and its "

@@ -117,6 +117,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def generation_config(name: str, config: PreTrainedConfig) -> GenerationConfig:
+    """A model's own sampling defaults: training and evaluation drop them, other tools expect them."""
+    try:
+        own: GenerationConfig = GenerationConfig.from_pretrained(locate(name))
+    except OSError:  # it has none
+        own = GenerationConfig.from_model_config(config)
+    return own
+
+
 def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
     """The model's modules with their shapes, without weights."""
     with torch.device("meta"):

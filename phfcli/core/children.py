@@ -89,11 +89,11 @@ def run(argv: Sequence[str]) -> None:
 
     _, _, function, fd, *arguments = argv
     module, _, name = function.partition(":")
-    _end_with_parent()
+    end_with_parent()
     getattr(import_module(module), name)(Connection(int(fd)), *(json.loads(argument) for argument in arguments))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A parent that was killed cannot end its children; each looks for itself."""
     parent = os.getppid()
 

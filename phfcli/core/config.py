@@ -145,6 +145,7 @@ class TrainConfig(ModelSettings):
     checkpoint_every: PositiveInt = 25
     keep: PositiveInt | None = None  # the newest so many checkpoints; None is all, and their flows stay in any case
     output_dir: str | None = None
+    tuning: Literal["lora", "full"] = "lora"  # an adapter, or every weight (kept in float32)
     lora: LoraSettings = LoraSettings()
     optim: OptimSettings = OptimSettings()
     rollout: RolloutSettings = RolloutSettings()

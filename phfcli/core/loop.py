@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from phfcli.core.cards import stable_name
 from phfcli.core.checkpoints import checkpoints_of, load_checkpoint, prune_checkpoints, save_checkpoint, set_aside
 from phfcli.core.config import TrainConfig
 from phfcli.core.data import Curriculum
+from phfcli.core.distributed import ALONE, Ranks
 from phfcli.core.errors import FaultError, UserError
 from phfcli.core.files import append_lines, as_json, write_json
 from phfcli.core.flows import Flow, save_flow
@@ -32,7 +33,11 @@ from phfcli.core.teachers import AveragedTeacher
 
 @dataclass
 class Trainer:
-    """Everything a step needs; `model` is the student, and under `teacher.weights()` the teacher."""
+    """Everything a step needs; `model` is the student, and under `teacher.weights()` the teacher.
+
+    With several ranks each has a trainer of its own. They do the same but for their share of the samples, and only the
+    main one writes.
+    """
 
     config: TrainConfig
     folder: Path
@@ -44,27 +49,30 @@ class Trainer:
     curriculum: Curriculum
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
+    ranks: Ranks = ALONE
     grader: Grader = field(default_factory=Grader)  # its workers start when an objective wants rewards
     step: int = 0  # completed
     stopping: bool = False  # may be set at any moment, by a signal's handler say
 
     def train(self) -> Iterator[Metrics]:
-        """Runs to the last step, or until it is told to stop; yields each step's metrics after they are on disk."""
+        """Runs to the last step, or until a rank is told to stop; yields each step's metrics once they are on disk."""
+        self.check_alike()
         with self.grader, closing(self.engine):
             while self.step < self.config.steps:
                 metrics, samples = self.train_step(self.step + 1)
                 self.step += 1
-                append_lines(self.folder / "metrics.jsonl", [metrics])
+                if self.ranks.main:
+                    append_lines(self.folder / "metrics.jsonl", [metrics])
                 if due := self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
                     self.save(samples)
                 yield metrics
-                if self.stopping:
+                if self.ranks.any(self.stopping):
                     if not due:
                         self.save(samples)
                     return
 
     def train_step(self, step: int) -> tuple[Metrics, list[Sample]]:
-        """One update of the student and of its teacher; also returns the rollouts it was made on."""
+        """One update of the student and of its teacher; also returns this rank's rollouts that it was made on."""
         started = time.perf_counter()
         torch.manual_seed(derive_seed(self.config.seed, "step", step))
         problems = self.problems(step)  # (x, r)
@@ -72,8 +80,8 @@ class Trainer:
         sampled = time.perf_counter()
         samples = self.read(problems, completions)
         batches = self.collate(samples)
-        counts = {name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts}
-        loss, grad_norm, means = self.gradient(batches, counts)
+        counts = self.ranks.total({name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts})
+        loss, grad_norm, means = self.gradient(batches, counts, self.ranks)
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
             raise self.fault(loss, grad_norm, samples, counts)
         self.update()
@@ -85,27 +93,30 @@ class Trainer:
             "grad_norm": grad_norm,
             "lr": self.schedule.get_last_lr()[0],
             **({"teacher_distance": self.teacher.distance()} if self.objective.needs.teacher else {}),
-            **_rollout_metrics(completions),
-            **({"reward": sum(s.reward for s in samples) / len(samples)} if self.objective.needs.reward else {}),
+            **self.rollout_metrics(completions, samples),
             "tokens_per_s": counts["tokens"] / seconds,
             "rollout_seconds": sampled - started,
             "seconds": seconds,
-            "peak_memory_bytes": peak_memory(self.model.device),
+            "peak_memory_bytes": max(self.ranks.gather([peak_memory(self.model.device)])),  # of any rank
         }, samples
 
     def problems(self, step: int) -> list[Problem]:
-        """The problems of a step, each as often as the objective wants a completion of it."""
+        """The problems of a step, of all ranks, each as often as the objective wants a completion of it."""
         return [problem for problem in self.curriculum.batch(step) for _ in range(self.objective.needs.group_size)]
 
     def rollout(self, problems: Sequence[Problem], step: int) -> list[Completion]:
-        """The student's own completions in the order of the problems; the references of an offline objective."""
+        """This rank's share of the student's own completions, in order; of an offline objective the references."""
+        own = self.ranks.share(len(problems))
         if self.objective.needs.offline:
-            return [self._reference(problem) for problem in problems]
+            return [self._reference(problems[index]) for index in own]
         settings = self.config.rollout
         sampling = Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_new_tokens)
         requests = [
-            Request(tuple(self.prompts.student(p.problem)), derive_seed(self.config.seed, "rollout", step, index))
-            for index, p in enumerate(problems)
+            Request(
+                tuple(self.prompts.student(problems[index].problem)),
+                derive_seed(self.config.seed, "rollout", step, index),
+            )
+            for index in own
         ]
         self.engine.update(self.model)
         return [
@@ -113,19 +124,21 @@ class Trainer:
         ]
 
     def read(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[Sample]:
-        """Each completion after the student's prompt and, where the objective asks, after the teacher's."""
-        rewards = self._rewards(problems, completions) if self.objective.needs.reward else [0.0] * len(problems)
-        size = self.objective.needs.group_size
+        """This rank's completions after the student's prompt and, where the objective asks, after the teacher's."""
+        own, size = self.ranks.share(len(problems)), self.objective.needs.group_size
+        rewards = [0.0] * len(problems)
+        if self.objective.needs.reward:  # a group may be spread over ranks
+            rewards = self.ranks.gather(self._rewards([problems[index] for index in own], completions))
         return [
             Sample(
-                student_prompt=self.prompts.student(problem.problem),
-                teacher_prompt=self._teacher_prompt(problem),
+                student_prompt=self.prompts.student(problems[index].problem),
+                teacher_prompt=self._teacher_prompt(problems[index]),
                 completion=completion.ids,
                 logprobs=completion.logprobs,
-                reward=reward,
+                reward=rewards[index],
                 group=rewards[index - index % size :][:size],
             )
-            for index, (problem, completion, reward) in enumerate(zip(problems, completions, rewards, strict=True))
+            for index, completion in zip(own, completions, strict=True)
         ]
 
     def collate(self, samples: Sequence[Sample]) -> list[Batch]:
@@ -138,8 +151,13 @@ class Trainer:
         parts = [[samples[i] for i in sorted(order[first : first + size])] for first in range(0, len(order), size)]
         return [collate(part, needs.positions, self.model.card.pad_id, self.model.device) for part in parts]
 
-    def gradient(self, batches: Sequence[Batch], counts: dict[str, int]) -> tuple[float, float, Metrics]:
-        """The loss of some batches, its gradient's norm and their metrics; the gradient stays on the parameters."""
+    def gradient(
+        self, batches: Sequence[Batch], counts: Mapping[str, float], ranks: Ranks
+    ) -> tuple[float, float, Metrics]:
+        """The loss of the ranks' batches, its gradient's norm and their metrics; the gradient stays on the parameters.
+
+        Each batch is divided by the counts of all, so ranks, like micro-batches, only have to be summed.
+        """
         meter, loss = Meter(), 0.0
         self.model.network.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -150,7 +168,9 @@ class Trainer:
             loss += part.item()
             meter.add(terms.metrics | {"padding": batch.padding})
         gradients = [p.grad for p in self.model.trainable().values() if p.grad is not None]
-        return loss, torch.nn.utils.get_total_norm(gradients).item(), meter.means()
+        ranks.sum_(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients).item()
+        return ranks.total({"loss": loss})["loss"], norm, meter.means(ranks)
 
     def terms(self, batch: Batch) -> LossTerms:
         """Both passes over the same tokens, then the objective."""
@@ -172,17 +192,33 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)  # sampling has use for the memory
         self.teacher.update()  # eq. 11
 
-    def fault(self, loss: float, grad_norm: float, samples: Sequence[Sample], counts: dict[str, int]) -> FaultError:
+    def rollout_metrics(self, completions: Sequence[Completion], samples: Sequence[Sample]) -> Metrics:
+        """Means over the completions of all ranks."""
+        sums = {
+            "rollout_tokens": sum(len(c.ids) for c in completions),
+            "truncated": sum(c.finish == "length" for c in completions),
+            **({"reward": sum(s.reward for s in samples)} if self.objective.needs.reward else {}),
+            "count": len(completions),
+        }
+        totals = self.ranks.total(sums)
+        count = totals.pop("count")
+        return {name: total / count for name, total in totals.items()}
+
+    def fault(
+        self, loss: float, grad_norm: float, samples: Sequence[Sample], counts: Mapping[str, float]
+    ) -> FaultError:
         """Saves a batch whose loss or gradient is not finite, and what each of its samples alone adds to them."""
         step, records = self.step + 1, []
         for sample in samples:
-            alone = self.gradient(self.collate([sample]), counts)
+            alone = self.gradient(self.collate([sample]), counts, ALONE)
             text = self.model.card.text(sample.completion)
             records.append(
                 asdict(sample) | {"text": text} | dict(zip(("loss", "grad_norm", "metrics"), alone, strict=True))
             )
         path = self.folder / "faults" / f"{step_name(step)}.json"
-        write_json(path, as_json({"step": step, "loss": loss, "grad_norm": grad_norm, "samples": records}))
+        records = self.ranks.gather(records)
+        if self.ranks.main:
+            write_json(path, as_json({"step": step, "loss": loss, "grad_norm": grad_norm, "samples": records}))
         return FaultError(
             f"step {step}: the loss is {loss} and the norm of its gradient {grad_norm}; nothing was updated, the last "
             f"checkpoint is intact, and the batch is in {path}"
@@ -191,6 +227,9 @@ class Trainer:
     def save(self, samples: Sequence[Sample]) -> None:
         """A checkpoint of the completed step, and the hidden flow of some of its rollouts under its weights."""
         count = self.config.flow.saved_samples
+        samples = self.ranks.gather(samples[:count])
+        if not self.ranks.main:
+            return
         if count and samples[0].teacher_prompt is not None:
             save_flow(self.folder, self.step, self.record_flow(samples[:count]))
         state = {"step": self.step, "model": stable_name(self.config.model), "schedule": self.schedule.state_dict()}
@@ -210,8 +249,20 @@ class Trainer:
         student = run_pass(self.model, batch.student, batch, layers).states
         return Flow(student, teacher, batch.positions, batch.valid, torch.tensor(layers))
 
+    def check_alike(self) -> None:
+        """Raises FaultError where ranks do not start from the same weights at the same step."""
+        weights = sum(p.detach().double().square().sum().item() for p in self.model.trainable().values())
+        if len(set(self.ranks.gather([(self.step, weights)]))) > 1:
+            raise FaultError(
+                "the processes do not hold the same weights: the run's folder must be one that all machines share"
+            )
+
     def resume(self, warn: Callable[[str], None]) -> None:
         """Goes back to the newest checkpoint that can be read; with none, the run starts over."""
+        with self.ranks.main_first():
+            self._go_back(warn)
+
+    def _go_back(self, warn: Callable[[str], None]) -> None:
         skipped = []
         for step, folder in reversed(checkpoints_of(self.folder)):
             try:
@@ -224,9 +275,10 @@ class Trainer:
                 group["lr"] = rate  # which the schedule itself would only do after the next step
             self.step = step
             break
-        for reason in skipped:
-            warn(f"{reason}; going back to {f'step {self.step}' if self.step else 'the start'}")
-        continue_run(self.folder, self.step)
+        if self.ranks.main:
+            for reason in skipped:
+                warn(f"{reason}; going back to {f'step {self.step}' if self.step else 'the start'}")
+            continue_run(self.folder, self.step)
 
     def _rewards(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[float]:
         """1 for a completion whose answer is the problem's, else 0, by the grader of evaluation."""
@@ -248,11 +300,3 @@ class Trainer:
         if needs.privileged:
             return self.prompts.teacher(problem.problem, problem.solution)
         return self.prompts.student(problem.problem)
-
-
-def _rollout_metrics(completions: Sequence[Completion]) -> Metrics:
-    count = len(completions)
-    return {
-        "rollout_tokens": sum(len(c.ids) for c in completions) / count,
-        "truncated": sum(c.finish == "length" for c in completions) / count,
-    }

@@ -1,4 +1,4 @@
-"""What is measured of a step: means over its micro-batches, and what it takes of the machine."""
+"""What is measured of a step: means over its micro-batches and ranks, and what it takes of the machine."""
 
 import resource
 import sys
@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phfcli.core.distributed import Ranks
+
 Metrics = dict[str, Any]
 
 # metrics of the machine, which differ between two runs that are otherwise the same
@@ -16,7 +18,7 @@ MACHINE = ("tokens_per_s", "rollout_seconds", "seconds", "peak_memory_bytes")
 
 @dataclass
 class Meter:
-    """Sums and counts of metrics over the micro-batches of a step."""
+    """Sums and counts of metrics over the micro-batches of a step that are this rank's."""
 
     totals: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -25,8 +27,15 @@ class Meter:
             before = self.totals.get(name)
             self.totals[name] = (total, count) if before is None else (before[0] + total, before[1] + count)
 
-    def means(self) -> Metrics:
-        return {name: (total / count.clamp_min(1e-30)).tolist() for name, (total, count) in self.totals.items()}
+    def means(self, ranks: Ranks) -> Metrics:
+        """Of each metric the mean over all ranks."""
+        sums = [tensor.to(torch.float64, copy=True) for pair in self.totals.values() for tensor in pair]
+        ranks.sum_(sums)
+        pairs = zip(sums[::2], sums[1::2], strict=True)
+        return {
+            name: (total / count.clamp_min(1e-30)).tolist()
+            for name, (total, count) in zip(self.totals, pairs, strict=True)
+        }
 
 
 def peak_memory(device: torch.device) -> int:

@@ -111,12 +111,12 @@ def collate(samples: Sequence[Sample], positions: int, pad_id: int, device: torc
 def run_pass(model: LanguageModel, reading: Reading, batch: Batch, layers: Sequence[int]) -> Pass:
     """One forward pass; the head is not applied, and only `layers` (1 is the first block) are captured."""
     columns = reading.prompt_lengths[:, None] + batch.positions  # [B, m]
-    with capture_states([model.blocks[layer - 1] for layer in layers], columns) as stack:
+    with model.computing(), capture_states([model.blocks[layer - 1] for layer in layers], columns) as stack:
         out = model.backbone(
             input_ids=reading.input_ids, attention_mask=reading.attention_mask, use_cache=False
         ).last_hidden_state  # [B, T, d]
     rows, offsets = batch.tokens
-    hidden = out[rows, reading.prompt_lengths[rows] + offsets - 1]
+    hidden = out[rows, reading.prompt_lengths[rows] + offsets - 1].to(model.compute or out.dtype)
     return Pass(hidden, model.head, stack() if layers else out.new_zeros(0, *columns.shape, out.shape[-1]))
 
 

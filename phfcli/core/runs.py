@@ -63,7 +63,9 @@ def _comparable(config: TrainConfig) -> dict[str, Any]:
     return tree
 
 
-def start_run(folder: Path, config: TrainConfig, model: LanguageModel, curriculum: Curriculum, skipped: int) -> None:
+def start_run(
+    folder: Path, config: TrainConfig, model: LanguageModel, curriculum: Curriculum, skipped: int, processes: int
+) -> None:
     """Writes manifest.json and, last, config.yaml of a new run."""
     data = {"name": config.data, "problems": len(curriculum.problems), "skipped": skipped, "sha256": curriculum.sha256}
     write_json(
@@ -74,6 +76,7 @@ def start_run(folder: Path, config: TrainConfig, model: LanguageModel, curriculu
             "seed": config.seed,
             "model": {**model_identity(config.model), "parameters": model.causal.num_parameters()},
             "data": data,
+            "processes": processes,
             **environment(model.device),
         },
     )
@@ -101,7 +104,7 @@ def model_identity(name: str) -> dict[str, Any]:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions and hardware that figures may depend on."""
-    packages = ("torch", "transformers", "peft", "safetensors", "math-verify")
+    packages = ("torch", "transformers", "peft", "accelerate", "safetensors", "math-verify")
     return {
         "versions": {"phfcli": __version__, "python": platform.python_version()} | {p: version(p) for p in packages},
         "git": _git_revision(),

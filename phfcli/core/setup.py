@@ -7,9 +7,10 @@ from transformers import get_scheduler
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.data import Curriculum, Reading, build_curriculum
+from phfcli.core.distributed import ALONE, Ranks
 from phfcli.core.errors import UserError
 from phfcli.core.loop import Trainer
-from phfcli.core.models import LanguageModel, add_lora, load_model
+from phfcli.core.models import LanguageModel, add_lora, load_model, load_whole
 from phfcli.core.objectives import Objective, build_objective
 from phfcli.core.prompts import build_prompts
 from phfcli.core.rollouts import TrainingEngine, TransformersEngine, training_engine
@@ -18,29 +19,33 @@ from phfcli.core.seeds import derive_seed
 from phfcli.core.teachers import build_teacher
 
 
-def build_trainer(config: TrainConfig, folder: Path, fresh: bool) -> Trainer:
+def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks = ALONE) -> Trainer:
     """Loads the model and the problems, and puts the parts together; a fresh run is recorded in its folder.
+
+    No rank waits for another here.
 
     Raises:
         UserError: for a model, data or layers that cannot be used. Nothing has been written then.
     """
-    base = load_model(config)
-    prompts = build_prompts(base.card.tokenizer, config.prompt)
+    model = load_model(config) if config.tuning == "lora" else load_whole(config)
+    prompts = build_prompts(model.card.tokenizer, config.prompt)
     objective = build_objective(config)
     needs = objective.needs
+    _check_shares(config, needs.group_size, ranks)
     reading = Reading(prompts, needs.privileged, None if needs.offline else config.rollout.max_new_tokens)
-    limit = min(base.card.context, needs.max_tokens or base.card.context)
+    limit = min(model.card.context, needs.max_tokens or model.card.context)
     curriculum, skipped = build_curriculum(config, reading, limit)
-    _check_layers(objective, len(base.blocks))
-    model = add_lora(base, config.lora, derive_seed(config.seed, "lora"))
+    _check_layers(objective, len(model.blocks))
+    if config.tuning == "lora":
+        model = add_lora(model, config.lora, derive_seed(config.seed, "lora"))
     if config.gradient_checkpointing:
         model.causal.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer, schedule = build_optimizer(config, model, curriculum)
     engine: TrainingEngine = TransformersEngine(model)  # which holds nothing of its own, and stays idle offline
     if not needs.offline:
         engine = training_engine(config, model, (prompts.student(p.problem) for p in curriculum.visited(config.steps)))
-    if fresh:
-        start_run(folder, config, model, curriculum, skipped)
+    if fresh and ranks.main:
+        start_run(folder, config, model, curriculum, skipped, ranks.size)
     return Trainer(
         config=config,
         folder=folder,
@@ -52,6 +57,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool) -> Trainer:
         curriculum=curriculum,
         optimizer=optimizer,
         schedule=schedule,
+        ranks=ranks,
     )
 
 
@@ -69,6 +75,13 @@ def build_optimizer(
             f"steps: {config.steps} is beyond the schedule's horizon of {horizon}; raise optim.horizon_steps"
         )
     return optimizer, get_scheduler("cosine", optimizer, optim.warmup_steps, horizon)
+
+
+def _check_shares(config: TrainConfig, group_size: int, ranks: Ranks) -> None:
+    if (completions := config.batch_size * group_size) < ranks.size:
+        raise UserError(
+            f"batch_size: a step's {completions} completions are too few for {ranks.size} processes to share"
+        )
 
 
 def _check_layers(objective: Objective, depth: int) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from phfcli.core.checkpoints import checkpoints_of
 from phfcli.core.config import TrainConfig
+from phfcli.core.distributed import ALONE
 from phfcli.core.errors import FaultError, UserError
 from phfcli.core.loop import Trainer
 from phfcli.core.objectives import LossTerms, Needs, Objective, Term
@@ -93,8 +94,8 @@ def test_samples_of_like_length_are_computed_together(tmp_path: Path) -> None:
     assert lengths == sorted(lengths, reverse=True)
     (whole,) = trainer(tmp_path / "other", CrossEntropy(), "batch_size=8", "micro_batch_size=8").collate(samples)
     assert list(whole.samples) == samples  # nothing to sort
-    split, padded, total = loop.gradient(batches, whole.counts), *whole.padding
-    one = loop.gradient([whole], whole.counts)
+    split, padded, total = loop.gradient(batches, whole.counts, ALONE), *whole.padding
+    one = loop.gradient([whole], whole.counts, ALONE)
     assert split[:2] == pytest.approx(one[:2], rel=1e-5)
     assert split[2]["padding"] < one[2]["padding"] == pytest.approx(int(padded) / int(total))
 

@@ -1,9 +1,14 @@
 """The two passes: what is captured, where, and that padding changes nothing."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
+from phfcli.core.losses.divergence import divergence
+from phfcli.core.losses.fused import fused_divergence
+from phfcli.core.losses.policy import token_logprobs
 from phfcli.core.models import LanguageModel
 from phfcli.core.passes import Sample, capture_states, collate, run_pass
 
@@ -114,3 +119,35 @@ def test_counts() -> None:
     rows, offsets = batch.tokens
     assert rows.tolist() == [1, 2, 2, *[3] * 7]
     assert offsets.tolist() == [0, 0, 1, *range(7)]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_all_weights_get_the_gradient_of_the_plain_loss(random_model: Callable[..., LanguageModel], tied: bool) -> None:
+    """With tied embeddings the head's part of it and the inputs' add up."""
+    model, teacher = random_model(tie_word_embeddings=tied), random_model(initializer_range=0.2)
+    batch = collate(SAMPLES, 4, model.card.pad_id, CPU)
+    assert batch.teacher is not None
+    with torch.no_grad():
+        privileged = run_pass(teacher, batch.teacher, batch, ())
+    loss = fused_divergence(
+        (student := run_pass(model, batch.student, batch, ())).hidden,
+        privileged.hidden,
+        student.head,
+        torch.ones(len(student.hidden)),
+        teacher_head=teacher.head,
+        chunk_size=5,
+    )
+    likelihood = token_logprobs(student.hidden, student.head, batch.token_ids, chunk_size=5).sum()
+    (loss - likelihood).backward()
+    ours = {name: p.grad for name, p in model.trainable().items()}
+    model.network.zero_grad(set_to_none=True)
+
+    rows, offsets = batch.tokens
+    reading = batch.student
+    logits = model.causal(input_ids=reading.input_ids, attention_mask=reading.attention_mask).logits
+    logits = logits[rows, reading.prompt_lengths[rows] + offsets - 1]
+    plain = divergence(logits, privileged.hidden @ teacher.head.T).sum()
+    (plain - logits.log_softmax(-1).gather(1, batch.token_ids[:, None]).sum()).backward()
+    assert ("lm_head.weight" in ours) != tied
+    for name, p in model.trainable().items():
+        torch.testing.assert_close(ours[name], p.grad, msg=lambda text, name=name: f"{name}: {text}")

@@ -1,5 +1,6 @@
 """What an objective is to the loop: what it needs, and terms that add up over micro-batches."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -58,7 +59,7 @@ class LossTerms:
     terms: dict[str, Term]
     metrics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def total(self, counts: dict[str, int]) -> Tensor:
+    def total(self, counts: Mapping[str, float]) -> Tensor:
         """The loss of this part, in the units of the whole batch."""
         parts = [term.weight * term.total / max(counts[term.per], 1) for term in self.terms.values()]
         return torch.stack(parts).sum()

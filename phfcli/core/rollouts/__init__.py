@@ -55,12 +55,15 @@ def training_engine(config: TrainConfig, model: LanguageModel, prompts: Iterable
         name = "vllm"
     if name != "vllm" and not is_url(name):
         return TransformersEngine(model)
+    rank = config.lora.r if config.tuning == "lora" else None
+    if is_url(name) and rank is None:
+        raise UserError("rollout.engine: a server takes over adapters only; with tuning=full use vllm or transformers")
     known = list(prompts)
     longest = max(map(len, known)) + config.rollout.max_new_tokens
     length = min(max(longest, PROOF_TOKENS), model.card.context)
     serving = Serving(config, length)
     engine: TrainingEngine
-    engine = HttpEngine(name, serving) if is_url(name) else VllmEngine(serving, rank=config.lora.r, training=True)
+    engine = HttpEngine(name, serving) if is_url(name) else VllmEngine(serving, rank=rank, training=True)
     try:
         prove_adapter(engine, model, known[0])
     except BaseException:

@@ -35,7 +35,7 @@ class TransformersEngine:
         rows = self._rows(longest + sampling.max_new_tokens)
         for start in range(0, len(order), rows):
             indices = order[start : start + rows]
-            with merged(self._model):
+            with merged(self._model), self._model.computing():
                 completions = self._generate([requests[i] for i in indices], sampling)
             yield from zip(indices, completions, strict=True)
 

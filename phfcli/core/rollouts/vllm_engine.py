@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft import PeftModel
 
 from phfcli.core.cards import fetch, load_card, load_config, pick_device, pick_dtype
 from phfcli.core.config import VllmSettings
@@ -105,12 +106,17 @@ class VllmEngine:
                 self._engine.sleep()
 
     def update(self, model: LanguageModel) -> None:
-        """Takes over a model's adapter; its base is the one that is served."""
+        """Takes over a model's adapter, whose base is the one that is served, or all weights where those train."""
         if self._sleeps:
             self._engine.wake_up()
-        folder = self._shelf / "adapter"
-        model.network.save_pretrained(str(folder), save_embedding_layers=False)
-        self._take(folder)
+        folder = self._shelf / "weights"
+        if isinstance(model.network, PeftModel):
+            model.network.save_pretrained(str(folder), save_embedding_layers=False)
+            self._take(folder)
+        else:
+            model.network.save_pretrained(folder)
+            self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+            self._engine.reset_prefix_cache()
         shutil.rmtree(folder)
 
     def close(self) -> None:

@@ -1,0 +1,121 @@
+"""phf train in two processes: the same run as in one, whoever starts them and whatever happens to one of them."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+from trained import SMALL, checkpoint_steps, metrics, running, same_end, wait_for_step
+
+from phfcli.core.resources import step_name
+
+Phf = Callable[..., Any]
+
+PLAIN = (*SMALL, "--set", "divergence.clip=null")  # without a warning
+TWO = ("--processes", "2", "--checkpoint-every", "1", "--steps", "4", "--set", "micro_batch_size=2", *PLAIN)
+
+
+def gradient(run: Path) -> dict[str, torch.Tensor]:
+    """Of the first step: AdamW's first moment is then a tenth of it."""
+    moments = load_file(run / "checkpoints" / step_name(1) / "optimizer.safetensors")
+    return {name: 10 * value for name, value in moments.items() if name.endswith(":exp_avg")}
+
+
+def same_but_for_rounding(one: Any, other: Any) -> bool:
+    return one.keys() == other.keys() and all(other[key] == pytest.approx(one[key], rel=2e-4, abs=1e-7) for key in one)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_one_that_dies_ends_both(phf: Phf, tmp_path: Path) -> None:
+    two, cut = tmp_path / "two", tmp_path / "cut"
+    out, err = (process := running(two, *TWO)).communicate()
+    assert (process.returncode, err) == (0, "")
+    assert out.count("checkpoint") == 2  # its line, and its folder's name
+
+    for size in (2, 4):  # two micro-batches, and one large batch
+        run = tmp_path / str(size)
+        options = ("--set", f"micro_batch_size={size}", "--steps", 1, *PLAIN)
+        assert phf("train", *options, "--output-dir", run).code == 0
+        ours, theirs = gradient(run), gradient(two)
+        assert ours.keys() == theirs.keys()
+        scale = max(value.abs().max() for value in ours.values())
+        assert all((ours[name] - theirs[name]).abs().max() < 1e-5 * scale for name in ours)
+        one, other = metrics(run)[0], metrics(two)[0]
+        del one["padding"], other["padding"]
+        energies = one.pop("layer_energy"), other.pop("layer_energy")
+        assert energies[1] == pytest.approx(energies[0], rel=1e-4)
+        assert same_but_for_rounding(one, other)
+
+    process = running(cut, *TWO)
+    wait_for_step(process, cut, 2)
+    (victim,) = [p for p in psutil.Process(process.pid).children() if p.environ().get("RANK") == "1"]
+    victim.kill()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err == (
+        "phf: process 1 of 2 was ended by SIGKILL, and the others with it; checkpoints are intact, "
+        "and --resume goes on from the last one\n"
+    )
+    assert 1 <= len(checkpoint_steps(cut)) < 4
+    process = running(cut, *TWO, "--resume")
+    assert process.communicate() == (out.replace(str(two), str(cut)), "")
+    assert same_end(two, cut, 4)
+    assert not list(cut.rglob(".*"))
+
+
+@pytest.mark.slow
+def test_two_machines_train_together_and_stop_together(phf: Phf, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    # eight completions of one problem: its group is spread over both
+    options = ("--objective", "grpo", "--set", "grpo.group_size=8", *SMALL, "--set", "batch_size=1", "--steps")
+    assert phf("train", *options, 1, "--output-dir", one).code == 0
+    agents = _two_agents("train", *options, "200", "--output-dir", str(two))
+    wait_for_step(agents[0], two, 2)
+    agents[1].send_signal(signal.SIGTERM)
+    told = [agent.communicate(timeout=60) for agent in agents]
+    assert all(agent.returncode for agent in agents)
+    (line,) = [line for _, err in told for line in err.splitlines() if line.startswith("phf: ")]
+    (step,) = checkpoint_steps(two)  # both stopped after it, or one of them would have been waited for
+    assert line == f"phf: stopped by SIGTERM after step {step} of 200; --resume goes on from its checkpoint"
+    assert len(metrics(two)) == step
+    first, other = metrics(one)[0], metrics(two)[0]
+    del first["padding"], other["padding"]
+    assert same_but_for_rounding(first, other)
+
+
+def _two_agents(*arguments: str) -> list["subprocess.Popen[str]"]:
+    """torchrun as it is started on each of two machines; here both are this one."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", "test"]
+    command += ["--local-addr", "localhost", "-m", "phfcli", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    return [subprocess.Popen(command, **pipes) for _ in range(2)]
+
+
+def test_processes_within_a_launcher_are_refused(phf: Phf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    done = phf("train", "--processes", 2)
+    assert done.code == 2
+    assert done.err.startswith("phf: --processes: this is a launcher's process already")
+
+
+@pytest.mark.slow
+def test_what_processes_refuse_is_told_once(tmp_path: Path) -> None:
+    options = ("--processes", "2", *SMALL, "--set", "batch_size=1")
+    process = running(tmp_path / "run", *options)
+    _, err = process.communicate()
+    assert process.returncode == 2
+    assert err == "phf: batch_size: a step's 1 completions are too few for 2 processes to share\n"
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,41 @@
+"""How work is shared out over ranks; what they tell each other is tested on real processes in test_train_ranks.py."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phfcli.core.distributed import ALONE, Ranks, joined
+from phfcli.core.errors import UserError
+
+
+@given(st.integers(0, 100), st.integers(1, 12))
+def test_every_thing_is_one_ranks_and_in_order(count: int, size: int) -> None:
+    shares = [Ranks(rank, size).share(count) for rank in range(size)]
+    assert [index for share in shares for index in share] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_alone_nothing_changes() -> None:
+    tensors = [torch.ones(2), torch.tensor(3)]
+    ALONE.sum_(tensors)
+    assert [tensor.tolist() for tensor in tensors] == [[1, 1], 3]
+    assert ALONE.total({"tokens": 7}) == {"tokens": 7}
+    assert ALONE.gather("ab") == ["a", "b"]
+    assert [ALONE.any(flag) for flag in (True, False)] == [True, False]
+    with pytest.raises(UserError, match="as it was"), ALONE.together():
+        raise UserError("as it was")
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "mps"])
+def test_processes_cannot_share_a_named_device(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="cannot be several processes' own"), joined(device):
+        pass
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("WORLD_SIZE", "3"), ("LOCAL_RANK", "2"), ("CUDA_VISIBLE_DEVICES", "4,5")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="process 2 of this machine has no GPU: CUDA_VISIBLE_DEVICES names 2"):
+        joined("auto").__enter__()
