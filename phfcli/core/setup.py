@@ -15,6 +15,7 @@ from phfcli.core.prompts import build_prompts
 from phfcli.core.rollouts import TrainingEngine, TransformersEngine, training_engine
 from phfcli.core.runs import start_run
 from phfcli.core.seeds import derive_seed
+from phfcli.core.shadow import check_shadow
 from phfcli.core.teachers import build_teacher
 
 
@@ -32,6 +33,8 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool) -> Trainer:
     limit = min(base.card.context, needs.max_tokens or base.card.context)
     curriculum, skipped = build_curriculum(config, reading, limit)
     _check_layers(objective, len(base.blocks))
+    if needs.shadow is not None:
+        check_shadow(base, needs.shadow)
     model = add_lora(base, config.lora, derive_seed(config.seed, "lora"))
     if config.gradient_checkpointing:
         model.causal.gradient_checkpointing_enable({"use_reentrant": False})
