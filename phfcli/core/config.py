@@ -104,7 +104,8 @@ class PromptSettings(Section):
 
     student: str | None = None
     teacher: str | None = None
-    thinking: bool = True
+    thinking: bool = True  # the student's mode, in training and evaluation
+    teacher_thinking: bool | None = None  # None is the student's
 
 
 class ColumnSettings(Section):
