@@ -3,6 +3,7 @@
 Pure functions of tensors on any device: float32 inside (float64 for float64), the gradient to the student only.
 """
 
+from phfcli.core.losses.attention import Attention, attention_divergence, sampled_keys
 from phfcli.core.losses.divergence import divergence
 from phfcli.core.losses.energy import entropy, layer_energies, layer_energy_share
 from phfcli.core.losses.flow import FlowTerms, flow_loss, flow_terms
@@ -12,9 +13,11 @@ from phfcli.core.losses.states import StateLoss, pointwise_loss
 from phfcli.core.positions import select_positions
 
 __all__ = [
+    "Attention",
     "ClipStats",
     "FlowTerms",
     "StateLoss",
+    "attention_divergence",
     "clipped_surrogate",
     "divergence",
     "entropy",
@@ -26,6 +29,7 @@ __all__ = [
     "layer_energies",
     "layer_energy_share",
     "pointwise_loss",
+    "sampled_keys",
     "select_positions",
     "token_logprobs",
     "truncated_weights",

@@ -67,6 +67,9 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show settings, prompts and memory; load no weights.")
     ] = False,
+    teacher_prompt: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The teacher's template, with {problem} and {solution}.")
+    ] = None,
     config: Configs = None,
     set_: Sets = None,
     json_: AsJson = False,
@@ -99,6 +102,7 @@ def train(
         ("--output-dir", "output_dir", output_dir),
         ("--checkpoint-every", "checkpoint_every", checkpoint_every),
         ("--keep", "keep", keep),
+        ("--teacher-prompt", "prompt.teacher", teacher_prompt and _read_template(teacher_prompt)),
     ]
     from phfcli.core.settings import resolve_train
 
@@ -114,6 +118,15 @@ def train(
 
     with joined(settings.device) as ranks:
         _run(settings, sources, resume, json_, quiet, ranks)
+
+
+def _read_template(path: Path) -> str:
+    from phfcli.core.errors import UserError
+
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--teacher-prompt {path}: cannot be read: {error}") from None
 
 
 def _to_be_launched(processes: int | None) -> bool:

@@ -17,6 +17,7 @@ def _engine(name: str) -> str:
     raise ValueError(f"{name!r} is unknown; {nearest(name, ENGINES)}, or the http://HOST:PORT of a vLLM server")
 
 
+Aggregate = Literal["token", "sequence"]
 EngineName = Annotated[str, AfterValidator(_engine)]
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -81,9 +82,21 @@ class SftSettings(Section):
 class GrpoSettings(Section):
     group_size: Annotated[int, Field(ge=2)] = 8  # completions of each problem; a step has batch_size x group_size
     normalize: bool = True  # advantages over the deviation of their group
-    aggregate: Literal["token", "sequence"] = "token"  # mean over all tokens, or over each completion's and then these
+    aggregate: Aggregate = "token"  # mean over all tokens, or over each completion's and then these
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2  # the surrogate's clip; the ratio is 1 at one update a rollout
     ratio_cap: Annotated[float, Field(ge=1)] = 2.0  # of the weight that corrects the engine's probability
+
+
+class OisdSettings(Section):
+    """The internal teacher of OISD, on top of `grpo`. The paper's weights and its clip are lost: these are ours."""
+
+    layer: PositiveInt | None = None  # the shadow student, 1 is the first block; None is a sixth of the depth
+    think: Annotated[float, Field(ge=0)] = 0.1  # weight of the logit alignment
+    attention: Annotated[float, Field(ge=0)] = 0.1  # weight of the attention alignment
+    advantage_clip: Positive = 1.0
+    queries: PositiveInt = 32  # of each completion, evenly spread
+    window: PositiveInt = 64  # a query's newest keys
+    strided: Annotated[int, Field(ge=0)] = 64  # and at most so many of the earlier ones
 
 
 class PromptSettings(Section):
@@ -91,7 +104,8 @@ class PromptSettings(Section):
 
     student: str | None = None
     teacher: str | None = None
-    thinking: bool = True
+    thinking: bool = True  # the student's mode, in training and evaluation
+    teacher_thinking: bool | None = None  # None is the student's
 
 
 class ColumnSettings(Section):
@@ -154,6 +168,7 @@ class TrainConfig(ModelSettings):
     teacher: TeacherSettings = TeacherSettings()
     sft: SftSettings = SftSettings()
     grpo: GrpoSettings = GrpoSettings()
+    oisd: OisdSettings = OisdSettings()
 
 
 class EvalConfig(ModelSettings):

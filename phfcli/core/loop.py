@@ -181,7 +181,7 @@ class Trainer:
         if batch.teacher is not None:
             with torch.no_grad(), self.teacher.weights():
                 privileged = run_pass(self.model, batch.teacher, batch, layers)  # p_T(. | x, r, y_<t), eq. 2
-        student = run_pass(self.model, batch.student, batch, layers)
+        student = run_pass(self.model, batch.student, batch, layers, self.objective.needs.shadow)
         return self.objective.loss(student, privileged, batch)
 
     def update(self) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-ObjectiveName = Literal["phf", "phf-local", "direction", "geometry", "pointwise", "opsd", "sft", "grpo"]
+ObjectiveName = Literal["phf", "phf-local", "direction", "geometry", "pointwise", "opsd", "sft", "grpo", "oisd"]
 TeacherName = Literal["ema", "fixed", "online"]
 EngineName = Literal["auto", "transformers", "vllm"]
 EnergyName = Literal["loss", "direction", "geometry", "transition"]

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from phfcli.core.models import LanguageModel
 from phfcli.core.positions import select_positions
+from phfcli.core.shadow import Shadow, capture_shadow
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Pass:
     hidden: Tensor  # [N, d], after the final norm, at the column that predicts each valid token
     head: Tensor  # [V, d]
     states: Tensor  # [L, B, m, d], output of each wanted block at the selected positions, before the final norm
+    shadow: Shadow | None = None  # where one is wanted
 
 
 def collate(samples: Sequence[Sample], positions: int, pad_id: int, device: torch.device) -> Batch:
@@ -108,16 +110,25 @@ def collate(samples: Sequence[Sample], positions: int, pad_id: int, device: torc
     return Batch(samples, student, teacher, lengths, selected, valid)
 
 
-def run_pass(model: LanguageModel, reading: Reading, batch: Batch, layers: Sequence[int]) -> Pass:
-    """One forward pass; the head is not applied, and only `layers` (1 is the first block) are captured."""
+def run_pass(
+    model: LanguageModel, reading: Reading, batch: Batch, layers: Sequence[int], shadow: int | None = None
+) -> Pass:
+    """One forward pass; the head is not applied, and only `layers` (1 is the first block) and `shadow` are captured."""
     columns = reading.prompt_lengths[:, None] + batch.positions  # [B, m]
-    with model.computing(), capture_states([model.blocks[layer - 1] for layer in layers], columns) as stack:
+    blocks = [model.blocks[layer - 1] for layer in layers]
+    with (
+        model.computing(),
+        capture_states(blocks, columns) as stack,
+        capture_shadow(model, shadow) as shadow_at,
+    ):
         out = model.backbone(
             input_ids=reading.input_ids, attention_mask=reading.attention_mask, use_cache=False
         ).last_hidden_state  # [B, T, d]
     rows, offsets = batch.tokens
-    hidden = out[rows, reading.prompt_lengths[rows] + offsets - 1].to(model.compute or out.dtype)
-    return Pass(hidden, model.head, stack() if layers else out.new_zeros(0, *columns.shape, out.shape[-1]))
+    before = reading.prompt_lengths[rows] + offsets - 1  # the column that predicts each token
+    hidden = out[rows, before].to(model.compute or out.dtype)
+    states = stack() if layers else out.new_zeros(0, *columns.shape, out.shape[-1])
+    return Pass(hidden, model.head, states, shadow_at(rows, before))
 
 
 @contextmanager

@@ -55,6 +55,7 @@ def estimate_memory(config: TrainConfig, needs: Needs, model: PreTrainedModel, p
 
     Activations are those that the backward pass of a block needs with its weights frozen: about 10 times the width
     and 6 times the MLP's width for each token; with gradient checkpointing one block's, and the others' inputs.
+    A shadow is one block's output, and queries and keys of two: about 5 times the width.
     Offline every reference is taken to be as long as is allowed.
     """
     arch = model.config
@@ -80,6 +81,7 @@ def estimate_memory(config: TrainConfig, needs: Needs, model: PreTrainedModel, p
         "gradient": adapter * 4,
         "AdamW": adapter * 8,
         "activations": inputs + block if config.gradient_checkpointing else depth * block,
+        "shadow": 0 if needs.shadow is None else tokens * 5 * width * size,
         "captured states": readers * layers * config.micro_batch_size * needs.positions * width * 4,
         "logits chunk": 2 * CHUNK_BYTES,
     }

@@ -16,6 +16,7 @@ from phfcli.core.prompts import build_prompts
 from phfcli.core.rollouts import TrainingEngine, TransformersEngine, training_engine
 from phfcli.core.runs import start_run
 from phfcli.core.seeds import derive_seed
+from phfcli.core.shadow import check_shadow
 from phfcli.core.teachers import build_teacher
 
 
@@ -36,6 +37,8 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     limit = min(model.card.context, needs.max_tokens or model.card.context)
     curriculum, skipped = build_curriculum(config, reading, limit)
     _check_layers(objective, len(model.blocks))
+    if needs.shadow is not None:
+        check_shadow(model, needs.shadow)
     if config.tuning == "lora":
         model = add_lora(model, config.lora, derive_seed(config.seed, "lora"))
     if config.gradient_checkpointing:

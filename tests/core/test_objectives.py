@@ -59,7 +59,8 @@ def loss_and_gradient(
             assert batch.teacher is not None
             with torch.no_grad(), teacher.weights():
                 privileged = run_pass(student, batch.teacher, batch, layers)
-        terms = objective.loss(run_pass(student, batch.student, batch, layers), privileged, batch)
+        passed = run_pass(student, batch.student, batch, layers, objective.needs.shadow)
+        terms = objective.loss(passed, privileged, batch)
         loss = terms.total(counts)
         loss.backward()
         total += loss.item()

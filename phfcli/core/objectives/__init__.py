@@ -6,6 +6,7 @@ from phfcli.core.config import TrainConfig
 from phfcli.core.losses.flow import Local
 from phfcli.core.objectives.contract import LossTerms, Needs, Objective, Sum, Term
 from phfcli.core.objectives.distillation import HiddenFlow, OutputDivergence, PointwiseStates
+from phfcli.core.objectives.internal import InternalAlignment
 from phfcli.core.objectives.policy import GroupPolicy
 from phfcli.core.objectives.reference import ReferenceLikelihood
 
@@ -17,6 +18,15 @@ def build_objective(config: TrainConfig) -> Objective:
 
 def _opsd(config: TrainConfig) -> Objective:
     return OutputDivergence(config.divergence, config.divergence.temperature or config.rollout.temperature)
+
+
+def _grpo(config: TrainConfig) -> Objective:
+    return GroupPolicy(config.grpo, config.rollout)
+
+
+def _oisd(config: TrainConfig) -> Objective:
+    temperature = config.divergence.temperature or config.rollout.temperature
+    return Sum(_grpo(config), InternalAlignment(config.oisd, config.grpo, temperature))
 
 
 def _states(config: TrainConfig) -> Needs:
@@ -35,7 +45,8 @@ _BUILDERS: dict[str, Callable[[TrainConfig], Objective]] = {
     "geometry": _flow(adjacent=False, local="geometry"),
     "pointwise": lambda config: Sum(_opsd(config), PointwiseStates(config.flow.alpha, _states(config))),
     "sft": lambda config: ReferenceLikelihood(config.sft),
-    "grpo": lambda config: GroupPolicy(config.grpo, config.rollout),
+    "grpo": _grpo,
+    "oisd": _oisd,
 }
 
 __all__ = ["LossTerms", "Needs", "Objective", "Sum", "Term", "build_objective"]

@@ -21,6 +21,8 @@ class Needs:
         reward: graded completions; each sample then knows its reward and those of its problem's other completions.
         layers: blocks whose states are wanted, 1 is the first; None is all of them, () is none.
         positions: at most so many states of each completion.
+        shadow: a block whose own prediction and attention are wanted beside the last block's; 0 is the one at a sixth
+            of the depth, None is none.
         max_tokens: of a prompt and its completion, where that is less than the model's context.
     """
 
@@ -30,6 +32,7 @@ class Needs:
     reward: bool = False
     layers: tuple[int, ...] | None = ()
     positions: int = 128
+    shadow: int | None = None
     max_tokens: int | None = None
 
     @property
