@@ -72,6 +72,7 @@ def train(
       phf train --objective opsd --seed 1 --output-dir runs/opsd
       phf train --model Qwen/Qwen3-4B --alpha 0.05  # the published recipe
       phf train --config qwen3-4b --set optim.lr=1e-5 --dry-run
+      phf train --objective opd --teacher external --set teacher.model=Qwen/Qwen3-8B --model Qwen/Qwen3-4B
       phf train --resume --output-dir runs/opsd
     \b
     SIGTERM ends a run after its present step, with a checkpoint and exit code 143.

@@ -17,6 +17,7 @@ from phfcli.core.errors import FaultError, UserError
 from phfcli.core.files import append_lines, as_json, write_json
 from phfcli.core.flows import Flow, save_flow
 from phfcli.core.grading import Grader, Status, last_box
+from phfcli.core.layers import pick_layers
 from phfcli.core.meters import Meter, Metrics, peak_memory
 from phfcli.core.models import LanguageModel
 from phfcli.core.objectives import LossTerms, Objective
@@ -27,17 +28,17 @@ from phfcli.core.resources import step_name
 from phfcli.core.rollouts import TrainingEngine
 from phfcli.core.runs import continue_run
 from phfcli.core.seeds import derive_seed
-from phfcli.core.teachers import AveragedTeacher
+from phfcli.core.teachers import Teacher
 
 
 @dataclass
 class Trainer:
-    """Everything a step needs; `model` is the student, and under `teacher.weights()` the teacher."""
+    """Everything a step needs; `model` is the student."""
 
     config: TrainConfig
     folder: Path
     model: LanguageModel
-    teacher: AveragedTeacher
+    teacher: Teacher
     objective: Objective
     engine: TrainingEngine
     prompts: Prompts
@@ -84,7 +85,7 @@ class Trainer:
             **means,
             "grad_norm": grad_norm,
             "lr": self.schedule.get_last_lr()[0],
-            **({"teacher_distance": self.teacher.distance()} if self.objective.needs.teacher else {}),
+            **self.teacher.metrics(),
             **_rollout_metrics(completions),
             **({"reward": sum(s.reward for s in samples) / len(samples)} if self.objective.needs.reward else {}),
             "tokens_per_s": counts["tokens"] / seconds,
@@ -116,7 +117,7 @@ class Trainer:
         """Each completion after the student's prompt and, where the objective asks, after the teacher's."""
         rewards = self._rewards(problems, completions) if self.objective.needs.reward else [0.0] * len(problems)
         size = self.objective.needs.group_size
-        return [
+        samples = [
             Sample(
                 student_prompt=self.prompts.student(problem.problem),
                 teacher_prompt=self._teacher_prompt(problem),
@@ -127,6 +128,7 @@ class Trainer:
             )
             for index, (problem, completion, reward) in enumerate(zip(problems, completions, rewards, strict=True))
         ]
+        return [self.teacher.prepare(*pair) for pair in zip(samples, problems, strict=True)]
 
     def collate(self, samples: Sequence[Sample]) -> list[Batch]:
         """Micro-batches of samples of like length: little is padded. The longest come first: memory runs out at once.
@@ -136,7 +138,8 @@ class Trainer:
         size, needs = self.config.micro_batch_size, self.objective.needs
         order = sorted(range(len(samples)), key=lambda index: samples[index].columns, reverse=True)
         parts = [[samples[i] for i in sorted(order[first : first + size])] for first in range(0, len(order), size)]
-        return [collate(part, needs.positions, self.model.card.pad_id, self.model.device) for part in parts]
+        pad_id, device = self.model.card.pad_id, self.model.device
+        return [collate(part, needs.positions, pad_id, device, needs.where) for part in parts]
 
     def gradient(self, batches: Sequence[Batch], counts: dict[str, int]) -> tuple[float, float, Metrics]:
         """The loss of some batches, its gradient's norm and their metrics; the gradient stays on the parameters."""
@@ -154,15 +157,12 @@ class Trainer:
 
     def terms(self, batch: Batch) -> LossTerms:
         """Both passes over the same tokens, then the objective."""
-        layers = self.objective.needs.layers
-        if layers is None:
-            layers = tuple(range(1, len(self.model.blocks) + 1))
-        privileged = None
-        if batch.teacher is not None:
-            with torch.no_grad(), self.teacher.weights():
-                privileged = run_pass(self.model, batch.teacher, batch, layers)  # p_T(. | x, r, y_<t), eq. 2
+        layers = pick_layers(self.objective.needs.layers, len(self.model.blocks))
+        teacher = None
+        if self.objective.needs.teacher:
+            teacher = self.teacher.read(self.model, batch, layers)  # p_T(. | x, r, y_<t), eq. 2
         student = run_pass(self.model, batch.student, batch, layers)
-        return self.objective.loss(student, privileged, batch)
+        return self.objective.loss(student, teacher, batch)
 
     def update(self) -> None:
         """Clip, AdamW, schedule, teacher."""
@@ -191,7 +191,7 @@ class Trainer:
     def save(self, samples: Sequence[Sample]) -> None:
         """A checkpoint of the completed step, and the hidden flow of some of its rollouts under its weights."""
         count = self.config.flow.saved_samples
-        if count and samples[0].teacher_prompt is not None:
+        if count and self.objective.needs.teacher and self.objective.needs.privileged:
             save_flow(self.folder, self.step, self.record_flow(samples[:count]))
         state = {"step": self.step, "model": stable_name(self.config.model), "schedule": self.schedule.state_dict()}
         folder = self.folder / "checkpoints" / step_name(self.step)
@@ -204,9 +204,7 @@ class Trainer:
         self.model.network.eval()
         layers = range(1, len(self.model.blocks) + 1)
         batch = collate(samples, self.config.flow.positions, self.model.card.pad_id, self.model.device)
-        assert batch.teacher is not None
-        with self.teacher.weights():
-            teacher = run_pass(self.model, batch.teacher, batch, layers).states
+        teacher = self.teacher.read(self.model, batch, layers).states
         student = run_pass(self.model, batch.student, batch, layers).states
         return Flow(student, teacher, batch.positions, batch.valid, torch.tensor(layers))
 

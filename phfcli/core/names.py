@@ -2,9 +2,10 @@
 
 from typing import Literal, get_args
 
-ObjectiveName = Literal["phf", "phf-local", "direction", "geometry", "pointwise", "opsd", "sft", "grpo"]
-TeacherName = Literal["ema", "fixed", "online"]
+ObjectiveName = Literal["phf", "phf-local", "direction", "geometry", "pointwise", "opsd", "sft", "grpo", "opd", "oprd"]
+TeacherName = Literal["ema", "fixed", "online", "external"]
 EngineName = Literal["auto", "transformers", "vllm"]
+Where = Literal["spread", "first", "last"]  # the positions of a completion
 EnergyName = Literal["loss", "direction", "geometry", "transition"]
 
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)

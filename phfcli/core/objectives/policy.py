@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from phfcli.core.config import GrpoSettings, RolloutSettings
-from phfcli.core.errors import UserError
 from phfcli.core.losses.policy import clipped_surrogate, group_advantages, token_logprobs, truncated_weights
 from phfcli.core.objectives.contract import LossTerms, Needs, Term
+from phfcli.core.objectives.whole import require_whole_distribution
 from phfcli.core.passes import Batch, Pass
 
 
@@ -30,12 +30,7 @@ class GroupPolicy:
     rollout: RolloutSettings
 
     def __post_init__(self) -> None:
-        for name, value, off in (("top_p", self.rollout.top_p, 1), ("top_k", self.rollout.top_k, 0)):
-            if value != off:
-                raise UserError(
-                    f"rollout.{name}: {value} cuts the distribution whose log-probabilities this objective needs; "
-                    f"--set rollout.{name}={off}, or put --config grpo after the other recipes"
-                )
+        require_whole_distribution(self.rollout, recipe="grpo")
 
     @property
     def needs(self) -> Needs:
