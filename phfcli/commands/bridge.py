@@ -108,7 +108,7 @@ def _table(report: "BridgeReport") -> "Table":
         for row in report.by_rank
     ]
     pairs = ", ".join(f"{a}-{b}" for a, b in zip(report.layers, report.teacher_layers, strict=True))
-    title = f"Cosine of projected states on held-out rollouts, blocks {pairs}"
+    title = f"Cosine on held-out rollouts, blocks {pairs}"
     return plain_table(title, ("rank", "variance %", "before", "after", ""), rows)
 
 
