@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from phfcli import __version__
+from phfcli.commands.bridge import bridge_app
 from phfcli.commands.compare import compare
 from phfcli.commands.diagnose import diagnose
 from phfcli.commands.eval import evaluate
@@ -29,6 +30,7 @@ app.command("eval")(evaluate)
 app.command("diagnose")(diagnose)
 app.command("compare")(compare)
 app.command("export")(export)
+app.add_typer(bridge_app, name="bridge")
 
 
 def _show_version(wanted: bool) -> None:

@@ -9,7 +9,8 @@ from phfcli.core.losses.energy import entropy, layer_energies, layer_energy_shar
 from phfcli.core.losses.flow import FlowTerms, flow_loss, flow_terms
 from phfcli.core.losses.fused import ClipStats, fused_divergence, fused_divergence_stats
 from phfcli.core.losses.policy import clipped_surrogate, group_advantages, token_logprobs, truncated_weights
-from phfcli.core.losses.states import StateLoss, pointwise_loss
+from phfcli.core.losses.sampled import sampled_reverse_kl
+from phfcli.core.losses.states import StateLoss, mean_cosine, pointwise_loss
 from phfcli.core.positions import select_positions
 
 __all__ = [
@@ -28,8 +29,10 @@ __all__ = [
     "group_advantages",
     "layer_energies",
     "layer_energy_share",
+    "mean_cosine",
     "pointwise_loss",
     "sampled_keys",
+    "sampled_reverse_kl",
     "select_positions",
     "token_logprobs",
     "truncated_weights",

@@ -83,6 +83,7 @@ def train(
       phf train --objective opsd --seed 1 --output-dir runs/opsd
       phf train --model Qwen/Qwen3-4B --alpha 0.05  # the published recipe
       phf train --config qwen3-4b --set optim.lr=1e-5 --dry-run
+      phf train --objective opd --teacher external --set teacher.model=Qwen/Qwen3-8B --model Qwen/Qwen3-4B
       phf train --resume --output-dir runs/opsd
       phf train --model Qwen/Qwen3-4B --processes 8  # eight GPUs of this machine
       torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\

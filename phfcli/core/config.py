@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from phfcli.core.errors import nearest
-from phfcli.core.names import ENGINES, ObjectiveName, TeacherName
+from phfcli.core.names import ENGINES, ObjectiveName, TeacherName, Where
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -19,6 +19,11 @@ def _engine(name: str) -> str:
 
 Aggregate = Literal["token", "sequence"]
 EngineName = Annotated[str, AfterValidator(_engine)]
+
+# decoder blocks, the first is 1: "even" is 2, 4, ...
+LayerChoice = tuple[PositiveInt, ...] | Literal["last", "all", "even", "odd"]
+
+ALL_POSITIONS = 2**31 - 1  # more than a completion has
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -73,6 +78,15 @@ class FlowSettings(Section):
 class TeacherSettings(Section):
     kind: TeacherName = "ema"
     decay: Fraction = 0.999
+    model: str | None = None  # of an external teacher: a hub id or folder
+
+    @model_validator(mode="after")
+    def _has_its_model(self) -> "TeacherSettings":
+        if (self.kind == "external") != (self.model is not None):
+            raise ValueError(
+                "an external teacher is a model of its own: set both teacher.kind=external and teacher.model"
+            )
+        return self
 
 
 class SftSettings(Section):
@@ -97,6 +111,29 @@ class OisdSettings(Section):
     queries: PositiveInt = 32  # of each completion, evenly spread
     window: PositiveInt = 64  # a query's newest keys
     strided: Annotated[int, Field(ge=0)] = 64  # and at most so many of the earlier ones
+
+
+class OpdSettings(Section):
+    """The reverse KL divergence, and over what of the vocabulary it is taken."""
+
+    support: Literal["sampled", "top_k", "full"] = "sampled"
+    top_k: PositiveInt = 16  # the teacher's likeliest entries, with support top_k
+
+
+class OprdSettings(Section):
+    layers: LayerChoice | None = None  # None is the last; a bridge has its own
+    positions: Annotated[str, Field(pattern=r"^(all|last|(first|last|spread)-[1-9]\d*)$")] = "all"
+    normalized: bool = False  # each layer's error over the teacher's mean square
+    mu: Annotated[float, Field(ge=0)] | None = None  # None is OPRD alone, else OPD + mu * OPRD
+    bridge: str | None = None  # a file of `phf bridge fit`
+
+    @property
+    def selection(self) -> tuple[int, Where]:
+        """How many positions of a completion at most, and which."""
+        kind, _, count = self.positions.partition("-")
+        if kind == "all":
+            return ALL_POSITIONS, "first"
+        return int(count or 1), "last" if kind == "last" else "first" if kind == "first" else "spread"
 
 
 class PromptSettings(Section):
@@ -169,6 +206,8 @@ class TrainConfig(ModelSettings):
     sft: SftSettings = SftSettings()
     grpo: GrpoSettings = GrpoSettings()
     oisd: OisdSettings = OisdSettings()
+    opd: OpdSettings = OpdSettings()
+    oprd: OprdSettings = OprdSettings()
 
 
 class EvalConfig(ModelSettings):

@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from phfcli.core.bridge_fit import BridgeReport
 from phfcli.core.diagnose import LayerReport
 
 _BLUE, _ORANGE, _GREY = "#2b6cb0", "#dd6b20", "#718096"
@@ -42,6 +43,23 @@ def draw_comparison(comparison: dict[str, Any], path: Path) -> None:
     axes.set_ylim(0, 108)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=min(4, len(names)), frameon=False)
+    _save(figure, path)
+
+
+def draw_bridge(report: BridgeReport, path: Path) -> None:
+    """The cosine of both models' projected states by rank, before and after the fit."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    ranks = [row.rank for row in report.by_rank]
+    axes.plot(ranks, [row.before for row in report.by_rank], color=_GREY, linestyle="--", marker="o", label="before")
+    axes.plot(ranks, [row.after for row in report.by_rank], color=_BLUE, marker="o", label="after the fit")
+    axes.axvline(report.rank, color=_ORANGE, linestyle=":", label=f"rank {report.rank}, kept")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ranks, [str(rank) for rank in ranks])
+    axes.set_xlabel("rank of the bridge")
+    axes.set_ylabel("cosine on held-out rollouts")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
     _save(figure, path)
 
 

@@ -18,6 +18,7 @@ from phfcli.core.errors import FaultError, UserError
 from phfcli.core.files import append_lines, as_json, write_json
 from phfcli.core.flows import Flow, save_flow
 from phfcli.core.grading import Grader, Status, last_box
+from phfcli.core.layers import pick_layers
 from phfcli.core.meters import Meter, Metrics, peak_memory
 from phfcli.core.models import LanguageModel
 from phfcli.core.objectives import LossTerms, Objective
@@ -28,12 +29,12 @@ from phfcli.core.resources import step_name
 from phfcli.core.rollouts import TrainingEngine
 from phfcli.core.runs import continue_run
 from phfcli.core.seeds import derive_seed
-from phfcli.core.teachers import AveragedTeacher
+from phfcli.core.teachers import Teacher
 
 
 @dataclass
 class Trainer:
-    """Everything a step needs; `model` is the student, and under `teacher.weights()` the teacher.
+    """Everything a step needs; `model` is the student.
 
     With several ranks each has a trainer of its own. They do the same but for their share of the samples, and only the
     main one writes.
@@ -42,7 +43,7 @@ class Trainer:
     config: TrainConfig
     folder: Path
     model: LanguageModel
-    teacher: AveragedTeacher
+    teacher: Teacher
     objective: Objective
     engine: TrainingEngine
     prompts: Prompts
@@ -92,7 +93,7 @@ class Trainer:
             **means,
             "grad_norm": grad_norm,
             "lr": self.schedule.get_last_lr()[0],
-            **({"teacher_distance": self.teacher.distance()} if self.objective.needs.teacher else {}),
+            **self.teacher.metrics(),
             **self.rollout_metrics(completions, samples),
             "tokens_per_s": counts["tokens"] / seconds,
             "rollout_seconds": sampled - started,
@@ -129,7 +130,7 @@ class Trainer:
         rewards = [0.0] * len(problems)
         if self.objective.needs.reward:  # a group may be spread over ranks
             rewards = self.ranks.gather(self._rewards([problems[index] for index in own], completions))
-        return [
+        samples = [
             Sample(
                 student_prompt=self.prompts.student(problems[index].problem),
                 teacher_prompt=self._teacher_prompt(problems[index]),
@@ -140,6 +141,7 @@ class Trainer:
             )
             for index, completion in zip(own, completions, strict=True)
         ]
+        return [self.teacher.prepare(sample, problems[index]) for index, sample in zip(own, samples, strict=True)]
 
     def collate(self, samples: Sequence[Sample]) -> list[Batch]:
         """Micro-batches of samples of like length: little is padded. The longest come first: memory runs out at once.
@@ -149,7 +151,8 @@ class Trainer:
         size, needs = self.config.micro_batch_size, self.objective.needs
         order = sorted(range(len(samples)), key=lambda index: samples[index].columns, reverse=True)
         parts = [[samples[i] for i in sorted(order[first : first + size])] for first in range(0, len(order), size)]
-        return [collate(part, needs.positions, self.model.card.pad_id, self.model.device) for part in parts]
+        pad_id, device = self.model.card.pad_id, self.model.device
+        return [collate(part, needs.positions, pad_id, device, needs.where) for part in parts]
 
     def gradient(
         self, batches: Sequence[Batch], counts: Mapping[str, float], ranks: Ranks
@@ -174,15 +177,12 @@ class Trainer:
 
     def terms(self, batch: Batch) -> LossTerms:
         """Both passes over the same tokens, then the objective."""
-        layers = self.objective.needs.layers
-        if layers is None:
-            layers = tuple(range(1, len(self.model.blocks) + 1))
-        privileged = None
-        if batch.teacher is not None:
-            with torch.no_grad(), self.teacher.weights():
-                privileged = run_pass(self.model, batch.teacher, batch, layers)  # p_T(. | x, r, y_<t), eq. 2
+        layers = pick_layers(self.objective.needs.layers, len(self.model.blocks))
+        teacher = None
+        if self.objective.needs.teacher:
+            teacher = self.teacher.read(self.model, batch, layers)  # p_T(. | x, r, y_<t), eq. 2
         student = run_pass(self.model, batch.student, batch, layers, self.objective.needs.shadow)
-        return self.objective.loss(student, privileged, batch)
+        return self.objective.loss(student, teacher, batch)
 
     def update(self) -> None:
         """Clip, AdamW, schedule, teacher."""
@@ -230,7 +230,7 @@ class Trainer:
         samples = self.ranks.gather(samples[:count])
         if not self.ranks.main:
             return
-        if count and samples[0].teacher_prompt is not None:
+        if count and self.objective.needs.teacher and self.objective.needs.privileged:
             save_flow(self.folder, self.step, self.record_flow(samples[:count]))
         state = {"step": self.step, "model": stable_name(self.config.model), "schedule": self.schedule.state_dict()}
         folder = self.folder / "checkpoints" / step_name(self.step)
@@ -243,9 +243,7 @@ class Trainer:
         self.model.network.eval()
         layers = range(1, len(self.model.blocks) + 1)
         batch = collate(samples, self.config.flow.positions, self.model.card.pad_id, self.model.device)
-        assert batch.teacher is not None
-        with self.teacher.weights():
-            teacher = run_pass(self.model, batch.teacher, batch, layers).states
+        teacher = self.teacher.read(self.model, batch, layers).states
         student = run_pass(self.model, batch.student, batch, layers).states
         return Flow(student, teacher, batch.positions, batch.valid, torch.tensor(layers))
 

@@ -2,9 +2,12 @@
 
 from typing import Literal, get_args
 
-ObjectiveName = Literal["phf", "phf-local", "direction", "geometry", "pointwise", "opsd", "sft", "grpo", "oisd"]
-TeacherName = Literal["ema", "fixed", "online"]
+ObjectiveName = Literal[
+    "phf", "phf-local", "direction", "geometry", "pointwise", "opsd", "sft", "grpo", "opd", "oprd", "oisd"
+]
+TeacherName = Literal["ema", "fixed", "online", "external"]
 EngineName = Literal["auto", "transformers", "vllm"]
+Where = Literal["spread", "first", "last"]  # the positions of a completion
 EnergyName = Literal["loss", "direction", "geometry", "transition"]
 
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)

@@ -11,6 +11,7 @@ from phfcli.core.cards import load_config, load_tokenizer, pick_device, pick_dty
 from phfcli.core.config import TrainConfig
 from phfcli.core.data import Reading, load_problems
 from phfcli.core.errors import UserError
+from phfcli.core.layers import pick_layers
 from phfcli.core.losses.sweep import CHUNK_BYTES
 from phfcli.core.objectives import Needs, build_objective
 from phfcli.core.prompts import Prompts, build_prompts
@@ -47,6 +48,8 @@ def plan_run(config: TrainConfig) -> Plan:
     model = _try(plan, lambda: skeleton(load_config(config.model)))
     if model is not None:
         plan.memory = estimate_memory(config, needs, model, prompt_tokens)
+    if needs.teacher and config.teacher.kind == "external":
+        _add_external(plan, config, problem)
     return plan
 
 
@@ -71,21 +74,34 @@ def estimate_memory(config: TrainConfig, needs: Needs, model: PreTrainedModel, p
         length = min(needs.max_tokens or arch.max_position_embeddings, arch.max_position_embeddings)
     tokens = config.micro_batch_size * length
     readers = 2 if needs.teacher else 1
-    layers = depth if needs.layers is None else len(needs.layers)
+    layers = len(pick_layers(needs.layers, depth))
+    positions = min(needs.positions, length)
     block = tokens * (10 * width + 6 * inner) * size
     inputs = tokens * width * size * depth
     parts = {
         "weights": model.num_parameters() * size,
         "adapter": adapter * 4,
-        "teacher": adapter * 4 if needs.teacher else 0,
+        "teacher": adapter * 4 if needs.teacher and needs.privileged else 0,
         "gradient": adapter * 4,
         "AdamW": adapter * 8,
         "activations": inputs + block if config.gradient_checkpointing else depth * block,
         "shadow": 0 if needs.shadow is None else tokens * 5 * width * size,
-        "captured states": readers * layers * config.micro_batch_size * needs.positions * width * 4,
+        "captured states": readers * layers * config.micro_batch_size * positions * width * 4,
         "logits chunk": 2 * CHUNK_BYTES,
     }
     return {name: part for name, part in parts.items() if part} | {"total": sum(parts.values())}
+
+
+def _add_external(plan: Plan, config: TrainConfig, problem: Problem | None) -> None:
+    """What a teacher that is another model reads, and its weights."""
+    name = str(config.teacher.model)
+    tokenizer = _try(plan, lambda: load_tokenizer(name))
+    if tokenizer is not None and problem is not None:
+        plan.prompts["teacher"] = build_prompts(tokenizer, config.prompt).student_text(problem.problem)
+    model = _try(plan, lambda: skeleton(load_config(name)))
+    if model is not None and plan.memory:
+        size = model.num_parameters() * pick_dtype(config.dtype, pick_device(config.device)).itemsize
+        plan.memory = {"teacher": size, **plan.memory, "total": plan.memory["total"] + size}
 
 
 def _render(prompts: Prompts, needs: Needs, problem: Problem) -> dict[str, str]:

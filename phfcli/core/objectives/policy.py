@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from phfcli.core.config import Aggregate, GrpoSettings, RolloutSettings
-from phfcli.core.errors import UserError
 from phfcli.core.losses.policy import clipped_surrogate, group_advantages, token_logprobs, truncated_weights
 from phfcli.core.objectives.contract import LossTerms, Needs, Term
+from phfcli.core.objectives.whole import require_whole_distribution
 from phfcli.core.passes import Batch, Pass
 
 
@@ -32,12 +32,7 @@ class GroupPolicy:
     rollout: RolloutSettings
 
     def __post_init__(self) -> None:
-        for name, value, off in (("top_p", self.rollout.top_p, 1), ("top_k", self.rollout.top_k, 0)):
-            if value != off:
-                raise UserError(
-                    f"rollout.{name}: {value} cuts the distribution whose log-probabilities this objective needs; "
-                    f"--set rollout.{name}={off}, or put the objective's recipe after the other ones"
-                )
+        require_whole_distribution(self.rollout, recipe="grpo")
 
     @property
     def needs(self) -> Needs:
