@@ -6,6 +6,7 @@ ObjectiveName = Literal["phf", "phf-local", "direction", "geometry", "pointwise"
 TeacherName = Literal["ema", "fixed", "online"]
 EngineName = Literal["auto", "transformers", "vllm"]
 EnergyName = Literal["loss", "direction", "geometry", "transition"]
+StateDtype = Literal["model", "float16", "bfloat16"]
 
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
 TEACHERS: tuple[TeacherName, ...] = get_args(TeacherName)
