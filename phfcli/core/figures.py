@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from phfcli.core import panels
+from phfcli.core.compare import Comparison
 from phfcli.core.diagnose import LayerReport
+from phfcli.core.names import ViewName
+from phfcli.core.views import trajectories
 
 Panel = Callable[[Axes], None]
 
@@ -53,25 +55,37 @@ def draw_panels(drawn: Sequence[Panel], path: Path, columns: int = _COLUMNS, siz
     figure.savefig(path, dpi=130)
 
 
-def draw_comparison(comparison: dict[str, Any], path: Path) -> None:
-    """Average@n of each run with its standard error, a group for each benchmark."""
-    rows = comparison["rows"]
-    benches = list(dict.fromkeys(row["bench"] for row in rows))
-    names = list(dict.fromkeys(row["name"] for row in rows))
-    figure = Figure(figsize=(max(5, 1.1 * len(rows) + 2), 4), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(names)
-    for i, name in enumerate(names):
-        own = [row for row in rows if row["name"] == name]
-        places = [benches.index(row["bench"]) + (i - (len(names) - 1) / 2) * width for row in own]
-        heights = [100 * row["average"] for row in own]
-        errors = [100 * (row["stderr"] or 0) for row in own]
-        bars = axes.bar(places, heights, width * 0.92, yerr=errors, capsize=3, label=name)
-        axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=9)
-    axes.set_xticks(range(len(benches)), benches)
-    axes.set_ylabel("Average@n, % ± standard error over problems")
-    axes.set_ylim(0, 108)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=min(4, len(names)), frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+def view_panels(name: ViewName, comparison: Comparison) -> list[Panel]:
+    """What is drawn of a view of a comparison."""
+    if name == "ablations":
+        return [lambda axes: panels.variants(axes, comparison)]
+    if name == "dynamics":
+        points = trajectories(comparison)
+        places = [(model, bench) for model in comparison.models for bench in comparison.benches]
+        return [_trajectory(points, model, bench, len(places) > 1) for model, bench in places]
+    drawn = [_scores(comparison, model) for model in comparison.models]
+    return [*drawn, lambda axes: panels.differences(axes, comparison.pairs)] if comparison.pairs else drawn
+
+
+def draw_view(name: ViewName, comparison: Comparison, path: Path) -> None:
+    """A view as one picture."""
+    tallest = len(comparison.pairs) if name in ("runs", "methods") else len(comparison.arms)
+    draw_panels(view_panels(name, comparison), path, size=(6, max(3.7, 0.45 * tallest + 1)))
+
+
+def _scores(comparison: Comparison, model: str) -> Panel:
+    def draw(axes: Axes) -> None:
+        panels.scores(axes, comparison, model)
+        if len(comparison.models) > 1:
+            axes.set_xlabel(model)
+
+    return draw
+
+
+def _trajectory(points: Sequence[panels.Point], model: str, bench: str, named: bool) -> Panel:
+    def draw(axes: Axes) -> None:
+        panels.trajectory(axes, points, model, bench)
+        if named:
+            axes.set_xlabel(f"training step: {model}, {bench}")
+
+    return draw

@@ -6,9 +6,11 @@ ObjectiveName = Literal["phf", "phf-local", "direction", "geometry", "pointwise"
 TeacherName = Literal["ema", "fixed", "online"]
 EngineName = Literal["auto", "transformers", "vllm"]
 EnergyName = Literal["loss", "direction", "geometry", "transition"]
+ViewName = Literal["runs", "methods", "ablations", "dynamics"]
 StateDtype = Literal["model", "float16", "bfloat16"]
 
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
 TEACHERS: tuple[TeacherName, ...] = get_args(TeacherName)
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 ENERGIES: tuple[EnergyName, ...] = get_args(EnergyName)
+VIEWS: tuple[ViewName, ...] = get_args(ViewName)

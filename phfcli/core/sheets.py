@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +67,12 @@ def as_csv(columns: Sequence[str], rows: Sequence[Row]) -> str:
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """Writes rows of which the first is the header."""
     write_text(path, as_csv([str(cell) for cell in rows[0]], rows[1:]))
+
+
+def write_records(path: Path, records: Sequence[Mapping[str, object]]) -> None:
+    """Writes records as CSV, their keys as the header."""
+    header = list(dict.fromkeys(key for record in records for key in record))
+    write_csv(path, [header, *([record.get(key) for key in header] for record in records)])
 
 
 def layer_sheet(reports: Sequence[LayerReport]) -> list[Row]:

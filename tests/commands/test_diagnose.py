@@ -24,9 +24,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two steps of training, made once."""
     folder = tmp_path_factory.mktemp("made") / "run"
     options = ["--steps", "2", "--checkpoint-every", "1", "--set", "batch_size=4", "--quiet"]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["phf", "train", "--output-dir", str(folder), *options])
-        main()
+        with pytest.raises(SystemExit):
+            main()
     return folder
 
 
