@@ -79,6 +79,7 @@ class Arm:
 class Pair:
     """The difference b - a on a benchmark, or on the mean of several."""
 
+    model: str  # of b
     bench: str
     a: str
     b: str
@@ -88,7 +89,7 @@ class Pair:
     lost: list[dict[str, Any]]
 
     def as_json(self) -> dict[str, Any]:
-        head = {"bench": self.bench, "a": self.a, "b": self.b, **asdict(self.result)}
+        head = {"model": self.model, "bench": self.bench, "a": self.a, "b": self.b, **asdict(self.result)}
         return head | {"p_holm": self.p_holm, "gained": self.gained, "lost": self.lost}
 
 
@@ -145,7 +146,7 @@ def compare(results: list[Result], unequal: bool = False, tested: bool = True) -
     pairs = []
     for (bench, a, b, difference), p in zip(differences, corrected, strict=True):
         gained, lost = changed(a, b, bench) if bench in a.benches else ([], [])
-        pairs.append(Pair(bench, a.name, b.name, difference, p, gained, lost))
+        pairs.append(Pair(b.model, bench, a.name, b.name, difference, p, gained, lost))
     return Comparison(results, arms, pairs, notes)
 
 

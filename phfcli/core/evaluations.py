@@ -156,10 +156,10 @@ def _samples(path: Path) -> tuple[dict[str, list[Sample]], dict[str, str | None]
 
 def _distinct(results: list[Result]) -> list[Result]:
     """Evaluations of one bench under one name are told apart by their seed, their step or their place in the list."""
-    seen: dict[tuple[str, str], int] = {}
+    seen: dict[tuple[str, str, str], int] = {}
     distinct = []
     for result in results:
-        key = (result.bench, result.name)
+        key = (result.model, result.bench, result.name)
         seen[key] = seen.get(key, 0) + 1
         if seen[key] > 1:
             mark = f"seed {result.seed}" if result.seed is not None else result.step or seen[key]

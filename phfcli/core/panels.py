@@ -156,7 +156,13 @@ def differences(axes: Axes, pairs: Sequence[Pair]) -> None:
         (mark,) = axes.plot([value], [place], color=BLUE, marker="o")
         tell(mark, f"{pair.b} - {pair.a}, {pair.bench}: {value:+.1f} points, {low:+.1f} to {high:+.1f}")
     axes.axvline(0, color=INK, linewidth=1)
-    axes.set_yticks(range(len(pairs)), [f"{pair.b} - {pair.a}\n{pair.bench}" for pair in pairs], fontsize=9)
+    several = len({pair.model for pair in pairs}) > 1
+    places = [f"{pair.model}, {pair.bench}" if several else pair.bench for pair in pairs]
+    axes.set_yticks(
+        range(len(pairs)),
+        [f"{pair.b} - {pair.a}\n{place}" for pair, place in zip(pairs, places, strict=True)],
+        fontsize=9,
+    )
     axes.set_ylim(len(pairs) - 0.4, -0.6)
     name_axes(axes, "points, with 95% interval", "")
     title(axes, "differences; grey: too small to show")

@@ -95,6 +95,7 @@ def trajectories(comparison: Comparison) -> list[tuple[Arm, str, int, float, flo
 def pair_sheet(pairs: Sequence[Pair]) -> Sheet:
     """The tested differences, in points."""
     columns = ["bench", "difference of", "points", "95% interval", "p", "p, Holm", "could show", "problems", "+", "-"]
+    several = len({pair.model for pair in pairs}) > 1
     rows = []
     for pair in pairs:
         told = pair.result
@@ -103,7 +104,8 @@ def pair_sheet(pairs: Sequence[Pair]) -> Sheet:
         tests = f"{told.p_value:.4f}", f"{pair.p_holm:.4f}", percent(told.detectable)
         counts = ("-", "-") if pair.bench == SUITE else (str(len(pair.gained)), str(len(pair.lost)))
         points = f"{_points(told.difference)}{error}"
-        rows.append([pair.bench, f"{pair.b} - {pair.a}", points, interval, *tests, str(told.problems), *counts])
+        bench = f"{pair.model}, {pair.bench}" if several else pair.bench
+        rows.append([bench, f"{pair.b} - {pair.a}", points, interval, *tests, str(told.problems), *counts])
     return Sheet("Differences, paired by problem", columns, rows)
 
 
