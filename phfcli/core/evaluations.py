@@ -78,7 +78,7 @@ def load_results(paths: list[str], benches: list[str], all_steps: bool = False) 
     """
     results = []
     for text in paths:
-        name, path = _named(text)
+        name, path = named_path(text)
         found = [_load(file, name) for file in _summaries(path, all_steps)]
         wanted = [r for r in found if not benches or r.bench in benches]
         if not wanted:
@@ -88,7 +88,8 @@ def load_results(paths: list[str], benches: list[str], all_steps: bool = False) 
     return results if all_steps else _distinct(results)
 
 
-def _named(text: str) -> tuple[str | None, Path]:
+def named_path(text: str) -> tuple[str | None, Path]:
+    """NAME=PATH taken apart, the name None where there is none."""
     name, equals, path = text.partition("=")
     return (name, Path(path)) if equals and name and not Path(text).exists() else (None, Path(text))
 

@@ -5,7 +5,7 @@ the mark is pointed at.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -20,6 +20,7 @@ INK, QUIET, LINE = "#1c1f24", "#59616c", "#dcdfe4"
 SERIES = ("#2b6cb0", "#dd6b20", "#2f855a", "#805ad5", "#b83280", "#718096", "#b7791f", "#0987a0")
 BLUE, ORANGE, GREY = SERIES[0], SERIES[1], SERIES[5]
 MARKERS = "os^Dv<>P"
+_SHADES = 40  # of a map: from 50 on matplotlib would draw their scale as an image
 
 
 def tell(artist: Any, text: str) -> None:
@@ -210,6 +211,19 @@ def trajectory(axes: Axes, points: Sequence[Point], model: str, bench: str) -> N
     _legend_above(axes, len(arms))
 
 
+def curves(axes: Axes, curves: Mapping[str, Sequence[tuple[float, float]]], name: str) -> None:
+    """A metric over training, a line for each run that has it; a run keeps its colour from metric to metric."""
+    for place, (run, points) in enumerate(curves.items()):
+        if not points:
+            continue
+        style = "-" if place < len(SERIES) else "--"
+        steps, values = zip(*points, strict=True)
+        (line,) = axes.plot(steps, values, style, color=SERIES[place % len(SERIES)], linewidth=1.3, label=run)
+        tell(line, f"{run}: {values[0]:.4g} at step {steps[0]:g}, {values[-1]:.4g} at step {steps[-1]:g}")
+    name_axes(axes, "training step", name)
+    _legend_above(axes, sum(map(bool, curves.values())))
+
+
 def _legend_above(axes: Axes, entries: int) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(3, entries), frameon=False, fontsize=9)
 
@@ -250,7 +264,7 @@ def _cells(axes: Axes, rows: Sequence[Sequence[float | None]], ys: list[str], xs
 
     known = [value for row in rows for value in row if value is not None]
     scale = Normalize(min(0.0, *known), max(*known, 1e-12))
-    colours = LinearSegmentedColormap.from_list("flow", ["#f7fafc", "#90cdf4", "#2b6cb0", "#1a2a5e"])
+    colours = LinearSegmentedColormap.from_list("flow", ["#f7fafc", "#90cdf4", "#2b6cb0", "#1a2a5e"], N=_SHADES)
     for y, row in enumerate(rows):
         for x, value in enumerate(row):
             if value is not None:
