@@ -5,6 +5,7 @@ all logits of both sequences, the mixture by logsumexp over a stack, `output_hid
 """
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -90,10 +91,7 @@ def flow_term(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
         ((1 - (S * T).sum(-1)).mean() + ((S @ S.mT - T @ T.mT) ** 2).sum((-2, -1)).mean() / pairs**2) / 2
         for S, T in layers
     ]
-    adjacent = [
-        ((S @ S2.mT - T @ T2.mT) ** 2).sum((-2, -1)).mean() / pairs**2
-        for (S, T), (S2, T2) in zip(layers, layers[1:], strict=False)
-    ]
+    adjacent = [((S @ S2.mT - T @ T2.mT) ** 2).sum((-2, -1)).mean() / pairs**2 for (S, T), (S2, T2) in pairwise(layers)]
     return (torch.stack(local).mean() + torch.stack(adjacent).mean()) / 2
 
 

@@ -1,11 +1,12 @@
 """TRL's SDFTTrainer on the same tokens: full-vocabulary JSD, an EMA adapter, its own training loop.
 
-Sampling is left out for every contender: the trainer gets the rollouts ready-made in the place where it would draw them.
+Sampling is left out for every contender: the trainer gets ready-made rollouts in the place where it would draw them.
 """
 
 import json
 import tempfile
 import time
+from itertools import chain
 from typing import Any
 
 import torch
@@ -96,7 +97,7 @@ def _batch(rollouts: list[dict[str, list[int]]], device: str) -> dict[str, torch
     """What the trainer makes of rollouts that it draws itself; ours are of one length, so nothing is padded."""
 
     def stack(*names: str) -> torch.Tensor:
-        return torch.tensor([sum((r[name] for name in names), []) for r in rollouts], device=device)
+        return torch.tensor([list(chain(*(r[name] for name in names))) for r in rollouts], device=device)
 
     batch = {
         "prompt_ids": stack("student_prompt"),

@@ -6,6 +6,7 @@ BRIDGE.safetensors holds
 and, in its header, between which two models it was fitted, on what data, and how well it fits.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from phfcli.core.errors import UserError
 from phfcli.core.losses.alignment import Projector
-from phfcli.core.tensors import read_about, read_tensors, write_tensors
+from phfcli.core.tensors import open_tensors, read_tensors, write_tensors
 
+_ABOUT = "phfcli"  # the key in the header
 _NAMES = ("layers", "student.weight", "student.mean", "teacher.weight", "teacher.mean")
 
 
@@ -45,13 +47,22 @@ def save_bridge(path: Path, bridge: Bridge) -> None:
         "teacher.weight": bridge.teacher.weight,
         "teacher.mean": bridge.teacher.mean,
     }
-    write_tensors(path, tensors, dict(bridge.about))
+    write_tensors(path, tensors, {_ABOUT: json.dumps(dict(bridge.about))})
 
 
 def load_bridge(path: Path) -> Bridge:
     """Raises UserError for a file that is missing, damaged or holds something else."""
-    tensors, about = read_tensors(path), read_about(path)
+    tensors, about = read_tensors(path), _read_about(path)
     if any(name not in tensors for name in _NAMES) or not isinstance(about, dict):
         raise UserError(f"{path}: not a bridge; make one with `phf bridge fit`")
     layers, *parts = (tensors[name] for name in _NAMES)
     return Bridge(tuple(layers.tolist()), Projector(*parts[:2]), Projector(*parts[2:]), about, path)
+
+
+def _read_about(path: Path) -> Any:
+    with open_tensors(path) as file:
+        header = file.metadata() or {}
+    try:
+        return json.loads(header.get(_ABOUT, "null"))
+    except json.JSONDecodeError:
+        return None

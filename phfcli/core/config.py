@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from phfcli.core.errors import nearest
-from phfcli.core.names import ENGINES, ObjectiveName, TeacherName, Where
+from phfcli.core.names import ENGINES, ObjectiveName, StateDtype, TeacherName, Where
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -72,7 +72,12 @@ class FlowSettings(Section):
     alpha: Annotated[float, Field(ge=0)] = 0.05
     positions: Annotated[int, Field(ge=2)] = 128
     layers: tuple[PositiveInt, ...] | None = None  # 1 is the first decoder block; None is all of them
-    saved_samples: Annotated[int, Field(ge=0)] = 8  # rollouts whose flow is saved with each checkpoint
+    saved_samples: Annotated[int, Field(ge=0)] = 8  # rollouts whose flow is saved with a checkpoint
+    saved_every: PositiveInt = 1  # only with checkpoints of a step that is a multiple of it
+    saved_dtype: StateDtype = "model"  # of the saved states: the model's own, or a compact one
+
+    def saves(self, step: int) -> bool:
+        return self.saved_samples > 0 and step % self.saved_every == 0
 
 
 class TeacherSettings(Section):

@@ -53,7 +53,7 @@ def passes_footprint(causal: PreTrainedModel, rows: int, student: int, teacher: 
     with Allocations() as passes:
         hidden = _hidden(backbone, rows, student)
         kept, forward = passes.held, passes.peak
-        hidden.backward(torch.empty_like(hidden))  # type: ignore[no-untyped-call]
+        hidden.backward(torch.empty_like(hidden))
     for p in causal.parameters():
         p.grad = None
     return Footprint(without_grad.peak, kept, forward, passes.peak)
@@ -63,7 +63,7 @@ class Allocations(TorchDispatchMode):
     """Counts the bytes of the tensors that are made within it and still there: `held` now, `peak` at the most."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.held = self.peak = 0
         self._sizes: dict[int, int] = {}
 
@@ -99,7 +99,7 @@ def _hidden(backbone: nn.Module, rows: int, length: int) -> Tensor:
 
 
 def _attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **_: Any
+    _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_args: Any, **_options: Any
 ) -> tuple[Tensor, None]:
     """[B, heads, T, head size] -> [B, T, heads, head size]."""
     out: Tensor = _Attention.apply(query, key, value)  # type: ignore[no-untyped-call]
@@ -117,6 +117,6 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, _grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value, _, _ = ctx.saved_tensors
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)

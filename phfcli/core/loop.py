@@ -16,7 +16,7 @@ from phfcli.core.data import Curriculum
 from phfcli.core.distributed import ALONE, Ranks
 from phfcli.core.errors import FaultError, UserError
 from phfcli.core.files import append_lines, as_json, write_json
-from phfcli.core.flows import Flow, save_flow
+from phfcli.core.flows import save_flow
 from phfcli.core.grading import Grader, Status, last_box
 from phfcli.core.layers import pick_layers
 from phfcli.core.meters import Meter, Metrics, peak_memory
@@ -24,6 +24,7 @@ from phfcli.core.models import LanguageModel
 from phfcli.core.objectives import LossTerms, Objective
 from phfcli.core.passes import Batch, Sample, collate, run_pass
 from phfcli.core.prompts import Prompts
+from phfcli.core.recording import record_flow
 from phfcli.core.records import Completion, Problem, Request, Sampling
 from phfcli.core.resources import step_name
 from phfcli.core.rollouts import TrainingEngine
@@ -226,26 +227,17 @@ class Trainer:
 
     def save(self, samples: Sequence[Sample]) -> None:
         """A checkpoint of the completed step, and the hidden flow of some of its rollouts under its weights."""
-        count = self.config.flow.saved_samples
-        samples = self.ranks.gather(samples[:count])
+        flow = self.config.flow
+        samples = self.ranks.gather(samples[: flow.saved_samples])
         if not self.ranks.main:
             return
-        if count and self.objective.needs.teacher and self.objective.needs.privileged:
-            save_flow(self.folder, self.step, self.record_flow(samples[:count]))
+        if flow.saves(self.step) and self.objective.needs.teacher and self.objective.needs.privileged:
+            recorded = record_flow(self.model, self.teacher, samples[: flow.saved_samples], flow.positions)
+            save_flow(self.folder, self.step, recorded, flow.saved_dtype)
         state = {"step": self.step, "model": stable_name(self.config.model), "schedule": self.schedule.state_dict()}
         folder = self.folder / "checkpoints" / step_name(self.step)
         save_checkpoint(folder, self.model, self.teacher, self.optimizer, state)
         prune_checkpoints(self.folder, self.config.keep)
-
-    @torch.no_grad()
-    def record_flow(self, samples: Sequence[Sample]) -> Flow:
-        """Both readers' states of all layers along the samples, under the present weights."""
-        self.model.network.eval()
-        layers = range(1, len(self.model.blocks) + 1)
-        batch = collate(samples, self.config.flow.positions, self.model.card.pad_id, self.model.device)
-        teacher = self.teacher.read(self.model, batch, layers).states
-        student = run_pass(self.model, batch.student, batch, layers).states
-        return Flow(student, teacher, batch.positions, batch.valid, torch.tensor(layers))
 
     def check_alike(self) -> None:
         """Raises FaultError where ranks do not start from the same weights at the same step."""

@@ -9,8 +9,11 @@ TeacherName = Literal["ema", "fixed", "online", "external"]
 EngineName = Literal["auto", "transformers", "vllm"]
 Where = Literal["spread", "first", "last"]  # the positions of a completion
 EnergyName = Literal["loss", "direction", "geometry", "transition"]
+ViewName = Literal["runs", "methods", "ablations", "dynamics"]
+StateDtype = Literal["model", "float16", "bfloat16"]
 
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
 TEACHERS: tuple[TeacherName, ...] = get_args(TeacherName)
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 ENERGIES: tuple[EnergyName, ...] = get_args(EnergyName)
+VIEWS: tuple[ViewName, ...] = get_args(ViewName)
