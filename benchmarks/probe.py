@@ -11,8 +11,11 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +112,63 @@ def read_task() -> dict[str, Any]:
     return task
 
 
-def spread(values: Sequence[float]) -> str:
+@dataclass(frozen=True)
+class Table:
+    """What a program has found: a title, a sentence or two, and rows of text."""
+
+    title: str
+    note: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def show(self) -> None:
+        """On the terminal."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table as RichTable
+
+        table = RichTable(*self.columns, title=self.title, title_justify="left", box=box.SIMPLE_HEAD)
+        for row in self.rows:
+            table.add_row(*row)
+        out = Console(highlight=False, markup=False)
+        out.print(table)
+        out.print(self.note)
+
+    def markdown(self) -> str:
+        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"## {self.title}\n\n{self.note}\n\n{table}\n"
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for models and runs, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="phf-bench-") as folder:
+        yield Path(folder)
+
+
+def run_phf(arguments: Sequence[str], threads: int) -> str:
+    """What `phf ARGUMENTS` prints. Raises RuntimeError with the end of its output if it fails."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", "phfcli", *arguments]
+    done = subprocess.run(command, cwd=FOLDER.parent, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"phf {' '.join(arguments)}: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    """The steps of a run."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def spread(values: Sequence[float], unit: str = "") -> str:
     """The median and the range of some figures."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    return f"{statistics.median(values):.2f}{unit} ({min(values):.2f} to {max(values):.2f})"
+
+
+def mebibytes(size: float) -> str:
+    return f"{size / 2**20:,.0f} MiB"
 
 
 def _status(field: str) -> int:

@@ -31,7 +31,7 @@ def main() -> None:
     def update() -> float:
         batches = trainer.collate(samples)
         counts = {name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts}
-        loss, _, _ = trainer.gradient(batches, counts)
+        loss, _, _ = trainer.gradient(batches, counts, trainer.ranks)
         trainer.update()
         return loss
 

@@ -67,6 +67,10 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show settings, prompts and memory; load no weights.")
     ] = False,
+    tokens_per_s: Annotated[
+        float | None,
+        typer.Option(metavar="X", min=1e-9, help="For --dry-run: a run's tokens_per_s, to tell steps an hour."),
+    ] = None,
     teacher_prompt: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The teacher's template, with {problem} and {solution}.")
     ] = None,
@@ -110,8 +114,10 @@ def train(
     sources = settings_given(config, set_, options)
     settings = resolve_train(sources)
     if dry_run:
-        _show_plan(settings, json_)
+        _show_plan(settings, json_, processes or 1, tokens_per_s)
         return
+    if tokens_per_s is not None:
+        raise UserError("--tokens-per-s: only with --dry-run, which makes steps an hour of it")
     if _to_be_launched(processes):
         raise typer.Exit(_launch(processes or 1))
     quiet_libraries()
@@ -228,7 +234,7 @@ def _newest(folder: Path) -> str | None:
     return str(found[-1][1]) if found else None
 
 
-def _show_plan(settings: "TrainConfig", json_: bool) -> None:
+def _show_plan(settings: "TrainConfig", json_: bool, processes: int, tokens_per_s: float | None) -> None:
     from rich.markup import escape
 
     from phfcli.core.plan import plan_run
@@ -236,7 +242,7 @@ def _show_plan(settings: "TrainConfig", json_: bool) -> None:
 
     quiet_libraries()
     out = result_console()
-    plan = plan_run(settings)
+    plan = plan_run(settings, processes, tokens_per_s)
     if json_:
         print_json({"settings": settings.model_dump(mode="json"), **plan.as_json()})
         return
@@ -244,8 +250,10 @@ def _show_plan(settings: "TrainConfig", json_: bool) -> None:
     for who, prompt in plan.prompts.items():
         out.print(f"[bold]{who}, first problem[/]\n{escape(prompt)}\n")
     if plan.memory:
-        out.print("[bold]memory, estimated[/]")
-        for name, size in plan.memory.items():
+        out.print(f'[bold]memory of a process at its peak, in the phase "{plan.memory.peak_phase}"[/]')
+        for name, size in plan.memory.at_peak().items():
             out.print(f"  {name:<24}{size / 2**20:12,.1f} MiB")
+    if plan.steps_per_hour is not None:
+        out.print(f"[bold]steps an hour[/], every completion as long as it may be: {plan.steps_per_hour:,.1f}")
     if plan.gaps:
         warn(f"not all can be shown: {'; '.join(plan.gaps)}")

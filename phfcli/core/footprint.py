@@ -37,26 +37,32 @@ class Footprint:
     backward: int
 
 
-def passes_footprint(causal: PreTrainedModel, rows: int, student: int, teacher: int) -> Footprint:
+def passes_footprint(causal: PreTrainedModel, rows: int, student: int, teacher: int, attention: str) -> Footprint:
     """The footprint of both passes over `rows` sequences of so many tokens.
 
     Args:
         causal: on the meta device, in the dtypes of the run, its trainable parameters marked; in training mode.
         teacher: 0 for no teacher's pass.
+        attention: of the settings; "eager" is taken as it is.
     """
-    AttentionInterface.register(_ATTENTION, _attend)
-    causal.set_attn_implementation(_ATTENTION)
-    backbone: nn.Module = causal.get_decoder()
-    with Allocations() as without_grad, torch.no_grad():
-        if teacher:
-            _hidden(backbone, rows, teacher)
+    reading = reading_footprint(causal, rows, teacher, attention) if teacher else 0
+    _set_attention(causal, attention)
     with Allocations() as passes:
-        hidden = _hidden(backbone, rows, student)
+        hidden = _hidden(causal, rows, student)
         kept, forward = passes.held, passes.peak
         hidden.backward(torch.empty_like(hidden))
     for p in causal.parameters():
         p.grad = None
-    return Footprint(without_grad.peak, kept, forward, passes.peak)
+    return Footprint(reading, kept, forward, passes.peak)
+
+
+def reading_footprint(causal: PreTrainedModel, rows: int, length: int, attention: str) -> int:
+    """The most bytes that one pass without grad holds, above what is held all the time."""
+    _set_attention(causal, attention)
+    with Allocations() as allocations, torch.no_grad():
+        _hidden(causal, rows, length)
+    peak: int = allocations.peak
+    return peak
 
 
 class Allocations(TorchDispatchMode):
@@ -64,7 +70,8 @@ class Allocations(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.held = self.peak = 0
+        self.held: int = 0
+        self.peak: int = 0
         self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -91,10 +98,15 @@ def _key(x: Tensor) -> int:
     return key
 
 
-def _hidden(backbone: nn.Module, rows: int, length: int) -> Tensor:
+def _set_attention(causal: PreTrainedModel, attention: str) -> None:
+    AttentionInterface.register(_ATTENTION, _attend)
+    causal.set_attn_implementation("eager" if attention == "eager" else _ATTENTION)
+
+
+def _hidden(causal: PreTrainedModel, rows: int, length: int) -> Tensor:
     ids = torch.zeros(rows, length, dtype=torch.long, device="meta")
     mask = torch.ones(rows, 1, length, length, dtype=torch.bool, device="meta")
-    hidden: Tensor = backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    hidden: Tensor = causal.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     return hidden
 
 
