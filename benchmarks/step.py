@@ -43,8 +43,8 @@ def measure_steps(lengths: list[int], repeats: int, threads: int, device: str, p
             rows += _rows(length, {name: _figures(name, task, peer) for name in CONTENDERS})
     note = (
         "Batch of 2 samples, prompts of 64 (student) and 192 (teacher) tokens. Seconds of an update, rollouts "
-        f"excluded, as median (range) of {repeats}; memory at its peak above the loaded model; ratios to the plain step of the "
-        "same objective, and for PHF to our OPSD."
+        f"excluded, as median (range) of {repeats}; memory at its peak above the loaded model; ratios to the "
+        "plain step of the same objective, and for PHF to our OPSD."
     )
     columns = [
         "rollout tokens",

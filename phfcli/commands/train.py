@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,17 +21,19 @@ from phfcli.commands.common import (
     result_console,
     settings_given,
     warn,
+    with_error,
 )
 from phfcli.commands.watch import watch
 from phfcli.core.children import end_with_parent
 from phfcli.core.errors import UserError
-from phfcli.core.names import ENGINES, OBJECTIVES, TEACHERS
+from phfcli.core.names import ENGINES, OBJECTIVES, TEACHERS, TRACKERS
 
 if TYPE_CHECKING:
     from phfcli.core.config import TrainConfig
     from phfcli.core.distributed import Ranks
     from phfcli.core.loop import Trainer
     from phfcli.core.meters import Metrics
+    from phfcli.core.trackers import Report
 
 _TERMINATED = 143  # by SIGTERM, as a shell reports it: whoever waits for the run must not take it for a finished one
 
@@ -62,6 +64,16 @@ def train(
     processes: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Train in N processes on this machine, a GPU each.")
     ] = None,
+    eval_every: Annotated[int | None, typer.Option(metavar="K", help="Evaluate, and save, every K steps.")] = None,
+    eval_bench: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="... on this: 4 samples of its first 64 problems.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(metavar="P", help="End after P evaluations without a better one.")
+    ] = None,
+    report_to: Annotated[
+        str | None, typer.Option(metavar="NAME[,...]", help=f"Trackers: {', '.join(TRACKERS)}.")
+    ] = None,
     keep: Annotated[int | None, typer.Option(help="Keep the newest so many checkpoints (all).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
     dry_run: Annotated[
@@ -89,6 +101,8 @@ def train(
       phf train --config qwen3-4b --set optim.lr=1e-5 --dry-run
       phf train --objective opd --teacher external --set teacher.model=Qwen/Qwen3-8B --model Qwen/Qwen3-4B
       phf train --resume --output-dir runs/opsd
+      phf train --eval-every 25 --patience 2  # on problems apart; runs/.../best leads to the best checkpoint
+      phf train --set tuning=full --set optim.lr=1e-6  # all weights, no adapter
       phf train --model Qwen/Qwen3-4B --processes 8  # eight GPUs of this machine
       torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
           -m phfcli train --model Qwen/Qwen3-4B  # on each of two machines; or `accelerate launch -m phfcli train`
@@ -108,6 +122,10 @@ def train(
         ("--checkpoint-every", "checkpoint_every", checkpoint_every),
         ("--keep", "keep", keep),
         ("--teacher-prompt", "prompt.teacher", teacher_prompt and _read_template(teacher_prompt)),
+        ("--report-to", "report_to", [name for name in report_to.split(",") if name] if report_to else None),
+        ("--eval-every", "evaluation.every", eval_every),
+        ("--eval-bench", "evaluation.bench", eval_bench),
+        ("--patience", "evaluation.patience", patience),
     ]
     from phfcli.core.settings import resolve_train
 
@@ -164,18 +182,27 @@ def _run(settings: "TrainConfig", sources: list[Any], resume: bool, json_: bool,
     log.print(f"training {settings.model} with {settings.objective} in {folder}{many}", markup=False, soft_wrap=True)
     with ranks.together():
         trainer = build_trainer(settings, folder, fresh=not going_on, ranks=ranks)
+    model = trainer.model
+    log.print(f"on {model.device}, {model.compute or model.head.dtype}, attention by {model.attention}")
     if going_on:
         trainer.resume(warn)
         log.print(f"going on after step {trainer.step} of {settings.steps}")
-    with _stops_at_sigterm(trainer):
-        last = watch(trainer, log)
+    with _stops_at_sigterm(trainer), _reporting(trainer) as report:
+        last = watch(trainer, log, report)
     if ranks.main:
         _show_end(trainer, last, json_)
-        if trainer.step < settings.steps:
+        if not trainer.done:
             _tell_of_stop(trainer)
     ranks.wait()  # a launcher ends the others when one has ended
-    if trainer.step < settings.steps:
+    if not trainer.done:
         raise typer.Exit(_TERMINATED)
+
+
+def _reporting(trainer: "Trainer") -> "AbstractContextManager[Report]":
+    from phfcli.core.trackers import reporting
+
+    config = trainer.config if trainer.ranks.main else trainer.config.model_copy(update={"report_to": ()})
+    return reporting(config, trainer.folder, trainer.step)
 
 
 def _open(
@@ -212,13 +239,18 @@ def _stops_at_sigterm(trainer: "Trainer") -> Iterator[None]:
 
 def _show_end(trainer: "Trainer", last: "Metrics | None", json_: bool) -> None:
     folder = trainer.folder
-    result = {"run": str(folder), "step": trainer.step, "checkpoint": _newest(folder), "metrics": last}
+    best = trainer.validation and trainer.validation.best
+    result = {"run": str(folder), "step": trainer.step, "checkpoint": _newest(folder), "best": best, "metrics": last}
     if json_:
         print_json(result)
         return
-    done = trainer.step == trainer.config.steps
-    then = f"phf eval {folder}" if done else f"phf train --resume --output-dir {folder}"
-    lines = f"run        {folder}\ncheckpoint {result['checkpoint']}\nnext       {then}"
+    then = f"phf eval {folder}" if trainer.done else f"phf train --resume --output-dir {folder}"
+    lines = f"run        {folder}\ncheckpoint {result['checkpoint']}"
+    if best:
+        lines += f"\nbest       {folder / 'best'}: step {best['step']}, {with_error(best['average'], best['stderr'])} %"
+        if trainer.done and trainer.step < trainer.config.steps:
+            lines += f"; stopped early after step {trainer.step}"
+    lines += f"\nnext       {then}"
     result_console().print(lines, markup=False, soft_wrap=True)
 
 

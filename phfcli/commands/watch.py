@@ -5,7 +5,7 @@ from datetime import timedelta
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from phfcli.commands.common import percent, warn
+from phfcli.commands.common import percent, warn, with_error
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from phfcli.core.loop import Trainer
     from phfcli.core.meters import Metrics
+    from phfcli.core.trackers import Report
+    from phfcli.core.validation import Result
 
 _LINE_EVERY = 10  # steps
 _CLIP_TAKES_MOST = 0.5
@@ -28,11 +30,11 @@ _IN_A_LINE = {
     "reward": "reward",
     "flat_groups": "flat",
 }
-_SHARES = ("clip_share", "clipped_entries", "clipped_tokens", "flat_groups", "truncated", "padding")
+_SHARES = ("clip_share", "clipped_entries", "clipped_tokens", "flat_groups", "truncated", "padding", "average")
 
 
-def watch(trainer: "Trainer", log: "Console") -> "Metrics | None":
-    """Runs the training and shows it; returns the metrics of the last step, or None if there was none left."""
+def watch(trainer: "Trainer", log: "Console", report: "Report") -> "Metrics | None":
+    """Runs the training, shows and reports it; returns the metrics of the last step, or None if there was none left."""
     from rich.live import Live
 
     last, warned = None, False
@@ -40,7 +42,11 @@ def watch(trainer: "Trainer", log: "Console") -> "Metrics | None":
     # off a terminal nothing of it is printed; with --quiet a warning must still find its way to stderr
     with Live(console=log, auto_refresh=False, transient=True, redirect_stderr=not log.quiet) as live:
         for last in trainer.train():
-            step = last["step"]
+            report(last)
+            step, scores = last["step"], last.pop("evaluation", None)
+            if scores:
+                log.print(evaluation_line(scores, step), soft_wrap=True, markup=False)
+                last |= {"average": scores["average"]}
             left_s = (time.monotonic() - started) / (step - first) * (steps - step)
             live.update(step_table(last, steps, left_s), refresh=True)
             if step == 1 or step % _LINE_EVERY == 0:
@@ -59,6 +65,12 @@ def step_line(metrics: "Metrics") -> str:
     terms = [f"{label} {metrics[name]:.4f}" for name, label in _IN_A_LINE.items() if name in metrics]
     sizes = f"grad {metrics['grad_norm']:.3f}  len {metrics['rollout_tokens']:.0f}  {metrics['tokens_per_s']:.0f} tok/s"
     return f"step {metrics['step']:>4}  {'  '.join(terms)}  {sizes}"
+
+
+def evaluation_line(scores: "Result", step: int) -> str:
+    """What an evaluation in the course of training gave."""
+    average = with_error(scores["average"], scores["stderr"])
+    return f"step {step:>4}  {scores['bench']} {average} %  ({scores['problems']} problems x {scores['n']})"
 
 
 def step_table(metrics: "Metrics", steps: int, left_s: float) -> "Table":

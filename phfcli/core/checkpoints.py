@@ -90,10 +90,11 @@ def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def prune_checkpoints(run: Path, keep: int | None) -> None:
-    """Removes all but the newest `keep` checkpoints; None keeps all."""
-    for _, folder in checkpoints_of(run)[:-keep] if keep else []:
-        remove_folder(folder)
+def prune_checkpoints(run: Path, keep: int | None, best: int | None = None) -> None:
+    """Removes all but the newest `keep` checkpoints and that of the step `best`; None keeps all."""
+    for step, folder in checkpoints_of(run)[:-keep] if keep else []:
+        if step != best:
+            remove_folder(folder)
 
 
 def set_aside(folder: Path) -> Path:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from phfcli.core.errors import nearest
-from phfcli.core.names import ENGINES, ObjectiveName, StateDtype, TeacherName, Where
+from phfcli.core.names import ENGINES, ObjectiveName, StateDtype, TeacherName, TrackerName, Where
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -92,6 +92,17 @@ class TeacherSettings(Section):
                 "an external teacher is a model of its own: set both teacher.kind=external and teacher.model"
             )
         return self
+
+
+class EvaluationSettings(Section):
+    """Evaluation in the course of training, sampled as `phf eval` does but for these."""
+
+    every: PositiveInt | None = None  # steps; None is never
+    bench: str | None = None
+    n: PositiveInt = 4
+    limit: PositiveInt | None = 64  # the first so many problems
+    max_new_tokens: PositiveInt | None = None  # None is the rollouts'
+    patience: PositiveInt | None = None  # so many evaluations without a better one end the run; None is never
 
 
 class SftSettings(Section):
@@ -201,13 +212,16 @@ class TrainConfig(ModelSettings):
     checkpoint_every: PositiveInt = 25
     keep: PositiveInt | None = None  # the newest so many checkpoints; None is all, and their flows stay in any case
     output_dir: str | None = None
+    report_to: tuple[TrackerName, ...] = ()
     tuning: Literal["lora", "full"] = "lora"  # an adapter, or every weight (kept in float32)
+    sharding: Literal["none", "fsdp"] = "none"  # of the frozen base over processes
     lora: LoraSettings = LoraSettings()
     optim: OptimSettings = OptimSettings()
     rollout: RolloutSettings = RolloutSettings()
     divergence: DivergenceSettings = DivergenceSettings()
     flow: FlowSettings = FlowSettings()
     teacher: TeacherSettings = TeacherSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     sft: SftSettings = SftSettings()
     grpo: GrpoSettings = GrpoSettings()
     oisd: OisdSettings = OisdSettings()

@@ -16,14 +16,14 @@ from phfcli.core.config import EvalConfig, PromptSettings, TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.files import file_hash, read_json, write_json
 from phfcli.core.grading import Grader, Status
+from phfcli.core.jobs import Job, grade, jobs_of
 from phfcli.core.prompts import Prompts, build_prompts
-from phfcli.core.records import Completion, Problem, Request, Sampling
+from phfcli.core.records import Completion, Request, Sampling
 from phfcli.core.resources import step_name
 from phfcli.core.rollouts import Engine, Serving, evaluation_engine
 from phfcli.core.runs import environment, model_identity, now, saved_config
 from phfcli.core.samples import Key, Sample, SampleFile
 from phfcli.core.scores import summarise
-from phfcli.core.seeds import derive_seed
 from phfcli.core.settings import resolve
 from phfcli.core.stats import average
 from phfcli.core.viewer import write_page
@@ -66,15 +66,6 @@ class Tally:
         so_far = average(list(self._scores.values()))
         done = sum(map(len, self._scores.values()))
         return Running(self._bench, done, self._total, so_far.average, so_far.stderr, self._tokens, seconds)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One sample to draw."""
-
-    problem: Problem
-    number: int
-    seed: int
 
 
 @dataclass
@@ -148,19 +139,14 @@ class Evaluation:
         """Draws and grades every (problem, sample) that is not on disk yet; returns the seconds spent so far."""
         done = file.read(bench.problems, self.config.n)
         tally = Tally(bench.name, len(bench.problems) * self.config.n, done)
-        jobs = [
-            _Job(p, i, derive_seed(self.config.seed, p.problem, i))
-            for p in bench.problems
-            for i in range(self.config.n)
-            if (p.id, i) not in done
-        ]
+        jobs = [j for j in jobs_of(bench, self.config.n, self.config.seed) if (j.problem.id, j.number) not in done]
         prompts = {p.id: tuple(self.prompts.student(p.problem)) for p in bench.problems}
         requests = [Request(prompts[job.problem.id], job.seed) for job in jobs]
         started = time.perf_counter()
 
-        def record(drawn: Sequence[tuple[_Job, Completion]]) -> None:
+        def record(drawn: Sequence[tuple[Job, Completion]]) -> None:
             seconds = tally.seconds_before + time.perf_counter() - started
-            samples = [{**sample, "seconds": round(seconds, 3)} for sample in self._grade(drawn)]
+            samples = [{**sample, "seconds": round(seconds, 3)} for sample in grade(drawn, self.card, self.grader)]
             file.append(samples)
             tally.add(samples)
             on_progress(tally.running(seconds))
@@ -169,28 +155,6 @@ class Evaluation:
             for index, completion in self.engine.sample(requests, sampling, logprobs=False):
                 recorder.put((jobs[index], completion))
         return tally.seconds_before + time.perf_counter() - started
-
-    def _grade(self, drawn: Sequence[tuple[_Job, Completion]]) -> list[Sample]:
-        texts = [self.card.text(completion.ids) for _, completion in drawn]
-        ended = [i for i, (_, completion) in enumerate(drawn) if completion.finish == "stop"]
-        graded = self.grader.grade([(drawn[i][0].problem.answer or "", texts[i]) for i in ended])
-        grades = dict(zip(ended, graded, strict=True))
-        samples = []
-        for i, (job, completion) in enumerate(drawn):
-            grade = grades.get(i)  # a completion cut by the token limit has no answer
-            samples.append(
-                {
-                    "problem": job.problem.id,
-                    "sample": job.number,
-                    "status": str(grade.status if grade else Status.truncated),
-                    "answer": grade.answer if grade else None,
-                    "gold": job.problem.answer,
-                    "tokens": len(completion.ids),
-                    "seed": job.seed,
-                    "text": texts[i],
-                }
-            )
-        return samples
 
 
 def evaluate(

@@ -30,7 +30,9 @@ from phfcli.core.resources import step_name
 from phfcli.core.rollouts import TrainingEngine
 from phfcli.core.runs import continue_run
 from phfcli.core.seeds import derive_seed
+from phfcli.core.sharding import whole_blocks
 from phfcli.core.teachers import Teacher
+from phfcli.core.validation import Validation
 
 
 @dataclass
@@ -52,7 +54,8 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
     ranks: Ranks = ALONE
-    grader: Grader = field(default_factory=Grader)  # its workers start when an objective wants rewards
+    grader: Grader = field(default_factory=Grader)  # its workers start when there is something to grade
+    validation: Validation | None = None
     step: int = 0  # completed
     stopping: bool = False  # may be set at any moment, by a signal's handler say
 
@@ -60,18 +63,28 @@ class Trainer:
         """Runs to the last step, or until a rank is told to stop; yields each step's metrics once they are on disk."""
         self.check_alike()
         with self.grader, closing(self.engine):
-            while self.step < self.config.steps:
+            while not self.done:
                 metrics, samples = self.train_step(self.step + 1)
                 self.step += 1
                 if self.ranks.main:
                     append_lines(self.folder / "metrics.jsonl", [metrics])
-                if due := self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
+                due = self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps
+                if self.validation is not None and self.validation.due(self.step, self.config.steps):
+                    due = True  # a checkpoint with each evaluation, and after it: who goes on from there has both
+                    scores = self.validation.run(self.step, self.model, self.engine, self.grader, self.ranks)
+                    metrics |= {"evaluation": scores}
+                if due:
                     self.save(samples)
                 yield metrics
                 if self.ranks.any(self.stopping):
                     if not due:
                         self.save(samples)
                     return
+
+    @property
+    def done(self) -> bool:
+        """Whether the last step is completed, or evaluations have not become better for too long."""
+        return self.step >= self.config.steps or (self.validation is not None and self.validation.exhausted)
 
     def train_step(self, step: int) -> tuple[Metrics, list[Sample]]:
         """One update of the student and of its teacher; also returns this rank's rollouts that it was made on."""
@@ -227,17 +240,21 @@ class Trainer:
 
     def save(self, samples: Sequence[Sample]) -> None:
         """A checkpoint of the completed step, and the hidden flow of some of its rollouts under its weights."""
-        flow = self.config.flow
+        flow, needs = self.config.flow, self.objective.needs
         samples = self.ranks.gather(samples[: flow.saved_samples])
+        with whole_blocks(self.model):
+            if self.ranks.main and flow.saves(self.step) and needs.teacher and needs.privileged:
+                recorded = record_flow(self.model, self.teacher, samples[: flow.saved_samples], flow.positions)
+                save_flow(self.folder, self.step, recorded, flow.saved_dtype)
         if not self.ranks.main:
             return
-        if flow.saves(self.step) and self.objective.needs.teacher and self.objective.needs.privileged:
-            recorded = record_flow(self.model, self.teacher, samples[: flow.saved_samples], flow.positions)
-            save_flow(self.folder, self.step, recorded, flow.saved_dtype)
         state = {"step": self.step, "model": stable_name(self.config.model), "schedule": self.schedule.state_dict()}
         folder = self.folder / "checkpoints" / step_name(self.step)
         save_checkpoint(folder, self.model, self.teacher, self.optimizer, state)
-        prune_checkpoints(self.folder, self.config.keep)
+        best = self.validation and self.validation.best
+        if self.validation and best and best["step"] == self.step:
+            self.validation.point()
+        prune_checkpoints(self.folder, self.config.keep, best["step"] if best else None)
 
     def check_alike(self) -> None:
         """Raises FaultError where ranks do not start from the same weights at the same step."""
@@ -269,6 +286,10 @@ class Trainer:
             for reason in skipped:
                 warn(f"{reason}; going back to {f'step {self.step}' if self.step else 'the start'}")
             continue_run(self.folder, self.step)
+        if self.validation is not None:
+            self.validation.read(self.step)
+            if self.ranks.main:
+                self.validation.point()
 
     def _rewards(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[float]:
         """1 for a completion whose answer is the problem's, else 0, by the grader of evaluation."""

@@ -11,7 +11,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from phfcli.core.cards import ModelCard, from_hub, load_card, pick_device, pick_dtype
 from phfcli.core.config import LoraSettings, ModelSettings
@@ -63,6 +65,16 @@ class LanguageModel:
     def device(self) -> torch.device:
         return self.head.device
 
+    @property
+    def sharded(self) -> bool:
+        """Whether the blocks' weights are spread over ranks."""
+        return isinstance(self.blocks[0], FSDPModule)
+
+    @property
+    def attention(self) -> str:
+        """What computes its attention: sdpa, flash_attention_2, eager."""
+        return str(self.causal.config._attn_implementation)
+
     def computing(self) -> AbstractContextManager[Any]:
         """Within it products are computed in the precision of `compute`."""
         return nullcontext() if self.compute is None else torch.autocast(self.device.type, self.compute)
@@ -80,13 +92,15 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
     """
     card = load_card(settings.model)
     device = pick_device(settings.device)
+    dtype = pick_dtype(settings.dtype, device)
+    attention = pick_attention(settings.attention, device, dtype)
     causal: PreTrainedModel = from_hub(
         AutoModelForCausalLM.from_pretrained,
         settings.model,
         "model",
         trust_remote_code=False,
-        dtype=pick_dtype(settings.dtype, device),
-        **({} if settings.attention == "auto" else {"attn_implementation": settings.attention}),
+        dtype=dtype,
+        **({"attn_implementation": attention} if attention else {}),
     ).to(device)
     check_supported(causal, settings.model)
     if device.type == "cpu" and causal.config.hidden_size <= ONE_THREAD_WIDTH:
@@ -97,6 +111,17 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
     causal.generation_config = GenerationConfig(eos_token_id=sorted(card.eos_ids), pad_token_id=card.pad_id)
     network = causal.eval() if adapter is None else _load_adapter(causal, adapter)
     return LanguageModel(network, causal, card)
+
+
+def pick_attention(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """The attention of that name; "auto" is FlashAttention 2 where it is installed, else None: transformers' choice.
+
+    That is PyTorch's own (sdpa) for any model that it knows; FlashAttention skips padded columns and takes no float32.
+    """
+    if name != "auto":
+        return name
+    flash = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
+    return "flash_attention_2" if flash else None
 
 
 def add_lora(model: LanguageModel, settings: LoraSettings, seed: int) -> LanguageModel:
@@ -144,7 +169,8 @@ def merged(model: LanguageModel) -> Iterator[None]:
     The weights themselves come back, untouched: copies are folded. In a lower precision the small steps of an adapter
     would be lost in the rounding, so there it stays as it is.
     """
-    if not (isinstance(model.network, PeftModel) and model.head.dtype == torch.float32 and _is_plain(model.network)):
+    exact = model.head.dtype == torch.float32 and not model.sharded
+    if not (exact and isinstance(model.network, PeftModel) and _is_plain(model.network)):
         yield
         return
     layers: list[Any] = [module for module in model.network.modules() if isinstance(module, LoraLinear)]

@@ -21,7 +21,7 @@ from phfcli.core.resources import is_run
 from phfcli.core.settings import Source, read_yaml, resolve, write_yaml
 
 # what may differ when a run goes on: they change where it ends and what it leaves, not the steps themselves
-_FREE_ON_RESUME = ("steps", "checkpoint_every", "keep", "output_dir", "vllm", "http")
+_FREE_ON_RESUME = ("steps", "checkpoint_every", "keep", "output_dir", "report_to", "sharding", "vllm", "http")
 _WRITTEN_BEFORE_CONFIG = {"manifest.json", ".manifest.json.tmp", ".config.yaml.tmp"}
 
 
@@ -56,10 +56,11 @@ def check_resumable(folder: Path, config: TrainConfig) -> None:
 
 
 def _comparable(config: TrainConfig) -> dict[str, Any]:
-    """The settings, whatever address a server has today."""
+    """The settings, whatever address a server has today and however long a better evaluation is waited for."""
     tree = config.model_dump()
     if "://" in tree["rollout"]["engine"]:
         tree["rollout"]["engine"] = "http"
+    tree["evaluation"]["patience"] = None
     return tree
 
 
@@ -77,6 +78,7 @@ def start_run(
             "model": {**model_identity(config.model), "parameters": model.causal.num_parameters()},
             "data": data,
             "processes": processes,
+            "attention": model.attention,
             **environment(model.device),
         },
     )
@@ -90,8 +92,10 @@ def continue_run(folder: Path, step: int) -> None:
     manifest = read_json(folder / "manifest.json")
     manifest.setdefault("resumed", []).append({"step": step, "time": now(), "command": sys.argv})
     write_json(folder / "manifest.json", manifest)
-    kept = [line for line in read_lines(folder / "metrics.jsonl") if line["step"] <= step]
-    write_text(folder / "metrics.jsonl", json_lines(kept))
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        kept = [line for line in read_lines(folder / name) if line["step"] <= step]
+        if kept or (folder / name).exists():
+            write_text(folder / name, json_lines(kept))
 
 
 def model_identity(name: str) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """From settings to a trainer that is ready for its first step; everything that can be refused is refused here."""
 
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -11,16 +13,20 @@ from phfcli.core.data import Curriculum, Reading, build_curriculum
 from phfcli.core.distributed import ALONE, Ranks
 from phfcli.core.errors import UserError
 from phfcli.core.external import ExternalTeacher, load_external
+from phfcli.core.grading import Grader
 from phfcli.core.layers import pick_layers
 from phfcli.core.loop import Trainer
 from phfcli.core.models import LanguageModel, add_lora, load_model, load_whole
 from phfcli.core.objectives import Needs, build_objective
-from phfcli.core.prompts import build_prompts
+from phfcli.core.prompts import Prompts, build_prompts
 from phfcli.core.rollouts import TrainingEngine, TransformersEngine, training_engine
 from phfcli.core.runs import model_identity, start_run
 from phfcli.core.seeds import derive_seed
 from phfcli.core.shadow import check_shadow
+from phfcli.core.sharding import shard
 from phfcli.core.teachers import Teacher, build_teacher
+from phfcli.core.trackers import check_trackers
+from phfcli.core.validation import Validation, build_validation
 
 
 def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks = ALONE) -> Trainer:
@@ -33,6 +39,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     """
     model = load_model(config) if config.tuning == "lora" else load_whole(config)
     prompts = build_prompts(model.card.tokenizer, config.prompt)
+    check_trackers(config)
     objective = build_objective(config)
     needs = objective.needs
     _check_shares(config, needs.group_size, ranks)
@@ -47,12 +54,16 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         check_shadow(model, needs.shadow)
     if config.tuning == "lora":
         model = add_lora(model, config.lora, derive_seed(config.seed, "lora"))
+    if config.sharding == "fsdp":
+        shard(model, ranks.size)
     if config.gradient_checkpointing:
         model.causal.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer, schedule = build_optimizer(config, model, curriculum)
+    grader = Grader()  # whose workers start when there is something to grade
+    validation = build_validation(config, folder, model.card, prompts, grader)
     engine: TrainingEngine = TransformersEngine(model)  # which holds nothing of its own, and stays idle offline
     if not needs.offline:
-        engine = training_engine(config, model, (prompts.student(p.problem) for p in curriculum.visited(config.steps)))
+        engine = _build_engine(config, model, prompts, curriculum, validation)
     teacher: Teacher = external or build_teacher(model.trainable() if needs.teacher else {}, config.teacher)
     if fresh and ranks.main:
         start_run(folder, config, model, curriculum, skipped, ranks.size)
@@ -68,6 +79,8 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         optimizer=optimizer,
         schedule=schedule,
         ranks=ranks,
+        grader=grader,
+        validation=validation,
     )
 
 
@@ -87,10 +100,37 @@ def build_optimizer(
     return optimizer, get_scheduler("cosine", optimizer, optim.warmup_steps, horizon)
 
 
+def _build_engine(
+    config: TrainConfig,
+    model: LanguageModel,
+    prompts: Prompts,
+    curriculum: Curriculum,
+    validation: Validation | None,
+) -> TrainingEngine:
+    """The engine of rollouts, which also draws for evaluations in between."""
+    own: Iterable[Sequence[int]] = (prompts.student(p.problem) for p in curriculum.visited(config.steps))
+    new_tokens = config.rollout.max_new_tokens
+    if validation is not None:
+        own = chain(own, (request.prompt_ids for request in validation.requests))
+        new_tokens = max(new_tokens, validation.sampling.max_new_tokens)
+    return training_engine(config, model, own, new_tokens)
+
+
 def _check_shares(config: TrainConfig, group_size: int, ranks: Ranks) -> None:
-    if (completions := config.batch_size * group_size) < ranks.size:
+    """Whether a step can be shared out; where ranks need each other in every pass, in equal shares."""
+    completions, sharded = config.batch_size * group_size, config.sharding == "fsdp"
+    if completions < ranks.size:
         raise UserError(
             f"batch_size: a step's {completions} completions are too few for {ranks.size} processes to share"
+        )
+    if sharded and ranks.size == 1:
+        raise UserError("sharding: there is one process only; start several, with --processes or torchrun")
+    if sharded and config.tuning == "full":
+        raise UserError("sharding: fsdp spreads a frozen base; with tuning=full every process holds all weights")
+    if sharded and completions % ranks.size:
+        raise UserError(
+            f"batch_size: with sharding=fsdp a step's {completions} completions must be a multiple of "
+            f"{ranks.size} processes"
         )
 
 

@@ -13,14 +13,19 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from trained import SMALL, checkpoint_steps, metrics, running, same_end, wait_for_step
+from trained import SMALL, checkpoint_steps, evaluations, metrics, running, same_end, wait_for_step
 
+from phfcli.core.distributed import Ranks
+from phfcli.core.errors import UserError
 from phfcli.core.resources import step_name
+from phfcli.core.settings import resolve_train, set_sources
+from phfcli.core.setup import build_trainer
 
 Phf = Callable[..., Any]
 
 PLAIN = (*SMALL, "--set", "divergence.clip=null")  # without a warning
-TWO = ("--processes", "2", "--checkpoint-every", "1", "--steps", "4", "--set", "micro_batch_size=2", *PLAIN)
+EVALUATED = ("--eval-every", "1", "--set", "evaluation.n=1", "--set", "evaluation.limit=3")  # 1 sample and 2
+TWO = ("--processes", "2", "--steps", "4", "--set", "micro_batch_size=2", *PLAIN, *EVALUATED)
 
 
 def gradient(run: Path) -> dict[str, torch.Tensor]:
@@ -42,7 +47,7 @@ def test_two_processes_train_as_one_and_one_that_dies_ends_both(phf: Phf, tmp_pa
 
     for size in (2, 4):  # two micro-batches, and one large batch
         run = tmp_path / str(size)
-        options = ("--set", f"micro_batch_size={size}", "--steps", 1, *PLAIN)
+        options = ("--set", f"micro_batch_size={size}", "--steps", 1, *PLAIN, *EVALUATED)
         assert phf("train", *options, "--output-dir", run).code == 0
         ours, theirs = gradient(run), gradient(two)
         assert ours.keys() == theirs.keys()
@@ -53,6 +58,7 @@ def test_two_processes_train_as_one_and_one_that_dies_ends_both(phf: Phf, tmp_pa
         energies = one.pop("layer_energy"), other.pop("layer_energy")
         assert energies[1] == pytest.approx(energies[0], rel=1e-4)
         assert same_but_for_rounding(one, other)
+        assert evaluations(run)[0] == evaluations(two)[0]
 
     process = running(cut, *TWO)
     wait_for_step(process, cut, 2)
@@ -68,16 +74,17 @@ def test_two_processes_train_as_one_and_one_that_dies_ends_both(phf: Phf, tmp_pa
     process = running(cut, *TWO, "--resume")
     assert process.communicate() == (out.replace(str(two), str(cut)), "")
     assert same_end(two, cut, 4)
+    assert evaluations(two) == evaluations(cut)
     assert not list(cut.rglob(".*"))
 
 
 @pytest.mark.slow
 def test_two_machines_train_together_and_stop_together(phf: Phf, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    # eight completions of one problem: its group is spread over both
+    # eight completions of one problem: its group is spread over both, and so are the weights of the base
     options = ("--objective", "grpo", "--set", "grpo.group_size=8", *SMALL, "--set", "batch_size=1", "--steps")
     assert phf("train", *options, 1, "--output-dir", one).code == 0
-    agents = _two_agents("train", *options, "200", "--output-dir", str(two))
+    agents = _two_agents("train", *options, "200", "--set", "sharding=fsdp", "--output-dir", str(two))
     wait_for_step(agents[0], two, 2)
     agents[1].send_signal(signal.SIGTERM)
     told = [agent.communicate(timeout=60) for agent in agents]
@@ -111,11 +118,15 @@ def test_processes_within_a_launcher_are_refused(phf: Phf, monkeypatch: pytest.M
     assert done.err.startswith("phf: --processes: this is a launcher's process already")
 
 
-@pytest.mark.slow
-def test_what_processes_refuse_is_told_once(tmp_path: Path) -> None:
-    options = ("--processes", "2", *SMALL, "--set", "batch_size=1")
-    process = running(tmp_path / "run", *options)
-    _, err = process.communicate()
-    assert process.returncode == 2
-    assert err == "phf: batch_size: a step's 1 completions are too few for 2 processes to share\n"
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize(
+    ("settings", "size", "words"),
+    [
+        (["batch_size=1"], 2, "1 completions are too few for 2 processes to share"),
+        (["batch_size=5", "sharding=fsdp"], 2, "5 completions must be a multiple of 2 processes"),
+        (["sharding=fsdp"], 1, "there is one process only"),
+        (["sharding=fsdp", "tuning=full"], 2, "fsdp spreads a frozen base"),
+    ],
+)
+def test_what_processes_cannot_share_is_refused(tmp_path: Path, settings: list[str], size: int, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        build_trainer(resolve_train(set_sources(settings)), tmp_path, fresh=True, ranks=Ranks(0, size))

@@ -77,5 +77,6 @@ def test_off_a_terminal_there_are_lines_alone(phf: Callable[..., Any], tmp_path:
     done = phf("train", "--steps", 1, "--output-dir", tmp_path / "run", *SMALL[:-1])
     lines = done.err.splitlines()
     assert lines[0].startswith("training embedded with phf")
-    assert lines[1].startswith("step    1  loss ")
-    assert all(line.startswith("warning: ") for line in lines[2:])
+    assert lines[1] == "on cpu, torch.float32, attention by sdpa"
+    assert lines[2].startswith("step    1  loss ")
+    assert all(line.startswith("warning: ") for line in lines[3:])

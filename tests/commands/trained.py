@@ -20,7 +20,16 @@ SMALL = ("--set", "batch_size=4", "--set", "rollout.max_new_tokens=48", "--quiet
 
 def metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics, without what was measured of the machine."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return _lines(run / "metrics.jsonl")
+
+
+def evaluations(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's evaluations in the course of training, without their time."""
+    return _lines(run / "evaluations.jsonl")
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in MACHINE} for line in lines]
 
 

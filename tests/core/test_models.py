@@ -10,7 +10,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from phfcli.core.config import LoraSettings, ModelSettings
 from phfcli.core.errors import UserError
-from phfcli.core.models import LanguageModel, add_lora, check_supported, load_model, merged
+from phfcli.core.models import LanguageModel, add_lora, check_supported, load_model, merged, pick_attention
 
 IDS = torch.tensor([[5, 9, 40, 3, 77]])
 
@@ -88,3 +88,20 @@ def test_logits_that_are_not_a_plain_product_are_refused(random_model: Callable[
 def test_unknown_target_modules_are_a_users_mistake(embedded: LanguageModel) -> None:
     with pytest.raises(UserError, match=r"lora\.target_modules: .*nothing"):
         add_lora(embedded, LoraSettings(target_modules=("nothing",)), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dtype", "installed", "picked"),
+    [
+        ("auto", "cuda", torch.bfloat16, True, "flash_attention_2"),
+        ("auto", "cuda", torch.bfloat16, False, None),
+        ("auto", "cuda", torch.float32, True, None),
+        ("auto", "cpu", torch.bfloat16, True, None),
+        ("eager", "cuda", torch.bfloat16, True, "eager"),
+    ],
+)
+def test_flash_attention_is_taken_where_it_can_be(
+    monkeypatch: pytest.MonkeyPatch, name: str, device: str, dtype: torch.dtype, installed: bool, picked: str | None
+) -> None:
+    monkeypatch.setattr("phfcli.core.models.is_flash_attn_2_available", lambda: installed)
+    assert pick_attention(name, torch.device(device), dtype) == picked

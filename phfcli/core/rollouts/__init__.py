@@ -39,13 +39,16 @@ def single_engine(config: EvalConfig, serving: Serving) -> Engine:
     return TransformersEngine(load_model(serving.settings, serving.adapter))
 
 
-def training_engine(config: TrainConfig, model: LanguageModel, prompts: Iterable[Sequence[int]]) -> TrainingEngine:
+def training_engine(
+    config: TrainConfig, model: LanguageModel, prompts: Iterable[Sequence[int]], new_tokens: int
+) -> TrainingEngine:
     """The engine that draws a model's rollouts while it trains; "auto" is vLLM where it is usable on a GPU.
 
     vLLM's adapters are slow on a CPU: there "auto" is transformers. An engine with weights of its own is first shown
     to follow the model's.
 
     prompts: the token ids of every prompt to come; only read where an engine has to know them.
+    new_tokens: that a completion of any of them may have.
 
     Raises:
         UserError: where it cannot be used, or does not take the model.
@@ -59,7 +62,7 @@ def training_engine(config: TrainConfig, model: LanguageModel, prompts: Iterable
     if is_url(name) and rank is None:
         raise UserError("rollout.engine: a server takes over adapters only; with tuning=full use vllm or transformers")
     known = list(prompts)
-    longest = max(map(len, known)) + config.rollout.max_new_tokens
+    longest = max(map(len, known)) + new_tokens
     length = min(max(longest, PROOF_TOKENS), model.card.context)
     serving = Serving(config, length)
     engine: TrainingEngine

@@ -10,6 +10,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 
 from phfcli.core.models import LanguageModel, merged
 from phfcli.core.records import Completion, Request, Sampling
+from phfcli.core.sharding import whole_blocks
 
 _CPU_CACHE_BYTES = 2 << 30
 _MOST_ROWS = 512
@@ -35,11 +36,12 @@ class TransformersEngine:
         longest = max((len(request.prompt_ids) for request in requests), default=0)
         per_row = cache_row_bytes(self._model.causal.config, self._model.head.element_size())
         rows = rows_at_once(len(order), per_row * (longest + sampling.max_new_tokens), self._model.device)
-        for start in range(0, len(order), rows):
-            indices = order[start : start + rows]
-            with merged(self._model), self._model.computing():
-                completions = self._generate([requests[i] for i in indices], sampling)
-            yield from zip(indices, completions, strict=True)
+        with whole_blocks(self._model):
+            for start in range(0, len(order), rows):
+                indices = order[start : start + rows]
+                with merged(self._model), self._model.computing():
+                    completions = self._generate([requests[i] for i in indices], sampling)
+                yield from zip(indices, completions, strict=True)
 
     def update(self, model: LanguageModel) -> None:
         """The model in training is the one that is sampled from."""
