@@ -1,9 +1,10 @@
 """OPRD-Bridge on two models made here: `python benchmarks/bridge.py FOLDER [--seeds 3] [--ranks 4,16]`.
 
 The student has the embedded model's tokenizer, a width of 96 and 3 blocks, and learnt from worked solutions with slips.
-The teacher reads character by character, has a width of 128, and learnt from clean ones. Nothing of their outputs can
-be compared. A bridge of each rank is fitted between them, and the student is trained through it, with several seeds.
-Shown are the accuracy on unseen problems and the cosine of the bridged states, before and after.
+The teacher reads solutions character by character, has a width of 128, and learnt from clean ones. Nothing of their
+outputs can be compared. A bridge of each rank is fitted between them, and the student is trained through it, with
+several seeds. Shown are the accuracy on unseen problems and, over a run's first and last steps, the cosine of the
+bridged states on its rollouts.
 
 What is in FOLDER already is not made again; it may be stopped at any time.
 """
@@ -46,7 +47,7 @@ class Making(NamedTuple):
 
 MODELS = {
     "student": Making(False, True, 96, 3, Recipe(steps=1200, plain=64, privileged=0)),
-    "teacher": Making(True, False, 128, 3, Recipe(steps=1000, plain=24, privileged=0)),
+    "teacher": Making(True, False, 128, 3, Recipe(steps=1900, plain=32, privileged=0)),
 }
 
 
@@ -56,6 +57,7 @@ def main(
     steps: Annotated[int, typer.Option(help="Of a training run.")] = 100,
     ranks: Annotated[str, typer.Option(help="Of the bridges, separated by commas.")] = "4,16",
     rollouts: Annotated[int, typer.Option(help="That a bridge is fitted on.")] = 256,
+    n: Annotated[int, typer.Option(help="Samples of each of 128 problems, to evaluate.")] = 12,
     pretraining: Annotated[float, typer.Option(help="Share of the pretraining that is done.")] = 1.0,
 ) -> None:
     """Train a student through a bridge to a teacher of another width and tokenizer."""
@@ -65,7 +67,9 @@ def main(
         (folder / f"{name}.jsonl").write_text(json_lines(as_problems(name, sets[name])))
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         list(pool.map(make, MODELS, [folder] * 2, [pretraining] * 2))
-    before = {name: _evaluate(folder, folder / name, "--output-dir", str(folder / f"base-{name}")) for name in MODELS}
+    before = {
+        name: _evaluate(folder, folder / name, n, "--output-dir", str(folder / f"base-{name}")) for name in MODELS
+    }
     for name, score in before.items():
         out.print(f"{name:<10} {_score(score)}")
     for rank in map(int, ranks.split(",")):
@@ -75,7 +79,7 @@ def main(
             f"rank {rank:<5} cosine {row['before']:+.3f} before the fit, {row['after']:+.3f} after it, "
             f"on {fitted['held_out']} held-out pairs; {100 * row['explained']:.1f} % of the teacher's variance"
         )
-        _show([_train(folder, rank, seed, steps) for seed in range(seeds)], before["student"]["average"])
+        _show([_train(folder, rank, seed, steps, n) for seed in range(seeds)], before["student"]["average"])
 
 
 def make(name: str, folder: Path, share: float) -> None:
@@ -102,7 +106,7 @@ class Run(NamedTuple):
     score: dict[str, Any]
 
 
-def _train(folder: Path, rank: int, seed: int, steps: int) -> Run:
+def _train(folder: Path, rank: int, seed: int, steps: int, n: int) -> Run:
     run = folder / f"rank{rank}-seed{seed}"
     options = ["--config", "embedded", "--objective", "oprd", "--model", str(folder / "student"), "--seed", str(seed)]
     options += ["--teacher", "external", "--data", str(folder / "train.jsonl"), "--steps", str(steps)]
@@ -110,7 +114,7 @@ def _train(folder: Path, rank: int, seed: int, steps: int) -> Run:
     sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     _phf("train", *options, *sets, "--output-dir", str(run), "--resume")
     lines = [json.loads(line)["state_cosine"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return Run(statistics.mean(lines[:SPAN]), statistics.mean(lines[-SPAN:]), _evaluate(folder, run))
+    return Run(statistics.mean(lines[:SPAN]), statistics.mean(lines[-SPAN:]), _evaluate(folder, run, n))
 
 
 def _show(runs: list[Run], base: float) -> None:
@@ -139,9 +143,9 @@ def _file(folder: Path, rank: int) -> Path:
     return folder / f"bridge-{rank}.safetensors"
 
 
-def _evaluate(folder: Path, target: Path, *options: str) -> dict[str, Any]:
+def _evaluate(folder: Path, target: Path, n: int, *options: str) -> dict[str, Any]:
     """The summary of the target's evaluation on the unseen problems."""
-    options = ("--engine", "transformers", "--max-new-tokens", "128", *options)
+    options = ("--n", str(n), "--engine", "transformers", "--max-new-tokens", "128", *options)
     said = _phf("eval", str(target), "--bench", str(folder / "eval.jsonl"), *options)
     summary: dict[str, Any] = said["benches"][0]
     return summary
@@ -149,7 +153,7 @@ def _evaluate(folder: Path, target: Path, *options: str) -> dict[str, Any]:
 
 def _score(summary: dict[str, Any]) -> str:
     figures = {name: 100 * summary[name] for name in ("average", "stderr", "pass_at_k")}
-    return "Average@12 {average:.1f} ± {stderr:.1f}   pass@12 {pass_at_k:.1f}".format(**figures)
+    return "Average@{n} {average:.1f} ± {stderr:.1f}   pass@{n} {pass_at_k:.1f}".format(n=summary["n"], **figures)
 
 
 def _phf(*arguments: str) -> Any:

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_bad_input import refused
 from trained import SMALL, metrics, same_tensors
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from phfcli.core.resources import embedded_model
 
@@ -64,6 +65,9 @@ def test_a_bridge_is_fitted_and_trained_through(phf: Phf, tmp_path: Path, strang
     assert {"pointwise", "state_cosine"} <= lines[0].keys()
     assert not {"teacher_distance", "divergence"} & lines[0].keys()
     assert not (run / "flows").exists()
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["teacher"]["sha256"] == about["teacher"]["sha256"]
+    assert len(manifest["bridge"]["sha256"]) == 64
     assert not load_file(run / "checkpoints/step-000002/teacher.safetensors")
 
     refused(phf("train", *options, "--set", "oprd.mu=1", *SMALL), "next tokens cannot be compared", "oprd.mu=null")
@@ -98,6 +102,19 @@ def test_another_tokenizer_wants_a_bridge(phf: Phf, tmp_path: Path, stranger: Pa
     done = phf("train", "--objective", objective, *external(stranger), *SMALL)
     refused(done, f"teacher.model: {stranger} has another tokenizer than embedded", "phf bridge fit", "oprd.bridge")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("objective", ["oprd", "phf"])
+def test_states_of_another_width_want_a_bridge_and_outputs_do_not(phf: Phf, tmp_path: Path, objective: str) -> None:
+    folder = tmp_path / "narrow"
+    shutil.copytree(embedded_model(), folder)
+    config = AutoConfig.from_pretrained(folder, hidden_size=64)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    refused(
+        phf("train", "--objective", objective, *external(folder), *SMALL),
+        "states of width 64, and those of embedded of 128; they need a bridge: fit one with `phf bridge fit`",
+    )
+    assert phf("train", "--objective", "opsd", *external(folder), "--steps", 1, *SMALL).code == 0
 
 
 @pytest.mark.parametrize(
