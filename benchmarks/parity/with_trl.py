@@ -1,7 +1,7 @@
 """TRL's side of `benchmarks/parity/run.py`: one run of one of its trainers on the embedded model, in TRL's environment.
 
-`python with_trl.py grpo|sft|opsd CONFIG.yaml ADAPTER_DIR`, with the settings that phf resolved for its own run. The model,
-the prompts' tokens, the problems and their order, the grader and every number of the recipe are phf's; sampling, loss,
+`python with_trl.py grpo|sft|opsd CONFIG.yaml ADAPTER_DIR`, with the settings that phf resolved for its own run. Model,
+tokens of the prompts, problems and their order, grader and every number of the recipe are phf's; sampling, loss,
 clipping, optimizer and teacher are TRL's.
 """
 
