@@ -94,14 +94,15 @@ def test_an_interval_is_students() -> None:
     assert got["low"] == pytest.approx(0.015 - 2.365 * 0.0119523 / 8**0.5, abs=1e-6)
 
 
-def test_the_shipped_study_is_equal_in_steps_and_rollouts() -> None:
-    study = load_study(FOLDER / "study.yaml")
+@pytest.mark.parametrize("name", ["study.yaml", "apart.yaml"])
+def test_the_shipped_studies_are_equal_in_rollouts(name: str) -> None:
+    study = load_study(FOLDER / name)
     assert study.seeds >= 8
     assert len(runs_of(study)) == study.seeds * (1 + sum(system.known for system in study.systems.values()))
     for system in study.systems.values():
         if not system.known:
             continue
-        config = settings_of(system.options)
+        config = settings_of((*study.options, *system.options))
         group = config.grpo.group_size if config.objective in ("grpo", "oisd") else 1
         assert config.batch_size * group == 32
 
