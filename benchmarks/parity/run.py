@@ -11,6 +11,7 @@ TRL is no dependency of phf. It needs an environment with both: a venv with `pip
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,7 @@ def main(
     samples: Annotated[int, typer.Option(help="Of each problem, in the evaluation.")] = 12,
 ) -> None:
     """Train both sides, evaluate both, print both accuracies, their difference and its standard error."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # which ends the child as well
     systems = only.split(",")
     if unknown := set(systems) - set(SYSTEMS):
         out.print(f"--only {only}: choose of {', '.join(SYSTEMS)}, not {', '.join(sorted(unknown))}", markup=False)
