@@ -28,6 +28,7 @@ def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
             markersize=4,
             capsize=2,
         )
+    axes.set_xticks([0, *study.steps])
     axes.set_xlabel("training step")
     axes.set_ylabel(f"Average@{study.samples}, % ± standard error over seeds")
     axes.spines[["top", "right"]].set_visible(False)

@@ -2,17 +2,19 @@
 
 Each run is `phf train --resume`, then `phf eval` of its checkpoints, in processes of one thread; two runs are at work
 side by side. What is finished is skipped and what was stopped goes on, so the same command may be given again and
-again. After each run the report is written anew, from the files of the runs alone.
+again. After each run the report is written anew, from the files of the runs alone. Ctrl-C and SIGTERM let the runs at
+work save a checkpoint first.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 import typer
 from plan import Run, Study, load_study, runs_of
@@ -23,6 +25,8 @@ from phfcli.core.errors import UserError
 from phfcli.core.resources import step_name
 
 STUDY, REPORT = Path(__file__).with_name("study.yaml"), Path("docs/STUDY.md")
+
+_at_work: set[subprocess.Popen[bytes]] = set()
 
 out = Console(highlight=False, soft_wrap=True)
 
@@ -81,11 +85,14 @@ def _run_all(study: Study, report: Path, jobs: int) -> list[Run]:
             out.print(f"{run.folder}: {time.monotonic() - started:.0f} s")
             write_report(study, report)
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ThreadPoolExecutor(jobs) as pool:
         try:
             list(pool.map(work, todo))
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(_at_work):
+                process.terminate()
             raise
     return failed
 
@@ -110,10 +117,15 @@ def _make(run: Run) -> bool:
         return all(_phf(command, run.folder, file) for command in commands)
 
 
-def _phf(command: list[str], folder: Path, log: object) -> bool:
+def _phf(command: list[str], folder: Path, log: IO[str]) -> bool:
     arguments = [sys.executable, "-m", "phfcli", *command, "--output-dir", str(folder), "--quiet"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(arguments, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False).returncode == 0
+    with subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT, env=environment) as process:
+        _at_work.add(process)
+        try:
+            return process.wait() == 0
+        finally:
+            _at_work.discard(process)
 
 
 if __name__ == "__main__":

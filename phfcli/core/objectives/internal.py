@@ -49,7 +49,7 @@ class InternalAlignment:
         rows, _ = batch.tokens
         divisors, per = token_divisors(batch, self.grpo.aggregate)
         total = fused_divergence(
-            shadow.hidden,
+            shadow.hidden.to(student.hidden.dtype),
             student.hidden.detach(),
             student.head,
             advantages[rows] / divisors,
