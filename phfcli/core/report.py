@@ -58,7 +58,7 @@ _FLOW_CAPTIONS = {
     "agreement": "Cosine of student's and teacher's transitions, and CKA of their states, by block. One is agreement.",
     "ranks": "Effective rank of the directions along a rollout, for both readers. A low one is a flow on few lines.",
 }
-_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
+_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?=\s|$)")
 _POINTS = 200  # of a curve
 
 
@@ -76,7 +76,7 @@ class Run:
     name: str
     folder: Path
     config: dict[str, Any]
-    manifest: dict[str, Any]
+    manifest: dict[str, Any]  # of the training, or of the evaluation where there was none
     metrics: list[dict[str, Any]]
     flows: list[LayerReport]
 
@@ -128,13 +128,13 @@ def _run(name: str | None, folder: Path) -> Run:
         raise UserError(f"{folder}: no such run")
     if not is_run(folder) and not _has_evaluations(folder):
         raise UserError(f"{folder}: neither a run nor evaluated; run `phf eval` first")
-    manifest = folder / "manifest.json"
+    told = [*folder.glob("manifest.json"), *sorted(folder.glob("evals/*/settings.json"))]
     saved = flow_files(folder) if is_run(folder) and any((folder / "flows").glob("*.safetensors")) else []
     return Run(
         name or folder.resolve().name,
         folder,
         read_yaml(folder / "config.yaml") if is_run(folder) else {},
-        read_json(manifest) if manifest.is_file() else {},
+        read_json(told[0]) if told else {},
         read_lines(folder / "metrics.jsonl"),
         comparable([diagnose_file(file, "loss") for file in saved]),
     )
