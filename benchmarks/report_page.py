@@ -33,7 +33,7 @@ def main(
             make_run(Path(place) / f"run{index}", index, problems, samples, depth, steps) for index in range(runs)
         ]
         started = time.perf_counter()
-        page = Path(place) / "report.html"
+        page = root / "report.html"
         write_report(page, [str(folder) for folder in folders], "A large study")
         written = time.perf_counter() - started
         loads = [opened(page) for _ in range(openings)]

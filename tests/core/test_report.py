@@ -82,6 +82,7 @@ def shown(browser: webdriver.Chrome, study: Path) -> Iterator[Page]:
     """The page, opened; at the end the browser must have had nothing to complain of, and no address been asked for."""
     browser.get_log("browser")
     page = Page(browser, study)
+    browser.get("about:blank")  # the browser's own first page asks for pictures
     page.requests()
     page.go()
     yield page
