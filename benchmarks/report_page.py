@@ -29,9 +29,8 @@ def main(
 ) -> None:
     """Write a report of made-up runs and open it; `problems` is of each of three benchmarks."""
     with TemporaryDirectory() as place:
-        folders = [
-            make_run(Path(place) / f"run{index}", index, problems, samples, depth, steps) for index in range(runs)
-        ]
+        root = Path(place)
+        folders = [make_run(root / f"run{index}", index, problems, samples, depth, steps) for index in range(runs)]
         started = time.perf_counter()
         page = root / "report.html"
         write_report(page, [str(folder) for folder in folders], "A large study")

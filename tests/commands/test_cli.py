@@ -9,7 +9,7 @@ import pytest
 
 from phfcli import __version__
 
-COMMANDS = ("train", "eval", "diagnose", "compare", "export")
+COMMANDS = ("train", "eval", "diagnose", "compare", "report", "export")
 
 
 @pytest.mark.parametrize("args", [["--help"], *([c, "--help"] for c in COMMANDS)])
