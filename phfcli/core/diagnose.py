@@ -6,22 +6,22 @@ rollout's transitions is taken first, then the mean over rollouts, as in the los
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from phfcli.core.errors import UserError
+from phfcli.core.flow_tally import FlowTally, TokenEnergy
 from phfcli.core.flows import Walk, open_flow
 from phfcli.core.losses.energy import entropy, layer_energy_share
-from phfcli.core.losses.walk import WalkMeasures, measure_walk
-from phfcli.core.names import ENERGIES, EnergyName
+from phfcli.core.losses.walk import measure_walk
+from phfcli.core.names import EnergyName
 from phfcli.core.resources import is_run, step_name
 
 PARTS = 16  # of a rollout, in the position map
-_FEWEST = 5  # transitions to a token that is listed
 
 # PHF, "All-layer spread": at step 100; the paper does not say what its energy is
 PAPER = (("Qwen3-1.7B", 28, 0.065, 3.17), ("Qwen3-4B", 36, 0.051, 3.38), ("Qwen3-8B", 36, 0.048, 3.40))
@@ -39,15 +39,6 @@ class FlowSource(Protocol):
     @property
     def texts(self) -> dict[int, str]: ...  # of the tokens of the walks so far
     def walks(self) -> Iterator[Walk]: ...
-
-
-class TokenEnergy(NamedTuple):
-    """The transitions that lead to one token: how many, and their mean energy over all layers."""
-
-    token: int
-    text: str
-    transitions: int
-    energy: float
 
 
 @dataclass(frozen=True)
@@ -153,7 +144,7 @@ def diagnose(source: FlowSource, energy: EnergyName, parts: int = PARTS) -> Laye
     Raises:
         UserError: where no rollout has a transition, or the states are not finite.
     """
-    tally = _Tally(len(source.layers), energy, parts)
+    tally = FlowTally(len(source.layers), energy, parts)
     with torch.inference_mode():
         for walk in source.walks():
             if not (walk.student.isfinite().all() and walk.teacher.isfinite().all()):
@@ -182,78 +173,6 @@ def diagnose(source: FlowSource, energy: EnergyName, parts: int = PARTS) -> Laye
 def diagnose_file(path: Path, energy: EnergyName, parts: int = PARTS) -> LayerReport:
     """The report of a flow file. Raises UserError for one that is none, or that has nothing to tell."""
     return diagnose(open_flow(path), energy, parts)
-
-
-def _by_transition(walk: WalkMeasures) -> dict[EnergyName, Tensor]:
-    """[L, n] of each energy: what each transition adds to the mean."""
-    return {
-        "loss": (walk.direction + walk.geometry) / 2,
-        "direction": walk.direction,
-        "geometry": walk.geometry,
-        "transition": walk.squares[0],
-    }
-
-
-@dataclass
-class _Tally:
-    """Sums over rollouts, in float64."""
-
-    depth: int
-    energy: EnergyName
-    parts: int
-    count: int = 0
-    energies: dict[EnergyName, Tensor] = field(default_factory=dict)  # [L] of each
-    _tokens: dict[int, list[float]] = field(default_factory=dict)  # number and energy of the transitions to a token
-
-    def __post_init__(self) -> None:
-        self.energies = {kind: self._zeros() for kind in ENERGIES}
-        self._teacher_squares, self._adjacent = self._zeros(), torch.zeros(self.depth - 1, dtype=torch.float64)
-        self._ranks, self._hsics = self._zeros(2), self._zeros(3)
-        self._map, self._in_part = self._zeros(self.parts), torch.zeros(self.parts, dtype=torch.float64)
-
-    def add(self, walk: WalkMeasures, tokens: list[int]) -> None:
-        values = {kind: value.double() for kind, value in _by_transition(walk).items()}
-        self.count += 1
-        for kind, value in values.items():
-            self.energies[kind] += value.mean(1)
-        self._teacher_squares += walk.squares[1].double().mean(1)
-        self._adjacent += walk.adjacent.double()
-        self._ranks += walk.rank.double()
-        if walk.hsic is not None:
-            self._hsics += walk.hsic.double()
-        chosen = values[self.energy]  # [L, n]
-        n = chosen.shape[1]
-        part = ((torch.arange(n, dtype=torch.float64) + 0.5) / n * self.parts).long()
-        self._map.index_add_(0, part, chosen.T)
-        self._in_part.index_add_(0, part, torch.ones(n, dtype=torch.float64))
-        for token, value in zip(tokens[1:], chosen.mean(0).tolist(), strict=False):  # no tokens are known of old files
-            found = self._tokens.setdefault(token, [0, 0.0])
-            found[0] += 1
-            found[1] += value
-
-    def measures(self) -> Iterator[tuple[str, Tensor]]:
-        count = max(self.count, 1)
-        yield "cosine", 1 - self.energies["direction"] / count
-        yield "direction", self.energies["direction"] / count
-        yield "geometry", self.energies["geometry"] / count
-        yield "adjacent", self._adjacent / count
-        yield "transition_student", self.energies["transition"] / count
-        yield "transition_teacher", self._teacher_squares / count
-        yield "rank_student", self._ranks[0] / count
-        yield "rank_teacher", self._ranks[1] / count
-        yield "cka", self._hsics[0] / (self._hsics[1] * self._hsics[2]).sqrt()
-
-    def map(self) -> Tensor:
-        """[L, parts]: NaN in a part without a transition."""
-        return (self._map / self._in_part[:, None]).T
-
-    def token_energies(self, texts: dict[int, str]) -> Iterator[TokenEnergy]:
-        for token, (transitions, energy) in self._tokens.items():
-            if transitions >= _FEWEST:
-                yield TokenEnergy(token, texts.get(token, ""), int(transitions), energy / transitions)
-
-    def _zeros(self, *first: int) -> Tensor:
-        return torch.zeros(*first, self.depth, dtype=torch.float64)
 
 
 def _known(values: Tensor) -> list[float | None]:

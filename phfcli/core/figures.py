@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from phfcli.core import panels
+from phfcli.core import panels, score_panels
 from phfcli.core.bridge_fit import BridgeReport
 from phfcli.core.compare import Comparison
 from phfcli.core.diagnose import LayerReport
@@ -59,13 +59,13 @@ def draw_panels(drawn: Sequence[Panel], path: Path, columns: int = _COLUMNS, siz
 def view_panels(name: ViewName, comparison: Comparison) -> list[Panel]:
     """What is drawn of a view of a comparison."""
     if name == "ablations":
-        return [lambda axes: panels.variants(axes, comparison)]
+        return [lambda axes: score_panels.variants(axes, comparison)]
     if name == "dynamics":
         points = trajectories(comparison)
         places = [(model, bench) for model in comparison.models for bench in comparison.benches]
         return [_trajectory(points, model, bench, len(places) > 1) for model, bench in places]
     drawn = [_scores(comparison, model) for model in comparison.models]
-    return [*drawn, lambda axes: panels.differences(axes, comparison.pairs)] if comparison.pairs else drawn
+    return [*drawn, lambda axes: score_panels.differences(axes, comparison.pairs)] if comparison.pairs else drawn
 
 
 def draw_view(name: ViewName, comparison: Comparison, path: Path) -> None:
@@ -76,16 +76,16 @@ def draw_view(name: ViewName, comparison: Comparison, path: Path) -> None:
 
 def _scores(comparison: Comparison, model: str) -> Panel:
     def draw(axes: Axes) -> None:
-        panels.scores(axes, comparison, model)
+        score_panels.scores(axes, comparison, model)
         if len(comparison.models) > 1:
             axes.set_xlabel(model)
 
     return draw
 
 
-def _trajectory(points: Sequence[panels.Point], model: str, bench: str, named: bool) -> Panel:
+def _trajectory(points: Sequence[score_panels.Point], model: str, bench: str, named: bool) -> Panel:
     def draw(axes: Axes) -> None:
-        panels.trajectory(axes, points, model, bench)
+        score_panels.trajectory(axes, points, model, bench)
         if named:
             axes.set_xlabel(f"training step: {model}, {bench}")
 

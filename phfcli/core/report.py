@@ -6,7 +6,6 @@ writer. Like the page of samples it asks no network, and its policy allows nothi
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,18 +14,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.axes import Axes
 
 from phfcli import __version__
-from phfcli.core import panels
+from phfcli.core import score_panels
 from phfcli.core.compare import Comparison, compare
-from phfcli.core.diagnose import LayerReport, comparable, diagnose_file, flow_files
-from phfcli.core.errors import UserError
 from phfcli.core.evaluations import Result, load_results, named_path
 from phfcli.core.figures import layer_panels, view_panels
-from phfcli.core.files import read_json, read_lines, write_text
+from phfcli.core.files import write_text
 from phfcli.core.problem_grid import problem_grid
-from phfcli.core.resources import is_run
 from phfcli.core.runs import now
-from phfcli.core.settings import read_yaml
 from phfcli.core.sheets import Sheet, layer_sheet
+from phfcli.core.study import Run, has_evaluations, load_run, provenance_sheet, settings_sheets
 from phfcli.core.svg import inline_svg
 from phfcli.core.viewer import page_policy
 from phfcli.core.views import view_of
@@ -58,7 +54,7 @@ _FLOW_CAPTIONS = {
     "agreement": "Cosine of student's and teacher's transitions, and CKA of their states, by block. One is agreement.",
     "ranks": "Effective rank of the directions along a rollout, for both readers. A low one is a flow on few lines.",
 }
-_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
+_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?=\s|$)")
 _POINTS = 200  # of a curve
 
 
@@ -69,30 +65,18 @@ class Figure(NamedTuple):
     caption: str
 
 
-@dataclass(frozen=True)
-class Run:
-    """One of the study's runs or evaluated models, and all that it left."""
-
-    name: str
-    folder: Path
-    config: dict[str, Any]
-    manifest: dict[str, Any]
-    metrics: list[dict[str, Any]]
-    flows: list[LayerReport]
-
-
 def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = False) -> None:
     """Writes the page of some runs, each as PATH or NAME=PATH; their links to samples are relative to `path`.
 
     Raises:
         UserError: for a path that is no run and has no evaluation, and where evaluations do not compare.
     """
-    runs = [_run(*named_path(text)) for text in paths]
-    evaluated = [text for text, run in zip(paths, runs, strict=True) if _has_evaluations(run.folder)]
+    runs = [load_run(*named_path(text)) for text in paths]
+    evaluated = [text for text, run in zip(paths, runs, strict=True) if has_evaluations(run.folder)]
     comparison = compare(load_results(evaluated, []), unequal)
     steps = load_results(evaluated, [], all_steps=True)
     flows = [_flow(run, place) for place, run in enumerate(runs) if run.flows]
-    differing, same = _settings(runs)
+    differing, same = settings_sheets(runs)
     context = {
         "title": title,
         "runs": [run.name for run in runs],
@@ -107,7 +91,7 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
         "grids": [problem_grid(comparison, bench, place, path) for place, bench in enumerate(comparison.benches)],
         "settings": _sortable(differing),
         "same": _sortable(same),
-        "provenance": _sortable(_provenance(runs)),
+        "provenance": _sortable(provenance_sheet(runs)),
     }
     write_text(path, _page(context))
 
@@ -121,27 +105,6 @@ def _page(context: dict[str, Any]) -> str:
     policy = page_policy(f"<style>{style}</style><script>{script}</script>")
     page = template.render(context | {"style": style, "script": script, "policy": policy})
     return page.encode("utf-8", "replace").decode()  # half a character pair cannot be written
-
-
-def _run(name: str | None, folder: Path) -> Run:
-    if not folder.exists():
-        raise UserError(f"{folder}: no such run")
-    if not is_run(folder) and not _has_evaluations(folder):
-        raise UserError(f"{folder}: neither a run nor evaluated; run `phf eval` first")
-    manifest = folder / "manifest.json"
-    saved = flow_files(folder) if is_run(folder) and any((folder / "flows").glob("*.safetensors")) else []
-    return Run(
-        name or folder.resolve().name,
-        folder,
-        read_yaml(folder / "config.yaml") if is_run(folder) else {},
-        read_json(manifest) if manifest.is_file() else {},
-        read_lines(folder / "metrics.jsonl"),
-        comparable([diagnose_file(file, "loss") for file in saved]),
-    )
-
-
-def _has_evaluations(folder: Path) -> bool:
-    return any((folder / "evals").glob("*/summary.json")) or (folder / "summary.json").is_file()
 
 
 def _scores(comparison: Comparison, steps: list[Result]) -> list[Figure]:
@@ -173,7 +136,7 @@ def _training(runs: Sequence[Run]) -> list[Figure]:
     for key, caption in _CURVES.items():
         curves = {run.name: _curve(run.metrics, key) for run in runs if run.metrics}
         if any(curves.values()):
-            panel = partial(panels.curves, curves=curves, name=key.replace("_", " "))
+            panel = partial(score_panels.curves, curves=curves, name=key.replace("_", " "))
             drawn.append(Figure(inline_svg(panel, caption, f"curve-{key}"), caption))
     return drawn
 
@@ -213,49 +176,6 @@ def _flow(run: Run, place: int) -> dict[str, Any]:
 
 def _short(value: object) -> str:
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _settings(runs: Sequence[Run]) -> tuple[Sheet, Sheet]:
-    """The settings of the runs side by side: those that differ, and the others."""
-    trained = [run for run in runs if run.config]
-    flat = [dict(_leaves(run.config)) for run in trained]
-    keys = list(dict.fromkeys(key for own in flat for key in own))
-    differing, same = [], []
-    for key in keys:
-        values = [str(own.get(key, "-")) for own in flat]
-        if len(set(values)) > 1:
-            differing.append([key, *values])
-        else:
-            same.append([key, values[0]])
-    names = [run.name for run in trained]
-    return Sheet("Settings that differ between the runs", ["setting", *names], differing), Sheet(
-        "Settings of all runs", ["setting", "value"], same
-    )
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    leaves = []
-    for key, value in tree.items():
-        leaves += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return leaves
-
-
-def _provenance(runs: Sequence[Run]) -> Sheet:
-    rows = []
-    for run in runs:
-        own = run.manifest
-        model, data = own.get("model", {}), own.get("data", {})
-        versions = ", ".join(f"{name} {number}" for name, number in own.get("versions", {}).items())
-        rows.append(
-            [run.name, str(run.folder), str(own.get("created", "-")), str(own.get("git", "-")), versions or "-"]
-            + [
-                f"{part.get('name', '-')} {str(part.get('sha256') or part.get('revision') or '')[:12]}"
-                for part in (model, data)
-            ]
-            + [str(own.get("device", "-"))]
-        )
-    columns = ["run", "folder", "created", "git", "versions", "model", "data", "device"]
-    return Sheet("Where the runs come from", columns, rows)
 
 
 def _sortable(sheet: Sheet) -> dict[str, Any]:
