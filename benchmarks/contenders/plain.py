@@ -15,6 +15,8 @@ from probe import measure, read_task
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from phfcli.core.seeds import derive_seed
+
 TEMPERATURE, CLIP, ALPHA, POSITIONS, RHO = 1.1, 0.05, 0.05, 128, 0.999
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -24,6 +26,7 @@ def main() -> None:
     device = task["device"]
     model = AutoModelForCausalLM.from_pretrained(task["model"], dtype="auto").to(device)
     lora = LoraConfig(r=64, lora_alpha=128, target_modules=TARGETS, task_type="CAUSAL_LM")
+    torch.manual_seed(derive_seed(0, "lora"))  # the same adapter, so that losses agree at every step
     network: Any = get_peft_model(model, lora)
     network.add_adapter("teacher", lora)
     student = {n: p for n, p in network.named_parameters() if ".default." in n}
@@ -40,11 +43,15 @@ def main() -> None:
         for reader in ("student", "teacher")
     }
     count = completion.shape[1]
+    last: list[Tensor] = [completion]
+    model.get_decoder().layers[-1].register_forward_hook(lambda _module, _args, output: last.__setitem__(0, output))
 
     def read(reader: str) -> tuple[Tensor, list[Tensor]]:
         """Logits [B, T, V] that predict the completion, and the states [B, T, d] of each layer on it."""
         out = network(input_ids=inputs[reader], output_hidden_states=flow, use_cache=False)
-        return out.logits[:, -count - 1 : -1], [h[:, -count:] for h in out.hidden_states[1:]] if flow else []
+        # the last of hidden_states is after the final norm; a block's own output is not
+        states = [*out.hidden_states[1:-1], last[0]] if flow else []
+        return out.logits[:, -count - 1 : -1], [h[:, -count:] for h in states]
 
     def update() -> float:
         network.train()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from phfcli.core.cards import pick_device, pick_dtype, skeleton
@@ -68,6 +69,9 @@ def step_memory(
     dtype = pick_dtype(config.dtype, device) if config.tuning == "lora" else torch.float32
     causal = skeleton(arch, dtype)
     frozen = _bytes(causal)
+    away = 0  # of them, with other processes
+    if config.sharding == "fsdp":
+        away = sum(map(_bytes, causal.get_decoder().layers)) * (processes - 1) // processes
     trained = _mark_trained(causal, config)
     completions = -(-config.batch_size * needs.group_size // processes)
     rows = min(config.micro_batch_size, completions)
@@ -80,7 +84,7 @@ def step_memory(
         reading, weights = reading_footprint(other, rows, student, config.attention), _bytes(other)
     always = {
         "libraries": peak_memory(device) if device.type == "cpu" else 0,
-        "weights": frozen,
+        "weights": frozen - away,
         "adapter": trained if config.tuning == "lora" else 0,
         "teacher": weights or (trained if own_teacher else 0),
         "AdamW": 2 * trained,
@@ -101,7 +105,7 @@ def step_memory(
     if needs.teacher:
         phases["teacher"] = {"activations": reading, "captured states": states}
     if not needs.offline and (config.rollout.engine == "transformers" or device.type == "cpu"):
-        phases["rollout"] = _rollout(config, causal, completions, lengths, dtype)
+        phases["rollout"] = _rollout(config, causal, completions, lengths, dtype) | {"whole blocks": away}
     return Memory(always, phases)
 
 
@@ -140,5 +144,5 @@ def _chunk(tokens: int, vocabulary: int, dtype: torch.dtype, device: torch.devic
     return logits + SLAB_TEMPORARIES * max(slab_bytes(device), vocabulary * 4)
 
 
-def _bytes(model: PreTrainedModel) -> int:
+def _bytes(model: nn.Module) -> int:
     return sum(p.numel() * p.itemsize for p in model.parameters())
