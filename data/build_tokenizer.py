@@ -38,14 +38,18 @@ def template_phrases() -> list[str]:
     return list(dict.fromkeys(part for part in parts if part))
 
 
-def build_tokenizer(max_length: int) -> PreTrainedTokenizerFast:
-    """A fast tokenizer whose ids are the 256 bytes, then the special tokens, then the phrases."""
+def build_tokenizer(max_length: int, by_character: bool = False) -> PreTrainedTokenizerFast:
+    """A fast tokenizer whose ids are the 256 bytes, then the special tokens, then the phrases.
+
+    by_character: only prompts and problems have phrases; solutions are read character by character.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={byte: index for index, byte in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     roles = [f"{role}\n" for role in ROLES]
-    phrases = dict.fromkeys([*template_phrases(), *roles, START, *PHRASES.values(), SEPARATOR, THINK, END_THINK, BOX])
+    own = [] if by_character else [SEPARATOR, THINK, END_THINK, BOX]
+    phrases = dict.fromkeys([*template_phrases(), *roles, START, *PHRASES.values(), *own])
     tokenizer.add_special_tokens([_verbatim(token, special=True) for token in (PAD, TURN, END_TURN)])
     tokenizer.add_tokens([_verbatim(phrase, special=False) for phrase in phrases])
     return PreTrainedTokenizerFast(

@@ -46,15 +46,21 @@ class Example(NamedTuple):
     completion: list[int]
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Qwen3ForCausalLM:
-    """A Qwen3 of about 0.6 M parameters with random weights, drawn from torch's global generator."""
+def new_model(
+    tokenizer: PreTrainedTokenizerFast, max_length: int, width: int = 128, depth: int = 4
+) -> Qwen3ForCausalLM:
+    """A Qwen3 with random weights, drawn from torch's global generator; of about 0.6 M parameters if no size is given.
+
+    width: a multiple of the size of a head, 32.
+    """
+    heads = width // 32
     config = Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        num_key_value_heads=2 if heads % 2 == 0 else 1,
         head_dim=32,
         tie_word_embeddings=True,
         max_position_embeddings=max_length,
@@ -67,19 +73,28 @@ def new_model(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Qwen3ForCa
 
 
 def pretrain(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, seed: int, held_out: Set[str]
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    recipe: Recipe,
+    seed: int,
+    held_out: Set[str],
+    slips: bool = True,
 ) -> None:
-    """Trains the model in place, on problems drawn afresh whose text is not in `held_out`."""
+    """Trains the model in place, on problems drawn afresh whose text is not in `held_out`.
+
+    slips: whether the plain examples contain any; a model without them is a teacher for the others.
+    """
     rng = random.Random(f"{seed}/pretraining")
-    examples = Examples(tokenizer, rng, held_out)
+    examples = Examples(tokenizer, rng, held_out, slips)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=recipe.betas)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(recipe))
     for step in range(1, recipe.steps + 1):
         # two passes, since the kinds differ in length and padding one to the other would be a third of the work
-        batches = [
+        kinds = [
             [examples.plain() for _ in range(recipe.plain)],
             [examples.privileged() for _ in range(recipe.privileged)],
         ]
+        batches = [batch for batch in kinds if batch]
         tokens = sum(len(example.completion) for batch in batches for example in batch)
         loss = 0.0
         for batch in batches:
@@ -97,17 +112,21 @@ def pretrain(
 class Examples:
     """Draws training examples, through the very prompts that training and evaluation use."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, rng: random.Random, held_out: Set[str]) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, rng: random.Random, held_out: Set[str], slips: bool = True
+    ) -> None:
         self.pad_id = int(tokenizer.pad_token_id)
         self._eos = str(tokenizer.eos_token)
         self._tokenizer = tokenizer
         self._prompts = Prompts(cast(ChatTokenizer, tokenizer))
         self._rng = rng
         self._held_out = held_out
+        self._slips = slips
 
     def plain(self) -> Example:
         chain = self._unseen_chain()
-        return Example(self._prompts.student(chain.problem), self._ids(chain, work_with_slips(chain, self._rng)))
+        values = work_with_slips(chain, self._rng) if self._slips else work(chain.start, chain.steps)
+        return Example(self._prompts.student(chain.problem), self._ids(chain, values))
 
     def privileged(self) -> Example:
         chain = self._unseen_chain()

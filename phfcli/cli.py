@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from phfcli import __version__
+from phfcli.commands.bridge import bridge_app
 from phfcli.commands.compare import compare
 from phfcli.commands.diagnose import diagnose
 from phfcli.commands.eval import evaluate
 from phfcli.commands.export import export
+from phfcli.commands.report import report
 from phfcli.commands.train import train
 from phfcli.core.errors import DISK_FAULTS, FaultError, UserError
 
@@ -28,7 +30,9 @@ app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("diagnose")(diagnose)
 app.command("compare")(compare)
+app.command("report")(report)
 app.command("export")(export)
+app.add_typer(bridge_app, name="bridge")
 
 
 def _show_version(wanted: bool) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from phfcli.core.cards import load_card
 from phfcli.core.config import LoraSettings, ModelSettings
@@ -58,6 +59,40 @@ def student(random_model: Callable[..., LanguageModel]) -> LanguageModel:
         for p in model.trainable().values():
             p.copy_(0.1 * torch.randn_like(p))
     return model
+
+
+@pytest.fixture(scope="session")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random model with another depth, width and tokenizer than the embedded one: bytes and merges."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet(), reverse=True)
+    merges = [("4", "5"), ("1", "2"), ("t", "h"), ("\\", "b"), ("\\b", "o"), ("Ċ", "<")]
+    vocabulary = [*alphabet, *("".join(pair) for pair in merges)]
+    plain = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(vocabulary)}, merges=merges))
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    plain.decoder = decoders.ByteLevel()
+    plain.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    template = load_card("embedded").tokenizer.chat_template
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=plain, pad_token="<|endoftext|>", eos_token="<|im_end|>", chat_template=template
+    )
+    torch.manual_seed(7)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=12,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    folder = tmp_path_factory.mktemp("stranger")
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

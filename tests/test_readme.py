@@ -25,9 +25,9 @@ def test_linked_files_are_there(target: str) -> None:
 
 
 def test_options_of_the_readme_exist() -> None:
-    calls = re.findall(r"phf (train|eval|diagnose|compare|export)([^\n|`]*)", README)
+    calls = re.findall(r"phf (train|eval|diagnose|compare|report|export|bridge fit)([^\n|`]*)", README)
     used = {(command, option) for command, rest in calls for option in re.findall(r"(?<!\S)--[a-z-]+", rest)}
     for command in {command for command, _ in used}:
-        run = [sys.executable, "-m", "phfcli", command, "--help"]
+        run = [sys.executable, "-m", "phfcli", *command.split(), "--help"]
         text = subprocess.run(run, capture_output=True, text=True, check=True).stdout
         assert {option for c, option in used if c == command} <= set(re.findall(r"--[a-z-]+", text))

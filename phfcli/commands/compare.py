@@ -1,7 +1,7 @@
 """phf compare."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,83 +10,101 @@ from phfcli.commands.common import (
     Plot,
     Quiet,
     check_plot,
-    percent,
     plain_table,
     print_json,
+    printable,
     result_console,
-    with_error,
+    warn,
 )
+from phfcli.core.errors import UserError, nearest
+from phfcli.core.names import VIEWS
 
-Rows = list[list[str]]  # the first is the header
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from phfcli.core.compare import Pair
 
 
 def compare(
-    paths: Annotated[list[Path], typer.Argument(metavar="RUN|SUMMARY...", help="Evaluated runs, or summary files.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="[NAME=]RUN|CHECKPOINT|SUMMARY...", help="What was evaluated; seeds pool."),
+    ],
     bench: Annotated[str, typer.Option(metavar="NAME[,...]", help="Only these benchmarks.")] = "",
+    view: Annotated[str, typer.Option("--view", metavar="KIND", help=", ".join(VIEWS))] = "runs",
+    changed: Annotated[int, typer.Option(min=0, help="Name so many problems gained and lost of each pair.")] = 0,
+    unequal: Annotated[bool, typer.Option("--unequal", help="Compare even where prompts or sampling differ.")] = False,
     plot: Plot = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the tables as Markdown.")] = None,
+    latex: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the tables as LaTeX (booktabs).")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the numbers; the differences beside it, in -pairs.csv.")
+    ] = None,
     json_: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Compare evaluations: Average@n side by side, and each difference with its interval, paired by problem.
 
     \b
+    Views: runs, every evaluation; methods, the paper's Table 1, seeds pooled; ablations, its Table 2;
+    dynamics, its Figure 2, from the evaluations of a run's checkpoints.
+    \b
     Examples:
       phf compare runs/embedded runs/opsd-embedded-seed0 runs/phf-embedded-seed0
       phf compare runs/opsd runs/phf --bench aime24,aime25 --plot table.png --markdown table.md
+      phf compare OPSD=runs/opsd-0 OPSD=runs/opsd-1 PHF=runs/phf-0 PHF=runs/phf-1 --view methods --latex table.tex
+      phf compare runs/opsd runs/phf --view dynamics --plot dynamics.png
+      phf compare runs/phf/checkpoints/step-000050 runs/phf --changed 5
     """
     check_plot(plot)
-    from phfcli.core import compare as core
+    chosen = next((name for name in VIEWS if name == view), None)
+    if chosen is None:
+        raise UserError(f"--view: {view!r} is unknown; {nearest(view, VIEWS)}")
+    from phfcli.core.compare import compare as core
+    from phfcli.core.evaluations import load_results
+    from phfcli.core.views import pair_records, view_of
 
-    results = core.load_results(paths, [name for name in bench.split(",") if name])
-    comparison = core.compare(results)
-    tables = {
-        "Average@n in percent ± standard error over problems": _scores(comparison["rows"]),
-        "Differences, paired by problem": _pairs(comparison["pairs"]),
-    }
+    steps = chosen == "dynamics"
+    results = load_results(paths, [name for name in bench.split(",") if name], all_steps=steps)
+    comparison = core(results, unequal, tested=not steps)
+    shown = view_of(chosen, comparison)
+    written = {"picture": plot, "markdown": markdown, "latex": latex, "csv": csv}
     if plot is not None:
-        from phfcli.core.figures import draw_comparison
+        from phfcli.core.figures import draw_view
 
-        draw_comparison(comparison, plot)
-    if markdown is not None:
+        draw_view(chosen, comparison, plot)
+    if markdown is not None or latex is not None:
         from phfcli.core.files import write_text
+        from phfcli.core.sheets import as_latex, as_markdown
 
-        write_text(markdown, "\n".join(_markdown(title, rows) for title, rows in tables.items() if rows[1:]))
+        for path, form in ((markdown, as_markdown), (latex, as_latex)):
+            if path is not None:
+                write_text(path, "\n".join(form(sheet) for sheet in shown.sheets))
+    if csv is not None:
+        from phfcli.core.sheets import write_records
+
+        write_records(csv, shown.records)
+        if comparison.pairs:
+            write_records(csv.with_name(f"{csv.stem}-pairs.csv"), pair_records(comparison.pairs))
+    for note in comparison.notes if not quiet else []:
+        warn(note)
     if json_:
-        print_json(comparison)
+        print_json(comparison.as_json() | {"view": {"name": chosen, "records": shown.records}})
         return
     out = result_console()
-    for title, rows in tables.items():
-        if rows[1:]:
-            out.print(plain_table(title, rows[0], rows[1:]))
-    for what, path in (("picture", plot), ("markdown", markdown)):
+    for sheet in shown.sheets:
+        out.print(plain_table(sheet.title, sheet.columns, sheet.rows))
+    for pair in comparison.pairs if changed else []:
+        _show_changed(out, pair, changed)
+    for what, path in written.items():
         if path is not None and not quiet:
-            out.print(f"{what:<11}{path}", markup=False)
+            out.print(f"{what:<11}{path}", markup=False, soft_wrap=True)
 
 
-def _scores(rows: list[dict[str, Any]]) -> Rows:
-    table = [["run", "step", "bench", "n", "problems", "Average@n", "pass@n", "majority", "truncated"]]
-    for row in rows:
-        scores = with_error(row["average"], row["stderr"]), percent(row["pass_at_k"][str(row["n"])])
-        step = "-" if row.get("step") is None else str(row["step"])
-        counts = str(row["n"]), str(row["problems"])
-        table.append(
-            [row["name"], step, row["bench"], *counts, *scores, percent(row["majority"]), str(row["truncated"])]
-        )
-    return table
-
-
-def _pairs(pairs: list[dict[str, Any]]) -> Rows:
-    table = [["bench", "difference of", "points", "95% interval", "p", "problems"]]
-    for pair in pairs:
-        points = f"{100 * pair['difference']:+.1f} ± {percent(pair['stderr'])}"
-        interval = f"{100 * pair['low']:+.1f} to {100 * pair['high']:+.1f}"
-        what = f"{pair['b']} - {pair['a']}"
-        table.append([pair["bench"], what, points, interval, f"{pair['p_value']:.4f}", str(pair["problems"])])
-    return table
-
-
-def _markdown(title: str, rows: Rows) -> str:
-    header, *body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    lines = [f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *body]]
-    return f"**{title}**\n\n" + "\n".join(lines) + "\n"
+def _show_changed(out: "Console", pair: "Pair", most: int) -> None:
+    for what, entries in (("gained", pair.gained), ("lost", pair.lost)):
+        out.print(f"{pair.bench}, {pair.b} - {pair.a}: {what} {len(entries)}", markup=False, soft_wrap=True)
+        for entry in entries[:most]:
+            shares = f"{100 * entry['a']:.0f} to {100 * entry['b']:.0f} %"
+            links = "  ".join(link for link in (entry["sample_a"], entry["sample_b"]) if link)
+            out.print(f"  {printable(entry['problem'])}  {shares}  {links}", markup=False, soft_wrap=True)

@@ -79,6 +79,13 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show settings, prompts and memory; load no weights.")
     ] = False,
+    tokens_per_s: Annotated[
+        float | None,
+        typer.Option(metavar="X", min=1e-9, help="For --dry-run: a run's tokens_per_s, to tell steps an hour."),
+    ] = None,
+    teacher_prompt: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The teacher's template, with {problem} and {solution}.")
+    ] = None,
     config: Configs = None,
     set_: Sets = None,
     json_: AsJson = False,
@@ -92,6 +99,7 @@ def train(
       phf train --objective opsd --seed 1 --output-dir runs/opsd
       phf train --model Qwen/Qwen3-4B --alpha 0.05  # the published recipe
       phf train --config qwen3-4b --set optim.lr=1e-5 --dry-run
+      phf train --objective opd --teacher external --set teacher.model=Qwen/Qwen3-8B --model Qwen/Qwen3-4B
       phf train --resume --output-dir runs/opsd
       phf train --eval-every 25 --patience 2  # on problems apart; runs/.../best leads to the best checkpoint
       phf train --set tuning=full --set optim.lr=1e-6  # all weights, no adapter
@@ -113,6 +121,7 @@ def train(
         ("--output-dir", "output_dir", output_dir),
         ("--checkpoint-every", "checkpoint_every", checkpoint_every),
         ("--keep", "keep", keep),
+        ("--teacher-prompt", "prompt.teacher", teacher_prompt and _read_template(teacher_prompt)),
         ("--report-to", "report_to", [name for name in report_to.split(",") if name] if report_to else None),
         ("--eval-every", "evaluation.every", eval_every),
         ("--eval-bench", "evaluation.bench", eval_bench),
@@ -123,8 +132,10 @@ def train(
     sources = settings_given(config, set_, options)
     settings = resolve_train(sources)
     if dry_run:
-        _show_plan(settings, json_)
+        _show_plan(settings, json_, processes or 1, tokens_per_s)
         return
+    if tokens_per_s is not None:
+        raise UserError("--tokens-per-s: only with --dry-run, which makes steps an hour of it")
     if _to_be_launched(processes):
         sys.exit(_launch(processes or 1))  # one of them has told what there was to tell
     quiet_libraries()
@@ -132,6 +143,15 @@ def train(
 
     with joined(settings.device) as ranks:
         _run(settings, sources, resume, json_, quiet, ranks)
+
+
+def _read_template(path: Path) -> str:
+    from phfcli.core.errors import UserError
+
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--teacher-prompt {path}: cannot be read: {error}") from None
 
 
 def _to_be_launched(processes: int | None) -> bool:
@@ -246,7 +266,7 @@ def _newest(folder: Path) -> str | None:
     return str(found[-1][1]) if found else None
 
 
-def _show_plan(settings: "TrainConfig", json_: bool) -> None:
+def _show_plan(settings: "TrainConfig", json_: bool, processes: int, tokens_per_s: float | None) -> None:
     from rich.markup import escape
 
     from phfcli.core.plan import plan_run
@@ -254,7 +274,7 @@ def _show_plan(settings: "TrainConfig", json_: bool) -> None:
 
     quiet_libraries()
     out = result_console()
-    plan = plan_run(settings)
+    plan = plan_run(settings, processes, tokens_per_s)
     if json_:
         print_json({"settings": settings.model_dump(mode="json"), **plan.as_json()})
         return
@@ -262,8 +282,10 @@ def _show_plan(settings: "TrainConfig", json_: bool) -> None:
     for who, prompt in plan.prompts.items():
         out.print(f"[bold]{who}, first problem[/]\n{escape(prompt)}\n")
     if plan.memory:
-        out.print("[bold]memory, estimated[/]")
-        for name, size in plan.memory.items():
+        out.print(f'[bold]memory of a process at its peak, in the phase "{plan.memory.peak_phase}"[/]')
+        for name, size in plan.memory.at_peak().items():
             out.print(f"  {name:<24}{size / 2**20:12,.1f} MiB")
+    if plan.steps_per_hour is not None:
+        out.print(f"[bold]steps an hour[/], every completion as long as it may be: {plan.steps_per_hour:,.1f}")
     if plan.gaps:
         warn(f"not all can be shown: {'; '.join(plan.gaps)}")

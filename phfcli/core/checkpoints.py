@@ -22,7 +22,7 @@ from phfcli.core.errors import UserError, first_line
 from phfcli.core.files import new_folder, read_json, remove_folder, write_json
 from phfcli.core.models import LanguageModel
 from phfcli.core.resources import EMBEDDED, is_run
-from phfcli.core.teachers import AveragedTeacher
+from phfcli.core.teachers import Teacher
 from phfcli.core.tensors import check_tensors, read_tensors, write_tensors
 
 _STEP = re.compile(r"step-(\d{6,})")
@@ -33,7 +33,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's, of a parameter's shape
 def save_checkpoint(
     folder: Path,
     model: LanguageModel,
-    teacher: AveragedTeacher,
+    teacher: Teacher,
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
 ) -> None:
@@ -47,7 +47,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, model: LanguageModel, teacher: AveragedTeacher, optimizer: torch.optim.Optimizer
+    folder: Path, model: LanguageModel, teacher: Teacher, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
     """Puts a checkpoint's weights, teacher and optimiser in place; returns the state that was saved with them.
 

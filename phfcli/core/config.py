@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from phfcli.core.errors import nearest
-from phfcli.core.names import ENGINES, ObjectiveName, TeacherName, TrackerName
+from phfcli.core.names import ENGINES, ObjectiveName, StateDtype, TeacherName, TrackerName, Where
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -17,7 +17,13 @@ def _engine(name: str) -> str:
     raise ValueError(f"{name!r} is unknown; {nearest(name, ENGINES)}, or the http://HOST:PORT of a vLLM server")
 
 
+Aggregate = Literal["token", "sequence"]
 EngineName = Annotated[str, AfterValidator(_engine)]
+
+# decoder blocks, the first is 1: "even" is 2, 4, ...
+LayerChoice = tuple[PositiveInt, ...] | Literal["last", "all", "even", "odd"]
+
+ALL_POSITIONS = 2**31 - 1  # more than a completion has
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -66,12 +72,26 @@ class FlowSettings(Section):
     alpha: Annotated[float, Field(ge=0)] = 0.05
     positions: Annotated[int, Field(ge=2)] = 128
     layers: tuple[PositiveInt, ...] | None = None  # 1 is the first decoder block; None is all of them
-    saved_samples: Annotated[int, Field(ge=0)] = 8  # rollouts whose flow is saved with each checkpoint
+    saved_samples: Annotated[int, Field(ge=0)] = 8  # rollouts whose flow is saved with a checkpoint
+    saved_every: PositiveInt = 1  # only with checkpoints of a step that is a multiple of it
+    saved_dtype: StateDtype = "model"  # of the saved states: the model's own, or a compact one
+
+    def saves(self, step: int) -> bool:
+        return self.saved_samples > 0 and step % self.saved_every == 0
 
 
 class TeacherSettings(Section):
     kind: TeacherName = "ema"
     decay: Fraction = 0.999
+    model: str | None = None  # of an external teacher: a hub id or folder
+
+    @model_validator(mode="after")
+    def _has_its_model(self) -> "TeacherSettings":
+        if (self.kind == "external") != (self.model is not None):
+            raise ValueError(
+                "an external teacher is a model of its own: set both teacher.kind=external and teacher.model"
+            )
+        return self
 
 
 class EvaluationSettings(Section):
@@ -92,9 +112,44 @@ class SftSettings(Section):
 class GrpoSettings(Section):
     group_size: Annotated[int, Field(ge=2)] = 8  # completions of each problem; a step has batch_size x group_size
     normalize: bool = True  # advantages over the deviation of their group
-    aggregate: Literal["token", "sequence"] = "token"  # mean over all tokens, or over each completion's and then these
+    aggregate: Aggregate = "token"  # mean over all tokens, or over each completion's and then these
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2  # the surrogate's clip; the ratio is 1 at one update a rollout
     ratio_cap: Annotated[float, Field(ge=1)] = 2.0  # of the weight that corrects the engine's probability
+
+
+class OisdSettings(Section):
+    """The internal teacher of OISD, on top of `grpo`. The paper's weights and its clip are lost: these are ours."""
+
+    layer: PositiveInt | None = None  # the shadow student, 1 is the first block; None is a sixth of the depth
+    think: Annotated[float, Field(ge=0)] = 0.1  # weight of the logit alignment
+    attention: Annotated[float, Field(ge=0)] = 0.1  # weight of the attention alignment
+    advantage_clip: Positive = 1.0
+    queries: PositiveInt = 32  # of each completion, evenly spread
+    window: PositiveInt = 64  # a query's newest keys
+    strided: Annotated[int, Field(ge=0)] = 64  # and at most so many of the earlier ones
+
+
+class OpdSettings(Section):
+    """The reverse KL divergence, and over what of the vocabulary it is taken."""
+
+    support: Literal["sampled", "top_k", "full"] = "sampled"
+    top_k: PositiveInt = 16  # the teacher's likeliest entries, with support top_k
+
+
+class OprdSettings(Section):
+    layers: LayerChoice | None = None  # None is the last; a bridge has its own
+    positions: Annotated[str, Field(pattern=r"^(all|last|(first|last|spread)-[1-9]\d*)$")] = "all"
+    normalized: bool = False  # each layer's error over the teacher's mean square
+    mu: Annotated[float, Field(ge=0)] | None = None  # None is OPRD alone, else OPD + mu * OPRD
+    bridge: str | None = None  # a file of `phf bridge fit`
+
+    @property
+    def selection(self) -> tuple[int, Where]:
+        """How many positions of a completion at most, and which."""
+        kind, _, count = self.positions.partition("-")
+        if kind == "all":
+            return ALL_POSITIONS, "first"
+        return int(count or 1), "last" if kind == "last" else "first" if kind == "first" else "spread"
 
 
 class PromptSettings(Section):
@@ -102,7 +157,8 @@ class PromptSettings(Section):
 
     student: str | None = None
     teacher: str | None = None
-    thinking: bool = True
+    thinking: bool = True  # the student's mode, in training and evaluation
+    teacher_thinking: bool | None = None  # None is the student's
 
 
 class ColumnSettings(Section):
@@ -168,6 +224,9 @@ class TrainConfig(ModelSettings):
     evaluation: EvaluationSettings = EvaluationSettings()
     sft: SftSettings = SftSettings()
     grpo: GrpoSettings = GrpoSettings()
+    oisd: OisdSettings = OisdSettings()
+    opd: OpdSettings = OpdSettings()
+    oprd: OprdSettings = OprdSettings()
 
 
 class EvalConfig(ModelSettings):

@@ -1,80 +1,97 @@
-"""Pictures, drawn by matplotlib without a screen."""
+"""Pictures in files: panels put together, drawn by matplotlib without a screen."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from phfcli.core import panels, score_panels
+from phfcli.core.bridge_fit import BridgeReport
+from phfcli.core.compare import Comparison
 from phfcli.core.diagnose import LayerReport
+from phfcli.core.names import ViewName
+from phfcli.core.views import trajectories
 
-_BLUE, _ORANGE, _GREY = "#2b6cb0", "#dd6b20", "#718096"
+Panel = Callable[[Axes], None]
 
-
-def draw_layers(reports: list[LayerReport], path: Path) -> None:
-    """Shares of the newest flow's energy by layer and, for several steps, how they and their entropy changed."""
-    wide = len(reports) > 1
-    figure = Figure(figsize=(11 if wide else 6, 4), layout="constrained")
-    axes = figure.subplots(1, 2 if wide else 1, squeeze=False)[0]
-    _shares(axes[0], reports[-1])
-    if wide:
-        _entropies(axes[1], reports)
-    _save(figure, path)
+_COLUMNS = 3
+_SIZE = (4.9, 3.7)  # of a panel, in inches
 
 
-def draw_comparison(comparison: dict[str, Any], path: Path) -> None:
-    """Average@n of each run with its standard error, a group for each benchmark."""
-    rows = comparison["rows"]
-    benches = list(dict.fromkeys(row["bench"] for row in rows))
-    names = list(dict.fromkeys(row["name"] for row in rows))
-    figure = Figure(figsize=(max(5, 1.1 * len(rows) + 2), 4), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(names)
-    for i, name in enumerate(names):
-        own = [row for row in rows if row["name"] == name]
-        places = [benches.index(row["bench"]) + (i - (len(names) - 1) / 2) * width for row in own]
-        heights = [100 * row["average"] for row in own]
-        errors = [100 * (row["stderr"] or 0) for row in own]
-        bars = axes.bar(places, heights, width * 0.92, yerr=errors, capsize=3, label=name)
-        axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=9)
-    axes.set_xticks(range(len(benches)), benches)
-    axes.set_ylabel("Average@n, % ± standard error over problems")
-    axes.set_ylim(0, 108)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=min(4, len(names)), frameon=False)
-    _save(figure, path)
+def layer_panels(reports: Sequence[LayerReport]) -> dict[str, Panel]:
+    """What is drawn of the flows of one model, oldest first; several steps add how they changed."""
+    newest = reports[-1]
+    over_steps: dict[str, Panel] = {
+        "share map": lambda axes: panels.share_map(axes, reports),
+        "entropies": lambda axes: panels.entropies(axes, reports),
+    }
+    return {
+        "shares": lambda axes: panels.shares(axes, newest),
+        "beside the paper": lambda axes: panels.beside_paper(axes, newest),
+        **(over_steps if len(reports) > 1 else {}),
+        "position map": lambda axes: panels.position_map(axes, newest),
+        "terms": lambda axes: panels.terms(axes, newest),
+        "agreement": lambda axes: panels.agreement(axes, newest),
+        "ranks": lambda axes: panels.ranks(axes, newest),
+    }
 
 
-def _shares(axes: Axes, report: LayerReport) -> None:
-    uniform = 100 / len(report.share)
-    axes.bar(report.layers, [100 * share for share in report.share], color=_BLUE)
-    axes.axhline(uniform, color=_ORANGE, linestyle="--", label=f"uniform, {uniform:.1f} %")
-    axes.set_xticks(report.layers if len(report.layers) <= 12 else report.layers[3::4])
-    axes.set_xlabel("decoder block")
-    axes.set_ylabel(f"share of {report.energy} energy, %")
-    step = "" if report.step is None else f"step {report.step}: "
-    axes.set_title(f"{step}entropy {report.entropy:.2f} of {report.max_entropy:.2f} nats", fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+def draw_layers(reports: Sequence[LayerReport], path: Path) -> None:
+    """All panels of a diagnosis as one picture."""
+    draw_panels(list(layer_panels(reports).values()), path, columns=_COLUMNS if len(reports) == 1 else 4)
 
 
-def _entropies(axes: Axes, reports: list[LayerReport]) -> None:
-    steps = [index if report.step is None else report.step for index, report in enumerate(reports)]
-    for place, layer in enumerate(reports[-1].layers):
-        shade = 0.25 + 0.75 * place / max(len(reports[-1].layers) - 1, 1)
-        values = [100 * report.share[place] for report in reports]
-        label = f"block {layer}" if len(reports[-1].layers) <= 8 else None
-        axes.plot(steps, values, color=_BLUE, alpha=shade, marker="o", label=label)
-    axes.set_xticks(steps if len(steps) <= 12 else steps[:: len(steps) // 8])
-    axes.set_xlabel("training step")
-    axes.set_ylabel("share of energy, %")
-    axes.set_ylim(bottom=0)
-    axes.set_title("how the shares change; darker is deeper", fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
-    if len(reports[-1].layers) <= 8:
-        axes.legend(frameon=False, fontsize=9)
-
-
-def _save(figure: Figure, path: Path) -> None:
+def draw_panels(drawn: Sequence[Panel], path: Path, columns: int = _COLUMNS, size: tuple[float, float] = _SIZE) -> None:
+    """Panels side by side, in rows of so many."""
+    columns = min(columns, len(drawn))
+    rows = -(-len(drawn) // columns)
+    figure = Figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, panel in zip(grid, drawn, strict=False):
+        panel(axes)
+    for axes in grid[len(drawn) :]:
+        axes.set_axis_off()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=130)
+
+
+def view_panels(name: ViewName, comparison: Comparison) -> list[Panel]:
+    """What is drawn of a view of a comparison."""
+    if name == "ablations":
+        return [lambda axes: score_panels.variants(axes, comparison)]
+    if name == "dynamics":
+        points = trajectories(comparison)
+        places = [(model, bench) for model in comparison.models for bench in comparison.benches]
+        return [_trajectory(points, model, bench, len(places) > 1) for model, bench in places]
+    drawn = [_scores(comparison, model) for model in comparison.models]
+    return [*drawn, lambda axes: score_panels.differences(axes, comparison.pairs)] if comparison.pairs else drawn
+
+
+def draw_view(name: ViewName, comparison: Comparison, path: Path) -> None:
+    """A view as one picture."""
+    tallest = len(comparison.pairs) if name in ("runs", "methods") else len(comparison.arms)
+    draw_panels(view_panels(name, comparison), path, size=(6, max(3.7, 0.45 * tallest + 1)))
+
+
+def _scores(comparison: Comparison, model: str) -> Panel:
+    def draw(axes: Axes) -> None:
+        score_panels.scores(axes, comparison, model)
+        if len(comparison.models) > 1:
+            axes.set_xlabel(model)
+
+    return draw
+
+
+def _trajectory(points: Sequence[score_panels.Point], model: str, bench: str, named: bool) -> Panel:
+    def draw(axes: Axes) -> None:
+        score_panels.trajectory(axes, points, model, bench)
+        if named:
+            axes.set_xlabel(f"training step: {model}, {bench}")
+
+    return draw
+
+
+def draw_bridge(report: BridgeReport, path: Path) -> None:
+    """How well a bridge's two sides agree, by rank."""
+    draw_panels([lambda axes: panels.bridge(axes, report)], path)

@@ -16,26 +16,28 @@ from phfcli.core.data import Curriculum
 from phfcli.core.distributed import ALONE, Ranks
 from phfcli.core.errors import FaultError, UserError
 from phfcli.core.files import append_lines, as_json, write_json
-from phfcli.core.flows import Flow, save_flow
+from phfcli.core.flows import save_flow
 from phfcli.core.grading import Grader, Status, last_box
+from phfcli.core.layers import pick_layers
 from phfcli.core.meters import Meter, Metrics, peak_memory
 from phfcli.core.models import LanguageModel
 from phfcli.core.objectives import LossTerms, Objective
 from phfcli.core.passes import Batch, Sample, collate, run_pass
 from phfcli.core.prompts import Prompts
+from phfcli.core.recording import record_flow
 from phfcli.core.records import Completion, Problem, Request, Sampling
 from phfcli.core.resources import step_name
 from phfcli.core.rollouts import TrainingEngine
 from phfcli.core.runs import continue_run
 from phfcli.core.seeds import derive_seed
 from phfcli.core.sharding import whole_blocks
-from phfcli.core.teachers import AveragedTeacher
+from phfcli.core.teachers import Teacher
 from phfcli.core.validation import Validation
 
 
 @dataclass
 class Trainer:
-    """Everything a step needs; `model` is the student, and under `teacher.weights()` the teacher.
+    """Everything a step needs; `model` is the student.
 
     With several ranks each has a trainer of its own. They do the same but for their share of the samples, and only the
     main one writes.
@@ -44,7 +46,7 @@ class Trainer:
     config: TrainConfig
     folder: Path
     model: LanguageModel
-    teacher: AveragedTeacher
+    teacher: Teacher
     objective: Objective
     engine: TrainingEngine
     prompts: Prompts
@@ -105,7 +107,7 @@ class Trainer:
             **means,
             "grad_norm": grad_norm,
             "lr": self.schedule.get_last_lr()[0],
-            **({"teacher_distance": self.teacher.distance()} if self.objective.needs.teacher else {}),
+            **self.teacher.metrics(),
             **self.rollout_metrics(completions, samples),
             "tokens_per_s": counts["tokens"] / seconds,
             "rollout_seconds": sampled - started,
@@ -142,7 +144,7 @@ class Trainer:
         rewards = [0.0] * len(problems)
         if self.objective.needs.reward:  # a group may be spread over ranks
             rewards = self.ranks.gather(self._rewards([problems[index] for index in own], completions))
-        return [
+        samples = [
             Sample(
                 student_prompt=self.prompts.student(problems[index].problem),
                 teacher_prompt=self._teacher_prompt(problems[index]),
@@ -153,6 +155,7 @@ class Trainer:
             )
             for index, completion in zip(own, completions, strict=True)
         ]
+        return [self.teacher.prepare(sample, problems[index]) for index, sample in zip(own, samples, strict=True)]
 
     def collate(self, samples: Sequence[Sample]) -> list[Batch]:
         """Micro-batches of samples of like length: little is padded. The longest come first: memory runs out at once.
@@ -162,7 +165,8 @@ class Trainer:
         size, needs = self.config.micro_batch_size, self.objective.needs
         order = sorted(range(len(samples)), key=lambda index: samples[index].columns, reverse=True)
         parts = [[samples[i] for i in sorted(order[first : first + size])] for first in range(0, len(order), size)]
-        return [collate(part, needs.positions, self.model.card.pad_id, self.model.device) for part in parts]
+        pad_id, device = self.model.card.pad_id, self.model.device
+        return [collate(part, needs.positions, pad_id, device, needs.where) for part in parts]
 
     def gradient(
         self, batches: Sequence[Batch], counts: Mapping[str, float], ranks: Ranks
@@ -187,15 +191,12 @@ class Trainer:
 
     def terms(self, batch: Batch) -> LossTerms:
         """Both passes over the same tokens, then the objective."""
-        layers = self.objective.needs.layers
-        if layers is None:
-            layers = tuple(range(1, len(self.model.blocks) + 1))
-        privileged = None
-        if batch.teacher is not None:
-            with torch.no_grad(), self.teacher.weights():
-                privileged = run_pass(self.model, batch.teacher, batch, layers)  # p_T(. | x, r, y_<t), eq. 2
-        student = run_pass(self.model, batch.student, batch, layers)
-        return self.objective.loss(student, privileged, batch)
+        layers = pick_layers(self.objective.needs.layers, len(self.model.blocks))
+        teacher = None
+        if self.objective.needs.teacher:
+            teacher = self.teacher.read(self.model, batch, layers)  # p_T(. | x, r, y_<t), eq. 2
+        student = run_pass(self.model, batch.student, batch, layers, self.objective.needs.shadow)
+        return self.objective.loss(student, teacher, batch)
 
     def update(self) -> None:
         """Clip, AdamW, schedule, teacher."""
@@ -239,11 +240,12 @@ class Trainer:
 
     def save(self, samples: Sequence[Sample]) -> None:
         """A checkpoint of the completed step, and the hidden flow of some of its rollouts under its weights."""
-        count = self.config.flow.saved_samples
-        samples = self.ranks.gather(samples[:count])
+        flow, needs = self.config.flow, self.objective.needs
+        samples = self.ranks.gather(samples[: flow.saved_samples])
         with whole_blocks(self.model):
-            if self.ranks.main and count and samples[0].teacher_prompt is not None:
-                save_flow(self.folder, self.step, self.record_flow(samples[:count]))
+            if self.ranks.main and flow.saves(self.step) and needs.teacher and needs.privileged:
+                recorded = record_flow(self.model, self.teacher, samples[: flow.saved_samples], flow.positions)
+                save_flow(self.folder, self.step, recorded, flow.saved_dtype)
         if not self.ranks.main:
             return
         state = {"step": self.step, "model": stable_name(self.config.model), "schedule": self.schedule.state_dict()}
@@ -253,18 +255,6 @@ class Trainer:
         if self.validation and best and best["step"] == self.step:
             self.validation.point()
         prune_checkpoints(self.folder, self.config.keep, best["step"] if best else None)
-
-    @torch.no_grad()
-    def record_flow(self, samples: Sequence[Sample]) -> Flow:
-        """Both readers' states of all layers along the samples, under the present weights."""
-        self.model.network.eval()
-        layers = range(1, len(self.model.blocks) + 1)
-        batch = collate(samples, self.config.flow.positions, self.model.card.pad_id, self.model.device)
-        assert batch.teacher is not None
-        with self.teacher.weights():
-            teacher = run_pass(self.model, batch.teacher, batch, layers).states
-        student = run_pass(self.model, batch.student, batch, layers).states
-        return Flow(student, teacher, batch.positions, batch.valid, torch.tensor(layers))
 
     def check_alike(self) -> None:
         """Raises FaultError where ranks do not start from the same weights at the same step."""

@@ -18,6 +18,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from phfcli.core.cards import ModelCard, from_hub, load_card, pick_device, pick_dtype
 from phfcli.core.config import LoraSettings, ModelSettings
 from phfcli.core.errors import UserError, first_line
+from phfcli.core.heap import return_large_blocks
 
 # config fields under which logits are not simply head @ hidden, which the fused losses rely on
 _LOGIT_TRANSFORMS = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
@@ -104,6 +105,8 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
     check_supported(causal, settings.model)
     if device.type == "cpu" and causal.config.hidden_size <= ONE_THREAD_WIDTH:
         torch.set_num_threads(1)
+    elif device.type == "cpu":
+        return_large_blocks()
     # only where a completion ends is kept: a model's own sampling defaults must not leak into a protocol
     causal.generation_config = GenerationConfig(eos_token_id=sorted(card.eos_ids), pad_token_id=card.pad_id)
     network = causal.eval() if adapter is None else _load_adapter(causal, adapter)
@@ -124,6 +127,15 @@ def pick_attention(name: str, device: torch.device, dtype: torch.dtype) -> str |
 def add_lora(model: LanguageModel, settings: LoraSettings, seed: int) -> LanguageModel:
     """The same model with a fresh adapter, which is all that trains. Its first output equals the base model's."""
     torch.manual_seed(seed)
+    return LanguageModel(lora_network(model.causal, settings), model.causal, model.card)
+
+
+def lora_network(causal: PreTrainedModel, settings: LoraSettings) -> PeftModel:
+    """A transformers model with a fresh adapter around its linear layers, on whatever device it is, "meta" too.
+
+    Raises:
+        UserError: for target modules that it has not.
+    """
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
@@ -131,10 +143,11 @@ def add_lora(model: LanguageModel, settings: LoraSettings, seed: int) -> Languag
         task_type="CAUSAL_LM",
     )
     try:
-        network = get_peft_model(model.causal, config)
+        network = get_peft_model(causal, config, low_cpu_mem_usage=causal.device.type == "meta")
     except ValueError as error:
         raise UserError(f"lora.target_modules: {first_line(error)}") from None
-    return LanguageModel(network, model.causal, model.card)
+    assert isinstance(network, PeftModel)
+    return network
 
 
 def load_whole(settings: ModelSettings) -> LanguageModel:

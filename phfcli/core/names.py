@@ -2,14 +2,20 @@
 
 from typing import Literal, get_args
 
-ObjectiveName = Literal["phf", "phf-local", "direction", "geometry", "pointwise", "opsd", "sft", "grpo"]
-TeacherName = Literal["ema", "fixed", "online"]
+ObjectiveName = Literal[
+    "phf", "phf-local", "direction", "geometry", "pointwise", "opsd", "sft", "grpo", "opd", "oprd", "oisd"
+]
+TeacherName = Literal["ema", "fixed", "online", "external"]
 EngineName = Literal["auto", "transformers", "vllm"]
+Where = Literal["spread", "first", "last"]  # the positions of a completion
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 EnergyName = Literal["loss", "direction", "geometry", "transition"]
+ViewName = Literal["runs", "methods", "ablations", "dynamics"]
+StateDtype = Literal["model", "float16", "bfloat16"]
 
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
 TEACHERS: tuple[TeacherName, ...] = get_args(TeacherName)
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 TRACKERS: tuple[TrackerName, ...] = get_args(TrackerName)
 ENERGIES: tuple[EnergyName, ...] = get_args(EnergyName)
+VIEWS: tuple[ViewName, ...] = get_args(ViewName)

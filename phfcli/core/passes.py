@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from phfcli.core.models import LanguageModel
+from phfcli.core.names import Where
 from phfcli.core.positions import select_positions
+from phfcli.core.shadow import Shadow, capture_shadow
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Sample:
 
     logprobs are those of the sampled tokens, under the distribution they were drawn from; group holds the rewards of
     all completions of the same problem, this one's included. Both are empty where there are none.
+    retold is the same text as a teacher of another tokenizer reads it. places are then those positions of either's
+    completion where a token of the other ends as well, pair by pair; None is every position.
     """
 
     student_prompt: Sequence[int]
@@ -32,11 +36,14 @@ class Sample:
     logprobs: Sequence[float] = ()
     reward: float = 0.0
     group: Sequence[float] = ()
+    places: Sequence[int] | None = None
+    retold: "Sample | None" = None
 
     @property
     def columns(self) -> int:
         """How long it is for both readers together."""
-        return len(self.student_prompt) + len(self.teacher_prompt or ()) + 2 * len(self.completion)
+        own = len(self.student_prompt) + len(self.teacher_prompt or ()) + 2 * len(self.completion)
+        return own if self.retold is None else own + self.retold.columns
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ class Batch:
     lengths: Tensor  # [B], of the completions, the end-of-sequence token included
     positions: Tensor  # [B, m], selected positions within the completion
     valid: Tensor  # [B, m]
+    retold: "Batch | None" = None  # the same samples in the teacher's own tokens, where those are others
 
     @cached_property
     def tokens(self) -> tuple[Tensor, Tensor]:
@@ -78,6 +86,7 @@ class Batch:
         return {
             "tokens": int(self.lengths.sum()),
             "samples": int((self.lengths > 0).sum()),
+            "states": int(self.valid.any(-1).sum()),  # samples with a selected position
             "flows": int((self.lengths > 1).sum()),  # samples with a transition
         }
 
@@ -96,28 +105,53 @@ class Pass:
     hidden: Tensor  # [N, d], after the final norm, at the column that predicts each valid token
     head: Tensor  # [V, d]
     states: Tensor  # [L, B, m, d], output of each wanted block at the selected positions, before the final norm
+    shadow: Shadow | None = None  # where one is wanted
 
 
-def collate(samples: Sequence[Sample], positions: int, pad_id: int, device: torch.device) -> Batch:
+def collate(
+    samples: Sequence[Sample], positions: int, pad_id: int, device: torch.device, where: Where = "spread"
+) -> Batch:
     """Samples as one padded batch, with at most `positions` selected positions each."""
     lengths = torch.tensor([len(sample.completion) for sample in samples], device=device)
-    selected, valid = select_positions(lengths, positions)
+    selected, valid = _select(samples, lengths, positions, where)
     student = _reading([s.student_prompt for s in samples], samples, pad_id, device)
     privileged = [s.teacher_prompt for s in samples if s.teacher_prompt is not None]
     teacher = _reading(privileged, samples, pad_id, device) if privileged else None
-    return Batch(samples, student, teacher, lengths, selected, valid)
+    others = [s.retold for s in samples if s.retold is not None]
+    retold = collate(others, positions, 0, device, where) if others else None  # 0: an id of any tokenizer
+    return Batch(samples, student, teacher, lengths, selected, valid, retold)
 
 
-def run_pass(model: LanguageModel, reading: Reading, batch: Batch, layers: Sequence[int]) -> Pass:
-    """One forward pass; the head is not applied, and only `layers` (1 is the first block) are captured."""
+def common_heads(student: Pass, teacher: Pass) -> tuple[Tensor, Tensor | None]:
+    """Both LM heads on the entries they share; the teacher's is None where it is the student's own.
+
+    Models of one tokenizer may pad their vocabularies to different sizes.
+    """
+    if teacher.head is student.head:
+        return student.head, None
+    size = min(len(student.head), len(teacher.head))
+    return student.head[:size], teacher.head[:size]
+
+
+def run_pass(
+    model: LanguageModel, reading: Reading, batch: Batch, layers: Sequence[int], shadow: int | None = None
+) -> Pass:
+    """One forward pass; the head is not applied, and only `layers` (1 is the first block) and `shadow` are captured."""
     columns = reading.prompt_lengths[:, None] + batch.positions  # [B, m]
-    with model.computing(), capture_states([model.blocks[layer - 1] for layer in layers], columns) as stack:
+    blocks = [model.blocks[layer - 1] for layer in layers]
+    with (
+        model.computing(),
+        capture_states(blocks, columns) as stack,
+        capture_shadow(model, shadow) as shadow_at,
+    ):
         out = model.backbone(
             input_ids=reading.input_ids, attention_mask=reading.attention_mask, use_cache=False
         ).last_hidden_state  # [B, T, d]
     rows, offsets = batch.tokens
-    hidden = out[rows, reading.prompt_lengths[rows] + offsets - 1].to(model.compute or out.dtype)
-    return Pass(hidden, model.head, stack() if layers else out.new_zeros(0, *columns.shape, out.shape[-1]))
+    before = reading.prompt_lengths[rows] + offsets - 1  # the column that predicts each token
+    hidden = out[rows, before].to(model.compute or out.dtype)
+    states = stack() if layers else out.new_zeros(0, *columns.shape, out.shape[-1])
+    return Pass(hidden, model.head, states, shadow_at(rows, before))
 
 
 @contextmanager
@@ -149,6 +183,17 @@ def capture_states(blocks: Sequence[nn.Module], columns: Tensor) -> Iterator[Cal
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _select(samples: Sequence[Sample], lengths: Tensor, positions: int, where: Where) -> tuple[Tensor, Tensor]:
+    """Selected positions [B, m] among each sample's places, and which of them are valid."""
+    if all(sample.places is None for sample in samples):
+        return select_positions(lengths, positions, where)
+    places = [range(len(s.completion)) if s.places is None else s.places for s in samples]
+    counts = torch.tensor([len(row) for row in places], device=lengths.device)
+    selected, valid = select_positions(counts, positions, where)
+    table = pad_sequence([torch.tensor([*row, 0]) for row in places], batch_first=True).to(lengths.device)
+    return table.gather(1, selected).where(valid, 0), valid
 
 
 def _reading(prompts: Sequence[Sequence[int]], samples: Sequence[Sample], pad_id: int, device: torch.device) -> Reading:

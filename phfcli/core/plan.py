@@ -1,17 +1,14 @@
 """What a run would do and take, without loading a weight: the rendered prompts and an estimate of its memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import torch
-from transformers import PreTrainedModel
-
-from phfcli.core.cards import load_config, load_tokenizer, pick_device, pick_dtype, skeleton
+from phfcli.core.budget import Lengths, Memory, step_memory
+from phfcli.core.cards import load_config, load_tokenizer
 from phfcli.core.config import TrainConfig
-from phfcli.core.data import Reading, load_problems
+from phfcli.core.data import Curriculum, load_problems
 from phfcli.core.errors import UserError
-from phfcli.core.losses.sweep import CHUNK_BYTES
 from phfcli.core.objectives import Needs, build_objective
 from phfcli.core.prompts import Prompts, build_prompts
 from phfcli.core.records import Problem
@@ -23,67 +20,62 @@ _PROMPT_TOKENS = 512  # assumed where no tokenizer is at hand to measure one
 
 @dataclass
 class Plan:
-    """Prompts by reader (and a target, if there is one), memory in bytes by part, and what could not be found out."""
+    """Prompts by reader (and a target, if there is one), the memory of a process, and what could not be found out."""
 
     prompts: dict[str, str] = field(default_factory=dict)
-    memory: dict[str, int] = field(default_factory=dict)
+    memory: Memory | None = None
+    steps_per_hour: float | None = None
     gaps: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        return {"prompts": self.prompts, "memory_bytes": self.memory, "gaps": self.gaps}
+        memory = self.memory
+        return {
+            "prompts": self.prompts,
+            "memory_bytes": {} if memory is None else memory.at_peak(),
+            "peak_phase": None if memory is None else memory.peak_phase,
+            "phases": {} if memory is None else {name: dict(parts) for name, parts in memory.phases.items()},
+            "steps_per_hour": self.steps_per_hour,
+            "gaps": self.gaps,
+        }
 
 
-def plan_run(config: TrainConfig) -> Plan:
-    """The plan of a run. What cannot be loaded, and so is not shown, is named in `gaps`."""
+def plan_run(config: TrainConfig, processes: int = 1, tokens_per_s: float | None = None) -> Plan:
+    """The plan of a run in so many processes. What cannot be loaded, and so is not shown, is named in `gaps`.
+
+    tokens_per_s: of completions, as some run has measured it; the plan then has its steps an hour.
+    """
     plan = Plan()
     needs = build_objective(config).needs
-    tokenizer = _try(plan, lambda: load_tokenizer(config.model))
-    problem = _try(plan, lambda: load_problems(config.data, config.columns)[0])
-    prompt_tokens = _PROMPT_TOKENS
-    if tokenizer is not None and problem is not None:
-        prompts = build_prompts(tokenizer, config.prompt)
-        plan.prompts = _render(prompts, needs, problem)
-        prompt_tokens = Reading(prompts, needs.privileged, rollout=0).length(problem)
-    model = _try(plan, lambda: skeleton(load_config(config.model)))
-    if model is not None:
-        plan.memory = estimate_memory(config, needs, model, prompt_tokens)
+    prompts = _try(plan, lambda: build_prompts(load_tokenizer(config.model), config.prompt))
+    problems = _try(plan, lambda: load_problems(config.data, config.columns))
+    external = config.teacher.model if needs.teacher and config.teacher.kind == "external" else None
+    lengths = Lengths(_PROMPT_TOKENS, _PROMPT_TOKENS, config.rollout.max_new_tokens)
+    if prompts is not None and problems is not None:
+        plan.prompts = _render(prompts, needs, problems[0])
+        lengths = _lengths(config, needs, prompts, problems)
+    if external is not None and problems is not None:
+        retold = _try(plan, lambda: build_prompts(load_tokenizer(external), config.prompt))
+        plan.prompts |= {} if retold is None else {"teacher": retold.student_text(problems[0].problem)}
+    arch = _try(plan, lambda: load_config(config.model))
+    other = None if external is None else _try(plan, lambda: load_config(external))
+    if arch is not None and (external is None or other is not None):
+        plan.memory = step_memory(config, needs, arch, lengths, processes, other)
+    if tokens_per_s is not None:
+        tokens = config.batch_size * needs.group_size * lengths.completion
+        plan.steps_per_hour = 3600 * tokens_per_s / tokens
     return plan
 
 
-def estimate_memory(config: TrainConfig, needs: Needs, model: PreTrainedModel, prompt_tokens: int) -> dict[str, int]:
-    """Bytes by part at the peak of a step on one device; a plain count of tensors, not a measurement.
-
-    Activations are those that the backward pass of a block needs with its weights frozen: about 10 times the width
-    and 6 times the MLP's width for each token; with gradient checkpointing one block's, and the others' inputs.
-    Offline every reference is taken to be as long as is allowed.
-    """
-    arch = model.config
-    size = pick_dtype(config.dtype, pick_device(config.device)).itemsize
-    width, depth, inner = arch.hidden_size, arch.num_hidden_layers, arch.intermediate_size
-    adapter = sum(
-        config.lora.r * (module.in_features + module.out_features)
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] in config.lora.target_modules
-    )
-    length = prompt_tokens + config.rollout.max_new_tokens
+def _lengths(config: TrainConfig, needs: Needs, prompts: Prompts, problems: Sequence[Problem]) -> Lengths:
+    """Those of the longest problem that the run will visit, for either reader; every rollout as long as it may be."""
+    visited = Curriculum(problems, config.batch_size, config.seed).visited(config.steps)
+    student = max(len(prompts.student(p.problem)) for p in visited)
+    teacher, completion = student, config.rollout.max_new_tokens
+    if needs.privileged:
+        teacher = max(len(prompts.teacher(p.problem, p.solution or "")) for p in visited)
     if needs.offline:
-        length = min(needs.max_tokens or arch.max_position_embeddings, arch.max_position_embeddings)
-    tokens = config.micro_batch_size * length
-    readers = 2 if needs.teacher else 1
-    layers = depth if needs.layers is None else len(needs.layers)
-    block = tokens * (10 * width + 6 * inner) * size
-    inputs = tokens * width * size * depth
-    parts = {
-        "weights": model.num_parameters() * size,
-        "adapter": adapter * 4,
-        "teacher": adapter * 4 if needs.teacher else 0,
-        "gradient": adapter * 4,
-        "AdamW": adapter * 8,
-        "activations": inputs + block if config.gradient_checkpointing else depth * block,
-        "captured states": readers * layers * config.micro_batch_size * needs.positions * width * 4,
-        "logits chunk": 2 * CHUNK_BYTES,
-    }
-    return {name: part for name, part in parts.items() if part} | {"total": sum(parts.values())}
+        completion = max(len(prompts.target(p.problem, p.solution or "")) for p in visited)
+    return Lengths(student, teacher, completion)
 
 
 def _render(prompts: Prompts, needs: Needs, problem: Problem) -> dict[str, str]:

@@ -40,14 +40,15 @@ class Prompts:
     student_template: str = STUDENT_TEMPLATE
     teacher_template: str = TEACHER_TEMPLATE
     thinking: bool = True
+    teacher_thinking: bool = True
 
     def student_text(self, problem: str) -> str:
         """The prompt that training samples from and evaluation scores."""
-        return self._chat(_fill(self.student_template, problem=problem))
+        return self._chat(self.thinking, _fill(self.student_template, problem=problem))
 
     def teacher_text(self, problem: str, solution: str) -> str:
         """The privileged prompt: the same problem with its reference solution."""
-        return self._chat(_fill(self.teacher_template, problem=problem, solution=solution))
+        return self._chat(self.teacher_thinking, _fill(self.teacher_template, problem=problem, solution=solution))
 
     def student(self, problem: str) -> list[int]:
         return self._ids(self.student_text(problem))
@@ -62,7 +63,7 @@ class Prompts:
         prompt, it is the solution alone.
         """
         prompt, turn = self.student_text(problem), {"role": "assistant", "content": solution}
-        whole = self._chat(_fill(self.student_template, problem=problem), turn)
+        whole = self._chat(self.thinking, _fill(self.student_template, problem=problem), turn)
         return whole.removeprefix(prompt) if whole.startswith(prompt) else solution
 
     def target(self, problem: str, solution: str) -> list[int]:
@@ -72,11 +73,11 @@ class Prompts:
             return ids[: len(ids) - ids[::-1].index(eos)]
         return ids if eos is None else [*ids, eos]
 
-    def _chat(self, content: str, *turns: dict[str, str]) -> str:
+    def _chat(self, thinking: bool, content: str, *turns: dict[str, str]) -> str:
         """The user's message as a prompt, or as a conversation if turns follow it."""
         messages = [{"role": "user", "content": content}, *turns]
         text: str = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=not turns, enable_thinking=self.thinking
+            messages, tokenize=False, add_generation_prompt=not turns, enable_thinking=thinking
         )
         return text
 
@@ -98,4 +99,5 @@ def build_prompts(tokenizer: ChatTokenizer, settings: PromptSettings) -> Prompts
         for field in fields:
             if "{" + field + "}" not in template:
                 raise UserError(f"prompt.{name}: the template lacks {{{field}}}")
-    return Prompts(tokenizer, student, teacher, settings.thinking)
+    teacher_thinking = settings.thinking if settings.teacher_thinking is None else settings.teacher_thinking
+    return Prompts(tokenizer, student, teacher, settings.thinking, teacher_thinking)

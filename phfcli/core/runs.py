@@ -15,7 +15,16 @@ from phfcli.core.cards import locate, revision
 from phfcli.core.config import TrainConfig
 from phfcli.core.data import Curriculum
 from phfcli.core.errors import UserError
-from phfcli.core.files import folder_hash, json_lines, read_json, read_lines, remove_hidden, write_json, write_text
+from phfcli.core.files import (
+    file_hash,
+    folder_hash,
+    json_lines,
+    read_json,
+    read_lines,
+    remove_hidden,
+    write_json,
+    write_text,
+)
 from phfcli.core.models import LanguageModel
 from phfcli.core.resources import is_run
 from phfcli.core.settings import Source, read_yaml, resolve, write_yaml
@@ -79,10 +88,21 @@ def start_run(
             "data": data,
             "processes": processes,
             "attention": model.attention,
+            **_teaching(config),
             **environment(model.device),
         },
     )
     write_text(folder / "config.yaml", write_yaml(config))
+
+
+def _teaching(config: TrainConfig) -> dict[str, Any]:
+    """The teacher that is another model, and the bridge to it."""
+    about: dict[str, Any] = {}
+    if config.teacher.model is not None:
+        about["teacher"] = model_identity(config.teacher.model)
+    if config.oprd.bridge is not None:
+        about["bridge"] = {"name": config.oprd.bridge, "sha256": file_hash(Path(config.oprd.bridge))}
+    return about
 
 
 def continue_run(folder: Path, step: int) -> None:

@@ -7,20 +7,24 @@ from pathlib import Path
 import torch
 from transformers import get_scheduler
 
+from phfcli.core.bridges import Bridge
 from phfcli.core.config import TrainConfig
 from phfcli.core.data import Curriculum, Reading, build_curriculum
 from phfcli.core.distributed import ALONE, Ranks
 from phfcli.core.errors import UserError
+from phfcli.core.external import ExternalTeacher, load_external
 from phfcli.core.grading import Grader
+from phfcli.core.layers import pick_layers
 from phfcli.core.loop import Trainer
 from phfcli.core.models import LanguageModel, add_lora, load_model, load_whole
-from phfcli.core.objectives import Objective, build_objective
+from phfcli.core.objectives import Needs, build_objective
 from phfcli.core.prompts import Prompts, build_prompts
 from phfcli.core.rollouts import TrainingEngine, TransformersEngine, training_engine
-from phfcli.core.runs import start_run
+from phfcli.core.runs import model_identity, start_run
 from phfcli.core.seeds import derive_seed
+from phfcli.core.shadow import check_shadow
 from phfcli.core.sharding import shard
-from phfcli.core.teachers import build_teacher
+from phfcli.core.teachers import Teacher, build_teacher
 from phfcli.core.trackers import check_trackers
 from phfcli.core.validation import Validation, build_validation
 
@@ -40,9 +44,14 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     needs = objective.needs
     _check_shares(config, needs.group_size, ranks)
     reading = Reading(prompts, needs.privileged, None if needs.offline else config.rollout.max_new_tokens)
+    external = load_external(config, model.card) if needs.teacher and config.teacher.kind == "external" else None
     limit = min(model.card.context, needs.max_tokens or model.card.context)
     curriculum, skipped = build_curriculum(config, reading, limit)
-    _check_layers(objective, len(model.blocks))
+    _check_layers(config, needs, len(model.blocks))
+    if external is not None:
+        check_external(config, needs, model, external)
+    if needs.shadow is not None:
+        check_shadow(model, needs.shadow)
     if config.tuning == "lora":
         model = add_lora(model, config.lora, derive_seed(config.seed, "lora"))
     if config.sharding == "fsdp":
@@ -55,13 +64,14 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     engine: TrainingEngine = TransformersEngine(model)  # which holds nothing of its own, and stays idle offline
     if not needs.offline:
         engine = _build_engine(config, model, prompts, curriculum, validation)
+    teacher: Teacher = external or build_teacher(model.trainable() if needs.teacher else {}, config.teacher)
     if fresh and ranks.main:
         start_run(folder, config, model, curriculum, skipped, ranks.size)
     return Trainer(
         config=config,
         folder=folder,
         model=model,
-        teacher=build_teacher(model.trainable() if needs.teacher else {}, config.teacher),
+        teacher=teacher,
         objective=objective,
         engine=engine,
         prompts=prompts,
@@ -124,7 +134,40 @@ def _check_shares(config: TrainConfig, group_size: int, ranks: Ranks) -> None:
         )
 
 
-def _check_layers(objective: Objective, depth: int) -> None:
-    beyond = [layer for layer in objective.needs.layers or () if layer > depth]
-    if beyond:
-        raise UserError(f"flow.layers: {beyond[0]} is beyond the model's {depth} decoder blocks")
+def check_external(config: TrainConfig, needs: Needs, student: LanguageModel, teacher: ExternalTeacher) -> None:
+    """Raises UserError for a teacher whose outputs or states cannot be compared with the student's."""
+    name, fix = f"teacher.model: {config.teacher.model}", "fit one with `phf bridge fit`"
+    if needs.bridge is not None:
+        _check_bridge(config, needs.bridge)
+    elif teacher.retelling is not None:
+        raise UserError(
+            f"{name} has another tokenizer than {config.model}, so without a bridge neither next tokens nor states can "
+            f"be compared; {fix} and train with --objective oprd --set oprd.bridge=FILE"
+        )
+    elif needs.layers != () and student.head.shape[1] != teacher.model.head.shape[1]:
+        widths = f"{teacher.model.head.shape[1]}, and those of {config.model} of {student.head.shape[1]}"
+        raise UserError(f"{name} has states of width {widths}; they need a bridge: {fix}, then --set oprd.bridge=FILE")
+    if needs.outputs and teacher.retelling is not None:
+        raise UserError(f"{name} has another tokenizer, so its next tokens cannot be compared: --set oprd.mu=null")
+
+
+def _check_bridge(config: TrainConfig, bridge: Bridge) -> None:
+    """A bridge stands between the very models that it was fitted to."""
+    for side, setting, name in (("student", "model", config.model), ("teacher", "teacher.model", config.teacher.model)):
+        fitted, given = bridge.about[side], model_identity(name or "")
+        for key in ("sha256", "revision"):
+            if key in fitted and key in given and fitted[key] != given[key]:
+                raise UserError(
+                    f"oprd.bridge: {bridge.path} was fitted to the {side} {fitted['name']} with {key} {fitted[key]}, "
+                    f"and {setting} {name} has {given[key]}; fit another one with `phf bridge fit`"
+                )
+
+
+def _check_layers(config: TrainConfig, needs: Needs, depth: int) -> None:
+    """Of the settings that name layers the objective reads the one that is its need."""
+    for setting, layers in (("flow.layers", config.flow.layers), ("oprd.layers", config.oprd.layers)):
+        beyond = [layer for layer in layers or () if isinstance(layer, int) and layer > depth]
+        if beyond and layers == needs.layers:
+            raise UserError(f"{setting}: {beyond[0]} is beyond the model's {depth} decoder blocks")
+    if needs.layers != () and not pick_layers(needs.layers, depth):
+        raise UserError(f"oprd.layers: a model of {depth} decoder blocks has none of them")

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,10 @@ _CHUNK = 500  # resamples held in memory at once
 _MAX_EXACT = 14  # problems up to which every sign flip is enumerated
 _ROUNDING = 1e-12  # two sums of the same terms may differ by this
 
+_DETECTABLE = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)  # standard errors
+
 Floats = NDArray[np.float64]
+Scores = Mapping[str, Sequence[float]]  # problem id to the scores of its samples
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,9 @@ class PairedDifference:
     """Score of a minus score of b on the problems that both have.
 
     stderr, low, high: over problems, the interval being a 95% percentile bootstrap; None for a single problem.
-    p_value: two-sided, by flipping the signs of the problems' differences.
+    p_value: two-sided, by exchanging a and b on each problem: a permutation test.
+    detectable: the true difference that a test at 5% would find in four of five such comparisons, from stderr; None
+        where that is not known, or is zero.
     """
 
     difference: float
@@ -50,6 +56,7 @@ class PairedDifference:
     high: float | None
     p_value: float
     problems: int
+    detectable: float | None
 
 
 def average(scores: Sequence[Sequence[float]]) -> Average:
@@ -88,21 +95,52 @@ def majority(votes: Sequence[Sequence[int | None]], correct: Sequence[Collection
     return math.fsum(_plurality(v, c) for v, c in zip(votes, correct, strict=True)) / len(votes)
 
 
-def paired_difference(
-    a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence[float]], seed: int = 0
-) -> PairedDifference:
+def paired_difference(a: Scores, b: Scores, seed: int = 0) -> PairedDifference:
     """Compares two runs (problem id -> scores of its samples) on the problems they share.
 
     Raises UserError if they share none. The result depends on the seed, not on the order of the problems.
     """
+    return suite_difference([(a, b)], seed)
+
+
+def suite_difference(benches: Sequence[tuple[Scores, Scores]], seed: int = 0) -> PairedDifference:
+    """Compares two runs on the mean of their scores on several benchmarks, each of which weighs the same.
+
+    Problems are drawn anew within their benchmark. Raises UserError where the runs share no problem of a benchmark.
+    """
+    groups = [_differences(a, b) for a, b in benches]
+    rng = np.random.default_rng(seed)
+    alone = any(len(group) < 2 for group in groups)
+    low, high = (None, None) if alone else _bootstrap(groups, rng)
+    # each problem's part of the mean of means
+    parts = np.concatenate([group / (len(group) * len(groups)) for group in groups])
+    stderr = None if alone else math.hypot(*(_stderr(group) or 0.0 for group in groups)) / len(groups)
+    difference = float(np.mean([group.mean() for group in groups]))
+    p_value = _sign_flip(parts, rng)
+    return PairedDifference(difference, stderr, low, high, p_value, len(parts), (stderr or 0) * _DETECTABLE or None)
+
+
+def pool(seeds: Sequence[Scores]) -> dict[str, list[float]]:
+    """Several runs of one method as one: of each problem that all have, the mean score of every run."""
+    shared = set.intersection(*(set(scores) for scores in seeds))
+    return {problem: [math.fsum(own[problem]) / len(own[problem]) for own in seeds] for problem in sorted(shared)}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for their number: the chance of any false rejection stays at the level (Holm 1979)."""
+    corrected = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = highest
+    return corrected
+
+
+def _differences(a: Scores, b: Scores) -> Floats:
     shared = sorted(a.keys() & b.keys())
     if not shared:
         raise UserError("the two runs share no problem: compare runs of the same benchmark")
-    differences = _means([a[i] for i in shared]) - _means([b[i] for i in shared])
-    rng = np.random.default_rng(seed)
-    low, high = _bootstrap(differences, rng) if len(shared) > 1 else (None, None)
-    p_value = _sign_flip(differences, rng)
-    return PairedDifference(float(differences.mean()), _stderr(differences), low, high, p_value, len(shared))
+    return _means([a[i] for i in shared]) - _means([b[i] for i in shared])
 
 
 def _means(scores: Sequence[Sequence[float]]) -> Floats:
@@ -131,24 +169,26 @@ def _plurality(votes: Sequence[int | None], correct: Collection[int]) -> float:
     return sum(vote in correct for vote in tied) / len(tied)
 
 
-def _bootstrap(differences: Floats, rng: np.random.Generator) -> tuple[float, float]:
-    problems = len(differences)
-    means = [differences[rng.integers(0, problems, (size, problems))].mean(axis=1) for size in _chunks()]
+def _bootstrap(groups: Sequence[Floats], rng: np.random.Generator) -> tuple[float, float]:
+    means = []
+    for size in _chunks():
+        drawn = [group[rng.integers(0, len(group), (size, len(group)))].mean(axis=1) for group in groups]
+        means.append(np.mean(drawn, axis=0))
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)
 
 
-def _sign_flip(differences: Floats, rng: np.random.Generator) -> float:
-    """Share of the sign patterns whose mean is as far from zero as the observed one."""
-    problems = len(differences)
-    observed = abs(float(differences.mean())) - _ROUNDING
+def _sign_flip(parts: Floats, rng: np.random.Generator) -> float:
+    """Share of the sign patterns whose sum is as far from zero as the observed one."""
+    problems = len(parts)
+    observed = abs(float(parts.sum())) - _ROUNDING
     if problems <= _MAX_EXACT:
         bits = (np.arange(2**problems)[:, None] >> np.arange(problems)) & 1
-        return float((np.abs((1 - 2 * bits) @ differences / problems) >= observed).mean())
+        return float((np.abs((1 - 2 * bits) @ parts) >= observed).mean())
     extreme = 0
     for size in _chunks():
         signs = 1 - 2 * rng.integers(0, 2, (size, problems))
-        extreme += int((np.abs(signs @ differences / problems) >= observed).sum())
+        extreme += int((np.abs(signs @ parts) >= observed).sum())
     return (extreme + 1) / (_RESAMPLES + 1)  # the observed pattern is one of them
 
 

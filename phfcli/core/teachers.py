@@ -1,15 +1,45 @@
-"""The privileged teacher: the same model under averaged weights (PHF, eq. 11)."""
+"""What reads a rollout as the teacher, and the privileged one: the same model under averaged weights (PHF, eq. 11)."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from phfcli.core.config import TeacherSettings
+from phfcli.core.models import LanguageModel
+from phfcli.core.passes import Batch, Pass, Sample, run_pass
+from phfcli.core.records import Problem
 
 _DECAY = {"fixed": 1.0, "online": 0.0}
+
+
+class Teacher(Protocol):
+    """What the loop asks of a teacher, whichever it is."""
+
+    def prepare(self, sample: Sample, problem: Problem) -> Sample:
+        """The sample with whatever this teacher needs to read it."""
+        ...
+
+    def read(self, student: LanguageModel, batch: Batch, layers: Sequence[int]) -> Pass:
+        """Its pass without grad; `layers` are the student's, and its own are those that lie as deep."""
+        ...
+
+    def update(self) -> None:
+        """Called after each optimizer step."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """What a step's metrics say of it."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of it."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
 
 
 class AveragedTeacher:
@@ -33,6 +63,17 @@ class AveragedTeacher:
         finally:
             self._swap()
 
+    def prepare(self, sample: Sample, problem: Problem) -> Sample:
+        """It reads the student's own tokens."""
+        return sample
+
+    @torch.no_grad()
+    def read(self, student: LanguageModel, batch: Batch, layers: Sequence[int]) -> Pass:
+        """The student's model, under these weights, on the privileged prompt."""
+        assert batch.teacher is not None
+        with self.weights():
+            return run_pass(student, batch.teacher, batch, layers)
+
     @torch.no_grad()
     def update(self) -> None:
         """Follows the student; to be called after each optimizer step."""
@@ -45,6 +86,9 @@ class AveragedTeacher:
         """The Euclidean distance between the teacher's and the student's parameters."""
         pairs = zip(self._average.values(), self._student.values(), strict=True)
         return math.sqrt(sum((mean - p).square().sum().item() for mean, p in pairs))
+
+    def metrics(self) -> dict[str, float]:
+        return {"teacher_distance": self.distance()} if self._average else {}
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self._average)

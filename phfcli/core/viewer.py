@@ -217,7 +217,7 @@ def _block(name: str, value: Any) -> str:
 def _fill(template: str, summary: dict[str, Any], data: str) -> str:
     """The template with its slots filled, all at once, so that no data is searched for slots."""
     slots = {
-        "policy": _policy(template),
+        "policy": page_policy(template),
         "bench": _escape(summary.get("bench", "samples")),
         "target": _escape(_target(summary)),
         "figures": _figures(summary),
@@ -227,11 +227,11 @@ def _fill(template: str, summary: dict[str, Any], data: str) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: slots[match[1]], template)
 
 
-def _policy(template: str) -> str:
-    """Allows the template's own style and script, by their hashes, and nothing else; no string becomes markup."""
+def page_policy(page: str) -> str:
+    """Allows the page's own style and script, by their hashes, and nothing else; no string becomes markup."""
     allowed = {}
     for name in ("style", "script"):
-        content = template.partition(f"<{name}>")[2].partition(f"</{name}>")[0]
+        content = page.partition(f"<{name}>")[2].partition(f"</{name}>")[0]
         allowed[name] = b64encode(sha256(content.encode()).digest()).decode()
     return (
         f"default-src 'none'; style-src 'sha256-{allowed['style']}'; script-src 'sha256-{allowed['script']}'; "

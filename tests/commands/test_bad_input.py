@@ -112,6 +112,8 @@ def test_prompts_that_leave_no_room(phf: Phf) -> None:
 
 def test_a_layer_beyond_the_model(phf: Phf) -> None:
     refused(phf(*TRAIN, "--set", "flow.layers=[2, 9]"), "flow.layers", "9 is beyond the model's 4")
+    options = ("--objective", "oprd", "--set", "oprd.layers=[5]")
+    refused(phf(*TRAIN, *options), "oprd.layers", "5 is beyond the model's 4")
 
 
 def test_a_model_without_its_weights(phf: Phf, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
 from trained import SMALL, checkpoint_steps, metrics, running, same_end, same_tensors, wait_for_step
 
-from phfcli.core.flows import load_flow
+from phfcli.core.flows import open_flow
 from phfcli.core.loop import Trainer
 from phfcli.core.names import OBJECTIVES
 from phfcli.core.resources import embedded_problems, step_name
@@ -42,10 +42,9 @@ def test_a_run_directory(phf: Phf, tmp_path: Path) -> None:
         0
     ].keys()
     assert len(lines[0]["layer_energy"]) == 4
-    flow = load_flow(run / "flows" / "step-000002.safetensors")
-    assert flow.student.shape == flow.teacher.shape
-    assert flow.student.shape[:2] == (4, 4)
-    assert flow.layers.tolist() == [1, 2, 3, 4]
+    flow = open_flow(run / "flows" / "step-000002.safetensors")
+    assert flow.layers == [1, 2, 3, 4]
+    assert len(flow.rollouts) == 4
 
 
 def test_peft_alone_loads_a_checkpoint(phf: Phf, tmp_path: Path) -> None:

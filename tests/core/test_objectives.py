@@ -10,6 +10,7 @@ from torch import Tensor
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
+from phfcli.core.layers import pick_layers
 from phfcli.core.losses.divergence import divergence
 from phfcli.core.models import LanguageModel
 from phfcli.core.names import OBJECTIVES, ObjectiveName
@@ -49,17 +50,19 @@ def loss_and_gradient(
     student: LanguageModel, teacher: AveragedTeacher, config: TrainConfig, parts: Sequence[Sequence[Sample]]
 ) -> tuple[float, list[Tensor]]:
     objective = build_objective(config)
-    batches = [collate(part, objective.needs.positions, student.card.pad_id, CPU) for part in parts]
+    needs = objective.needs
+    batches = [collate(part, needs.positions, student.card.pad_id, CPU, needs.where) for part in parts]
     counts = {name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts}
     total = 0.0
-    layers = LAYERS if objective.needs.layers is None else objective.needs.layers
+    layers = pick_layers(needs.layers, len(LAYERS))
     for batch in batches:
         privileged = None
-        if objective.needs.teacher:
+        if needs.teacher:
             assert batch.teacher is not None
             with torch.no_grad(), teacher.weights():
                 privileged = run_pass(student, batch.teacher, batch, layers)
-        terms = objective.loss(run_pass(student, batch.student, batch, layers), privileged, batch)
+        passed = run_pass(student, batch.student, batch, layers, objective.needs.shadow)
+        terms = objective.loss(passed, privileged, batch)
         loss = terms.total(counts)
         loss.backward()
         total += loss.item()
@@ -109,6 +112,58 @@ def test_phf_is_opsd_plus_alpha_times_flow(student: LanguageModel, teacher: Aver
     assert loss("phf", 0.05) == pytest.approx(opsd + 0.05 * flow)
     parts = loss("direction", 1.0) - opsd, loss("geometry", 1.0) - opsd
     assert loss("phf-local", 1.0) - opsd == pytest.approx(sum(parts) / 2)
+
+
+def test_pointwise_is_opsd_plus_oprd_at_the_flows_positions(student: LanguageModel, teacher: AveragedTeacher) -> None:
+    def loss(tree: dict[str, Any]) -> float:
+        return loss_and_gradient(student, teacher, TrainConfig.model_validate({**BASE, **tree}), [SAMPLES])[0]
+
+    oprd = {"normalized": True, "layers": "all", "positions": "spread-5"}
+    alone = loss({"objective": "oprd", "oprd": oprd})
+    both = loss({"objective": "pointwise", "flow": {"alpha": 0.5, "positions": 5}})
+    assert both - loss({"objective": "opsd"}) == pytest.approx(0.5 * alone)
+    added = loss({"objective": "oprd", "oprd": oprd | {"mu": 3}})
+    assert added == pytest.approx(loss({"objective": "opd"}) + 3 * alone)
+
+
+@pytest.mark.parametrize("positions", ["all", "last", "first-2", "last-3", "spread-2"])
+@pytest.mark.parametrize("layers", [None, "all", "even", "odd", [2, 3]])
+def test_oprd_is_the_mean_squared_difference_of_states(
+    student: LanguageModel, teacher: AveragedTeacher, positions: str, layers: Any
+) -> None:
+    config = TrainConfig.model_validate({"objective": "oprd", "oprd": {"positions": positions, "layers": layers}})
+    loss, gradient = loss_and_gradient(student, teacher, config, [SAMPLES[:3], SAMPLES[3:]])
+    blocks = {None: [3], "all": [1, 2, 3], "even": [2], "odd": [1, 3]}.get(layers if layers != [2, 3] else "", [2, 3])
+    means = []
+    for one in SAMPLES:
+        n = len(one.completion)
+        chosen = {
+            "all": range(n),
+            "last": range(n)[-1:],
+            "first-2": range(n)[:2],
+            "last-3": range(n)[-3:],
+            "spread-2": sorted({0, n - 1}),
+        }[positions]
+        own = states_of(student, [*one.student_prompt], one)
+        with torch.no_grad(), teacher.weights():
+            other = states_of(student, [*(one.teacher_prompt or ())], one)
+        means.append((own - other)[[block - 1 for block in blocks]][:, list(chosen)].square().mean())
+    want = torch.stack(means).mean()
+    want.backward()
+    assert loss == pytest.approx(want.item(), rel=1e-6)
+    plain = [p.grad for p in student.trainable().values() if p.grad is not None]
+    for got, grad in zip(*([g for g in grads if g.any()] for grads in (gradient, plain)), strict=True):
+        torch.testing.assert_close(got, grad, rtol=1e-5, atol=1e-9)
+
+
+def states_of(model: LanguageModel, prompt: list[int], sample: Sample) -> Tensor:
+    """Each block's output at the completion's tokens, [L, n, d]."""
+    kept: list[Tensor] = []
+    handles = [block.register_forward_hook(lambda _m, _a, out: kept.append(out[0])) for block in model.blocks]
+    model.backbone(input_ids=torch.tensor([[*prompt, *sample.completion]]))
+    for handle in handles:
+        handle.remove()
+    return torch.stack(kept)[:, len(prompt) :]
 
 
 def test_the_online_teacher_on_the_students_own_prompt_gives_no_loss(student: LanguageModel) -> None:
@@ -196,7 +251,8 @@ def test_groups_without_spread_give_no_loss_and_are_counted(student: LanguageMod
 
 
 @pytest.mark.parametrize(("name", "value"), [("top_p", 0.95), ("top_k", 20)])
-def test_grpo_refuses_rollouts_of_a_cut_distribution(name: str, value: float) -> None:
-    config = TrainConfig.model_validate({"objective": "grpo", "rollout": {**BASE["rollout"], name: value}})
+@pytest.mark.parametrize("objective", ["grpo", "opd"])
+def test_rollouts_of_a_cut_distribution_are_refused(objective: str, name: str, value: float) -> None:
+    config = TrainConfig.model_validate({"objective": objective, "rollout": {**BASE["rollout"], name: value}})
     with pytest.raises(UserError, match=f"rollout.{name}: {value} cuts the distribution"):
         build_objective(config)

@@ -51,6 +51,20 @@ def test_even_spread(length: int, budget: int) -> None:
     assert not gaps or max(gaps) - min(gaps) <= 1
 
 
+@given(length=st.integers(0, 300), budget=st.integers(1, 300))
+def test_the_first_and_the_last_ones(length: int, budget: int) -> None:
+    for where, want in (("first", range(length)[:budget]), ("last", range(length)[-budget:])):
+        positions, valid = select_positions(torch.tensor([length, 2]), budget, where)
+        assert positions[0][valid[0]].tolist() == list(want)
+        assert not positions[~valid].any()
+
+
+def test_a_single_position_is_the_first_or_the_last() -> None:
+    assert select_positions(torch.tensor([7, 3]), 1, "last")[0].tolist() == [[6], [2]]
+    with pytest.raises(ValueError, match="budget must be at least 1"):
+        select_positions(torch.tensor([7]), 0, "last")
+
+
 @settings(max_examples=50, deadline=None)
 @given(lengths=st.lists(st.integers(0, 400), min_size=1, max_size=6), budget=st.integers(2, 130))
 def test_batch_equals_samples_one_by_one(lengths: list[int], budget: int) -> None:

@@ -77,3 +77,11 @@ def test_a_template_that_does_not_go_on_from_its_prompt_gets_the_solution_alone(
     prompts = build_prompts(load_tokenizer("embedded"), PromptSettings(thinking=False))
     assert prompts.target_text("P", "\\boxed{7}") == "\\boxed{7}"
     assert prompts.target("P", "\\boxed{7}")[-1] == load_tokenizer("embedded").eos_token_id
+
+
+@pytest.mark.parametrize(("student", "teacher"), [(True, False), (False, True), (False, None)])
+def test_thinking_is_each_readers_own(prompts: Prompts, student: bool, teacher: bool | None) -> None:
+    own = build_prompts(load_tokenizer("embedded"), PromptSettings(thinking=student, teacher_thinking=teacher))
+    silent = "<think>\n\n</think>\n\n"
+    assert own.student_text("P") == prompts.student_text("P") + ("" if student else silent)
+    assert own.teacher_text("P", "R") == prompts.teacher_text("P", "R") + ("" if teacher else silent)

@@ -75,7 +75,7 @@ def test_written_settings_read_back_the_same() -> None:
     [
         ("optim.lrr=1", "--set optim.lrr: unknown key; did you mean 'lr'?"),
         ("modle=x", "--set modle: unknown key; did you mean 'model'?"),
-        ("objective=opds", "--set objective: 'opds' is unknown; did you mean 'opsd'?"),
+        ("objective=gpro", "--set objective: 'gpro' is unknown; did you mean 'grpo'?"),
         ("steps=0", "--set steps: must be greater than 0, got 0"),
         ("teacher.decay=often", "--set teacher.decay: must be a valid number"),
         ("flow.layers=[0]", "--set flow.layers"),

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phfcli.core.errors import UserError
-from phfcli.core.stats import average, majority, paired_difference, pass_at_k, pass_at_ks
+from phfcli.core.stats import (
+    average,
+    holm,
+    majority,
+    paired_difference,
+    pass_at_k,
+    pass_at_ks,
+    pool,
+    suite_difference,
+)
 
 ragged = st.lists(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=6), min_size=1, max_size=12)
 
@@ -208,3 +217,49 @@ def test_the_bootstrap_interval_covers() -> None:
         assert result.high is not None
         covered += result.low <= 0.1 <= result.high
     assert 0.86 <= covered / 80 <= 1.0
+
+
+def test_a_suite_weighs_its_benchmarks_alike() -> None:
+    small = ({"a": [1.0], "b": [0.0]}, {"a": [0.0], "b": [0.0]})  # + 0.5
+    large = ({f"p{i}": [1.0] for i in range(6)}, {f"p{i}": [float(i % 2)] for i in range(6)})  # + 0.5
+    none = ({f"q{i}": [1.0, 0.0] for i in range(4)}, {f"q{i}": [0.0, 1.0] for i in range(4)})  # 0
+    told = suite_difference([small, large, none])
+    assert told.difference == pytest.approx(1 / 3)
+    errors = [paired_difference(*bench).stderr or 0 for bench in (small, large, none)]
+    assert told.stderr == pytest.approx(math.hypot(*errors) / 3)
+    assert told.problems == 12
+    signs = itertools.product((-1, 1), repeat=4)  # of the four problems that differ: 0.5, and three times 1/6
+    parts = (0.5, 1 / 6, 1 / 6, 1 / 6)
+    extreme = [abs(sum(s * p for s, p in zip(row, parts, strict=True))) >= 1 - 1e-9 for row in signs]
+    assert told.p_value == pytest.approx(sum(extreme) / 16)
+    assert suite_difference([large]) == paired_difference(*large)
+
+
+def test_what_a_comparison_could_have_shown() -> None:
+    told = paired_difference({f"p{i}": [float(i % 2)] for i in range(10)}, {f"p{i}": [0.0] for i in range(10)})
+    assert told.detectable == pytest.approx((1.959964 + 0.841621) * (told.stderr or 0))
+    same = {"a": [1.0], "b": [0.0]}
+    assert paired_difference(same, same).detectable is None
+    assert paired_difference({"a": [1.0]}, {"a": [0.0]}).detectable is None
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_is_between_each_p_and_bonferroni(p_values: list[float]) -> None:
+    corrected = holm(p_values)
+    for p, own in zip(p_values, corrected, strict=True):
+        assert p <= own <= min(1.0, p * len(p_values)) + 1e-12
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    assert [corrected[i] for i in order] == sorted(corrected)
+
+
+def test_seeds_are_pooled_by_problem() -> None:
+    assert pool([{"a": [1, 0], "b": [1]}, {"b": [0, 0, 0, 1], "a": [1]}, {"a": [0], "b": [0], "c": [1]}]) == {
+        "a": [0.5, 1, 0],
+        "b": [1, 0.25, 0],
+    }

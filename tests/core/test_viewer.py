@@ -1,7 +1,6 @@
 """The page of samples: what a model wrote is only ever shown, and the page does what it says in a real browser."""
 
 import json
-import os
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -15,13 +14,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from latex2mathml.converter import Converter
+from pages import Page
 from selenium import webdriver
 from selenium.common.exceptions import JavascriptException
-from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import Select
 
 from phfcli.core.records import Problem
 from phfcli.core.viewer import write_page
@@ -296,65 +294,8 @@ def test_the_hostile_converter_of_these_tests_passes_what_is_harmless(monkeypatc
 
 # ---- in a browser
 
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync"
-)
 
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    """A headless Chromium, asking no network. CI must have one; elsewhere its absence skips these tests."""
-    if not (CHROMIUM.exists() and DRIVER.exists()):
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(
-            f"no {CHROMIUM} or {DRIVER}: apt install chromium-driver"
-        )
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-    yield driver
-    driver.quit()
-
-
-class Page:
-    """The page in the browser, and short ways to what is visible on it."""
-
-    def __init__(self, driver: webdriver.Chrome, path: Path) -> None:
-        self.driver, self.url = driver, path.as_uri()
-
-    def go(self, fragment: str = "", width: int = 1000) -> None:
-        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        self.driver.get("about:blank")
-        self.driver.get(self.url + fragment)
-
-    def script(self, code: str) -> Any:
-        return self.driver.execute_script(code)
-
-    def all(self, css: str) -> list[WebElement]:
-        return [node for node in self.driver.find_elements(By.CSS_SELECTOR, css) if node.is_displayed()]
-
-    def texts(self, css: str) -> list[str]:
-        return [node.text for node in self.all(css)]
-
-    def click(self, node: WebElement) -> None:
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", node)
-        node.click()
-
-    def one(self, css: str) -> WebElement:
-        [node] = self.all(css)
-        return node
-
-    def press(self, *keys: str) -> None:
-        webdriver.ActionChains(self.driver).send_keys(*keys).perform()
-
-    def wait(self, condition: Callable[[], Any]) -> None:
-        WebDriverWait(self.driver, 10, poll_frequency=0.05).until(lambda _: condition())
-
+class SamplesPage(Page):
     def open_all(self) -> None:
         for opener in self.all(".samples:not([open]) > summary"):
             self.click(opener)
@@ -388,10 +329,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def shown(browser: webdriver.Chrome, written: Path) -> Iterator[Page]:
+def shown(browser: webdriver.Chrome, written: Path) -> Iterator[SamplesPage]:
     """The page, opened; at the end the browser must have had nothing to complain of."""
     browser.get_log("browser")
-    result = Page(browser, written)
+    result = SamplesPage(browser, written)
     result.go()
     yield result
     assert browser.get_log("browser") == []
@@ -399,7 +340,7 @@ def shown(browser: webdriver.Chrome, written: Path) -> Iterator[Page]:
 
 
 @pytest.mark.slow
-def test_what_attacks_the_page_is_only_shown(shown: Page) -> None:
+def test_what_attacks_the_page_is_only_shown(shown: SamplesPage) -> None:
     shown.open_all()
     for opener in shown.all(".thinking > summary"):
         shown.click(opener)
@@ -415,7 +356,7 @@ def test_what_attacks_the_page_is_only_shown(shown: Page) -> None:
 
 
 @pytest.mark.slow
-def test_even_an_injected_script_could_not_run(browser: webdriver.Chrome, shown: Page) -> None:
+def test_even_an_injected_script_could_not_run(browser: webdriver.Chrome, shown: SamplesPage) -> None:
     shown.script(
         "window.refused = []; addEventListener('securitypolicyviolation', (e) => refused.push(e.violatedDirective))"
     )
@@ -430,7 +371,7 @@ def test_even_an_injected_script_could_not_run(browser: webdriver.Chrome, shown:
 
 
 @pytest.mark.slow
-def test_each_problem_stands_with_its_gold_and_share(shown: Page) -> None:
+def test_each_problem_stands_with_its_gold_and_share(shown: SamplesPage) -> None:
     assert shown.texts(".problem h2") == ["p/1", "p/2", "p/10"]
     shares = ["1 of 3 samples correct, 33 %", "1 of 2 samples correct, 50 %", "0 of 2 samples correct, 0 %"]
     assert shown.texts(".share") == shares
@@ -442,7 +383,7 @@ def test_each_problem_stands_with_its_gold_and_share(shown: Page) -> None:
 
 
 @pytest.mark.slow
-def test_an_opened_problem_shows_its_samples(shown: Page) -> None:
+def test_an_opened_problem_shows_its_samples(shown: SamplesPage) -> None:
     shown.click(shown.all(".samples > summary")[0])
     shown.wait(lambda: len(shown.all(".sample")) == 3)
     assert shown.texts(".sample .status") == ["correct", "wrong", "no answer"]
@@ -451,7 +392,7 @@ def test_an_opened_problem_shows_its_samples(shown: Page) -> None:
 
 
 @pytest.mark.slow
-def test_thinking_is_folded_until_it_is_opened(shown: Page) -> None:
+def test_thinking_is_folded_until_it_is_opened(shown: SamplesPage) -> None:
     shown.open_all()
     assert shown.all(".thinking pre") == []
     openers = shown.all(".thinking > summary")
@@ -464,7 +405,7 @@ def test_thinking_is_folded_until_it_is_opened(shown: Page) -> None:
 
 
 @pytest.mark.slow
-def test_statuses_filter_the_samples(shown: Page) -> None:
+def test_statuses_filter_the_samples(shown: SamplesPage) -> None:
     shown.open_all()
     shown.click(shown.chip("wrong"))
     assert shown.texts(".sample .status") == ["wrong", "wrong"]
@@ -490,7 +431,7 @@ def test_statuses_filter_the_samples(shown: Page) -> None:
         ("nowhere", [], 0),
     ],
 )
-def test_search_finds_problems_and_samples(shown: Page, query: str, problems: list[str], samples: int) -> None:
+def test_search_finds_problems_and_samples(shown: SamplesPage, query: str, problems: list[str], samples: int) -> None:
     shown.open_all()
     shown.press("/")
     shown.press(query)
@@ -499,7 +440,7 @@ def test_search_finds_problems_and_samples(shown: Page, query: str, problems: li
 
 
 @pytest.mark.slow
-def test_what_was_found_is_marked(shown: Page) -> None:
+def test_what_was_found_is_marked(shown: SamplesPage) -> None:
     shown.open_all()
     shown.one("#query").send_keys("ponder")
     shown.wait(lambda: shown.all(".thinking.hit"))
@@ -509,7 +450,7 @@ def test_what_was_found_is_marked(shown: Page) -> None:
 
 
 @pytest.mark.slow
-def test_problems_sort_by_share(shown: Page) -> None:
+def test_problems_sort_by_share(shown: SamplesPage) -> None:
     order = Select(shown.one("#order"))
     order.select_by_value("low")
     assert shown.texts(".problem h2") == ["p/10", "p/1", "p/2"]
@@ -518,7 +459,7 @@ def test_problems_sort_by_share(shown: Page) -> None:
 
 
 @pytest.mark.slow
-def test_keys_move_between_problems_and_open_them(shown: Page) -> None:
+def test_keys_move_between_problems_and_open_them(shown: SamplesPage) -> None:
     shown.press("j")
     shown.press("j")
     shown.press(Keys.ENTER)
@@ -530,7 +471,7 @@ def test_keys_move_between_problems_and_open_them(shown: Page) -> None:
 
 
 @pytest.mark.slow
-def test_a_link_opens_its_sample(shown: Page) -> None:
+def test_a_link_opens_its_sample(shown: SamplesPage) -> None:
     shown.go("#p%2F2/1")
     assert shown.one(".linked .number").text == "#1"
     assert shown.one(".linked").get_attribute("data-status") == "correct"
@@ -543,7 +484,7 @@ def test_a_link_opens_its_sample(shown: Page) -> None:
 
 
 @pytest.mark.slow
-def test_a_link_takes_off_the_filters_that_hide_where_it_leads(shown: Page) -> None:
+def test_a_link_takes_off_the_filters_that_hide_where_it_leads(shown: SamplesPage) -> None:
     shown.click(shown.chip("no_answer"))
     shown.script("location.hash = '#p%2F1/0'")  # its problem is visible, the sample is not
     shown.wait(lambda: shown.texts(".linked .status") == ["correct"])
@@ -554,14 +495,14 @@ def test_a_link_takes_off_the_filters_that_hide_where_it_leads(shown: Page) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fragment", ["#p%2F1", "#p%2F1/99", "#gone/0", "#%", "#"])
-def test_a_link_to_no_sample_does_no_harm(shown: Page, fragment: str) -> None:
+def test_a_link_to_no_sample_does_no_harm(shown: SamplesPage, fragment: str) -> None:
     shown.go(fragment)
     assert len(shown.all(".sample")) == (3 if "p%2F1" in fragment else 0)
     assert len(shown.all(".problem")) == 3
 
 
 @pytest.mark.slow
-def test_links_lead_to_what_they_stand_on(shown: Page) -> None:
+def test_links_lead_to_what_they_stand_on(shown: SamplesPage) -> None:
     shown.open_all()
     shown.click(shown.all(".number")[1])
     shown.wait(lambda: shown.texts(".linked .number") == ["#1"])
@@ -570,7 +511,7 @@ def test_links_lead_to_what_they_stand_on(shown: Page) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [400, 360])
-def test_a_narrow_window_does_not_scroll_sideways(shown: Page, width: int) -> None:
+def test_a_narrow_window_does_not_scroll_sideways(shown: SamplesPage, width: int) -> None:
     shown.go(width=width)
     shown.open_all()
     for opener in shown.all(".thinking > summary, .all > summary"):
@@ -581,7 +522,7 @@ def test_a_narrow_window_does_not_scroll_sideways(shown: Page, width: int) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_in_both_colour_schemes(shown: Page, scheme: str) -> None:
+def test_text_stands_out_in_both_colour_schemes(shown: SamplesPage, scheme: str) -> None:
     """Every colour of text against every ground it stands on: at least 4.5 to 1."""
     features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     shown.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", features)

@@ -41,8 +41,8 @@ def flow_terms(student: Tensor, teacher: Tensor, valid: Tensor, eps: float = 1e-
     """
     check_states(student, teacher, valid)
     linked = transition_mask(valid)
-    student_D = _directions(student, linked, eps)
-    teacher_D = _directions(teacher.detach(), linked, eps)
+    student_D = directions(student, linked, eps)
+    teacher_D = directions(teacher.detach(), linked, eps)
     counts = linked.sum(-1)  # [B], each m - 1
     return FlowTerms(
         direction=_direction_term(student_D, teacher_D, counts),
@@ -87,7 +87,7 @@ def transitions(states: Tensor, linked: Tensor) -> Tensor:
     return (states[:, :, 1:] - states[:, :, :-1]).masked_fill(~linked[None, :, :, None], 0)
 
 
-def _directions(states: Tensor, linked: Tensor, eps: float) -> Tensor:
+def directions(states: Tensor, linked: Tensor, eps: float) -> Tensor:
     """[L, B, m-1, d]: eq. 5; zero where there is no transition or one of length zero."""
     delta = transitions(states, linked)
     length = torch.linalg.vector_norm(delta, dim=-1, keepdim=True)

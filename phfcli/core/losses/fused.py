@@ -45,7 +45,8 @@ def fused_divergence(
         head: [V, d] without a bias; its gradient is accumulated in float32 if it requires one.
         weights: [N], constants. Tokens of weight 0 are skipped, whatever their hidden states hold.
         teacher_head: [V, d] of an external teacher with its own head (its d may differ); default `head`.
-        chunk_size: tokens whose logits are held at once; by default as many as 75 MiB hold (64 at V = 151,936).
+        chunk_size: tokens whose logits are held at once; by default as many as 75 MiB hold (64 at V = 151,936),
+            on a GPU 512 MiB.
         options: kind, beta, temperature, clip, clip_mode, top_k, as in `divergence`.
 
     Raises:

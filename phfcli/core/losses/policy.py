@@ -29,7 +29,8 @@ def token_logprobs(
         head: [V, d] without a bias; its gradient is accumulated in float32 if it requires one.
         tokens: [N] int64.
         temperature: divides the logits.
-        chunk_size: tokens whose logits are held at once; by default as many as 75 MiB hold (64 at V = 151,936).
+        chunk_size: tokens whose logits are held at once; by default as many as 75 MiB hold (64 at V = 151,936),
+            on a GPU 512 MiB.
 
     Returns:
         [N] in float32, or float64 for float64.
@@ -119,7 +120,7 @@ def _sweep(
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Yields the rows of a chunk, their log-probabilities [n] and onehot - S [n, V]."""
     row = 2 * len(head) * working(hidden[:0]).itemsize
-    chunk = chunk_size or sweep.fitting(sweep.CHUNK_BYTES, row)
+    chunk = chunk_size or sweep.fitting(sweep.chunk_bytes(hidden.device), row)
     for start in range(0, len(hidden), chunk):
         rows = slice(start, start + chunk)
         chosen_n1 = tokens[rows, None]

@@ -5,6 +5,7 @@ Shapes: L layers, B samples, m selected positions, d hidden size.
 
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from phfcli.core.losses.samples import check_states, mean_over_samples, working
@@ -40,6 +41,17 @@ def pointwise_loss(student: Tensor, teacher: Tensor, valid: Tensor, normalized: 
         error = error / _mean_square(target, valid, counts).clamp(min=_SMALLEST_POWER)
     counted = counts > 0
     return StateLoss(mean_over_samples(error.mean(0), counted), counted.sum())
+
+
+def mean_cosine(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """The cosine of the two states, a mean over layers and valid positions, then over samples; 0-dim.
+
+    student, teacher: [L, B, m, d]; valid: bool [B, m].
+    """
+    check_states(student, teacher, valid)
+    cosine = F.cosine_similarity(working(student), working(teacher), dim=-1).masked_fill(~valid, 0)  # [L, B, m]
+    counts = valid.sum(-1)
+    return mean_over_samples(cosine.mean(0).sum(-1) / counts.clamp(min=1), counts > 0)
 
 
 def _mean_square(x: Tensor, valid: Tensor, counts: Tensor) -> Tensor:

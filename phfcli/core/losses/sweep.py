@@ -17,8 +17,10 @@ from phfcli.core.losses.entries import DivergenceSpec, divergence_entries, teach
 from phfcli.core.losses.samples import working
 
 CHUNK_BYTES = 75 * 2**20  # both logits of a chunk: 64 tokens in float32 at a vocabulary of 151,936
+_CHUNK_BYTES_GPU = 512 * 2**20  # 880 in bfloat16: so many that products wait for arithmetic, not for the head
 _SLAB_BYTES_CPU = 2**20  # one temporary of a slab: what a core's cache holds
 _SLAB_BYTES = 32 * 2**20  # elsewhere: enough work to hide a kernel's launch
+SLAB_TEMPORARIES = 10
 
 
 class Sweep(NamedTuple):
@@ -43,7 +45,8 @@ class Sweeper:
     def __call__(self, student: Tensor, teacher: Tensor, weights: Tensor) -> Sweep:
         """Sweeps over hidden states [N, d] with weights [N] in the working precision."""
         count, vocabulary = len(student), len(self.head)
-        chunk = min(self.chunk_size or fitting(CHUNK_BYTES, 2 * vocabulary * student.itemsize), max(1, count))
+        budget = chunk_bytes(student.device)
+        chunk = min(self.chunk_size or fitting(budget, 2 * vocabulary * student.itemsize), max(1, count))
         logits_2nV = student.new_empty(2 * chunk, vocabulary)
         tokens = weights.new_empty(3, count)
         grad_hidden = torch.empty_like(student) if self.wants_hidden else None
@@ -68,8 +71,7 @@ class Sweeper:
         else:
             torch.mm(student, self.head.T, out=student_nV)
             torch.mm(teacher, self.teacher_head.T, out=teacher_nV)
-        slab_bytes = _SLAB_BYTES_CPU if student.device.type == "cpu" else _SLAB_BYTES
-        rows = fitting(slab_bytes, logits_2nV.shape[1] * 4)
+        rows = fitting(slab_bytes(student.device), logits_2nV.shape[1] * 4)
         slabs = [slice(start, start + rows) for start in range(0, count, rows)]
         return student_nV, torch.cat([self._slab(student_nV[slab], teacher_nV[slab]) for slab in slabs], dim=1)
 
@@ -107,6 +109,16 @@ def _token_terms(student_logits: Tensor, teacher_logits: Tensor, spec: Divergenc
         kept, clipped = held.sum(-1), above.sum(-1)
     grad = torch.addcmul(slope, S, slope.sum(-1, keepdim=True), value=-1)
     return grad, torch.stack((raw, kept, clipped))
+
+
+def chunk_bytes(device: torch.device) -> int:
+    """Both logits of a chunk, on that device."""
+    return CHUNK_BYTES if device.type == "cpu" else _CHUNK_BYTES_GPU
+
+
+def slab_bytes(device: torch.device) -> int:
+    """One temporary of a slab, on that device; there are up to SLAB_TEMPORARIES of them."""
+    return _SLAB_BYTES_CPU if device.type == "cpu" else _SLAB_BYTES
 
 
 def fitting(budget: int, row: int) -> int:

@@ -7,6 +7,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from phfcli.core.bridges import Bridge
+from phfcli.core.config import LayerChoice
+from phfcli.core.names import Where
 from phfcli.core.passes import Batch, Pass
 
 
@@ -18,18 +21,27 @@ class Needs:
         completions: rollouts per problem; 0 is offline, on the reference itself.
         teacher: a second pass without grad.
         privileged: that pass reads the prompt that contains the reference.
+        outputs: the two next-token distributions are compared, so both readers must have one tokenizer.
         reward: graded completions; each sample then knows its reward and those of its problem's other completions.
         layers: blocks whose states are wanted, 1 is the first; None is all of them, () is none.
         positions: at most so many states of each completion.
+        where: which positions those are.
+        bridge: the projectors through which an external teacher's states are compared; None compares them as they are.
+        shadow: a block whose own prediction and attention are wanted beside the last block's; 0 is the one at a sixth
+            of the depth, None is none.
         max_tokens: of a prompt and its completion, where that is less than the model's context.
     """
 
     completions: int = 1
     teacher: bool = True
     privileged: bool = True
+    outputs: bool = True
     reward: bool = False
-    layers: tuple[int, ...] | None = ()
+    layers: LayerChoice | None = ()
     positions: int = 128
+    where: Where = "spread"
+    bridge: Bridge | None = None
+    shadow: int | None = None
     max_tokens: int | None = None
 
     @property
@@ -48,7 +60,7 @@ class Term:
     """A sum over a part of the batch; the loop divides it by the count, named `per`, of the whole batch."""
 
     total: Tensor
-    per: Literal["tokens", "samples", "flows"]
+    per: Literal["tokens", "samples", "states", "flows"]
     weight: float = 1.0
 
 

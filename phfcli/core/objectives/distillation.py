@@ -7,9 +7,8 @@ import torch
 from phfcli.core.config import DivergenceSettings
 from phfcli.core.losses.flow import Local, flow_loss, flow_terms, layer_losses
 from phfcli.core.losses.fused import fused_divergence_stats
-from phfcli.core.losses.states import pointwise_loss
 from phfcli.core.objectives.contract import LossTerms, Needs, Term
-from phfcli.core.passes import Batch, Pass
+from phfcli.core.passes import Batch, Pass, common_heads
 
 
 @dataclass(frozen=True)
@@ -23,11 +22,13 @@ class OutputDivergence:
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
         assert teacher is not None
         weights = torch.ones(len(student.hidden), device=student.hidden.device)
+        head, teacher_head = common_heads(student, teacher)
         total, clip = fused_divergence_stats(
             student.hidden,
             teacher.hidden,
-            student.head,
+            head,
             weights,
+            teacher_head=teacher_head,
             kind=self.settings.kind,
             beta=self.settings.beta,
             temperature=self.temperature,
@@ -68,19 +69,3 @@ class HiddenFlow:
             "layer_energy": (layer_energy * count, count),
         }
         return LossTerms({"flow": Term(loss * count, per="flows", weight=self.alpha)}, metrics)
-
-
-@dataclass(frozen=True)
-class PointwiseStates:
-    """The control: the same states at the same positions, matched point by point."""
-
-    alpha: float
-    needs: Needs
-
-    def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
-        assert teacher is not None
-        loss, count = pointwise_loss(student.states, teacher.states, batch.valid, normalized=True)
-        return LossTerms(
-            {"pointwise": Term(loss * count, per="samples", weight=self.alpha)},
-            {"pointwise": (loss.detach() * count, count)},
-        )

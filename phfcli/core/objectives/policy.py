@@ -1,13 +1,15 @@
 """GRPO: rewards relative to those of the same problem's other completions."""
 
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor
 
-from phfcli.core.config import GrpoSettings, RolloutSettings
-from phfcli.core.errors import UserError
+from phfcli.core.config import Aggregate, GrpoSettings, RolloutSettings
 from phfcli.core.losses.policy import clipped_surrogate, group_advantages, token_logprobs, truncated_weights
 from phfcli.core.objectives.contract import LossTerms, Needs, Term
+from phfcli.core.objectives.whole import require_whole_distribution
 from phfcli.core.passes import Batch, Pass
 
 
@@ -30,12 +32,7 @@ class GroupPolicy:
     rollout: RolloutSettings
 
     def __post_init__(self) -> None:
-        for name, value, off in (("top_p", self.rollout.top_p, 1), ("top_k", self.rollout.top_k, 0)):
-            if value != off:
-                raise UserError(
-                    f"rollout.{name}: {value} cuts the distribution whose log-probabilities this objective needs; "
-                    f"--set rollout.{name}={off}, or put --config grpo after the other recipes"
-                )
+        require_whole_distribution(self.rollout, recipe="grpo")
 
     @property
     def needs(self) -> Needs:
@@ -45,29 +42,30 @@ class GroupPolicy:
         logprobs = token_logprobs(student.hidden, student.head, batch.token_ids, self.rollout.temperature)
         engine = logprobs.new_tensor([value for sample in batch.samples for value in sample.logprobs])
         weights = truncated_weights(logprobs, engine, self.settings.ratio_cap)
-        advantages, flat = self._advantages(batch, logprobs)
+        advantages, flat = sample_advantages(batch, self.settings.normalize, logprobs)
         rows, _ = batch.tokens
         losses = weights * clipped_surrogate(logprobs, logprobs, advantages[rows], self.settings.epsilon)
+        divisors, per = token_divisors(batch, self.settings.aggregate)
         tokens, samples = logprobs.new_tensor(len(rows)), logprobs.new_tensor(len(flat))
         metrics = {
             "flat_groups": (flat.sum(), samples),  # share of groups whose rewards are all equal
             "engine_gap": ((logprobs.detach() - engine).abs().sum(), tokens),  # nats between trainer and engine
             "weights_capped": ((weights == self.settings.ratio_cap).to(weights.dtype).sum(), tokens),
         }
-        return LossTerms({"policy": self._term(losses, batch)}, metrics)
+        return LossTerms({"policy": Term((losses / divisors).sum(), per)}, metrics)
 
-    def _advantages(self, batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each sample its advantage, and 1 where its group has no spread: [B], [B]."""
-        groups = like.new_tensor([list(sample.group) for sample in batch.samples])  # [B, k]
-        own = like.new_tensor([sample.reward for sample in batch.samples])[:, None]
-        # completions of equal reward share their advantage: any of them stands for the sample's own
-        place = (groups == own).int().argmax(-1, keepdim=True)
-        advantages = group_advantages(groups, self.settings.normalize).gather(-1, place)[:, 0]
-        return advantages, (groups.amax(-1) == groups.amin(-1)).to(like.dtype)
 
-    def _term(self, losses: Tensor, batch: Batch) -> Term:
-        """Losses [N] as a mean over all tokens, or over each completion's tokens and then over completions."""
-        if self.settings.aggregate == "token":
-            return Term(losses.sum(), per="tokens")
-        rows, _ = batch.tokens
-        return Term((losses / batch.lengths[rows]).sum(), per="samples")
+def sample_advantages(batch: Batch, normalize: bool, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each sample its advantage, and 1 where its group has no spread: [B], [B]."""
+    groups = like.new_tensor([list(sample.group) for sample in batch.samples])  # [B, k]
+    own = like.new_tensor([sample.reward for sample in batch.samples])[:, None]
+    # completions of equal reward share their advantage: any of them stands for the sample's own
+    place = (groups == own).int().argmax(-1, keepdim=True)
+    advantages = group_advantages(groups, normalize).gather(-1, place)[:, 0]
+    return advantages, (groups.amax(-1) == groups.amin(-1)).to(like.dtype)
+
+
+def token_divisors(batch: Batch, aggregate: Aggregate) -> tuple[Tensor, Literal["tokens", "samples"]]:
+    """What divides each token [N], and then their sum: a mean over all tokens, or over each completion's own first."""
+    rows, _ = batch.tokens
+    return (torch.ones_like(rows), "tokens") if aggregate == "token" else (batch.lengths[rows], "samples")

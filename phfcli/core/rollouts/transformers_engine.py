@@ -14,6 +14,7 @@ from phfcli.core.sharding import whole_blocks
 
 _CPU_CACHE_BYTES = 2 << 30
 _MOST_ROWS = 512
+SAMPLER_BYTES = 36  # for each row and vocabulary entry: logits, log-probabilities, their cumulative sum in float64
 
 
 class TransformersEngine:
@@ -33,7 +34,8 @@ class TransformersEngine:
         # neighbours in length share a batch, so that little is computed on padding
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids))
         longest = max((len(request.prompt_ids) for request in requests), default=0)
-        rows = self._rows(longest + sampling.max_new_tokens)
+        per_row = cache_row_bytes(self._model.causal.config, self._model.head.element_size())
+        rows = rows_at_once(len(order), per_row * (longest + sampling.max_new_tokens), self._model.device)
         with whole_blocks(self._model):
             for start in range(0, len(order), rows):
                 indices = order[start : start + rows]
@@ -73,16 +75,20 @@ class TransformersEngine:
         logprobs = sampler.logprobs().tolist()
         return [_completion(row, scores, model.card.eos_ids) for row, scores in zip(tokens, logprobs, strict=True)]
 
-    def _rows(self, length: int) -> int:
-        """How many sequences of that length the KV cache may hold at once."""
-        config = self._model.causal.config
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        per_row: int = 2 * config.num_hidden_layers * kv_heads * head_dim * self._model.head.element_size() * length
-        budget = _CPU_CACHE_BYTES
-        if self._model.device.type == "cuda":
-            budget = torch.cuda.mem_get_info(self._model.device)[0] // 2
-        return max(1, min(_MOST_ROWS, budget // per_row))
+
+def cache_row_bytes(config: Any, itemsize: int) -> int:
+    """Bytes of keys and values for each token of a sequence."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return int(2 * config.num_hidden_layers * kv_heads * head_dim * itemsize)
+
+
+def rows_at_once(count: int, row_bytes: int, device: torch.device) -> int:
+    """How many of `count` sequences are drawn together: as many as the cache may hold."""
+    budget = _CPU_CACHE_BYTES
+    if device.type == "cuda":
+        budget = torch.cuda.mem_get_info(device)[0] // 2
+    return max(1, min(count, _MOST_ROWS, budget // row_bytes))
 
 
 class SeededSampler(LogitsProcessor):

@@ -1,0 +1,88 @@
+"""How near head and divergence come to their matrix products alone: `python benchmarks/limit.py`.
+
+The products are those that cannot be left out: both logits and the gradient to the student's hidden states, in the same
+chunks. Everything else of `fused_divergence`, softmax, divergence, clip and their gradient, is what is on top.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+import typer
+from probe import Table, spread
+from torch import Tensor
+
+from phfcli.core.losses.fused import fused_divergence
+
+VOCABULARY = 151_936
+CHUNK = 64
+
+
+def measure_limit(repeats: int, threads: int, tokens: int = 512) -> Table:
+    """A row for each precision, width and divergence."""
+    torch.set_num_threads(threads)
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16):
+        for width in (512, 1024):
+            student, teacher, head = _inputs(tokens, width, dtype)
+            for kind in ("jsd", "forward_kl"):
+
+                def whole(kind: str = kind, S: Tensor = student, T: Tensor = teacher, H: Tensor = head) -> None:
+                    hidden = S.clone().requires_grad_()
+                    options = {"kind": kind, "temperature": 1.1, "clip": 0.05}
+                    fused_divergence(hidden, T, H, torch.ones(len(S)), **options).backward()
+
+                def products(S: Tensor = student, T: Tensor = teacher, H: Tensor = head) -> None:
+                    _products(S, T, H)
+
+                pairs = [(_seconds(products), _seconds(whole)) for _ in range(1 + repeats)][1:]
+                ratios = [both / alone for alone, both in pairs]
+                alone, both = (statistics.median(column) for column in zip(*pairs, strict=True))
+                name = str(dtype).removeprefix("torch.")
+                rows.append([name, str(width), kind, f"{alone:.2f}", f"{both:.2f}", spread(ratios)])
+    note = (
+        f"{tokens} tokens, vocabulary {VOCABULARY:,}, clip 0.05, {threads} thread(s). Seconds as medians of {repeats} "
+        "pairs measured in turn; the ratio as median (range) over the pairs."
+    )
+    return Table("Head and divergence over their matrix products", note, _COLUMNS, rows)
+
+
+_COLUMNS = ["precision", "width", "divergence", "products, s", "head and divergence, s", "ratio"]
+
+
+def _inputs(tokens: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states [N, d] of student and teacher, and the head [V, d]."""
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(tokens, width, generator=generator)
+    teacher = student + 0.3 * torch.randn(tokens, width, generator=generator)
+    head = torch.randn(VOCABULARY, width, generator=generator) * 0.05
+    return student.to(dtype), teacher.to(dtype), head.to(dtype)
+
+
+def _products(student: Tensor, teacher: Tensor, head: Tensor) -> None:
+    logits = student.new_empty(2 * CHUNK, len(head))
+    for first in range(0, len(student), CHUNK):
+        both = torch.cat((student[first : first + CHUNK], teacher[first : first + CHUNK]))
+        torch.mm(both, head.T, out=logits[: len(both)])
+        logits[: len(both) // 2] @ head
+
+
+def _seconds(run: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def main(
+    repeats: Annotated[int, typer.Option(help="Measured pairs, after one to warm up.")] = 5,
+    threads: int = int(os.environ.get("OMP_NUM_THREADS", "1")),
+) -> None:
+    """Measure head and divergence against their matrix products."""
+    measure_limit(repeats, threads).show()
+
+
+if __name__ == "__main__":
+    typer.run(main)

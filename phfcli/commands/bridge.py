@@ -1,0 +1,116 @@
+"""phf bridge."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from phfcli.commands.common import (
+    AsJson,
+    Configs,
+    Plot,
+    Quiet,
+    Sets,
+    check_plot,
+    log_console,
+    percent,
+    plain_table,
+    print_json,
+    quiet_libraries,
+    result_console,
+    settings_given,
+)
+from phfcli.core.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from phfcli.core.bridge_fit import BridgeReport
+
+bridge_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Bridges to teachers of another kind.")
+
+
+@bridge_app.callback()
+def bridge() -> None:
+    """Compare a student's hidden states with those of a teacher of another depth, width or tokenizer."""
+
+
+@bridge_app.command("fit")
+def fit(
+    teacher: Annotated[str, typer.Option(metavar="ID|DIR", help="The model to learn from.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The bridge, a .safetensors file.")],
+    model: Annotated[
+        str | None, typer.Option(metavar="ID|DIR", help="The student: hub id, folder, or 'embedded' (default).")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="ID|FILE", help="Problems for the student to solve, as for train.")
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Dimensions of the common space (8; 4 with another tokenizer).")
+    ] = None,
+    rollouts: Annotated[int, typer.Option(min=10, help="So many, of which a fifth is held out.")] = 256,
+    seed: Annotated[int | None, typer.Option(help="Seed of the problems' order and the rollouts (0).")] = None,
+    plot: Plot = None,
+    config: Configs = None,
+    set_: Sets = None,
+    json_: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit the projectors between two models' hidden states on the student's rollouts, and freeze them.
+
+    \b
+    Examples:
+      phf bridge fit --model embedded --teacher teacher/ -o bridge.safetensors
+      phf bridge fit --model Qwen/Qwen3-1.7B --teacher Qwen/Qwen3-4B --rank 16 -o bridge.safetensors --plot rank.png
+      phf train --objective oprd --teacher external --set teacher.model=teacher/ --set oprd.bridge=bridge.safetensors
+    """
+    check_plot(plot)
+    if output.suffix != ".safetensors":
+        raise UserError(f"--output {output}: use a name that ends in .safetensors")
+    if output.exists():
+        raise UserError(f"--output {output}: is there already; choose another name")
+    options = [
+        ("phf bridge fit", "objective", "oprd"),
+        ("--model", "model", model),
+        ("--teacher", "teacher.kind", "external"),
+        ("--teacher", "teacher.model", teacher),
+        ("--data", "data", data),
+        ("--seed", "seed", seed),
+    ]
+    from phfcli.core.settings import resolve_train
+
+    settings = resolve_train(settings_given(config, set_, options))
+    from phfcli.core.bridge_fit import fit_bridge
+    from phfcli.core.bridges import save_bridge
+
+    quiet_libraries()
+    log = log_console(quiet)
+    made, report = fit_bridge(settings, rank, rollouts, lambda text: log.print(text, markup=False, soft_wrap=True))
+    save_bridge(output, made)
+    if plot is not None:
+        from phfcli.core.figures import draw_bridge
+
+        draw_bridge(report, plot)
+    if json_:
+        print_json({"bridge": str(output), **asdict(report)})
+        return
+    out = result_console()
+    out.print(_table(report))
+    if not quiet:
+        out.print(f"bridge     {output}", markup=False, soft_wrap=True)
+        out.print(f"pairs      {report.pairs} fitted, {report.held_out} held out; {report.tokenizer} tokenizer")
+
+
+def _table(report: "BridgeReport") -> "Table":
+    rows = [
+        (str(row.rank), percent(row.explained), f"{row.before:+.3f}", f"{row.after:+.3f}", _mark(row.rank, report))
+        for row in report.by_rank
+    ]
+    pairs = ", ".join(f"{a}-{b}" for a, b in zip(report.layers, report.teacher_layers, strict=True))
+    title = f"Cosine on held-out rollouts, blocks {pairs}"
+    return plain_table(title, ("rank", "variance %", "before", "after", ""), rows)
+
+
+def _mark(rank: int, report: "BridgeReport") -> str:
+    return "kept" if rank == report.rank else ""

@@ -1,0 +1,38 @@
+"""phf report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phfcli.commands.common import AsJson, Quiet, print_json, result_console
+from phfcli.core.errors import UserError
+
+
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="[NAME=]RUN...", help="Runs, or evaluated models' folders.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page.")] = Path("report.html"),
+    title: Annotated[str, typer.Option(metavar="TEXT", help="What stands above it.")] = "A study of hidden flow",
+    unequal: Annotated[bool, typer.Option("--unequal", help="Compare even where prompts or sampling differ.")] = False,
+    json_: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Put a whole study on one page that needs no network: results, curves, hidden flow, every problem, settings.
+
+    \b
+    Examples:
+      phf report runs/embedded runs/opsd-embedded-seed0 runs/phf-embedded-seed0
+      phf report base=runs/embedded runs/opsd-* runs/phf-* -o study/report.html --title "OPSD and PHF"
+    \b
+    Links to samples are relative to the page: move it together with the runs.
+    """
+    if output.suffix != ".html":
+        raise UserError(f"--output {output}: use a name that ends in .html")
+    from phfcli.core.report import write_report
+
+    write_report(output, runs, title, unequal)
+    if json_:
+        print_json({"report": str(output), "bytes": output.stat().st_size})
+    elif not quiet:
+        size = output.stat().st_size / 2**20
+        result_console().print(f"report     {output} ({size:.1f} MiB)", markup=False, soft_wrap=True)

@@ -1,0 +1,134 @@
+"""What the passes of a step hold in memory, found by running them on tensors that have shapes and no data.
+
+The model itself is run, on torch's meta device, so whatever its architecture and adapters keep for the backward pass is
+counted as they keep it. Attention is taken to be of the kind that keeps its inputs, its output and one number for each
+query (flash, or the fused form of a CPU).
+"""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AttentionInterface, PreTrainedModel
+
+_ATTENTION = "phf-shapes"
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes above what is held all the time.
+
+    Attributes:
+        teacher: the most, during the pass without grad.
+        kept: by autograd, after the student's forward pass.
+        forward: the most, during it.
+        backward: the most, during its backward pass, the gradients included.
+    """
+
+    teacher: int
+    kept: int
+    forward: int
+    backward: int
+
+
+def passes_footprint(causal: PreTrainedModel, rows: int, student: int, teacher: int, attention: str) -> Footprint:
+    """The footprint of both passes over `rows` sequences of so many tokens.
+
+    Args:
+        causal: on the meta device, in the dtypes of the run, its trainable parameters marked; in training mode.
+        teacher: 0 for no teacher's pass.
+        attention: of the settings; "eager" is taken as it is.
+    """
+    reading = reading_footprint(causal, rows, teacher, attention) if teacher else 0
+    _set_attention(causal, attention)
+    with Allocations() as passes:
+        hidden = _hidden(causal, rows, student)
+        kept, forward = passes.held, passes.peak
+        hidden.backward(torch.empty_like(hidden))
+    for p in causal.parameters():
+        p.grad = None
+    return Footprint(reading, kept, forward, passes.peak)
+
+
+def reading_footprint(causal: PreTrainedModel, rows: int, length: int, attention: str) -> int:
+    """The most bytes that one pass without grad holds, above what is held all the time."""
+    _set_attention(causal, attention)
+    with Allocations() as allocations, torch.no_grad():
+        _hidden(causal, rows, length)
+    peak: int = allocations.peak
+    return peak
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made within it and still there: `held` now, `peak` at the most."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.held: int = 0
+        self.peak: int = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        inputs = {_key(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, Tensor) and _key(x) not in inputs and _key(x) not in self._sizes:
+                self._take(x.untyped_storage())
+        return out
+
+    def _take(self, storage: torch.UntypedStorage) -> None:
+        key: int = storage._cdata
+        self._sizes[key] = storage.nbytes()
+        self.held += storage.nbytes()
+        self.peak = max(self.peak, self.held)
+        weakref.finalize(storage, self._give, key)
+
+    def _give(self, key: int) -> None:
+        self.held -= self._sizes.pop(key)
+
+
+def _key(x: Tensor) -> int:
+    key: int = x.untyped_storage()._cdata
+    return key
+
+
+def _set_attention(causal: PreTrainedModel, attention: str) -> None:
+    AttentionInterface.register(_ATTENTION, _attend)
+    causal.set_attn_implementation("eager" if attention == "eager" else _ATTENTION)
+
+
+def _hidden(causal: PreTrainedModel, rows: int, length: int) -> Tensor:
+    ids = torch.zeros(rows, length, dtype=torch.long, device="meta")
+    mask = torch.ones(rows, 1, length, length, dtype=torch.bool, device="meta")
+    hidden: Tensor = causal.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    return hidden
+
+
+def _attend(
+    _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_args: Any, **_options: Any
+) -> tuple[Tensor, None]:
+    """[B, heads, T, head size] -> [B, T, heads, head size]."""
+    out: Tensor = _Attention.apply(query, key, value)  # type: ignore[no-untyped-call]
+    return out.transpose(1, 2).contiguous(), None
+
+
+class _Attention(torch.autograd.Function):
+    """What fused attention keeps and makes, without its arithmetic."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value, _, _ = ctx.saved_tensors
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)

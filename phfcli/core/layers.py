@@ -1,0 +1,24 @@
+"""Which decoder blocks a hidden loss looks at, and which block of a model of another depth stands beside each."""
+
+from collections.abc import Sequence
+
+from phfcli.core.config import LayerChoice
+
+
+def pick_layers(choice: LayerChoice | None, depth: int) -> tuple[int, ...]:
+    """The blocks of a model of that depth, 1 is the first; None is all of them."""
+    if choice == "last":
+        return (depth,)
+    if choice == "even":
+        return tuple(range(2, depth + 1, 2))
+    if choice == "odd":
+        return tuple(range(1, depth + 1, 2))
+    return tuple(range(1, depth + 1)) if choice is None or choice == "all" else tuple(choice)
+
+
+def pair_layers(layers: Sequence[int], depth: int, other: int) -> tuple[int, ...]:
+    """The block of a model of depth `other` that lies as deep, in proportion, as each of `layers` does in `depth`.
+
+    Rounded to the nearest block, halves up, and at least the first: the last is paired with the last.
+    """
+    return tuple(max(1, (2 * layer * other + depth) // (2 * depth)) for layer in layers)

@@ -1,0 +1,31 @@
+"""Hidden states matched point by point: OPRD, with a bridge OPRD-Bridge, and the control that PHF is measured against.
+
+They differ in the teacher, the layers and the positions alone, which are their needs.
+"""
+
+from dataclasses import dataclass
+
+from phfcli.core.losses.states import mean_cosine, pointwise_loss
+from phfcli.core.objectives.contract import LossTerms, Needs, Term
+from phfcli.core.passes import Batch, Pass
+
+
+@dataclass(frozen=True)
+class PointwiseStates:
+    """The squared difference of both readers' states, through the bridge where there is one."""
+
+    weight: float
+    needs: Needs
+    normalized: bool
+
+    def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
+        assert teacher is not None
+        own, other = student.states, teacher.states
+        if self.needs.bridge is not None:
+            own, other = self.needs.bridge.project(own, other)
+        loss, count = pointwise_loss(own, other, batch.valid, self.normalized)
+        metrics = {
+            "pointwise": (loss.detach() * count, count),
+            "state_cosine": (mean_cosine(own.detach(), other, batch.valid) * count, count),
+        }
+        return LossTerms({"pointwise": Term(loss * count, per="states", weight=self.weight)}, metrics)

@@ -1,0 +1,91 @@
+"""The runs of a study: what each has left on disk, their settings side by side, and where they come from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phfcli.core.diagnose import LayerReport, comparable, diagnose_file, flow_files
+from phfcli.core.errors import UserError
+from phfcli.core.files import read_json, read_lines
+from phfcli.core.resources import is_run
+from phfcli.core.settings import read_yaml
+from phfcli.core.sheets import Sheet
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of the study's runs or evaluated models, and all that it left."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    manifest: dict[str, Any]  # of the training, or of the evaluation where there was none
+    metrics: list[dict[str, Any]]
+    flows: list[LayerReport]
+
+
+def load_run(name: str | None, folder: Path) -> Run:
+    """Reads a folder. Raises UserError for one that is no run and holds no evaluation."""
+    if not folder.exists():
+        raise UserError(f"{folder}: no such run")
+    if not is_run(folder) and not has_evaluations(folder):
+        raise UserError(f"{folder}: neither a run nor evaluated; run `phf eval` first")
+    told = [*folder.glob("manifest.json"), *sorted(folder.glob("evals/*/settings.json"))]
+    saved = flow_files(folder) if is_run(folder) and any((folder / "flows").glob("*.safetensors")) else []
+    return Run(
+        name or folder.resolve().name,
+        folder,
+        read_yaml(folder / "config.yaml") if is_run(folder) else {},
+        read_json(told[0]) if told else {},
+        read_lines(folder / "metrics.jsonl"),
+        comparable([diagnose_file(file, "loss") for file in saved]),
+    )
+
+
+def has_evaluations(folder: Path) -> bool:
+    return any((folder / "evals").glob("*/summary.json")) or (folder / "summary.json").is_file()
+
+
+def settings_sheets(runs: Sequence[Run]) -> tuple[Sheet, Sheet]:
+    """The settings of the runs side by side: those that differ, and the others."""
+    trained = [run for run in runs if run.config]
+    flat = [dict(_leaves(run.config)) for run in trained]
+    keys = list(dict.fromkeys(key for own in flat for key in own))
+    differing, same = [], []
+    for key in keys:
+        values = [str(own.get(key, "-")) for own in flat]
+        if len(set(values)) > 1:
+            differing.append([key, *values])
+        else:
+            same.append([key, values[0]])
+    names = [run.name for run in trained]
+    return Sheet("Settings that differ between the runs", ["setting", *names], differing), Sheet(
+        "Settings of all runs", ["setting", "value"], same
+    )
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    leaves = []
+    for key, value in tree.items():
+        leaves += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return leaves
+
+
+def provenance_sheet(runs: Sequence[Run]) -> Sheet:
+    """Versions, revisions and hashes of each run."""
+    rows = []
+    for run in runs:
+        own = run.manifest
+        model, data = own.get("model", {}), own.get("data", {})
+        versions = ", ".join(f"{name} {number}" for name, number in own.get("versions", {}).items())
+        rows.append(
+            [run.name, str(run.folder), str(own.get("created", "-")), str(own.get("git", "-")), versions or "-"]
+            + [
+                f"{part.get('name', '-')} {str(part.get('sha256') or part.get('revision') or '')[:12]}"
+                for part in (model, data)
+            ]
+            + [str(own.get("device", "-"))]
+        )
+    columns = ["run", "folder", "created", "git", "versions", "model", "data", "device"]
+    return Sheet("Where the runs come from", columns, rows)

@@ -1,0 +1,198 @@
+"""phf compare, on a run that phf train and phf eval have made."""
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evaluations import evaluation
+
+Phf = Callable[..., Any]
+SOME = {"p": [1, 0], "q": [0, 0], "r": [1, 1]}
+
+
+@pytest.fixture
+def run(phf: Phf, tmp_path: Path) -> Path:
+    options = ("--set", "batch_size=4", "--quiet")
+    phf("train", "--steps", 2, "--checkpoint-every", 1, "--output-dir", "run", *options)
+    return tmp_path / "run"
+
+
+def test_two_evaluations_side_by_side(phf: Phf, run: Path) -> None:
+    for target in ("embedded", run):
+        phf("eval", target, "--limit", 6, "--n", 2, "--quiet", "--engine", "transformers")
+    done = phf("compare", "runs/embedded", run, "--json")
+    rows, (pair,) = done.json["rows"], done.json["pairs"]
+    assert [row["name"] for row in rows] == ["embedded", "run"]
+    assert pair["difference"] == pytest.approx(rows[1]["average"] - rows[0]["average"])
+    assert {"difference", "stderr", "low", "high", "p_value", "problems"} <= pair.keys()
+    assert pair["low"] <= pair["difference"] <= pair["high"]
+    assert pair["p_holm"] == pair["p_value"]
+    assert done.json["unequal"] == []
+    done = phf("compare", "runs/embedded", run, "--plot", "compare.svg", "--markdown", "compare.md")
+    assert done.code == 0
+    assert "run - embedded" in done.out
+    assert (run.parent / "compare.md").read_text().startswith("**Average@n in percent")
+    assert "<svg" in (run.parent / "compare.svg").read_text()
+
+
+def test_copies_of_a_bench_that_differ_are_not_compared(phf: Phf, tmp_path: Path) -> None:
+    evaluation(tmp_path / "a", SOME)
+    evaluation(tmp_path / "b", SOME, bench_sha256="c")
+    done = phf("compare", "a", "b", "--unequal")
+    assert done.code == 2
+    assert "differ in rows" in done.err
+
+
+def test_other_sampling_or_prompts_are_refused_unless_asked_for(phf: Phf, tmp_path: Path) -> None:
+    evaluation(tmp_path / "a", SOME)
+    evaluation(tmp_path / "b", SOME, sampling={"temperature": 0.6, "top_p": 0.95, "top_k": 0, "max_new_tokens": 100})
+    done = phf("compare", "a", "b")
+    assert done.code == 2
+    assert "aime: sampling temperature 1.0 / 0.6 (a and b): they do not compare; --unequal" in done.err
+    assert phf("compare", "a", "b", "--unequal", "--json").json["unequal"] == [
+        "aime: sampling temperature 1.0 / 0.6 (a and b)"
+    ]
+
+
+def test_other_n_and_engines_are_listed(phf: Phf, tmp_path: Path) -> None:
+    evaluation(tmp_path / "a", SOME)
+    evaluation(tmp_path / "b", {"p": [1], "q": [0], "r": [1]}, engine="vllm")
+    done = phf("compare", "a", "b")
+    assert done.code == 0
+    assert "aime: n 2 / 1 (a and b)" in done.err
+    assert "aime: engine transformers / vllm (a and b)" in done.err
+
+
+def test_seeds_of_a_method_are_pooled(phf: Phf, tmp_path: Path) -> None:
+    for name, objective, seed, rows in (
+        ("o0", "opsd", 0, {"p": [1, 0], "q": [0, 0], "r": [1, 1]}),
+        ("o1", "opsd", 1, {"p": [1, 1], "q": [0, 1], "r": [1, 1]}),
+        ("h0", "phf", 0, {"p": [1, 1], "q": [1, 1], "r": [0, 0]}),
+    ):
+        evaluation(tmp_path / name, rows, config={"objective": objective, "seed": seed, "output_dir": name})
+    done = phf("compare", "o0", "o1", "h0", "--json").json
+    assert [(arm["name"], arm["runs"]) for arm in done["arms"]] == [("opsd", ["o0", "o1"]), ("h0", ["h0"])]
+    [pair] = done["pairs"]
+    assert (pair["a"], pair["b"], pair["problems"]) == ("opsd", "h0", 3)
+    assert pair["difference"] == pytest.approx((0.25 + 0.75 - 1) / 3)
+    assert done["arms"][0]["benches"]["aime"]["seed_spread"] == pytest.approx(math.sqrt(2) * (5 / 6 - 1 / 2) / 2)
+    assert [entry["problem"] for entry in pair["gained"]] == ["q"]
+    [lost] = pair["lost"]
+    assert (lost["problem"], lost["a"], lost["b"]) == ("r", 1, 0)
+    assert (lost["sample_a"], lost["sample_b"]) == (
+        "o0/evals/aime-n2/samples.html#r/0",
+        "h0/evals/aime-n2/samples.html#r/0",
+    )
+
+
+def test_runs_that_differ_in_more_than_their_seed_are_not_pooled(phf: Phf, tmp_path: Path) -> None:
+    for name, alpha in (("a", 0.05), ("b", 0.5)):
+        config = {"objective": "phf", "seed": 0, "flow": {"alpha": alpha}}
+        evaluation(tmp_path / name, SOME, config=config)
+    assert [arm["name"] for arm in phf("compare", "a", "b", "--json").json["arms"]] == ["a", "b"]
+    done = phf("compare", "x=a", "x=b", "--json").json  # the user says that they are one method
+    assert [(arm["name"], len(arm["runs"])) for arm in done["arms"]] == [("x", 2)]
+
+
+def test_the_papers_tables(phf: Phf, tmp_path: Path) -> None:
+    for model in ("m1", "m2"):
+        for method, shift in (("opsd", 0), ("phf", 1)):
+            for bench in ("aime", "hmmt"):
+                rows = {f"p{i}": [1, int(i % 2 == shift)] for i in range(5)}
+                evaluation(tmp_path / model / method, rows, bench=bench, model={"name": model})
+    paths = [f"{model}/{method}" for model in ("m1", "m2") for method in ("opsd", "phf")]
+    outputs = ("--markdown", "t.md", "--latex", "t.tex", "--csv", "t.csv", "--plot", "t.svg")
+    done = phf("compare", *paths, "--view", "methods", *outputs)
+    assert done.code == 0
+    lines = (tmp_path / "t.md").read_text().splitlines()
+    assert lines[2] == "| model | method | seeds | aime | hmmt | Average |"
+    assert lines[4].startswith("| m1 | opsd | 1 | 80.0 ± 12.2 | 80.0 ± 12.2 | 80.0 ± 8.7 |")
+    assert [line.split(" & ")[1] for line in (tmp_path / "t.tex").read_text().splitlines()[6:10]] == [
+        "opsd",
+        "phf",
+        "opsd",
+        "phf",
+    ]
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
+    assert [row["bench"] for row in rows[:3]] == ["aime", "hmmt", "average"]
+    assert float(rows[0]["average"]) == pytest.approx(0.8)
+    pairs = list(csv.DictReader((tmp_path / "t-pairs.csv").read_text().splitlines()))
+    assert [(row["bench"], row["a"], row["b"]) for row in pairs] == [  # m1's methods, then m2's
+        (bench, "opsd", "phf") for _ in range(2) for bench in ("aime", "hmmt", "average")
+    ]
+    assert "<svg" in (tmp_path / "t.svg").read_text()
+    done = phf("compare", *paths, "--view", "ablations", *outputs)
+    assert (tmp_path / "t.md").read_text().splitlines()[2] == "| variant | m1 | m2 |"
+
+
+def test_the_papers_figure_of_checkpoints(phf: Phf, tmp_path: Path) -> None:
+    config = {"objective": "phf", "seed": 0}
+    evaluation(tmp_path / "a", {"p": [0, 0], "q": [0, 1]}, step=50, newest=False)
+    evaluation(tmp_path / "a", {"p": [1, 1], "q": [0, 1]}, step=100, config=config)
+    done = phf("compare", "a", "--view", "dynamics", "--json", "--plot", "d.png").json
+    points = [(row["step"], row["average"], row["seeds"]) for row in done["view"]["records"]]
+    assert points == [(50, 0.25, 1), (100, 0.75, 1)]
+    assert done["pairs"] == []
+    assert [row["step"] for row in phf("compare", "a", "--json").json["rows"]] == [100]
+
+
+def test_a_checkpoint_is_compared_by_its_own_evaluation(phf: Phf, tmp_path: Path) -> None:
+    evaluation(tmp_path / "a", {"p": [0, 0], "q": [0, 1]}, step=50, newest=False)
+    evaluation(tmp_path / "a", {"p": [1, 1], "q": [0, 1]}, config={"objective": "phf", "seed": 0})
+    checkpoint = tmp_path / "a" / "checkpoints" / "step-000050"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "adapter_config.json").write_text("{}")
+    done = phf("compare", f"early={checkpoint}", "a", "--json").json
+    assert [(row["name"], row["step"]) for row in done["rows"]] == [("early", 50), ("a", 100)]
+
+
+def test_a_summary_from_elsewhere(phf: Phf, tmp_path: Path) -> None:
+    evaluation(tmp_path / "a", SOME)
+    told = {"bench": "aime", "target": "theirs", "average": 0.4}
+    (tmp_path / "alone.json").write_text(json.dumps(told))
+    done = phf("compare", "a", "alone.json", "--json")
+    assert done.json["rows"][1]["average"] == 0.4
+    assert done.json["pairs"] == []  # nothing is known by problem
+    (tmp_path / "scored.json").write_text(json.dumps(told | {"scores": {"p": [1], "q": [0], "r": [1]}}))
+    done = phf("compare", "a", "scored.json", "--json")
+    assert done.json["pairs"][0]["problems"] == 3
+    assert "aime: sampling of theirs is not known" in done.json["unequal"]
+
+
+def test_the_problems_that_changed_are_named(phf: Phf, tmp_path: Path) -> None:
+    evaluation(tmp_path / "a", {"p": [0, 0], "q": [1, 1]})
+    evaluation(tmp_path / "b", {"p": [1, 1], "q": [1, 1]})
+    out = phf("compare", "a", "b", "--changed", "3").out
+    assert "aime, b - a: gained 1\n  p  0 to 100 %  a/evals/aime-n2/samples.html#p/0  b/evals" in out
+    assert "lost 0" in out
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [("{}", "bench, average, target missing"), ("[]", "expected an object"), ("{", "not readable as JSON")],
+)
+def test_what_is_no_summary_is_refused(phf: Phf, tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    done = phf("compare", "x.json")
+    assert done.code == 2
+    assert told in done.err
+
+
+def test_a_run_without_evaluations(phf: Phf, run: Path) -> None:
+    done = phf("compare", run)
+    assert done.code == 2
+    assert f"run `phf eval {run}` first" in done.err
+
+
+def test_a_name_is_shown_as_text(phf: Phf, run: Path) -> None:
+    phf("eval", run, "--limit", 2, "--n", 1, "--quiet", "--engine", "transformers")
+    summary = run / "evals/embedded-n1/summary.json"
+    changed = json.loads(summary.read_text()) | {"target": "[red]x[/] \x1b[2J|"}
+    summary.write_text(json.dumps(changed))
+    done = phf("compare", run, "--markdown", "t.md")
+    assert "[red]x[/]" in done.out
+    assert "\x1b[2J" not in done.out

@@ -1,0 +1,63 @@
+"""Evaluations as `phf eval` leaves them, written without sampling anything."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SETTINGS: dict[str, Any] = {
+    "model": {"name": "some/model"},
+    "adapter_sha256": "a" * 64,
+    "dtype": "torch.float32",
+    "engine": "transformers",
+    "bench_sha256": "b" * 64,
+    "seed": 0,
+    "prompt": {"template": "{problem}", "thinking": True},
+    "sampling": {"temperature": 1.0, "top_p": 0.95, "top_k": 0, "max_new_tokens": 100},
+}
+
+
+def evaluation(
+    run: Path,
+    correct: Mapping[str, Sequence[int]],
+    *,
+    bench: str = "aime",
+    step: int | None = 100,
+    newest: bool = True,
+    answer: str = "7",
+    config: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Path:
+    """One evaluation in a run's folder: 0 or 1 of each sample by problem. A config makes the folder a run."""
+    n = len(next(iter(correct.values())))
+    folder = run / "evals" / (f"{bench}-n{n}" if newest else f"{bench}-n{n}-step-{step:06}")
+    folder.mkdir(parents=True)
+    means = [sum(row) / n for row in correct.values()]
+    own = {**SETTINGS, "n": n, **settings}
+    summary = {
+        "target": run.name,
+        "bench": bench,
+        "step": step,
+        "n": n,
+        "problems": len(correct),
+        "average": sum(means) / len(means),
+        "stderr": 0.1,
+        "pass_at_k": {str(n): 0.9},
+        "majority": 0.5,
+        "truncated": 0,
+        "bench_sha256": own["bench_sha256"],
+        "sampling": own["sampling"],
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "settings.json").write_text(json.dumps(own))
+    lines = [
+        {"problem": problem, "sample": i, "status": "correct" if right else "wrong", "answer": answer, "gold": "7"}
+        for problem, row in correct.items()
+        for i, right in enumerate(row)
+    ]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if config is not None:
+        (run / "config.yaml").write_text(yaml.safe_dump(dict(config)))
+    return folder
