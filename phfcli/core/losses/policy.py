@@ -92,7 +92,7 @@ class _TokenLogprobs(torch.autograd.Function):
         for rows, values, residual_nV in _sweep(hidden, matrix, tokens, temperature, chunk_size):
             logprobs[rows] = values
             if slope is not None:
-                slope[rows] = residual_nV.to(hidden.dtype) @ matrix / temperature
+                slope[rows] = residual_nV @ matrix / temperature
         ctx.save_for_backward(slope, *((hidden, head, tokens) if wants_head else ()))
         ctx.options = temperature, chunk_size
         return logprobs
@@ -111,24 +111,34 @@ def _to_head(
     """sum_n grad_n d ln p_n / d head, [V, d]."""
     total = torch.zeros_like(head, dtype=grad.dtype)
     for rows, _, residual_nV in _sweep(hidden, head.to(hidden.dtype), tokens, temperature, chunk_size):
-        total.addmm_(residual_nV.T, working(hidden[rows]) * (grad[rows, None] / temperature))
+        total.addmm_(working(residual_nV).T, working(hidden[rows]) * (grad[rows, None] / temperature))
     return total.to(head.dtype)
 
 
 def _sweep(
     hidden: Tensor, head: Tensor, tokens: Tensor, temperature: float, chunk_size: int | None
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yields the rows of a chunk, their log-probabilities [n] and onehot - S [n, V]."""
-    row = 2 * len(head) * working(hidden[:0]).itemsize
-    chunk = chunk_size or sweep.fitting(sweep.chunk_bytes(hidden.device), row)
+    """Yields the rows of a chunk, their log-probabilities [n] and onehot - S [n, V], in a buffer that serves again."""
+    budget, vocabulary = sweep.chunk_bytes(hidden.device), len(head)
+    chunk = min(chunk_size or sweep.fitting(budget, 2 * vocabulary * hidden.itemsize), max(1, len(hidden)))
+    slab = sweep.fitting(sweep.slab_bytes(hidden.device), 4 * vocabulary)
+    buffer_nV = hidden.new_empty(chunk, vocabulary)
     for start in range(0, len(hidden), chunk):
         rows = slice(start, start + chunk)
-        chosen_n1 = tokens[rows, None]
+        count = len(hidden[rows])
         with torch.autocast(hidden.device.type, enabled=False):
-            logprobs_nV = (working(hidden[rows] @ head.T) / temperature).log_softmax(-1)
-        values = logprobs_nV.gather(1, chosen_n1)
-        residual_nV = logprobs_nV.exp_().neg_().scatter_add_(1, chosen_n1, torch.ones_like(values))
-        yield rows, values[:, 0], residual_nV
+            logits_nV = torch.mm(hidden[rows], head.T, out=buffer_nV[:count])
+        parts = [slice(first, first + slab) for first in range(0, count, slab)]
+        values = [_residual(logits_nV[part], tokens[rows][part, None], temperature) for part in parts]
+        yield rows, torch.cat(values), logits_nV
+
+
+def _residual(logits_nV: Tensor, chosen_n1: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities [n] of the chosen tokens; the logits become onehot - S."""
+    logprobs_nV = (working(logits_nV) / temperature).log_softmax(-1)
+    values = logprobs_nV.gather(1, chosen_n1)
+    logits_nV.copy_(logprobs_nV.exp_().neg_().scatter_add_(1, chosen_n1, torch.ones_like(values)))
+    return values[:, 0]
 
 
 def _check(hidden: Tensor, head: Tensor, tokens: Tensor, temperature: float, chunk_size: int | None) -> None:
