@@ -76,6 +76,7 @@ def train(
     ] = None,
     keep: Annotated[int | None, typer.Option(help="Keep the newest so many checkpoints (all).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="... also with other settings than it had.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show settings, prompts and memory; load no weights.")
     ] = False,
@@ -142,7 +143,7 @@ def train(
     from phfcli.core.distributed import joined
 
     with joined(settings.device) as ranks:
-        _run(settings, sources, resume, json_, quiet, ranks)
+        _run(settings, sources, resume, force, json_, quiet, ranks)
 
 
 def _read_template(path: Path) -> str:
@@ -172,11 +173,14 @@ def _launch(processes: int) -> int:
     return launch(processes, sys.argv[1:])
 
 
-def _run(settings: "TrainConfig", sources: list[Any], resume: bool, json_: bool, quiet: bool, ranks: "Ranks") -> None:
+def _run(
+    settings: "TrainConfig", sources: list[Any], resume: bool, force: bool, json_: bool, quiet: bool, ranks: "Ranks"
+) -> None:
     from phfcli.core.setup import build_trainer
 
     with ranks.together():
-        folder, settings, going_on = _open(settings, sources, resume, ranks)
+        folder, settings, changes = _open(settings, sources, resume, force, ranks)
+    going_on = changes is not None
     log = log_console(quiet or not ranks.main)
     many = f" in {ranks.size} processes" if ranks.size > 1 else ""
     log.print(f"training {settings.model} with {settings.objective} in {folder}{many}", markup=False, soft_wrap=True)
@@ -185,7 +189,7 @@ def _run(settings: "TrainConfig", sources: list[Any], resume: bool, json_: bool,
     model = trainer.model
     log.print(f"on {model.device}, {model.compute or model.head.dtype}, attention by {model.attention}")
     if going_on:
-        trainer.resume(warn)
+        _go_on(trainer, changes or [])
         log.print(f"going on after step {trainer.step} of {settings.steps}")
     with _stops_at_sigterm(trainer), _reporting(trainer) as report:
         last = watch(trainer, log, report)
@@ -198,6 +202,16 @@ def _run(settings: "TrainConfig", sources: list[Any], resume: bool, json_: bool,
         raise typer.Exit(_TERMINATED)
 
 
+def _go_on(trainer: "Trainer", changes: list[str]) -> None:
+    """Takes up what is in the run's folder; what is forced upon it is told and noted there."""
+    from phfcli.core.runs import note_settings
+
+    trainer.resume(warn)
+    if changes and trainer.ranks.main:
+        warn(f"forced from step {trainer.step} on: {'; '.join(changes)}")
+        note_settings(trainer.folder, trainer.config)
+
+
 def _reporting(trainer: "Trainer") -> "AbstractContextManager[Report]":
     from phfcli.core.trackers import reporting
 
@@ -206,9 +220,9 @@ def _reporting(trainer: "Trainer") -> "AbstractContextManager[Report]":
 
 
 def _open(
-    settings: "TrainConfig", sources: list[Any], resume: bool, ranks: "Ranks"
-) -> tuple[Path, "TrainConfig", bool]:
-    """The run's folder, its settings, and whether it goes on with what is there."""
+    settings: "TrainConfig", sources: list[Any], resume: bool, force: bool, ranks: "Ranks"
+) -> tuple[Path, "TrainConfig", list[str] | None]:
+    """The run's folder and its settings; where it goes on with what is there, also what is not as it was."""
     from phfcli.core.resources import is_run
     from phfcli.core.runs import check_resumable, claim_folder, default_folder, saved_config
     from phfcli.core.settings import resolve_train
@@ -216,11 +230,10 @@ def _open(
     folder = Path(settings.output_dir) if settings.output_dir else default_folder(settings)
     if resume and is_run(folder):
         settings = resolve_train([saved_config(folder), *sources])
-        check_resumable(folder, settings)
-        return folder, settings, True
+        return folder, settings, check_resumable(folder, settings, force)
     if ranks.main:
         claim_folder(folder)
-    return folder, settings, False
+    return folder, settings, None
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from phfcli.core.settings import Source, read_yaml, resolve, write_yaml
 
 # what may differ when a run goes on: they change where it ends and what it leaves, not the steps themselves
 _FREE_ON_RESUME = ("steps", "checkpoint_every", "keep", "output_dir", "report_to", "sharding", "vllm", "http")
+_CHECKPOINTS_HANG_ON = ("model", "tuning", "lora")
 _WRITTEN_BEFORE_CONFIG = {"manifest.json", ".manifest.json.tmp", ".config.yaml.tmp"}
 
 
@@ -54,14 +55,26 @@ def saved_config(folder: Path) -> Source:
     return Source(str(folder / "config.yaml"), read_yaml(folder / "config.yaml"))
 
 
-def check_resumable(folder: Path, config: TrainConfig) -> None:
-    """Raises UserError, naming the setting, if going on would not be the same run."""
+def check_resumable(folder: Path, config: TrainConfig, force: bool = False) -> list[str]:
+    """What makes this another run than the one in the folder, in words.
+
+    Raises:
+        UserError: naming the setting, unless it is forced; and for one without which its checkpoints cannot be read.
+    """
     before, after = _comparable(resolve(TrainConfig, [saved_config(folder)])), _comparable(config)
-    for key, value in before.items():
-        if key not in _FREE_ON_RESUME and after[key] != value:
-            raise UserError(
-                f"--resume: {key} was {value!r} in {folder} and is now {after[key]!r}; a resumed run keeps its settings"
-            )
+    changed = [key for key, value in before.items() if key not in _FREE_ON_RESUME and after[key] != value]
+    told = [f"{key} was {before[key]!r} in {folder} and is now {after[key]!r}" for key in changed]
+    for key, words in zip(changed, told, strict=True):
+        if key in _CHECKPOINTS_HANG_ON:
+            raise UserError(f"--resume: {words}; its checkpoints are of no use to that: choose another --output-dir")
+        if not force:
+            raise UserError(f"--resume: {words}; a resumed run keeps its settings, unless with --force")
+    return told
+
+
+def note_settings(folder: Path, config: TrainConfig) -> None:
+    """The settings with which a run goes on, where they are not those it began with."""
+    write_text(folder / "config.yaml", write_yaml(config))
 
 
 def _comparable(config: TrainConfig) -> dict[str, Any]:

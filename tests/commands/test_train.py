@@ -174,6 +174,14 @@ def test_a_resumed_run_keeps_its_settings(phf: Phf, tmp_path: Path) -> None:
     assert done.code == 2
     assert "--resume: flow" in done.err
     assert len(metrics(run)) == 1
+    done = phf("train", "--output-dir", run, "--resume", "--steps", 2, "--set", "lora.r=8", "--force")
+    assert (done.code, "its checkpoints are of no use to that" in done.err) == (2, True)
+    done = phf("train", "--output-dir", run, "--resume", "--steps", 2, "--alpha", 0.5, "--force", "--quiet")
+    assert done.code == 0
+    assert "warning: forced from step 1 on: flow was" in done.err
+    assert len(metrics(run)) == 2
+    assert phf("train", "--output-dir", run, "--resume", "--steps", 3, "--quiet").code == 0  # with alpha 0.5
+    assert yaml.safe_load((run / "config.yaml").read_text())["flow"]["alpha"] == 0.5
 
 
 def test_weights_that_are_not_finite_end_the_run_in_one_line(phf: Phf, tmp_path: Path) -> None:
