@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from phfcli.core.cards import load_config, load_tokenizer, pick_device, pick_dtype, skeleton
 from phfcli.core.config import TrainConfig
@@ -16,6 +16,7 @@ from phfcli.core.losses.sweep import CHUNK_BYTES
 from phfcli.core.objectives import Needs, build_objective
 from phfcli.core.prompts import Prompts, build_prompts
 from phfcli.core.records import Problem
+from phfcli.core.retelling import same_tokens
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ def plan_run(config: TrainConfig) -> Plan:
     if model is not None:
         plan.memory = estimate_memory(config, needs, model, prompt_tokens)
     if needs.teacher and config.teacher.kind == "external":
-        _add_external(plan, config, problem)
+        _add_external(plan, config, problem, tokenizer)
     return plan
 
 
@@ -90,11 +91,14 @@ def estimate_memory(config: TrainConfig, needs: Needs, model: PreTrainedModel, p
     return {name: part for name, part in parts.items() if part} | {"total": sum(parts.values())}
 
 
-def _add_external(plan: Plan, config: TrainConfig, problem: Problem | None) -> None:
-    """What a teacher that is another model reads, and its weights."""
+def _add_external(
+    plan: Plan, config: TrainConfig, problem: Problem | None, student: PreTrainedTokenizerBase | None
+) -> None:
+    """What a teacher that is another model reads, in the student's format if it has its tokens, and its weights."""
     name = str(config.teacher.model)
-    tokenizer = _try(plan, lambda: load_tokenizer(name))
-    if tokenizer is not None and problem is not None:
+    own = _try(plan, lambda: load_tokenizer(name))
+    if own is not None and student is not None and problem is not None:
+        tokenizer = student if same_tokens(student, own) else own
         plan.prompts["teacher"] = build_prompts(tokenizer, config.prompt).student_text(problem.problem)
     model = _try(plan, lambda: skeleton(load_config(name)))
     if model is not None and plan.memory:

@@ -33,11 +33,12 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool) -> Trainer:
     needs = objective.needs
     reading = Reading(prompts, needs.privileged, None if needs.offline else config.rollout.max_new_tokens)
     external = load_external(config, base.card) if needs.teacher and config.teacher.kind == "external" else None
-    limit = min(base.card.context, needs.max_tokens or base.card.context)
+    contexts = [base.card.context, needs.max_tokens, external.context if external else None]
+    limit = min(context for context in contexts if context is not None)
     curriculum, skipped = build_curriculum(config, reading, limit)
     _check_layers(config, needs, len(base.blocks))
     if external is not None:
-        check_external(config, needs, base, external)
+        _check_external(config, needs, base, external)
     model = add_lora(base, config.lora, derive_seed(config.seed, "lora"))
     if config.gradient_checkpointing:
         model.causal.gradient_checkpointing_enable({"use_reentrant": False})
@@ -78,7 +79,7 @@ def build_optimizer(
     return optimizer, get_scheduler("cosine", optimizer, optim.warmup_steps, horizon)
 
 
-def check_external(config: TrainConfig, needs: Needs, student: LanguageModel, teacher: ExternalTeacher) -> None:
+def _check_external(config: TrainConfig, needs: Needs, student: LanguageModel, teacher: ExternalTeacher) -> None:
     """Raises UserError for a teacher whose outputs or states cannot be compared with the student's."""
     name, fix = f"teacher.model: {config.teacher.model}", "fit one with `phf bridge fit`"
     if needs.bridge is not None:
