@@ -54,7 +54,7 @@ MODELS = {
 def main(
     folder: Annotated[Path, typer.Argument(help="For models, bridges and runs.")],
     seeds: Annotated[int, typer.Option(help="Training runs of each bridge.")] = 3,
-    steps: Annotated[int, typer.Option(help="Of a training run.")] = 100,
+    steps: Annotated[int, typer.Option(help="Of a training run.")] = 50,
     ranks: Annotated[str, typer.Option(help="Of the bridges, separated by commas.")] = "4,16",
     rollouts: Annotated[int, typer.Option(help="That a bridge is fitted on.")] = 256,
     problems: Annotated[int, typer.Option(help="Unseen ones, to evaluate on.")] = 128,

@@ -10,7 +10,7 @@ from phfcli.core.config import TrainConfig
 from phfcli.core.data import Curriculum, Reading, build_curriculum
 from phfcli.core.errors import UserError
 from phfcli.core.external import ExternalTeacher, load_external
-from phfcli.core.layers import pick_layers
+from phfcli.core.layers import check_layers
 from phfcli.core.loop import Trainer
 from phfcli.core.models import LanguageModel, add_lora, load_model
 from phfcli.core.objectives import Needs, build_objective
@@ -36,7 +36,9 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool) -> Trainer:
     contexts = [base.card.context, needs.max_tokens, external.context if external else None]
     limit = min(context for context in contexts if context is not None)
     curriculum, skipped = build_curriculum(config, reading, limit)
-    _check_layers(config, needs, len(base.blocks))
+    for setting, layers in (("flow.layers", config.flow.layers), ("oprd.layers", config.oprd.layers)):
+        if layers == needs.layers:  # of the two the one that the objective reads
+            check_layers(setting, layers, len(base.blocks))
     if external is not None:
         _check_external(config, needs, base, external)
     model = add_lora(base, config.lora, derive_seed(config.seed, "lora"))
@@ -106,13 +108,3 @@ def _check_bridge(config: TrainConfig, bridge: Bridge) -> None:
                     f"oprd.bridge: {bridge.path} was fitted to the {side} {fitted['name']} with {key} {fitted[key]}, "
                     f"and {setting} {name} has {given[key]}; fit another one with `phf bridge fit`"
                 )
-
-
-def _check_layers(config: TrainConfig, needs: Needs, depth: int) -> None:
-    """Of the settings that name layers the objective reads the one that is its need."""
-    for setting, layers in (("flow.layers", config.flow.layers), ("oprd.layers", config.oprd.layers)):
-        beyond = [layer for layer in layers or () if isinstance(layer, int) and layer > depth]
-        if beyond and layers == needs.layers:
-            raise UserError(f"{setting}: {beyond[0]} is beyond the model's {depth} decoder blocks")
-    if needs.layers != () and not pick_layers(needs.layers, depth):
-        raise UserError(f"oprd.layers: a model of {depth} decoder blocks has none of them")
