@@ -54,10 +54,10 @@ MODELS = {
 def main(
     folder: Annotated[Path, typer.Argument(help="For models, bridges and runs.")],
     seeds: Annotated[int, typer.Option(help="Training runs of each bridge.")] = 3,
-    steps: Annotated[int, typer.Option(help="Of a training run.")] = 100,
+    steps: Annotated[int, typer.Option(help="Of a training run.")] = 50,
     ranks: Annotated[str, typer.Option(help="Of the bridges, separated by commas.")] = "4,16",
     rollouts: Annotated[int, typer.Option(help="That a bridge is fitted on.")] = 256,
-    n: Annotated[int, typer.Option(help="Samples of each of 128 problems, to evaluate.")] = 12,
+    problems: Annotated[int, typer.Option(help="Unseen ones, to evaluate on.")] = 128,
     pretraining: Annotated[float, typer.Option(help="Share of the pretraining that is done.")] = 1.0,
 ) -> None:
     """Train a student through a bridge to a teacher of another width and tokenizer."""
@@ -68,7 +68,8 @@ def main(
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         list(pool.map(make, MODELS, [folder] * 2, [pretraining] * 2))
     before = {
-        name: _evaluate(folder, folder / name, n, "--output-dir", str(folder / f"base-{name}")) for name in MODELS
+        name: _evaluate(folder, folder / name, problems, "--output-dir", str(folder / f"base-{name}"))
+        for name in MODELS
     }
     for name, score in before.items():
         out.print(f"{name:<10} {_score(score)}")
@@ -79,7 +80,7 @@ def main(
             f"rank {rank:<5} cosine {row['before']:+.3f} before the fit, {row['after']:+.3f} after it, "
             f"on {fitted['held_out']} held-out pairs; {100 * row['explained']:.1f} % of the teacher's variance"
         )
-        _show([_train(folder, rank, seed, steps, n) for seed in range(seeds)], before["student"]["average"])
+        _show([_train(folder, rank, seed, steps, problems) for seed in range(seeds)], before["student"]["average"])
 
 
 def make(name: str, folder: Path, share: float) -> None:
@@ -106,7 +107,7 @@ class Run(NamedTuple):
     score: dict[str, Any]
 
 
-def _train(folder: Path, rank: int, seed: int, steps: int, n: int) -> Run:
+def _train(folder: Path, rank: int, seed: int, steps: int, problems: int) -> Run:
     run = folder / f"rank{rank}-seed{seed}"
     options = ["--config", "embedded", "--objective", "oprd", "--model", str(folder / "student"), "--seed", str(seed)]
     options += ["--teacher", "external", "--data", str(folder / "train.jsonl"), "--steps", str(steps)]
@@ -114,7 +115,7 @@ def _train(folder: Path, rank: int, seed: int, steps: int, n: int) -> Run:
     sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     _phf("train", *options, *sets, "--output-dir", str(run), "--resume")
     lines = [json.loads(line)["state_cosine"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return Run(statistics.mean(lines[:SPAN]), statistics.mean(lines[-SPAN:]), _evaluate(folder, run, n))
+    return Run(statistics.mean(lines[:SPAN]), statistics.mean(lines[-SPAN:]), _evaluate(folder, run, problems))
 
 
 def _show(runs: list[Run], base: float) -> None:
@@ -143,17 +144,17 @@ def _file(folder: Path, rank: int) -> Path:
     return folder / f"bridge-{rank}.safetensors"
 
 
-def _evaluate(folder: Path, target: Path, n: int, *options: str) -> dict[str, Any]:
+def _evaluate(folder: Path, target: Path, problems: int, *options: str) -> dict[str, Any]:
     """The summary of the target's evaluation on the unseen problems."""
-    options = ("--n", str(n), "--engine", "transformers", "--max-new-tokens", "128", *options)
+    options = ("--limit", str(problems), "--engine", "transformers", "--max-new-tokens", "128", *options)
     said = _phf("eval", str(target), "--bench", str(folder / "eval.jsonl"), *options)
     summary: dict[str, Any] = said["benches"][0]
     return summary
 
 
 def _score(summary: dict[str, Any]) -> str:
-    figures = {name: 100 * summary[name] for name in ("average", "stderr", "pass_at_k")}
-    return "Average@{n} {average:.1f} ± {stderr:.1f}   pass@{n} {pass_at_k:.1f}".format(n=summary["n"], **figures)
+    passed = summary["pass_at_k"]["12"]
+    return f"Average@12 {100 * summary['average']:.1f} ± {100 * summary['stderr']:.1f}   pass@12 {100 * passed:.1f}"
 
 
 def _phf(*arguments: str) -> Any:

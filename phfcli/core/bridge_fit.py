@@ -19,7 +19,7 @@ from phfcli.core.config import TrainConfig
 from phfcli.core.data import Curriculum, Reading, build_curriculum
 from phfcli.core.errors import UserError
 from phfcli.core.external import ExternalTeacher, load_external
-from phfcli.core.layers import pair_layers, pick_layers
+from phfcli.core.layers import check_layers, pair_layers, pick_layers
 from phfcli.core.losses.alignment import PairMoments, Projector, cosines_by_rank, fit_student, principal_directions
 from phfcli.core.models import LanguageModel, load_model
 from phfcli.core.passes import Sample, collate, run_pass
@@ -91,6 +91,7 @@ def fit_bridge(
     rank = rank or (RANK_SAME_TOKENIZER if teacher.retelling is None else RANK_OTHER_TOKENIZER)
     if rank > narrow:
         raise UserError(f"--rank: {rank} is beyond the narrower model's width of {narrow}")
+    check_layers("oprd.layers", config.oprd.layers or "last", len(student.blocks))
     layers = pick_layers(config.oprd.layers or "last", len(student.blocks))
     prompts = build_prompts(student.card.tokenizer, config.prompt)
     curriculum = _curriculum(config, prompts, rollouts, student)

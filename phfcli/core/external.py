@@ -23,6 +23,11 @@ class ExternalTeacher:
     model: LanguageModel
     retelling: Retelling | None
 
+    @property
+    def context(self) -> int | None:
+        """The longest sequence that it can read, in the student's tokens; None where its own are others."""
+        return self.model.card.context if self.retelling is None else None
+
     def prepare(self, sample: Sample, problem: Problem) -> Sample:
         return sample if self.retelling is None else self.retelling(sample, problem)
 

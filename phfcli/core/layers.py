@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from phfcli.core.config import LayerChoice
+from phfcli.core.errors import UserError
 
 
 def pick_layers(choice: LayerChoice | None, depth: int) -> tuple[int, ...]:
@@ -14,6 +15,15 @@ def pick_layers(choice: LayerChoice | None, depth: int) -> tuple[int, ...]:
     if choice == "odd":
         return tuple(range(1, depth + 1, 2))
     return tuple(range(1, depth + 1)) if choice is None or choice == "all" else tuple(choice)
+
+
+def check_layers(setting: str, choice: LayerChoice | None, depth: int) -> None:
+    """Raises UserError, naming the setting, for blocks that a model of that depth does not have."""
+    layers = pick_layers(choice, depth)
+    if not layers:
+        raise UserError(f"{setting}: {choice!r} is none of the model's {depth} decoder blocks")
+    if max(layers) > depth:
+        raise UserError(f"{setting}: {max(layers)} is beyond the model's {depth} decoder blocks")
 
 
 def pair_layers(layers: Sequence[int], depth: int, other: int) -> tuple[int, ...]:

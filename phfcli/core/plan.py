@@ -12,6 +12,7 @@ from phfcli.core.errors import UserError
 from phfcli.core.objectives import Needs, build_objective
 from phfcli.core.prompts import Prompts, build_prompts
 from phfcli.core.records import Problem
+from phfcli.core.retelling import same_tokens
 
 T = TypeVar("T")
 
@@ -46,20 +47,23 @@ def plan_run(config: TrainConfig, processes: int = 1, tokens_per_s: float | None
     """
     plan = Plan()
     needs = build_objective(config).needs
-    prompts = _try(plan, lambda: build_prompts(load_tokenizer(config.model), config.prompt))
+    tokenizer = _try(plan, lambda: load_tokenizer(config.model))
+    prompts = None if tokenizer is None else build_prompts(tokenizer, config.prompt)
     problems = _try(plan, lambda: load_problems(config.data, config.columns))
     external = config.teacher.model if needs.teacher and config.teacher.kind == "external" else None
     lengths = Lengths(_PROMPT_TOKENS, _PROMPT_TOKENS, config.rollout.max_new_tokens)
     if prompts is not None and problems is not None:
         plan.prompts = _render(prompts, needs, problems[0])
         lengths = _lengths(config, needs, prompts, problems)
-    if external is not None and problems is not None:
-        retold = _try(plan, lambda: build_prompts(load_tokenizer(external), config.prompt))
-        plan.prompts |= {} if retold is None else {"teacher": retold.student_text(problems[0].problem)}
+    if external is not None and tokenizer is not None and problems is not None:
+        other = _try(plan, lambda: load_tokenizer(external))
+        if other is not None:  # which reads the student's own format if it has its tokens
+            read = build_prompts(tokenizer if same_tokens(tokenizer, other) else other, config.prompt)
+            plan.prompts["teacher"] = read.student_text(problems[0].problem)
     arch = _try(plan, lambda: load_config(config.model))
-    other = None if external is None else _try(plan, lambda: load_config(external))
-    if arch is not None and (external is None or other is not None):
-        plan.memory = step_memory(config, needs, arch, lengths, processes, other)
+    other_arch = None if external is None else _try(plan, lambda: load_config(external))
+    if arch is not None and (external is None or other_arch is not None):
+        plan.memory = step_memory(config, needs, arch, lengths, processes, other_arch)
     if tokens_per_s is not None:
         tokens = config.batch_size * needs.group_size * lengths.completion
         plan.steps_per_hour = 3600 * tokens_per_s / tokens

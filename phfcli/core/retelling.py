@@ -43,7 +43,7 @@ class Retelling:
                 f"than its context of {self.teacher.context}; shorten rollout.max_new_tokens"
             )
         retold = Sample(prompt, None, ids, places=[other[end] for end in met])
-        return replace(sample, places=[own[end] for end in met], retold=retold)
+        return replace(sample, teacher_prompt=None, places=[own[end] for end in met], retold=retold)
 
 
 def same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:

@@ -7,20 +7,20 @@ from pathlib import Path
 import torch
 from transformers import get_scheduler
 
-from phfcli.core.bridges import Bridge
+from phfcli.core.checks import check_external, check_shares
 from phfcli.core.config import TrainConfig
 from phfcli.core.data import Curriculum, Reading, build_curriculum
 from phfcli.core.distributed import ALONE, Ranks
 from phfcli.core.errors import UserError
-from phfcli.core.external import ExternalTeacher, load_external
+from phfcli.core.external import load_external
 from phfcli.core.grading import Grader
-from phfcli.core.layers import pick_layers
+from phfcli.core.layers import check_layers
 from phfcli.core.loop import Trainer
 from phfcli.core.models import LanguageModel, add_lora, load_model, load_whole
-from phfcli.core.objectives import Needs, build_objective
+from phfcli.core.objectives import build_objective
 from phfcli.core.prompts import Prompts, build_prompts
 from phfcli.core.rollouts import TrainingEngine, TransformersEngine, training_engine
-from phfcli.core.runs import model_identity, start_run
+from phfcli.core.runs import start_run
 from phfcli.core.seeds import derive_seed
 from phfcli.core.shadow import check_shadow
 from phfcli.core.sharding import shard
@@ -42,12 +42,15 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     check_trackers(config)
     objective = build_objective(config)
     needs = objective.needs
-    _check_shares(config, needs.group_size, ranks)
+    check_shares(config, needs.group_size, ranks)
     reading = Reading(prompts, needs.privileged, None if needs.offline else config.rollout.max_new_tokens)
     external = load_external(config, model.card) if needs.teacher and config.teacher.kind == "external" else None
-    limit = min(model.card.context, needs.max_tokens or model.card.context)
+    contexts = [model.card.context, needs.max_tokens, external.context if external else None]
+    limit = min(context for context in contexts if context is not None)
     curriculum, skipped = build_curriculum(config, reading, limit)
-    _check_layers(config, needs, len(model.blocks))
+    for setting, layers in (("flow.layers", config.flow.layers), ("oprd.layers", config.oprd.layers)):
+        if layers == needs.layers:  # of the two the one that the objective reads
+            check_layers(setting, layers, len(model.blocks))
     if external is not None:
         check_external(config, needs, model, external)
     if needs.shadow is not None:
@@ -114,60 +117,3 @@ def _build_engine(
         own = chain(own, (request.prompt_ids for request in validation.requests))
         new_tokens = max(new_tokens, validation.sampling.max_new_tokens)
     return training_engine(config, model, own, new_tokens)
-
-
-def _check_shares(config: TrainConfig, group_size: int, ranks: Ranks) -> None:
-    """Whether a step can be shared out; where ranks need each other in every pass, in equal shares."""
-    completions, sharded = config.batch_size * group_size, config.sharding == "fsdp"
-    if completions < ranks.size:
-        raise UserError(
-            f"batch_size: a step's {completions} completions are too few for {ranks.size} processes to share"
-        )
-    if sharded and ranks.size == 1:
-        raise UserError("sharding: there is one process only; start several, with --processes or torchrun")
-    if sharded and config.tuning == "full":
-        raise UserError("sharding: fsdp spreads a frozen base; with tuning=full every process holds all weights")
-    if sharded and completions % ranks.size:
-        raise UserError(
-            f"batch_size: with sharding=fsdp a step's {completions} completions must be a multiple of "
-            f"{ranks.size} processes"
-        )
-
-
-def check_external(config: TrainConfig, needs: Needs, student: LanguageModel, teacher: ExternalTeacher) -> None:
-    """Raises UserError for a teacher whose outputs or states cannot be compared with the student's."""
-    name, fix = f"teacher.model: {config.teacher.model}", "fit one with `phf bridge fit`"
-    if needs.bridge is not None:
-        _check_bridge(config, needs.bridge)
-    elif teacher.retelling is not None:
-        raise UserError(
-            f"{name} has another tokenizer than {config.model}, so without a bridge neither next tokens nor states can "
-            f"be compared; {fix} and train with --objective oprd --set oprd.bridge=FILE"
-        )
-    elif needs.layers != () and student.head.shape[1] != teacher.model.head.shape[1]:
-        widths = f"{teacher.model.head.shape[1]}, and those of {config.model} of {student.head.shape[1]}"
-        raise UserError(f"{name} has states of width {widths}; they need a bridge: {fix}, then --set oprd.bridge=FILE")
-    if needs.outputs and teacher.retelling is not None:
-        raise UserError(f"{name} has another tokenizer, so its next tokens cannot be compared: --set oprd.mu=null")
-
-
-def _check_bridge(config: TrainConfig, bridge: Bridge) -> None:
-    """A bridge stands between the very models that it was fitted to."""
-    for side, setting, name in (("student", "model", config.model), ("teacher", "teacher.model", config.teacher.model)):
-        fitted, given = bridge.about[side], model_identity(name or "")
-        for key in ("sha256", "revision"):
-            if key in fitted and key in given and fitted[key] != given[key]:
-                raise UserError(
-                    f"oprd.bridge: {bridge.path} was fitted to the {side} {fitted['name']} with {key} {fitted[key]}, "
-                    f"and {setting} {name} has {given[key]}; fit another one with `phf bridge fit`"
-                )
-
-
-def _check_layers(config: TrainConfig, needs: Needs, depth: int) -> None:
-    """Of the settings that name layers the objective reads the one that is its need."""
-    for setting, layers in (("flow.layers", config.flow.layers), ("oprd.layers", config.oprd.layers)):
-        beyond = [layer for layer in layers or () if isinstance(layer, int) and layer > depth]
-        if beyond and layers == needs.layers:
-            raise UserError(f"{setting}: {beyond[0]} is beyond the model's {depth} decoder blocks")
-    if needs.layers != () and not pick_layers(needs.layers, depth):
-        raise UserError(f"oprd.layers: a model of {depth} decoder blocks has none of them")

@@ -1,22 +1,25 @@
-"""The program `benchmarks/bridge.py`, run as a user would, on models that have hardly been pretrained."""
+"""The models of `benchmarks/bridge.py`, hardly pretrained: the commands that it then runs have tests of their own."""
 
-import os
-import subprocess
-import sys
+import importlib.util
 from pathlib import Path
 
-import pytest
+from phfcli.core.cards import load_card
+from phfcli.core.retelling import same_tokens
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "bridge.py"
 
 
-@pytest.mark.slow
-def test_it_makes_two_models_and_trains_one_through_a_bridge(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    small = ["--pretraining", "0.003", "--seeds", "1", "--steps", "2", "--rollouts", "10", "--ranks", "4", "--n", "1"]
-    command = [sys.executable, str(PROGRAM), str(tmp_path), *small]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("student    Average@1 ")
-    assert "rank 4     cosine" in done.stdout
-    assert "  gain     " in done.stdout
+def test_it_makes_two_models_that_share_neither_width_nor_tokenizer(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("bridge_benchmark", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    for name in program.MODELS:
+        program.make(name, tmp_path, share=0.0015)
+    student, teacher = (load_card(str(tmp_path / name)) for name in ("student", "teacher"))
+    assert (student.config.hidden_size, teacher.config.hidden_size) == (96, 128)
+    assert not same_tokens(student.tokenizer, teacher.tokenizer)
+    assert same_tokens(student.tokenizer, load_card("embedded").tokenizer)
+    solution = "<think>\n37+8=45\n</think>"
+    assert len(teacher.tokenizer.encode(solution)) == len(solution) > len(student.tokenizer.encode(solution))

@@ -1,5 +1,6 @@
 """Layers by name, and which of another model's lie as deep."""
 
+import re
 from fractions import Fraction
 from math import floor
 
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phfcli.core.config import LayerChoice
-from phfcli.core.layers import pair_layers, pick_layers
+from phfcli.core.errors import UserError
+from phfcli.core.layers import check_layers, pair_layers, pick_layers
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,15 @@ from phfcli.core.layers import pair_layers, pick_layers
 )
 def test_names(choice: LayerChoice | None, layers: tuple[int, ...]) -> None:
     assert pick_layers(choice, 5) == layers
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"), [((1, 6), "x: 6 is beyond the model's 5"), ((), "x: () is none of the model's 5")]
+)
+def test_layers_that_are_not_there_are_refused(choice: LayerChoice, message: str) -> None:
+    check_layers("x", "even", 5)
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_layers("x", choice, 5)
 
 
 def test_pairs_by_hand() -> None:

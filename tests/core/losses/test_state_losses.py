@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from phfcli.losses import pointwise_loss
+from phfcli.losses import mean_cosine, pointwise_loss
 
 
 def draw(seed: int, layers: int, counts: list[int], d: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,6 +44,13 @@ def test_hand_computed() -> None:
     valid = torch.tensor([[True, False], [True, True]])
     assert float(pointwise_loss(student, teacher, valid).loss) == pytest.approx((4 / 2 + 50 / 4) / 2)
     assert float(pointwise_loss(student, teacher, valid, normalized=True).loss) == pytest.approx((4 / 13 + 1) / 2)
+
+
+def test_the_cosine_by_hand() -> None:
+    student = torch.tensor([[[[1.0, 0.0], [3.0, 4.0]], [[2.0, 0.0], [9.0, 9.0]], [[5.0, 5.0], [5.0, 5.0]]]])
+    teacher = torch.tensor([[[[2.0, 0.0], [4.0, 3.0]], [[0.0, 1.0], [9.0, 9.0]], [[1.0, 1.0], [1.0, 1.0]]]])
+    valid = torch.tensor([[True, True], [True, False], [False, False]])
+    assert float(mean_cosine(student, teacher, valid)) == pytest.approx(((1 + 0.96) / 2 + 0) / 2)
 
 
 def test_normalized_ignores_a_common_scale() -> None:
