@@ -56,7 +56,10 @@ def _row(system: str, prompts: Prompts, problem: Problem) -> Row:
     ids = prompts.tokenizer(text=row["prompt"])["input_ids"]  # type: ignore[operator]
     assert ids == prompts.student(problem.problem)
     if system == "sft":
-        row["completion"] = prompts.target_text(problem.problem, problem.solution)
+        # up to the end-of-sequence token: TRL would add one behind anything that follows it
+        target = prompts.target(problem.problem, problem.solution)
+        row["completion"] = prompts.tokenizer.decode(target)  # type: ignore[attr-defined]
+        assert prompts.tokenizer(text=row["completion"])["input_ids"] == target  # type: ignore[operator]
     if system == "opsd":
         row["privileged_context"] = prompts.teacher_text(problem.problem, problem.solution)
     return row
