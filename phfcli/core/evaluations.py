@@ -54,7 +54,7 @@ class Result:
 
     @property
     def bench(self) -> str:
-        return str(self.summary["bench"])
+        return clean(str(self.summary["bench"]))
 
     @property
     def step(self) -> int | None:
@@ -91,7 +91,12 @@ def load_results(paths: list[str], benches: list[str], all_steps: bool = False) 
 def named_path(text: str) -> tuple[str | None, Path]:
     """NAME=PATH taken apart, the name None where there is none."""
     name, equals, path = text.partition("=")
-    return (name, Path(path)) if equals and name and not Path(text).exists() else (None, Path(text))
+    return (clean(name), Path(path)) if equals and name and not Path(text).exists() else (None, Path(text))
+
+
+def clean(name: str) -> str:
+    """A name as it may stand in a picture or a page: control characters and halves of pairs are replaced."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
 
 
 def _summaries(path: Path, all_steps: bool) -> list[Path]:
@@ -125,13 +130,13 @@ def _load(path: Path, name: str | None) -> Result:
     run = path.parent.parent.parent
     config = read_yaml(run / "config.yaml") if is_run(run) else {}
     base = "adapter_sha256" in settings and settings["adapter_sha256"] is None
-    own = str(summary["target"])
+    own = clean(str(summary["target"]))
     kept = {key: value for key, value in config.items() if key not in _FREE}
     return Result(
         name=name or own,
         method=name or (json.dumps(kept, sort_keys=True) if config else f"{own} {summary.get('step')}"),
         objective=name or config.get("objective") or ("base" if base else own),
-        model=Path(str(settings.get("model", {}).get("name") or summary.get("model") or "-")).name,
+        model=clean(Path(str(settings.get("model", {}).get("name") or summary.get("model") or "-")).name),
         summary={"stderr": None, **summary},
         settings=told | settings,
         folder=path.parent,

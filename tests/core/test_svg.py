@@ -3,6 +3,7 @@
 import re
 from xml.etree import ElementTree
 
+import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
@@ -49,3 +50,13 @@ def test_two_pictures_share_no_id_and_neither_brings_a_style_or_an_image() -> No
         used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', picture))
         assert {a or b for a, b in used} <= own
         assert not re.search(r"style=|<style|<image|xlink|http", picture)
+
+
+@pytest.mark.parametrize("name", ["$x^$", "100 %", "a_b^c\\d"])
+def test_any_name_can_be_drawn(name: str) -> None:
+    def panel(axes: Axes) -> None:
+        tell(axes.plot([0, 1], [0, 1])[0], name)
+        axes.set_title(name)
+
+    shown = [node.text for node in ElementTree.fromstring(inline_svg(panel, name, "x")).iter("text")]
+    assert name in shown
