@@ -106,8 +106,8 @@ def _summaries(path: Path, all_steps: bool) -> list[Path]:
         return [path / "summary.json"]
     if not path.exists():
         raise UserError(f"{path}: no such run, checkpoint or summary")
-    if path.parent.name == "checkpoints" and (path / "adapter_config.json").is_file():
-        step = int(path.name.removeprefix("step-"))
+    if path.parent.name == "checkpoints" and (path / "trainer.json").is_file():
+        step = read_json(path / "trainer.json")["step"]
         found = sorted((path.parents[1] / "evals").glob("*/summary.json"))
         return [file for file in found if read_json(file).get("step") == step]
     found = sorted((path / "evals").glob("*/summary.json"))

@@ -145,7 +145,7 @@ def test_a_checkpoint_is_compared_by_its_own_evaluation(phf: Phf, tmp_path: Path
     evaluation(tmp_path / "a", {"p": [1, 1], "q": [0, 1]}, config={"objective": "phf", "seed": 0})
     checkpoint = tmp_path / "a" / "checkpoints" / "step-000050"
     checkpoint.mkdir(parents=True)
-    (checkpoint / "adapter_config.json").write_text("{}")
+    (checkpoint / "trainer.json").write_text('{"step": 50}')
     done = phf("compare", f"early={checkpoint}", "a", "--json").json
     assert [(row["name"], row["step"]) for row in done["rows"]] == [("early", 50), ("a", 100)]
 

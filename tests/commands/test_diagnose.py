@@ -100,6 +100,16 @@ def test_a_checkpoint_read_anew_says_what_its_saved_flow_says(phf: Phf, run: Pat
         assert [t["token"] for t in other["tokens"]] == [t["token"] for t in saved["tokens"]]
 
 
+def test_a_checkpoint_of_all_weights_brings_its_teacher(phf: Phf, tmp_path: Path) -> None:
+    sets = [part for setting in ("batch_size=4", "tuning=full") for part in ("--set", setting)]
+    phf("train", "--steps", 1, "--output-dir", "run", "--quiet", *sets)
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000001"
+    saved = phf("diagnose", checkpoint, "--json").json
+    done = phf("diagnose", "--collect", checkpoint, "--json")
+    assert "its running average at this checkpoint" in done.err
+    assert done.json["energies"] == pytest.approx(saved["energies"], rel=1e-4)
+
+
 def test_new_rollouts_of_a_model_without_a_run(phf: Phf, problems_file: Path) -> None:
     short = ("--set", "rollout.max_new_tokens=24")
     done = phf("diagnose", "--collect", "embedded", "--data", problems_file, "--samples", 2, *short, "--json")
