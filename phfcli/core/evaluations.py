@@ -127,14 +127,14 @@ def _load(path: Path, name: str | None) -> Result:
     settings_file = path.parent / "settings.json"
     settings = read_json(settings_file) if settings_file.is_file() else {}
     told = {key: summary[key] for key in ("bench_sha256", "sampling", "n", "engine", "prompt") if key in summary}
-    run = path.parent.parent.parent
+    run = _home(path.parent)
     config = read_yaml(run / "config.yaml") if is_run(run) else {}
     base = "adapter_sha256" in settings and settings["adapter_sha256"] is None
     own = clean(str(summary["target"]))
     kept = {key: value for key, value in config.items() if key not in _FREE}
     return Result(
         name=name or own,
-        method=name or (json.dumps(kept, sort_keys=True) if config else f"{own} {summary.get('step')}"),
+        method=name or (json.dumps(kept, sort_keys=True) if config else str(_home(path.parent))),
         objective=name or config.get("objective") or ("base" if base else own),
         model=clean(Path(str(settings.get("model", {}).get("name") or summary.get("model") or "-")).name),
         summary={"stderr": None, **summary},
@@ -160,15 +160,21 @@ def _samples(path: Path) -> tuple[dict[str, list[Sample]], dict[str, str | None]
     return drawn, golds
 
 
+def _home(folder: Path) -> Path:
+    """The run that an evaluation's folder belongs to; the folder itself where it stands alone."""
+    return folder.parents[1] if folder.parent.name == "evals" else folder
+
+
 def _distinct(results: list[Result]) -> list[Result]:
-    """Evaluations of one bench under one name are told apart by their seed, their step or their place in the list."""
+    """Evaluations of one bench under one name are told apart by their run's folder, their step or their number."""
     seen: dict[tuple[str, str, str], int] = {}
     distinct = []
     for result in results:
         key = (result.model, result.bench, result.name)
         seen[key] = seen.get(key, 0) + 1
         if seen[key] > 1:
-            mark = f"seed {result.seed}" if result.seed is not None else result.step or seen[key]
+            home = clean(_home(result.folder).name)
+            mark = home if home not in ("", result.name) else result.step or seen[key]
             result = replace(result, name=f"{result.name} ({mark})")
         distinct.append(result)
     return distinct

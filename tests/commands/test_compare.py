@@ -98,6 +98,16 @@ def test_runs_that_differ_in_more_than_their_seed_are_not_pooled(phf: Phf, tmp_p
     assert [(arm["name"], len(arm["runs"])) for arm in done["arms"]] == [("x", 2)]
 
 
+def test_one_model_evaluated_twice_is_compared_with_itself(phf: Phf, tmp_path: Path) -> None:
+    for folder in ("here", "there"):
+        evaluation(tmp_path / folder, SOME)
+        file = tmp_path / folder / "evals" / "aime-n2" / "summary.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"target": "model"}))
+    done = phf("compare", "here", "there", "--json").json
+    [pair] = done["pairs"]
+    assert (pair["a"], pair["b"], pair["difference"]) == ("model", "model (there)", 0)
+
+
 def test_the_papers_tables(phf: Phf, tmp_path: Path) -> None:
     for model in ("m1", "m2"):
         for method, shift in (("opsd", 0), ("phf", 1)):
