@@ -32,6 +32,7 @@ demo: install ## PHF, OPSD beside it, evaluated, diagnosed, compared
 	$(BIN)/phf diagnose $(DEMO)/phf --plot $(DEMO)/layers.png
 	@$(BIN)/phf diagnose $(DEMO)/phf --json >$(DEMO)/layers.json
 	$(BIN)/phf compare $(DEMO)/base $(DEMO)/opsd $(DEMO)/phf --plot $(DEMO)/compare.png --markdown $(DEMO)/compare.md
+	$(BIN)/phf report $(DEMO)/base $(DEMO)/opsd $(DEMO)/phf -o $(DEMO)/report.html --title "PHF and OPSD on the embedded model"
 	@echo "layers     $(DEMO)/layers.png $(DEMO)/layers.json"
 	@echo "runs       $(DEMO)/base $(DEMO)/opsd $(DEMO)/phf"
 

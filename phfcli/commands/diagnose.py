@@ -162,7 +162,7 @@ def _table(report: "LayerReport") -> "Table":
         bar = "█" * round(_BAR * share / top)
         rows.append((str(layer), f"{value:.4g}", percent(share), bar, *own, _shades(report, index)))
     title = f"Layer energy at {step}{report.samples} rollouts"
-    columns = ("layer", "energy", "share %", "", *_COLUMNS, "rollout, first to last")
+    columns = ("layer", "energy", "share %", "", *_COLUMNS, "along rollout")
     return plain_table(title, columns, rows)
 
 

@@ -123,10 +123,11 @@ def _new_rollouts(config: TrainConfig, model: LanguageModel, count: int) -> list
 
 def _teacher(target: Target, model: LanguageModel) -> tuple[AveragedTeacher, str]:
     """The teacher that was saved with a checkpoint; where there is none, the model is its own."""
-    file = target.adapter / "teacher.safetensors" if target.adapter else None
-    if file is None or not file.is_file():
+    folder = target.adapter or Path(target.model) / "state"  # of a checkpoint of all weights
+    file = folder / "teacher.safetensors"
+    averages = read_tensors(file) if file.is_file() else {}
+    if not averages:
         return AveragedTeacher({}, decay=0.0), "the model itself"
-    averages = read_tensors(file)
     own = dict(model.network.named_parameters())
     if missing := averages.keys() - own.keys():
         raise UserError(f"{file}: not a teacher of this model, which has no {min(missing)}")

@@ -103,7 +103,7 @@ def flow_files(path: Path) -> list[Path]:
         return [path]
     if not path.exists():
         raise UserError(f"{path}: no such run, checkpoint or flow file")
-    if (path / "adapter_config.json").is_file():
+    if (path / "trainer.json").is_file():
         path = path.resolve()
         file = path.parents[1] / "flows" / f"{path.name}.safetensors"
         if not file.is_file():

@@ -54,7 +54,7 @@ class Result:
 
     @property
     def bench(self) -> str:
-        return str(self.summary["bench"])
+        return clean(str(self.summary["bench"]))
 
     @property
     def step(self) -> int | None:
@@ -91,7 +91,12 @@ def load_results(paths: list[str], benches: list[str], all_steps: bool = False) 
 def named_path(text: str) -> tuple[str | None, Path]:
     """NAME=PATH taken apart, the name None where there is none."""
     name, equals, path = text.partition("=")
-    return (name, Path(path)) if equals and name and not Path(text).exists() else (None, Path(text))
+    return (clean(name), Path(path)) if equals and name and not Path(text).exists() else (None, Path(text))
+
+
+def clean(name: str) -> str:
+    """A name as it may stand in a picture or a page: control characters and halves of pairs are replaced."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
 
 
 def _summaries(path: Path, all_steps: bool) -> list[Path]:
@@ -101,8 +106,8 @@ def _summaries(path: Path, all_steps: bool) -> list[Path]:
         return [path / "summary.json"]
     if not path.exists():
         raise UserError(f"{path}: no such run, checkpoint or summary")
-    if path.parent.name == "checkpoints" and (path / "adapter_config.json").is_file():
-        step = int(path.name.removeprefix("step-"))
+    if path.parent.name == "checkpoints" and (path / "trainer.json").is_file():
+        step = read_json(path / "trainer.json")["step"]
         found = sorted((path.parents[1] / "evals").glob("*/summary.json"))
         return [file for file in found if read_json(file).get("step") == step]
     found = sorted((path / "evals").glob("*/summary.json"))
@@ -122,16 +127,16 @@ def _load(path: Path, name: str | None) -> Result:
     settings_file = path.parent / "settings.json"
     settings = read_json(settings_file) if settings_file.is_file() else {}
     told = {key: summary[key] for key in ("bench_sha256", "sampling", "n", "engine", "prompt") if key in summary}
-    run = path.parent.parent.parent
+    run = _home(path.parent)
     config = read_yaml(run / "config.yaml") if is_run(run) else {}
     base = "adapter_sha256" in settings and settings["adapter_sha256"] is None
-    own = str(summary["target"])
+    own = clean(str(summary["target"]))
     kept = {key: value for key, value in config.items() if key not in _FREE}
     return Result(
         name=name or own,
-        method=name or (json.dumps(kept, sort_keys=True) if config else f"{own} {summary.get('step')}"),
+        method=name or (json.dumps(kept, sort_keys=True) if config else str(_home(path.parent))),
         objective=name or config.get("objective") or ("base" if base else own),
-        model=Path(str(settings.get("model", {}).get("name") or summary.get("model") or "-")).name,
+        model=clean(Path(str(settings.get("model", {}).get("name") or summary.get("model") or "-")).name),
         summary={"stderr": None, **summary},
         settings=told | settings,
         folder=path.parent,
@@ -155,15 +160,21 @@ def _samples(path: Path) -> tuple[dict[str, list[Sample]], dict[str, str | None]
     return drawn, golds
 
 
+def _home(folder: Path) -> Path:
+    """The run that an evaluation's folder belongs to; the folder itself where it stands alone."""
+    return folder.parents[1] if folder.parent.name == "evals" else folder
+
+
 def _distinct(results: list[Result]) -> list[Result]:
-    """Evaluations of one bench under one name are told apart by their seed, their step or their place in the list."""
+    """Evaluations of one bench under one name are told apart by their run's folder, their step or their number."""
     seen: dict[tuple[str, str, str], int] = {}
     distinct = []
     for result in results:
         key = (result.model, result.bench, result.name)
         seen[key] = seen.get(key, 0) + 1
         if seen[key] > 1:
-            mark = f"seed {result.seed}" if result.seed is not None else result.step or seen[key]
+            home = clean(_home(result.folder).name)
+            mark = home if home not in ("", result.name) else result.step or seen[key]
             result = replace(result, name=f"{result.name} ({mark})")
         distinct.append(result)
     return distinct

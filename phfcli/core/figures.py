@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from phfcli.core import panels, score_panels
 from phfcli.core.bridge_fit import BridgeReport
-from phfcli.core.compare import Comparison
+from phfcli.core.compare import SUITE, Comparison, Pair
 from phfcli.core.diagnose import LayerReport
 from phfcli.core.names import ViewName
 from phfcli.core.views import trajectories
@@ -16,6 +17,7 @@ from phfcli.core.views import trajectories
 Panel = Callable[[Axes], None]
 
 _COLUMNS = 3
+_MOST_PAIRS = 24  # differences in one panel
 _SIZE = (4.9, 3.7)  # of a panel, in inches
 
 
@@ -47,13 +49,14 @@ def draw_panels(drawn: Sequence[Panel], path: Path, columns: int = _COLUMNS, siz
     columns = min(columns, len(drawn))
     rows = -(-len(drawn) // columns)
     figure = Figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes, panel in zip(grid, drawn, strict=False):
-        panel(axes)
-    for axes in grid[len(drawn) :]:
-        axes.set_axis_off()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with rc_context({"text.parse_math": False}):  # a dollar in a name is a dollar
+        grid = figure.subplots(rows, columns, squeeze=False).flatten()
+        for axes, panel in zip(grid, drawn, strict=False):
+            panel(axes)
+        for axes in grid[len(drawn) :]:
+            axes.set_axis_off()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130)
 
 
 def view_panels(name: ViewName, comparison: Comparison) -> list[Panel]:
@@ -65,13 +68,30 @@ def view_panels(name: ViewName, comparison: Comparison) -> list[Panel]:
         places = [(model, bench) for model in comparison.models for bench in comparison.benches]
         return [_trajectory(points, model, bench, len(places) > 1) for model, bench in places]
     drawn = [_scores(comparison, model) for model in comparison.models]
-    return [*drawn, lambda axes: score_panels.differences(axes, comparison.pairs)] if comparison.pairs else drawn
+    pairs = drawn_pairs(comparison)
+    return [*drawn, lambda axes: score_panels.differences(axes, pairs)] if pairs else drawn
+
+
+def drawn_pairs(comparison: Comparison) -> list[Pair]:
+    """The differences of a picture: of means over benchmarks where there are several, the clearest of very many."""
+    pairs = [pair for pair in comparison.pairs if pair.bench == SUITE] or comparison.pairs
+    kept = sorted(pairs, key=lambda pair: pair.result.p_value)[:_MOST_PAIRS]
+    return [pair for pair in pairs if pair in kept]
+
+
+def differences_height(comparison: Comparison) -> float:
+    """Of the panel of differences, in inches."""
+    return max(_SIZE[1], 0.45 * len(drawn_pairs(comparison)) + 1)
 
 
 def draw_view(name: ViewName, comparison: Comparison, path: Path) -> None:
     """A view as one picture."""
-    tallest = len(comparison.pairs) if name in ("runs", "methods") else len(comparison.arms)
-    draw_panels(view_panels(name, comparison), path, size=(6, max(3.7, 0.45 * tallest + 1)))
+    height = _SIZE[1]
+    if name in ("runs", "methods"):
+        height = differences_height(comparison)
+    elif name == "ablations":
+        height = max(height, 0.45 * len(comparison.arms) + 1)
+    draw_panels(view_panels(name, comparison), path, size=(6, height))
 
 
 def _scores(comparison: Comparison, model: str) -> Panel:

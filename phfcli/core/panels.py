@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.patches import Rectangle
 
 from phfcli.core.bridge_fit import BridgeReport
@@ -18,7 +20,8 @@ INK, QUIET, LINE = "#1c1f24", "#59616c", "#dcdfe4"
 SERIES = ("#2b6cb0", "#dd6b20", "#2f855a", "#805ad5", "#b83280", "#718096", "#b7791f", "#0987a0")
 BLUE, ORANGE, GREY = SERIES[0], SERIES[1], SERIES[5]
 MARKERS = "os^Dv<>P"
-_SHADES = 40  # of a map: from 50 on matplotlib would draw their scale as an image
+# no shade of a map is a colour of the above, which a page may exchange; from 50 on their scale would be an image
+SHADES = LinearSegmentedColormap.from_list("flow", ["#f7fafc", "#8fccf3", "#2a6bb2", "#19295d"], N=40)
 
 
 def tell(artist: Any, text: str) -> None:
@@ -154,23 +157,23 @@ def _by_layer(axes: Axes, report: LayerReport, name: str, label: str, place: int
 
 def _cells(axes: Axes, rows: Sequence[Sequence[float | None]], ys: list[str], xs: list[str], name: Any) -> None:
     """A map of values from white to blue, each cell a mark of its own, with a scale at the right."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LinearSegmentedColormap, Normalize
-
     known = [value for row in rows for value in row if value is not None]
     scale = Normalize(min(0.0, *known), max(*known, 1e-12))
-    colours = LinearSegmentedColormap.from_list("flow", ["#f7fafc", "#90cdf4", "#2b6cb0", "#1a2a5e"], N=_SHADES)
     for y, row in enumerate(rows):
         for x, value in enumerate(row):
             if value is not None:
-                cell = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colours(scale(value)), linewidth=0)
+                cell = Rectangle(
+                    (x - 0.5, y - 0.5), 1, 1, facecolor=SHADES(scale(value)), linewidth=0, antialiased=False
+                )
                 tell(axes.add_patch(cell), f"{name(y, x)}: {value:.3g}")
     axes.set(xlim=(-0.5, len(xs) - 0.5), ylim=(-0.5, len(ys) - 0.5))
     for ticks, labels in ((axes.set_xticks, xs), (axes.set_yticks, ys)):
         places = _ticks(range(len(labels)), 10)
         ticks(places, [labels[place] for place in places])
-    bar = axes.figure.colorbar(ScalarMappable(scale, colours), ax=axes)
+    bar = axes.figure.colorbar(ScalarMappable(scale, SHADES), ax=axes)
     bar.outline.set_visible(False)
+    assert bar.solids is not None
+    bar.solids.set_edgecolor("face")
 
 
 def _ticks(values: Sequence[int], most: int) -> list[int]:

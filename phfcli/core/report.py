@@ -17,7 +17,7 @@ from phfcli import __version__
 from phfcli.core import score_panels
 from phfcli.core.compare import Comparison, compare
 from phfcli.core.evaluations import Result, load_results, named_path
-from phfcli.core.figures import layer_panels, view_panels
+from phfcli.core.figures import differences_height, layer_panels, view_panels
 from phfcli.core.files import write_text
 from phfcli.core.problem_grid import problem_grid
 from phfcli.core.runs import now
@@ -54,7 +54,8 @@ _FLOW_CAPTIONS = {
     "agreement": "Cosine of student's and teacher's transitions, and CKA of their states, by block. One is agreement.",
     "ranks": "Effective rank of the directions along a rollout, for both readers. A low one is a flow on few lines.",
 }
-_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?=\s|$)")
+_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]\d+)?(?=\s|$)")
+_BELOW_ALL = "-1000000000"  # what an empty cell sorts by
 _POINTS = 200  # of a curve
 
 
@@ -110,13 +111,13 @@ def _page(context: dict[str, Any]) -> str:
 def _scores(comparison: Comparison, steps: list[Result]) -> list[Figure]:
     if not comparison.results:
         return []
-    size = (4.9, max(3.7, 0.45 * len(comparison.pairs) + 1))
+    size = (4.9, differences_height(comparison))
     captions = ["Average@n with its standard error over problems; seeds of one method are pooled."] * len(
         comparison.models
     )
     captions.append(
-        "Differences paired by problem with their 95% intervals. Within the grey, the test would have "
-        "missed a true difference more than one time in five."
+        "Differences paired by problem with their 95% intervals, of very many the clearest. Within the grey, the test "
+        "would have missed a true difference more than one time in five."
     )
     drawn = [
         Figure(inline_svg(panel, caption, f"score-{place}", size), caption)
@@ -185,13 +186,13 @@ def _sortable(sheet: Sheet) -> dict[str, Any]:
         cells = [row[index] for row in sheet.rows]
         numbers.append(any(map(_leading, cells)) and all(cell == "-" or _leading(cell) for cell in cells))
     rows = [
-        [(cell, (_leading(cell) or "-1e9") if number else None) for cell, number in zip(row, numbers, strict=True)]
+        [(cell, (_leading(cell) or _BELOW_ALL) if number else None) for cell, number in zip(row, numbers, strict=True)]
         for row in sheet.rows
     ]
     return {"title": sheet.title, "columns": list(zip(sheet.columns, numbers, strict=True)), "rows": rows}
 
 
 def _leading(cell: str) -> str:
-    """The number that a cell begins with, or nothing."""
+    """The number that a cell begins with, without an exponent, which the sorting does not know; or nothing."""
     found = _NUMBER.match(cell)
-    return found[0].replace(",", "").removeprefix("+") if found else ""
+    return f"{float(found[0].replace(',', '')):.12f}".rstrip("0").rstrip(".") if found else ""

@@ -7,6 +7,7 @@ from typing import Any
 
 from phfcli.core.diagnose import LayerReport, comparable, diagnose_file, flow_files
 from phfcli.core.errors import UserError
+from phfcli.core.evaluations import clean
 from phfcli.core.files import read_json, read_lines
 from phfcli.core.resources import is_run
 from phfcli.core.settings import read_yaml
@@ -34,7 +35,7 @@ def load_run(name: str | None, folder: Path) -> Run:
     told = [*folder.glob("manifest.json"), *sorted(folder.glob("evals/*/settings.json"))]
     saved = flow_files(folder) if is_run(folder) and any((folder / "flows").glob("*.safetensors")) else []
     return Run(
-        name or folder.resolve().name,
+        name or clean(folder.resolve().name),
         folder,
         read_yaml(folder / "config.yaml") if is_run(folder) else {},
         read_json(told[0]) if told else {},

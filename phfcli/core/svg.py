@@ -31,9 +31,9 @@ def inline_svg(panel: Callable[[Axes], None], label: str, name: str, size: tuple
         size: in inches; the page may draw it smaller.
     """
     figure = Figure(figsize=size, layout="constrained")
-    panel(figure.subplots())
     out = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "phf"}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "phf", "text.parse_math": False}):
+        panel(figure.subplots())
         figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
     root = ElementTree.fromstring(out.getvalue())
     for part in (f"{_SVG}metadata", f"{_SVG}defs"):  # the first is matplotlib's style

@@ -98,6 +98,16 @@ def test_runs_that_differ_in_more_than_their_seed_are_not_pooled(phf: Phf, tmp_p
     assert [(arm["name"], len(arm["runs"])) for arm in done["arms"]] == [("x", 2)]
 
 
+def test_one_model_evaluated_twice_is_compared_with_itself(phf: Phf, tmp_path: Path) -> None:
+    for folder in ("here", "there"):
+        evaluation(tmp_path / folder, SOME)
+        file = tmp_path / folder / "evals" / "aime-n2" / "summary.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"target": "model"}))
+    done = phf("compare", "here", "there", "--json").json
+    [pair] = done["pairs"]
+    assert (pair["a"], pair["b"], pair["difference"]) == ("model", "model (there)", 0)
+
+
 def test_the_papers_tables(phf: Phf, tmp_path: Path) -> None:
     for model in ("m1", "m2"):
         for method, shift in (("opsd", 0), ("phf", 1)):
@@ -145,7 +155,7 @@ def test_a_checkpoint_is_compared_by_its_own_evaluation(phf: Phf, tmp_path: Path
     evaluation(tmp_path / "a", {"p": [1, 1], "q": [0, 1]}, config={"objective": "phf", "seed": 0})
     checkpoint = tmp_path / "a" / "checkpoints" / "step-000050"
     checkpoint.mkdir(parents=True)
-    (checkpoint / "adapter_config.json").write_text("{}")
+    (checkpoint / "trainer.json").write_text('{"step": 50}')
     done = phf("compare", f"early={checkpoint}", "a", "--json").json
     assert [(row["name"], row["step"]) for row in done["rows"]] == [("early", 50), ("a", 100)]
 

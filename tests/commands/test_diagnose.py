@@ -70,16 +70,21 @@ def test_shares_equal_a_computation_by_hand(phf: Phf, run: Path) -> None:
 
 @pytest.mark.parametrize("energy", ENERGIES)
 def test_each_energy_says_which_it_is(phf: Phf, run: Path, energy: str) -> None:
-    done = phf("diagnose", run, "--energy", energy, "--plot", "layers.png", "--csv", "layers.csv")
+    done = phf("diagnose", run, "--energy", energy, "--csv", "layers.csv")
     assert done.code == 0
     assert f"energy     {energy}:" in done.out
-    assert (run.parent / "layers.png").read_bytes()[:4] == b"\x89PNG"
     one = phf("diagnose", run / "flows" / "step-000001.safetensors", "--energy", energy, "--json").json
     assert (one["step"], sum(one["share"])) == (1, pytest.approx(1))
     rows = list(csv.DictReader((run.parent / "layers.csv").read_text().splitlines()))
     assert [(row["step"], row["layer"]) for row in rows] == [(s, layer) for s in "12" for layer in "1234"]
     assert [float(row["share"]) for row in rows[:4]] == pytest.approx(one["share"])
     assert rows[0]["energy"] == rows[0][f"energy_{energy}"]
+
+
+def test_pictures_of_one_step_and_of_several(phf: Phf, run: Path) -> None:
+    assert phf("diagnose", run, "--plot", "layers.png").code == 0
+    assert (run.parent / "layers.png").read_bytes()[:4] == b"\x89PNG"
+    assert phf("diagnose", run, "--steps", "1", "--plot", "one.svg").code == 0
 
 
 def test_a_checkpoint_read_anew_says_what_its_saved_flow_says(phf: Phf, run: Path) -> None:
@@ -93,6 +98,16 @@ def test_a_checkpoint_read_anew_says_what_its_saved_flow_says(phf: Phf, run: Pat
         assert other["entropy"] == pytest.approx(saved["entropy"], rel=1e-5)
         assert other["measures"]["cka"] == pytest.approx(saved["measures"]["cka"], rel=1e-3)
         assert [t["token"] for t in other["tokens"]] == [t["token"] for t in saved["tokens"]]
+
+
+def test_a_checkpoint_of_all_weights_brings_its_teacher(phf: Phf, tmp_path: Path) -> None:
+    sets = [part for setting in ("batch_size=4", "tuning=full") for part in ("--set", setting)]
+    phf("train", "--steps", 1, "--output-dir", "run", "--quiet", *sets)
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000001"
+    saved = phf("diagnose", checkpoint, "--json").json
+    done = phf("diagnose", "--collect", checkpoint, "--json")
+    assert "its running average at this checkpoint" in done.err
+    assert done.json["energies"] == pytest.approx(saved["energies"], rel=1e-4)
 
 
 def test_new_rollouts_of_a_model_without_a_run(phf: Phf, problems_file: Path) -> None:
