@@ -205,8 +205,9 @@ def _run(
 def _go_on(trainer: "Trainer", changes: list[str]) -> None:
     """Takes up what is in the run's folder; what is forced upon it is told and noted there."""
     from phfcli.core.runs import note_settings
+    from phfcli.core.saving import resume
 
-    trainer.resume(warn)
+    resume(trainer, warn)
     if changes and trainer.ranks.main:
         warn(f"forced from step {trainer.step} on: {'; '.join(changes)}")
         note_settings(trainer.folder, trainer.config)

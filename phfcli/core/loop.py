@@ -2,21 +2,18 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
-from phfcli.core.cards import stable_name
-from phfcli.core.checkpoints import checkpoints_of, load_checkpoint, prune_checkpoints, save_checkpoint, set_aside
 from phfcli.core.config import TrainConfig
 from phfcli.core.data import Curriculum
 from phfcli.core.distributed import ALONE, Ranks
-from phfcli.core.errors import FaultError, UserError
+from phfcli.core.errors import FaultError
 from phfcli.core.files import append_lines, as_json, write_json
-from phfcli.core.flows import save_flow
 from phfcli.core.grading import Grader, Status, last_box
 from phfcli.core.layers import pick_layers
 from phfcli.core.meters import Meter, Metrics, peak_memory
@@ -24,13 +21,11 @@ from phfcli.core.models import LanguageModel
 from phfcli.core.objectives import LossTerms, Objective
 from phfcli.core.passes import Batch, Sample, collate, run_pass
 from phfcli.core.prompts import Prompts
-from phfcli.core.recording import record_flow
 from phfcli.core.records import Completion, Problem, Request, Sampling
 from phfcli.core.resources import step_name
 from phfcli.core.rollouts import TrainingEngine
-from phfcli.core.runs import continue_run
+from phfcli.core.saving import check_alike, save
 from phfcli.core.seeds import derive_seed
-from phfcli.core.sharding import whole_blocks
 from phfcli.core.teachers import Teacher
 from phfcli.core.validation import Validation
 
@@ -61,7 +56,7 @@ class Trainer:
 
     def train(self) -> Iterator[Metrics]:
         """Runs to the last step, or until a rank is told to stop; yields each step's metrics once they are on disk."""
-        self.check_alike()
+        check_alike(self)
         with self.grader, closing(self.engine):
             while not self.done:
                 metrics, samples = self.train_step(self.step + 1)
@@ -74,11 +69,11 @@ class Trainer:
                     scores = self.validation.run(self.step, self.model, self.engine, self.grader, self.ranks)
                     metrics |= {"evaluation": scores}
                 if due:
-                    self.save(samples)
+                    save(self, samples)
                 yield metrics
                 if self.ranks.any(self.stopping):
                     if not due:
-                        self.save(samples)
+                        save(self, samples)
                     return
 
     @property
@@ -237,59 +232,6 @@ class Trainer:
             f"step {step}: the loss is {loss} and the norm of its gradient {grad_norm}; nothing was updated, the last "
             f"checkpoint is intact, and the batch is in {path}"
         )
-
-    def save(self, samples: Sequence[Sample]) -> None:
-        """A checkpoint of the completed step, and the hidden flow of some of its rollouts under its weights."""
-        flow, needs = self.config.flow, self.objective.needs
-        samples = self.ranks.gather(samples[: flow.saved_samples])
-        with whole_blocks(self.model):
-            if self.ranks.main and flow.saves(self.step) and needs.teacher and needs.privileged:
-                recorded = record_flow(self.model, self.teacher, samples[: flow.saved_samples], flow.positions)
-                save_flow(self.folder, self.step, recorded, flow.saved_dtype)
-        if not self.ranks.main:
-            return
-        state = {"step": self.step, "model": stable_name(self.config.model), "schedule": self.schedule.state_dict()}
-        folder = self.folder / "checkpoints" / step_name(self.step)
-        save_checkpoint(folder, self.model, self.teacher, self.optimizer, state)
-        best = self.validation and self.validation.best
-        if self.validation and best and best["step"] == self.step:
-            self.validation.point()
-        prune_checkpoints(self.folder, self.config.keep, best["step"] if best else None)
-
-    def check_alike(self) -> None:
-        """Raises FaultError where ranks do not start from the same weights at the same step."""
-        weights = sum(p.detach().double().square().sum().item() for p in self.model.trainable().values())
-        if len(set(self.ranks.gather([(self.step, weights)]))) > 1:
-            raise FaultError(
-                "the processes do not hold the same weights: the run's folder must be one that all machines share"
-            )
-
-    def resume(self, warn: Callable[[str], None]) -> None:
-        """Goes back to the newest checkpoint that can be read; with none, the run starts over."""
-        with self.ranks.main_first():
-            self._go_back(warn)
-
-    def _go_back(self, warn: Callable[[str], None]) -> None:
-        skipped = []
-        for step, folder in reversed(checkpoints_of(self.folder)):
-            try:
-                state = load_checkpoint(folder, self.model, self.teacher, self.optimizer)
-            except UserError as error:
-                skipped.append(f"checkpoint skipped: {error}; set aside as {set_aside(folder).name}")
-                continue
-            self.schedule.load_state_dict(state["schedule"])
-            for group, rate in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
-                group["lr"] = rate  # which the schedule itself would only do after the next step
-            self.step = step
-            break
-        if self.ranks.main:
-            for reason in skipped:
-                warn(f"{reason}; going back to {f'step {self.step}' if self.step else 'the start'}")
-            continue_run(self.folder, self.step)
-        if self.validation is not None:
-            self.validation.read(self.step)
-            if self.ranks.main:
-                self.validation.point()
 
     def _rewards(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[float]:
         """1 for a completion whose answer is the problem's, else 0, by the grader of evaluation."""

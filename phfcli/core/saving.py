@@ -1,0 +1,81 @@
+"""What a training run leaves on disk in its course, and how it goes on from there: checkpoints, flows, the best one."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from phfcli.core.cards import stable_name
+from phfcli.core.checkpoints import checkpoints_of, load_checkpoint, prune_checkpoints, save_checkpoint, set_aside
+from phfcli.core.errors import FaultError, UserError
+from phfcli.core.flows import save_flow
+from phfcli.core.passes import Sample
+from phfcli.core.recording import record_flow
+from phfcli.core.resources import step_name
+from phfcli.core.runs import continue_run
+from phfcli.core.sharding import whole_blocks
+
+if TYPE_CHECKING:
+    from phfcli.core.loop import Trainer
+
+
+def save(trainer: "Trainer", samples: Sequence[Sample]) -> None:
+    """A checkpoint of the completed step, and the hidden flow of some of its rollouts under its weights."""
+    flow, needs, ranks = trainer.config.flow, trainer.objective.needs, trainer.ranks
+    samples = ranks.gather(samples[: flow.saved_samples])
+    with whole_blocks(trainer.model):
+        if ranks.main and flow.saves(trainer.step) and needs.teacher and needs.privileged:
+            recorded = record_flow(trainer.model, trainer.teacher, samples[: flow.saved_samples], flow.positions)
+            save_flow(trainer.folder, trainer.step, recorded, flow.saved_dtype)
+    if ranks.main:
+        _write_checkpoint(trainer)
+
+
+def resume(trainer: "Trainer", warn: Callable[[str], None]) -> None:
+    """Goes back to the newest checkpoint that can be read; with none, the run starts over."""
+    with trainer.ranks.main_first():
+        skipped = _load_newest(trainer)
+        if trainer.ranks.main:
+            for reason in skipped:
+                warn(f"{reason}; going back to {f'step {trainer.step}' if trainer.step else 'the start'}")
+            continue_run(trainer.folder, trainer.step)
+        if trainer.validation is not None:
+            trainer.validation.read(trainer.step)
+            if trainer.ranks.main:
+                trainer.validation.point()
+
+
+def check_alike(trainer: "Trainer") -> None:
+    """Raises FaultError where ranks do not start from the same weights at the same step."""
+    weights = sum(p.detach().double().square().sum().item() for p in trainer.model.trainable().values())
+    if len(set(trainer.ranks.gather([(trainer.step, weights)]))) > 1:
+        raise FaultError(
+            "the processes do not hold the same weights: the run's folder must be one that all machines share"
+        )
+
+
+def _write_checkpoint(trainer: "Trainer") -> None:
+    """Only then are older ones removed, and the best one pointed to."""
+    model, config = trainer.model, trainer.config
+    state = {"step": trainer.step, "model": stable_name(config.model), "schedule": trainer.schedule.state_dict()}
+    folder = trainer.folder / "checkpoints" / step_name(trainer.step)
+    save_checkpoint(folder, model, trainer.teacher, trainer.optimizer, state)
+    best = trainer.validation and trainer.validation.best
+    if trainer.validation and best and best["step"] == trainer.step:
+        trainer.validation.point()
+    prune_checkpoints(trainer.folder, config.keep, best["step"] if best else None)
+
+
+def _load_newest(trainer: "Trainer") -> list[str]:
+    """Returns what was skipped on the way, and why."""
+    skipped = []
+    for step, folder in reversed(checkpoints_of(trainer.folder)):
+        try:
+            state = load_checkpoint(folder, trainer.model, trainer.teacher, trainer.optimizer)
+        except UserError as error:
+            skipped.append(f"checkpoint skipped: {error}; set aside as {set_aside(folder).name}")
+            continue
+        trainer.schedule.load_state_dict(state["schedule"])
+        for group, rate in zip(trainer.optimizer.param_groups, trainer.schedule.get_last_lr(), strict=True):
+            group["lr"] = rate  # which the schedule itself would only do after the next step
+        trainer.step = step
+        break
+    return skipped
