@@ -86,6 +86,7 @@ def shown(browser: webdriver.Chrome, study: Path) -> Iterator[Page]:
     page.requests()
     page.go()
     yield page
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     assert browser.get_log("browser") == []
     assert page.script("return window.hacked") is None
     assert {url.partition("#")[0] for url in page.requests()} <= {page.url, "about:blank"}
