@@ -31,7 +31,6 @@ SMALL = (
     Case("OPSD", 8, 512, 128, settings=("objective=opsd",)),
     Case("PHF", 8, 512, 128),
     Case("PHF, gradient checkpointing", 8, 512, 128, settings=("gradient_checkpointing=true",)),
-    Case("PHF, longer", 8, 512, 384),
     Case("PHF, bfloat16", 8, 512, 128, "bfloat16"),
     Case("PHF, all weights", 4, 256, 128, settings=("tuning=full",)),
     Case("GRPO", 8, 512, 128, settings=("objective=grpo", "rollout.top_p=1", "rollout.top_k=0", "grpo.group_size=2")),

@@ -8,41 +8,37 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from probe import Table, spread
 from torch import Tensor
 
+from phfcli.core.losses.entries import Kind
 from phfcli.core.losses.fused import fused_divergence
 
 VOCABULARY = 151_936
 CHUNK = 64
+CASES = (
+    (torch.float32, 512, "jsd"),
+    (torch.float32, 512, "forward_kl"),
+    (torch.float32, 1024, "jsd"),
+    (torch.bfloat16, 1024, "jsd"),
+)
 
 
 def measure_limit(repeats: int, threads: int, tokens: int = 512) -> Table:
     """A row for each precision, width and divergence."""
     torch.set_num_threads(threads)
     rows = []
-    for dtype in (torch.float32, torch.bfloat16):
-        for width in (512, 1024):
-            student, teacher, head = _inputs(tokens, width, dtype)
-            for kind in ("jsd", "forward_kl"):
-
-                def whole(kind: str = kind, S: Tensor = student, T: Tensor = teacher, H: Tensor = head) -> None:
-                    hidden = S.clone().requires_grad_()
-                    options = {"kind": kind, "temperature": 1.1, "clip": 0.05}
-                    fused_divergence(hidden, T, H, torch.ones(len(S)), **options).backward()
-
-                def products(S: Tensor = student, T: Tensor = teacher, H: Tensor = head) -> None:
-                    _products(S, T, H)
-
-                pairs = [(_seconds(products), _seconds(whole)) for _ in range(1 + repeats)][1:]
-                ratios = [both / alone for alone, both in pairs]
-                alone, both = (statistics.median(column) for column in zip(*pairs, strict=True))
-                name = str(dtype).removeprefix("torch.")
-                rows.append([name, str(width), kind, f"{alone:.2f}", f"{both:.2f}", spread(ratios)])
+    for dtype, width, kind in CASES:
+        inputs = _inputs(tokens, width, dtype)
+        pairs = [(_seconds(_products, *inputs), _seconds(_whole, *inputs, kind)) for _ in range(1 + repeats)][1:]
+        ratios = [both / alone for alone, both in pairs]
+        alone, both = (statistics.median(column) for column in zip(*pairs, strict=True))
+        name = str(dtype).removeprefix("torch.")
+        rows.append([name, str(width), kind, f"{alone:.2f}", f"{both:.2f}", spread(ratios)])
     note = (
         f"{tokens} tokens, vocabulary {VOCABULARY:,}, clip 0.05, {threads} thread(s). Seconds as medians of {repeats} "
         "pairs measured in turn; the ratio as median (range) over the pairs."
@@ -70,9 +66,15 @@ def _products(student: Tensor, teacher: Tensor, head: Tensor) -> None:
         logits[: len(both) // 2] @ head
 
 
-def _seconds(run: Callable[[], None]) -> float:
+def _whole(student: Tensor, teacher: Tensor, head: Tensor, kind: Kind) -> None:
+    hidden = student.clone().requires_grad_()
+    weights = torch.ones(len(hidden))
+    fused_divergence(hidden, teacher, head, weights, kind=kind, temperature=1.1, clip=0.05).backward()
+
+
+def _seconds(run: Callable[..., None], *inputs: Any) -> float:
     started = time.perf_counter()
-    run()
+    run(*inputs)
     return time.perf_counter() - started
 
 

@@ -32,7 +32,7 @@ def main(
     tables = []
     for measure in (
         lambda: measure_limit(repeats, threads),
-        lambda: measure_steps([128, 256, 512], repeats, threads, "cpu", str(peer_python)),
+        lambda: measure_steps([128, 512], repeats, threads, "cpu", str(peer_python)),
         lambda: measure_loss_memory(threads),
         lambda: measure_scaling(repeats, threads, "cpu"),
         lambda: measure_predictions(threads, large),

@@ -29,7 +29,7 @@ from phfcli.core.losses.fused import fused_divergence
 
 VOCABULARY = 151_936
 BASE = {"tokens": 256, "layers": 4, "batch": 2}
-CHANGES = {"tokens": (64, 128, 256, 512, 1024), "layers": (2, 4, 8, 16), "batch": (1, 2, 4)}
+CHANGES = {"tokens": (64, 256, 1024), "layers": (2, 4, 8), "batch": (1, 2, 4)}
 WIDTH = 256
 
 

@@ -107,7 +107,7 @@ def _memory(figures: Figures | None) -> float:
 
 
 def main(
-    lengths: Annotated[str, typer.Option(help="Rollout tokens.")] = "128,256,512",
+    lengths: Annotated[str, typer.Option(help="Rollout tokens.")] = "128,512",
     repeats: Annotated[int, typer.Option(help="Measured updates, after one to warm up.")] = 3,
     threads: int = int(os.environ.get("OMP_NUM_THREADS", "1")),
     device: str = "cpu",
