@@ -1,41 +1,18 @@
 """phf train."""
 
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from phfcli.commands.common import (
-    AsJson,
-    Configs,
-    Quiet,
-    Sets,
-    log_console,
-    print_json,
-    quiet_libraries,
-    result_console,
-    settings_given,
-    warn,
-    with_error,
-)
-from phfcli.commands.watch import watch
+from phfcli.commands.common import AsJson, Configs, Quiet, Sets, quiet_libraries, settings_given
+from phfcli.commands.dry_run import show_plan
+from phfcli.commands.running import run
 from phfcli.core.children import end_with_parent
 from phfcli.core.errors import UserError
 from phfcli.core.names import ENGINES, OBJECTIVES, TEACHERS, TRACKERS
-
-if TYPE_CHECKING:
-    from phfcli.core.config import TrainConfig
-    from phfcli.core.distributed import Ranks
-    from phfcli.core.loop import Trainer
-    from phfcli.core.meters import Metrics
-    from phfcli.core.trackers import Report
-
-_TERMINATED = 143  # by SIGTERM, as a shell reports it: whoever waits for the run must not take it for a finished one
 
 
 def _objectives(incomplete: str) -> list[str]:
@@ -133,7 +110,7 @@ def train(
     sources = settings_given(config, set_, options)
     settings = resolve_train(sources)
     if dry_run:
-        _show_plan(settings, json_, processes or 1, tokens_per_s)
+        show_plan(settings, json_, processes or 1, tokens_per_s)
         return
     if tokens_per_s is not None:
         raise UserError("--tokens-per-s: only with --dry-run, which makes steps an hour of it")
@@ -143,12 +120,10 @@ def train(
     from phfcli.core.distributed import joined
 
     with joined(settings.device) as ranks:
-        _run(settings, sources, resume, force, json_, quiet, ranks)
+        run(settings, sources, resume, force, json_, quiet, ranks)
 
 
 def _read_template(path: Path) -> str:
-    from phfcli.core.errors import UserError
-
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -171,135 +146,3 @@ def _launch(processes: int) -> int:
     from phfcli.core.launch import launch
 
     return launch(processes, sys.argv[1:])
-
-
-def _run(
-    settings: "TrainConfig", sources: list[Any], resume: bool, force: bool, json_: bool, quiet: bool, ranks: "Ranks"
-) -> None:
-    from phfcli.core.setup import build_trainer
-
-    with ranks.together():
-        folder, settings, changes = _open(settings, sources, resume, force, ranks)
-    going_on = changes is not None
-    log = log_console(quiet or not ranks.main)
-    many = f" in {ranks.size} processes" if ranks.size > 1 else ""
-    log.print(f"training {settings.model} with {settings.objective} in {folder}{many}", markup=False, soft_wrap=True)
-    with ranks.together():
-        trainer = build_trainer(settings, folder, fresh=not going_on, ranks=ranks)
-    model = trainer.model
-    log.print(f"on {model.device}, {model.compute or model.head.dtype}, attention by {model.attention}")
-    if going_on:
-        _go_on(trainer, changes or [])
-        log.print(f"going on after step {trainer.step} of {settings.steps}")
-    with _stops_at_sigterm(trainer), _reporting(trainer) as report:
-        last = watch(trainer, log, report)
-    if ranks.main:
-        _show_end(trainer, last, json_)
-        if not trainer.done:
-            _tell_of_stop(trainer)
-    ranks.wait()  # a launcher ends the others when one has ended
-    if not trainer.done:
-        raise typer.Exit(_TERMINATED)
-
-
-def _go_on(trainer: "Trainer", changes: list[str]) -> None:
-    """Takes up what is in the run's folder; what is forced upon it is told and noted there."""
-    from phfcli.core.runs import note_settings
-    from phfcli.core.saving import resume
-
-    resume(trainer, warn)
-    if changes and trainer.ranks.main:
-        warn(f"forced from step {trainer.step} on: {'; '.join(changes)}")
-        note_settings(trainer.folder, trainer.config)
-
-
-def _reporting(trainer: "Trainer") -> "AbstractContextManager[Report]":
-    from phfcli.core.trackers import reporting
-
-    config = trainer.config if trainer.ranks.main else trainer.config.model_copy(update={"report_to": ()})
-    return reporting(config, trainer.folder, trainer.step)
-
-
-def _open(
-    settings: "TrainConfig", sources: list[Any], resume: bool, force: bool, ranks: "Ranks"
-) -> tuple[Path, "TrainConfig", list[str] | None]:
-    """The run's folder and its settings; where it goes on with what is there, also what is not as it was."""
-    from phfcli.core.resources import is_run
-    from phfcli.core.runs import check_resumable, claim_folder, default_folder, saved_config
-    from phfcli.core.settings import resolve_train
-
-    folder = Path(settings.output_dir) if settings.output_dir else default_folder(settings)
-    if resume and is_run(folder):
-        settings = resolve_train([saved_config(folder), *sources])
-        return folder, settings, check_resumable(folder, settings, force)
-    if ranks.main:
-        claim_folder(folder)
-    return folder, settings, None
-
-
-@contextmanager
-def _stops_at_sigterm(trainer: "Trainer") -> Iterator[None]:
-    """Within it SIGTERM, which schedulers send before they take a machine away, only asks the trainer to stop."""
-
-    def ask(_number: int, _frame: object) -> None:
-        trainer.stopping = True
-
-    before = signal.signal(signal.SIGTERM, ask)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _show_end(trainer: "Trainer", last: "Metrics | None", json_: bool) -> None:
-    folder = trainer.folder
-    best = trainer.validation and trainer.validation.best
-    result = {"run": str(folder), "step": trainer.step, "checkpoint": _newest(folder), "best": best, "metrics": last}
-    if json_:
-        print_json(result)
-        return
-    then = f"phf eval {folder}" if trainer.done else f"phf train --resume --output-dir {folder}"
-    lines = f"run        {folder}\ncheckpoint {result['checkpoint']}"
-    if best:
-        lines += f"\nbest       {folder / 'best'}: step {best['step']}, {with_error(best['average'], best['stderr'])} %"
-        if trainer.done and trainer.step < trainer.config.steps:
-            lines += f"; stopped early after step {trainer.step}"
-    lines += f"\nnext       {then}"
-    result_console().print(lines, markup=False, soft_wrap=True)
-
-
-def _tell_of_stop(trainer: "Trainer") -> None:
-    at = f"step {trainer.step} of {trainer.config.steps}"
-    typer.echo(f"phf: stopped by SIGTERM after {at}; --resume goes on from its checkpoint", err=True)
-
-
-def _newest(folder: Path) -> str | None:
-    from phfcli.core.checkpoints import checkpoints_of
-
-    found = checkpoints_of(folder)
-    return str(found[-1][1]) if found else None
-
-
-def _show_plan(settings: "TrainConfig", json_: bool, processes: int, tokens_per_s: float | None) -> None:
-    from rich.markup import escape
-
-    from phfcli.core.plan import plan_run
-    from phfcli.core.settings import write_yaml
-
-    quiet_libraries()
-    out = result_console()
-    plan = plan_run(settings, processes, tokens_per_s)
-    if json_:
-        print_json({"settings": settings.model_dump(mode="json"), **plan.as_json()})
-        return
-    out.print(f"[bold]settings[/]\n{escape(write_yaml(settings))}")
-    for who, prompt in plan.prompts.items():
-        out.print(f"[bold]{who}, first problem[/]\n{escape(prompt)}\n")
-    if plan.memory:
-        out.print(f'[bold]memory of a process at its peak, in the phase "{plan.memory.peak_phase}"[/]')
-        for name, size in plan.memory.at_peak().items():
-            out.print(f"  {name:<24}{size / 2**20:12,.1f} MiB")
-    if plan.steps_per_hour is not None:
-        out.print(f"[bold]steps an hour[/], every completion as long as it may be: {plan.steps_per_hour:,.1f}")
-    if plan.gaps:
-        warn(f"not all can be shown: {'; '.join(plan.gaps)}")
