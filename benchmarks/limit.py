@@ -15,6 +15,7 @@ import typer
 from probe import Table, spread
 from torch import Tensor
 
+from phfcli.core.heap import return_large_blocks
 from phfcli.core.losses.entries import Kind
 from phfcli.core.losses.fused import fused_divergence
 
@@ -31,6 +32,7 @@ CASES = (
 def measure_limit(repeats: int, threads: int, tokens: int = 512) -> Table:
     """A row for each precision, width and divergence."""
     torch.set_num_threads(threads)
+    return_large_blocks()  # as a run on a CPU does
     rows = []
     for dtype, width, kind in CASES:
         inputs = _inputs(tokens, width, dtype)
