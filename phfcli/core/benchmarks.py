@@ -112,7 +112,9 @@ def load_benchmark(name: str, config: EvalConfig) -> Benchmark:
         name = Path(name).stem
     else:
         known = [*EMBEDDED_SPLITS, *HUB, *SUITES]
-        raise UserError(f"--bench {name}: neither a benchmark nor a file; {nearest(name, known)}; see --bench list")
+        raise UserError(
+            f"bench {name}: neither a benchmark nor a file; {nearest(name, known)}; see phf eval --bench list"
+        )
     problems = problems[: config.limit]
     return Benchmark(name, problems, rows_hash(problems), source)
 

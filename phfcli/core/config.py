@@ -1,5 +1,6 @@
 """The settings of a run. The defaults are the published recipe (PHF, appendix A and table 3)."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -15,6 +16,12 @@ def _engine(name: str) -> str:
     if name in ENGINES or name.startswith(("http://", "https://")):
         return name
     raise ValueError(f"{name!r} is unknown; {nearest(name, ENGINES)}, or the http://HOST:PORT of a vLLM server")
+
+
+def _positions(choice: str) -> str:
+    if re.fullmatch(r"all|last|(first|last|spread)-[1-9]\d*", choice):
+        return choice
+    raise ValueError(f"{choice!r} is unknown; use all, last, first-K, last-K or spread-K with a number K")
 
 
 Aggregate = Literal["token", "sequence"]
@@ -138,7 +145,7 @@ class OpdSettings(Section):
 
 class OprdSettings(Section):
     layers: LayerChoice | None = None  # None is the last; a bridge has its own
-    positions: Annotated[str, Field(pattern=r"^(all|last|(first|last|spread)-[1-9]\d*)$")] = "all"
+    positions: Annotated[str, AfterValidator(_positions)] = "all"
     normalized: bool = False  # each layer's error over the teacher's mean square
     mu: Annotated[float, Field(ge=0)] | None = None  # None is OPRD alone, else OPD + mu * OPRD
     bridge: str | None = None  # a file of `phf bridge fit`
