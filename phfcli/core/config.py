@@ -21,7 +21,7 @@ def _engine(name: str) -> str:
 def _positions(choice: str) -> str:
     if re.fullmatch(r"all|last|(first|last|spread)-[1-9]\d*", choice):
         return choice
-    raise ValueError(f"{choice!r} is unknown; use all, last, first-K, last-K or spread-K with a number K")
+    raise ValueError("use all, last, first-K, last-K or spread-K with a number K")
 
 
 Aggregate = Literal["token", "sequence"]

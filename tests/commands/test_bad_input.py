@@ -101,7 +101,7 @@ def test_a_reference_that_does_not_fit(phf: Phf, tmp_path: Path) -> None:
 
 
 def test_a_bench_that_does_not_exist(phf: Phf) -> None:
-    refused(phf("eval", "embedded", "--bench", "aime42"), "--bench aime42", "did you mean 'aime2")
+    refused(phf("eval", "embedded", "--bench", "aime42"), "bench aime42", "did you mean 'aime2")
     refused(phf("eval", "embedded", "--bench", "my.jsonl"), "my.jsonl", "no such file")
 
 
