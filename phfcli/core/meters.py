@@ -3,6 +3,7 @@
 import resource
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from phfcli.core.distributed import Ranks
 
 Metrics = dict[str, Any]
+
+_STATUS = Path("/proc/self/status")
 
 # metrics of the machine, which differ between two runs that are otherwise the same
 MACHINE = ("tokens_per_s", "rollout_seconds", "seconds", "peak_memory_bytes")
@@ -42,5 +45,8 @@ def peak_memory(device: torch.device) -> int:
     """The most memory that this process has held so far, in bytes: of tensors on a GPU, of everything on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if _STATUS.is_file():  # not getrusage, whose peak is at least that of the process which started this one
+        lines = _STATUS.read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # KiB elsewhere
