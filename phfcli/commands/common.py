@@ -49,7 +49,7 @@ def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column, cell in zip(columns, rows[0], strict=True):
-        table.add_column(column, justify="right" if cell[:1] in "+-0123456789" else "left")
+        table.add_column(escape(printable(column)), justify="right" if cell[:1] in "+-0123456789" else "left")
     for row in rows:
         table.add_row(*(escape(printable(cell)) for cell in row))
     return table

@@ -30,6 +30,10 @@ _ONE_FILE = "10TB"
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's, of a parameter's shape
 
 
+class MismatchError(UserError):
+    """A checkpoint that is whole, and not one of this run as it is set now."""
+
+
 def save_checkpoint(
     folder: Path,
     model: LanguageModel,
@@ -52,16 +56,17 @@ def load_checkpoint(
     """Puts a checkpoint's weights, teacher and optimiser in place; returns the state that was saved with them.
 
     Raises:
-        UserError: for a file that is missing, damaged or of another model. Nothing has been put in place then.
+        MismatchError: for a file of another model, or of a run that kept other things.
+        UserError: for a file that is missing or damaged. In either case nothing has been put in place.
     """
     trainable = model.trainable()
     state: dict[str, Any] = read_json(folder / "trainer.json")
     weights = _read_weights(folder, model)
     averages = _read_like(_state(folder, model) / "teacher.safetensors", teacher.state_dict())
-    moments = _read_like(
-        _state(folder, model) / "optimizer.safetensors",
-        {f"{name}:{key}": p for name, p in trainable.items() for key in _MOMENTS},
-    )
+    optimized = _state(folder, model) / "optimizer.safetensors"
+    stepped = read_tensors(optimized)  # a parameter that never got a gradient has no moments
+    wanted = {f"{name}:{key}": p for name, p in trainable.items() for key in _MOMENTS if f"{name}:step" in stepped}
+    moments = _read_like(optimized, wanted)
     with torch.no_grad():
         for name, p in trainable.items():
             p.copy_(weights[name])
@@ -198,16 +203,16 @@ def _read_weights(folder: Path, model: LanguageModel) -> dict[str, Tensor]:
         raise UserError(f"{path}: damaged or incomplete: {first_line(error)}") from None
     saved, info = loaded
     if info["missing_keys"] or info["mismatched_keys"]:
-        raise UserError(f"{path}: not a checkpoint of this model: weights are missing or have another shape")
+        raise MismatchError(f"{path}: not a checkpoint of this model: weights are missing or have another shape")
     return dict(saved.named_parameters())
 
 
 def _read_like(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file. Raises UserError unless every wanted one is among them, in its shape."""
+    """The tensors of a file. Raises MismatchError unless every wanted one is among them, in its shape."""
     tensors = read_tensors(path)
     for name, like in wanted.items():
         if name not in tensors or tensors[name].shape != like.shape:
-            raise UserError(f"{path}: not a checkpoint of this model: {name} is missing or has another shape")
+            raise MismatchError(f"{path}: not a checkpoint of this model: {name} is missing or has another shape")
     return tensors
 
 

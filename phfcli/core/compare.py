@@ -101,6 +101,7 @@ class Comparison:
     arms: list[Arm]
     pairs: list[Pair]
     notes: list[str]
+    tested: bool  # else an arm may hold several steps of a run, and its figures are those of no checkpoint
 
     @property
     def benches(self) -> list[str]:
@@ -126,7 +127,12 @@ class Comparison:
             }
             for arm in self.arms
         ]
-        return {"rows": rows, "arms": arms, "pairs": [p.as_json() for p in self.pairs], "unequal": self.notes}
+        return {
+            "rows": rows,
+            "arms": arms if self.tested else [],
+            "pairs": [p.as_json() for p in self.pairs],
+            "unequal": self.notes,
+        }
 
 
 def compare(results: list[Result], unequal: bool = False, tested: bool = True) -> Comparison:
@@ -139,7 +145,7 @@ def compare(results: list[Result], unequal: bool = False, tested: bool = True) -
     Raises:
         UserError: for evaluations of one benchmark whose rows, or without `unequal` whose prompts or sampling, differ.
     """
-    arms = group(results)
+    arms = group(results, apart=tested)
     notes = [note for bench in dict.fromkeys(r.bench for r in results) for note in _check(results, bench, unequal)]
     differences = list(_differences(arms)) if tested else []
     corrected = holm([difference.p_value for _, _, _, difference in differences])
@@ -147,14 +153,18 @@ def compare(results: list[Result], unequal: bool = False, tested: bool = True) -
     for (bench, a, b, difference), p in zip(differences, corrected, strict=True):
         gained, lost = changed(a, b, bench) if bench in a.benches else ([], [])
         pairs.append(Pair(b.model, bench, a.name, b.name, difference, p, gained, lost))
-    return Comparison(results, arms, pairs, notes)
+    return Comparison(results, arms, pairs, notes, tested)
 
 
-def group(results: Sequence[Result]) -> list[Arm]:
-    """Arms in the order of their first run. Seeds of one method on one model make one arm."""
-    found: dict[tuple[str, str], list[Result]] = {}
+def group(results: Sequence[Result], apart: bool = True) -> list[Arm]:
+    """Arms in the order of their first run. Seeds of one method on one model make one arm.
+
+    apart: several checkpoints of a run are several arms, the newest of each run with those of the other seeds.
+    """
+    found: dict[tuple[str, str, int], list[Result]] = {}
     for result in results:
-        found.setdefault((result.model, result.method), []).append(result)
+        age = _age(result, results) if apart else 0
+        found.setdefault((result.model, result.method, age), []).append(result)
     several = {key for key, own in found.items() if max(_count(own).values()) > 1}
     named = [found[key][0].objective for key in several]
     arms = []
@@ -162,6 +172,16 @@ def group(results: Sequence[Result]) -> list[Arm]:
         unique = key in several and named.count(own[0].objective) == 1
         arms.append(Arm(own[0].objective if unique else own[0].name, key[0], own))
     return arms
+
+
+def _age(result: Result, results: Sequence[Result]) -> int:
+    """How many of the same run's evaluations on the same benchmark are newer, or have more samples."""
+    own = {_moment(r) for r in results if (r.home, r.bench) == (result.home, result.bench)}
+    return sum(moment > _moment(result) for moment in own)
+
+
+def _moment(result: Result) -> tuple[int, int]:
+    return result.step or 0, result.summary.get("n") or 0
 
 
 def changed(a: Arm, b: Arm, bench: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -220,13 +240,15 @@ def _check(results: Sequence[Result], bench: str, unequal: bool) -> Iterator[str
             unknown = [r.name for r, value in zip(own, values, strict=True) if value is None]
             if key in _SPOIL:
                 yield f"{bench}: {key} of {', '.join(unknown)} is not known"
-        for result, value in zip(own[1:], values[1:], strict=True):
-            if None in (value, values[0]) or value == values[0]:
+        known = [(result, value) for result, value in zip(own, values, strict=True) if value is not None]
+        for result, value in known[1:]:
+            first, wanted = known[0]
+            if value == wanted:
                 continue
-            told = f"{bench}: {key} {_difference(values[0], value)} ({own[0].name} and {result.name})"
+            told = f"{bench}: {key} {_difference(wanted, value)} ({first.name} and {result.name})"
             if key == "bench_sha256":
                 raise UserError(
-                    f"{own[0].name} and {result.name}: their copies of {bench} differ in rows, so they do not compare"
+                    f"{first.name} and {result.name}: their copies of {bench} differ in rows, so they do not compare"
                 )
             if key in _SPOIL and not unequal:
                 raise UserError(f"{told}: they do not compare; --unequal compares them all the same")

@@ -124,11 +124,12 @@ def of_steps(files: list[Path], steps: list[int]) -> list[Path]:
     """Only the files of these steps, or all where none is named. Raises UserError for a step that was not saved."""
     if not steps:
         return files
-    named = {file.stem: file for file in files}
+    named = list(dict.fromkeys(file.stem for file in files))  # of several runs each has its own file of a step
     missing = [step for step in steps if step_name(step) not in named]
     if missing:
         raise UserError(f"--steps: no flow was saved at step {missing[0]}; there are {', '.join(named)}")
-    return [named[step_name(step)] for step in steps]
+    wanted = {step_name(step) for step in steps}
+    return [file for file in files if file.stem in wanted]
 
 
 def comparable(reports: list[LayerReport]) -> list[LayerReport]:

@@ -1,6 +1,7 @@
 """Evaluations as they lie on disk, read for a comparison: whose they are, their figures, settings and samples."""
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from phfcli.core.grading import Status
 from phfcli.core.resources import is_run
 from phfcli.core.settings import read_yaml
 
+_OLDER = re.compile(r"-n\d+-step-\d{6,}$")  # ends the folder of an evaluation of an older checkpoint
 _FREE = ("seed", "output_dir", "keep", "checkpoint_every", "vllm", "http", "device")  # which make no other method
 
 
@@ -36,6 +38,7 @@ class Result:
         name: of the run or model, or as the user calls it.
         method: what it is a seed of, as a hashable whole; seeds of one method have the same.
         objective: of the run, "base" for a model without an adapter, else the name.
+        home: the run that it belongs to, or the file that stands alone.
         scores: 0 or 1 of each sample by problem; empty for a summary from elsewhere that does not tell them.
         settings: of the sampling, as far as they are known.
     """
@@ -43,6 +46,7 @@ class Result:
     name: str
     method: str
     objective: str
+    home: str
     model: str
     summary: dict[str, Any]
     settings: dict[str, Any]
@@ -79,7 +83,7 @@ def load_results(paths: list[str], benches: list[str], all_steps: bool = False) 
     results = []
     for text in paths:
         name, path = named_path(text)
-        found = [_load(file, name) for file in _summaries(path, all_steps)]
+        found = _most_samples([_load(file, name) for file in summaries_of(path, all_steps)])
         wanted = [r for r in found if not benches or r.bench in benches]
         if not wanted:
             what = f"of {', '.join(benches)} " if benches else ""
@@ -99,7 +103,12 @@ def clean(name: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
 
 
-def _summaries(path: Path, all_steps: bool) -> list[Path]:
+def summaries_of(path: Path, all_steps: bool) -> list[Path]:
+    """The summary files of a run, a checkpoint or an evaluation's folder, or the one that is given.
+
+    Raises:
+        UserError: for a path to nothing.
+    """
     if path.is_file():
         return [path]
     if (path / "summary.json").is_file():
@@ -111,8 +120,7 @@ def _summaries(path: Path, all_steps: bool) -> list[Path]:
         found = sorted((path.parents[1] / "evals").glob("*/summary.json"))
         return [file for file in found if read_json(file).get("step") == step]
     found = sorted((path / "evals").glob("*/summary.json"))
-    # evaluations of older checkpoints have the step in their folder's name
-    return [p for p in found if all_steps or "-step-" not in p.parent.name]
+    return [p for p in found if all_steps or not _OLDER.search(p.parent.name)]
 
 
 def _load(path: Path, name: str | None) -> Result:
@@ -122,29 +130,50 @@ def _load(path: Path, name: str | None) -> Result:
     missing = [key for key in ("bench", "average", "target") if key not in summary]
     if missing:
         raise UserError(f"{path}: not a summary of an evaluation: {', '.join(missing)} missing")
-    samples, golds = _samples(path.parent / "samples.jsonl")
+    alone = path.name != "summary.json"  # a file from elsewhere: what lies beside it is another's
+    samples, golds = ({}, {}) if alone else _samples(path.parent / "samples.jsonl")
     scores = {problem: [float(s.correct) for s in drawn] for problem, drawn in samples.items()}
     settings_file = path.parent / "settings.json"
-    settings = read_json(settings_file) if settings_file.is_file() else {}
+    settings = read_json(settings_file) if settings_file.is_file() and not alone else {}
     told = {key: summary[key] for key in ("bench_sha256", "sampling", "n", "engine", "prompt") if key in summary}
     run = _home(path.parent)
-    config = read_yaml(run / "config.yaml") if is_run(run) else {}
+    home = str((path if alone else run).resolve())
+    config = read_yaml(run / "config.yaml") if is_run(run) and not alone else {}
     base = "adapter_sha256" in settings and settings["adapter_sha256"] is None
     own = clean(str(summary["target"]))
     kept = {key: value for key, value in config.items() if key not in _FREE}
+    began = config.get("model") if base else None  # of a run of all weights, whose checkpoints are models themselves
+    model = began or settings.get("model", {}).get("name") or summary.get("model") or "-"
     return Result(
         name=name or own,
-        method=name or (json.dumps(kept, sort_keys=True) if config else str(_home(path.parent))),
+        method=name or (json.dumps(kept, sort_keys=True) if config else home),
         objective=name or config.get("objective") or ("base" if base else own),
-        model=clean(Path(str(settings.get("model", {}).get("name") or summary.get("model") or "-")).name),
+        home=home,
+        model=clean(Path(str(model)).name),
         summary={"stderr": None, **summary},
         settings=told | settings,
         folder=path.parent,
         samples=samples,
-        scores=scores or {str(p): [float(s) for s in own] for p, own in summary.get("scores", {}).items()},
+        scores=scores or _told_scores(path, summary.get("scores", {})),
         golds=golds,
         seed=config.get("seed"),
     )
+
+
+def _told_scores(path: Path, scores: Any) -> dict[str, list[float]]:
+    """The scores that a summary from elsewhere tells itself."""
+    try:
+        return {str(problem): [float(score) for score in own] for problem, own in scores.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(f"{path}: scores: expected a list of numbers for each problem") from None
+
+
+def _most_samples(results: list[Result]) -> list[Result]:
+    """Of several evaluations of one checkpoint on one benchmark the one with the most samples: it has the others'."""
+    kept: dict[tuple[str, str, int | None], Result] = {}
+    for result in sorted(results, key=lambda result: result.summary.get("n") or 0):
+        kept[result.home, result.bench, result.step] = result
+    return [result for result in results if kept[result.home, result.bench, result.step] is result]
 
 
 def _samples(path: Path) -> tuple[dict[str, list[Sample]], dict[str, str | None]]:

@@ -94,6 +94,7 @@ class Trainer:
         loss, grad_norm, means = self.gradient(batches, counts, self.ranks)
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
             raise self.fault(loss, grad_norm, samples, counts)
+        rate = self.optimizer.param_groups[0]["lr"]
         self.update()
         seconds = time.perf_counter() - started
         return {
@@ -101,7 +102,7 @@ class Trainer:
             "loss": loss,
             **means,
             "grad_norm": grad_norm,
-            "lr": self.schedule.get_last_lr()[0],
+            "lr": rate,
             **self.teacher.metrics(),
             **self.rollout_metrics(completions, samples),
             "tokens_per_s": counts["tokens"] / seconds,

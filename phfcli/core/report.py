@@ -16,13 +16,13 @@ from matplotlib.axes import Axes
 from phfcli import __version__
 from phfcli.core import score_panels
 from phfcli.core.compare import Comparison, compare
-from phfcli.core.evaluations import Result, load_results, named_path
+from phfcli.core.evaluations import Result, load_results, named_path, summaries_of
 from phfcli.core.figures import differences_height, layer_panels, view_panels
 from phfcli.core.files import write_text
 from phfcli.core.problem_grid import problem_grid
 from phfcli.core.runs import now
 from phfcli.core.sheets import Sheet, layer_sheet
-from phfcli.core.study import Run, has_evaluations, load_run, provenance_sheet, settings_sheets
+from phfcli.core.study import Run, load_run, provenance_sheet, settings_sheets, told_apart
 from phfcli.core.svg import inline_svg
 from phfcli.core.viewer import page_policy
 from phfcli.core.views import view_of
@@ -72,9 +72,12 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
     Raises:
         UserError: for a path that is no run and has no evaluation, and where evaluations do not compare.
     """
-    runs = [load_run(*named_path(text)) for text in paths]
-    evaluated = [text for text, run in zip(paths, runs, strict=True) if has_evaluations(run.folder)]
-    comparison = compare(load_results(evaluated, []), unequal)
+    runs = told_apart([load_run(*named_path(text)) for text in paths])
+    newest, evaluated = (
+        [text for text, run in zip(paths, runs, strict=True) if summaries_of(run.folder, all_steps)]
+        for all_steps in (False, True)
+    )
+    comparison = compare(load_results(newest, []), unequal)
     steps = load_results(evaluated, [], all_steps=True)
     flows = [_flow(run, place) for place, run in enumerate(runs) if run.flows]
     differing, same = settings_sheets(runs)

@@ -1,10 +1,17 @@
 """What a training run leaves on disk in its course, and how it goes on from there: checkpoints, flows, the best one."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from phfcli.core.cards import stable_name
-from phfcli.core.checkpoints import checkpoints_of, load_checkpoint, prune_checkpoints, save_checkpoint, set_aside
+from phfcli.core.checkpoints import (
+    MismatchError,
+    checkpoints_of,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+    set_aside,
+)
 from phfcli.core.errors import FaultError, UserError
 from phfcli.core.flows import save_flow
 from phfcli.core.passes import Sample
@@ -70,12 +77,25 @@ def _load_newest(trainer: "Trainer") -> list[str]:
     for step, folder in reversed(checkpoints_of(trainer.folder)):
         try:
             state = load_checkpoint(folder, trainer.model, trainer.teacher, trainer.optimizer)
+        except MismatchError:
+            raise  # it is whole: to go back beyond it would lose what is good
         except UserError as error:
             skipped.append(f"checkpoint skipped: {error}; set aside as {set_aside(folder).name}")
             continue
-        trainer.schedule.load_state_dict(state["schedule"])
-        for group, rate in zip(trainer.optimizer.param_groups, trainer.schedule.get_last_lr(), strict=True):
-            group["lr"] = rate  # which the schedule itself would only do after the next step
+        _restore_schedule(trainer, state["schedule"])
         trainer.step = step
         break
     return skipped
+
+
+def _restore_schedule(trainer: "Trainer", state: dict[str, Any]) -> None:
+    """Puts the schedule where it was, at the rates of the present settings, and the optimizer at its rate.
+
+    Which the schedule itself would only do after the next step.
+    """
+    schedule = trainer.schedule
+    schedule.load_state_dict({key: value for key, value in state.items() if key != "base_lrs"})
+    rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    schedule._last_lr = [base * share(schedule.last_epoch) for base, share in rates]
+    for group, rate in zip(trainer.optimizer.param_groups, schedule.get_last_lr(), strict=True):
+        group["lr"] = rate

@@ -20,7 +20,7 @@ def shard(model: LanguageModel, ranks: int) -> None:
     mesh = init_device_mesh(model.device.type, (ranks,))
     adapter = set(model.trainable().values())
     for block in model.blocks:
-        fully_shard(block, mesh=mesh, ignored_params=adapter)
+        fully_shard(block, mesh=mesh, ignored_params=adapter, reshard_after_forward=True)
 
 
 @contextmanager

@@ -1,13 +1,13 @@
 """The runs of a study: what each has left on disk, their settings side by side, and where they come from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from phfcli.core.diagnose import LayerReport, comparable, diagnose_file, flow_files
 from phfcli.core.errors import UserError
-from phfcli.core.evaluations import clean
+from phfcli.core.evaluations import clean, summaries_of
 from phfcli.core.files import read_json, read_lines
 from phfcli.core.resources import is_run
 from phfcli.core.settings import read_yaml
@@ -30,7 +30,7 @@ def load_run(name: str | None, folder: Path) -> Run:
     """Reads a folder. Raises UserError for one that is no run and holds no evaluation."""
     if not folder.exists():
         raise UserError(f"{folder}: no such run")
-    if not is_run(folder) and not has_evaluations(folder):
+    if not is_run(folder) and not summaries_of(folder, all_steps=True):
         raise UserError(f"{folder}: neither a run nor evaluated; run `phf eval` first")
     told = [*folder.glob("manifest.json"), *sorted(folder.glob("evals/*/settings.json"))]
     saved = flow_files(folder) if is_run(folder) and any((folder / "flows").glob("*.safetensors")) else []
@@ -44,8 +44,17 @@ def load_run(name: str | None, folder: Path) -> Run:
     )
 
 
-def has_evaluations(folder: Path) -> bool:
-    return any((folder / "evals").glob("*/summary.json")) or (folder / "summary.json").is_file()
+def told_apart(runs: Sequence[Run]) -> list[Run]:
+    """The runs, those of one name with their folder's name or their number beside it."""
+    names = [run.name for run in runs]
+    apart = []
+    for place, run in enumerate(runs):
+        if names.count(run.name) > 1:
+            folder = clean(run.folder.resolve().name)
+            mark = folder if folder != run.name else names[: place + 1].count(run.name)
+            run = replace(run, name=f"{run.name} ({mark})")
+        apart.append(run)
+    return apart
 
 
 def settings_sheets(runs: Sequence[Run]) -> tuple[Sheet, Sheet]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -72,7 +73,9 @@ class AveragedTeacher:
         """The student's model, under these weights, on the privileged prompt."""
         assert batch.teacher is not None
         with self.weights():
-            return run_pass(student, batch.teacher, batch, layers)
+            read = run_pass(student, batch.teacher, batch, layers)
+            # a head that trains has an average too, which after this is no longer in the student's parameter
+            return replace(read, head=student.head.detach()) if student.head.requires_grad else read
 
     @torch.no_grad()
     def update(self) -> None:

@@ -158,6 +158,53 @@ def test_a_checkpoint_is_compared_by_its_own_evaluation(phf: Phf, tmp_path: Path
     (checkpoint / "trainer.json").write_text('{"step": 50}')
     done = phf("compare", f"early={checkpoint}", "a", "--json").json
     assert [(row["name"], row["step"]) for row in done["rows"]] == [("early", 50), ("a", 100)]
+    done = phf("compare", checkpoint, "a", "--json").json  # no seeds of one method, but two arms
+    assert [(pair["a"], pair["b"]) for pair in done["pairs"]] == [("a", "a (100)")]
+    assert len(done["arms"]) == 2
+
+
+def test_of_several_evaluations_the_one_with_the_most_samples_counts(phf: Phf, tmp_path: Path) -> None:
+    evaluation(tmp_path / "a", {"p": [0], "q": [0]}, config={"objective": "phf", "seed": 0})
+    evaluation(tmp_path / "a", SOME)
+    (row,) = phf("compare", "a", "--json").json["rows"]
+    assert row["n"] == 2
+
+
+def test_runs_of_all_weights_count_for_the_model_they_began_with(phf: Phf, tmp_path: Path) -> None:
+    evaluation(tmp_path / "base", SOME, step=None, adapter_sha256=None)
+    own = {"model": {"name": "runs/full/checkpoints/step-000100"}, "adapter_sha256": None}
+    evaluation(tmp_path / "full", SOME, config={"model": "some/model", "objective": "phf", "seed": 0}, **own)
+    done = phf("compare", "base", "full", "--json").json
+    assert [row["model"] for row in done["rows"]] == ["model", "model"]
+    assert len(done["pairs"]) == 1
+
+
+def test_summaries_in_one_folder_are_no_seeds(phf: Phf, tmp_path: Path) -> None:
+    for name, score in (("theirs", 1), ("others", 0)):
+        told = {"bench": "aime", "target": name, "average": score, "scores": {"p": [score], "q": [score]}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(told))
+    done = phf("compare", "theirs.json", "others.json", "--json").json
+    assert [pair["difference"] for pair in done["pairs"]] == [-1.0]
+    (tmp_path / "theirs.json").write_text(json.dumps(told | {"scores": {"p": 1}}))
+    done = phf("compare", "theirs.json")
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+
+
+def test_a_summary_without_settings_hides_no_difference_of_the_others(phf: Phf, tmp_path: Path) -> None:
+    told = {"bench": "aime", "target": "theirs", "average": 1, "scores": {"p": [1], "q": [1]}}
+    (tmp_path / "theirs.json").write_text(json.dumps(told))
+    evaluation(tmp_path / "a", SOME)
+    evaluation(tmp_path / "b", SOME, sampling={"temperature": 0.6, "top_p": 0.95, "top_k": 0, "max_new_tokens": 100})
+    done = phf("compare", "theirs.json", "a", "b")
+    assert done.code == 2
+    assert "(a and b): they do not compare" in done.err
+
+
+def test_names_are_no_markup(phf: Phf, tmp_path: Path) -> None:
+    evaluation(tmp_path / "a", SOME, bench="a[b]")
+    done = phf("compare", "a", "--view", "methods")
+    assert done.code == 0
+    assert "a[b]" in done.out
 
 
 def test_a_summary_from_elsewhere(phf: Phf, tmp_path: Path) -> None:

@@ -288,3 +288,29 @@ def test_a_dry_run_without_the_hub_says_so(phf: Phf, monkeypatch: pytest.MonkeyP
     assert done.err.startswith("warning: not all can be shown")
     assert "the hub cannot be reached" in done.err
     assert done.err.count("\n") == 1
+
+
+def test_parameters_that_get_no_gradient_do_not_spoil_a_checkpoint(phf: Phf, tmp_path: Path) -> None:
+    options = ("--objective", "oprd", "--set", "oprd.layers=[1,2]", "--checkpoint-every", 1, *SMALL)
+    phf("train", "--steps", 2, "--output-dir", tmp_path / "run", *options)
+    done = phf("train", "--steps", 3, "--output-dir", tmp_path / "run", "--resume", *options)
+    assert (done.code, done.err) == (0, "")
+    assert len(metrics(tmp_path / "run")) == 3
+
+
+def test_checkpoints_that_lack_what_is_forced_stay_as_they_are(phf: Phf, tmp_path: Path) -> None:
+    phf("train", "--objective", "sft", "--steps", 2, "--output-dir", tmp_path / "run", *SMALL)
+    done = phf("train", "--objective", "opsd", "--steps", 3, "--output-dir", "run", "--resume", "--force", *SMALL)
+    assert done.code == 2
+    assert "not a checkpoint of this model" in done.err
+    assert checkpoint_steps(tmp_path / "run") == [2]
+    assert len(metrics(tmp_path / "run")) == 2
+
+
+def test_a_forced_rate_is_the_one_that_is_taken(phf: Phf, tmp_path: Path) -> None:
+    options = ("--objective", "sft", "--output-dir", tmp_path / "run", *SMALL)
+    phf("train", "--steps", 1, "--set", "optim.lr=1e-3", *options)
+    phf("train", "--steps", 2, "--set", "optim.lr=1e-4", "--resume", "--force", *options)
+    first, second = (step["lr"] for step in metrics(tmp_path / "run"))
+    assert first == 1e-3
+    assert second == pytest.approx(1e-4, rel=0.01)

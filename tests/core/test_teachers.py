@@ -1,5 +1,7 @@
 """The teacher: averages of the student's parameters, swapped in without a copy."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,6 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from phfcli.core.config import TeacherSettings
+from phfcli.core.models import LanguageModel
+from phfcli.core.passes import Sample, collate
 from phfcli.core.teachers import AveragedTeacher, build_teacher
 
 
@@ -59,3 +63,16 @@ def test_an_average_that_lacks_a_parameter_is_refused() -> None:
     teacher = AveragedTeacher({"p": parameter(1.0)}, 0.5)
     with pytest.raises(KeyError):
         teacher.load_state_dict({})
+
+
+def test_a_head_that_trains_is_read_with_its_average(random_model: Callable[..., LanguageModel]) -> None:
+    model = random_model()
+    model.causal.requires_grad_(True)
+    teacher = AveragedTeacher(model.trainable(), decay=1.0)
+    initial = model.head.detach().clone()
+    with torch.no_grad():
+        model.head.add_(1.0)
+    batch = collate([Sample([5, 6], [7, 8, 9], [10, 11, 12])], 4, model.card.pad_id, model.device)
+    read = teacher.read(model, batch, ())
+    torch.testing.assert_close(read.head, initial)
+    assert not read.head.requires_grad
