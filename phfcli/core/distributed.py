@@ -145,10 +145,9 @@ def _narrow_to_own_gpu() -> None:
     """Before CUDA starts: an engine in a process of its own (vLLM) takes the first GPU that it sees."""
     local = int(os.environ.get("LOCAL_RANK", "0"))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = torch.cuda.device_count()
-    if count == 0:
+    names = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    if not names:
         return  # there is none, or they are hidden on purpose
-    names = visible.split(",") if visible else [str(number) for number in range(count)]
     here = int(os.environ.get("LOCAL_WORLD_SIZE", local + 1))
     if here > len(names):  # found by all processes alike, of which the first one says so
         raise UserError(f"{here} processes on this machine and {len(names)} GPUs: start fewer, or use device=cpu")

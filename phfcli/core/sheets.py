@@ -14,8 +14,6 @@ Row = Sequence[object]
 
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
-    "[": "{[}",  # after a line's end it would be taken for its option
-    "*": "{*}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",

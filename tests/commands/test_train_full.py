@@ -88,7 +88,7 @@ def test_weights_stay_in_float32_where_bfloat16_is_computed(phf: Phf, tmp_path: 
     assert 0 < steps.median() < 3e-4  # of two steps at 1e-4, which bfloat16 would have rounded away
 
 
-def test_weights_of_another_model_are_skipped(phf: Phf, tmp_path: Path) -> None:
+def test_weights_of_another_model_are_refused_and_stay(phf: Phf, tmp_path: Path) -> None:
     run = tmp_path / "run"
     phf("train", "--steps", 1, "--output-dir", run, *FULL)
     file = run / "checkpoints" / step_name(1) / "model.safetensors"
@@ -96,8 +96,9 @@ def test_weights_of_another_model_are_skipped(phf: Phf, tmp_path: Path) -> None:
     del weights[max(weights)]
     save_file(weights, file, {"format": "pt"})
     done = phf("train", "--resume", "--output-dir", run, "--quiet")
-    assert done.code == 0
+    assert done.code == 2
     assert "not a checkpoint of this model: weights are missing" in done.err
+    assert file.is_file()
 
 
 def test_a_server_cannot_follow_all_weights(phf: Phf) -> None:

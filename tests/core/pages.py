@@ -37,6 +37,7 @@ class Page:
         node.click()
 
     def one(self, css: str) -> WebElement:
+        self.wait(lambda: self.all(css))  # what a script shows may come a moment after the page
         [node] = self.all(css)
         return node
 

@@ -36,10 +36,15 @@ def test_processes_cannot_share_a_named_device(monkeypatch: pytest.MonkeyPatch, 
         pass
 
 
-def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("WORLD_SIZE", "3"), ("LOCAL_RANK", "2"), ("CUDA_VISIBLE_DEVICES", "4,5")):
+def test_more_processes_than_gpus_are_refused_by_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("WORLD_SIZE", "3"),
+        ("LOCAL_WORLD_SIZE", "3"),
+        ("LOCAL_RANK", "0"),
+        ("CUDA_VISIBLE_DEVICES", "4,5"),
+    ):
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="process 2 of this machine has no GPU: CUDA_VISIBLE_DEVICES names 2"):
+    with pytest.raises(UserError, match="3 processes on this machine and 2 GPUs"):
         joined("auto").__enter__()
 
 
