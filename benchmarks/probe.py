@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from phfcli.core.meters import peak_memory
+
 FOLDER = Path(__file__).parent
 Rollout = dict[str, list[int]]  # student_prompt, teacher_prompt, completion
 
@@ -85,12 +87,13 @@ def reset_peak(model: torch.nn.Module) -> int:
         return torch.cuda.memory_allocated()
     ctypes.CDLL(None).malloc_trim(0)  # freed memory must not hide what is taken afterwards
     Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
 
 
 def peak(device: str) -> int:
     """The most bytes held since the reset: of tensors on a GPU, of the whole process on a CPU."""
-    return torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
+    return peak_memory(torch.device(device))
 
 
 def run_contender(name: str, task: dict[str, Any], python: str = sys.executable) -> dict[str, Any]:
@@ -169,8 +172,3 @@ def spread(values: Sequence[float], unit: str = "") -> str:
 
 def mebibytes(size: float) -> str:
     return f"{size / 2**20:,.0f} MiB"
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))

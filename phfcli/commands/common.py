@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phfcli.core.errors import UserError
+from phfcli.core.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,11 +54,6 @@ def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for row in rows:
         table.add_row(*(escape(printable(cell)) for cell in row))
     return table
-
-
-def printable(text: str) -> str:
-    """Text from a file or a model as it may stand on a terminal: no control character reaches it."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def log_console(quiet: bool) -> "Console":

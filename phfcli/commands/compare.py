@@ -12,12 +12,12 @@ from phfcli.commands.common import (
     check_plot,
     plain_table,
     print_json,
-    printable,
     result_console,
     warn,
 )
 from phfcli.core.errors import UserError, nearest
 from phfcli.core.names import VIEWS
+from phfcli.core.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -16,13 +16,13 @@ from phfcli.commands.common import (
     percent,
     plain_table,
     print_json,
-    printable,
     quiet_libraries,
     result_console,
     settings_given,
 )
 from phfcli.core.errors import UserError, nearest
 from phfcli.core.names import ENERGIES, EnergyName
+from phfcli.core.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -64,9 +64,9 @@ def load_checkpoint(
     weights = _read_weights(folder, model)
     averages = _read_like(_state(folder, model) / "teacher.safetensors", teacher.state_dict())
     optimized = _state(folder, model) / "optimizer.safetensors"
-    stepped = read_tensors(optimized)  # a parameter that never got a gradient has no moments
-    wanted = {f"{name}:{key}": p for name, p in trainable.items() for key in _MOMENTS if f"{name}:step" in stepped}
-    moments = _read_like(optimized, wanted)
+    moments = read_tensors(optimized)  # of a parameter that never got a gradient there are none
+    stepped = {name: p for name, p in trainable.items() if f"{name}:step" in moments}
+    _check_like(optimized, moments, {f"{name}:{key}": p for name, p in stepped.items() for key in _MOMENTS})
     with torch.no_grad():
         for name, p in trainable.items():
             p.copy_(weights[name])
@@ -210,10 +210,14 @@ def _read_weights(folder: Path, model: LanguageModel) -> dict[str, Tensor]:
 def _read_like(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file. Raises MismatchError unless every wanted one is among them, in its shape."""
     tensors = read_tensors(path)
+    _check_like(path, tensors, wanted)
+    return tensors
+
+
+def _check_like(path: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     for name, like in wanted.items():
         if name not in tensors or tensors[name].shape != like.shape:
             raise MismatchError(f"{path}: not a checkpoint of this model: {name} is missing or has another shape")
-    return tensors
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: LanguageModel) -> dict[str, Tensor]:

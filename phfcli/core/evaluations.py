@@ -10,6 +10,7 @@ from urllib.parse import quote
 from phfcli.core.errors import UserError
 from phfcli.core.files import read_json, read_lines
 from phfcli.core.grading import Status
+from phfcli.core.printable import printable
 from phfcli.core.resources import is_run
 from phfcli.core.settings import read_yaml
 
@@ -58,7 +59,7 @@ class Result:
 
     @property
     def bench(self) -> str:
-        return clean(str(self.summary["bench"]))
+        return printable(str(self.summary["bench"]))
 
     @property
     def step(self) -> int | None:
@@ -95,12 +96,7 @@ def load_results(paths: list[str], benches: list[str], all_steps: bool = False) 
 def named_path(text: str) -> tuple[str | None, Path]:
     """NAME=PATH taken apart, the name None where there is none."""
     name, equals, path = text.partition("=")
-    return (clean(name), Path(path)) if equals and name and not Path(text).exists() else (None, Path(text))
-
-
-def clean(name: str) -> str:
-    """A name as it may stand in a picture or a page: control characters and halves of pairs are replaced."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
+    return (printable(name), Path(path)) if equals and name and not Path(text).exists() else (None, Path(text))
 
 
 def summaries_of(path: Path, all_steps: bool) -> list[Path]:
@@ -140,7 +136,7 @@ def _load(path: Path, name: str | None) -> Result:
     home = str((path if alone else run).resolve())
     config = read_yaml(run / "config.yaml") if is_run(run) and not alone else {}
     base = "adapter_sha256" in settings and settings["adapter_sha256"] is None
-    own = clean(str(summary["target"]))
+    own = printable(str(summary["target"]))
     kept = {key: value for key, value in config.items() if key not in _FREE}
     began = config.get("model") if base else None  # of a run of all weights, whose checkpoints are models themselves
     model = began or settings.get("model", {}).get("name") or summary.get("model") or "-"
@@ -149,7 +145,7 @@ def _load(path: Path, name: str | None) -> Result:
         method=name or (json.dumps(kept, sort_keys=True) if config else home),
         objective=name or config.get("objective") or ("base" if base else own),
         home=home,
-        model=clean(Path(str(model)).name),
+        model=printable(Path(str(model)).name),
         summary={"stderr": None, **summary},
         settings=told | settings,
         folder=path.parent,
@@ -202,7 +198,7 @@ def _distinct(results: list[Result]) -> list[Result]:
         key = (result.model, result.bench, result.name)
         seen[key] = seen.get(key, 0) + 1
         if seen[key] > 1:
-            home = clean(_home(result.folder).name)
+            home = printable(_home(result.folder).name)
             mark = home if home not in ("", result.name) else result.step or seen[key]
             result = replace(result, name=f"{result.name} ({mark})")
         distinct.append(result)

@@ -27,13 +27,11 @@ class Footprint:
     Attributes:
         teacher: the most, during the pass without grad.
         kept: by autograd, after the student's forward pass.
-        forward: the most, during it.
-        backward: the most, during its backward pass, the gradients included.
+        backward: the most, until the end of its backward pass, the gradients included.
     """
 
     teacher: int
     kept: int
-    forward: int
     backward: int
 
 
@@ -49,11 +47,11 @@ def passes_footprint(causal: PreTrainedModel, rows: int, student: int, teacher: 
     _set_attention(causal, attention)
     with Allocations() as passes:
         hidden = _hidden(causal, rows, student)
-        kept, forward = passes.held, passes.peak
+        kept = passes.held
         hidden.backward(torch.empty_like(hidden))
     for p in causal.parameters():
         p.grad = None
-    return Footprint(reading, kept, forward, passes.peak)
+    return Footprint(reading, kept, passes.peak)
 
 
 def reading_footprint(causal: PreTrainedModel, rows: int, length: int, attention: str) -> int:

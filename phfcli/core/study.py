@@ -7,8 +7,9 @@ from typing import Any
 
 from phfcli.core.diagnose import LayerReport, comparable, diagnose_file, flow_files
 from phfcli.core.errors import UserError
-from phfcli.core.evaluations import clean, summaries_of
+from phfcli.core.evaluations import summaries_of
 from phfcli.core.files import read_json, read_lines
+from phfcli.core.printable import printable
 from phfcli.core.resources import is_run
 from phfcli.core.settings import read_yaml
 from phfcli.core.sheets import Sheet
@@ -35,7 +36,7 @@ def load_run(name: str | None, folder: Path) -> Run:
     told = [*folder.glob("manifest.json"), *sorted(folder.glob("evals/*/settings.json"))]
     saved = flow_files(folder) if is_run(folder) and any((folder / "flows").glob("*.safetensors")) else []
     return Run(
-        name or clean(folder.resolve().name),
+        name or printable(folder.resolve().name),
         folder,
         read_yaml(folder / "config.yaml") if is_run(folder) else {},
         read_json(told[0]) if told else {},
@@ -50,7 +51,7 @@ def told_apart(runs: Sequence[Run]) -> list[Run]:
     apart = []
     for place, run in enumerate(runs):
         if names.count(run.name) > 1:
-            folder = clean(run.folder.resolve().name)
+            folder = printable(run.folder.resolve().name)
             mark = folder if folder != run.name else names[: place + 1].count(run.name)
             run = replace(run, name=f"{run.name} ({mark})")
         apart.append(run)

@@ -119,17 +119,14 @@ def _sweep(
     hidden: Tensor, head: Tensor, tokens: Tensor, temperature: float, chunk_size: int | None
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Yields the rows of a chunk, their log-probabilities [n] and onehot - S [n, V], in a buffer that serves again."""
-    budget, vocabulary = sweep.chunk_bytes(hidden.device), len(head)
-    chunk = min(chunk_size or sweep.fitting(budget, 2 * vocabulary * hidden.itemsize), max(1, len(hidden)))
-    slab = sweep.fitting(sweep.slab_bytes(hidden.device), 4 * vocabulary)
-    buffer_nV = hidden.new_empty(chunk, vocabulary)
+    chunk = sweep.chunk_rows(hidden, len(head), chunk_size)
+    buffer_nV = hidden.new_empty(chunk, len(head))
     for start in range(0, len(hidden), chunk):
         rows = slice(start, start + chunk)
         count = len(hidden[rows])
         with torch.autocast(hidden.device.type, enabled=False):
             logits_nV = torch.mm(hidden[rows], head.T, out=buffer_nV[:count])
-        parts = [slice(first, first + slab) for first in range(0, count, slab)]
-        values = [_residual(logits_nV[part], tokens[rows][part, None], temperature) for part in parts]
+        values = [_residual(logits_nV[s], tokens[rows][s, None], temperature) for s in sweep.slabs(logits_nV)]
         yield rows, torch.cat(values), logits_nV
 
 

@@ -45,8 +45,7 @@ class Sweeper:
     def __call__(self, student: Tensor, teacher: Tensor, weights: Tensor) -> Sweep:
         """Sweeps over hidden states [N, d] with weights [N] in the working precision."""
         count, vocabulary = len(student), len(self.head)
-        budget = chunk_bytes(student.device)
-        chunk = min(self.chunk_size or fitting(budget, 2 * vocabulary * student.itemsize), max(1, count))
+        chunk = chunk_rows(student, vocabulary, self.chunk_size)
         logits_2nV = student.new_empty(2 * chunk, vocabulary)
         tokens = weights.new_empty(3, count)
         grad_hidden = torch.empty_like(student) if self.wants_hidden else None
@@ -71,9 +70,7 @@ class Sweeper:
         else:
             torch.mm(student, self.head.T, out=student_nV)
             torch.mm(teacher, self.teacher_head.T, out=teacher_nV)
-        rows = fitting(slab_bytes(student.device), logits_2nV.shape[1] * 4)
-        slabs = [slice(start, start + rows) for start in range(0, count, rows)]
-        return student_nV, torch.cat([self._slab(student_nV[slab], teacher_nV[slab]) for slab in slabs], dim=1)
+        return student_nV, torch.cat([self._slab(student_nV[s], teacher_nV[s]) for s in slabs(student_nV)], dim=1)
 
     def _slab(self, student_nV: Tensor, teacher_nV: Tensor) -> Tensor:
         """Logits -> tokens [3, n]; `student_nV` becomes the gradient to itself, where one is wanted."""
@@ -109,6 +106,17 @@ def _token_terms(student_logits: Tensor, teacher_logits: Tensor, spec: Divergenc
         kept, clipped = held.sum(-1), above.sum(-1)
     grad = torch.addcmul(slope, S, slope.sum(-1, keepdim=True), value=-1)
     return grad, torch.stack((raw, kept, clipped))
+
+
+def chunk_rows(hidden: Tensor, vocabulary: int, chunk_size: int | None) -> int:
+    """How many of the tokens [N, d] make a chunk, if `chunk_size` does not say so."""
+    return min(chunk_size or fitting(chunk_bytes(hidden.device), 2 * vocabulary * hidden.itemsize), max(1, len(hidden)))
+
+
+def slabs(logits_nV: Tensor) -> list[slice]:
+    """The rows of a chunk, a slab at a time."""
+    rows = fitting(slab_bytes(logits_nV.device), logits_nV.shape[1] * 4)
+    return [slice(start, start + rows) for start in range(0, len(logits_nV), rows)]
 
 
 def chunk_bytes(device: torch.device) -> int:
