@@ -1,32 +1,36 @@
 """A study: `python benchmarks/study/run.py [STUDY.yaml]`, or `make study`.
 
 Each run is `phf train --resume`, then `phf eval` of its checkpoints, in processes of one thread; two runs are at work
-side by side. What is finished is skipped and what was stopped goes on, so the same command may be given again and
-again. After each run the report is written anew, from the files of the runs alone. Ctrl-C and SIGTERM let the runs at
-work save a checkpoint first.
+side by side. The processes are forked from one that has loaded the libraries, which takes as long as ten steps. What is
+finished is skipped and what was stopped goes on, so the same command may be given again and again. After each run the
+report is written anew, from the files of the runs alone. Ctrl-C and SIGTERM let the runs at work save a checkpoint
+first.
 """
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 import typer
 from plan import Run, Study, load_study, runs_of
 from report import write_report
 from rich.console import Console
 
+from phfcli.cli import main as phf
 from phfcli.core.errors import UserError
 from phfcli.core.resources import step_name
 
 STUDY, REPORT = Path(__file__).with_name("study.yaml"), Path("docs/STUDY.md")
 
-_at_work: set[subprocess.Popen[bytes]] = set()
+_forks = get_context("forkserver")
+_at_work: set[BaseProcess] = set()
 
 out = Console(highlight=False, soft_wrap=True)
 
@@ -113,20 +117,31 @@ def _make(run: Run) -> bool:
         target = str(run.folder / "checkpoints" / step_name(step)) if step else study.model
         if not run.summary(step).is_file():
             commands.append(["eval", target, "--bench", study.bench, "--n", str(study.samples), *common])
+    return all(_phf(command, run.folder, log) for command in commands)
+
+
+def _phf(command: list[str], folder: Path, log: Path) -> bool:
+    arguments = ["phf", *command, "--output-dir", str(folder), "--quiet"]
+    process = _forks.Process(target=_command, args=(arguments, log))
+    process.start()
+    _at_work.add(process)
+    process.join()
+    _at_work.discard(process)
+    return process.exitcode == 0
+
+
+def _command(arguments: list[str], log: Path) -> None:
+    """What the program `phf` would do, in this fresh process; the log gets what it says."""
     with log.open("a", encoding="utf-8") as file:
-        return all(_phf(command, run.folder, file) for command in commands)
-
-
-def _phf(command: list[str], folder: Path, log: IO[str]) -> bool:
-    arguments = [sys.executable, "-m", "phfcli", *command, "--output-dir", str(folder), "--quiet"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT, env=environment) as process:
-        _at_work.add(process)
-        try:
-            return process.wait() == 0
-        finally:
-            _at_work.discard(process)
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv[:] = arguments
+    phf()
 
 
 if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    _forks.set_forkserver_preload(
+        ["__main__", "transformers.models.qwen3.modeling_qwen3", "phfcli.core.setup", "phfcli.core.evaluate"]
+    )
     typer.run(main)
