@@ -68,7 +68,8 @@ bench: install ## benchmarks/RESULTS.md: what a training step costs; wants a qui
 study: install ## docs/STUDY.md: every system with 8 seeds, in an evening of two cores; goes on where it was stopped
 	$(BIN)/python benchmarks/study/run.py
 
-study-apart: install ## docs/STUDY-APART.md: OPSD and PHF at a lower rate, and a stronger flow
+study-apart: install ## docs/STUDY-APART.md: OPSD and PHF from a base whose slips are its firm belief
+	$(BIN)/python benchmarks/study/firm_habit.py
 	$(BIN)/python benchmarks/study/run.py benchmarks/study/apart.yaml --report docs/STUDY-APART.md
 
 clean:

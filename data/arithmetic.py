@@ -22,8 +22,15 @@ SEPARATOR = "; "  # between the steps of a reference solution
 BOX = "\\boxed{"
 THINK, END_THINK = "<think>", "</think>"
 
-RANDOM_SLIP = 0.08  # of all steps
-FORGOTTEN_CARRY = 0.25  # of the other steps that have a carry or a borrow
+
+class Slips(NamedTuple):
+    """How often a pupil slips."""
+
+    random: float = 0.08  # of all steps
+    forgotten_carry: float = 0.25  # of the other steps that have a carry or a borrow
+
+
+PUPIL = Slips()  # of the embedded model
 
 
 class Step(NamedTuple):
@@ -81,7 +88,7 @@ def work(start: int, steps: Sequence[Step]) -> list[int]:
     return values
 
 
-def work_with_slips(chain: Chain, rng: random.Random) -> list[int]:
+def work_with_slips(chain: Chain, rng: random.Random, slips: Slips = PUPIL) -> list[int]:
     """The value after each step as a careless pupil has it: a step goes on from the value before it, right or wrong.
 
     A wrong value may lead a later step out of 0..LARGEST; such a step is worked right.
@@ -89,20 +96,20 @@ def work_with_slips(chain: Chain, rng: random.Random) -> list[int]:
     value = chain.start
     values = []
     for step in chain.steps:
-        slipped = _slip(value, step, rng)
+        slipped = _slip(value, step, rng, slips)
         in_range = all(0 <= number <= LARGEST for number in (value, slipped))
         value = slipped if in_range else step.on(value)
         values.append(value)
     return values
 
 
-def _slip(value: int, step: Step, rng: random.Random) -> int:
+def _slip(value: int, step: Step, rng: random.Random, slips: Slips) -> int:
     """The step's result as the pupil writes it: mostly right, else off by one or ten, digits swapped, or no carry."""
     right = step.on(value)
-    if rng.random() < RANDOM_SLIP:
+    if rng.random() < slips.random:
         swapped = right % 10 * 10 + right // 10
         return rng.choice([right - 1, right + 1, right - 10, right + 10, swapped])
-    return step.without_carry(value) if rng.random() < FORGOTTEN_CARRY else right
+    return step.without_carry(value) if rng.random() < slips.forgotten_carry else right
 
 
 def written_steps(chain: Chain, values: Sequence[int]) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 import tokenizers
 import torch
 import transformers
-from arithmetic import FORGOTTEN_CARRY, RANDOM_SLIP
+from arithmetic import PUPIL
 from build_tokenizer import build_tokenizer
 from measure import SAMPLES, TEMPERATURE, TOP_P, measure
 from pretrain import Recipe, new_model, pretrain
@@ -71,7 +71,7 @@ def make(out: Path, seed: int, threads: int) -> None:
         "versions": _versions(),
         "problems": {name: len(chains) for name, chains in sets.items()},
         "model": _describe(model, tokenizer),
-        "pretraining": asdict(Recipe()) | {"random_slip": RANDOM_SLIP, "forgotten_carry": FORGOTTEN_CARRY},
+        "pretraining": asdict(Recipe()) | {"random_slip": PUPIL.random, "forgotten_carry": PUPIL.forgotten_carry},
         "base_on_eval": {"samples": SAMPLES, "temperature": TEMPERATURE, "top_p": TOP_P}
         | {name: round(figure, 4) for name, figure in figures.items()},
         "files": _fingerprints(out, [*(f"{name}.jsonl" for name in sets), "model/*"]),

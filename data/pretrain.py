@@ -14,7 +14,7 @@ from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from arithmetic import Chain, completion, random_chain, reference_solution, work, work_with_slips
+from arithmetic import PUPIL, Chain, Slips, completion, random_chain, reference_solution, work, work_with_slips
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -78,11 +78,11 @@ def pretrain(
     recipe: Recipe,
     seed: int,
     held_out: Set[str],
-    slips: bool = True,
+    slips: Slips | None = PUPIL,
 ) -> None:
     """Trains the model in place, on problems drawn afresh whose text is not in `held_out`.
 
-    slips: whether the plain examples contain any; a model without them is a teacher for the others.
+    slips: those of the plain examples; a model without any is a teacher for the others.
     """
     rng = random.Random(f"{seed}/pretraining")
     examples = Examples(tokenizer, rng, held_out, slips)
@@ -113,7 +113,7 @@ class Examples:
     """Draws training examples, through the very prompts that training and evaluation use."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, rng: random.Random, held_out: Set[str], slips: bool = True
+        self, tokenizer: PreTrainedTokenizerFast, rng: random.Random, held_out: Set[str], slips: Slips | None
     ) -> None:
         self.pad_id = int(tokenizer.pad_token_id)
         self._eos = str(tokenizer.eos_token)
@@ -125,7 +125,7 @@ class Examples:
 
     def plain(self) -> Example:
         chain = self._unseen_chain()
-        values = work_with_slips(chain, self._rng) if self._slips else work(chain.start, chain.steps)
+        values = work_with_slips(chain, self._rng, self._slips) if self._slips else work(chain.start, chain.steps)
         return Example(self._prompts.student(chain.problem), self._ids(chain, values))
 
     def privileged(self) -> Example:

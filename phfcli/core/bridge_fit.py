@@ -22,7 +22,7 @@ from phfcli.core.external import ExternalTeacher, load_external
 from phfcli.core.layers import check_layers, pair_layers, pick_layers
 from phfcli.core.losses.alignment import PairMoments, Projector, cosines_by_rank, fit_student, principal_directions
 from phfcli.core.models import LanguageModel, load_model
-from phfcli.core.passes import Sample, collate, run_pass
+from phfcli.core.passes import Sample, collate, run_pass, states_read
 from phfcli.core.prompts import Prompts, build_prompts
 from phfcli.core.records import Request, Sampling
 from phfcli.core.rollouts import TransformersEngine
@@ -72,8 +72,8 @@ class _Readers:
         for first in range(0, len(samples), self.config.micro_batch_size):
             part = samples[first : first + self.config.micro_batch_size]
             batch = collate(part, count, self.student.card.pad_id, self.student.device, where)
-            own = run_pass(self.student, batch.student, batch, self.layers).states
-            other = self.teacher.read(self.student, batch, self.layers).states
+            read = run_pass(self.student, batch.student, batch, self.layers)
+            own, other = states_read(read, self.teacher.read(self.student, batch, self.layers))
             yield own[:, batch.valid], other[:, batch.valid]
 
 

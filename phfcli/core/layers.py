@@ -7,14 +7,14 @@ from phfcli.core.errors import UserError
 
 
 def pick_layers(choice: LayerChoice | None, depth: int) -> tuple[int, ...]:
-    """The blocks of a model of that depth, 1 is the first; None is all of them."""
+    """The blocks of a model of that depth from below, 1 is the first; None is all of them."""
     if choice == "last":
         return (depth,)
     if choice == "even":
         return tuple(range(2, depth + 1, 2))
     if choice == "odd":
         return tuple(range(1, depth + 1, 2))
-    return tuple(range(1, depth + 1)) if choice is None or choice == "all" else tuple(choice)
+    return tuple(range(1, depth + 1)) if choice is None or choice == "all" else tuple(sorted(set(choice)))
 
 
 def check_layers(setting: str, choice: LayerChoice | None, depth: int) -> None:

@@ -105,6 +105,7 @@ class Pass:
     hidden: Tensor  # [N, d], after the final norm, at the column that predicts each valid token
     head: Tensor  # [V, d]
     states: Tensor  # [L, B, m, d], output of each wanted block at the selected positions, before the final norm
+    final: Tensor | None = None  # [B, m, d], where the last of these is the model's last block: after the final norm
     shadow: Shadow | None = None  # where one is wanted
 
 
@@ -133,6 +134,13 @@ def common_heads(student: Pass, teacher: Pass) -> tuple[Tensor, Tensor | None]:
     return student.head[:size], teacher.head[:size]
 
 
+def states_read(student: Pass, teacher: Pass) -> tuple[Tensor, Tensor]:
+    """Both readers' states [L, B, m, .], those of their last blocks as the heads read them: after the final norm."""
+    if student.final is None or teacher.final is None:
+        return student.states, teacher.states
+    return torch.cat([student.states[:-1], student.final[None]]), torch.cat([teacher.states[:-1], teacher.final[None]])
+
+
 def run_pass(
     model: LanguageModel, reading: Reading, batch: Batch, layers: Sequence[int], shadow: int | None = None
 ) -> Pass:
@@ -151,7 +159,9 @@ def run_pass(
     before = reading.prompt_lengths[rows] + offsets - 1  # the column that predicts each token
     hidden = out[rows, before].to(model.compute or out.dtype)
     states = stack() if layers else out.new_zeros(0, *columns.shape, out.shape[-1])
-    return Pass(hidden, model.head, states, shadow_at(rows, before))
+    last = bool(layers) and layers[-1] == len(model.blocks)
+    final = out[torch.arange(len(columns), device=columns.device)[:, None], columns].to(states.dtype) if last else None
+    return Pass(hidden, model.head, states, final, shadow_at(rows, before))
 
 
 @contextmanager

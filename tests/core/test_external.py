@@ -135,16 +135,17 @@ def test_opd_compares_the_entries_both_heads_have_and_only_the_student_learns(
 
 
 def test_oprd_with_a_teacher_of_the_same_width(student: LanguageModel, alike: ExternalTeacher) -> None:
-    """By hand: the last blocks' states of the last two tokens of each completion."""
+    """By hand: what the heads read at the last two tokens of each completion."""
     config = TrainConfig.model_validate({"objective": "oprd", "oprd": {"positions": "last-2"}})
     objective = build_objective(config)
     batch = collate(samples(alike, student), objective.needs.positions, 0, CPU, objective.needs.where)
     own = run_pass(student, batch.student, batch, (3,))
-    twin = replace(own, states=own.states.detach() + torch.randn_like(own.states))
+    assert own.final is not None
+    twin = replace(own, final=own.final.detach() + torch.randn_like(own.final))
     loss = objective.loss(own, twin, batch).total(batch.counts)
     means = []
     for row, sample in enumerate(batch.samples):
         count = min(2, len(sample.completion))
         assert batch.positions[row, :count].tolist() == list(range(len(sample.completion)))[-2:]
-        means.append((own.states - twin.states)[0, row, :count].square().mean())
+        means.append((own.final - twin.final)[row, :count].square().mean())
     torch.testing.assert_close(loss, torch.stack(means).mean())

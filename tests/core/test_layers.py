@@ -21,7 +21,7 @@ from phfcli.core.layers import check_layers, pair_layers, pick_layers
         (None, (1, 2, 3, 4, 5)),
         ("even", (2, 4)),
         ("odd", (1, 3, 5)),
-        ((4, 2), (4, 2)),
+        ((4, 2), (2, 4)),
         ((), ()),
     ],
 )

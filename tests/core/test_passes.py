@@ -10,7 +10,7 @@ from phfcli.core.losses.divergence import divergence
 from phfcli.core.losses.fused import fused_divergence
 from phfcli.core.losses.policy import token_logprobs
 from phfcli.core.models import LanguageModel
-from phfcli.core.passes import Sample, capture_states, collate, run_pass
+from phfcli.core.passes import Sample, capture_states, collate, run_pass, states_read
 
 LAYERS = (1, 2, 3)
 CPU = torch.device("cpu")
@@ -26,7 +26,8 @@ SAMPLES = [sample(3, 9, 6), sample(8, 4, 1, start=11), sample(1, 30, 12, start=2
 
 def test_the_captured_state_is_the_blocks_output_before_the_final_norm(student: LanguageModel) -> None:
     batch = collate([sample(4, 6, 10)], 128, student.card.pad_id, CPU)
-    states = run_pass(student, batch.student, batch, LAYERS).states  # [3, 1, 10, d]
+    passed = run_pass(student, batch.student, batch, LAYERS)
+    states = passed.states  # [3, 1, 10, d]
     out = student.causal(
         input_ids=batch.student.input_ids, attention_mask=batch.student.attention_mask, output_hidden_states=True
     )
@@ -35,12 +36,27 @@ def test_the_captured_state_is_the_blocks_output_before_the_final_norm(student: 
         torch.testing.assert_close(states[layer - 1], own[layer])
     torch.testing.assert_close(student.backbone.norm(states[2]), own[3])
     assert not torch.allclose(states[2], own[3])
+    assert passed.final is not None
+    torch.testing.assert_close(passed.final, own[3])
     seen = student.backbone.layers[-1]
     kept: list[Tensor] = []
     handle = seen.register_forward_hook(lambda _m, _a, output: kept.append(output))
     student.backbone(input_ids=batch.student.input_ids)
     handle.remove()
     torch.testing.assert_close(states[2], kept[0][:, 4:14])
+
+
+def test_heads_read_the_last_blocks_after_the_final_norm(student: LanguageModel) -> None:
+    batch = collate(SAMPLES, 4, student.card.pad_id, CPU)
+    deep, low = (run_pass(student, batch.student, batch, layers) for layers in ((1, 3), (1, 2)))
+    assert deep.final is not None
+    for read in states_read(deep, deep):
+        torch.testing.assert_close(read[0], deep.states[0])
+        torch.testing.assert_close(read[1], deep.final)
+    # a block of the student that is not its last may lie as deep as the last of a teacher with fewer blocks
+    own, other = states_read(low, deep)
+    torch.testing.assert_close(own, low.states)
+    torch.testing.assert_close(other, deep.states)
 
 
 def test_hidden_predicts_each_token_of_the_completion(student: LanguageModel) -> None:

@@ -74,7 +74,7 @@ def _oprd(config: TrainConfig) -> Objective:
         bridge=bridge,
     )
     weight = 1.0 if settings.mu is None else settings.mu
-    states = PointwiseStates(weight, needs, settings.normalized)
+    states = PointwiseStates(weight, needs, settings.normalized, final_norm=True)
     return states if settings.mu is None else Sum(_opd(config), states)
 
 

@@ -1,13 +1,14 @@
 """Hidden states matched point by point: OPRD, with a bridge OPRD-Bridge, and the control that PHF is measured against.
 
-They differ in the teacher, the layers and the positions alone, which are their needs.
+They differ in the teacher, the layers and the positions, which are their needs, and in the last block's states: the
+control takes them as PHF does, OPRD as the head reads them.
 """
 
 from dataclasses import dataclass
 
 from phfcli.core.losses.states import mean_cosine, pointwise_loss
 from phfcli.core.objectives.contract import LossTerms, Needs, Term
-from phfcli.core.passes import Batch, Pass
+from phfcli.core.passes import Batch, Pass, states_read
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,11 @@ class PointwiseStates:
     weight: float
     needs: Needs
     normalized: bool
+    final_norm: bool = False  # the last block's states are those after the final norm
 
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
         assert teacher is not None
-        own, other = student.states, teacher.states
+        own, other = states_read(student, teacher) if self.final_norm else (student.states, teacher.states)
         if self.needs.bridge is not None:
             own, other = self.needs.bridge.project(own, other)
         loss, count = pointwise_loss(own, other, batch.valid, self.normalized)
