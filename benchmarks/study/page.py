@@ -115,7 +115,7 @@ def _sources(study: Study, rows: Sequence[Row], path: Path) -> list[str]:
         "",
         f"{last} steps of 32 rollouts. Average@{study.samples}: each seed's own evaluation of the last checkpoint,",
         "mean ± standard error over seeds. Differences: by seed (same first adapter, same order of problems), with",
-        "Student's t. Seconds: the median step of a run, the median over seeds; two runs share the machine.",
+        "Student's t. Seconds: the median step of the fastest seed; two runs share the machine.",
         f"Every figure of every run, with its file, is in [`{figures}`]({figures}).",
         "",
         "| system | options of `phf train` | runs | accuracy from | time, memory from |",
