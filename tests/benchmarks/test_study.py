@@ -17,15 +17,16 @@ from plan import Run, Study, load_study, runs_of  # noqa: E402
 from report import difference, write_report  # noqa: E402
 
 from phfcli.core.config import TrainConfig  # noqa: E402
-from phfcli.core.settings import option_source, resolve_train, set_sources  # noqa: E402
+from phfcli.core.settings import file_sources, option_source, resolve_train, set_sources  # noqa: E402
 
 AVERAGES = {"base": (0.5, 0.54), "opsd": (0.8, 0.82), "phf": (0.83, 0.81), "grpo": (0.7,)}
 
 
 def settings_of(options: tuple[str, ...]) -> TrainConfig:
     pairs = list(zip(options[::2], options[1::2], strict=True))
-    given = [option_source(name, name.lstrip("-"), value) for name, value in pairs if name != "--set"]
-    return resolve_train([*given, *set_sources(value for name, value in pairs if name == "--set")])
+    files = file_sources(value for name, value in pairs if name == "--config")
+    given = [option_source(name, name[2:], value) for name, value in pairs if name not in ("--config", "--set")]
+    return resolve_train([*files, *given, *set_sources(value for name, value in pairs if name == "--set")])
 
 
 def small(tmp_path: Path) -> Study:
