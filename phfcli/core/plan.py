@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from phfcli.core.budget import Lengths, Memory, step_memory
 from phfcli.core.cards import load_config, load_tokenizer
 from phfcli.core.config import TrainConfig
-from phfcli.core.data import Curriculum, load_problems
+from phfcli.core.data import Curriculum, Reading, load_problems
 from phfcli.core.errors import UserError
 from phfcli.core.objectives import Needs, build_objective
 from phfcli.core.prompts import Prompts, build_prompts
@@ -51,16 +51,17 @@ def plan_run(config: TrainConfig, processes: int = 1, tokens_per_s: float | None
     prompts = None if tokenizer is None else build_prompts(tokenizer, config.prompt)
     problems = _try(plan, lambda: load_problems(config.data, config.columns))
     external = config.teacher.model if needs.teacher and config.teacher.kind == "external" else None
+    arch = _try(plan, lambda: load_config(config.model))
     lengths = Lengths(_PROMPT_TOKENS, _PROMPT_TOKENS, config.rollout.max_new_tokens)
     if prompts is not None and problems is not None:
         plan.prompts = _render(prompts, needs, problems[0])
-        lengths = _lengths(config, needs, prompts, problems)
+        context = None if arch is None else arch.max_position_embeddings
+        lengths = _lengths(config, needs, prompts, problems, context)
     if external is not None and tokenizer is not None and problems is not None:
         other = _try(plan, lambda: load_tokenizer(external))
         if other is not None:  # which reads the student's own format if it has its tokens
             read = build_prompts(tokenizer if same_tokens(tokenizer, other) else other, config.prompt)
             plan.prompts["teacher"] = read.student_text(problems[0].problem)
-    arch = _try(plan, lambda: load_config(config.model))
     other_arch = None if external is None else _try(plan, lambda: load_config(external))
     if arch is not None and (external is None or other_arch is not None):
         plan.memory = step_memory(config, needs, arch, lengths, processes, other_arch)
@@ -70,8 +71,14 @@ def plan_run(config: TrainConfig, processes: int = 1, tokens_per_s: float | None
     return plan
 
 
-def _lengths(config: TrainConfig, needs: Needs, prompts: Prompts, problems: Sequence[Problem]) -> Lengths:
+def _lengths(
+    config: TrainConfig, needs: Needs, prompts: Prompts, problems: Sequence[Problem], context: int | None
+) -> Lengths:
     """Those of the longest problem that the run will visit, for either reader; every rollout as long as it may be."""
+    if config.overlong == "skip" and context is not None:
+        reading = Reading(prompts, needs.privileged, None if needs.offline else config.rollout.max_new_tokens)
+        limit = min(context, needs.max_tokens or context)
+        problems = [problem for problem in problems if reading.length(problem) <= limit] or problems
     visited = Curriculum(problems, config.batch_size, config.seed).visited(config.steps)
     student = max(len(prompts.student(p.problem)) for p in visited)
     teacher, completion = student, config.rollout.max_new_tokens

@@ -272,6 +272,18 @@ def test_a_dry_run_without_a_teacher_counts_none(phf: Phf, objective: str, shown
     assert not {"teacher", "captured states"} & done.json["memory_bytes"].keys()
 
 
+def test_a_dry_run_counts_no_problem_that_is_left_out(phf: Phf, tmp_path: Path) -> None:
+    lines = embedded_problems("train").read_text().splitlines(keepends=True)[:4]
+    long = json.loads(lines[0]) | {"id": "long", "problem": "add 12 " * 200}
+    for name, rows in (("short", lines), ("both", [*lines, json.dumps(long)])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    plans = [
+        phf("train", "--data", f"{name}.jsonl", "--set", "overlong=skip", "--dry-run", "--json").json
+        for name in ("short", "both")
+    ]
+    assert plans[0]["phases"] == plans[1]["phases"]
+
+
 def test_grpo_refuses_rollouts_of_a_cut_distribution(phf: Phf) -> None:
     done = phf("train", "--objective", "grpo", "--set", "rollout.top_p=0.9", "--dry-run")
     assert done.code == 2
