@@ -11,11 +11,14 @@ Row = dict[str, Any]
 
 
 def draw(study: Study, rows: Sequence[Row], path: Path) -> None:
-    """Accuracy against steps, a line for each system with the standard error over seeds."""
+    """Accuracy against steps, a line for each system with the standard error over seeds; the legend is in the order
+    in which the lines end."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     start = next((row["averages"][0] for row in rows if row["system"] == "base"), None)
-    for place, row in enumerate(row for row in rows if row["system"] != "base"):
+    systems = [row for row in rows if row["system"] != "base"]
+    systems.sort(key=lambda row: -row["averages"][max(row["averages"])]["mean"])
+    for place, row in enumerate(systems):
         points = ({0: start} if start else {}) | row["averages"]
         axes.errorbar(
             list(points),
