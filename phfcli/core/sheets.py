@@ -19,6 +19,9 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "±": r"$\pm$",
     "−": "$-$",
     "–": "--",
+    # after the \\ of the row before they would be its options
+    "[": "{[}",
+    "*": "{*}",
 }
 
 

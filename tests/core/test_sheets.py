@@ -5,7 +5,7 @@ from pathlib import Path
 
 from phfcli.core.sheets import Sheet, as_latex, as_markdown, write_records
 
-HOSTILE = Sheet("a_b | c", ["x & y", "50%"], [["<b>|*", "1 ± 2"], ["line\nbreak\\", "-0.5"]])
+HOSTILE = Sheet("a_b | c", ["x & y", "50%"], [["<b>|*", "1 ± 2"], ["[x]", "2"], ["line\nbreak\\", "-0.5"]])
 
 
 def test_markdown() -> None:
@@ -15,6 +15,7 @@ def test_markdown() -> None:
         "| x &amp; y | 50% |",
         "| --- | --- |",
         r"| &lt;b>\|\* | 1 ± 2 |",
+        r"| \[x\] | 2 |",
         r"| line break\\ | -0.5 |",
     ]
 
@@ -27,7 +28,8 @@ def test_latex() -> None:
         r"\toprule",
         r"x \& y & 50\% \\",
         r"\midrule",
-        r"<b>|* & 1 $\pm$ 2 \\",
+        r"<b>|{*} & 1 $\pm$ 2 \\",
+        r"{[}x] & 2 \\",
         r"line break\textbackslash{} & -0.5 \\",
         r"\bottomrule",
         r"\end{tabular}",
