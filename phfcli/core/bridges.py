@@ -3,7 +3,8 @@
 BRIDGE.safetensors holds
     student.weight [K, r, d], student.mean [K, d]         of the student's blocks `layers` [K], 1 is the first
     teacher.weight [K, r, d'], teacher.mean [K, d']       of the teacher's blocks that lie as deep
-and, in its header, between which two models it was fitted, on what data, and how well it fits.
+of states as the head reads them where the block is the model's last, after its final norm; and, in its header, between
+which two models it was fitted, on what data, and how well it fits.
 """
 
 import json
