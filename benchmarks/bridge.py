@@ -13,7 +13,7 @@ import json
 import statistics
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -32,7 +32,8 @@ from problem_sets import as_problems, draw_sets, json_lines  # noqa: E402
 
 MAX_LENGTH = 512
 SPAN = 5  # steps at either end over which a run's cosine is averaged
-RATE = 1e-3
+RATE = 3e-4  # falling to zero over a run
+JOBS = 2  # training runs side by side
 
 out = Console(highlight=False, soft_wrap=True)
 
@@ -82,7 +83,9 @@ def main(
             f"rank {rank:<5} cosine {row['before']:+.3f} before the fit, {row['after']:+.3f} after it, "
             f"on {fitted['held_out']} held-out pairs; {100 * row['explained']:.1f} % of the teacher's variance"
         )
-        _show([_train(folder, rank, seed, steps, problems) for seed in range(seeds)], before["student"]["average"])
+        with ThreadPoolExecutor(JOBS) as pool:
+            runs = list(pool.map(lambda seed, rank=rank: _train(folder, rank, seed, steps, problems), range(seeds)))
+        _show(runs, before["student"]["average"])
 
 
 def make(name: str, folder: Path, share: float) -> None:
@@ -113,7 +116,12 @@ def _train(folder: Path, rank: int, seed: int, steps: int, problems: int) -> Run
     run = folder / f"rank{rank}-seed{seed}"
     options = ["--config", "embedded", "--objective", "oprd", "--model", str(folder / "student"), "--seed", str(seed)]
     options += ["--teacher", "external", "--data", str(folder / "train.jsonl"), "--steps", str(steps)]
-    settings = {"teacher.model": folder / "teacher", "oprd.bridge": _file(folder, rank), "optim.lr": RATE}
+    settings = {
+        "teacher.model": folder / "teacher",
+        "oprd.bridge": _file(folder, rank),
+        "optim.lr": RATE,
+        "optim.horizon_steps": steps,
+    }
     sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     _phf("train", *options, *sets, "--output-dir", str(run), "--resume")
     lines = [json.loads(line)["state_cosine"] for line in (run / "metrics.jsonl").read_text().splitlines()]
