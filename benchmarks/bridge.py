@@ -28,7 +28,7 @@ sys.path.insert(0, str(DATA))
 from arithmetic import Slips  # noqa: E402
 from build_tokenizer import build_tokenizer  # noqa: E402
 from pretrain import Recipe, new_model, pretrain  # noqa: E402
-from problem_sets import as_problems, draw_sets, json_lines  # noqa: E402
+from problem_sets import as_problems, draw_sets, json_lines, problem_texts  # noqa: E402
 
 MAX_LENGTH = 512
 SPAN = 5  # steps at either end over which a run's cosine is averaged
@@ -93,7 +93,7 @@ def make(name: str, folder: Path, share: float) -> None:
     if (folder / name / "config.json").exists():
         return
     torch.set_num_threads(1)
-    how, held_out = MODELS[name], {chain.problem for chains in draw_sets(0).values() for chain in chains}
+    how, held_out = MODELS[name], problem_texts(draw_sets(0))
     tokenizer = build_tokenizer(MAX_LENGTH, how.by_character)
     torch.manual_seed(0)
     model = new_model(tokenizer, MAX_LENGTH, how.width, how.depth)
@@ -156,15 +156,7 @@ def _file(folder: Path, rank: int) -> Path:
 
 def _evaluate(folder: Path, target: Path, problems: int, *options: str) -> dict[str, Any]:
     """The summary of the target's evaluation on the unseen problems."""
-    options = (
-        "--limit",
-        str(problems),
-        "--engine",
-        "transformers",
-        "--max-new-tokens",
-        "128",
-        *options,
-    )
+    options = ("--limit", str(problems), "--engine", "transformers", "--max-new-tokens", "128", *options)
     said = _phf("eval", str(target), "--bench", str(folder / "eval.jsonl"), *options)
     summary: dict[str, Any] = said["benches"][0]
     return summary

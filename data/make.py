@@ -21,7 +21,7 @@ from arithmetic import PUPIL
 from build_tokenizer import build_tokenizer
 from measure import SAMPLES, TEMPERATURE, TOP_P, measure
 from pretrain import Recipe, new_model, pretrain
-from problem_sets import as_problems, draw_sets, json_lines
+from problem_sets import as_problems, draw_sets, json_lines, problem_texts
 from rich.console import Console
 from rich.logging import RichHandler
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
@@ -50,8 +50,7 @@ def make(out: Path, seed: int, threads: int) -> None:
     tokenizer = build_tokenizer(MAX_LENGTH)
     torch.manual_seed(seed)
     model = new_model(tokenizer, MAX_LENGTH)
-    held_out = {chain.problem for chains in sets.values() for chain in chains}
-    pretrain(model, tokenizer, Recipe(), seed, held_out)
+    pretrain(model, tokenizer, Recipe(), seed, held_out=problem_texts(sets))
     model.save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
     (out / "model" / "model.safetensors").chmod(0o644)  # it is saved for its owner only, and travels in the wheel

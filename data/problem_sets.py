@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 
@@ -22,6 +22,11 @@ def draw_sets(seed: int) -> dict[str, list[Chain]]:
         distinct[chain.problem] = chain
     chains = iter(distinct.values())
     return {name: list(islice(chains, size)) for name, size in SIZES.items()}
+
+
+def problem_texts(sets: Mapping[str, Sequence[Chain]]) -> set[str]:
+    """The text of every problem of every set: what pretraining must not see."""
+    return {chain.problem for chains in sets.values() for chain in chains}
 
 
 def as_problems(name: str, chains: Sequence[Chain]) -> list[Problem]:

@@ -17,7 +17,7 @@ sys.path.insert(0, str(DATA))
 
 from arithmetic import Slips  # noqa: E402
 from pretrain import Recipe, pretrain  # noqa: E402
-from problem_sets import draw_sets  # noqa: E402
+from problem_sets import draw_sets, problem_texts  # noqa: E402
 
 HABIT = Slips(forgotten_carry=0.6)
 RECIPE = Recipe(steps=200, learning_rate=5e-4, warmup=20)
@@ -28,10 +28,9 @@ def main(folder: Path = Path("runs/firm-habit")) -> None:
     if (folder / "config.json").exists():
         return
     torch.set_num_threads(1)
-    held_out = {chain.problem for chains in draw_sets(0).values() for chain in chains}
     tokenizer = AutoTokenizer.from_pretrained(DATA / "model")
     model = AutoModelForCausalLM.from_pretrained(DATA / "model")
-    pretrain(model, tokenizer, RECIPE, seed=7, held_out=held_out, slips=HABIT)
+    pretrain(model, tokenizer, RECIPE, seed=7, held_out=problem_texts(draw_sets(0)), slips=HABIT)
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
 
