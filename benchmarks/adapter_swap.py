@@ -15,9 +15,10 @@ import typer
 from rich.console import Console
 
 from phfcli.core.config import LoraSettings, ModelSettings
-from phfcli.core.models import LanguageModel, add_lora, load_model
-from phfcli.core.records import Request, Sampling
-from phfcli.core.rollouts import Serving, VllmEngine
+from phfcli.core.models.language_model import LanguageModel, add_lora, load_model
+from phfcli.core.rollouts.engine import Serving
+from phfcli.core.rollouts.vllm_engine import VllmEngine
+from phfcli.core.types import Request, Sampling
 
 REQUESTS = 8
 INPLACE = 1_000_000  # the number of an adapter that is loaded in place

@@ -17,12 +17,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from phfcli.core.benchmarks import load_benchmark
-from phfcli.core.cards import load_card, pick_device
 from phfcli.core.config import EvalConfig, PromptSettings
-from phfcli.core.evaluate import sampling_of
-from phfcli.core.prompts import build_prompts
-from phfcli.core.rollouts import Serving
+from phfcli.core.evaluation.benchmarks import load_benchmark
+from phfcli.core.evaluation.evaluate import sampling_of
+from phfcli.core.models.description import load_card, pick_device
+from phfcli.core.models.prompts import build_prompts
+from phfcli.core.rollouts.engine import Serving
 from phfcli.core.rollouts.vllm_engine import engine_options, vllm_gap
 from phfcli.core.seeds import derive_seed
 

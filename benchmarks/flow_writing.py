@@ -13,10 +13,10 @@ from tempfile import TemporaryDirectory
 
 import typer
 
-from phfcli.core.flows import save_flow
-from phfcli.core.recording import record_flow
+from phfcli.core.runs.flow_files import save_flow
+from phfcli.core.runs.flow_recorder import record_flow
 from phfcli.core.settings import option_source, resolve_train
-from phfcli.core.setup import build_trainer
+from phfcli.core.training.setup import build_trainer
 
 
 def main(steps: int = 25, repeats: int = 5) -> None:

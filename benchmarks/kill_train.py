@@ -22,9 +22,9 @@ import typer
 from rich.console import Console
 from safetensors.torch import load_file
 
-from phfcli.core.checkpoints import checkpoints_of
-from phfcli.core.meters import MACHINE
-from phfcli.core.resources import step_name
+from phfcli.core.runs.checkpoints import checkpoints_of
+from phfcli.core.shipped_files import step_name
+from phfcli.core.training.metrics import MACHINE
 
 _STATE = ("adapter_model", "teacher", "optimizer")
 

@@ -15,9 +15,9 @@ import typer
 from probe import Table, spread
 from torch import Tensor
 
-from phfcli.core.heap import return_large_blocks
-from phfcli.core.losses.entries import Kind
-from phfcli.core.losses.fused import fused_divergence
+from phfcli.core.losses.divergence.fused import fused_divergence
+from phfcli.core.losses.divergence.vocabulary_terms import Kind
+from phfcli.core.models.allocator import return_large_blocks
 
 VOCABULARY = 151_936
 CHUNK = 64

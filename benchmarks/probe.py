@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from phfcli.core.meters import peak_memory
+from phfcli.core.training.metrics import peak_memory
 
 FOLDER = Path(__file__).parent
 Rollout = dict[str, list[int]]  # student_prompt, teacher_prompt, completion
@@ -33,7 +33,7 @@ def make_model(
     """A Qwen3 of that shape with random weights, as a folder that any program can load."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from phfcli.core.cards import load_tokenizer
+    from phfcli.core.models.description import load_tokenizer
 
     tokenizer = load_tokenizer("embedded")
     config = Qwen3Config(

@@ -17,9 +17,9 @@ import typer
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from phfcli.core.files import json_lines, write_json, write_text
-from phfcli.core.flows import Flow, Rollout, save_flow
-from phfcli.core.report import write_report
+from phfcli.core.reporting.report import write_report
+from phfcli.core.runs.flow_files import Flow, Rollout, save_flow
+from phfcli.core.storage.files import json_lines, write_json, write_text
 
 BENCHES = ("aime24", "aime25", "hmmt25")
 

@@ -24,8 +24,8 @@ from probe import (
     scratch,
 )
 
-from phfcli.core.heap import return_large_blocks
-from phfcli.core.losses.fused import fused_divergence
+from phfcli.core.losses.divergence.fused import fused_divergence
+from phfcli.core.models.allocator import return_large_blocks
 
 VOCABULARY = 151_936
 BASE = {"tokens": 256, "layers": 4, "batch": 2}

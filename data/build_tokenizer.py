@@ -11,7 +11,7 @@ from arithmetic import BOX, END_THINK, PHRASES, SEPARATOR, START, THINK
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from phfcli.core.prompts import INSTRUCTION, STUDENT_TEMPLATE, TEACHER_TEMPLATE
+from phfcli.core.models.prompts import INSTRUCTION, STUDENT_TEMPLATE, TEACHER_TEMPLATE
 
 PAD, TURN, END_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 ROLES = ("system", "user", "assistant")

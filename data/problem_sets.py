@@ -8,7 +8,7 @@ from itertools import islice
 
 from arithmetic import Chain, random_chain, reference_solution, work
 
-from phfcli.core.records import Problem
+from phfcli.core.types import Problem
 
 SIZES = {"train": 4000, "dev": 128, "eval": 128}
 

@@ -3,15 +3,15 @@
 Pure functions of tensors on any device: float32 inside (float64 for float64), the gradient to the student only.
 """
 
-from phfcli.core.losses.attention import Attention, attention_divergence, sampled_keys
-from phfcli.core.losses.divergence import divergence
-from phfcli.core.losses.energy import entropy, layer_energies, layer_energy_share
-from phfcli.core.losses.flow import FlowTerms, flow_loss, flow_terms
-from phfcli.core.losses.fused import ClipStats, fused_divergence, fused_divergence_stats
-from phfcli.core.losses.policy import clipped_surrogate, group_advantages, token_logprobs, truncated_weights
-from phfcli.core.losses.sampled import sampled_reverse_kl
-from phfcli.core.losses.states import StateLoss, mean_cosine, pointwise_loss
-from phfcli.core.positions import select_positions
+from phfcli.core.losses.divergence.fused import ClipStats, fused_divergence, fused_divergence_stats
+from phfcli.core.losses.divergence.plain import divergence
+from phfcli.core.losses.divergence.sampled_token import sampled_reverse_kl
+from phfcli.core.losses.hidden_states.attention import Attention, attention_divergence, sampled_keys
+from phfcli.core.losses.hidden_states.flow import FlowTerms, flow_loss, flow_terms
+from phfcli.core.losses.hidden_states.layer_energy import entropy, layer_energies, layer_energy_share
+from phfcli.core.losses.hidden_states.pointwise import StateLoss, mean_cosine, pointwise_loss
+from phfcli.core.losses.policy_gradient import clipped_surrogate, group_advantages, token_logprobs, truncated_weights
+from phfcli.core.losses.positions import select_positions
 
 __all__ = [
     "Attention",

@@ -11,9 +11,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from phfcli.core.cards import load_card
 from phfcli.core.config import LoraSettings, ModelSettings
-from phfcli.core.models import LanguageModel, add_lora, load_model
+from phfcli.core.models.description import load_card
+from phfcli.core.models.language_model import LanguageModel, add_lora, load_model
 
 
 @pytest.fixture(autouse=True)

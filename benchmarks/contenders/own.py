@@ -6,9 +6,9 @@ from pathlib import Path
 
 from probe import measure, read_task
 
-from phfcli.core.passes import Sample
+from phfcli.core.models.passes import Sample
 from phfcli.core.settings import option_source, resolve_train
-from phfcli.core.setup import build_trainer
+from phfcli.core.training.setup import build_trainer
 
 
 def main() -> None:

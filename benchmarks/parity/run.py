@@ -21,7 +21,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from phfcli.core.files import read_json, write_json
+from phfcli.core.storage.files import read_json, write_json
 
 # what the two sides can both be told: a rate that does not fall, and for OPSD a divergence without a clip whose
 # temperature is the rollouts'

@@ -16,14 +16,14 @@ from peft import LoraConfig
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
-from phfcli.core.cards import ModelCard
 from phfcli.core.config import TrainConfig
-from phfcli.core.data import Curriculum, load_problems
 from phfcli.core.grading import Grader, Status
-from phfcli.core.models import load_model
-from phfcli.core.prompts import Prompts, build_prompts
-from phfcli.core.records import Problem
+from phfcli.core.models.description import ModelCard
+from phfcli.core.models.language_model import load_model
+from phfcli.core.models.prompts import Prompts, build_prompts
+from phfcli.core.runs.training_data import Curriculum, load_problems
 from phfcli.core.settings import Source, read_yaml, resolve
+from phfcli.core.types import Problem
 
 Row = dict[str, Any]
 

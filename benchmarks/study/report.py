@@ -10,7 +10,7 @@ import yaml
 from page import draw, page
 from plan import Run, Study, runs_of
 
-from phfcli.core.files import read_json, read_lines, write_json, write_text
+from phfcli.core.storage.files import read_json, read_lines, write_json, write_text
 
 # two-sided 95% quantiles of Student's t for 1, 2, ... degrees of freedom
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from phfcli.cli import main as phf
 from phfcli.core.errors import UserError
-from phfcli.core.resources import step_name
+from phfcli.core.shipped_files import step_name
 
 STUDY, REPORT = Path(__file__).with_name("study.yaml"), Path("docs/STUDY.md")
 
@@ -142,6 +142,11 @@ def _command(arguments: list[str], log: Path) -> None:
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
     _forks.set_forkserver_preload(
-        ["__main__", "transformers.models.qwen3.modeling_qwen3", "phfcli.core.setup", "phfcli.core.evaluate"]
+        [
+            "__main__",
+            "transformers.models.qwen3.modeling_qwen3",
+            "phfcli.core.training.setup",
+            "phfcli.core.evaluation.evaluate",
+        ]
     )
     typer.run(main)

@@ -26,7 +26,7 @@ from phfcli.core.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from phfcli.core.bridge_fit import BridgeReport
+    from phfcli.core.analysis.fit_bridge import BridgeReport
 
 bridge_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Bridges to teachers of another kind.")
 
@@ -81,15 +81,15 @@ def fit(
     from phfcli.core.settings import resolve_train
 
     settings = resolve_train(settings_given(config, set_, options))
-    from phfcli.core.bridge_fit import fit_bridge
-    from phfcli.core.bridges import save_bridge
+    from phfcli.core.analysis.fit_bridge import fit_bridge
+    from phfcli.core.objectives.teachers.bridge import save_bridge
 
     quiet_libraries()
     log = log_console(quiet)
     made, report = fit_bridge(settings, rank, rollouts, lambda text: log.print(text, markup=False, soft_wrap=True))
     save_bridge(output, made)
     if plot is not None:
-        from phfcli.core.figures import draw_bridge
+        from phfcli.core.reporting.figures import draw_bridge
 
         draw_bridge(report, plot)
     if json_:

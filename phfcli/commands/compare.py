@@ -22,7 +22,7 @@ from phfcli.core.printable import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from phfcli.core.compare import Pair
+    from phfcli.core.analysis.compare import Pair
 
 
 def compare(
@@ -60,9 +60,9 @@ def compare(
     chosen = next((name for name in VIEWS if name == view), None)
     if chosen is None:
         raise UserError(f"--view: {view!r} is unknown; {nearest(view, VIEWS)}")
-    from phfcli.core.compare import compare as core
-    from phfcli.core.evaluations import load_results
-    from phfcli.core.views import pair_records, view_of
+    from phfcli.core.analysis.compare import compare as core
+    from phfcli.core.evaluation.saved_evaluations import load_results
+    from phfcli.core.reporting.comparison_tables import pair_records, view_of
 
     steps = chosen == "dynamics"
     results = load_results(paths, [name for name in bench.split(",") if name], all_steps=steps)
@@ -70,18 +70,18 @@ def compare(
     shown = view_of(chosen, comparison)
     written = {"picture": plot, "markdown": markdown, "latex": latex, "csv": csv}
     if plot is not None:
-        from phfcli.core.figures import draw_view
+        from phfcli.core.reporting.figures import draw_view
 
         draw_view(chosen, comparison, plot)
     if markdown is not None or latex is not None:
-        from phfcli.core.files import write_text
-        from phfcli.core.sheets import as_latex, as_markdown
+        from phfcli.core.reporting.table_export import as_latex, as_markdown
+        from phfcli.core.storage.files import write_text
 
         for path, form in ((markdown, as_markdown), (latex, as_latex)):
             if path is not None:
                 write_text(path, "\n".join(form(sheet) for sheet in shown.sheets))
     if csv is not None:
-        from phfcli.core.sheets import write_records
+        from phfcli.core.reporting.table_export import write_records
 
         write_records(csv, shown.records)
         if comparison.pairs:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from phfcli.core.collect import Collection
-    from phfcli.core.diagnose import LayerReport
+    from phfcli.core.analysis.collect_flow import Collection
+    from phfcli.core.analysis.diagnose import LayerReport
     from phfcli.core.settings import Source
 
 _MEANING: dict[EnergyName, str] = {
@@ -87,7 +87,7 @@ def diagnose(
         raise UserError(f"--energy: {energy!r} is unknown; {nearest(energy, ENERGIES)}")
     options = [("--data", "data", data)]
     if collect:
-        from phfcli.core.diagnose import diagnose as read
+        from phfcli.core.analysis.diagnose import diagnose as read
 
         typed = settings_given(config, set_, options)
         collection = _collection(flows, typed, base, rollouts, samples, log_console(quiet))
@@ -99,11 +99,11 @@ def diagnose(
     else:
         reports = _read(flows, _numbers(steps), kind, parts)
     if plot is not None:
-        from phfcli.core.figures import draw_layers
+        from phfcli.core.reporting.figures import draw_layers
 
         draw_layers(reports, plot)
     if csv is not None:
-        from phfcli.core.sheets import layer_sheet, write_csv
+        from phfcli.core.reporting.table_export import layer_sheet, write_csv
 
         write_csv(csv, layer_sheet(reports))
     if json_:
@@ -132,7 +132,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _read(paths: list[Path], steps: list[int], kind: EnergyName, parts: int) -> "list[LayerReport]":
-    from phfcli.core import diagnose as core
+    from phfcli.core.analysis import diagnose as core
 
     files = core.of_steps([file for path in paths for file in core.flow_files(path)], steps)
     return core.comparable([core.diagnose_file(file, kind, parts) for file in files])
@@ -143,7 +143,7 @@ def _collection(
 ) -> "Collection":
     if len(targets) > 1:
         raise UserError("--collect: one checkpoint, adapter or model at a time")
-    from phfcli.core.collect import build_collection
+    from phfcli.core.analysis.collect_flow import build_collection
 
     quiet_libraries()
     collection = build_collection(str(targets[0]), typed, base, rollouts, samples)

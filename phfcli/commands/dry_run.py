@@ -12,8 +12,8 @@ def show_plan(settings: "TrainConfig", json_: bool, processes: int, tokens_per_s
     """The settings, both prompts, the memory of a process and, given tokens a second, steps an hour."""
     from rich.markup import escape
 
-    from phfcli.core.plan import plan_run
     from phfcli.core.settings import write_yaml
+    from phfcli.core.training.dry_run.plan import plan_run
 
     quiet_libraries()
     out = result_console()

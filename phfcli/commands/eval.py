@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
     from rich.table import Table
 
-    from phfcli.core.evaluate import Evaluation, Running
+    from phfcli.core.evaluation.evaluate import Evaluation, Running
 
 
 def evaluate(
@@ -96,7 +96,7 @@ def evaluate(
     from phfcli.core.settings import resolve
 
     settings = resolve(EvalConfig, settings_given(config, set_, options))
-    from phfcli.core import evaluate as core
+    from phfcli.core.evaluation import evaluate as core
 
     quiet_libraries()
     progress = _Progress(log_console(quiet))
@@ -151,7 +151,7 @@ class _Progress:
 def _list_benchmarks(json_: bool) -> None:
     from dataclasses import asdict
 
-    from phfcli.core.benchmarks import EMBEDDED_SPLITS, HUB, SUITES
+    from phfcli.core.evaluation.benchmarks import EMBEDDED_SPLITS, HUB, SUITES
 
     if json_:
         hub = {name: {k: v for k, v in asdict(source).items() if k != "gold"} for name, source in HUB.items()}

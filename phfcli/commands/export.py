@@ -27,7 +27,7 @@ def export(
       phf export runs/phf/checkpoints/step-000050 --merged merged-50/
       phf export my-adapter/ --base Qwen/Qwen3-4B --merged qwen3-4b-phf/
     """
-    from phfcli.core.export import export_merged
+    from phfcli.core.analysis.export import export_merged
 
     quiet_libraries()
     log_console(quiet).print(f"merging {target}", markup=False, soft_wrap=True)

@@ -28,7 +28,7 @@ def report(
     """
     if output.suffix != ".html":
         raise UserError(f"--output {output}: use a name that ends in .html")
-    from phfcli.core.report import write_report
+    from phfcli.core.reporting.report import write_report
 
     write_report(output, runs, title, unequal)
     if json_:

@@ -13,10 +13,10 @@ from phfcli.commands.watch import watch
 
 if TYPE_CHECKING:
     from phfcli.core.config import TrainConfig
-    from phfcli.core.distributed import Ranks
-    from phfcli.core.loop import Trainer
-    from phfcli.core.meters import Metrics
-    from phfcli.core.trackers import Report
+    from phfcli.core.training.distributed import Ranks
+    from phfcli.core.training.loop import Trainer
+    from phfcli.core.training.metrics import Metrics
+    from phfcli.core.training.trackers import Report
 
 _TERMINATED = 143  # by SIGTERM, as a shell reports it: whoever waits for the run must not take it for a finished one
 
@@ -25,7 +25,7 @@ def run(
     settings: "TrainConfig", sources: list[Any], resume: bool, force: bool, json_: bool, quiet: bool, ranks: "Ranks"
 ) -> None:
     """Starts or goes on with a run in this process, one of `ranks`, and shows it to its end."""
-    from phfcli.core.setup import build_trainer
+    from phfcli.core.training.setup import build_trainer
 
     with ranks.together():
         folder, settings, changes = _open(settings, sources, resume, force, ranks)
@@ -53,8 +53,8 @@ def run(
 
 def _go_on(trainer: "Trainer", changes: list[str]) -> None:
     """Takes up what is in the run's folder; what is forced upon it is told and noted there."""
-    from phfcli.core.runs import note_settings
-    from phfcli.core.saving import resume
+    from phfcli.core.runs.run_folder import note_settings
+    from phfcli.core.training.saving import resume
 
     resume(trainer, warn)
     if changes and trainer.ranks.main:
@@ -63,7 +63,7 @@ def _go_on(trainer: "Trainer", changes: list[str]) -> None:
 
 
 def _reporting(trainer: "Trainer") -> "AbstractContextManager[Report]":
-    from phfcli.core.trackers import reporting
+    from phfcli.core.training.trackers import reporting
 
     config = trainer.config if trainer.ranks.main else trainer.config.model_copy(update={"report_to": ()})
     return reporting(config, trainer.folder, trainer.step)
@@ -73,9 +73,9 @@ def _open(
     settings: "TrainConfig", sources: list[Any], resume: bool, force: bool, ranks: "Ranks"
 ) -> tuple[Path, "TrainConfig", list[str] | None]:
     """The run's folder and its settings; where it goes on with what is there, also what is not as it was."""
-    from phfcli.core.resources import is_run
-    from phfcli.core.runs import check_resumable, claim_folder, default_folder, saved_config
+    from phfcli.core.runs.run_folder import check_resumable, claim_folder, default_folder, saved_config
     from phfcli.core.settings import resolve_train
+    from phfcli.core.shipped_files import is_run
 
     folder = Path(settings.output_dir) if settings.output_dir else default_folder(settings)
     if resume and is_run(folder):
@@ -123,7 +123,7 @@ def _tell_of_stop(trainer: "Trainer") -> None:
 
 
 def _newest(folder: Path) -> str | None:
-    from phfcli.core.checkpoints import checkpoints_of
+    from phfcli.core.runs.checkpoints import checkpoints_of
 
     found = checkpoints_of(folder)
     return str(found[-1][1]) if found else None

@@ -10,9 +10,9 @@ import typer
 from phfcli.commands.common import AsJson, Configs, Quiet, Sets, quiet_libraries, settings_given
 from phfcli.commands.dry_run import show_plan
 from phfcli.commands.running import run
-from phfcli.core.children import end_with_parent
 from phfcli.core.errors import UserError
 from phfcli.core.names import ENGINES, OBJECTIVES, TEACHERS, TRACKERS
+from phfcli.core.storage.child_processes import end_with_parent
 
 
 def _objectives(incomplete: str) -> list[str]:
@@ -117,7 +117,7 @@ def train(
     if _to_be_launched(processes):
         sys.exit(_launch(processes or 1))  # one of them has told what there was to tell
     quiet_libraries()
-    from phfcli.core.distributed import joined
+    from phfcli.core.training.distributed import joined
 
     with joined(settings.device) as ranks:
         run(settings, sources, resume, force, json_, quiet, ranks)
@@ -132,7 +132,7 @@ def _read_template(path: Path) -> str:
 
 def _to_be_launched(processes: int | None) -> bool:
     """Whether this process is to start others, rather than to train itself."""
-    from phfcli.core.launch import launched_here
+    from phfcli.core.training.launch import launched_here
 
     if launched_here():
         end_with_parent()
@@ -143,6 +143,6 @@ def _to_be_launched(processes: int | None) -> bool:
 
 
 def _launch(processes: int) -> int:
-    from phfcli.core.launch import launch
+    from phfcli.core.training.launch import launch
 
     return launch(processes, sys.argv[1:])

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from phfcli.core.loop import Trainer
-    from phfcli.core.meters import Metrics
-    from phfcli.core.trackers import Report
-    from phfcli.core.validation import Result
+    from phfcli.core.training.loop import Trainer
+    from phfcli.core.training.metrics import Metrics
+    from phfcli.core.training.trackers import Report
+    from phfcli.core.training.validation import Result
 
 _LINE_EVERY = 10  # steps
 _CLIP_TAKES_MOST = 0.5

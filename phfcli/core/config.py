@@ -160,7 +160,7 @@ class OprdSettings(Section):
 
 
 class PromptSettings(Section):
-    """Templates with {problem} and, for the teacher, {solution}. None is the wording of core/prompts.py."""
+    """Templates with {problem} and, for the teacher, {solution}. None is the wording of core/models/prompts.py."""
 
     student: str | None = None
     teacher: str | None = None

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from phfcli.core.config import Section, TrainConfig
 from phfcli.core.errors import UserError, nearest
-from phfcli.core.resources import EMBEDDED, find_recipe, recipes
+from phfcli.core.shipped_files import EMBEDDED, find_recipe, recipes
 
 Config = TypeVar("Config", bound=Section)
 Tree = dict[str, Any]

@@ -3,8 +3,8 @@
 import importlib.util
 from pathlib import Path
 
-from phfcli.core.cards import load_card
-from phfcli.core.retelling import same_tokens
+from phfcli.core.models.description import load_card
+from phfcli.core.models.token_alignment import same_tokens
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "bridge.py"
 

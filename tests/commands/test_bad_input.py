@@ -7,22 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusals import refused
 
-from phfcli.core.resources import embedded_model
+from phfcli.core.shipped_files import embedded_model
 
 Phf = Callable[..., Any]
 
 TRAIN = ("train", "--steps", 1, "--quiet")
-
-
-def refused(done: Any, *parts: str) -> None:
-    assert done.code == 2
-    assert done.out == ""
-    lines = done.err.splitlines()
-    assert len(lines) == 1, done.err
-    assert lines[0].startswith("phf: ")
-    for part in parts:
-        assert part in lines[0]
 
 
 def files(folder: Path) -> set[Path]:

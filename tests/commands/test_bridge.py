@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from refusals import refused
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_bad_input import refused
 from trained import SMALL, metrics, same_tensors
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from phfcli.core.resources import embedded_model
+from phfcli.core.shipped_files import embedded_model
 
 Phf = Callable[..., Any]
 

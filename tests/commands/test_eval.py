@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from phfcli.core.resources import embedded_model
+from phfcli.core.shipped_files import embedded_model
 
 Phf = Callable[..., Any]
 

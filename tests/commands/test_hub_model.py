@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from phfcli.core.resources import embedded_model
+from phfcli.core.shipped_files import embedded_model
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 

@@ -15,10 +15,10 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
 from trained import SMALL, checkpoint_steps, metrics, running, same_end, same_tensors, wait_for_step
 
-from phfcli.core.flows import open_flow
-from phfcli.core.loop import Trainer
 from phfcli.core.names import OBJECTIVES
-from phfcli.core.resources import embedded_problems, step_name
+from phfcli.core.runs.flow_files import open_flow
+from phfcli.core.shipped_files import embedded_problems, step_name
+from phfcli.core.training.loop import Trainer
 
 Phf = Callable[..., Any]
 

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file
 from trained import SMALL, checkpoint_steps, evaluations, metrics, running, same_end, wait_for_step
 
-from phfcli.core.distributed import Ranks
 from phfcli.core.errors import UserError
-from phfcli.core.resources import step_name
 from phfcli.core.settings import resolve_train, set_sources
-from phfcli.core.setup import build_trainer
+from phfcli.core.shipped_files import step_name
+from phfcli.core.training.distributed import Ranks
+from phfcli.core.training.setup import build_trainer
 
 Phf = Callable[..., Any]
 

@@ -7,8 +7,8 @@ import yaml
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.resources import recipes
 from phfcli.core.settings import file_sources, option_source, resolve, resolve_train, set_sources, write_yaml
+from phfcli.core.shipped_files import recipes
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))

@@ -9,7 +9,7 @@ from arithmetic import reference_solution, work
 from measure import complete, success_rates
 from problem_sets import draw_sets
 
-from phfcli.core.prompts import Prompts
+from phfcli.core.models.prompts import Prompts
 
 
 @pytest.fixture(scope="module")

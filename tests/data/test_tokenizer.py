@@ -10,7 +10,7 @@ from build_tokenizer import build_tokenizer, template_phrases
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from phfcli.core.prompts import INSTRUCTION, STUDENT_TEMPLATE, TEACHER_TEMPLATE, Prompts
+from phfcli.core.models.prompts import INSTRUCTION, STUDENT_TEMPLATE, TEACHER_TEMPLATE, Prompts
 
 USER = [{"role": "user", "content": "Hi."}]
 PHRASE_TOKENS = [*template_phrases(), START, *PHRASES.values(), SEPARATOR, THINK, END_THINK, BOX]

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 
-from phfcli.core.children import Child
 from phfcli.core.grading.worker import READY
+from phfcli.core.storage.child_processes import Child
 
 TIMEOUT = "timeout"
 DIED = "died"

@@ -7,7 +7,7 @@ import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from phfcli.core.children import receive, send
+from phfcli.core.storage.child_processes import receive, send
 
 READY = "ready"
 

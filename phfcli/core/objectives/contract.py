@@ -7,10 +7,10 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from phfcli.core.bridges import Bridge
 from phfcli.core.config import LayerChoice
+from phfcli.core.models.passes import Batch, Pass
 from phfcli.core.names import Where
-from phfcli.core.passes import Batch, Pass
+from phfcli.core.objectives.teachers.bridge import Bridge
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from phfcli.core.config import ModelSettings
-from phfcli.core.models import LanguageModel
-from phfcli.core.records import Completion, Request, Sampling
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.types import Completion, Request, Sampling
 
 
 @dataclass(frozen=True)

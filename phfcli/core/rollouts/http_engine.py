@@ -12,13 +12,13 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field
 
-from phfcli.core.cards import load_card
 from phfcli.core.errors import UserError
-from phfcli.core.models import LanguageModel
-from phfcli.core.records import Completion, Request, Sampling
+from phfcli.core.models.description import load_card
+from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.rollouts.engine import Serving
 from phfcli.core.rollouts.http_client import HttpClient, PassingError
-from phfcli.core.rollouts.http_models import Adapter, ServedModels
+from phfcli.core.rollouts.served_models import Adapter, ServedModels
+from phfcli.core.types import Completion, Request, Sampling
 
 T = TypeVar("T")
 

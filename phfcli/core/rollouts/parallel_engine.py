@@ -7,11 +7,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from phfcli.core.children import Child, receive, send
 from phfcli.core.config import EvalConfig
 from phfcli.core.errors import UserError
-from phfcli.core.records import Completion, Request, Sampling
 from phfcli.core.rollouts.engine import Serving
+from phfcli.core.storage.child_processes import Child, receive, send
+from phfcli.core.types import Completion, Request, Sampling
 
 Warn = Callable[[str], None]
 
@@ -108,7 +108,7 @@ def deal(requests: Sequence[Request], hands: int) -> list[list[int]]:
 
 def serve(connection: Connection, tree: dict[str, Any], length: int, adapter: str | None) -> None:
     """What runs in each process: it answers lists of requests until its pipe closes."""
-    from phfcli.core.rollouts import single_engine  # which knows this module
+    from phfcli.core.rollouts.build_engine import single_engine  # which knows this module
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its processes
     config = EvalConfig.model_validate(tree)

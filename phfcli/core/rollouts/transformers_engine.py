@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from phfcli.core.models import LanguageModel, merged
-from phfcli.core.records import Completion, Request, Sampling
-from phfcli.core.sharding import whole_blocks
+from phfcli.core.models.language_model import LanguageModel, merged
+from phfcli.core.models.sharding import whole_blocks
+from phfcli.core.types import Completion, Request, Sampling
 
 _CPU_CACHE_BYTES = 2 << 30
 _MOST_ROWS = 512

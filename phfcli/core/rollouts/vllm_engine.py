@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftModel
 
-from phfcli.core.cards import fetch, load_card, load_config, pick_device, pick_dtype
 from phfcli.core.config import VllmSettings
 from phfcli.core.errors import UserError, first_line
-from phfcli.core.files import read_json
-from phfcli.core.models import ONE_THREAD_WIDTH, LanguageModel
-from phfcli.core.records import Completion, Request, Sampling
+from phfcli.core.models.description import fetch, load_card, load_config, pick_device, pick_dtype
+from phfcli.core.models.language_model import ONE_THREAD_WIDTH, LanguageModel
 from phfcli.core.rollouts.engine import Serving
+from phfcli.core.storage.files import read_json
+from phfcli.core.types import Completion, Request, Sampling
 
 if TYPE_CHECKING:
     from vllm import LLMEngine, RequestOutput

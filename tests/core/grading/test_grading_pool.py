@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from phfcli.core import children
 from phfcli.core.grading.pool import DIED, Pool
+from phfcli.core.storage import child_processes as children
 from phfcli.grading import Grade, Grader, Status
 
 HANGS = (r"\frac{1}{7}", r"\boxed{e^{e^{e^{e^{e}}}}}")

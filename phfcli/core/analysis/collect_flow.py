@@ -1,0 +1,137 @@
+"""Reading a hidden flow now, from a checkpoint, an adapter or a model that has none saved."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from phfcli.core.config import TrainConfig
+from phfcli.core.errors import UserError
+from phfcli.core.models.language_model import LanguageModel, load_model
+from phfcli.core.models.passes import Sample
+from phfcli.core.models.prompts import build_prompts
+from phfcli.core.objectives.teachers.averaged import AveragedTeacher
+from phfcli.core.rollouts.transformers_engine import TransformersEngine
+from phfcli.core.runs.checkpoints import Target, find_target
+from phfcli.core.runs.flow_files import Flow, Walk, open_flow, walks_of, write_flow
+from phfcli.core.runs.flow_recorder import record_flow
+from phfcli.core.runs.run_folder import saved_config
+from phfcli.core.runs.training_data import Curriculum, load_problems
+from phfcli.core.seeds import derive_seed
+from phfcli.core.settings import Source, option_source, resolve_train
+from phfcli.core.shipped_files import step_name
+from phfcli.core.storage.tensors import read_tensors
+from phfcli.core.types import Request, Sampling
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Rollouts that a model reads as student and as teacher, some at a time."""
+
+    path: Path
+    step: int | None
+    config: TrainConfig
+    model: LanguageModel
+    teacher: AveragedTeacher
+    samples: Sequence[Sample]
+    teacher_kind: str  # in words
+    origin: str  # of the rollouts, in words
+    texts: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> list[int]:
+        return list(range(1, len(self.model.blocks) + 1))
+
+    def walks(self) -> Iterator[Walk]:
+        """The states of a micro-batch at a time are in memory."""
+        size = self.config.micro_batch_size
+        for start in range(0, len(self.samples), size):
+            flow = self.record(self.samples[start : start + size])
+            self.texts.update(flow.texts)
+            yield from walks_of(flow)
+
+    def save(self, path: Path) -> None:
+        """Keeps the flow of all samples, which has to fit into memory."""
+        write_flow(path, self.record(self.samples), self.config.flow.saved_dtype)
+
+    def record(self, samples: Sequence[Sample]) -> Flow:
+        """The flow of some samples, on the CPU."""
+        return record_flow(self.model, self.teacher, samples, self.config.flow.positions)
+
+
+def build_collection(
+    target: str, typed: list[Source], base: str | None, rollouts: Path | None, count: int
+) -> Collection:
+    """Loads a target and what it is to read.
+
+    The rollouts are those of the flow file `rollouts`; or else, without --data, of the flow that the run saved with
+    this checkpoint; or else `count` new ones of the target itself, on its run's problems or on `data`.
+
+    Raises:
+        UserError: for anything of it that cannot be used.
+    """
+    found = find_target(target, base)
+    config = _config(found, typed)
+    if rollouts is None and not any("data" in source.tree for source in typed):
+        rollouts = _saved_flow(found)
+    model = load_model(config, found.adapter)
+    teacher, teacher_kind = _teacher(found, model)
+    if rollouts is not None:
+        samples, origin = _saved_rollouts(rollouts), f"those of {rollouts}"
+    else:
+        samples, origin = _new_rollouts(config, model, count), f"{count} new ones on {config.data}"
+    return Collection(Path(target), found.step, config, model, teacher, samples, teacher_kind, origin)
+
+
+def _config(target: Target, typed: list[Source]) -> TrainConfig:
+    own = [saved_config(target.run)] if target.run else []
+    return resolve_train([*own, option_source("target", "model", target.model), *typed])
+
+
+def _saved_flow(target: Target) -> Path | None:
+    if target.run is None or target.step is None:
+        return None
+    path = target.run / "flows" / f"{step_name(target.step)}.safetensors"
+    return path if path.is_file() and open_flow(path).rollouts else None
+
+
+def _saved_rollouts(path: Path) -> list[Sample]:
+    rollouts = open_flow(path).rollouts
+    if not rollouts:
+        raise UserError(f"{path}: a flow file of version 1 does not hold its rollouts; draw new ones with --data")
+    return [Sample(r.student_prompt, r.teacher_prompt, r.completion) for r in rollouts]
+
+
+def _new_rollouts(config: TrainConfig, model: LanguageModel, count: int) -> list[Sample]:
+    """One of each of the first problems in the order of the seed, after the training's own protocol."""
+    prompts = build_prompts(model.card.tokenizer, config.prompt)
+    problems = load_problems(config.data, config.columns)
+    chosen = Curriculum(problems, min(count, len(problems)), config.seed).batch(1)
+    requests = [
+        Request(tuple(prompts.student(p.problem)), derive_seed(config.seed, "collect", index))
+        for index, p in enumerate(chosen)
+    ]
+    drawn = config.rollout
+    sampling = Sampling(drawn.temperature, drawn.top_p, drawn.top_k, drawn.max_new_tokens)
+    completions = dict(TransformersEngine(model).sample(requests, sampling, logprobs=False))
+    return [
+        Sample(request.prompt_ids, prompts.teacher(p.problem, p.solution or ""), completions[index].ids)
+        for index, (p, request) in enumerate(zip(chosen, requests, strict=True))
+    ]
+
+
+def _teacher(target: Target, model: LanguageModel) -> tuple[AveragedTeacher, str]:
+    """The teacher that was saved with a checkpoint; where there is none, the model is its own."""
+    folder = target.adapter or Path(target.model) / "state"  # of a checkpoint of all weights
+    file = folder / "teacher.safetensors"
+    averages = read_tensors(file) if file.is_file() else {}
+    if not averages:
+        return AveragedTeacher({}, decay=0.0), "the model itself"
+    own = dict(model.network.named_parameters())
+    if missing := averages.keys() - own.keys():
+        raise UserError(f"{file}: not a teacher of this model, which has no {min(missing)}")
+    teacher = AveragedTeacher({name: own[name] for name in averages}, decay=1.0)
+    with torch.no_grad():
+        teacher.load_state_dict(averages)
+    return teacher, "its running average at this checkpoint"

@@ -1,0 +1,229 @@
+"""Evaluation: n samples a problem, each graded and on disk as soon as it is finished, then Average@n with its error."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from phfcli.core.config import EvalConfig, PromptSettings, TrainConfig
+from phfcli.core.errors import UserError
+from phfcli.core.evaluation.benchmarks import Benchmark, check_golds, load_benchmarks
+from phfcli.core.evaluation.sample_file import Key, Sample, SampleFile
+from phfcli.core.evaluation.sample_page import write_page
+from phfcli.core.evaluation.sample_tasks import Job, grade, jobs_of
+from phfcli.core.evaluation.scores import summarise
+from phfcli.core.evaluation.statistics import average
+from phfcli.core.grading import Grader, Status
+from phfcli.core.models.adapter_files import check_adapter
+from phfcli.core.models.description import ModelCard, load_card, pick_device, pick_dtype
+from phfcli.core.models.prompts import Prompts, build_prompts
+from phfcli.core.rollouts.build_engine import evaluation_engine
+from phfcli.core.rollouts.engine import Engine, Serving
+from phfcli.core.runs.checkpoints import Target, find_target
+from phfcli.core.runs.run_folder import environment, model_identity, now, saved_config
+from phfcli.core.settings import resolve
+from phfcli.core.shipped_files import step_name
+from phfcli.core.storage.background_writer import Background
+from phfcli.core.storage.files import file_hash, read_json, write_json
+from phfcli.core.types import Completion, Request, Sampling
+
+PUBLISHED_NEW_TOKENS = 38_912
+
+Progress = Callable[["Running"], None]
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Running:
+    """Where an evaluation stands; `average` and `stderr` are of the samples so far."""
+
+    bench: str
+    done: int
+    total: int
+    average: float
+    stderr: float | None
+    tokens: int
+    seconds: float
+
+
+class Tally:
+    """The running figures of one benchmark."""
+
+    def __init__(self, bench: str, total: int, done: Mapping[Key, Sample]) -> None:
+        self._bench, self._total = bench, total
+        self._scores: dict[str, list[float]] = {}
+        self._tokens = 0
+        self.seconds_before = max((s["seconds"] for s in done.values()), default=0.0)
+        self.add(list(done.values()))
+
+    def add(self, samples: Sequence[Sample]) -> None:
+        for sample in samples:
+            self._scores.setdefault(sample["problem"], []).append(float(sample["status"] == Status.correct))
+            self._tokens += sample["tokens"]
+
+    def running(self, seconds: float) -> Running:
+        so_far = average(list(self._scores.values()))
+        done = sum(map(len, self._scores.values()))
+        return Running(self._bench, done, self._total, so_far.average, so_far.stderr, self._tokens, seconds)
+
+
+@dataclass
+class Evaluation:
+    """One model, served once, with everything that its benchmarks share."""
+
+    config: EvalConfig
+    target: Target
+    card: ModelCard
+    prompts: Prompts
+    engine: Engine
+    grader: Grader
+    identity: dict[str, Any]  # what must not change between two parts of one evaluation
+
+    def run(self, bench: Benchmark, on_progress: Progress) -> dict[str, Any]:
+        """Samples what is missing, grades it, and returns the summary, which is also on disk.
+
+        Raises:
+            UserError: where the folder holds samples of other settings, or a prompt does not fit.
+        """
+        file, sampling = SampleFile(self.folder(bench)), sampling_of(self.config, self.card, self.prompts, bench)
+        about = {"created": now(), "engine_options": self.config.vllm.model_dump(), **environment(self._device)}
+        with file.claim(self._settings(bench, sampling), about):
+            seconds = self._sample(file, bench, sampling, on_progress)
+            samples = file.read(bench.problems, self.config.n)
+            summary = {
+                **summarise(samples, bench.problems, self.grader, self.config.n),
+                "bench": bench.name,
+                "unusable_golds": list(bench.unusable),
+                "target": self.target.name,
+                "step": self.target.step,
+                "engine": self.engine.name,
+                "seconds": seconds,
+                "tokens_per_s": sum(s["tokens"] for s in samples.values()) / max(seconds, 1e-9),
+                "bench_sha256": bench.sha256,
+                "bench_source": bench.source,
+                "sampling": asdict(sampling),
+                "folder": str(file.folder),
+            }
+            write_json(file.folder / "summary.json", summary)
+            write_page(file.folder / "samples.html", summary, bench.problems, list(samples.values()))
+        return summary
+
+    def folder(self, bench: Benchmark) -> Path:
+        """RUN/evals/BENCH-nN, with the step behind it if it is not the run's newest checkpoint.
+
+        What is not a run gets a folder of the same form under runs/.
+        """
+        name = f"{bench.name}-n{self.config.n}"
+        if not self.target.newest:
+            name += f"-{step_name(self.target.step or 0)}"
+        run = Path(self.config.output_dir) if self.config.output_dir else self.target.run
+        return (run or Path("runs") / self.target.name) / "evals" / name
+
+    @property
+    def _device(self) -> Any:
+        return pick_device(self.config.device)
+
+    def _settings(self, bench: Benchmark, sampling: Sampling) -> dict[str, Any]:
+        return {
+            **self.identity,
+            "engine": self.engine.name,
+            "bench_sha256": bench.sha256,
+            "n": self.config.n,
+            "seed": self.config.seed,
+            "prompt": {"template": self.prompts.student_template, "thinking": self.prompts.thinking},
+            "sampling": asdict(sampling),
+        }
+
+    def _sample(self, file: SampleFile, bench: Benchmark, sampling: Sampling, on_progress: Progress) -> float:
+        """Draws and grades every (problem, sample) that is not on disk yet; returns the seconds spent so far."""
+        done = file.read(bench.problems, self.config.n)
+        tally = Tally(bench.name, len(bench.problems) * self.config.n, done)
+        jobs = [j for j in jobs_of(bench, self.config.n, self.config.seed) if (j.problem.id, j.number) not in done]
+        prompts = {p.id: tuple(self.prompts.student(p.problem)) for p in bench.problems}
+        requests = [Request(prompts[job.problem.id], job.seed) for job in jobs]
+        started = time.perf_counter()
+
+        def record(drawn: Sequence[tuple[Job, Completion]]) -> None:
+            seconds = tally.seconds_before + time.perf_counter() - started
+            samples = [{**sample, "seconds": round(seconds, 3)} for sample in grade(drawn, self.card, self.grader)]
+            file.append(samples)
+            tally.add(samples)
+            on_progress(tally.running(seconds))
+
+        with Background(record) as recorder:  # grading hides behind generation
+            for index, completion in self.engine.sample(requests, sampling, logprobs=False):
+                recorder.put((jobs[index], completion))
+        return tally.seconds_before + time.perf_counter() - started
+
+
+def evaluate(
+    config: EvalConfig, on_start: Callable[[Evaluation], None], on_progress: Progress, warn: Warn
+) -> list[dict[str, Any]]:
+    """Evaluates config.model on each of config.bench; returns their summaries.
+
+    Raises:
+        UserError: for anything the user can fix; all of it is looked at before the model's weights are loaded.
+    """
+    target = find_target(config.model, config.base)
+    benches = load_benchmarks(config.bench, config)
+    card = load_card(target.model)
+    identity = _identity(config, target)
+    if target.adapter is not None:
+        check_adapter(target.adapter, card)
+        _check_base(target, identity["model"])
+    prompts = build_prompts(card.tokenizer, _prompt_settings(config, target))
+    length = max(_longest(prompts, b) + sampling_of(config, card, prompts, b).max_new_tokens for b in benches)
+    serving = Serving(config.model_copy(update={"model": target.model}), length, target.adapter)
+    with Grader(timeout_s=config.grader_timeout_s) as grader:
+        benches = [check_golds(bench, grader) for bench in benches]
+        with closing(evaluation_engine(config, serving, warn)) as engine:
+            evaluation = Evaluation(config, target, card, prompts, engine, grader, identity)
+            on_start(evaluation)
+            return [evaluation.run(bench, on_progress) for bench in benches]
+
+
+def sampling_of(config: EvalConfig, card: ModelCard, prompts: Prompts, bench: Benchmark) -> Sampling:
+    """Raises UserError if prompt and new tokens exceed the model's context."""
+    longest = _longest(prompts, bench)
+    room = card.context - longest
+    wanted = config.max_new_tokens or min(PUBLISHED_NEW_TOKENS, room)
+    if not 0 < wanted <= room:
+        raise UserError(
+            f"--max-new-tokens: the longest prompt of {bench.name} takes {longest} tokens, which leaves "
+            f"{max(room, 0)} of the model's context of {card.context}"
+        )
+    return Sampling(config.temperature, config.top_p, config.top_k, wanted)
+
+
+def _longest(prompts: Prompts, bench: Benchmark) -> int:
+    return max(len(prompts.student(p.problem)) for p in bench.problems)
+
+
+def _identity(config: EvalConfig, target: Target) -> dict[str, Any]:
+    return {
+        "model": model_identity(target.model),
+        "adapter_sha256": file_hash(target.adapter / "adapter_model.safetensors") if target.adapter else None,
+        "dtype": str(pick_dtype(config.dtype, pick_device(config.device))),
+    }
+
+
+def _check_base(target: Target, model: Mapping[str, Any]) -> None:
+    """An adapter of a run belongs to the very weights it was trained on."""
+    if target.run is None:
+        return
+    trained_on = read_json(target.run / "manifest.json")["model"]
+    for key in ("sha256", "revision"):
+        if key in trained_on and key in model and trained_on[key] != model[key]:
+            raise UserError(
+                f"{target.adapter}: was trained on {trained_on['name']} with {key} {trained_on[key]}, "
+                f"and {target.model} has {model[key]}; name the right base model with --base"
+            )
+
+
+def _prompt_settings(config: EvalConfig, target: Target) -> PromptSettings:
+    """A run is evaluated on the prompts it was trained on, unless others are asked for."""
+    if config.prompt == PromptSettings() and target.run is not None:
+        return resolve(TrainConfig, [saved_config(target.run)]).prompt
+    return config.prompt

@@ -1,0 +1,49 @@
+"""The single samples that an evaluation draws, and how they are graded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from phfcli.core.evaluation.benchmarks import Benchmark
+from phfcli.core.evaluation.sample_file import Sample
+from phfcli.core.grading import Grader, Status
+from phfcli.core.models.description import ModelCard
+from phfcli.core.seeds import derive_seed
+from phfcli.core.types import Completion, Problem
+
+
+@dataclass(frozen=True)
+class Job:
+    """One sample to draw."""
+
+    problem: Problem
+    number: int
+    seed: int
+
+
+def jobs_of(bench: Benchmark, n: int, seed: int) -> list[Job]:
+    """n samples of each problem, each with a seed of its own."""
+    return [Job(p, i, derive_seed(seed, p.problem, i)) for p in bench.problems for i in range(n)]
+
+
+def grade(drawn: Sequence[tuple[Job, Completion]], card: ModelCard, grader: Grader) -> list[Sample]:
+    """The drawn samples as they are kept; one that the token limit has cut has no answer."""
+    texts = [card.text(completion.ids) for _, completion in drawn]
+    ended = [i for i, (_, completion) in enumerate(drawn) if completion.finish == "stop"]
+    graded = grader.grade([(drawn[i][0].problem.answer or "", texts[i]) for i in ended])
+    grades = dict(zip(ended, graded, strict=True))
+    samples = []
+    for i, (job, completion) in enumerate(drawn):
+        verdict = grades.get(i)
+        samples.append(
+            {
+                "problem": job.problem.id,
+                "sample": job.number,
+                "status": str(verdict.status if verdict else Status.truncated),
+                "answer": verdict.answer if verdict else None,
+                "gold": job.problem.answer,
+                "tokens": len(completion.ids),
+                "seed": job.seed,
+                "text": texts[i],
+            }
+        )
+    return samples

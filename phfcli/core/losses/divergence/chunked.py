@@ -1,0 +1,134 @@
+"""One pass over the tokens, a chunk at a time: logits, divergence, and the gradient in closed form.
+
+Two sizes matter. The head is read once for each CHUNK of tokens, so a chunk is as large as the memory it may take. The
+elementwise work goes over SLABS of a few rows of a chunk, whose temporaries stay in a CPU's cache: there it is several
+times as fast as over whole chunks. The student's half of a chunk's logits is overwritten by their gradient.
+
+Shapes: N tokens, n tokens of a chunk or a slab, d hidden size, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from phfcli.core.losses.divergence.vocabulary_terms import DivergenceSpec, divergence_entries, teacher_support
+from phfcli.core.losses.shared import working
+
+CHUNK_BYTES = 75 * 2**20  # both logits of a chunk: 64 tokens in float32 at a vocabulary of 151,936
+_CHUNK_BYTES_GPU = 512 * 2**20  # 880 in bfloat16: so many that products wait for arithmetic, not for the head
+_SLAB_BYTES_CPU = 2**20  # one temporary of a slab: what a core's cache holds
+_SLAB_BYTES = 32 * 2**20  # elsewhere: enough work to hide a kernel's launch
+SLAB_TEMPORARIES = 10
+
+
+class Sweep(NamedTuple):
+    """The result; the gradients are those of sum_n w_n D_n, or None where not wanted."""
+
+    tokens: Tensor  # [3, N] of each token: divergence, divergence after the clip, number of clipped entries
+    grad_hidden: Tensor | None  # [N, d] in the dtype of the student's hidden states
+    grad_head: Tensor | None  # [V, d] in float32 (or float64)
+
+
+@dataclass(frozen=True)
+class Sweeper:
+    """What stays the same from chunk to chunk."""
+
+    spec: DivergenceSpec
+    head: Tensor  # [V, d]
+    teacher_head: Tensor | None  # [V, d'], or None where the teacher shares `head`
+    chunk_size: int | None
+    wants_hidden: bool
+    wants_head: bool
+
+    def __call__(self, student: Tensor, teacher: Tensor, weights: Tensor) -> Sweep:
+        """Sweeps over hidden states [N, d] with weights [N] in the working precision."""
+        count, vocabulary = len(student), len(self.head)
+        chunk = chunk_rows(student, vocabulary, self.chunk_size)
+        logits_2nV = student.new_empty(2 * chunk, vocabulary)
+        tokens = weights.new_empty(3, count)
+        grad_hidden = torch.empty_like(student) if self.wants_hidden else None
+        grad_head = torch.zeros_like(self.head, dtype=weights.dtype) if self.wants_head else None
+        for start in range(0, count, chunk):
+            rows = slice(start, start + chunk)
+            grad_nV, tokens[:, rows] = self._chunk(student[rows], teacher[rows], logits_2nV)
+            scale_n1 = (weights[rows] * self._passes(tokens[:, rows]) / self.spec.temperature)[:, None]
+            if grad_hidden is not None:
+                grad_hidden[rows] = (grad_nV @ self.head) * scale_n1
+            if grad_head is not None:
+                grad_head.addmm_(working(grad_nV).T, working(student[rows]) * scale_n1)
+        return Sweep(tokens, grad_hidden, grad_head)
+
+    def _chunk(self, student: Tensor, teacher: Tensor, logits_2nV: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states [n, d] -> the gradient to the student's logits [n, V] (part of `logits_2nV`), tokens [3, n]."""
+        count = len(student)
+        logits_2nV = logits_2nV[: 2 * count]
+        student_nV, teacher_nV = logits_2nV[:count], logits_2nV[count:]
+        if self.teacher_head is None:  # one product reads the head once
+            torch.mm(torch.cat((student, teacher)), self.head.T, out=logits_2nV)
+        else:
+            torch.mm(student, self.head.T, out=student_nV)
+            torch.mm(teacher, self.teacher_head.T, out=teacher_nV)
+        return student_nV, torch.cat([self._slab(student_nV[s], teacher_nV[s]) for s in slabs(student_nV)], dim=1)
+
+    def _slab(self, student_nV: Tensor, teacher_nV: Tensor) -> Tensor:
+        """Logits -> tokens [3, n]; `student_nV` becomes the gradient to itself, where one is wanted."""
+        support = teacher_support(teacher_nV, self.spec)
+        wanted = self.wants_hidden or self.wants_head
+        if support is None:
+            grad, tokens = _token_terms(student_nV, teacher_nV, self.spec)
+            if wanted:
+                student_nV.copy_(grad)
+        else:
+            grad, tokens = _token_terms(student_nV.gather(1, support), teacher_nV.gather(1, support), self.spec)
+            if wanted:
+                student_nV.zero_().scatter_(1, support, grad.to(student_nV.dtype))
+        return tokens
+
+    def _passes(self, tokens: Tensor) -> Tensor:
+        """[3, n] -> [n]: 0 for a token that is clipped as a whole, else 1."""
+        clip = self.spec.clip if self.spec.clip_mode == "token" else None
+        return torch.ones_like(tokens[0]) if clip is None else (tokens[0] <= clip).to(tokens.dtype)
+
+
+def _token_terms(student_logits: Tensor, teacher_logits: Tensor, spec: DivergenceSpec) -> tuple[Tensor, Tensor]:
+    """Logits [n, V] -> (gradient to the student's [n, V], before the token clip and 1 / temperature; tokens [3, n])."""
+    value, slope, S = divergence_entries(student_logits, teacher_logits, spec)
+    raw = value.sum(-1)
+    kept, clipped = raw, torch.zeros_like(raw)
+    if spec.clip is not None and spec.clip_mode == "token":
+        kept = raw.clamp(max=spec.clip)
+    elif spec.clip is not None and bool(value.amax() > spec.clip):
+        held = value.clamp(max=spec.clip)
+        above = (value - held).sign()  # 1 where clipped, else 0: on a CPU far cheaper than a boolean mask
+        slope = torch.addcmul(slope, slope, above, value=-1)
+        kept, clipped = held.sum(-1), above.sum(-1)
+    grad = torch.addcmul(slope, S, slope.sum(-1, keepdim=True), value=-1)
+    return grad, torch.stack((raw, kept, clipped))
+
+
+def chunk_rows(hidden: Tensor, vocabulary: int, chunk_size: int | None) -> int:
+    """How many of the tokens [N, d] make a chunk, if `chunk_size` does not say so."""
+    return min(chunk_size or fitting(chunk_bytes(hidden.device), 2 * vocabulary * hidden.itemsize), max(1, len(hidden)))
+
+
+def slabs(logits_nV: Tensor) -> list[slice]:
+    """The rows of a chunk, a slab at a time."""
+    rows = fitting(slab_bytes(logits_nV.device), logits_nV.shape[1] * 4)
+    return [slice(start, start + rows) for start in range(0, len(logits_nV), rows)]
+
+
+def chunk_bytes(device: torch.device) -> int:
+    """Both logits of a chunk, on that device."""
+    return CHUNK_BYTES if device.type == "cpu" else _CHUNK_BYTES_GPU
+
+
+def slab_bytes(device: torch.device) -> int:
+    """One temporary of a slab, on that device; there are up to SLAB_TEMPORARIES of them."""
+    return _SLAB_BYTES_CPU if device.type == "cpu" else _SLAB_BYTES
+
+
+def fitting(budget: int, row: int) -> int:
+    """How many rows of `row` bytes fit into `budget` bytes, at least one."""
+    return max(1, budget // max(1, row))

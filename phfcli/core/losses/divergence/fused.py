@@ -1,0 +1,154 @@
+"""The weighted divergence straight from hidden states, without ever holding the logits of all tokens.
+
+Value and gradient equal those of `divergence` on the full logits. The gradient is computed in the forward pass, so that
+only an [N, d] tensor lives until the backward pass (and a [V, d] one where the head trains).
+
+Shapes: N tokens, d hidden size, V vocabulary.
+"""
+
+from typing import Any, NamedTuple, Unpack
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from phfcli.core.losses.divergence.chunked import Sweeper
+from phfcli.core.losses.divergence.vocabulary_terms import DivergenceOptions, DivergenceSpec
+from phfcli.core.losses.shared import working
+
+
+class ClipStats(NamedTuple):
+    """What the clip did, over the tokens of non-zero weight; 0-dim tensors without a gradient."""
+
+    entries_clipped: Tensor  # int64, (token, vocabulary entry) pairs above the clip; 0 in the mode "token"
+    entries: Tensor  # int64, all such pairs: tokens x V (or x top_k)
+    tokens_clipped: Tensor  # int64, tokens with a clipped entry; in the mode "token" those clipped themselves
+    raw: Tensor  # sum_n w_n D_n without the clip
+    clipped: Tensor  # sum_n w_n D_n with it, the value of the loss
+
+
+def fused_divergence(
+    student_hidden: Tensor,
+    teacher_hidden: Tensor,
+    head: Tensor,
+    weights: Tensor,
+    *,
+    teacher_head: Tensor | None = None,
+    chunk_size: int | None = None,
+    **options: Unpack[DivergenceOptions],
+) -> Tensor:
+    """sum_n w_n D_n as a 0-dim tensor; the gradient flows to `student_hidden`, and to `head` through the student only.
+
+    Args:
+        student_hidden, teacher_hidden: [N, d] inputs of the head (after the final norm). Logits are computed in their
+            dtype, everything after in float32 (float64 for float64).
+        head: [V, d] without a bias; its gradient is accumulated in float32 if it requires one.
+        weights: [N], constants. Tokens of weight 0 are skipped, whatever their hidden states hold.
+        teacher_head: [V, d] of an external teacher with its own head (its d may differ); default `head`.
+        chunk_size: tokens whose logits are held at once; by default as many as 75 MiB hold (64 at V = 151,936),
+            on a GPU 512 MiB.
+        options: kind, beta, temperature, clip, clip_mode, top_k, as in `divergence`.
+
+    Raises:
+        ValueError: shapes that do not fit, or an option out of range.
+    """
+    return fused_divergence_stats(
+        student_hidden, teacher_hidden, head, weights, teacher_head=teacher_head, chunk_size=chunk_size, **options
+    )[0]
+
+
+def fused_divergence_stats(
+    student_hidden: Tensor,
+    teacher_hidden: Tensor,
+    head: Tensor,
+    weights: Tensor,
+    *,
+    teacher_head: Tensor | None = None,
+    chunk_size: int | None = None,
+    **options: Unpack[DivergenceOptions],
+) -> tuple[Tensor, ClipStats]:
+    """`fused_divergence` and what its clip did, from the same pass."""
+    spec = DivergenceSpec(**options)
+    _check(student_hidden, teacher_hidden, head, weights, teacher_head, chunk_size)
+    if not torch.is_grad_enabled():
+        student_hidden, head = student_hidden.detach(), head.detach()
+    inputs = (student_hidden, head, teacher_hidden, teacher_head, weights)
+    outputs: tuple[Tensor, ...] = _FusedDivergence.apply(*inputs, spec, chunk_size)  # type: ignore[no-untyped-call]
+    loss, entries_clipped, entries, tokens_clipped, raw = outputs
+    return loss, ClipStats(entries_clipped, entries, tokens_clipped, raw, loss.detach())
+
+
+class _FusedDivergence(torch.autograd.Function):
+    """(loss, the first four of ClipStats); the backward pass only scales what the forward pass has kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student_hidden: Tensor,
+        head: Tensor,
+        teacher_hidden: Tensor,
+        teacher_head: Tensor | None,
+        weights: Tensor,
+        spec: DivergenceSpec,
+        chunk_size: int | None,
+    ) -> tuple[Tensor, ...]:
+        dtype = torch.promote_types(student_hidden.dtype, teacher_hidden.dtype)
+        wants_hidden, wants_head = ctx.needs_input_grad[:2]
+        sweeper = Sweeper(
+            spec=spec,
+            head=head.to(dtype),
+            teacher_head=None if teacher_head is None else teacher_head.to(dtype),
+            chunk_size=chunk_size,
+            wants_hidden=wants_hidden,
+            wants_head=wants_head,
+        )
+        counted = weights.nonzero().squeeze(1)
+        student, teacher = student_hidden[counted].to(dtype), teacher_hidden[counted].to(dtype)
+        weights = weights[counted].to(working(student).dtype)
+        with torch.autocast(student.device.type, enabled=False):
+            sweep = sweeper(student, teacher, weights)
+        grad_hidden, grad_head = None, None
+        if sweep.grad_hidden is not None:
+            grad_hidden = torch.zeros_like(student_hidden)
+            grad_hidden[counted] = sweep.grad_hidden.to(student_hidden.dtype)
+        if sweep.grad_head is not None:
+            grad_head = sweep.grad_head.to(head.dtype)
+        ctx.save_for_backward(grad_hidden, grad_head)
+        stats = _statistics(sweep.tokens, weights, spec, len(head))
+        ctx.mark_non_differentiable(*stats)
+        return ((sweep.tokens[1] * weights).sum(), *stats)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, head = (None if grad is None else grad * grad_loss for grad in ctx.saved_tensors)
+        return hidden, head, None, None, None, None, None
+
+
+def _statistics(tokens: Tensor, weights: Tensor, spec: DivergenceSpec, vocabulary: int) -> tuple[Tensor, ...]:
+    """Tokens [3, N] as the sweep leaves them, weights [N] -> ClipStats but for its last field."""
+    raw, _, clipped = tokens
+    by_token = spec.clip is not None and spec.clip_mode == "token"
+    entries = len(weights) * min(vocabulary, spec.top_k or vocabulary)
+    return (
+        clipped.long().sum(),
+        torch.tensor(entries, device=weights.device),
+        (raw > spec.clip).sum() if by_token else (clipped > 0).sum(),
+        (raw * weights).sum(),
+    )
+
+
+def _check(
+    student: Tensor, teacher: Tensor, head: Tensor, weights: Tensor, teacher_head: Tensor | None, chunk_size: int | None
+) -> None:
+    """Raises ValueError for shapes that do not fit, or a chunk of no tokens."""
+    heads = {"student": (student, head), "teacher": (teacher, head if teacher_head is None else teacher_head)}
+    for name, (hidden, matrix) in heads.items():
+        if hidden.ndim != 2 or matrix.ndim != 2 or hidden.shape[1] != matrix.shape[1] or len(matrix) != len(head):
+            shapes = f"{tuple(hidden.shape)} and {tuple(matrix.shape)}"
+            raise ValueError(f"the {name}'s hidden states must be [N, d] and its head [V, d], V shared; got {shapes}")
+    if not len(student) == len(teacher) == weights.numel() or weights.ndim != 1:
+        shapes = f"{len(student)}, {len(teacher)} and {tuple(weights.shape)}"
+        raise ValueError(f"student, teacher and weights must have the same N tokens; got {shapes}")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1; got {chunk_size}")

@@ -1,0 +1,98 @@
+"""What one vocabulary entry adds to a divergence, and how that changes with the student: the formulas, once.
+
+S and T are the next-token distributions of student and teacher over V entries, M = beta T + (1 - beta) S:
+
+    kind         value of an entry                              slope: d value / d ln S
+    jsd          beta T ln(T/M) + (1-beta) S ln(S/M)            (1-beta) S ln(S/M)
+    forward_kl   T ln(T/S)           KL(teacher || student)     -T
+    reverse_kl   S ln(S/T)           KL(student || teacher)     value + S
+
+An entry of jsd is never negative; one of the two KL divergences may be. With z the logits and S = softmax(z / t) the
+gradient of the summed values is (slope - S sum(slope)) / t.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypedDict, get_args
+
+import torch
+from torch import Tensor
+
+from phfcli.core.losses.shared import working
+
+Kind = Literal["jsd", "forward_kl", "reverse_kl"]
+ClipMode = Literal["element", "token"]
+
+
+class DivergenceOptions(TypedDict, total=False):
+    """The fields of `DivergenceSpec`, as keyword arguments."""
+
+    kind: Kind
+    beta: float
+    temperature: float
+    clip: float | None
+    clip_mode: ClipMode
+    top_k: int | None
+
+
+@dataclass(frozen=True)
+class DivergenceSpec:
+    """Which divergence, validated; `clip` is in nats. See `phfcli.core.losses.divergence.plain.divergence`."""
+
+    kind: Kind = "jsd"
+    beta: float = 0.5
+    temperature: float = 1.0
+    clip: float | None = None
+    clip_mode: ClipMode = "element"
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}; got {self.kind!r}")
+        if self.clip_mode not in get_args(ClipMode):
+            raise ValueError(f"clip_mode must be one of {', '.join(get_args(ClipMode))}; got {self.clip_mode!r}")
+        if self.kind == "jsd" and not 0 < self.beta < 1:
+            raise ValueError(f"beta of jsd must be between 0 and 1, both excluded; got {self.beta}")
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature must be positive and finite; got {self.temperature}")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip must be positive, or None for no clip; got {self.clip}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, or None for the full vocabulary; got {self.top_k}")
+
+
+class Entries(NamedTuple):
+    """All [..., V]."""
+
+    value: Tensor
+    slope: Tensor
+    student_p: Tensor
+
+
+def divergence_entries(student_logits: Tensor, teacher_logits: Tensor, spec: DivergenceSpec) -> Entries:
+    """The unclipped entries of FINITE logits [..., V]; float32 inside, float64 for float64."""
+    log_S = _log_probs(student_logits, spec.temperature)
+    log_T = _log_probs(teacher_logits, spec.temperature)
+    S, T = log_S.exp(), log_T.exp()
+    if spec.kind == "forward_kl":
+        return Entries(T * (log_T - log_S), -T, S)
+    if spec.kind == "reverse_kl":
+        value = S * (log_S - log_T)
+        return Entries(value, value + S, S)
+    # M >= min(beta, 1-beta) max(S, T), so the mixture loses no precision outside log space, and costs one logarithm
+    log_M = torch.lerp(S, T, spec.beta).clamp(min=torch.finfo(S.dtype).tiny).log()
+    student_part, teacher_part = S * (log_S - log_M), T * (log_T - log_M)
+    return Entries(torch.lerp(student_part, teacher_part, spec.beta), student_part * (1 - spec.beta), S)
+
+
+def teacher_support(teacher_logits: Tensor, spec: DivergenceSpec) -> Tensor | None:
+    """[..., k] indices of the teacher's `top_k` entries, or None where the whole vocabulary counts."""
+    vocabulary = teacher_logits.shape[-1]
+    if spec.top_k is None or spec.top_k >= vocabulary:
+        return None
+    return teacher_logits.topk(spec.top_k, dim=-1, sorted=False).indices
+
+
+def _log_probs(logits: Tensor, temperature: float) -> Tensor:
+    logits = working(logits)
+    return (logits if temperature == 1 else logits / temperature).log_softmax(-1)

@@ -1,0 +1,148 @@
+"""Log-probabilities of given tokens straight from hidden states, and what GRPO makes of them.
+
+Shapes: N tokens, n tokens of a chunk, d hidden size, V vocabulary, k completions of one problem.
+
+With logits z = head h / temperature and S = softmax(z), the log-probability of token y has the gradient onehot(y) - S
+to z. Its product with the head does not depend on what the caller makes of the log-probability, so it is kept from the
+forward pass, [N, d]; only a head that trains has its logits computed again.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from phfcli.core.losses.divergence import chunked as sweep
+from phfcli.core.losses.shared import working
+
+
+def token_logprobs(
+    hidden: Tensor, head: Tensor, tokens: Tensor, temperature: float = 1.0, chunk_size: int | None = None
+) -> Tensor:
+    """ln p(token) of each token, without ever holding the logits of all; the gradient flows to `hidden` and `head`.
+
+    Args:
+        hidden: [N, d] inputs of the LM head (after the final norm). Logits are computed in its dtype, everything after
+            in float32 (float64 for float64).
+        head: [V, d] without a bias; its gradient is accumulated in float32 if it requires one.
+        tokens: [N] int64.
+        temperature: divides the logits.
+        chunk_size: tokens whose logits are held at once; by default as many as 75 MiB hold (64 at V = 151,936),
+            on a GPU 512 MiB.
+
+    Returns:
+        [N] in float32, or float64 for float64.
+
+    Raises:
+        ValueError: shapes that do not fit, or an option out of range.
+    """
+    _check(hidden, head, tokens, temperature, chunk_size)
+    if not torch.is_grad_enabled():
+        hidden, head = hidden.detach(), head.detach()
+    result: Tensor = _TokenLogprobs.apply(hidden, head, tokens, temperature, chunk_size)  # type: ignore[no-untyped-call]
+    return result
+
+
+def group_advantages(rewards: Tensor, normalize: bool = True) -> Tensor:
+    """Each reward [..., k] minus the mean of its group and, if `normalize`, over the group's sample deviation.
+
+    A group whose rewards are all equal has advantages of exactly zero.
+    """
+    rewards = working(rewards)
+    centred = rewards - rewards.mean(-1, keepdim=True)
+    # told by comparison: rounding alone may leave equal rewards a deviation
+    flat = rewards.amax(-1, keepdim=True) == rewards.amin(-1, keepdim=True)
+    if normalize and rewards.shape[-1] > 1:
+        centred = centred / rewards.std(-1, keepdim=True)
+    return centred.masked_fill(flat, 0)
+
+
+def clipped_surrogate(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, epsilon: float = 0.2) -> Tensor:
+    """The loss of each token, -min(r A, clip(r, 1 - epsilon, 1 + epsilon) A) with r = p / p_old; all [N].
+
+    The gradient flows to `logprobs` only. At r = 1 it is -A; beyond the clip, on the side that A asks for, it is zero.
+    """
+    ratio = (logprobs - old_logprobs.detach()).exp()
+    advantages = advantages.detach()
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, 1 + epsilon) * advantages)
+
+
+def truncated_weights(logprobs: Tensor, engine_logprobs: Tensor, cap: float) -> Tensor:
+    """min(p / p_engine, cap) of each sampled token, [N], without a gradient.
+
+    Tokens drawn from the engine's distribution stand for the trainer's under these weights; the cap bounds the variance
+    and biases towards zero where the two disagree most.
+    """
+    return (logprobs.detach() - engine_logprobs.detach()).exp().clamp(max=cap)
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """The forward pass keeps the gradient to the hidden states; the backward pass scales it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, tokens: Tensor, temperature: float, chunk_size: int | None
+    ) -> Tensor:
+        wants_hidden, wants_head = ctx.needs_input_grad[:2]
+        logprobs = working(hidden.new_empty(len(hidden)))
+        slope = torch.empty_like(hidden) if wants_hidden else None  # [N, d]
+        matrix = head.to(hidden.dtype)
+        for rows, values, residual_nV in _sweep(hidden, matrix, tokens, temperature, chunk_size):
+            logprobs[rows] = values
+            if slope is not None:
+                slope[rows] = residual_nV @ matrix / temperature
+        ctx.save_for_backward(slope, *((hidden, head, tokens) if wants_head else ()))
+        ctx.options = temperature, chunk_size
+        return logprobs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        slope, *rest = ctx.saved_tensors
+        to_hidden = None if slope is None else (slope * grad[:, None]).to(slope.dtype)
+        return to_hidden, _to_head(grad, *rest, *ctx.options) if rest else None, None, None, None
+
+
+def _to_head(
+    grad: Tensor, hidden: Tensor, head: Tensor, tokens: Tensor, temperature: float, chunk_size: int | None
+) -> Tensor:
+    """sum_n grad_n d ln p_n / d head, [V, d]."""
+    total = torch.zeros_like(head, dtype=grad.dtype)
+    for rows, _, residual_nV in _sweep(hidden, head.to(hidden.dtype), tokens, temperature, chunk_size):
+        total.addmm_(working(residual_nV).T, working(hidden[rows]) * (grad[rows, None] / temperature))
+    return total.to(head.dtype)
+
+
+def _sweep(
+    hidden: Tensor, head: Tensor, tokens: Tensor, temperature: float, chunk_size: int | None
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yields the rows of a chunk, their log-probabilities [n] and onehot - S [n, V], in a buffer that serves again."""
+    chunk = sweep.chunk_rows(hidden, len(head), chunk_size)
+    buffer_nV = hidden.new_empty(chunk, len(head))
+    for start in range(0, len(hidden), chunk):
+        rows = slice(start, start + chunk)
+        count = len(hidden[rows])
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits_nV = torch.mm(hidden[rows], head.T, out=buffer_nV[:count])
+        values = [_residual(logits_nV[s], tokens[rows][s, None], temperature) for s in sweep.slabs(logits_nV)]
+        yield rows, torch.cat(values), logits_nV
+
+
+def _residual(logits_nV: Tensor, chosen_n1: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities [n] of the chosen tokens; the logits become onehot - S."""
+    logprobs_nV = (working(logits_nV) / temperature).log_softmax(-1)
+    values = logprobs_nV.gather(1, chosen_n1)
+    logits_nV.copy_(logprobs_nV.exp_().neg_().scatter_add_(1, chosen_n1, torch.ones_like(values)))
+    return values[:, 0]
+
+
+def _check(hidden: Tensor, head: Tensor, tokens: Tensor, temperature: float, chunk_size: int | None) -> None:
+    if hidden.ndim != 2 or head.ndim != 2 or hidden.shape[1] != head.shape[1] or tokens.shape != hidden.shape[:1]:
+        shapes = f"{tuple(hidden.shape)}, {tuple(head.shape)} and {tuple(tokens.shape)}"
+        raise ValueError(f"hidden states must be [N, d], the head [V, d] and tokens [N]; got {shapes}")
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive; got {temperature}")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1; got {chunk_size}")

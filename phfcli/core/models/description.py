@@ -1,0 +1,179 @@
+"""What is known of a model before its weights are loaded: where it lies, its architecture, tokenizer and endings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download, try_to_load_from_cache
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from phfcli.core.errors import UserError, first_line
+from phfcli.core.shipped_files import EMBEDDED, embedded_model
+from phfcli.core.storage.hub import hub_answers
+
+_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")  # of a repository; no code, no pickle
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A model without its weights.
+
+    Attributes:
+        name: as the user gave it: a hub id, a folder or "embedded".
+        config: its architecture.
+        tokenizer: its fast tokenizer, with a chat template.
+        eos_ids: every token that ends a completion.
+    """
+
+    name: str
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    eos_ids: frozenset[int]
+
+    @property
+    def context(self) -> int:
+        """The longest sequence the model was made for, in tokens."""
+        return int(self.config.max_position_embeddings)
+
+    @property
+    def pad_id(self) -> int:
+        """What fills a batch up; never read."""
+        own = self.tokenizer.pad_token_id
+        return own if isinstance(own, int) else min(self.eos_ids)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """A completion as text, thinking included, without its end token."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def load_card(name: str) -> ModelCard:
+    """Raises UserError where neither folder nor hub has the model's config and tokenizer."""
+    config, tokenizer = load_config(name), load_tokenizer(name)
+    return ModelCard(name, config, tokenizer, _endings(name, config, tokenizer))
+
+
+def locate(name: str) -> str:
+    """The folder or hub id behind a model's name. Raises UserError if it is a path to nothing."""
+    if name == EMBEDDED:
+        return str(embedded_model())
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{name}: the folder holds no config.json, so it is not a model")
+        return str(path.resolve())
+    if path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise UserError(f"{name}: no such model folder")
+    return name
+
+
+def fetch(name: str) -> Path:
+    """A folder with all of a model's files, from the hub or its cache where it is not one already.
+
+    Raises:
+        UserError: where the hub does not give them, or there are no safetensors among them.
+    """
+    where = Path(locate(name))
+    if not where.is_dir():
+        where = Path(from_hub(_download, name, "weights"))
+    if not any(where.glob("*.safetensors")):
+        raise UserError(f"{name}: it has no weights as safetensors, which alone are read")
+    return where
+
+
+def revision(name: str) -> str | None:
+    """The commit of a hub model, once its config has been loaded."""
+    path = try_to_load_from_cache(locate(name), "config.json")
+    return Path(path).parent.name if isinstance(path, str) else None
+
+
+def stable_name(name: str) -> str:
+    """A model's name that means the same from any working directory."""
+    return name if name == EMBEDDED else locate(name)
+
+
+def load_config(name: str) -> PreTrainedConfig:
+    """The model's architecture. Raises UserError where neither folder nor hub has it."""
+    config: PreTrainedConfig = from_hub(AutoConfig.from_pretrained, name, "model", trust_remote_code=False)
+    return config
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The model's own tokenizer; it must have a chat template."""
+    tokenizer: PreTrainedTokenizerBase = from_hub(
+        AutoTokenizer.from_pretrained, name, "tokenizer", trust_remote_code=False
+    )
+    if not tokenizer.chat_template:
+        raise UserError(f"{name}: its tokenizer has no chat template; use an instruction-tuned model")
+    return tokenizer
+
+
+def generation_config(name: str, config: PreTrainedConfig) -> GenerationConfig:
+    """A model's own sampling defaults: training and evaluation drop them, other tools expect them."""
+    try:
+        own: GenerationConfig = GenerationConfig.from_pretrained(locate(name))
+    except OSError:  # it has none
+        own = GenerationConfig.from_model_config(config)
+    return own
+
+
+def skeleton(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The model's modules with their shapes, without weights."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=dtype)
+    return model
+
+
+def from_hub(loader: Any, name: str, what: str, **options: Any) -> Any:
+    where = locate(name)
+    local = Path(where).is_dir()
+    answers = local or hub_answers()
+    try:
+        return loader(where, **options)
+    except (OSError, ValueError, ImportError) as error:
+        if not answers:
+            raise UserError(f"{name}: no such folder, and the hub cannot be reached for its {what}") from None
+        where = "its folder" if local else "the hub"
+        raise UserError(f"{name}: its {what} cannot be loaded from {where}: {first_line(error)}") from None
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" is the GPU if there is one. Raises UserError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device: {name!r} cannot be used: {first_line(error)}") from None
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of that name; "auto" is bfloat16 on a GPU and float32 on a CPU."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _download(name: str) -> str:
+    return snapshot_download(name, allow_patterns=list(_FILES))
+
+
+def _endings(name: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    try:
+        own = GenerationConfig.from_pretrained(locate(name)).eos_token_id
+    except OSError:  # a model need not have a generation_config.json
+        own = config.eos_token_id
+    eos = {tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])} - {None}
+    if not eos:
+        raise UserError(f"{name}: neither the model nor its tokenizer names an end-of-sequence token")
+    return frozenset(eos)

@@ -1,0 +1,213 @@
+"""The two forward passes over a rollout: the student after its prompt, the teacher after the privileged one.
+
+Shapes: B samples, T columns, C completion tokens, m selected positions, N valid tokens of the batch, L layers, d width.
+Completions are aligned by their own token ids: each reader finds token t of sample b at its own column
+prompt_length[b] + t.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from phfcli.core.losses.positions import select_positions
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.logit_lens import Shadow, capture_shadow
+from phfcli.core.names import Where
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A rollout with the prompts it is read after.
+
+    logprobs are those of the sampled tokens, under the distribution they were drawn from; group holds the rewards of
+    all completions of the same problem, this one's included. Both are empty where there are none.
+    retold is the same text as a teacher of another tokenizer reads it. places are then those positions of either's
+    completion where a token of the other ends as well, pair by pair; None is every position.
+    """
+
+    student_prompt: Sequence[int]
+    teacher_prompt: Sequence[int] | None
+    completion: Sequence[int]
+    logprobs: Sequence[float] = ()
+    reward: float = 0.0
+    group: Sequence[float] = ()
+    places: Sequence[int] | None = None
+    retold: "Sample | None" = None
+
+    @property
+    def columns(self) -> int:
+        """How long it is for both readers together."""
+        own = len(self.student_prompt) + len(self.teacher_prompt or ()) + 2 * len(self.completion)
+        return own if self.retold is None else own + self.retold.columns
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One reader's sequences: its own prompt, then the completion. Padded on the right."""
+
+    input_ids: Tensor  # [B, T]
+    attention_mask: Tensor  # [B, T]
+    prompt_lengths: Tensor  # [B]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples as tensors."""
+
+    samples: Sequence[Sample]
+    student: Reading
+    teacher: Reading | None
+    lengths: Tensor  # [B], of the completions, the end-of-sequence token included
+    positions: Tensor  # [B, m], selected positions within the completion
+    valid: Tensor  # [B, m]
+    retold: "Batch | None" = None  # the same samples in the teacher's own tokens, where those are others
+
+    @cached_property
+    def tokens(self) -> tuple[Tensor, Tensor]:
+        """Row and position within the completion of each of the N valid tokens: [N], [N]."""
+        steps = torch.arange(int(self.lengths.max()), device=self.lengths.device)
+        rows, offsets = torch.nonzero(steps < self.lengths[:, None], as_tuple=True)
+        return rows, offsets
+
+    @cached_property
+    def token_ids(self) -> Tensor:
+        """The N valid tokens themselves, [N]."""
+        rows, offsets = self.tokens
+        return self.student.input_ids[rows, self.student.prompt_lengths[rows] + offsets]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What a term of the loss may be divided by, over this batch."""
+        return {
+            "tokens": int(self.lengths.sum()),
+            "samples": int((self.lengths > 0).sum()),
+            "states": int(self.valid.any(-1).sum()),  # samples with a selected position
+            "flows": int((self.lengths > 1).sum()),  # samples with a transition
+        }
+
+    @property
+    def padding(self) -> tuple[Tensor, Tensor]:
+        """The padded columns of both readers, and all of their columns."""
+        masks = [reading.attention_mask.flatten() for reading in (self.student, self.teacher) if reading is not None]
+        mask = torch.cat(masks)
+        return (mask == 0).sum(), torch.tensor(mask.numel(), device=mask.device)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a forward pass leaves for the objective."""
+
+    hidden: Tensor  # [N, d], after the final norm, at the column that predicts each valid token
+    head: Tensor  # [V, d]
+    states: Tensor  # [L, B, m, d], output of each wanted block at the selected positions, before the final norm
+    final: Tensor | None = None  # [B, m, d], where the last of these is the model's last block: after the final norm
+    shadow: Shadow | None = None  # where one is wanted
+
+
+def collate(
+    samples: Sequence[Sample], positions: int, pad_id: int, device: torch.device, where: Where = "spread"
+) -> Batch:
+    """Samples as one padded batch, with at most `positions` selected positions each."""
+    lengths = torch.tensor([len(sample.completion) for sample in samples], device=device)
+    selected, valid = _select(samples, lengths, positions, where)
+    student = _reading([s.student_prompt for s in samples], samples, pad_id, device)
+    privileged = [s.teacher_prompt for s in samples if s.teacher_prompt is not None]
+    teacher = _reading(privileged, samples, pad_id, device) if privileged else None
+    others = [s.retold for s in samples if s.retold is not None]
+    retold = collate(others, positions, 0, device, where) if others else None  # 0: an id of any tokenizer
+    return Batch(samples, student, teacher, lengths, selected, valid, retold)
+
+
+def common_heads(student: Pass, teacher: Pass) -> tuple[Tensor, Tensor | None]:
+    """Both LM heads on the entries they share; the teacher's is None where it is the student's own.
+
+    Models of one tokenizer may pad their vocabularies to different sizes.
+    """
+    if teacher.head is student.head:
+        return student.head, None
+    size = min(len(student.head), len(teacher.head))
+    return student.head[:size], teacher.head[:size]
+
+
+def states_read(student: Pass, teacher: Pass) -> tuple[Tensor, Tensor]:
+    """Both readers' states [L, B, m, .], those of their last blocks as the heads read them: after the final norm."""
+    if student.final is None or teacher.final is None:
+        return student.states, teacher.states
+    return torch.cat([student.states[:-1], student.final[None]]), torch.cat([teacher.states[:-1], teacher.final[None]])
+
+
+def run_pass(
+    model: LanguageModel, reading: Reading, batch: Batch, layers: Sequence[int], shadow: int | None = None
+) -> Pass:
+    """One forward pass; the head is not applied, and only `layers` (1 is the first block) and `shadow` are captured."""
+    columns = reading.prompt_lengths[:, None] + batch.positions  # [B, m]
+    blocks = [model.blocks[layer - 1] for layer in layers]
+    with (
+        model.computing(),
+        capture_states(blocks, columns) as stack,
+        capture_shadow(model, shadow) as shadow_at,
+    ):
+        out = model.backbone(
+            input_ids=reading.input_ids, attention_mask=reading.attention_mask, use_cache=False
+        ).last_hidden_state  # [B, T, d]
+    rows, offsets = batch.tokens
+    before = reading.prompt_lengths[rows] + offsets - 1  # the column that predicts each token
+    hidden = out[rows, before].to(model.compute or out.dtype)
+    states = stack() if layers else out.new_zeros(0, *columns.shape, out.shape[-1])
+    last = bool(layers) and layers[-1] == len(model.blocks)
+    final = out[torch.arange(len(columns), device=columns.device)[:, None], columns].to(states.dtype) if last else None
+    return Pass(hidden, model.head, states, final, shadow_at(rows, before))
+
+
+@contextmanager
+def capture_states(blocks: Sequence[nn.Module], columns: Tensor) -> Iterator[Callable[[], Tensor]]:
+    """Captures the blocks' outputs at columns[B, m]; the value it yields stacks them to [L, B, m, d].
+
+    Under grad the hook only keeps a reference to an output that autograd holds in any case, and the columns are
+    picked afterwards: gradient checkpointing may run the block again, and must then find the same operations.
+    Without grad the columns are picked at once, so that nothing else is kept.
+    """
+    rows = torch.arange(len(columns), device=columns.device)[:, None]
+    with_grad = torch.is_grad_enabled()
+    kept: dict[int, Tensor] = {}
+
+    def keep(index: int, output: Tensor | tuple[Tensor, ...]) -> None:
+        state = output if isinstance(output, Tensor) else output[0]  # [B, T, d]
+        kept[index] = state if with_grad else state[rows, columns]
+
+    def stack() -> Tensor:
+        states = [kept[index] for index in range(len(blocks))]
+        return torch.stack([state[rows, columns] for state in states] if with_grad else states)
+
+    handles = [
+        block.register_forward_hook(lambda _module, _args, output, index=index: keep(index, output))
+        for index, block in enumerate(blocks)
+    ]
+    try:
+        yield stack
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _select(samples: Sequence[Sample], lengths: Tensor, positions: int, where: Where) -> tuple[Tensor, Tensor]:
+    """Selected positions [B, m] among each sample's places, and which of them are valid."""
+    if all(sample.places is None for sample in samples):
+        return select_positions(lengths, positions, where)
+    places = [range(len(s.completion)) if s.places is None else s.places for s in samples]
+    counts = torch.tensor([len(row) for row in places], device=lengths.device)
+    selected, valid = select_positions(counts, positions, where)
+    table = pad_sequence([torch.tensor([*row, 0]) for row in places], batch_first=True).to(lengths.device)
+    return table.gather(1, selected).where(valid, 0), valid
+
+
+def _reading(prompts: Sequence[Sequence[int]], samples: Sequence[Sample], pad_id: int, device: torch.device) -> Reading:
+    rows = [torch.tensor([*p, *s.completion]) for p, s in zip(prompts, samples, strict=True)]
+    ids = pad_sequence(rows, batch_first=True, padding_value=pad_id)
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    return Reading(ids.to(device), mask.to(device), torch.tensor([len(p) for p in prompts], device=device))

@@ -1,0 +1,97 @@
+"""Objectives by name: each says what it needs and how its terms add up; the loop never asks which it runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from phfcli.core.config import DivergenceSettings, TrainConfig
+from phfcli.core.errors import UserError
+from phfcli.core.losses.hidden_states.flow import Local
+from phfcli.core.objectives.contract import LossTerms, Needs, Objective, Sum, Term
+from phfcli.core.objectives.group_policy import GroupPolicy
+from phfcli.core.objectives.internal_alignment import InternalAlignment
+from phfcli.core.objectives.pointwise_states import PointwiseStates
+from phfcli.core.objectives.reference_likelihood import ReferenceLikelihood
+from phfcli.core.objectives.sampled_reverse_kl import SampledReverseKL
+from phfcli.core.objectives.self_distillation import HiddenFlow, OutputDivergence
+from phfcli.core.objectives.teachers.bridge import load_bridge
+
+
+def build_objective(config: TrainConfig) -> Objective:
+    """The objective that config.objective names. Raises UserError for settings that it cannot be computed with."""
+    return _BUILDERS[config.objective](config)
+
+
+def _privileged(config: TrainConfig) -> bool:
+    """Whether the teacher is the student itself, which then has to be shown more than the student is."""
+    return config.teacher.kind != "external"
+
+
+def _opsd(config: TrainConfig) -> Objective:
+    return OutputDivergence(config.divergence, _temperature(config), Needs(privileged=_privileged(config)))
+
+
+def _temperature(config: TrainConfig) -> float:
+    return config.divergence.temperature or config.rollout.temperature
+
+
+def _grpo(config: TrainConfig) -> Objective:
+    return GroupPolicy(config.grpo, config.rollout)
+
+
+def _oisd(config: TrainConfig) -> Objective:
+    return Sum(_grpo(config), InternalAlignment(config.oisd, config.grpo, _temperature(config)))
+
+
+def _states(config: TrainConfig) -> Needs:
+    return Needs(privileged=_privileged(config), layers=config.flow.layers, positions=config.flow.positions)
+
+
+def _flow(adjacent: bool, local: Local = "both") -> Callable[[TrainConfig], Objective]:
+    return lambda config: Sum(_opsd(config), HiddenFlow(config.flow.alpha, _states(config), adjacent, local))
+
+
+def _opd(config: TrainConfig) -> Objective:
+    needs = Needs(privileged=_privileged(config))
+    if config.opd.support == "sampled":
+        return SampledReverseKL(config.rollout, _temperature(config), needs)
+    top_k = config.opd.top_k if config.opd.support == "top_k" else None
+    divergence = DivergenceSettings(kind="reverse_kl", clip=None, top_k=top_k)
+    return OutputDivergence(divergence, _temperature(config), needs)
+
+
+def _oprd(config: TrainConfig) -> Objective:
+    settings = config.oprd
+    bridge = None if settings.bridge is None else load_bridge(Path(settings.bridge))
+    if bridge is not None and (settings.layers is not None or config.teacher.kind != "external"):
+        raise UserError("oprd.bridge: it brings its own oprd.layers, and leads to the teacher.model it was fitted to")
+    count, where = settings.selection
+    needs = Needs(
+        privileged=_privileged(config),
+        outputs=settings.mu is not None,
+        layers=bridge.layers if bridge is not None else settings.layers or "last",
+        positions=count,
+        where=where,
+        bridge=bridge,
+    )
+    weight = 1.0 if settings.mu is None else settings.mu
+    states = PointwiseStates(weight, needs, settings.normalized, final_norm=True)
+    return states if settings.mu is None else Sum(_opd(config), states)
+
+
+_BUILDERS: dict[str, Callable[[TrainConfig], Objective]] = {
+    "opsd": _opsd,
+    "phf": _flow(adjacent=True),
+    "phf-local": _flow(adjacent=False),
+    "direction": _flow(adjacent=False, local="direction"),
+    "geometry": _flow(adjacent=False, local="geometry"),
+    "pointwise": lambda config: Sum(
+        _opsd(config), PointwiseStates(config.flow.alpha, _states(config), normalized=True)
+    ),
+    "sft": lambda config: ReferenceLikelihood(config.sft),
+    "grpo": _grpo,
+    "opd": _opd,
+    "oprd": _oprd,
+    "oisd": _oisd,
+}
+
+__all__ = ["LossTerms", "Needs", "Objective", "Sum", "Term", "build_objective"]

@@ -1,0 +1,39 @@
+"""OPD on the sampled token alone."""
+
+from dataclasses import dataclass
+
+import torch
+
+from phfcli.core.config import RolloutSettings
+from phfcli.core.losses.divergence.sampled_token import sampled_reverse_kl
+from phfcli.core.losses.policy_gradient import token_logprobs
+from phfcli.core.models.passes import Batch, Pass, common_heads
+from phfcli.core.objectives.contract import LossTerms, Needs, Term
+from phfcli.core.objectives.untruncated_sampling import require_whole_distribution
+
+
+@dataclass(frozen=True)
+class SampledReverseKL:
+    """KL(student || teacher) of the next token, estimated from the token that was drawn; advantages are detached.
+
+    Raises:
+        UserError: for rollouts with top-p or top-k, from which the estimate would be of something else.
+    """
+
+    rollout: RolloutSettings
+    temperature: float
+    needs: Needs = Needs()
+
+    def __post_init__(self) -> None:
+        require_whole_distribution(self.rollout, recipe="opd")
+
+    def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
+        assert teacher is not None
+        head, teacher_head = common_heads(student, teacher)
+        logprobs = token_logprobs(student.hidden, head, batch.token_ids, self.temperature)
+        with torch.no_grad():
+            read_by = head if teacher_head is None else teacher_head
+            other = token_logprobs(teacher.hidden, read_by, batch.token_ids, self.temperature)
+        total = sampled_reverse_kl(logprobs, other).sum()
+        count = total.new_tensor(len(logprobs))
+        return LossTerms({"reverse_kl": Term(total, per="tokens")}, {"reverse_kl": (total.detach(), count)})

@@ -1,0 +1,71 @@
+"""Self-distillation on the student's own rollouts: OPSD, and the hidden-state losses that are added to it."""
+
+from dataclasses import dataclass
+
+import torch
+
+from phfcli.core.config import DivergenceSettings
+from phfcli.core.losses.divergence.fused import fused_divergence_stats
+from phfcli.core.losses.hidden_states.flow import Local, flow_loss, flow_terms, layer_losses
+from phfcli.core.models.passes import Batch, Pass, common_heads
+from phfcli.core.objectives.contract import LossTerms, Needs, Term
+
+
+@dataclass(frozen=True)
+class OutputDivergence:
+    """OPSD (eq. 3): the divergence of the two next-token distributions on the student's own tokens."""
+
+    settings: DivergenceSettings
+    temperature: float
+    needs: Needs = Needs()
+
+    def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
+        assert teacher is not None
+        weights = torch.ones(len(student.hidden), device=student.hidden.device)
+        head, teacher_head = common_heads(student, teacher)
+        total, clip = fused_divergence_stats(
+            student.hidden,
+            teacher.hidden,
+            head,
+            weights,
+            teacher_head=teacher_head,
+            kind=self.settings.kind,
+            beta=self.settings.beta,
+            temperature=self.temperature,
+            clip=self.settings.clip,
+            clip_mode=self.settings.clip_mode,
+            top_k=self.settings.top_k,
+        )
+        tokens = weights.sum()
+        metrics = {
+            "divergence": (total.detach(), tokens),
+            "clip_share": (clip.raw - clip.clipped, clip.raw),  # of the divergence, that the clip takes
+            "clipped_entries": (clip.entries_clipped, clip.entries),
+            "clipped_tokens": (clip.tokens_clipped, tokens),
+        }
+        return LossTerms({"divergence": Term(total, per="tokens")}, metrics)
+
+
+@dataclass(frozen=True)
+class HiddenFlow:
+    """The flow of hidden states along the rollout (eqs. 4 to 13), in the paper's variants."""
+
+    alpha: float
+    needs: Needs
+    adjacent: bool = True
+    local: Local = "both"
+
+    def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
+        assert teacher is not None
+        terms = flow_terms(student.states, teacher.states, batch.valid)
+        loss = flow_loss(terms, adjacent=self.adjacent, local=self.local)
+        count = terms.samples
+        layer_energy = layer_losses(terms).detach()  # eq. 8, [L]
+        metrics = {
+            "flow": (loss.detach() * count, count),
+            "flow_direction": (terms.direction.detach().mean() * count, count),
+            "flow_geometry": (terms.geometry.detach().mean() * count, count),
+            "flow_adjacent": (terms.adjacent.detach().sum() / max(len(terms.adjacent), 1) * count, count),
+            "layer_energy": (layer_energy * count, count),
+        }
+        return LossTerms({"flow": Term(loss * count, per="flows", weight=self.alpha)}, metrics)

@@ -1,0 +1,113 @@
+"""What reads a rollout as the teacher, and the privileged one: the same model under averaged weights (PHF, eq. 11)."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from phfcli.core.config import TeacherSettings
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.passes import Batch, Pass, Sample, run_pass
+from phfcli.core.types import Problem
+
+_DECAY = {"fixed": 1.0, "online": 0.0}
+
+
+class Teacher(Protocol):
+    """What the loop asks of a teacher, whichever it is."""
+
+    def prepare(self, sample: Sample, problem: Problem) -> Sample:
+        """The sample with whatever this teacher needs to read it."""
+        ...
+
+    def read(self, student: LanguageModel, batch: Batch, layers: Sequence[int]) -> Pass:
+        """Its pass without grad; `layers` are the student's, and its own are those that lie as deep."""
+        ...
+
+    def update(self) -> None:
+        """Called after each optimizer step."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """What a step's metrics say of it."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of it."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
+
+
+class AveragedTeacher:
+    """Keeps theta_bar <- rho theta_bar + (1 - rho) theta of the trainable parameters, from theta_bar = theta on.
+
+    rho = 0.999 is the published EMA teacher. rho = 1 is the initial policy, and rho = 0 is the student itself.
+    The frozen part of the model is shared, so with LoRA the teacher costs one more adapter; of no parameters, nothing.
+    """
+
+    def __init__(self, trainable: Mapping[str, nn.Parameter], decay: float) -> None:
+        self._student = dict(trainable)
+        self._average = {name: p.detach().clone() for name, p in trainable.items()}
+        self._decay = decay
+
+    @contextmanager
+    def weights(self) -> Iterator[None]:
+        """Within it the model computes with the teacher's weights. Only for passes without grad."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def prepare(self, sample: Sample, problem: Problem) -> Sample:
+        """It reads the student's own tokens."""
+        return sample
+
+    @torch.no_grad()
+    def read(self, student: LanguageModel, batch: Batch, layers: Sequence[int]) -> Pass:
+        """The student's model, under these weights, on the privileged prompt."""
+        assert batch.teacher is not None
+        with self.weights():
+            read = run_pass(student, batch.teacher, batch, layers)
+            # a head that trains has an average too, which after this is no longer in the student's parameter
+            return replace(read, head=student.head.detach()) if student.head.requires_grad else read
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Follows the student; to be called after each optimizer step."""
+        student = [p.detach() for p in self._student.values()]
+        if student:
+            torch._foreach_lerp_(list(self._average.values()), student, 1.0 - self._decay)
+
+    @torch.no_grad()
+    def distance(self) -> float:
+        """The Euclidean distance between the teacher's and the student's parameters."""
+        pairs = zip(self._average.values(), self._student.values(), strict=True)
+        return math.sqrt(sum((mean - p).square().sum().item() for mean, p in pairs))
+
+    def metrics(self) -> dict[str, float]:
+        return {"teacher_distance": self.distance()} if self._average else {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self._average)
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Raises KeyError if a parameter is missing."""
+        for name, mean in self._average.items():
+            mean.copy_(state[name])
+
+    def _swap(self) -> None:
+        # exchanges storage, copies nothing
+        for name, p in self._student.items():
+            p.data, self._average[name] = self._average[name], p.data
+
+
+def build_teacher(trainable: Mapping[str, nn.Parameter], settings: TeacherSettings) -> AveragedTeacher:
+    """The teacher the settings ask for: ema, fixed (the initial policy) or online (the student itself)."""
+    return AveragedTeacher(trainable, _DECAY.get(settings.kind, settings.decay))

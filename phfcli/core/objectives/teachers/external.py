@@ -1,0 +1,69 @@
+"""A teacher that is another model: loaded once, frozen, and shown what the student is shown, nothing more."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phfcli.core.config import TrainConfig
+from phfcli.core.models.description import ModelCard
+from phfcli.core.models.language_model import LanguageModel, load_model
+from phfcli.core.models.layer_choice import pair_layers
+from phfcli.core.models.passes import Batch, Pass, Sample, run_pass
+from phfcli.core.models.prompts import build_prompts
+from phfcli.core.models.token_alignment import Retelling, same_tokens
+from phfcli.core.types import Problem
+
+
+@dataclass(frozen=True)
+class ExternalTeacher:
+    """Another model. With a tokenizer of its own it reads the same text in its own tokens."""
+
+    model: LanguageModel
+    retelling: Retelling | None
+
+    @property
+    def context(self) -> int | None:
+        """The longest sequence that it can read, in the student's tokens; None where its own are others."""
+        return self.model.card.context if self.retelling is None else None
+
+    def prepare(self, sample: Sample, problem: Problem) -> Sample:
+        return sample if self.retelling is None else self.retelling(sample, problem)
+
+    @torch.no_grad()
+    def read(self, student: LanguageModel, batch: Batch, layers: Sequence[int]) -> Pass:
+        """Its own pass; where its tokens are others, only the states of the result are of use."""
+        own = pair_layers(layers, len(student.blocks), len(self.model.blocks))
+        if batch.retold is not None:
+            return run_pass(self.model, batch.retold.student, batch.retold, own)
+        assert batch.teacher is not None
+        return run_pass(self.model, batch.teacher, batch, own)
+
+    def update(self) -> None:
+        """It does not follow the student."""
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """A checkpoint keeps its name, with the settings, and not its weights."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """There is nothing to take back."""
+
+
+def load_external(config: TrainConfig, student: ModelCard) -> ExternalTeacher:
+    """The model that config.teacher names, on the student's device and in its precision.
+
+    Raises:
+        UserError: where it cannot be found or read.
+    """
+    assert config.teacher.model is not None
+    model = load_model(config.model_copy(update={"model": config.teacher.model}))
+    model.network.requires_grad_(False)
+    if same_tokens(student.tokenizer, model.card.tokenizer):
+        return ExternalTeacher(model, None)
+    prompts = build_prompts(model.card.tokenizer, config.prompt)
+    return ExternalTeacher(model, Retelling(student, model.card, prompts))

@@ -1,0 +1,175 @@
+"""A comparison as tables: the paper's Table 1 (methods), Table 2 (ablations) and Figure 2 (dynamics), and the tests.
+
+Each view gives sheets to be read, and records, one a row, whose values are numbers: fractions, not percent.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from phfcli.core.analysis.compare import SUITE, Arm, Comparison, Pair
+from phfcli.core.evaluation.saved_evaluations import Result
+from phfcli.core.names import ViewName
+from phfcli.core.reporting.table_export import Sheet
+
+Record = dict[str, Any]
+
+_ERROR = "Average@n in percent ± standard error over problems"
+
+
+@dataclass(frozen=True)
+class View:
+    """The tables of one view; those without a row are left out."""
+
+    sheets: list[Sheet]
+    records: list[Record]
+
+
+def view_of(name: ViewName, comparison: Comparison) -> View:
+    """The tables of that name."""
+    views: dict[ViewName, Callable[[Comparison], View]] = {
+        "runs": runs,
+        "methods": methods,
+        "ablations": ablations,
+        "dynamics": dynamics,
+    }
+    view = views[name](comparison)
+    return View([sheet for sheet in view.sheets if sheet.rows], view.records)
+
+
+def runs(comparison: Comparison) -> View:
+    """Every evaluation, and every tested difference."""
+    return View([_run_sheet(comparison.results), pair_sheet(comparison.pairs)], _run_records(comparison.results))
+
+
+def methods(comparison: Comparison) -> View:
+    """Table 1: for each model and method the score on each benchmark and their mean, seeds pooled."""
+    benches = comparison.benches
+    several = len(benches) > 1
+    rows = [
+        [arm.model, arm.name, str(arm.seeds), *_cells(arm, benches), *([_suite(arm, benches)] if several else [])]
+        for model in comparison.models
+        for arm in comparison.arms
+        if arm.model == model
+    ]
+    columns = ["model", "method", "seeds", *benches, *(["Average"] if several else [])]
+    return View([Sheet(_ERROR, columns, rows), pair_sheet(comparison.pairs)], _arm_records(comparison))
+
+
+def ablations(comparison: Comparison) -> View:
+    """Table 2: the mean over the benchmarks, a row for each variant and a column for each model."""
+    names = list(dict.fromkeys(arm.name for arm in comparison.arms))
+    rows = []
+    for name in names:
+        cells = []
+        for model in comparison.models:
+            own = [arm for arm in comparison.arms if (arm.name, arm.model) == (name, model)]
+            cells.append(_suite(own[0], comparison.benches) if own else "-")
+        rows.append([name, *cells])
+    title = f"{_ERROR}: {' + '.join(comparison.benches)}"
+    return View([Sheet(title, ["variant", *comparison.models], rows)], _arm_records(comparison))
+
+
+def dynamics(comparison: Comparison) -> View:
+    """Figure 2: the score at each evaluated step of training, seeds pooled."""
+    rows, records = [], []
+    for arm, bench, step, score, error in trajectories(comparison):
+        rows.append([arm.model, bench, arm.name, str(step), with_error(score, error)])
+        seeds = sum((result.step or 0) == step for result in arm.of(bench))
+        records.append(_record(arm, bench, score, error) | {"seeds": seeds, "step": step})
+    return View([Sheet(_ERROR, ["model", "bench", "method", "step", "Average@n"], rows)], records)
+
+
+def trajectories(comparison: Comparison) -> list[tuple[Arm, str, int, float, float | None]]:
+    """(arm, benchmark, step, score, its error) by arm and step; what has no step is step 0."""
+    points = []
+    for arm in comparison.arms:
+        for bench in arm.benches:
+            own = arm.of(bench)
+            for step in sorted({result.step or 0 for result in own}):
+                at_step = Arm(arm.name, arm.model, [r for r in own if (r.step or 0) == step])
+                points.append((arm, bench, step, *at_step.average(bench)))
+    return points
+
+
+def pair_sheet(pairs: Sequence[Pair]) -> Sheet:
+    """The tested differences, in points."""
+    columns = ["bench", "difference of", "points", "95% interval", "p", "p, Holm", "could show", "problems", "+", "-"]
+    several = len({pair.model for pair in pairs}) > 1
+    rows = []
+    for pair in pairs:
+        told = pair.result
+        interval = "-" if told.low is None else f"{_points(told.low)} to {_points(told.high)}"
+        error = "" if told.stderr is None else f" ± {percent(told.stderr)}"
+        tests = f"{told.p_value:.4f}", f"{pair.p_holm:.4f}", percent(told.detectable)
+        counts = ("-", "-") if pair.bench == SUITE else (str(len(pair.gained)), str(len(pair.lost)))
+        points = f"{_points(told.difference)}{error}"
+        bench = f"{pair.model}, {pair.bench}" if several else pair.bench
+        rows.append([bench, f"{pair.b} - {pair.a}", points, interval, *tests, str(told.problems), *counts])
+    return Sheet("Differences, paired by problem", columns, rows)
+
+
+def pair_records(pairs: Sequence[Pair]) -> list[Record]:
+    """The tested differences as fractions, the changed problems as counts."""
+    return [pair.as_json() | {"gained": len(pair.gained), "lost": len(pair.lost)} for pair in pairs]
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def with_error(value: float, stderr: float | None) -> str:
+    return percent(value) if stderr is None else f"{percent(value)} ± {percent(stderr)}"
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:+.1f}"
+
+
+def _run_sheet(results: Sequence[Result]) -> Sheet:
+    columns = ["run", "step", "bench", "n", "problems", "Average@n", "pass@n", "majority", "truncated"]
+    rows = []
+    for result in results:
+        own = result.summary
+        passed = own.get("pass_at_k", {}).get(str(own.get("n")))
+        scores = with_error(own["average"], own["stderr"]), percent(passed), percent(own.get("majority"))
+        counts = _text(own.get("n")), _text(own.get("problems"))
+        rows.append([result.name, _text(result.step), result.bench, *counts, *scores, _text(own.get("truncated"))])
+    return Sheet(_ERROR, columns, rows)
+
+
+def _run_records(results: Sequence[Result]) -> list[Record]:
+    keys = ("n", "problems", "average", "stderr", "majority", "truncated", "mean_tokens")
+    return [
+        {"run": r.name, "model": r.model, "seed": r.seed, "step": r.step, "bench": r.bench}
+        | {key: r.summary.get(key) for key in keys}
+        for r in results
+    ]
+
+
+def _arm_records(comparison: Comparison) -> list[Record]:
+    records = []
+    for arm in comparison.arms:
+        spreads = {bench: {"seed_spread": arm.seed_spread(bench)} for bench in arm.benches}
+        records += [_record(arm, bench, *arm.average(bench)) | spread for bench, spread in spreads.items()]
+        if len(comparison.benches) > 1 and (suite := arm.suite(comparison.benches)):
+            records.append(_record(arm, SUITE, *suite) | {"seed_spread": None})
+    return records
+
+
+def _record(arm: Arm, bench: str, score: float, error: float | None) -> Record:
+    own = {"model": arm.model, "method": arm.name, "seeds": arm.seeds, "bench": bench}
+    return own | {"average": score, "stderr": error}
+
+
+def _cells(arm: Arm, benches: Sequence[str]) -> list[str]:
+    return [with_error(*arm.average(bench)) if bench in arm.benches else "-" for bench in benches]
+
+
+def _suite(arm: Arm, benches: Sequence[str]) -> str:
+    suite = arm.suite(benches)
+    return "-" if suite is None else with_error(*suite)
+
+
+def _text(value: object) -> str:
+    return "-" if value is None else str(value)

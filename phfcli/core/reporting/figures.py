@@ -1,0 +1,118 @@
+"""Pictures in files: panels put together, drawn by matplotlib without a screen."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from phfcli.core.analysis.compare import SUITE, Comparison, Pair
+from phfcli.core.analysis.diagnose import LayerReport
+from phfcli.core.analysis.fit_bridge import BridgeReport
+from phfcli.core.names import ViewName
+from phfcli.core.reporting import flow_charts as panels
+from phfcli.core.reporting import score_charts as score_panels
+from phfcli.core.reporting.comparison_tables import trajectories
+
+Panel = Callable[[Axes], None]
+
+_COLUMNS = 3
+_MOST_PAIRS = 24  # differences in one panel
+_SIZE = (4.9, 3.7)  # of a panel, in inches
+
+
+def layer_panels(reports: Sequence[LayerReport]) -> dict[str, Panel]:
+    """What is drawn of the flows of one model, oldest first; several steps add how they changed."""
+    newest = reports[-1]
+    over_steps: dict[str, Panel] = {
+        "share map": lambda axes: panels.share_map(axes, reports),
+        "entropies": lambda axes: panels.entropies(axes, reports),
+    }
+    return {
+        "shares": lambda axes: panels.shares(axes, newest),
+        "beside the paper": lambda axes: panels.beside_paper(axes, newest),
+        **(over_steps if len(reports) > 1 else {}),
+        "position map": lambda axes: panels.position_map(axes, newest),
+        "terms": lambda axes: panels.terms(axes, newest),
+        "agreement": lambda axes: panels.agreement(axes, newest),
+        "ranks": lambda axes: panels.ranks(axes, newest),
+    }
+
+
+def draw_layers(reports: Sequence[LayerReport], path: Path) -> None:
+    """All panels of a diagnosis as one picture."""
+    draw_panels(list(layer_panels(reports).values()), path, columns=_COLUMNS if len(reports) == 1 else 4)
+
+
+def draw_panels(drawn: Sequence[Panel], path: Path, columns: int = _COLUMNS, size: tuple[float, float] = _SIZE) -> None:
+    """Panels side by side, in rows of so many."""
+    columns = min(columns, len(drawn))
+    rows = -(-len(drawn) // columns)
+    figure = Figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
+    with rc_context({"text.parse_math": False}):  # a dollar in a name is a dollar
+        grid = figure.subplots(rows, columns, squeeze=False).flatten()
+        for axes, panel in zip(grid, drawn, strict=False):
+            panel(axes)
+        for axes in grid[len(drawn) :]:
+            axes.set_axis_off()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130)
+
+
+def view_panels(name: ViewName, comparison: Comparison) -> list[Panel]:
+    """What is drawn of a view of a comparison."""
+    if name == "ablations":
+        return [lambda axes: score_panels.variants(axes, comparison)]
+    if name == "dynamics":
+        points = trajectories(comparison)
+        places = [(model, bench) for model in comparison.models for bench in comparison.benches]
+        return [_trajectory(points, model, bench, len(places) > 1) for model, bench in places]
+    drawn = [_scores(comparison, model) for model in comparison.models]
+    pairs = drawn_pairs(comparison)
+    return [*drawn, lambda axes: score_panels.differences(axes, pairs)] if pairs else drawn
+
+
+def drawn_pairs(comparison: Comparison) -> list[Pair]:
+    """The differences of a picture: of means over benchmarks where there are several, the clearest of very many."""
+    pairs = [pair for pair in comparison.pairs if pair.bench == SUITE] or comparison.pairs
+    kept = sorted(pairs, key=lambda pair: pair.result.p_value)[:_MOST_PAIRS]
+    return [pair for pair in pairs if pair in kept]
+
+
+def differences_height(comparison: Comparison) -> float:
+    """Of the panel of differences, in inches."""
+    return max(_SIZE[1], 0.45 * len(drawn_pairs(comparison)) + 1)
+
+
+def draw_view(name: ViewName, comparison: Comparison, path: Path) -> None:
+    """A view as one picture."""
+    height = _SIZE[1]
+    if name in ("runs", "methods"):
+        height = differences_height(comparison)
+    elif name == "ablations":
+        height = max(height, 0.45 * len(comparison.arms) + 1)
+    draw_panels(view_panels(name, comparison), path, size=(6, height))
+
+
+def _scores(comparison: Comparison, model: str) -> Panel:
+    def draw(axes: Axes) -> None:
+        score_panels.scores(axes, comparison, model)
+        if len(comparison.models) > 1:
+            axes.set_xlabel(model)
+
+    return draw
+
+
+def _trajectory(points: Sequence[score_panels.Point], model: str, bench: str, named: bool) -> Panel:
+    def draw(axes: Axes) -> None:
+        score_panels.trajectory(axes, points, model, bench)
+        if named:
+            axes.set_xlabel(f"training step: {model}, {bench}")
+
+    return draw
+
+
+def draw_bridge(report: BridgeReport, path: Path) -> None:
+    """How well a bridge's two sides agree, by rank."""
+    draw_panels([lambda axes: panels.bridge(axes, report)], path)

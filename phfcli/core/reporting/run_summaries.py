@@ -1,0 +1,102 @@
+"""The runs of a study: what each has left on disk, their settings side by side, and where they come from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from phfcli.core.analysis.diagnose import LayerReport, comparable, diagnose_file, flow_files
+from phfcli.core.errors import UserError
+from phfcli.core.evaluation.saved_evaluations import summaries_of
+from phfcli.core.printable import printable
+from phfcli.core.reporting.table_export import Sheet
+from phfcli.core.settings import read_yaml
+from phfcli.core.shipped_files import is_run
+from phfcli.core.storage.files import read_json, read_lines
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of the study's runs or evaluated models, and all that it left."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    manifest: dict[str, Any]  # of the training, or of the evaluation where there was none
+    metrics: list[dict[str, Any]]
+    flows: list[LayerReport]
+
+
+def load_run(name: str | None, folder: Path) -> Run:
+    """Reads a folder. Raises UserError for one that is no run and holds no evaluation."""
+    if not folder.exists():
+        raise UserError(f"{folder}: no such run")
+    if not is_run(folder) and not summaries_of(folder, all_steps=True):
+        raise UserError(f"{folder}: neither a run nor evaluated; run `phf eval` first")
+    told = [*folder.glob("manifest.json"), *sorted(folder.glob("evals/*/settings.json"))]
+    saved = flow_files(folder) if is_run(folder) and any((folder / "flows").glob("*.safetensors")) else []
+    return Run(
+        name or printable(folder.resolve().name),
+        folder,
+        read_yaml(folder / "config.yaml") if is_run(folder) else {},
+        read_json(told[0]) if told else {},
+        read_lines(folder / "metrics.jsonl"),
+        comparable([diagnose_file(file, "loss") for file in saved]),
+    )
+
+
+def told_apart(runs: Sequence[Run]) -> list[Run]:
+    """The runs, those of one name with their folder's name or their number beside it."""
+    names = [run.name for run in runs]
+    apart = []
+    for place, run in enumerate(runs):
+        if names.count(run.name) > 1:
+            folder = printable(run.folder.resolve().name)
+            mark = folder if folder != run.name else names[: place + 1].count(run.name)
+            run = replace(run, name=f"{run.name} ({mark})")
+        apart.append(run)
+    return apart
+
+
+def settings_sheets(runs: Sequence[Run]) -> tuple[Sheet, Sheet]:
+    """The settings of the runs side by side: those that differ, and the others."""
+    trained = [run for run in runs if run.config]
+    flat = [dict(_leaves(run.config)) for run in trained]
+    keys = list(dict.fromkeys(key for own in flat for key in own))
+    differing, same = [], []
+    for key in keys:
+        values = [str(own.get(key, "-")) for own in flat]
+        if len(set(values)) > 1:
+            differing.append([key, *values])
+        else:
+            same.append([key, values[0]])
+    names = [run.name for run in trained]
+    return Sheet("Settings that differ between the runs", ["setting", *names], differing), Sheet(
+        "Settings of all runs", ["setting", "value"], same
+    )
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    leaves = []
+    for key, value in tree.items():
+        leaves += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return leaves
+
+
+def provenance_sheet(runs: Sequence[Run]) -> Sheet:
+    """Versions, revisions and hashes of each run."""
+    rows = []
+    for run in runs:
+        own = run.manifest
+        model, data = own.get("model", {}), own.get("data", {})
+        versions = ", ".join(f"{name} {number}" for name, number in own.get("versions", {}).items())
+        rows.append(
+            [run.name, str(run.folder), str(own.get("created", "-")), str(own.get("git", "-")), versions or "-"]
+            + [
+                f"{part.get('name', '-')} {str(part.get('sha256') or part.get('revision') or '')[:12]}"
+                for part in (model, data)
+            ]
+            + [str(own.get("device", "-"))]
+        )
+    columns = ["run", "folder", "created", "git", "versions", "model", "data", "device"]
+    return Sheet("Where the runs come from", columns, rows)

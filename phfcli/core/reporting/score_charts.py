@@ -1,0 +1,113 @@
+"""Panels of comparisons and of training, each drawn on its own axes. docs/figures.md says how to read them."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+
+from phfcli.core.analysis.compare import Arm, Comparison, Pair
+from phfcli.core.reporting.flow_charts import BLUE, INK, LINE, MARKERS, SERIES, name_axes, tell, title
+
+Point = tuple[Arm, str, int, float, float | None]  # benchmark, step, score, its error
+
+
+def scores(axes: Axes, comparison: Comparison, model: str) -> None:
+    """Table 1: Average@n of a model's methods on each benchmark, with the error over problems."""
+    benches = comparison.benches
+    arms = [arm for arm in comparison.arms if arm.model == model]
+    width = 0.8 / len(arms)
+    for place, arm in enumerate(arms):
+        own = [bench for bench in benches if bench in arm.benches]
+        xs = [benches.index(bench) + (place - (len(arms) - 1) / 2) * width for bench in own]
+        values = [arm.average(bench) for bench in own]
+        heights, errors = [100 * value for value, _ in values], [100 * (error or 0) for _, error in values]
+        bars = axes.bar(xs, heights, 0.92 * width, label=arm.name, color=SERIES[place % len(SERIES)])
+        axes.errorbar(xs, heights, errors, linestyle="", color=INK, capsize=3, linewidth=1)
+        for bench, height, error, bar in zip(own, heights, errors, bars, strict=True):
+            tell(bar, f"{arm.name}, {bench}: {height:.1f} ± {error:.1f} %")
+    axes.set_xticks(range(len(benches)), benches)
+    axes.set_ylim(0, 100)
+    name_axes(axes, "", "Average@n, %")
+    _legend_above(axes, len(arms))
+
+
+def differences(axes: Axes, pairs: Sequence[Pair]) -> None:
+    """Each tested difference with its interval; grey is what the comparison could not have shown."""
+    for place, pair in enumerate(pairs):
+        told = pair.result
+        if told.detectable:
+            axes.barh(place, 200 * told.detectable, left=-100 * told.detectable, height=0.7, color=LINE, zorder=0)
+        value = 100 * told.difference
+        low, high = (value if bound is None else 100 * bound for bound in (told.low, told.high))
+        axes.plot([low, high], [place, place], color=BLUE, linewidth=2)
+        (mark,) = axes.plot([value], [place], color=BLUE, marker="o")
+        tell(mark, f"{pair.b} - {pair.a}, {pair.bench}: {value:+.1f} points, {low:+.1f} to {high:+.1f}")
+    axes.axvline(0, color=INK, linewidth=1)
+    several = len({pair.model for pair in pairs}) > 1
+    places = [f"{pair.model}, {pair.bench}" if several else pair.bench for pair in pairs]
+    axes.set_yticks(
+        range(len(pairs)),
+        [f"{pair.b} - {pair.a}\n{place}" for pair, place in zip(pairs, places, strict=True)],
+        fontsize=9,
+    )
+    axes.set_ylim(len(pairs) - 0.4, -0.6)
+    name_axes(axes, "points, with 95% interval", "")
+    title(axes, "differences; grey: too small to show")
+
+
+def variants(axes: Axes, comparison: Comparison) -> None:
+    """Table 2: the mean over the benchmarks of each variant, a marker for each model."""
+    names = list(dict.fromkeys(arm.name for arm in comparison.arms))
+    for place, model in enumerate(comparison.models):
+        for arm in comparison.arms:
+            suite = arm.suite(comparison.benches) if arm.model == model else None
+            if suite is None:
+                continue
+            value, error = 100 * suite[0], 100 * (suite[1] or 0)
+            y = names.index(arm.name) + 0.15 * (place - (len(comparison.models) - 1) / 2)
+            axes.errorbar([value], [y], xerr=[error], color=SERIES[place], capsize=3)
+            label = model if arm.name == names[0] else None
+            (mark,) = axes.plot([value], [y], color=SERIES[place], marker=MARKERS[place], linestyle="", label=label)
+            tell(mark, f"{arm.name}, {model}: {value:.1f} ± {error:.1f} %")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    name_axes(axes, f"Average@n of {' + '.join(comparison.benches)}, %", "")
+    _legend_above(axes, len(comparison.models))
+
+
+def trajectory(axes: Axes, points: Sequence[Point], model: str, bench: str) -> None:
+    """Figure 2: the score of each method over training, with the error over problems; what is untrained is a line."""
+    arms = {id(arm): arm for arm, at, *_ in points if (arm.model, at) == (model, bench)}
+    for place, arm in enumerate(arms.values()):
+        own = [
+            (step, 100 * score, 100 * (error or 0)) for a, b, step, score, error in points if a is arm and b == bench
+        ]
+        colour = SERIES[place % len(SERIES)]
+        steps, values, errors = zip(*own, strict=True)
+        told = ", ".join(f"step {step}: {value:.1f} ± {error:.1f}" for step, value, error in own)
+        if steps == (0,):
+            line = axes.axhline(values[0], color=colour, linestyle="--", label=arm.name)
+            axes.axhspan(values[0] - errors[0], values[0] + errors[0], color=colour, alpha=0.12, linewidth=0)
+        else:
+            marker = MARKERS[place % len(MARKERS)]
+            (line,) = axes.plot(steps, values, color=colour, marker=marker, label=arm.name)
+            axes.errorbar(steps, values, errors, linestyle="", color=colour, capsize=3, alpha=0.6)
+        tell(line, f"{arm.name}: {told}")
+    name_axes(axes, "training step", "Average@n, %")
+    _legend_above(axes, len(arms))
+
+
+def curves(axes: Axes, curves: Mapping[str, Sequence[tuple[float, float]]], name: str) -> None:
+    """A metric over training, a line for each run that has it; a run keeps its colour from metric to metric."""
+    for place, (run, points) in enumerate(curves.items()):
+        if not points:
+            continue
+        style = "-" if place < len(SERIES) else "--"
+        steps, values = zip(*points, strict=True)
+        (line,) = axes.plot(steps, values, style, color=SERIES[place % len(SERIES)], linewidth=1.3, label=run)
+        tell(line, f"{run}: {values[0]:.4g} at step {steps[0]:g}, {values[-1]:.4g} at step {steps[-1]:g}")
+    name_axes(axes, "training step", name)
+    _legend_above(axes, sum(map(bool, curves.values())))
+
+
+def _legend_above(axes: Axes, entries: int) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(3, entries), frameon=False, fontsize=9)

@@ -1,0 +1,113 @@
+"""Results as tables that other programs read: Markdown, LaTeX and CSV."""
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from phfcli.core.analysis.diagnose import LayerReport
+from phfcli.core.storage.files import write_text
+
+Row = Sequence[object]
+
+_LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "–": "--",
+    # after the \\ of the row before they would be its options
+    "[": "{[}",
+    "*": "{*}",
+}
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of text; its numbers are already written as they are to be read."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def as_markdown(sheet: Sheet) -> str:
+    header, *body = [[_markdown_cell(cell) for cell in row] for row in (sheet.columns, *sheet.rows)]
+    lines = [f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *body]]
+    return f"**{_markdown_cell(sheet.title)}**\n\n" + "\n".join(lines) + "\n"
+
+
+def as_latex(sheet: Sheet) -> str:
+    """A table that needs the package booktabs; columns of numbers to the right."""
+    first = sheet.rows[0] if sheet.rows else [""] * len(sheet.columns)
+    alignment = "".join("r" if cell[:1] in set("+-0123456789") else "l" for cell in first)
+    header, *body = [" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in (sheet.columns, *sheet.rows)]
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{_latex_cell(sheet.title)}}}",
+        rf"\begin{{tabular}}{{{alignment}}}",
+        r"\toprule",
+        header,
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def as_csv(columns: Sequence[str], rows: Sequence[Row]) -> str:
+    """Comma-separated values; None is an empty cell."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([columns, *rows])
+    return out.getvalue()
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Writes rows of which the first is the header."""
+    write_text(path, as_csv([str(cell) for cell in rows[0]], rows[1:]))
+
+
+def write_records(path: Path, records: Sequence[Mapping[str, object]]) -> None:
+    """Writes records as CSV, their keys as the header."""
+    header = list(dict.fromkeys(key for record in records for key in record))
+    write_csv(path, [header, *([record.get(key) for key in header] for record in records)])
+
+
+def layer_sheet(reports: Sequence[LayerReport]) -> list[Row]:
+    """Every value by step and layer, under a header."""
+    kinds, names = list(reports[0].all_energies), list(reports[0].measures)
+    parts = range(len(reports[0].position_map[0]))
+    header = [
+        *("step", "layer", "energy_kind", "energy", "share"),
+        *(f"energy_{kind}" for kind in kinds),
+        *(name for name in names if name not in kinds),
+        *(f"part_{part + 1}" for part in parts),
+    ]
+    rows: list[Row] = [header]
+    for report in reports:
+        for index, layer in enumerate(report.layers):
+            measures = [_at(report.measures[name], index) for name in names if name not in kinds]
+            energies = [report.all_energies[kind][index] for kind in kinds]
+            own = (report.step, layer, report.energy, report.energies[index], report.share[index])
+            rows.append([*own, *energies, *measures, *report.position_map[index]])
+    return rows
+
+
+def _at(values: Sequence[float | None], index: int) -> float | None:
+    """The last layer has no next one, so `adjacent` is shorter."""
+    return values[index] if index < len(values) else None
+
+
+def _markdown_cell(cell: str) -> str:
+    """Text that stays text: names come from files."""
+    plain = " ".join(cell.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\|`*_\[\]])", r"\\\1", plain)
+
+
+def _latex_cell(cell: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in " ".join(cell.split()))

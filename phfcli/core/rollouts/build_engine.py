@@ -1,0 +1,108 @@
+"""Rollout engines: token ids in, token ids and log-probabilities out. Training and evaluation use the same ones."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from phfcli.core.config import EvalConfig, TrainConfig
+from phfcli.core.errors import UserError
+from phfcli.core.models.description import pick_device
+from phfcli.core.models.language_model import LanguageModel, load_model
+from phfcli.core.rollouts.adapter_probe import PROOF_TOKENS, prove_adapter
+from phfcli.core.rollouts.engine import Engine, Serving, TrainingEngine
+from phfcli.core.rollouts.http_engine import HttpEngine
+from phfcli.core.rollouts.parallel_engine import ParallelEngine
+from phfcli.core.rollouts.transformers_engine import TransformersEngine
+from phfcli.core.rollouts.vllm_engine import VllmEngine, vllm_gap
+
+
+def evaluation_engine(config: EvalConfig, serving: Serving, warn: Callable[[str], None]) -> Engine:
+    """The engine an evaluation asks for, in one process or several.
+
+    Raises:
+        UserError: where it cannot be used, or does not take the model.
+    """
+    environments = _environments(config)
+    if environments and is_url(config.engine):
+        raise UserError("--devices and --workers: not with the URL of a server, which has its own data parallelism")
+    if environments:
+        return ParallelEngine(config, serving, environments, warn)
+    return single_engine(config, serving)
+
+
+def single_engine(config: EvalConfig, serving: Serving) -> Engine:
+    """The engine of that name in this process; "auto" is vLLM where it is usable."""
+    if is_url(config.engine):
+        return HttpEngine(config.engine, serving)
+    usable = config.engine == "auto" and vllm_gap(pick_device(config.device)) is None
+    if config.engine == "vllm" or usable:
+        return VllmEngine(serving)
+    return TransformersEngine(load_model(serving.settings, serving.adapter))
+
+
+def training_engine(
+    config: TrainConfig, model: LanguageModel, prompts: Iterable[Sequence[int]], new_tokens: int
+) -> TrainingEngine:
+    """The engine that draws a model's rollouts while it trains; "auto" is vLLM where it is usable on a GPU.
+
+    vLLM's adapters are slow on a CPU: there "auto" is transformers. An engine with weights of its own is first shown
+    to follow the model's.
+
+    prompts: the token ids of every prompt to come; only read where an engine has to know them.
+    new_tokens: that a completion of any of them may have.
+
+    Raises:
+        UserError: where it cannot be used, or does not take the model.
+    """
+    name = config.rollout.engine
+    if name == "auto" and model.device.type == "cuda" and vllm_gap(model.device) is None:
+        name = "vllm"
+    if name != "vllm" and not is_url(name):
+        return TransformersEngine(model)
+    rank = config.lora.r if config.tuning == "lora" else None
+    if is_url(name) and rank is None:
+        raise UserError("rollout.engine: a server takes over adapters only; with tuning=full use vllm or transformers")
+    known = list(prompts)
+    longest = max(map(len, known)) + new_tokens
+    length = min(max(longest, PROOF_TOKENS), model.card.context)
+    serving = Serving(config, length)
+    engine: TrainingEngine
+    engine = HttpEngine(name, serving) if is_url(name) else VllmEngine(serving, rank=rank, training=True)
+    try:
+        prove_adapter(engine, model, known[0])
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def is_url(name: str) -> bool:
+    """Whether an engine's name is the address of a server."""
+    return name.startswith(("http://", "https://"))
+
+
+def _environments(config: EvalConfig) -> list[Mapping[str, str]]:
+    """What each sampling process finds in its environment; none if this process samples itself."""
+    if config.devices is None:
+        workers = config.workers or 0
+        return [{"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}] * workers if workers else []
+    if config.workers is not None:
+        raise UserError("--workers is for the CPU, --devices for GPUs: give one of them")
+    size = config.vllm.tensor_parallel
+    if len(config.devices) % size:
+        raise UserError(f"--devices: {len(config.devices)} devices cannot be shared out by vllm.tensor_parallel {size}")
+    groups = [config.devices[start : start + size] for start in range(0, len(config.devices), size)]
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(group)} for group in groups]
+
+
+__all__ = [
+    "Engine",
+    "HttpEngine",
+    "ParallelEngine",
+    "Serving",
+    "TrainingEngine",
+    "TransformersEngine",
+    "VllmEngine",
+    "evaluation_engine",
+    "single_engine",
+    "training_engine",
+]

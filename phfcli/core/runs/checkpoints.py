@@ -1,0 +1,237 @@
+"""Checkpoints: plain PEFT adapter folders with the trainer's state beside the weights, and how to find them.
+
+step-000100/  adapter_config.json, adapter_model.safetensors, tokenizer files      what PEFT and vLLM read
+              trainer.json, optimizer.safetensors, teacher.safetensors             what --resume reads
+
+Where all weights train it is a plain transformers folder (config.json, model.safetensors), whose tensors of the trainer
+lie in a folder of their own, state/: vLLM takes every safetensors file beside a model for a part of it.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from phfcli.core.models.description import generation_config
+from phfcli.core.errors import UserError, first_line
+from phfcli.core.storage.files import new_folder, read_json, remove_folder, write_json
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.shipped_files import EMBEDDED, is_run
+from phfcli.core.objectives.teachers.averaged import Teacher
+from phfcli.core.storage.tensors import check_tensors, read_tensors, write_tensors
+
+_STEP = re.compile(r"step-(\d{6,})")
+_ONE_FILE = "10TB"
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's, of a parameter's shape
+
+
+class MismatchError(UserError):
+    """A checkpoint that is whole, and not one of this run as it is set now."""
+
+
+def save_checkpoint(
+    folder: Path,
+    model: LanguageModel,
+    teacher: Teacher,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+) -> None:
+    """Writes a checkpoint; it appears under its name only when it is complete."""
+    with new_folder(folder) as target:
+        save_weights(model, target)
+        model.card.tokenizer.save_pretrained(target)
+        write_tensors(_state(target, model) / "teacher.safetensors", teacher.state_dict())
+        write_tensors(_state(target, model) / "optimizer.safetensors", _optimizer_tensors(optimizer, model))
+        write_json(target / "trainer.json", state)
+
+
+def load_checkpoint(
+    folder: Path, model: LanguageModel, teacher: Teacher, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Puts a checkpoint's weights, teacher and optimiser in place; returns the state that was saved with them.
+
+    Raises:
+        MismatchError: for a file of another model, or of a run that kept other things.
+        UserError: for a file that is missing or damaged. In either case nothing has been put in place.
+    """
+    trainable = model.trainable()
+    state: dict[str, Any] = read_json(folder / "trainer.json")
+    weights = _read_weights(folder, model)
+    averages = _read_like(_state(folder, model) / "teacher.safetensors", teacher.state_dict())
+    optimized = _state(folder, model) / "optimizer.safetensors"
+    moments = read_tensors(optimized)  # of a parameter that never got a gradient there are none
+    stepped = {name: p for name, p in trainable.items() if f"{name}:step" in moments}
+    _check_like(optimized, moments, {f"{name}:{key}": p for name, p in stepped.items() for key in _MOMENTS})
+    with torch.no_grad():
+        for name, p in trainable.items():
+            p.copy_(weights[name])
+    teacher.load_state_dict(averages)
+    _load_optimizer_tensors(optimizer, model, moments)
+    return state
+
+
+def save_weights(model: LanguageModel, folder: Path) -> None:
+    """The adapter as PEFT writes it, or else the whole model as transformers does."""
+    if isinstance(model.network, PeftModel):
+        model.network.save_pretrained(str(folder), save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    else:
+        model.network.save_pretrained(folder, max_shard_size=_ONE_FILE)
+        generation_config(model.card.name, model.card.config).save_pretrained(folder)
+
+
+def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
+    """The complete checkpoints of a run, oldest first."""
+    found = []
+    for path in (run / "checkpoints").glob("step-*"):
+        match = _STEP.fullmatch(path.name)
+        if match and (path / "trainer.json").is_file():
+            found.append((int(match[1]), path))
+    return sorted(found)
+
+
+def prune_checkpoints(run: Path, keep: int | None, best: int | None = None) -> None:
+    """Removes all but the newest `keep` checkpoints and that of the step `best`; None keeps all."""
+    for step, folder in checkpoints_of(run)[:-keep] if keep else []:
+        if step != best:
+            remove_folder(folder)
+
+
+def set_aside(folder: Path) -> Path:
+    """Renames a checkpoint that cannot be read: neither evaluation nor the keep rule may take it for a good one."""
+    aside = folder.with_name(f"damaged-{folder.name}")
+    if aside.exists():
+        remove_folder(aside)
+    return folder.rename(aside)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What `phf eval` was pointed at."""
+
+    name: str  # short, for folders and tables
+    model: str  # the base model, or a checkpoint of all weights
+    origin: str  # what training began with
+    adapter: Path | None = None
+    run: Path | None = None
+    step: int | None = None
+    newest: bool = True  # of its run's checkpoints
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a model as others made it."""
+        return self.adapter is None and self.model == self.origin
+
+
+def find_target(text: str, base: str | None = None) -> Target:
+    """A run (its newest checkpoint), a checkpoint, an adapter folder or a plain model.
+
+    base: the model under an adapter, where it is not the one that the adapter names.
+
+    Raises:
+        UserError: for a run without checkpoints, or an adapter without its weights: the base model alone is
+            never evaluated in an adapter's name.
+    """
+    path = Path(text)
+    if is_run(path):
+        checkpoints = checkpoints_of(path)
+        if not checkpoints:
+            raise UserError(f"{text}: the run has no complete checkpoint yet")
+        path = checkpoints[-1][1]
+    if (path / "adapter_config.json").is_file() or _is_checkpoint(path):
+        return _checkpoint_target(path, base)
+    if (path / "adapter_model.safetensors").is_file():
+        raise UserError(f"{text}: an adapter without its adapter_config.json")
+    if base is not None:
+        raise UserError(f"--base: {text} is not an adapter, so it has no base model")
+    return Target(name=EMBEDDED if text == EMBEDDED else path.name, model=text, origin=text)
+
+
+def _checkpoint_target(path: Path, base: str | None) -> Target:
+    """A checkpoint of a run, or any other adapter."""
+    whole = (path / "config.json").is_file()
+    weights = path / ("model.safetensors" if whole else "adapter_model.safetensors")
+    if not weights.is_file():
+        what = "a model" if whole else "an adapter"
+        raise UserError(f"{path}: {what} without its weights ({weights.name} is missing)")
+    check_tensors(weights)
+    if whole and base is not None:
+        raise UserError(f"--base: {path} is not an adapter, so it has no base model")
+    if not _STEP.fullmatch(path.name):  # such as "."
+        path = path.resolve()
+    adapter = None if whole else path
+    match = _STEP.fullmatch(path.name)
+    if match and path.parent.name == "checkpoints" and _is_checkpoint(path):
+        run = path.parents[1]
+        newest = checkpoints_of(run)[-1][1] == path
+        origin = base or str(read_json(path / "trainer.json")["model"])
+        model = str(path) if whole else origin
+        return Target(run.name, model, origin, adapter=adapter, run=run, step=int(match[1]), newest=newest)
+    if whole:  # copied out of its run
+        return Target(path.name, str(path), str(read_json(path / "trainer.json")["model"]))
+    model = base or read_json(path / "adapter_config.json").get("base_model_name_or_path")
+    if not model:
+        raise UserError(f"{path / 'adapter_config.json'}: base_model_name_or_path is missing; name it with --base")
+    return Target(path.name, str(model), str(model), adapter=path)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return (path / "trainer.json").is_file()
+
+
+def _state(folder: Path, model: LanguageModel) -> Path:
+    """Where a checkpoint has the trainer's tensors."""
+    return folder if isinstance(model.network, PeftModel) else folder / "state"
+
+
+def _read_weights(folder: Path, model: LanguageModel) -> dict[str, Tensor]:
+    """The trainable parameters of a checkpoint by their names in the model. Raises UserError for others, or a fault."""
+    if isinstance(model.network, PeftModel):
+        names = {name: name.replace(".default.", ".") for name in model.trainable()}  # PEFT leaves its name out
+        wanted = {names[name]: p for name, p in model.trainable().items()}
+        tensors = _read_like(folder / "adapter_model.safetensors", wanted)
+        return {name: tensors[saved] for name, saved in names.items()}
+    path = folder / "model.safetensors"
+    try:  # transformers may write other names than the modules have
+        loaded: Any = type(model.causal).from_pretrained(folder, dtype=model.head.dtype, output_loading_info=True)
+    except Exception as error:  # safetensors and torch each have their own way to refuse a bad file
+        raise UserError(f"{path}: damaged or incomplete: {first_line(error)}") from None
+    saved, info = loaded
+    if info["missing_keys"] or info["mismatched_keys"]:
+        raise MismatchError(f"{path}: not a checkpoint of this model: weights are missing or have another shape")
+    return dict(saved.named_parameters())
+
+
+def _read_like(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file. Raises MismatchError unless every wanted one is among them, in its shape."""
+    tensors = read_tensors(path)
+    _check_like(path, tensors, wanted)
+    return tensors
+
+
+def _check_like(path: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    for name, like in wanted.items():
+        if name not in tensors or tensors[name].shape != like.shape:
+            raise MismatchError(f"{path}: not a checkpoint of this model: {name} is missing or has another shape")
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: LanguageModel) -> dict[str, Tensor]:
+    tensors = {}
+    for name, p in model.trainable().items():
+        for key, value in optimizer.state[p].items():
+            tensors[f"{name}:{key}"] = value
+    return tensors
+
+
+def _load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: LanguageModel, tensors: dict[str, Tensor]) -> None:
+    trainable = model.trainable()
+    for key, value in tensors.items():
+        name, _, field = key.rpartition(":")
+        p = trainable[name]
+        # AdamW keeps its step counter on the CPU
+        optimizer.state[p][field] = value if value.dim() == 0 else value.to(p.device)

@@ -1,0 +1,155 @@
+"""The run directory: who may write to it, what it records about itself, and where a resumed run goes on."""
+
+import datetime
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phfcli import __version__
+from phfcli.core.models.description import locate, revision
+from phfcli.core.config import TrainConfig
+from phfcli.core.runs.training_data import Curriculum
+from phfcli.core.errors import UserError
+from phfcli.core.storage.files import file_hash, folder_hash, json_lines, read_json, read_lines, remove_hidden, write_json, write_text
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.shipped_files import is_run
+from phfcli.core.settings import Source, read_yaml, resolve, write_yaml
+
+# what may differ when a run goes on: they change where it ends and what it leaves, not the steps themselves
+_FREE_ON_RESUME = ("steps", "checkpoint_every", "keep", "output_dir", "report_to", "sharding", "vllm", "http")
+_CHECKPOINTS_HANG_ON = ("model", "tuning", "lora")
+_WRITTEN_BEFORE_CONFIG = {"manifest.json", ".manifest.json.tmp", ".config.yaml.tmp"}
+
+
+def default_folder(config: TrainConfig) -> Path:
+    """runs/OBJECTIVE-MODEL-seedN."""
+    return Path("runs") / f"{config.objective}-{Path(config.model).name.lower()}-seed{config.seed}"
+
+
+def claim_folder(folder: Path) -> None:
+    """Raises UserError if a new run would write into a folder that already holds something.
+
+    A run is one from its config.yaml on: what a stop before it left is not kept.
+    """
+    if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - _WRITTEN_BEFORE_CONFIG):
+        fix = "go on with --resume, or choose another --output-dir" if is_run(folder) else "choose another --output-dir"
+        raise UserError(f"{folder} is not empty; {fix}")
+
+
+def saved_config(folder: Path) -> Source:
+    """The settings of a run, as the lowest layer of a resumed one."""
+    return Source(str(folder / "config.yaml"), read_yaml(folder / "config.yaml"))
+
+
+def check_resumable(folder: Path, config: TrainConfig, force: bool = False) -> list[str]:
+    """What makes this another run than the one in the folder, in words.
+
+    Raises:
+        UserError: naming the setting, unless it is forced; and for one without which its checkpoints cannot be read.
+    """
+    before, after = _comparable(resolve(TrainConfig, [saved_config(folder)])), _comparable(config)
+    changed = [key for key, value in before.items() if key not in _FREE_ON_RESUME and after[key] != value]
+    told = [f"{key} was {before[key]!r} in {folder} and is now {after[key]!r}" for key in changed]
+    for key, words in zip(changed, told, strict=True):
+        if key in _CHECKPOINTS_HANG_ON:
+            raise UserError(f"--resume: {words}; its checkpoints are of no use to that: choose another --output-dir")
+        if not force:
+            raise UserError(f"--resume: {words}; a resumed run keeps its settings, unless with --force")
+    return told
+
+
+def note_settings(folder: Path, config: TrainConfig) -> None:
+    """The settings with which a run goes on, where they are not those it began with."""
+    write_text(folder / "config.yaml", write_yaml(config))
+
+
+def _comparable(config: TrainConfig) -> dict[str, Any]:
+    """The settings, whatever address a server has today and however long a better evaluation is waited for."""
+    tree = config.model_dump()
+    if "://" in tree["rollout"]["engine"]:
+        tree["rollout"]["engine"] = "http"
+    tree["evaluation"]["patience"] = None
+    return tree
+
+
+def start_run(
+    folder: Path, config: TrainConfig, model: LanguageModel, curriculum: Curriculum, skipped: int, processes: int
+) -> None:
+    """Writes manifest.json and, last, config.yaml of a new run."""
+    data = {"name": config.data, "problems": len(curriculum.problems), "skipped": skipped, "sha256": curriculum.sha256}
+    write_json(
+        folder / "manifest.json",
+        {
+            "created": now(),
+            "command": sys.argv,
+            "seed": config.seed,
+            "model": {**model_identity(config.model), "parameters": model.causal.num_parameters()},
+            "data": data,
+            "processes": processes,
+            "attention": model.attention,
+            **_teaching(config),
+            **environment(model.device),
+        },
+    )
+    write_text(folder / "config.yaml", write_yaml(config))
+
+
+def _teaching(config: TrainConfig) -> dict[str, Any]:
+    """The teacher that is another model, and the bridge to it."""
+    about: dict[str, Any] = {}
+    if config.teacher.model is not None:
+        about["teacher"] = model_identity(config.teacher.model)
+    if config.oprd.bridge is not None:
+        about["bridge"] = {"name": config.oprd.bridge, "sha256": file_hash(Path(config.oprd.bridge))}
+    return about
+
+
+def continue_run(folder: Path, step: int) -> None:
+    """Notes the resumption; takes back the metrics of steps after the checkpoint, and what a kill left half-written."""
+    for part in ("checkpoints", "flows"):
+        remove_hidden(folder / part)
+    manifest = read_json(folder / "manifest.json")
+    manifest.setdefault("resumed", []).append({"step": step, "time": now(), "command": sys.argv})
+    write_json(folder / "manifest.json", manifest)
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        kept = [line for line in read_lines(folder / name) if line["step"] <= step]
+        if kept or (folder / name).exists():
+            write_text(folder / name, json_lines(kept))
+
+
+def model_identity(name: str) -> dict[str, Any]:
+    """What tells two models of one name apart: a hub commit, or a hash of a local folder's files."""
+    where = Path(locate(name))
+    if where.is_dir():
+        return {"name": name, "sha256": folder_hash(where)}
+    return {"name": name, "revision": revision(name)}
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware that figures may depend on."""
+    packages = ("torch", "transformers", "peft", "accelerate", "safetensors", "math-verify")
+    return {
+        "versions": {"phfcli": __version__, "python": platform.python_version()} | {p: version(p) for p in packages},
+        "git": _git_revision(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _git_revision() -> str | None:
+    """The revision of phfcli's own checkout, if it runs from one."""
+    folder = Path(__file__).resolve().parent
+    done = subprocess.run(
+        ["git", "-C", str(folder), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None

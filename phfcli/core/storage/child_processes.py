@@ -1,0 +1,108 @@
+"""Processes of our own: a fresh interpreter that runs one function of this package, with a pipe to it.
+
+Not a fork, and not a `multiprocessing.Process`: it never imports the caller's main module (so a script needs no
+`__main__` guard), can be started from a daemonic process, and may have children itself. What goes through the pipe is
+JSON.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from phfcli.core.storage.child_processes import run; run(sys.argv)"
+)
+_LOOK_FOR_PARENT_S = 2.0
+_TIME_TO_END_S = 20.0
+
+
+class Child:
+    """One process and the parent's end of its pipe."""
+
+    def __init__(
+        self, function: str, arguments: Sequence[Any], environment: Mapping[str, str], silent: bool = False
+    ) -> None:
+        """Starts `function`, given as "module:name", which is called with its connection and the arguments."""
+        self.connection, theirs = Pipe()
+        # -P: a sympy.py in the working directory must not be imported; no output may reach the caller's stdout
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _BOOT, json.dumps(sys.path), function, str(theirs.fileno())]
+            + [json.dumps(argument) for argument in arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL if silent else None,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **environment},
+        )
+        theirs.close()
+
+    def send(self, message: Any) -> bool:
+        """False if the process is no longer there."""
+        try:
+            send(self.connection, message)
+        except OSError:
+            return False
+        return True
+
+    def receive(self) -> Any:
+        """The next message, or None if the process has died."""
+        try:
+            return receive(self.connection)
+        except (EOFError, OSError):
+            return None
+
+    def end(self) -> None:
+        """Lets the process end by itself, as it does when its pipe closes; one that does not is killed."""
+        self.connection.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_TIME_TO_END_S)
+        self.process.kill()
+        self.process.wait()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.connection.close()
+
+
+def send(connection: Connection, message: Any) -> None:
+    connection.send_bytes(json.dumps(message).encode())
+
+
+def receive(connection: Connection) -> Any:
+    return json.loads(connection.recv_bytes())
+
+
+def run(argv: Sequence[str]) -> None:
+    """The child's side of `Child`."""
+    from importlib import import_module
+
+    # some schedulers send it to every process of a job; the parent, which has a step to complete, needs its children
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    _, _, function, fd, *arguments = argv
+    module, _, name = function.partition(":")
+    end_with_parent()
+    getattr(import_module(module), name)(Connection(int(fd)), *(json.loads(argument) for argument in arguments))
+
+
+def end_with_parent() -> None:
+    """A parent that was killed cannot end its children; each looks for itself."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_FOR_PARENT_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,148 @@
+"""What a training step holds in memory, phase by phase, before a weight is loaded.
+
+The passes are run on tensors that have shapes and no data (`footprint`); the rest is counted from the same shapes. The
+peak of a step is what is there all the time, and the largest of its phases: rollout, the teacher's pass, the loss, the
+backward pass.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from phfcli.core.config import TrainConfig
+from phfcli.core.losses.divergence.chunked import SLAB_TEMPORARIES, chunk_bytes, slab_bytes
+from phfcli.core.models.description import pick_device, pick_dtype, skeleton
+from phfcli.core.models.language_model import lora_network
+from phfcli.core.models.layer_choice import pick_layers
+from phfcli.core.objectives.contract import Needs
+from phfcli.core.rollouts.transformers_engine import SAMPLER_BYTES, cache_row_bytes, rows_at_once
+from phfcli.core.training.dry_run.pass_memory import passes_footprint, reading_footprint
+from phfcli.core.training.metrics import peak_memory
+
+_STATE_COPIES = 8  # float32 tensors like the captured states, that a loss on them makes and keeps
+_HIDDEN_COPIES = 6  # tensors like the hidden states of all tokens, around the fused losses
+_SHADOW_WIDTHS = 5  # of a token: one block's output, queries and keys of two
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of the longest sequences: both readers' prompts, and a completion."""
+
+    student: int
+    teacher: int
+    completion: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process: the parts that are always there, and those of each phase."""
+
+    always: Mapping[str, int]
+    phases: Mapping[str, Mapping[str, int]]
+
+    @property
+    def peak_phase(self) -> str:
+        return max(self.phases, key=lambda name: sum(self.phases[name].values()))
+
+    def at_peak(self) -> dict[str, int]:
+        """The parts at the peak of a step, and their total."""
+        parts = {name: size for name, size in {**self.always, **self.phases[self.peak_phase]}.items() if size}
+        return parts | {"total": sum(parts.values())}
+
+
+def step_memory(
+    config: TrainConfig,
+    needs: Needs,
+    arch: PreTrainedConfig,
+    lengths: Lengths,
+    processes: int = 1,
+    external: PreTrainedConfig | None = None,
+) -> Memory:
+    """The memory of a step's longest micro-batch, in each of so many processes.
+
+    external: the architecture of a teacher that is another model.
+    """
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device) if config.tuning == "lora" else torch.float32
+    causal = skeleton(arch, dtype)
+    frozen = _bytes(causal)
+    away = 0  # of them, with other processes
+    if config.sharding == "fsdp":
+        away = sum(map(_bytes, causal.get_decoder().layers)) * (processes - 1) // processes
+    trained = _mark_trained(causal, config)
+    completions = -(-config.batch_size * needs.group_size // processes)
+    rows = min(config.micro_batch_size, completions)
+    student, teacher = lengths.student + lengths.completion, lengths.teacher + lengths.completion
+    own_teacher = needs.teacher and external is None
+    passes = passes_footprint(causal, rows, student, teacher if own_teacher else 0, config.attention)
+    reading, weights = passes.teacher, 0
+    if external is not None:
+        other = skeleton(external, pick_dtype(config.dtype, device))
+        reading, weights = reading_footprint(other, rows, student, config.attention), _bytes(other)
+    always = {
+        "libraries": peak_memory(device) if device.type == "cpu" else 0,
+        "weights": frozen - away,
+        "adapter": trained if config.tuning == "lora" else 0,
+        "teacher": weights or (trained if own_teacher else 0),
+        "AdamW": 2 * trained,
+    }
+    tokens = rows * lengths.completion
+    layers, positions = pick_layers(needs.layers, arch.num_hidden_layers), min(needs.positions, lengths.completion)
+    states = len(layers) * rows * positions * arch.hidden_size * 4
+    hidden = tokens * arch.hidden_size * dtype.itemsize
+    shadow = 0 if needs.shadow is None else rows * student * _SHADOW_WIDTHS * arch.hidden_size * dtype.itemsize
+    head = 2 * arch.vocab_size * arch.hidden_size * 4 if config.tuning == "full" else 0
+    kept = {"activations": passes.kept, "shadow": shadow, "captured states": _STATE_COPIES * states}
+    phases = {
+        "loss": kept
+        | {"hidden states": _HIDDEN_COPIES * hidden, "head's gradient": head}
+        | {"logits chunk": _chunk(tokens, arch.vocab_size, dtype, device)},
+        "backward": kept | {"hidden states": hidden, "gradients": passes.backward - passes.kept},
+    }
+    if needs.teacher:
+        phases["teacher"] = {"activations": reading, "captured states": states}
+    if not needs.offline and (config.rollout.engine == "transformers" or device.type == "cpu"):
+        phases["rollout"] = _rollout(config, causal, completions, lengths, dtype) | {"whole blocks": away}
+    return Memory(always, phases)
+
+
+def _rollout(
+    config: TrainConfig, causal: PreTrainedModel, completions: int, lengths: Lengths, dtype: torch.dtype
+) -> dict[str, int]:
+    """transformers' own generation in this process."""
+    length = lengths.student + lengths.completion
+    per_row = cache_row_bytes(causal.config, dtype.itemsize) * length
+    rows = rows_at_once(completions, per_row, pick_device(config.device))
+    merged = sum(
+        module.weight.numel() * dtype.itemsize
+        for name, module in causal.named_modules()
+        if name.endswith(".base_layer") and isinstance(module.weight, torch.Tensor)
+    )
+    return {
+        "key-value cache": rows * per_row,
+        "merged weights": merged if dtype == torch.float32 else 0,
+        "sampler": rows * causal.config.vocab_size * SAMPLER_BYTES,
+        "prompts": reading_footprint(causal, rows, lengths.student, config.attention),
+    }
+
+
+def _mark_trained(causal: PreTrainedModel, config: TrainConfig) -> int:
+    """Leaves the trainable parameters marked, as the run will; returns their bytes."""
+    if config.tuning == "lora":
+        lora_network(causal, config.lora)
+        causal.train()
+        if config.gradient_checkpointing:
+            causal.gradient_checkpointing_enable({"use_reentrant": False})
+    return sum(p.numel() * p.itemsize for p in causal.parameters() if p.requires_grad)
+
+
+def _chunk(tokens: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> int:
+    logits = min(chunk_bytes(device), 2 * tokens * vocabulary * dtype.itemsize)
+    return logits + SLAB_TEMPORARIES * max(slab_bytes(device), vocabulary * 4)
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(p.numel() * p.itemsize for p in model.parameters())

@@ -1,0 +1,256 @@
+"""The training loop: one step is the paper's algorithm, and it does not know which objective it runs."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from phfcli.core.config import TrainConfig
+from phfcli.core.errors import FaultError
+from phfcli.core.grading import Grader, Status, last_box
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.layer_choice import pick_layers
+from phfcli.core.models.passes import Batch, Sample, collate, run_pass
+from phfcli.core.models.prompts import Prompts
+from phfcli.core.objectives.contract import LossTerms, Objective
+from phfcli.core.objectives.teachers.averaged import Teacher
+from phfcli.core.rollouts.engine import TrainingEngine
+from phfcli.core.runs.training_data import Curriculum
+from phfcli.core.seeds import derive_seed
+from phfcli.core.shipped_files import step_name
+from phfcli.core.storage.files import append_lines, as_json, write_json
+from phfcli.core.training.distributed import ALONE, Ranks
+from phfcli.core.training.metrics import Meter, Metrics, peak_memory
+from phfcli.core.training.saving import check_alike, save
+from phfcli.core.training.validation import Validation
+from phfcli.core.types import Completion, Problem, Request, Sampling
+
+
+@dataclass
+class Trainer:
+    """Everything a step needs; `model` is the student.
+
+    With several ranks each has a trainer of its own. They do the same but for their share of the samples, and only the
+    main one writes.
+    """
+
+    config: TrainConfig
+    folder: Path
+    model: LanguageModel
+    teacher: Teacher
+    objective: Objective
+    engine: TrainingEngine
+    prompts: Prompts
+    curriculum: Curriculum
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    ranks: Ranks = ALONE
+    grader: Grader = field(default_factory=Grader)  # its workers start when there is something to grade
+    validation: Validation | None = None
+    step: int = 0  # completed
+    stopping: bool = False  # may be set at any moment, by a signal's handler say
+
+    def train(self) -> Iterator[Metrics]:
+        """Runs to the last step, or until a rank is told to stop; yields each step's metrics once they are on disk."""
+        check_alike(self)
+        with self.grader, closing(self.engine):
+            while not self.done:
+                metrics, samples = self.train_step(self.step + 1)
+                self.step += 1
+                if self.ranks.main:
+                    append_lines(self.folder / "metrics.jsonl", [metrics])
+                due = self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps
+                if self.validation is not None and self.validation.due(self.step, self.config.steps):
+                    due = True  # a checkpoint with each evaluation, and after it: who goes on from there has both
+                    scores = self.validation.run(self.step, self.model, self.engine, self.grader, self.ranks)
+                    metrics |= {"evaluation": scores}
+                if due:
+                    save(self, samples)
+                yield metrics
+                if self.ranks.any(self.stopping):
+                    if not due:
+                        save(self, samples)
+                    return
+
+    @property
+    def done(self) -> bool:
+        """Whether the last step is completed, or evaluations have not become better for too long."""
+        return self.step >= self.config.steps or (self.validation is not None and self.validation.exhausted)
+
+    def train_step(self, step: int) -> tuple[Metrics, list[Sample]]:
+        """One update of the student and of its teacher; also returns this rank's rollouts that it was made on."""
+        started = time.perf_counter()
+        torch.manual_seed(derive_seed(self.config.seed, "step", step))
+        problems = self.problems(step)  # (x, r)
+        completions = self.rollout(problems, step)  # y ~ p_S(. | x), eq. 1
+        sampled = time.perf_counter()
+        samples = self.read(problems, completions)
+        batches = self.collate(samples)
+        counts = self.ranks.total({name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts})
+        loss, grad_norm, means = self.gradient(batches, counts, self.ranks)
+        if not math.isfinite(loss) or not math.isfinite(grad_norm):
+            raise self.fault(loss, grad_norm, samples, counts)
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.update()
+        seconds = time.perf_counter() - started
+        return {
+            "step": step,
+            "loss": loss,
+            **means,
+            "grad_norm": grad_norm,
+            "lr": rate,
+            **self.teacher.metrics(),
+            **self.rollout_metrics(completions, samples),
+            "tokens_per_s": counts["tokens"] / seconds,
+            "rollout_seconds": sampled - started,
+            "seconds": seconds,
+            "peak_memory_bytes": max(self.ranks.gather([peak_memory(self.model.device)])),  # of any rank
+        }, samples
+
+    def problems(self, step: int) -> list[Problem]:
+        """The problems of a step, of all ranks, each as often as the objective wants a completion of it."""
+        return [problem for problem in self.curriculum.batch(step) for _ in range(self.objective.needs.group_size)]
+
+    def rollout(self, problems: Sequence[Problem], step: int) -> list[Completion]:
+        """This rank's share of the student's own completions, in order; of an offline objective the references."""
+        own = self.ranks.share(len(problems))
+        if self.objective.needs.offline:
+            return [self._reference(problems[index]) for index in own]
+        settings = self.config.rollout
+        sampling = Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_new_tokens)
+        requests = [
+            Request(
+                tuple(self.prompts.student(problems[index].problem)),
+                derive_seed(self.config.seed, "rollout", step, index),
+            )
+            for index in own
+        ]
+        self.engine.update(self.model)
+        return [
+            completion for _, completion in sorted(self.engine.sample(requests, sampling), key=lambda pair: pair[0])
+        ]
+
+    def read(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[Sample]:
+        """This rank's completions after the student's prompt and, where the objective asks, after the teacher's."""
+        own, size = self.ranks.share(len(problems)), self.objective.needs.group_size
+        rewards = [0.0] * len(problems)
+        if self.objective.needs.reward:  # a group may be spread over ranks
+            rewards = self.ranks.gather(self._rewards([problems[index] for index in own], completions))
+        samples = [
+            Sample(
+                student_prompt=self.prompts.student(problems[index].problem),
+                teacher_prompt=self._teacher_prompt(problems[index]),
+                completion=completion.ids,
+                logprobs=completion.logprobs,
+                reward=rewards[index],
+                group=rewards[index - index % size :][:size],
+            )
+            for index, completion in zip(own, completions, strict=True)
+        ]
+        return [self.teacher.prepare(sample, problems[index]) for index, sample in zip(own, samples, strict=True)]
+
+    def collate(self, samples: Sequence[Sample]) -> list[Batch]:
+        """Micro-batches of samples of like length: little is padded. The longest come first: memory runs out at once.
+
+        Which samples are computed together does not change the loss: it is a sum.
+        """
+        size, needs = self.config.micro_batch_size, self.objective.needs
+        order = sorted(range(len(samples)), key=lambda index: samples[index].columns, reverse=True)
+        parts = [[samples[i] for i in sorted(order[first : first + size])] for first in range(0, len(order), size)]
+        pad_id, device = self.model.card.pad_id, self.model.device
+        return [collate(part, needs.positions, pad_id, device, needs.where) for part in parts]
+
+    def gradient(
+        self, batches: Sequence[Batch], counts: Mapping[str, float], ranks: Ranks
+    ) -> tuple[float, float, Metrics]:
+        """The loss of the ranks' batches, its gradient's norm and their metrics; the gradient stays on the parameters.
+
+        Each batch is divided by the counts of all, so ranks, like micro-batches, only have to be summed.
+        """
+        meter, loss = Meter(), 0.0
+        self.model.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        for batch in batches:
+            terms = self.terms(batch)
+            part = terms.total(counts)
+            part.backward()
+            loss += part.item()
+            meter.add(terms.metrics | {"padding": batch.padding})
+        gradients = [p.grad for p in self.model.trainable().values() if p.grad is not None]
+        ranks.sum_(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients).item()
+        return ranks.total({"loss": loss})["loss"], norm, meter.means(ranks)
+
+    def terms(self, batch: Batch) -> LossTerms:
+        """Both passes over the same tokens, then the objective."""
+        layers = pick_layers(self.objective.needs.layers, len(self.model.blocks))
+        teacher = None
+        if self.objective.needs.teacher:
+            teacher = self.teacher.read(self.model, batch, layers)  # p_T(. | x, r, y_<t), eq. 2
+        student = run_pass(self.model, batch.student, batch, layers, self.objective.needs.shadow)
+        return self.objective.loss(student, teacher, batch)
+
+    def update(self) -> None:
+        """Clip, AdamW, schedule, teacher."""
+        torch.nn.utils.clip_grad_norm_(self.model.trainable().values(), self.config.optim.max_grad_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)  # sampling has use for the memory
+        self.teacher.update()  # eq. 11
+
+    def rollout_metrics(self, completions: Sequence[Completion], samples: Sequence[Sample]) -> Metrics:
+        """Means over the completions of all ranks."""
+        sums = {
+            "rollout_tokens": sum(len(c.ids) for c in completions),
+            "truncated": sum(c.finish == "length" for c in completions),
+            **({"reward": sum(s.reward for s in samples)} if self.objective.needs.reward else {}),
+            "count": len(completions),
+        }
+        totals = self.ranks.total(sums)
+        count = totals.pop("count")
+        return {name: total / count for name, total in totals.items()}
+
+    def fault(
+        self, loss: float, grad_norm: float, samples: Sequence[Sample], counts: Mapping[str, float]
+    ) -> FaultError:
+        """Saves a batch whose loss or gradient is not finite, and what each of its samples alone adds to them."""
+        step, records = self.step + 1, []
+        for sample in samples:
+            alone = self.gradient(self.collate([sample]), counts, ALONE)
+            text = self.model.card.text(sample.completion)
+            records.append(
+                asdict(sample) | {"text": text} | dict(zip(("loss", "grad_norm", "metrics"), alone, strict=True))
+            )
+        path = self.folder / "faults" / f"{step_name(step)}.json"
+        records = self.ranks.gather(records)
+        if self.ranks.main:
+            write_json(path, as_json({"step": step, "loss": loss, "grad_norm": grad_norm, "samples": records}))
+        return FaultError(
+            f"step {step}: the loss is {loss} and the norm of its gradient {grad_norm}; nothing was updated, the last "
+            f"checkpoint is intact, and the batch is in {path}"
+        )
+
+    def _rewards(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[float]:
+        """1 for a completion whose answer is the problem's, else 0, by the grader of evaluation."""
+        texts = [self.model.card.text(completion.ids) for completion in completions]
+        golds = [problem.answer or last_box(problem.solution or "") or "" for problem in problems]
+        grades = self.grader.grade(list(zip(golds, texts, strict=True)))
+        whole = [completion.finish == "stop" for completion in completions]
+        return [float(ok and grade.status == Status.correct) for ok, grade in zip(whole, grades, strict=True)]
+
+    def _reference(self, problem: Problem) -> Completion:
+        assert problem.solution is not None
+        return Completion(tuple(self.prompts.target(problem.problem, problem.solution)), (), finish="stop")
+
+    def _teacher_prompt(self, problem: Problem) -> list[int] | None:
+        needs = self.objective.needs
+        if not needs.teacher:
+            return None
+        assert problem.solution is not None
+        if needs.privileged:
+            return self.prompts.teacher(problem.problem, problem.solution)
+        return self.prompts.student(problem.problem)

@@ -1,0 +1,57 @@
+"""What is refused before a run: settings, each sensible alone, that do not go together."""
+
+from phfcli.core.config import TrainConfig
+from phfcli.core.errors import UserError
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.objectives.contract import Needs
+from phfcli.core.objectives.teachers.bridge import Bridge
+from phfcli.core.objectives.teachers.external import ExternalTeacher
+from phfcli.core.runs.run_folder import model_identity
+from phfcli.core.training.distributed import Ranks
+
+
+def check_shares(config: TrainConfig, group_size: int, ranks: Ranks) -> None:
+    """Raises UserError where a step cannot be shared out: in equal shares, if ranks need each other in every pass."""
+    completions, sharded = config.batch_size * group_size, config.sharding == "fsdp"
+    if completions < ranks.size:
+        raise UserError(
+            f"batch_size: a step's {completions} completions are too few for {ranks.size} processes to share"
+        )
+    if sharded and ranks.size == 1:
+        raise UserError("sharding: there is one process only; start several, with --processes or torchrun")
+    if sharded and config.tuning == "full":
+        raise UserError("sharding: fsdp spreads a frozen base; with tuning=full every process holds all weights")
+    if sharded and completions % ranks.size:
+        raise UserError(
+            f"batch_size: with sharding=fsdp a step's {completions} completions must be a multiple of "
+            f"{ranks.size} processes"
+        )
+
+
+def check_external(config: TrainConfig, needs: Needs, student: LanguageModel, teacher: ExternalTeacher) -> None:
+    """Raises UserError for a teacher whose outputs or states cannot be compared with the student's."""
+    name, fix = f"teacher.model: {config.teacher.model}", "fit one with `phf bridge fit`"
+    if needs.bridge is not None:
+        _check_bridge(config, needs.bridge)
+    elif teacher.retelling is not None:
+        raise UserError(
+            f"{name} has another tokenizer than {config.model}, so without a bridge neither next tokens nor states can "
+            f"be compared; {fix} and train with --objective oprd --set oprd.bridge=FILE"
+        )
+    elif needs.layers != () and student.head.shape[1] != teacher.model.head.shape[1]:
+        widths = f"{teacher.model.head.shape[1]}, and those of {config.model} of {student.head.shape[1]}"
+        raise UserError(f"{name} has states of width {widths}; they need a bridge: {fix}, then --set oprd.bridge=FILE")
+    if needs.outputs and teacher.retelling is not None:
+        raise UserError(f"{name} has another tokenizer, so its next tokens cannot be compared: --set oprd.mu=null")
+
+
+def _check_bridge(config: TrainConfig, bridge: Bridge) -> None:
+    """A bridge stands between the very models that it was fitted to."""
+    for side, setting, name in (("student", "model", config.model), ("teacher", "teacher.model", config.teacher.model)):
+        fitted, given = bridge.about[side], model_identity(name or "")
+        for key in ("sha256", "revision"):
+            if key in fitted and key in given and fitted[key] != given[key]:
+                raise UserError(
+                    f"oprd.bridge: {bridge.path} was fitted to the {side} {fitted['name']} with {key} {fitted[key]}, "
+                    f"and {setting} {name} has {given[key]}; fit another one with `phf bridge fit`"
+                )

@@ -1,0 +1,101 @@
+"""What a training run leaves on disk in its course, and how it goes on from there: checkpoints, flows, the best one."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from phfcli.core.errors import FaultError, UserError
+from phfcli.core.models.description import stable_name
+from phfcli.core.models.passes import Sample
+from phfcli.core.models.sharding import whole_blocks
+from phfcli.core.runs.checkpoints import (
+    MismatchError,
+    checkpoints_of,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+    set_aside,
+)
+from phfcli.core.runs.flow_files import save_flow
+from phfcli.core.runs.flow_recorder import record_flow
+from phfcli.core.runs.run_folder import continue_run
+from phfcli.core.shipped_files import step_name
+
+if TYPE_CHECKING:
+    from phfcli.core.training.loop import Trainer
+
+
+def save(trainer: "Trainer", samples: Sequence[Sample]) -> None:
+    """A checkpoint of the completed step, and the hidden flow of some of its rollouts under its weights."""
+    flow, needs, ranks = trainer.config.flow, trainer.objective.needs, trainer.ranks
+    samples = ranks.gather(samples[: flow.saved_samples])
+    with whole_blocks(trainer.model):
+        if ranks.main and flow.saves(trainer.step) and needs.teacher and needs.privileged:
+            recorded = record_flow(trainer.model, trainer.teacher, samples[: flow.saved_samples], flow.positions)
+            save_flow(trainer.folder, trainer.step, recorded, flow.saved_dtype)
+    if ranks.main:
+        _write_checkpoint(trainer)
+
+
+def resume(trainer: "Trainer", warn: Callable[[str], None]) -> None:
+    """Goes back to the newest checkpoint that can be read; with none, the run starts over."""
+    with trainer.ranks.main_first():
+        skipped = _load_newest(trainer)
+        if trainer.ranks.main:
+            for reason in skipped:
+                warn(f"{reason}; going back to {f'step {trainer.step}' if trainer.step else 'the start'}")
+            continue_run(trainer.folder, trainer.step)
+        if trainer.validation is not None:
+            trainer.validation.read(trainer.step)
+            if trainer.ranks.main:
+                trainer.validation.point()
+
+
+def check_alike(trainer: "Trainer") -> None:
+    """Raises FaultError where ranks do not start from the same weights at the same step."""
+    weights = sum(p.detach().double().square().sum().item() for p in trainer.model.trainable().values())
+    if len(set(trainer.ranks.gather([(trainer.step, weights)]))) > 1:
+        raise FaultError(
+            "the processes do not hold the same weights: the run's folder must be one that all machines share"
+        )
+
+
+def _write_checkpoint(trainer: "Trainer") -> None:
+    """Only then are older ones removed, and the best one pointed to."""
+    model, config = trainer.model, trainer.config
+    state = {"step": trainer.step, "model": stable_name(config.model), "schedule": trainer.schedule.state_dict()}
+    folder = trainer.folder / "checkpoints" / step_name(trainer.step)
+    save_checkpoint(folder, model, trainer.teacher, trainer.optimizer, state)
+    best = trainer.validation and trainer.validation.best
+    if trainer.validation and best and best["step"] == trainer.step:
+        trainer.validation.point()
+    prune_checkpoints(trainer.folder, config.keep, best["step"] if best else None)
+
+
+def _load_newest(trainer: "Trainer") -> list[str]:
+    """Returns what was skipped on the way, and why."""
+    skipped = []
+    for step, folder in reversed(checkpoints_of(trainer.folder)):
+        try:
+            state = load_checkpoint(folder, trainer.model, trainer.teacher, trainer.optimizer)
+        except MismatchError:
+            raise  # it is whole: to go back beyond it would lose what is good
+        except UserError as error:
+            skipped.append(f"checkpoint skipped: {error}; set aside as {set_aside(folder).name}")
+            continue
+        _restore_schedule(trainer, state["schedule"])
+        trainer.step = step
+        break
+    return skipped
+
+
+def _restore_schedule(trainer: "Trainer", state: dict[str, Any]) -> None:
+    """Puts the schedule where it was, at the rates of the present settings, and the optimizer at its rate.
+
+    Which the schedule itself would only do after the next step.
+    """
+    schedule = trainer.schedule
+    schedule.load_state_dict({key: value for key, value in state.items() if key != "base_lrs"})
+    rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    schedule._last_lr = [base * share(schedule.last_epoch) for base, share in rates]
+    for group, rate in zip(trainer.optimizer.param_groups, schedule.get_last_lr(), strict=True):
+        group["lr"] = rate

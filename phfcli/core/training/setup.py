@@ -1,0 +1,121 @@
+"""From settings to a trainer that is ready for its first step; everything that can be refused is refused here."""
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+
+import torch
+from transformers import get_scheduler
+
+from phfcli.core.config import TrainConfig
+from phfcli.core.errors import UserError
+from phfcli.core.grading import Grader
+from phfcli.core.models.language_model import LanguageModel, add_lora, load_model, load_whole
+from phfcli.core.models.layer_choice import check_layers
+from phfcli.core.models.logit_lens import check_shadow
+from phfcli.core.models.prompts import Prompts, build_prompts
+from phfcli.core.models.sharding import shard
+from phfcli.core.objectives.build import build_objective
+from phfcli.core.objectives.teachers.averaged import Teacher, build_teacher
+from phfcli.core.objectives.teachers.external import load_external
+from phfcli.core.rollouts.build_engine import training_engine
+from phfcli.core.rollouts.engine import TrainingEngine
+from phfcli.core.rollouts.transformers_engine import TransformersEngine
+from phfcli.core.runs.run_folder import start_run
+from phfcli.core.runs.training_data import Curriculum, Reading, build_curriculum
+from phfcli.core.seeds import derive_seed
+from phfcli.core.training.distributed import ALONE, Ranks
+from phfcli.core.training.loop import Trainer
+from phfcli.core.training.refusals import check_external, check_shares
+from phfcli.core.training.trackers import check_trackers
+from phfcli.core.training.validation import Validation, build_validation
+
+
+def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks = ALONE) -> Trainer:
+    """Loads the model and the problems, and puts the parts together; a fresh run is recorded in its folder.
+
+    No rank waits for another here.
+
+    Raises:
+        UserError: for a model, data or layers that cannot be used. Nothing has been written then.
+    """
+    model = load_model(config) if config.tuning == "lora" else load_whole(config)
+    prompts = build_prompts(model.card.tokenizer, config.prompt)
+    check_trackers(config)
+    objective = build_objective(config)
+    needs = objective.needs
+    check_shares(config, needs.group_size, ranks)
+    reading = Reading(prompts, needs.privileged, None if needs.offline else config.rollout.max_new_tokens)
+    external = load_external(config, model.card) if needs.teacher and config.teacher.kind == "external" else None
+    contexts = [model.card.context, needs.max_tokens, external.context if external else None]
+    limit = min(context for context in contexts if context is not None)
+    curriculum, skipped = build_curriculum(config, reading, limit)
+    for setting, layers in (("flow.layers", config.flow.layers), ("oprd.layers", config.oprd.layers)):
+        if layers == needs.layers:  # of the two the one that the objective reads
+            check_layers(setting, layers, len(model.blocks))
+    if external is not None:
+        check_external(config, needs, model, external)
+    if needs.shadow is not None:
+        check_shadow(model, needs.shadow)
+    if config.tuning == "lora":
+        model = add_lora(model, config.lora, derive_seed(config.seed, "lora"))
+    if config.sharding == "fsdp":
+        shard(model, ranks.size)
+    if config.gradient_checkpointing:
+        model.causal.gradient_checkpointing_enable({"use_reentrant": False})
+    optimizer, schedule = build_optimizer(config, model, curriculum)
+    grader = Grader()  # whose workers start when there is something to grade
+    validation = build_validation(config, folder, model.card, prompts, grader)
+    engine: TrainingEngine = TransformersEngine(model)  # which holds nothing of its own, and stays idle offline
+    if not needs.offline:
+        engine = _build_engine(config, model, prompts, curriculum, validation)
+    teacher: Teacher = external or build_teacher(model.trainable() if needs.teacher else {}, config.teacher)
+    if fresh and ranks.main:
+        start_run(folder, config, model, curriculum, skipped, ranks.size)
+    return Trainer(
+        config=config,
+        folder=folder,
+        model=model,
+        teacher=teacher,
+        objective=objective,
+        engine=engine,
+        prompts=prompts,
+        curriculum=curriculum,
+        optimizer=optimizer,
+        schedule=schedule,
+        ranks=ranks,
+        grader=grader,
+        validation=validation,
+    )
+
+
+def build_optimizer(
+    config: TrainConfig, model: LanguageModel, curriculum: Curriculum
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW with a cosine whose horizon is its own setting, apart from the last step, which must not lie beyond it."""
+    optim = config.optim
+    optimizer = torch.optim.AdamW(
+        model.trainable().values(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
+    )
+    horizon = optim.horizon_steps or round(optim.horizon_epochs * curriculum.steps_per_epoch)
+    if horizon < config.steps:
+        raise UserError(
+            f"steps: {config.steps} is beyond the schedule's horizon of {horizon}; raise optim.horizon_steps"
+        )
+    return optimizer, get_scheduler("cosine", optimizer, optim.warmup_steps, horizon)
+
+
+def _build_engine(
+    config: TrainConfig,
+    model: LanguageModel,
+    prompts: Prompts,
+    curriculum: Curriculum,
+    validation: Validation | None,
+) -> TrainingEngine:
+    """The engine of rollouts, which also draws for evaluations in between."""
+    own: Iterable[Sequence[int]] = (prompts.student(p.problem) for p in curriculum.visited(config.steps))
+    new_tokens = config.rollout.max_new_tokens
+    if validation is not None:
+        own = chain(own, (request.prompt_ids for request in validation.requests))
+        new_tokens = max(new_tokens, validation.sampling.max_new_tokens)
+    return training_engine(config, model, own, new_tokens)

@@ -1,0 +1,141 @@
+"""Evaluation in the course of training: every so many steps, by the training's own engine, to find the best checkpoint.
+
+It draws from seeds of its own and leaves no trace on the steps: a run ends with bitwise the same weights with and
+without it.
+"""
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from phfcli.core.config import EvalConfig, TrainConfig
+from phfcli.core.errors import UserError
+from phfcli.core.evaluation.benchmarks import check_golds, load_benchmark
+from phfcli.core.evaluation.evaluate import sampling_of
+from phfcli.core.evaluation.sample_file import Sample
+from phfcli.core.evaluation.sample_tasks import Job, grade, jobs_of
+from phfcli.core.evaluation.statistics import average
+from phfcli.core.grading import Grader, Status
+from phfcli.core.models.description import ModelCard
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.prompts import Prompts
+from phfcli.core.rollouts.engine import TrainingEngine
+from phfcli.core.shipped_files import step_name
+from phfcli.core.storage.files import append_lines, read_lines
+from phfcli.core.training.distributed import Ranks
+from phfcli.core.types import Request, Sampling
+
+FILE = "evaluations.jsonl"
+
+Result = dict[str, Any]  # a line of it
+
+
+@dataclass
+class Validation:
+    """A benchmark to draw from in training, and what came out so far."""
+
+    folder: Path  # of the run
+    bench: str
+    every: int  # steps
+    patience: int | None  # evaluations without a better one, after which training ends
+    jobs: list[Job]
+    requests: list[Request]
+    sampling: Sampling
+    results: list[Result] = field(default_factory=list)
+
+    def due(self, step: int, last: int) -> bool:
+        return step % self.every == 0 or step == last
+
+    @property
+    def best(self) -> Result | None:
+        """The result with the highest average, the earliest of equals."""
+        return max(self.results, key=lambda result: (result["average"], -result["step"]), default=None)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the best result lies so many evaluations back that training is to end."""
+        if self.patience is None or self.best is None:
+            return False
+        return len(self.results) - 1 - self.results.index(self.best) >= self.patience
+
+    def run(self, step: int, model: LanguageModel, engine: TrainingEngine, grader: Grader, ranks: Ranks) -> Result:
+        """Evaluates the present weights, each rank its share of the samples; the result is also on disk."""
+        started = time.perf_counter()
+        own = ranks.share(len(self.jobs))
+        engine.update(model)
+        requests = [self.requests[index] for index in own]
+        found = sorted(engine.sample(requests, self.sampling, logprobs=False), key=lambda pair: pair[0])
+        drawn = [(self.jobs[own[index]], completion) for index, completion in found]
+        samples = ranks.gather(grade(drawn, model.card, grader))
+        result = {"step": step, "bench": self.bench, **_figures(samples), "seconds": time.perf_counter() - started}
+        self.results.append(result)
+        if ranks.main:
+            append_lines(self.folder / FILE, [result])
+        return result
+
+    def read(self, step: int) -> None:
+        """Takes up the results of a run that goes on after a step."""
+        self.results = [line for line in read_lines(self.folder / FILE) if line["step"] <= step]
+
+    def point(self) -> None:
+        """Lets RUN/best lead to the best checkpoint."""
+        link, temporary = self.folder / "best", self.folder / ".best.tmp"
+        if self.best is None:
+            link.unlink(missing_ok=True)
+            return
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(Path("checkpoints", step_name(self.best["step"])))
+        temporary.replace(link)
+
+
+def build_validation(
+    config: TrainConfig, folder: Path, card: ModelCard, prompts: Prompts, grader: Grader
+) -> Validation | None:
+    """What the settings ask for, or None.
+
+    Raises:
+        UserError: without a benchmark, for one that cannot be read, or whose prompts do not fit.
+    """
+    settings = config.evaluation
+    if settings.every is None:
+        if settings.patience is not None:
+            raise UserError("--patience: there is nothing to wait for without --eval-every")
+        return None
+    if settings.bench is None:
+        raise UserError("--eval-every: name a benchmark or a file with --eval-bench")
+    asked = EvalConfig(
+        model=config.model,
+        columns=config.columns,
+        limit=settings.limit,
+        max_new_tokens=settings.max_new_tokens or config.rollout.max_new_tokens,
+    )
+    bench = check_golds(load_benchmark(settings.bench, asked), grader)
+    jobs = jobs_of(bench, settings.n, asked.seed)
+    return Validation(
+        folder=folder,
+        bench=bench.name,
+        every=settings.every,
+        patience=settings.patience,
+        jobs=jobs,
+        requests=[Request(tuple(prompts.student(job.problem.problem)), job.seed) for job in jobs],
+        sampling=sampling_of(asked, card, prompts, bench),
+    )
+
+
+def _figures(samples: list[Sample]) -> Result:
+    """Of all ranks' samples."""
+    scores: dict[str, list[float]] = {}
+    for sample in samples:
+        scores.setdefault(sample["problem"], []).append(float(sample["status"] == Status.correct))
+    mean, statuses = average(list(scores.values())), Counter(sample["status"] for sample in samples)
+    return {
+        "problems": mean.problems,
+        "n": len(samples) // mean.problems,
+        "average": mean.average,
+        "stderr": mean.stderr,
+        "truncated": statuses[Status.truncated],
+        "grader_failures": statuses[Status.timeout] + statuses[Status.error],
+        "mean_tokens": sum(sample["tokens"] for sample in samples) / len(samples),
+    }

@@ -1,0 +1,72 @@
+"""The file of samples: one writer, one set of settings, each key once."""
+
+from pathlib import Path
+
+import pytest
+
+from phfcli.core.errors import UserError
+from phfcli.core.evaluation.sample_file import SampleFile
+from phfcli.core.types import Problem
+
+PROBLEMS = [Problem("a", "?"), Problem("b", "?")]
+SETTINGS = {"n": 2, "seed": 0}
+
+
+def line(problem: str, sample: int, **more: object) -> dict[str, object]:
+    return {"problem": problem, "sample": sample, **more}
+
+
+def test_what_was_appended_is_read_by_key(tmp_path: Path) -> None:
+    file = SampleFile(tmp_path / "new" / "bench")
+    with file.claim(SETTINGS, {"created": "now"}):
+        file.append([line("a", 0), line("b", 1)])
+        file.append([line("a", 0, again=True), line("a", 5), line("gone", 0)])
+    assert file.read(PROBLEMS, 2) == {("a", 0): line("a", 0), ("b", 1): line("b", 1)}
+
+
+def test_a_torn_last_line_is_taken_off_before_anything_is_appended(tmp_path: Path) -> None:
+    file = SampleFile(tmp_path)
+    with file.claim(SETTINGS, {}):
+        file.append([line("a", 0)])
+    with file.path.open("a") as torn:
+        torn.write('{"problem": "a", "sam')
+    with file.claim(SETTINGS, {}):
+        file.append([line("a", 1)])
+    assert sorted(file.read(PROBLEMS, 2)) == [("a", 0), ("a", 1)]
+    assert file.path.read_text().count("\n") == 2
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    file = SampleFile(tmp_path / "bench")
+    with file.claim(SETTINGS, {"created": "then"}):
+        pass
+    with (
+        pytest.raises(UserError, match="was sampled with seed 0, now it is 1"),
+        file.claim({**SETTINGS, "seed": 1}, {}),
+    ):
+        pytest.fail("mixed")
+    with file.claim(SETTINGS, {"created": "later"}):  # what is only about the run may differ
+        pass
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    file = SampleFile(tmp_path / "bench")
+    refused = pytest.raises(UserError, match="another evaluation is writing here")
+    with file.claim(SETTINGS, {}), refused, file.claim(SETTINGS, {}):
+        pytest.fail("two writers")
+    with file.claim(SETTINGS, {}):
+        pass
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="holds something else"), SampleFile(tmp_path).claim(SETTINGS, {}):
+        pytest.fail("taken")
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_stop_before_the_settings_were_written_leaves_a_usable_folder(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    (tmp_path / ".settings.json.tmp").touch()
+    with SampleFile(tmp_path).claim(SETTINGS, {}):
+        assert (tmp_path / "settings.json").is_file()

@@ -1,0 +1,114 @@
+"""Models: an adapter starts at nothing, folds away for sampling, and unsupported architectures are refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from phfcli.core.config import LoraSettings, ModelSettings
+from phfcli.core.errors import UserError
+from phfcli.core.models.language_model import (
+    LanguageModel,
+    add_lora,
+    check_supported,
+    load_model,
+    merged,
+    pick_attention,
+)
+
+IDS = torch.tensor([[5, 9, 40, 3, 77]])
+
+
+@pytest.fixture
+def adapted() -> LanguageModel:
+    model = add_lora(load_model(ModelSettings(device="cpu")), LoraSettings(r=8, alpha=16), seed=3)
+    with torch.no_grad():
+        for p in model.trainable().values():
+            p.add_(0.05 * torch.randn_like(p))
+    return model
+
+
+def test_a_fresh_adapter_changes_nothing_and_is_all_that_trains() -> None:
+    base = load_model(ModelSettings(device="cpu"))
+    before = base.causal(input_ids=IDS).logits
+    model = add_lora(base, LoraSettings(), seed=0)
+    torch.testing.assert_close(model.causal(input_ids=IDS).logits, before, rtol=0, atol=0)
+    assert len(model.trainable()) == 2 * 7 * 4
+    assert all("lora_" in name and p.dtype == torch.float32 for name, p in model.trainable().items())
+
+
+def test_a_merged_adapter_computes_the_same_and_leaves_no_trace(adapted: LanguageModel) -> None:
+    before = {name: p.clone() for name, p in adapted.network.named_parameters()}
+    trainable = list(adapted.trainable())
+    logits = adapted.causal(input_ids=IDS).logits
+    with torch.no_grad(), merged(adapted):
+        assert "lora" not in str(adapted.causal(input_ids=IDS).logits.grad_fn)
+        torch.testing.assert_close(adapted.causal(input_ids=IDS).logits, logits, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(p, before[name]) for name, p in adapted.network.named_parameters())
+    assert list(adapted.trainable()) == trainable
+    assert torch.equal(adapted.causal(input_ids=IDS).logits, logits)
+
+
+def test_an_adapter_that_is_more_than_products_is_not_folded(embedded: LanguageModel, tmp_path: Path) -> None:
+    source = load_model(ModelSettings(device="cpu"))
+    dora = get_peft_model(source.causal, LoraConfig(r=4, use_dora=True, target_modules=["q_proj"]))
+    with torch.no_grad():
+        for name, p in dora.named_parameters():
+            if "lora_" in name:
+                p.add_(0.1)
+    dora.save_pretrained(str(tmp_path))
+    model = load_model(ModelSettings(device="cpu"), adapter=tmp_path)
+    logits = model.causal(input_ids=IDS).logits
+    assert not torch.allclose(logits, embedded.causal(input_ids=IDS).logits)
+    with torch.no_grad(), merged(model):
+        assert torch.equal(model.causal(input_ids=IDS).logits, logits)
+
+
+def test_weights_come_back_after_a_failure(adapted: LanguageModel) -> None:
+    before = {name: p.clone() for name, p in adapted.network.named_parameters()}
+
+    def fail() -> None:
+        with merged(adapted):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert all(torch.equal(p, before[name]) for name, p in adapted.network.named_parameters())
+
+
+def test_a_models_own_sampling_defaults_are_dropped(embedded: LanguageModel) -> None:
+    own = embedded.causal.generation_config.to_diff_dict()
+    assert own.keys() <= {"eos_token_id", "pad_token_id", "transformers_version"}
+
+
+def test_logits_that_are_not_a_plain_product_are_refused(random_model: Callable[..., LanguageModel]) -> None:
+    check_supported(random_model().causal, "fine")
+    config = Qwen3Config(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
+    config.final_logit_softcapping = 30.0
+    with pytest.raises(UserError, match=r"capped: its config sets final_logit_softcapping"):
+        check_supported(Qwen3ForCausalLM(config), "capped")
+
+
+def test_unknown_target_modules_are_a_users_mistake(embedded: LanguageModel) -> None:
+    with pytest.raises(UserError, match=r"lora\.target_modules: .*nothing"):
+        add_lora(embedded, LoraSettings(target_modules=("nothing",)), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dtype", "installed", "picked"),
+    [
+        ("auto", "cuda", torch.bfloat16, True, "flash_attention_2"),
+        ("auto", "cuda", torch.bfloat16, False, None),
+        ("auto", "cuda", torch.float32, True, None),
+        ("auto", "cpu", torch.bfloat16, True, None),
+        ("eager", "cuda", torch.bfloat16, True, "eager"),
+    ],
+)
+def test_flash_attention_is_taken_where_it_can_be(
+    monkeypatch: pytest.MonkeyPatch, name: str, device: str, dtype: torch.dtype, installed: bool, picked: str | None
+) -> None:
+    monkeypatch.setattr("phfcli.core.models.language_model.is_flash_attn_2_available", lambda: installed)
+    assert pick_attention(name, torch.device(device), dtype) == picked

@@ -1,0 +1,169 @@
+"""The two passes: what is captured, where, and that padding changes nothing."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from phfcli.core.losses.divergence.fused import fused_divergence
+from phfcli.core.losses.divergence.plain import divergence
+from phfcli.core.losses.policy_gradient import token_logprobs
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.passes import Sample, capture_states, collate, run_pass, states_read
+
+LAYERS = (1, 2, 3)
+CPU = torch.device("cpu")
+
+
+def sample(prompt: int, privileged: int, completion: int, start: int = 5) -> Sample:
+    ids = [start + 7 * i % 200 for i in range(200)]
+    return Sample(ids[:prompt], ids[50 : 50 + privileged], ids[90 : 90 + completion])
+
+
+SAMPLES = [sample(3, 9, 6), sample(8, 4, 1, start=11), sample(1, 30, 12, start=23), sample(5, 5, 2, start=31)]
+
+
+def test_the_captured_state_is_the_blocks_output_before_the_final_norm(student: LanguageModel) -> None:
+    batch = collate([sample(4, 6, 10)], 128, student.card.pad_id, CPU)
+    passed = run_pass(student, batch.student, batch, LAYERS)
+    states = passed.states  # [3, 1, 10, d]
+    out = student.causal(
+        input_ids=batch.student.input_ids, attention_mask=batch.student.attention_mask, output_hidden_states=True
+    )
+    own = [h[:, 4:14] for h in out.hidden_states]  # embeddings, then blocks 1 to 3, the last after the final norm
+    for layer in (1, 2):
+        torch.testing.assert_close(states[layer - 1], own[layer])
+    torch.testing.assert_close(student.backbone.norm(states[2]), own[3])
+    assert not torch.allclose(states[2], own[3])
+    assert passed.final is not None
+    torch.testing.assert_close(passed.final, own[3])
+    seen = student.backbone.layers[-1]
+    kept: list[Tensor] = []
+    handle = seen.register_forward_hook(lambda _m, _a, output: kept.append(output))
+    student.backbone(input_ids=batch.student.input_ids)
+    handle.remove()
+    torch.testing.assert_close(states[2], kept[0][:, 4:14])
+
+
+def test_heads_read_the_last_blocks_after_the_final_norm(student: LanguageModel) -> None:
+    batch = collate(SAMPLES, 4, student.card.pad_id, CPU)
+    deep, low = (run_pass(student, batch.student, batch, layers) for layers in ((1, 3), (1, 2)))
+    assert deep.final is not None
+    for read in states_read(deep, deep):
+        torch.testing.assert_close(read[0], deep.states[0])
+        torch.testing.assert_close(read[1], deep.final)
+    # a block of the student that is not its last may lie as deep as the last of a teacher with fewer blocks
+    own, other = states_read(low, deep)
+    torch.testing.assert_close(own, low.states)
+    torch.testing.assert_close(other, deep.states)
+
+
+def test_hidden_predicts_each_token_of_the_completion(student: LanguageModel) -> None:
+    batch = collate(SAMPLES, 4, student.card.pad_id, CPU)
+    assert batch.teacher is not None
+    for reading, prompts in (
+        (batch.student, [s.student_prompt for s in SAMPLES]),
+        (batch.teacher, [s.teacher_prompt or [] for s in SAMPLES]),
+    ):
+        logits = run_pass(student, reading, batch, ()).hidden @ student.head.T
+        expected = []
+        for prompt, one in zip(prompts, SAMPLES, strict=True):
+            full = student.causal(input_ids=torch.tensor([[*prompt, *one.completion]])).logits[0]
+            expected.append(full[len(prompt) - 1 : -1])
+        torch.testing.assert_close(logits, torch.cat(expected))
+
+
+def test_a_padded_batch_equals_its_samples_one_by_one(student: LanguageModel) -> None:
+    together = collate(SAMPLES, 4, student.card.pad_id, CPU)
+    assert together.teacher is not None
+    passed = run_pass(student, together.teacher, together, LAYERS)
+    start = 0
+    for row, one in enumerate(SAMPLES):
+        alone = collate([one], 4, student.card.pad_id, CPU)
+        assert alone.teacher is not None
+        single = run_pass(student, alone.teacher, alone, LAYERS)
+        count, selected = len(one.completion), int(alone.valid.sum())
+        torch.testing.assert_close(passed.hidden[start : start + count], single.hidden)
+        torch.testing.assert_close(passed.states[:, row, :selected], single.states[:, 0, :selected])
+        assert together.valid[row].sum() == selected
+        start += count
+
+
+def test_the_teacher_pass_keeps_only_the_selected_columns(student: LanguageModel) -> None:
+    batch = collate([sample(4, 6, 100)], 8, student.card.pad_id, CPU)
+    with torch.no_grad():
+        without = run_pass(student, batch.student, batch, LAYERS).states
+    with_grad = run_pass(student, batch.student, batch, LAYERS).states
+    assert without.shape == (3, 1, 8, 32)
+    assert with_grad.requires_grad
+    torch.testing.assert_close(without, with_grad.detach())
+
+
+def test_no_hook_is_left_behind(student: LanguageModel) -> None:
+    def fail() -> None:
+        with capture_states([student.blocks[0]], torch.zeros(1, 1, dtype=torch.long)):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert not student.blocks[0]._forward_hooks
+
+
+def test_gradient_checkpointing_changes_neither_states_nor_gradients(student: LanguageModel) -> None:
+    batch = collate(SAMPLES, 4, student.card.pad_id, CPU)
+
+    def gradients() -> list[Tensor]:
+        student.network.train()
+        passed = run_pass(student, batch.student, batch, LAYERS)
+        (passed.states.square().sum() + passed.hidden.square().sum()).backward()
+        found = [p.grad.clone() for p in student.trainable().values() if p.grad is not None]
+        student.network.zero_grad()
+        return found
+
+    plain = gradients()
+    student.causal.gradient_checkpointing_enable({"use_reentrant": False})
+    checkpointed = gradients()
+    assert len(plain) == len(checkpointed) == len(student.trainable())
+    for a, b in zip(plain, checkpointed, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_counts() -> None:
+    batch = collate([sample(2, 2, 0), sample(2, 2, 1), sample(2, 2, 2), sample(2, 2, 7)], 4, 0, CPU)
+    assert batch.counts == {"tokens": 10, "samples": 3, "states": 3, "flows": 2}
+    rows, offsets = batch.tokens
+    assert rows.tolist() == [1, 2, 2, *[3] * 7]
+    assert offsets.tolist() == [0, 0, 1, *range(7)]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_all_weights_get_the_gradient_of_the_plain_loss(random_model: Callable[..., LanguageModel], tied: bool) -> None:
+    """With tied embeddings the head's part of it and the inputs' add up."""
+    model, teacher = random_model(tie_word_embeddings=tied), random_model(initializer_range=0.2)
+    batch = collate(SAMPLES, 4, model.card.pad_id, CPU)
+    assert batch.teacher is not None
+    with torch.no_grad():
+        privileged = run_pass(teacher, batch.teacher, batch, ())
+    loss = fused_divergence(
+        (student := run_pass(model, batch.student, batch, ())).hidden,
+        privileged.hidden,
+        student.head,
+        torch.ones(len(student.hidden)),
+        teacher_head=teacher.head,
+        chunk_size=5,
+    )
+    likelihood = token_logprobs(student.hidden, student.head, batch.token_ids, chunk_size=5).sum()
+    (loss - likelihood).backward()
+    ours = {name: p.grad for name, p in model.trainable().items()}
+    model.network.zero_grad(set_to_none=True)
+
+    rows, offsets = batch.tokens
+    reading = batch.student
+    logits = model.causal(input_ids=reading.input_ids, attention_mask=reading.attention_mask).logits
+    logits = logits[rows, reading.prompt_lengths[rows] + offsets - 1]
+    plain = divergence(logits, privileged.hidden @ teacher.head.T).sum()
+    (plain - logits.log_softmax(-1).gather(1, batch.token_ids[:, None]).sum()).backward()
+    assert ("lm_head.weight" in ours) != tied
+    for name, p in model.trainable().items():
+        torch.testing.assert_close(ours[name], p.grad, msg=lambda text, name=name: f"{name}: {text}")

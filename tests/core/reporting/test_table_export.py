@@ -1,0 +1,43 @@
+"""Tables for other programs: text stays text in each of them."""
+
+import csv
+from pathlib import Path
+
+from phfcli.core.reporting.table_export import Sheet, as_latex, as_markdown, write_records
+
+HOSTILE = Sheet("a_b | c", ["x & y", "50%"], [["<b>|*", "1 ± 2"], ["[x]", "2"], ["line\nbreak\\", "-0.5"]])
+
+
+def test_markdown() -> None:
+    assert as_markdown(HOSTILE).splitlines() == [
+        r"**a\_b \| c**",
+        "",
+        "| x &amp; y | 50% |",
+        "| --- | --- |",
+        r"| &lt;b>\|\* | 1 ± 2 |",
+        r"| \[x\] | 2 |",
+        r"| line break\\ | -0.5 |",
+    ]
+
+
+def test_latex() -> None:
+    assert as_latex(HOSTILE).splitlines() == [
+        r"\begin{table}",
+        r"\caption{a\_b | c}",
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"x \& y & 50\% \\",
+        r"\midrule",
+        r"<b>|{*} & 1 $\pm$ 2 \\",
+        r"{[}x] & 2 \\",
+        r"line break\textbackslash{} & -0.5 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+
+
+def test_csv(tmp_path: Path) -> None:
+    write_records(tmp_path / "x.csv", [{"a": 'x,"\n', "b": None}, {"c": 0.1}])
+    with (tmp_path / "x.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == [{"a": 'x,"\n', "b": "", "c": ""}, {"a": "", "b": "", "c": "0.1"}]

@@ -1,0 +1,401 @@
+"""The HTTP engine against a server that fails on purpose; what it draws is in test_http_engine_vllm.py."""
+
+import json
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phfcli.core.config import EvalConfig, HttpSettings, ModelSettings
+from phfcli.core.errors import UserError
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.rollouts import build_engine as rollouts
+from phfcli.core.rollouts import http_client
+from phfcli.core.rollouts.build_engine import evaluation_engine, single_engine
+from phfcli.core.rollouts.engine import Serving
+from phfcli.core.rollouts.http_client import PassingError, Patience
+from phfcli.core.rollouts.http_engine import HttpEngine
+from phfcli.core.rollouts.served_models import ServedModel, is_model
+from phfcli.core.shipped_files import embedded_model
+from phfcli.core.types import Completion, Request, Sampling
+
+BASE = str(embedded_model())
+END = 258  # the embedded model's end token
+SAMPLING = Sampling(temperature=1.1, top_p=0.95, top_k=20, max_new_tokens=8)
+
+
+class Server:
+    """Speaks vLLM's API on one port, through restarts, and fails where `fault` of (seed, attempt) names a way."""
+
+    def __init__(self) -> None:
+        self.fault: Callable[[int, int], str] = lambda *_: ""
+        self.model = {"id": BASE, "root": BASE, "parent": None, "max_model_len": 512}
+        self.delay_s = 0.0
+        self.adapters: dict[str, str] = {}
+        self.calls: list[tuple[str, dict[str, Any], dict[str, str]]] = []
+        self.attempts: Counter[int] = Counter()
+        self.running, self.most_running = 0, 0
+        self.lock = threading.Lock()
+        self._port = 0
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        self._connections: list[socket.socket] = []
+        self._http = _Http(("127.0.0.1", self._port), _Handler)
+        self._http.server = self
+        self._port = self._http.server_address[1]
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Breaks every connection and forgets the adapters, like a process that is killed."""
+        self._http.shutdown()
+        self._http.server_close()
+        self.adapters.clear()
+        for connection in self._connections:
+            with suppress(OSError):  # it may be closed already
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def paths(self) -> Counter[str]:
+        return Counter(path for path, _, _ in self.calls)
+
+    def keep(self, connection: socket.socket) -> None:
+        self._connections.append(connection)
+
+
+class _Http(ThreadingHTTPServer):
+    request_queue_size = 512
+    block_on_close = False
+    server: Server
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that is gone is nothing to print."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Http
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.server.keep(self.connection)
+
+    def log_message(self, *args: Any) -> None:
+        """Quiet."""
+
+    def do_GET(self) -> None:
+        server = self.server.server
+        server.calls.append((self.path, {}, dict(self.headers)))
+        adapters = [{"id": n, "root": p, "parent": BASE} for n, p in server.adapters.items()]
+        self._send(200, {"data": [server.model, *adapters]})
+
+    def do_POST(self) -> None:
+        server = self.server.server
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        server.calls.append((self.path, body, dict(self.headers)))
+        if self.path == "/v1/load_lora_adapter":
+            server.adapters[body["lora_name"]] = body["lora_path"]
+            self._send(200, {})
+        elif self.path == "/v1/unload_lora_adapter":
+            server.adapters.pop(body["lora_name"], None)
+            self._send(200, {})
+        else:
+            self._complete(server, body)
+
+    def _complete(self, server: Server, body: dict[str, Any]) -> None:
+        with server.lock:
+            server.attempts[body["seed"]] += 1
+            server.running += 1
+            server.most_running = max(server.most_running, server.running)
+        time.sleep(server.delay_s)
+        with server.lock:
+            server.running -= 1
+        if body["model"] not in {BASE, *server.adapters}:
+            self._send(404, {"error": {"message": "no such model"}})
+            return
+        self._answer(server.fault(body["seed"], server.attempts[body["seed"]]), body)
+
+    def _answer(self, fault: str, body: dict[str, Any]) -> None:
+        ids = [body["seed"] % 200, END]
+        choice = {"token_ids": ids, "finish_reason": "stop", "logprobs": {"token_logprobs": [-1.0, -2.0]}}
+        tree = {"model": body["model"], "choices": [choice]}
+        if fault.isdigit():
+            self._send(int(fault), {"error": {"message": f"a fault\nof {fault}"}})
+        elif fault == "hang":
+            time.sleep(3)
+        elif fault == "drop":
+            self.connection.shutdown(socket.SHUT_RDWR)
+        elif fault == "cut":
+            self._send(200, tree, promised=10_000)
+            self.connection.shutdown(socket.SHUT_RDWR)
+        else:
+            choice |= {"abort": {"finish_reason": "abort"}, "short": {"finish_reason": "length"}}.get(fault, {})
+            tree |= {"base": {"model": "other"}, "text": {"choices": [{"text": "hi"}]}}.get(fault, {})
+            self._send(200, tree)
+
+    def _send(self, status: int, tree: dict[str, Any], promised: int | None = None) -> None:
+        data = json.dumps(tree).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(promised or len(data)))
+        if 300 <= status < 400:
+            self.send_header("location", "http://127.0.0.1:1/")
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.stop()
+
+
+def engine(server: Server, adapter: Path | None = None, length: int = 512, **settings: Any) -> "closing[HttpEngine]":
+    http = HttpSettings(**{"patience_s": 5.0, "timeout_s": 30.0, "in_flight": 32} | settings)
+    return closing(HttpEngine(server.url, Serving(ModelSettings(device="cpu", http=http), length, adapter)))
+
+
+def requests(count: int) -> list[Request]:
+    return [Request((1, 2, 3), seed) for seed in range(count)]
+
+
+def check(drawn: list[tuple[int, Completion]], count: int) -> None:
+    assert sorted(index for index, _ in drawn) == list(range(count))
+    for index, completion in drawn:
+        assert completion == Completion((index % 200, END), (-1.0, -2.0), "stop")
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    (tmp_path / "adapter_config.json").write_text('{"r": 8}')
+    (tmp_path / "adapter_model.safetensors").write_text("weights")
+    return tmp_path
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "429", "drop", "cut", "hang", "abort"])
+def test_what_passes_is_tried_again_and_each_index_comes_once(server: Server, fault: str) -> None:
+    server.fault = lambda seed, attempt: fault if seed % 7 == 0 and attempt < 3 else ""
+    patience = {"timeout_s": 1.0, "patience_s": 30.0} if fault == "hang" else {}
+    with engine(server, **patience) as drawing:
+        check(list(drawing.sample(requests(60), SAMPLING)), 60)
+    assert all(server.attempts[seed] >= 3 for seed in range(0, 60, 7))
+
+
+def test_a_restart_is_survived_and_the_adapter_loaded_again(server: Server, adapter: Path) -> None:
+    server.delay_s = 0.05
+    with engine(server, adapter) as drawing:
+        rest = drawing.sample(requests(200), SAMPLING)
+        drawn = list(islice(rest, 60))
+        server.stop()
+        threading.Timer(0.5, server.start).start()
+        check([*drawn, *rest], 200)
+        assert server.paths()["/v1/load_lora_adapter"] == 2
+
+
+def test_a_server_that_stays_away_ends_it_after_the_patience(server: Server) -> None:
+    with engine(server, patience_s=1.0) as drawing:
+        drawn = drawing.sample(requests(200), SAMPLING)
+        assert len(list(islice(drawn, 50))) == 50
+        server.stop()
+        stopped = time.monotonic()
+        with pytest.raises(RuntimeError) as caught:
+            list(drawn)
+    assert 1.0 <= time.monotonic() - stopped < 3.0
+    assert f"{server.url} has failed for 1 s without a success" in str(caught.value)
+    assert "the same command goes on from there" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    server.start()
+
+
+def test_pauses_grow_up_to_a_bound(server: Server) -> None:
+    server.fault = lambda *_: "500"
+    with engine(server, patience_s=2.0) as drawing, pytest.raises(RuntimeError, match="a fault of 500"):
+        list(drawing.sample(requests(1), SAMPLING))
+    assert 15 <= server.attempts[0] <= 45  # pauses of 0.05 to 0.1 s
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("400", "status 400: a fault of 400"),
+        ("404", "status 404: a fault of 404"),
+        ("401", "it wants an API key (status 401: a fault of 401); set VLLM_API_KEY"),
+        ("307", "it redirects"),
+        ("short", "start it with --generation-config vllm"),
+        ("base", f"it was asked for {BASE} and has answered with other"),
+        ("text", "it does not answer like a vLLM server"),
+    ],
+)
+def test_a_mistake_is_told_at_once_in_one_line(server: Server, fault: str, message: str) -> None:
+    server.fault = lambda *_: fault
+    with engine(server, in_flight=1) as drawing, pytest.raises(UserError) as caught:
+        list(drawing.sample(requests(50), SAMPLING))
+    assert str(caught.value).startswith(f"--engine {server.url}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert server.attempts.total() == 1
+
+
+def test_a_wrong_server_is_refused_at_the_start(server: Server) -> None:
+    with pytest.raises(UserError, match="takes sequences of 512 tokens, and these reach 600; start it with --max-mod"):
+        engine(server, length=600)
+    server.model |= {"id": "Qwen/Qwen3-8B", "root": "Qwen/Qwen3-8B"}
+    with pytest.raises(UserError, match=f"it serves Qwen/Qwen3-8B, and {BASE} is wanted"):
+        engine(server)
+    server.stop()
+    with pytest.raises(UserError, match=r"no vLLM server answers there .*docs/serving\.md"):
+        engine(server)
+    server.start()
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[::1", "http://host:port"])
+def test_what_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(UserError, match="--engine"):
+        HttpEngine(url, Serving(ModelSettings(), 512))
+
+
+def test_every_field_that_a_default_could_change_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "secret")
+    with engine(server) as drawing:
+        list(drawing.sample([Request((5, 6), 7)], SAMPLING, logprobs=False))
+    path, body, headers = server.calls[-1]
+    assert headers["authorization"] == "Bearer secret"
+    assert (path, body) == (
+        "/v1/completions",
+        {
+            "model": BASE,
+            "prompt": [5, 6],
+            "seed": 7,
+            "temperature": 1.1,
+            "top_p": 0.95,
+            "top_k": 20,
+            "max_tokens": 8,
+            "min_p": 0,
+            "repetition_penalty": 1,
+            "presence_penalty": 0,
+            "frequency_penalty": 0,
+            "stop_token_ids": [END],
+            "logprobs": None,
+            "return_token_ids": True,
+            "return_tokens_as_token_ids": True,
+            "add_special_tokens": False,
+            "stream": False,
+        },
+    )
+
+
+def test_so_many_requests_are_in_flight_and_no_more(server: Server) -> None:
+    server.delay_s = 0.1
+    with engine(server, in_flight=20) as drawing:
+        check(list(drawing.sample(requests(100), SAMPLING)), 100)
+        assert list(drawing.sample([], SAMPLING)) == []
+    assert server.most_running == 20
+
+
+def test_who_stops_in_between_can_sample_again(server: Server) -> None:
+    server.delay_s = 0.05
+    with engine(server, in_flight=4) as drawing:
+        begun = drawing.sample(requests(1000), SAMPLING)
+        next(begun)
+        begun.close()
+        check(list(drawing.sample(requests(60), SAMPLING)), 60)
+    assert server.attempts.total() < 100
+
+
+def test_training_adapters_come_and_go(server: Server, student: LanguageModel, tmp_path: Path) -> None:
+    with engine(server, adapter_folder=str(tmp_path)) as drawing:
+        drawing.update(student)
+        (first,) = server.adapters
+        list(drawing.sample(requests(1), SAMPLING))
+        assert server.calls[-1][1]["model"] == first
+        drawing.update(student)
+        (second,) = server.adapters
+        assert second != first
+        folder = Path(server.adapters[second])
+        assert folder.is_relative_to(tmp_path)
+        assert [f.name for f in folder.parent.iterdir()] == [folder.name]
+        server.stop()  # it forgets the adapter
+        server.start()
+        check(list(drawing.sample(requests(40), SAMPLING)), 40)
+        assert list(server.adapters) == [second]
+    assert not server.adapters
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_evaluated_adapter_stays_and_is_found_again(server: Server, adapter: Path) -> None:
+    for _ in range(2):
+        with engine(server, adapter) as drawing:
+            check(list(drawing.sample(requests(3), SAMPLING)), 3)
+    assert server.paths()["/v1/load_lora_adapter"] == 1
+    assert list(server.adapters.values()) == [str(adapter)]
+    assert len(list(adapter.iterdir())) == 2
+    (adapter / "adapter_model.safetensors").write_text("other weights")
+    with engine(server, adapter):
+        assert len(server.adapters) == 2
+
+
+def test_a_missing_adapter_folder_is_named(server: Server, student: LanguageModel) -> None:
+    with (
+        engine(server, adapter_folder="/nowhere") as drawing,
+        pytest.raises(UserError, match=r"http\.adapter_folder: /nowhere: No such"),
+    ):
+        drawing.update(student)
+
+
+def test_evaluation_takes_the_url_and_loads_no_weights(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(rollouts, "load_model")
+    config = EvalConfig(engine=f"{server.url}/v1/", device="cpu")
+    with closing(single_engine(config, Serving(config, 512))) as drawing:
+        assert drawing.name == "http"
+        check(list(drawing.sample(requests(3), SAMPLING)), 3)
+    for option in ({"workers": 2}, {"devices": ("0",)}):
+        with pytest.raises(UserError, match="--devices and --workers: not with the URL"):
+            evaluation_engine(config.model_copy(update=option), Serving(config, 512), print)
+
+
+def test_patience_is_for_failing_not_for_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(http_client.time, "monotonic", lambda: now)
+    patience = Patience(limit_s=600, quiet_s=70)
+    assert not patience.ends_with(PassingError("dropped"))
+    now += 1200  # nobody failed and nobody finished: long completions
+    assert not patience.ends_with(PassingError("dropped"))
+    for _ in range(10):
+        now += 60
+        assert not patience.ends_with(PassingError("away"))
+    now += 60
+    assert patience.ends_with(PassingError("away"))
+    patience.succeeded()
+    now += 60
+    assert not patience.ends_with(PassingError("no answer", waited=3600))
+    now += 700
+    assert patience.ends_with(PassingError("no answer", waited=3600))
+
+
+@pytest.mark.parametrize(
+    ("served", "wanted", "same"),
+    [
+        (ServedModel(id="any", root=BASE), "embedded", True),
+        (ServedModel(id="embedded", root="/elsewhere/m"), "embedded", True),
+        (ServedModel(id="x", root="/elsewhere/model"), "embedded", True),
+        (ServedModel(id="x", root="/elsewhere/other"), "embedded", False),
+        (ServedModel(id="x", root="/tmp"), "embedded", False),
+        (ServedModel(id="Qwen/Qwen3-8B"), "Qwen/Qwen3-8B", True),
+        (ServedModel(id="mine/Qwen3-8B"), "Qwen/Qwen3-8B", False),
+        (ServedModel(id="q", root="/models/Qwen3-8B"), "Qwen/Qwen3-8B", True),
+        (ServedModel(id="q", root="/models/Qwen3-4B"), "Qwen/Qwen3-8B", False),
+    ],
+)
+def test_a_served_model_is_told_by_its_names(served: ServedModel, wanted: str, same: bool) -> None:
+    assert is_model(served, wanted) == same

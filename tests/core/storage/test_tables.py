@@ -1,0 +1,81 @@
+"""Data sets from local files: every form gives the same rows, and every bad file one line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas
+import pytest
+
+from phfcli.core.config import ColumnSettings
+from phfcli.core.errors import UserError
+from phfcli.core.runs.training_data import load_problems
+from phfcli.core.storage.tables import looks_like_file, read_rows
+
+ROWS = [
+    {"problem": "What is 2+2?", "solution": "2+2=4. \\boxed{4}", "answer": "4"},
+    {"problem": 'A "quoted",\nbroken line é', "solution": "\\boxed{073}", "answer": "073"},
+]
+
+
+def write_jsonl(path: Path) -> None:
+    path.write_text("\n".join(json.dumps(row) for row in ROWS) + "\n\n")
+
+
+def write_csv(path: Path) -> None:
+    pandas.DataFrame(ROWS).to_csv(path, index=False)
+
+
+def write_parquet(path: Path) -> None:
+    pandas.DataFrame(ROWS).to_parquet(path)
+
+
+@pytest.mark.parametrize(("suffix", "write"), [("jsonl", write_jsonl), ("csv", write_csv), ("parquet", write_parquet)])
+def test_each_form_gives_the_same_rows(tmp_path: Path, suffix: str, write: Callable[[Path], None]) -> None:
+    path = tmp_path / f"rows.{suffix}"
+    write(path)
+    assert read_rows(path) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.jsonl", b"", "holds no rows"),
+        ("empty.csv", b"", "not a csv file"),
+        ("header.csv", b"problem,solution\n", "holds no rows"),
+        ("ragged.csv", b"problem,solution\na,b\na,b,c\n", "not a csv file"),
+        ("broken.jsonl", b'{"problem": 1}\n{"problem"\n', "line 2: not JSON"),
+        ("list.jsonl", b"[1, 2]\n", "line 1: expected an object"),
+        ("bytes.jsonl", b"\xff\xfe{}", "cannot be read as UTF-8"),
+        ("text.parquet", b"not parquet at all", "not a parquet file"),
+        ("rows.xlsx", b"", "unknown kind of file"),
+    ],
+)
+def test_a_bad_file_is_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=name) as caught:
+        read_rows(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "x", "solution": "y"}\n')
+    with pytest.raises(UserError, match=r"no column 'problem' among question, solution.*columns\."):
+        load_problems(str(path), ColumnSettings())
+    assert load_problems(str(path), ColumnSettings(problem="question"))[0].problem == "x"
+
+
+def test_an_empty_cell_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"problem": "x", "solution": "y"}\n{"problem": "x", "solution": " "}\n')
+    with pytest.raises(UserError, match="row 2 has an empty 'solution'"):
+        load_problems(str(path), ColumnSettings())
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "./x", "/x", "a/b/c", "x.csv"])
+def test_paths_are_told_from_hub_ids(name: str) -> None:
+    assert looks_like_file(name)
+    assert not looks_like_file("openai/gsm8k")

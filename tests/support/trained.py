@@ -1,0 +1,62 @@
+"""Training runs of the tests: how they are started, and what of two runs must be the same."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from phfcli.core.runs.checkpoints import checkpoints_of
+from phfcli.core.shipped_files import step_name
+from phfcli.core.training.metrics import MACHINE
+
+SMALL = ("--set", "batch_size=4", "--set", "rollout.max_new_tokens=48", "--quiet")
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics, without what was measured of the machine."""
+    return _lines(run / "metrics.jsonl")
+
+
+def evaluations(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's evaluations in the course of training, without their time."""
+    return _lines(run / "evaluations.jsonl")
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in MACHINE} for line in lines]
+
+
+def same_tensors(a: Path, b: Path) -> bool:
+    one, other = load_file(a), load_file(b)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def same_end(a: Path, b: Path, step: int) -> bool:
+    """Whether two runs have the same metrics and, at a step, bitwise the same state."""
+    files = [f"checkpoints/{step_name(step)}/{name}.safetensors" for name in ("adapter_model", "teacher", "optimizer")]
+    return metrics(a) == metrics(b) and all(same_tensors(a / file, b / file) for file in files)
+
+
+def checkpoint_steps(run: Path) -> list[int]:
+    return [step for step, _ in checkpoints_of(run)]
+
+
+def running(run: Path, *options: str) -> "subprocess.Popen[str]":
+    """A real `phf train`, as a scheduler would start it."""
+    command = [sys.executable, "-m", "phfcli", "train", *options, "--output-dir", str(run)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(process: "subprocess.Popen[str]", run: Path, step: int) -> None:
+    """Until the metrics of a step are on disk."""
+    while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_bytes().splitlines()) < step:
+        assert process.poll() is None
+        time.sleep(0.02)
