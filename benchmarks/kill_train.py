@@ -23,7 +23,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from phfcli.core.runs.checkpoints import checkpoints_of
-from phfcli.core.shipped_files import step_name
+from phfcli.core.runs.layout import step_name
 from phfcli.core.training.metrics import MACHINE
 
 _STATE = ("adapter_model", "teacher", "optimizer")

@@ -1,3 +1,5 @@
 """phfcli: on-policy self-distillation of reasoning models, with Privileged Hidden Flow."""
 
-__version__ = "0.1.0"
+from phfcli.core.version import __version__
+
+__all__ = ["__version__"]

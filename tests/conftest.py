@@ -12,8 +12,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from phfcli.core.config import LoraSettings, ModelSettings
+from phfcli.core.models.adapters import add_lora
 from phfcli.core.models.description import load_card
-from phfcli.core.models.language_model import LanguageModel, add_lora, load_model
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.loading import load_model
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 from phfcli.core.config import TrainConfig
 from phfcli.core.grading import Grader, Status
 from phfcli.core.models.description import ModelCard
-from phfcli.core.models.language_model import load_model
+from phfcli.core.models.loading import load_model
 from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.runs.training_data import Curriculum, load_problems
 from phfcli.core.settings import Source, read_yaml, resolve

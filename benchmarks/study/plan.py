@@ -8,8 +8,8 @@ from pydantic import Field, PositiveInt, field_validator
 
 from phfcli.core.config import EngineName, Section
 from phfcli.core.names import OBJECTIVES
+from phfcli.core.runs.layout import step_name
 from phfcli.core.settings import Source, read_yaml, resolve
-from phfcli.core.shipped_files import step_name
 
 
 class System(Section):

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from phfcli.cli import main as phf
 from phfcli.core.errors import UserError
-from phfcli.core.shipped_files import step_name
+from phfcli.core.runs.layout import step_name
 
 STUDY, REPORT = Path(__file__).with_name("study.yaml"), Path("docs/STUDY.md")
 

@@ -73,9 +73,9 @@ def _open(
     settings: "TrainConfig", sources: list[Any], resume: bool, force: bool, ranks: "Ranks"
 ) -> tuple[Path, "TrainConfig", list[str] | None]:
     """The run's folder and its settings; where it goes on with what is there, also what is not as it was."""
+    from phfcli.core.runs.layout import is_run
     from phfcli.core.runs.run_folder import check_resumable, claim_folder, default_folder, saved_config
     from phfcli.core.settings import resolve_train
-    from phfcli.core.shipped_files import is_run
 
     folder = Path(settings.output_dir) if settings.output_dir else default_folder(settings)
     if resume and is_run(folder):

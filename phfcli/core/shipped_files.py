@@ -37,13 +37,3 @@ def find_recipe(name_or_path: str) -> Path:
     if path.is_file():
         return path
     raise UserError(f"--config {name_or_path}: neither a file nor a shipped recipe; {nearest(name_or_path, known)}")
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder is the directory of a training run."""
-    return (folder / "config.yaml").is_file()
-
-
-def step_name(step: int) -> str:
-    """How a step is written in the names of files and folders."""
-    return f"step-{step:06d}"

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from phfcli.core.config import LoraSettings, ModelSettings
-from phfcli.core.models.language_model import add_lora, load_model
+from phfcli.core.models.adapters import add_lora
+from phfcli.core.models.loading import load_model
 
 Phf = Callable[..., Any]
 

@@ -17,7 +17,8 @@ from trained import SMALL, checkpoint_steps, metrics, running, same_end, same_te
 
 from phfcli.core.names import OBJECTIVES
 from phfcli.core.runs.flow_files import open_flow
-from phfcli.core.shipped_files import embedded_problems, step_name
+from phfcli.core.runs.layout import step_name
+from phfcli.core.shipped_files import embedded_problems
 from phfcli.core.training.loop import Trainer
 
 Phf = Callable[..., Any]

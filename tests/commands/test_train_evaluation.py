@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from trained import SMALL, checkpoint_steps, evaluations, same_end
 
-from phfcli.core.shipped_files import embedded_model, step_name
+from phfcli.core.runs.layout import step_name
+from phfcli.core.shipped_files import embedded_model
 
 Phf = Callable[..., Any]
 

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from trained import SMALL, checkpoint_steps, metrics, same_tensors
 from transformers import AutoModelForCausalLM
 
-from phfcli.core.shipped_files import embedded_model, step_name
+from phfcli.core.runs.layout import step_name
+from phfcli.core.shipped_files import embedded_model
 
 Phf = Callable[..., Any]
 

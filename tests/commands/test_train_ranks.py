@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from trained import SMALL, checkpoint_steps, evaluations, metrics, running, same_end, wait_for_step
 
 from phfcli.core.errors import UserError
+from phfcli.core.runs.layout import step_name
 from phfcli.core.settings import resolve_train, set_sources
-from phfcli.core.shipped_files import step_name
 from phfcli.core.training.distributed import Ranks
 from phfcli.core.training.setup import build_trainer
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from phfcli.core.runs.checkpoints import checkpoints_of
-from phfcli.core.shipped_files import step_name
+from phfcli.core.runs.layout import step_name
 from phfcli.core.training.metrics import MACHINE
 
 SMALL = ("--set", "batch_size=4", "--set", "rollout.max_new_tokens=48", "--quiet")

@@ -8,19 +8,20 @@ import torch
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.models.language_model import LanguageModel, load_model
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.loading import load_model
 from phfcli.core.models.passes import Sample
 from phfcli.core.models.prompts import build_prompts
-from phfcli.core.objectives.teachers.averaged import AveragedTeacher
+from phfcli.core.objectives.teachers.ema import AveragedTeacher
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
-from phfcli.core.runs.checkpoints import Target, find_target
+from phfcli.core.runs.checkpoint_choice import Target, find_target
 from phfcli.core.runs.flow_files import Flow, Walk, open_flow, walks_of, write_flow
 from phfcli.core.runs.flow_recorder import record_flow
+from phfcli.core.runs.layout import step_name
 from phfcli.core.runs.run_folder import saved_config
 from phfcli.core.runs.training_data import Curriculum, load_problems
 from phfcli.core.seeds import derive_seed
 from phfcli.core.settings import Source, option_source, resolve_train
-from phfcli.core.shipped_files import step_name
 from phfcli.core.storage.tensors import read_tensors
 from phfcli.core.types import Request, Sampling
 

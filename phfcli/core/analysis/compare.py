@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from phfcli.core.analysis.paired_difference import PairedDifference, holm, pool, suite_difference
 from phfcli.core.errors import UserError
+from phfcli.core.evaluation.average import average
 from phfcli.core.evaluation.saved_evaluations import Result
-from phfcli.core.evaluation.statistics import PairedDifference, average, holm, pool, suite_difference
 
 SUITE = "average"  # the name of the mean over benchmarks
 

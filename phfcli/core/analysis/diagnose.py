@@ -19,7 +19,7 @@ from phfcli.core.losses.hidden_states.layer_energy import entropy, layer_energy_
 from phfcli.core.losses.hidden_states.rollout_measures import measure_walk
 from phfcli.core.names import EnergyName
 from phfcli.core.runs.flow_files import Walk, open_flow
-from phfcli.core.shipped_files import is_run, step_name
+from phfcli.core.runs.layout import is_run, step_name
 
 PARTS = 16  # of a rollout, in the position map
 

@@ -10,8 +10,8 @@ from phfcli.core.config import ModelSettings
 from phfcli.core.errors import UserError
 from phfcli.core.models.adapter_files import check_adapter
 from phfcli.core.models.description import generation_config, load_card, load_config
-from phfcli.core.models.language_model import load_model
-from phfcli.core.runs.checkpoints import find_target
+from phfcli.core.models.loading import load_model
+from phfcli.core.runs.checkpoint_choice import find_target
 from phfcli.core.storage.files import new_folder
 
 

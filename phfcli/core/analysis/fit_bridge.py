@@ -23,14 +23,15 @@ from phfcli.core.losses.hidden_states.projectors import (
     principal_directions,
 )
 from phfcli.core.models.description import stable_name
-from phfcli.core.models.language_model import LanguageModel, load_model
+from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.layer_choice import check_layers, pair_layers, pick_layers
+from phfcli.core.models.loading import load_model
 from phfcli.core.models.passes import Sample, collate, run_pass, states_read
 from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.objectives.teachers.bridge import Bridge
 from phfcli.core.objectives.teachers.external import ExternalTeacher, load_external
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
-from phfcli.core.runs.run_folder import environment, model_identity, now
+from phfcli.core.runs.provenance import environment, model_identity, now
 from phfcli.core.runs.training_data import Curriculum, Reading, build_curriculum
 from phfcli.core.seeds import derive_seed
 from phfcli.core.types import Request, Sampling

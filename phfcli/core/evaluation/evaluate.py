@@ -9,22 +9,23 @@ from typing import Any
 
 from phfcli.core.config import EvalConfig, PromptSettings, TrainConfig
 from phfcli.core.errors import UserError
+from phfcli.core.evaluation.average import average
 from phfcli.core.evaluation.benchmarks import Benchmark, check_golds, load_benchmarks
 from phfcli.core.evaluation.sample_file import Key, Sample, SampleFile
 from phfcli.core.evaluation.sample_page import write_page
 from phfcli.core.evaluation.sample_tasks import Job, grade, jobs_of
 from phfcli.core.evaluation.scores import summarise
-from phfcli.core.evaluation.statistics import average
 from phfcli.core.grading import Grader, Status
 from phfcli.core.models.adapter_files import check_adapter
 from phfcli.core.models.description import ModelCard, load_card, pick_device, pick_dtype
 from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.rollouts.build_engine import evaluation_engine
 from phfcli.core.rollouts.engine import Engine, Serving
-from phfcli.core.runs.checkpoints import Target, find_target
-from phfcli.core.runs.run_folder import environment, model_identity, now, saved_config
+from phfcli.core.runs.checkpoint_choice import Target, find_target
+from phfcli.core.runs.layout import step_name
+from phfcli.core.runs.provenance import environment, model_identity, now
+from phfcli.core.runs.run_folder import saved_config
 from phfcli.core.settings import resolve
-from phfcli.core.shipped_files import step_name
 from phfcli.core.storage.background_writer import Background
 from phfcli.core.storage.files import file_hash, read_json, write_json
 from phfcli.core.types import Completion, Request, Sampling

@@ -10,8 +10,8 @@ from urllib.parse import quote
 from phfcli.core.errors import UserError
 from phfcli.core.grading import Status
 from phfcli.core.printable import printable
+from phfcli.core.runs.layout import is_run
 from phfcli.core.settings import read_yaml
-from phfcli.core.shipped_files import is_run
 from phfcli.core.storage.files import read_json, read_lines
 
 _OLDER = re.compile(r"-n\d+-step-\d{6,}$")  # ends the folder of an evaluation of an older checkpoint

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from phfcli.core.evaluation.average import average
+from phfcli.core.evaluation.pass_at_k import majority, pass_at_ks
 from phfcli.core.evaluation.sample_file import Key, Sample
-from phfcli.core.evaluation.statistics import average, majority, pass_at_ks
 from phfcli.core.grading import Grader, Status
 from phfcli.core.types import Problem
 

@@ -8,11 +8,12 @@ from phfcli.core.errors import UserError
 from phfcli.core.losses.hidden_states.flow import Local
 from phfcli.core.objectives.contract import LossTerms, Needs, Objective, Sum, Term
 from phfcli.core.objectives.group_policy import GroupPolicy
+from phfcli.core.objectives.hidden_flow import HiddenFlow
 from phfcli.core.objectives.internal_alignment import InternalAlignment
+from phfcli.core.objectives.output_divergence import OutputDivergence
 from phfcli.core.objectives.pointwise_states import PointwiseStates
 from phfcli.core.objectives.reference_likelihood import ReferenceLikelihood
 from phfcli.core.objectives.sampled_reverse_kl import SampledReverseKL
-from phfcli.core.objectives.self_distillation import HiddenFlow, OutputDivergence
 from phfcli.core.objectives.teachers.bridge import load_bridge
 
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.axes import Axes
 
-from phfcli import __version__
 from phfcli.core.analysis.compare import Comparison, compare
 from phfcli.core.evaluation.sample_page import page_policy
 from phfcli.core.evaluation.saved_evaluations import Result, load_results, named_path, summaries_of
@@ -24,8 +23,9 @@ from phfcli.core.reporting.inline_svg import inline_svg
 from phfcli.core.reporting.problem_grid import problem_grid
 from phfcli.core.reporting.run_summaries import Run, load_run, provenance_sheet, settings_sheets, told_apart
 from phfcli.core.reporting.table_export import Sheet, layer_sheet
-from phfcli.core.runs.run_folder import now
+from phfcli.core.runs.provenance import now
 from phfcli.core.storage.files import write_text
+from phfcli.core.version import __version__
 
 _FOLDER = Path(__file__).parent / "page"
 _CURVES = {

@@ -10,8 +10,8 @@ from phfcli.core.errors import UserError
 from phfcli.core.evaluation.saved_evaluations import summaries_of
 from phfcli.core.printable import printable
 from phfcli.core.reporting.table_export import Sheet
+from phfcli.core.runs.layout import is_run
 from phfcli.core.settings import read_yaml
-from phfcli.core.shipped_files import is_run
 from phfcli.core.storage.files import read_json, read_lines
 
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from phfcli.core.config import EvalConfig, TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.models.description import pick_device
-from phfcli.core.models.language_model import LanguageModel, load_model
+from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.rollouts.adapter_probe import PROOF_TOKENS, prove_adapter
 from phfcli.core.rollouts.engine import Engine, Serving, TrainingEngine
 from phfcli.core.rollouts.http_engine import HttpEngine
 from phfcli.core.rollouts.parallel_engine import ParallelEngine
+from phfcli.core.rollouts.single_engine import is_url, single_engine
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
 from phfcli.core.rollouts.vllm_engine import VllmEngine, vllm_gap
 
@@ -27,16 +27,6 @@ def evaluation_engine(config: EvalConfig, serving: Serving, warn: Callable[[str]
     if environments:
         return ParallelEngine(config, serving, environments, warn)
     return single_engine(config, serving)
-
-
-def single_engine(config: EvalConfig, serving: Serving) -> Engine:
-    """The engine of that name in this process; "auto" is vLLM where it is usable."""
-    if is_url(config.engine):
-        return HttpEngine(config.engine, serving)
-    usable = config.engine == "auto" and vllm_gap(pick_device(config.device)) is None
-    if config.engine == "vllm" or usable:
-        return VllmEngine(serving)
-    return TransformersEngine(load_model(serving.settings, serving.adapter))
 
 
 def training_engine(
@@ -75,11 +65,6 @@ def training_engine(
     return engine
 
 
-def is_url(name: str) -> bool:
-    """Whether an engine's name is the address of a server."""
-    return name.startswith(("http://", "https://"))
-
-
 def _environments(config: EvalConfig) -> list[Mapping[str, str]]:
     """What each sampling process finds in its environment; none if this process samples itself."""
     if config.devices is None:
@@ -92,17 +77,3 @@ def _environments(config: EvalConfig) -> list[Mapping[str, str]]:
         raise UserError(f"--devices: {len(config.devices)} devices cannot be shared out by vllm.tensor_parallel {size}")
     groups = [config.devices[start : start + size] for start in range(0, len(config.devices), size)]
     return [{"CUDA_VISIBLE_DEVICES": ",".join(group)} for group in groups]
-
-
-__all__ = [
-    "Engine",
-    "HttpEngine",
-    "ParallelEngine",
-    "Serving",
-    "TrainingEngine",
-    "TransformersEngine",
-    "VllmEngine",
-    "evaluation_engine",
-    "single_engine",
-    "training_engine",
-]

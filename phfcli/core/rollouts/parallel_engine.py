@@ -10,6 +10,7 @@ from typing import Any
 from phfcli.core.config import EvalConfig
 from phfcli.core.errors import UserError
 from phfcli.core.rollouts.engine import Serving
+from phfcli.core.rollouts.single_engine import single_engine
 from phfcli.core.storage.child_processes import Child, receive, send
 from phfcli.core.types import Completion, Request, Sampling
 
@@ -108,8 +109,6 @@ def deal(requests: Sequence[Request], hands: int) -> list[list[int]]:
 
 def serve(connection: Connection, tree: dict[str, Any], length: int, adapter: str | None) -> None:
     """What runs in each process: it answers lists of requests until its pipe closes."""
-    from phfcli.core.rollouts.build_engine import single_engine  # which knows this module
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its processes
     config = EvalConfig.model_validate(tree)
     try:

@@ -20,7 +20,8 @@ from peft import PeftModel
 from phfcli.core.config import VllmSettings
 from phfcli.core.errors import UserError, first_line
 from phfcli.core.models.description import fetch, load_card, load_config, pick_device, pick_dtype
-from phfcli.core.models.language_model import ONE_THREAD_WIDTH, LanguageModel
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.loading import ONE_THREAD_WIDTH
 from phfcli.core.rollouts.engine import Serving
 from phfcli.core.storage.files import read_json
 from phfcli.core.types import Completion, Request, Sampling

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from phfcli.core.errors import UserError
 from phfcli.core.names import StateDtype
-from phfcli.core.shipped_files import step_name
+from phfcli.core.runs.layout import step_name
 from phfcli.core.storage.tensors import open_tensors, write_tensors
 
 _VERSION = 2

@@ -7,7 +7,7 @@ import torch
 from phfcli.core.runs.flow_files import Flow, Rollout
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Sample, collate, run_pass
-from phfcli.core.objectives.teachers.averaged import Teacher
+from phfcli.core.objectives.teachers.contract import Teacher
 
 
 @torch.no_grad()

@@ -17,11 +17,11 @@ from phfcli.core.models.layer_choice import pick_layers
 from phfcli.core.models.passes import Batch, Sample, collate, run_pass
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.objectives.contract import LossTerms, Objective
-from phfcli.core.objectives.teachers.averaged import Teacher
+from phfcli.core.objectives.teachers.contract import Teacher
 from phfcli.core.rollouts.engine import TrainingEngine
+from phfcli.core.runs.layout import step_name
 from phfcli.core.runs.training_data import Curriculum
 from phfcli.core.seeds import derive_seed
-from phfcli.core.shipped_files import step_name
 from phfcli.core.storage.files import append_lines, as_json, write_json
 from phfcli.core.training.distributed import ALONE, Ranks
 from phfcli.core.training.metrics import Meter, Metrics, peak_memory

@@ -6,7 +6,7 @@ from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.objectives.contract import Needs
 from phfcli.core.objectives.teachers.bridge import Bridge
 from phfcli.core.objectives.teachers.external import ExternalTeacher
-from phfcli.core.runs.run_folder import model_identity
+from phfcli.core.runs.provenance import model_identity
 from phfcli.core.training.distributed import Ranks
 
 

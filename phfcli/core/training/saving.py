@@ -17,8 +17,8 @@ from phfcli.core.runs.checkpoints import (
 )
 from phfcli.core.runs.flow_files import save_flow
 from phfcli.core.runs.flow_recorder import record_flow
+from phfcli.core.runs.layout import step_name
 from phfcli.core.runs.run_folder import continue_run
-from phfcli.core.shipped_files import step_name
 
 if TYPE_CHECKING:
     from phfcli.core.training.loop import Trainer

@@ -4,19 +4,18 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
-import torch
-from transformers import get_scheduler
-
 from phfcli.core.config import TrainConfig
-from phfcli.core.errors import UserError
 from phfcli.core.grading import Grader
-from phfcli.core.models.language_model import LanguageModel, add_lora, load_model, load_whole
+from phfcli.core.models.adapters import add_lora
+from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.layer_choice import check_layers
+from phfcli.core.models.loading import load_model, load_whole
 from phfcli.core.models.logit_lens import check_shadow
 from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.models.sharding import shard
 from phfcli.core.objectives.build import build_objective
-from phfcli.core.objectives.teachers.averaged import Teacher, build_teacher
+from phfcli.core.objectives.teachers.contract import Teacher
+from phfcli.core.objectives.teachers.ema import build_teacher
 from phfcli.core.objectives.teachers.external import load_external
 from phfcli.core.rollouts.build_engine import training_engine
 from phfcli.core.rollouts.engine import TrainingEngine
@@ -26,6 +25,7 @@ from phfcli.core.runs.training_data import Curriculum, Reading, build_curriculum
 from phfcli.core.seeds import derive_seed
 from phfcli.core.training.distributed import ALONE, Ranks
 from phfcli.core.training.loop import Trainer
+from phfcli.core.training.optimizer import build_optimizer
 from phfcli.core.training.refusals import check_external, check_shares
 from phfcli.core.training.trackers import check_trackers
 from phfcli.core.training.validation import Validation, build_validation
@@ -87,22 +87,6 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         grader=grader,
         validation=validation,
     )
-
-
-def build_optimizer(
-    config: TrainConfig, model: LanguageModel, curriculum: Curriculum
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW with a cosine whose horizon is its own setting, apart from the last step, which must not lie beyond it."""
-    optim = config.optim
-    optimizer = torch.optim.AdamW(
-        model.trainable().values(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
-    )
-    horizon = optim.horizon_steps or round(optim.horizon_epochs * curriculum.steps_per_epoch)
-    if horizon < config.steps:
-        raise UserError(
-            f"steps: {config.steps} is beyond the schedule's horizon of {horizon}; raise optim.horizon_steps"
-        )
-    return optimizer, get_scheduler("cosine", optimizer, optim.warmup_steps, horizon)
 
 
 def _build_engine(

@@ -12,17 +12,17 @@ from typing import Any
 
 from phfcli.core.config import EvalConfig, TrainConfig
 from phfcli.core.errors import UserError
+from phfcli.core.evaluation.average import average
 from phfcli.core.evaluation.benchmarks import check_golds, load_benchmark
 from phfcli.core.evaluation.evaluate import sampling_of
 from phfcli.core.evaluation.sample_file import Sample
 from phfcli.core.evaluation.sample_tasks import Job, grade, jobs_of
-from phfcli.core.evaluation.statistics import average
 from phfcli.core.grading import Grader, Status
 from phfcli.core.models.description import ModelCard
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.rollouts.engine import TrainingEngine
-from phfcli.core.shipped_files import step_name
+from phfcli.core.runs.layout import step_name
 from phfcli.core.storage.files import append_lines, read_lines
 from phfcli.core.training.distributed import Ranks
 from phfcli.core.types import Request, Sampling

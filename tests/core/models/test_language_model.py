@@ -10,14 +10,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from phfcli.core.config import LoraSettings, ModelSettings
 from phfcli.core.errors import UserError
-from phfcli.core.models.language_model import (
-    LanguageModel,
-    add_lora,
-    check_supported,
-    load_model,
-    merged,
-    pick_attention,
-)
+from phfcli.core.models.adapters import add_lora, merged
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.loading import check_supported, load_model, pick_attention
 
 IDS = torch.tensor([[5, 9, 40, 3, 77]])
 

@@ -17,7 +17,7 @@ from phfcli.core.models.layer_choice import pick_layers
 from phfcli.core.models.passes import Sample, collate, run_pass
 from phfcli.core.names import OBJECTIVES, ObjectiveName
 from phfcli.core.objectives.build import build_objective
-from phfcli.core.objectives.teachers.averaged import AveragedTeacher
+from phfcli.core.objectives.teachers.ema import AveragedTeacher
 
 LAYERS = (1, 2, 3)
 

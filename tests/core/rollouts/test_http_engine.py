@@ -19,11 +19,12 @@ from phfcli.core.errors import UserError
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.rollouts import build_engine as rollouts
 from phfcli.core.rollouts import http_client
-from phfcli.core.rollouts.build_engine import evaluation_engine, single_engine
+from phfcli.core.rollouts.build_engine import evaluation_engine
 from phfcli.core.rollouts.engine import Serving
 from phfcli.core.rollouts.http_client import PassingError, Patience
 from phfcli.core.rollouts.http_engine import HttpEngine
 from phfcli.core.rollouts.served_models import ServedModel, is_model
+from phfcli.core.rollouts.single_engine import single_engine
 from phfcli.core.shipped_files import embedded_model
 from phfcli.core.types import Completion, Request, Sampling
 

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.models.description import ModelCard
-from phfcli.core.models.language_model import LanguageModel, load_model
+from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.layer_choice import pair_layers
+from phfcli.core.models.loading import load_model
 from phfcli.core.models.passes import Batch, Pass, Sample, run_pass
 from phfcli.core.models.prompts import build_prompts
 from phfcli.core.models.token_alignment import Retelling, same_tokens

@@ -5,8 +5,10 @@ import torch
 from torch import Tensor
 
 from phfcli.core.config import LoraSettings, ModelSettings
+from phfcli.core.models.adapters import add_lora, lora_network
 from phfcli.core.models.description import load_config, skeleton
-from phfcli.core.models.language_model import LanguageModel, add_lora, load_model, lora_network
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.loading import load_model
 from phfcli.core.training.dry_run.pass_memory import Allocations, passes_footprint, reading_footprint
 
 LORA = LoraSettings(r=8, alpha=16)

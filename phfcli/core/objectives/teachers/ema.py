@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,32 +14,6 @@ from phfcli.core.models.passes import Batch, Pass, Sample, run_pass
 from phfcli.core.types import Problem
 
 _DECAY = {"fixed": 1.0, "online": 0.0}
-
-
-class Teacher(Protocol):
-    """What the loop asks of a teacher, whichever it is."""
-
-    def prepare(self, sample: Sample, problem: Problem) -> Sample:
-        """The sample with whatever this teacher needs to read it."""
-        ...
-
-    def read(self, student: LanguageModel, batch: Batch, layers: Sequence[int]) -> Pass:
-        """Its pass without grad; `layers` are the student's, and its own are those that lie as deep."""
-        ...
-
-    def update(self) -> None:
-        """Called after each optimizer step."""
-        ...
-
-    def metrics(self) -> dict[str, float]:
-        """What a step's metrics say of it."""
-        ...
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps of it."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
 
 
 class AveragedTeacher:

@@ -11,7 +11,7 @@ from torch import nn
 from phfcli.core.config import TeacherSettings
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Sample, collate
-from phfcli.core.objectives.teachers.averaged import AveragedTeacher, build_teacher
+from phfcli.core.objectives.teachers.ema import AveragedTeacher, build_teacher
 
 
 def parameter(value: float) -> nn.Parameter:

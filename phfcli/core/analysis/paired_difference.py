@@ -1,43 +1,26 @@
-"""Scores with their uncertainty: Average@n, pass@k, majority@n and the paired difference of two runs.
-
-Samples of one problem are not independent draws of a benchmark: the error of a score is clustered by problem, and two
-runs on the same problems are compared problem by problem. All values are fractions in 0..1.
-"""
+"""The difference of two runs, paired by problem: its error, its interval and its permutation test."""
 
 import math
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 
 from phfcli.core.errors import UserError
+from phfcli.core.evaluation.average import Floats, problem_means, standard_error
 
 _RESAMPLES = 10_000
+
 _CHUNK = 500  # resamples held in memory at once
+
 _MAX_EXACT = 14  # problems up to which every sign flip is enumerated
+
 _ROUNDING = 1e-12  # two sums of the same terms may differ by this
 
 _DETECTABLE = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)  # standard errors
 
-Floats = NDArray[np.float64]
 Scores = Mapping[str, Sequence[float]]  # problem id to the scores of its samples
-
-
-@dataclass(frozen=True)
-class Average:
-    """A score over problems x samples.
-
-    stderr: of the benchmark's score, were the problems drawn anew; None for a single problem.
-    sampling_stderr: with these very problems, were the samples drawn anew; None if a problem has a single sample.
-    """
-
-    average: float
-    stderr: float | None
-    sampling_stderr: float | None
-    problems: int
 
 
 @dataclass(frozen=True)
@@ -59,42 +42,6 @@ class PairedDifference:
     detectable: float | None
 
 
-def average(scores: Sequence[Sequence[float]]) -> Average:
-    """The mean over problems of each problem's mean score. Raises UserError where a problem has no sample."""
-    means = _means(scores)
-    return Average(float(means.mean()), _stderr(means), _sampling_stderr(scores), len(means))
-
-
-def pass_at_k(correct: Sequence[int], n: int, k: int) -> float:
-    """The chance that one of k samples is correct, unbiased, averaged over problems (Chen et al. 2021, eq. 1).
-
-    correct: how many of the n samples of each problem are correct.
-    """
-    if not 1 <= k <= n:
-        raise UserError(f"pass@{k} needs at least {max(k, 1)} samples a problem, there are {n}")
-    if not correct or not all(0 <= c <= n for c in correct):
-        raise UserError(f"pass@{k} needs problems with 0..{n} correct samples each")
-    all_draws = math.comb(n, k)
-    return math.fsum(1 - math.comb(n - c, k) / all_draws for c in correct) / len(correct)
-
-
-def pass_at_ks(correct: Sequence[int], n: int) -> dict[int, float]:
-    """pass@k for k = 1, 2, 4, 8, ... and n."""
-    ks = [2**i for i in range(n.bit_length()) if 2**i < n] + [n]
-    return {k: pass_at_k(correct, n, k) for k in ks}
-
-
-def majority(votes: Sequence[Sequence[int | None]], correct: Sequence[Collection[int]]) -> float:
-    """The share of problems whose most frequent answer is correct.
-
-    votes: for each problem the class of each sample's answer; None does not vote. correct: for each problem the classes
-    that are correct. A tie counts by the share of the tied classes that are correct; no votes count as wrong.
-    """
-    if not votes:
-        raise UserError("majority needs at least one problem")
-    return math.fsum(_plurality(v, c) for v, c in zip(votes, correct, strict=True)) / len(votes)
-
-
 def paired_difference(a: Scores, b: Scores, seed: int = 0) -> PairedDifference:
     """Compares two runs (problem id -> scores of its samples) on the problems they share.
 
@@ -114,7 +61,7 @@ def suite_difference(benches: Sequence[tuple[Scores, Scores]], seed: int = 0) ->
     low, high = (None, None) if alone else _bootstrap(groups, rng)
     # each problem's part of the mean of means
     parts = np.concatenate([group / (len(group) * len(groups)) for group in groups])
-    stderr = None if alone else math.hypot(*(_stderr(group) or 0.0 for group in groups)) / len(groups)
+    stderr = None if alone else math.hypot(*(standard_error(group) or 0.0 for group in groups)) / len(groups)
     difference = float(np.mean([group.mean() for group in groups]))
     p_value = _sign_flip(parts, rng)
     return PairedDifference(difference, stderr, low, high, p_value, len(parts), (stderr or 0) * _DETECTABLE or None)
@@ -140,33 +87,7 @@ def _differences(a: Scores, b: Scores) -> Floats:
     shared = sorted(a.keys() & b.keys())
     if not shared:
         raise UserError("the two runs share no problem: compare runs of the same benchmark")
-    return _means([a[i] for i in shared]) - _means([b[i] for i in shared])
-
-
-def _means(scores: Sequence[Sequence[float]]) -> Floats:
-    if not scores or not all(len(samples) for samples in scores):
-        raise UserError("a score needs at least one problem and at least one sample of each")
-    return np.array([math.fsum(samples) / len(samples) for samples in scores])
-
-
-def _stderr(values: Floats) -> float | None:
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
-
-
-def _sampling_stderr(scores: Sequence[Sequence[float]]) -> float | None:
-    if any(len(samples) < 2 for samples in scores):
-        return None
-    variances = [float(np.var(samples, ddof=1)) / len(samples) for samples in scores]
-    return math.sqrt(math.fsum(variances)) / len(scores)
-
-
-def _plurality(votes: Sequence[int | None], correct: Collection[int]) -> float:
-    counts = Counter(vote for vote in votes if vote is not None)
-    if not counts:
-        return 0.0
-    most = max(counts.values())
-    tied = [vote for vote, count in counts.items() if count == most]
-    return sum(vote in correct for vote in tied) / len(tied)
+    return problem_means([a[i] for i in shared]) - problem_means([b[i] for i in shared])
 
 
 def _bootstrap(groups: Sequence[Floats], rng: np.random.Generator) -> tuple[float, float]:
