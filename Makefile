@@ -54,6 +54,7 @@ quick: install ## the tests that take less than a few seconds each
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/hadolint Dockerfile
 
 types: install

@@ -56,7 +56,7 @@ def _swap(engine: VllmEngine, model: LanguageModel, length: int, inplace: bool) 
     started = time.perf_counter()
     engine.update(model)
     if inplace:
-        folder = engine._shelf / "again"
+        folder = engine._adapter_folder / "again"
         model.network.save_pretrained(str(folder), save_embedding_layers=False)
         engine._adapter = type(engine._adapter)("in-place", INPLACE, str(folder), load_inplace=True)
     swapped = time.perf_counter()

@@ -20,7 +20,7 @@ from rich.console import Console
 from phfcli.core.config import EvalConfig, PromptSettings
 from phfcli.core.evaluation.benchmarks import load_benchmark
 from phfcli.core.evaluation.evaluate import sampling_of
-from phfcli.core.models.description import load_card, pick_device
+from phfcli.core.models.description import load_description, pick_device
 from phfcli.core.models.prompts import build_prompts
 from phfcli.core.rollouts.engine import Serving
 from phfcli.core.rollouts.vllm_engine import engine_options, vllm_gap
@@ -66,10 +66,10 @@ def generate(config: EvalConfig) -> dict[str, Any]:
         raise SystemExit(gap)
     from vllm import LLM, SamplingParams
 
-    card = load_card(config.model)
+    description = load_description(config.model)
     bench = load_benchmark(config.bench[0], config)
-    prompts = build_prompts(card.tokenizer, PromptSettings())
-    sampling = sampling_of(config, card, prompts, bench)
+    prompts = build_prompts(description.tokenizer, PromptSettings())
+    sampling = sampling_of(config, description, prompts, bench)
     ids = {p.id: prompts.student(p.problem) for p in bench.problems}
     length = max(map(len, ids.values())) + sampling.max_new_tokens
     options = engine_options(Serving(config, length), None, device, training=False)
@@ -85,7 +85,7 @@ def generate(config: EvalConfig) -> dict[str, Any]:
                     top_k=sampling.top_k,
                     max_tokens=sampling.max_new_tokens,
                     seed=derive_seed(config.seed, problem.problem, number),
-                    stop_token_ids=sorted(card.eos_ids),
+                    stop_token_ids=sorted(description.eos_ids),
                 )
             )
     started = time.perf_counter()

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 
 from phfcli.core.config import LoraSettings, ModelSettings
 from phfcli.core.models.adapters import add_lora
-from phfcli.core.models.description import load_card
+from phfcli.core.models.description import load_description
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
 
@@ -33,7 +33,7 @@ def random_model() -> Callable[..., LanguageModel]:
 
     def build(**changes: Any) -> LanguageModel:
         torch.manual_seed(0)
-        embedded = load_card("embedded")
+        embedded = load_description("embedded")
         sizes: dict[str, Any] = {
             "vocab_size": len(embedded.tokenizer),
             "hidden_size": 32,
@@ -73,7 +73,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     plain.decoder = decoders.ByteLevel()
     plain.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
-    template = load_card("embedded").tokenizer.chat_template
+    template = load_description("embedded").tokenizer.chat_template
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=plain, pad_token="<|endoftext|>", eos_token="<|im_end|>", chat_template=template
     )

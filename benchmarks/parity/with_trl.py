@@ -18,7 +18,7 @@ from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.grading import Grader, Status
-from phfcli.core.models.description import ModelCard
+from phfcli.core.models.description import ModelDescription
 from phfcli.core.models.loading import load_model
 from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.runs.training_data import Curriculum, load_problems
@@ -31,7 +31,7 @@ Row = dict[str, Any]
 def main(system: str, settings: Path, adapter: Path) -> None:
     config = resolve(TrainConfig, [Source(str(settings), read_yaml(settings))])
     model = load_model(config)
-    tokenizer = model.card.tokenizer
+    tokenizer = model.description.tokenizer
     prompts = build_prompts(tokenizer, config.prompt)
     curriculum = Curriculum(load_problems(config.data, config.columns), config.batch_size, config.seed)
     problems = [problem for step in range(1, config.steps + 1) for problem in curriculum.batch(step)]
@@ -42,7 +42,7 @@ def main(system: str, settings: Path, adapter: Path) -> None:
         if system == "sft":
             trainer = SFTTrainer(**shared, args=SFTConfig(**common, max_length=None, shuffle_dataset=False))
         elif system == "grpo":
-            trainer = _grpo(config, model.card, shared, common)
+            trainer = _grpo(config, model.description, shared, common)
         else:
             trainer = _opsd(config, shared, common)
         trainer.train()
@@ -106,14 +106,14 @@ def _sampling(config: TrainConfig) -> Row:
     }
 
 
-def _grpo(config: TrainConfig, card: ModelCard, shared: Row, common: Row) -> GRPOTrainer:
+def _grpo(config: TrainConfig, description: ModelDescription, shared: Row, common: Row) -> GRPOTrainer:
     """No KL term, rewards over the deviation of their group, a mean over the tokens of the whole batch."""
     grader = Grader()
 
     def reward(completion_ids: list[list[int]], answer: list[str], **_: Any) -> list[float]:
-        texts = [card.text(ids) for ids in completion_ids]
+        texts = [description.text(ids) for ids in completion_ids]
         grades = grader.grade(list(zip(answer, texts, strict=True)))
-        whole = [ids[-1] in card.eos_ids for ids in completion_ids]
+        whole = [ids[-1] in description.eos_ids for ids in completion_ids]
         return [float(ok and grade.status == Status.correct) for ok, grade in zip(whole, grades, strict=True)]
 
     arguments = GRPOConfig(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from plan import Run, Study, runs_of
+from plan import Study, StudyRun, runs_of
 
 Row = dict[str, Any]
 
@@ -111,7 +111,7 @@ def _verdict(study: Study, rows: Sequence[Row]) -> list[str]:
 def _sources(study: Study, rows: Sequence[Row], path: Path) -> list[str]:
     """How each number was made, and the files that it is from."""
     last = study.steps[-1]
-    first = Run(study, next(iter(study.systems)), 0)
+    first = StudyRun(study, next(iter(study.systems)), 0)
     picture, figures = path.with_suffix(".png").name, path.with_suffix(".json").name
     lines = [
         f"![Average@{study.samples} against training steps, for each system]({picture})",
@@ -126,7 +126,7 @@ def _sources(study: Study, rows: Sequence[Row], path: Path) -> list[str]:
     ]
     for row in rows:
         name = row["system"]
-        run = Run(study, None if name == "base" else name, 0)
+        run = StudyRun(study, None if name == "base" else name, 0)
         options = "" if name == "base" else f"`{' '.join(study.systems[name].options)}`"
         seeds = ",".join(map(str, row["seeds"]))
         place = f"`{study.folder}/{name}-seed{{{seeds}}}`"

@@ -47,7 +47,7 @@ class Study(Section):
 
 
 @dataclass(frozen=True)
-class Run:
+class StudyRun:
     """One system under one seed; `system` is None for the base model itself."""
 
     study: Study
@@ -77,7 +77,7 @@ def load_study(path: Path) -> Study:
     return resolve(Study, [Source(str(path), read_yaml(path))])
 
 
-def runs_of(study: Study) -> list[Run]:
+def runs_of(study: Study) -> list[StudyRun]:
     """All runs, one seed of every system after the other, so that a stopped study has whole seeds."""
     names = [None, *(name for name, system in study.systems.items() if system.known)]
-    return [Run(study, name, seed) for seed in range(study.seeds) for name in names]
+    return [StudyRun(study, name, seed) for seed in range(study.seeds) for name in names]

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 from page import draw, page
-from plan import Run, Study, runs_of
+from plan import Study, StudyRun, runs_of
 
 from phfcli.core.storage.files import read_json, read_lines, write_json, write_text
 
@@ -25,7 +25,7 @@ def write_report(study: Study, path: Path) -> None:
     write_text(path, page(study, rows, path))
 
 
-def read_run(run: Run) -> dict[str, Any] | None:
+def read_run(run: StudyRun) -> dict[str, Any] | None:
     """The figures of a run: its accuracy after each evaluated step, and what its steps cost. None without any."""
     evals = {step: read_json(run.summary(step)) for step in run.steps if run.summary(step).is_file()}
     if not evals:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from plan import Run, Study, load_study, runs_of
+from plan import Study, StudyRun, load_study, runs_of
 from report import write_report
 from rich.console import Console
 
@@ -75,13 +75,13 @@ def _changed(study: Study, seeds: int | None, steps: str | None, only: str | Non
     return study.model_copy(update=changes)
 
 
-def _run_all(study: Study, report: Path, jobs: int) -> list[Run]:
+def _run_all(study: Study, report: Path, jobs: int) -> list[StudyRun]:
     """Returns the runs that failed; a failed one leaves the others alone."""
     todo = [run for run in runs_of(study) if not run.finished]
     out.print(f"{len(runs_of(study)) - len(todo)} runs are finished, {len(todo)} to do")
     reporting, failed = threading.Lock(), []
 
-    def work(run: Run) -> None:
+    def work(run: StudyRun) -> None:
         started = time.monotonic()
         if not _make(run):
             failed.append(run)
@@ -101,7 +101,7 @@ def _run_all(study: Study, report: Path, jobs: int) -> list[Run]:
     return failed
 
 
-def _make(run: Run) -> bool:
+def _make(run: StudyRun) -> bool:
     """Trains and evaluates; what the commands say goes to a log beside its folder. False if one of them failed."""
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     log = run.folder.parent / f"{run.folder.name}.log"

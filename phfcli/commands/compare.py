@@ -61,11 +61,11 @@ def compare(
     if chosen is None:
         raise UserError(f"--view: {view!r} is unknown; {nearest(view, VIEWS)}")
     from phfcli.core.analysis.compare import compare as core
-    from phfcli.core.evaluation.saved_evaluations import load_results
+    from phfcli.core.evaluation.saved_evaluations import load_evaluations
     from phfcli.core.reporting.comparison_tables import pair_records, view_of
 
     steps = chosen == "dynamics"
-    results = load_results(paths, [name for name in bench.split(",") if name], all_steps=steps)
+    results = load_evaluations(paths, [name for name in bench.split(",") if name], all_steps=steps)
     comparison = core(results, unequal, tested=not steps)
     shown = view_of(chosen, comparison)
     written = {"picture": plot, "markdown": markdown, "latex": latex, "csv": csv}
@@ -79,7 +79,7 @@ def compare(
 
         for path, form in ((markdown, as_markdown), (latex, as_latex)):
             if path is not None:
-                write_text(path, "\n".join(form(sheet) for sheet in shown.sheets))
+                write_text(path, "\n".join(form(table) for table in shown.tables))
     if csv is not None:
         from phfcli.core.reporting.table_export import write_records
 
@@ -92,8 +92,8 @@ def compare(
         print_json(comparison.as_json() | {"view": {"name": chosen, "records": shown.records}})
         return
     out = result_console()
-    for sheet in shown.sheets:
-        out.print(plain_table(sheet.title, sheet.columns, sheet.rows))
+    for table in shown.tables:
+        out.print(plain_table(table.title, table.columns, table.rows))
     for pair in comparison.pairs if changed else []:
         _show_changed(out, pair, changed)
     for what, path in written.items():

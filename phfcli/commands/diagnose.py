@@ -103,9 +103,9 @@ def diagnose(
 
         draw_layers(reports, plot)
     if csv is not None:
-        from phfcli.core.reporting.table_export import layer_sheet, write_csv
+        from phfcli.core.reporting.table_export import layer_table, write_csv
 
-        write_csv(csv, layer_sheet(reports))
+        write_csv(csv, layer_table(reports))
     if json_:
         print_json(reports[-1].as_json() | {"steps": [report.as_json() for report in reports]})
         return

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
     from rich.table import Table
 
-    from phfcli.core.evaluation.evaluate import Evaluation, Running
+    from phfcli.core.evaluation.evaluate import EvaluationProgress, Evaluator
 
 
 def evaluate(
@@ -131,12 +131,12 @@ class _Progress:
         self._console = console
         self._tasks: dict[str, TaskID] = {}
 
-    def start(self, evaluation: "Evaluation") -> None:
+    def start(self, evaluation: "Evaluator") -> None:
         target = evaluation.target
         step = f" step {target.step}" if target.step else ""
         self._console.print(f"evaluating {target.name}{step} with {evaluation.engine.name}", markup=False)
 
-    def show(self, running: "Running") -> None:
+    def show(self, running: "EvaluationProgress") -> None:
         if running.bench not in self._tasks:
             self._tasks[running.bench] = self.bars.add_task(running.bench, total=running.total, line="")
         speed = running.tokens / max(running.seconds, 1e-9)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from phfcli.core.training.loop import Trainer
     from phfcli.core.training.metrics import Metrics
     from phfcli.core.training.trackers import Report
-    from phfcli.core.training.validation import Result
+    from phfcli.core.training.validation import ValidationResult
 
 _LINE_EVERY = 10  # steps
 _CLIP_TAKES_MOST = 0.5
@@ -67,7 +67,7 @@ def step_line(metrics: "Metrics") -> str:
     return f"step {metrics['step']:>4}  {'  '.join(terms)}  {sizes}"
 
 
-def evaluation_line(scores: "Result", step: int) -> str:
+def evaluation_line(scores: "ValidationResult", step: int) -> str:
     """What an evaluation in the course of training gave."""
     average = with_error(scores["average"], scores["stderr"])
     return f"step {step:>4}  {scores['bench']} {average} %  ({scores['problems']} problems x {scores['n']})"

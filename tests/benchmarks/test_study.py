@@ -13,7 +13,7 @@ import yaml
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "study"
 sys.path.insert(0, str(FOLDER))
 
-from plan import Run, Study, load_study, runs_of  # noqa: E402
+from plan import Study, StudyRun, load_study, runs_of  # noqa: E402
 from report import difference, write_report  # noqa: E402
 
 from phfcli.core.config import TrainConfig  # noqa: E402
@@ -39,7 +39,7 @@ def write_runs(study: Study) -> None:
     """Finished runs as `phf train` and `phf eval` leave them; the last one of GRPO was stopped."""
     for name, averages in AVERAGES.items():
         for seed, average in enumerate(averages):
-            run = Run(study, None if name == "base" else name, seed)
+            run = StudyRun(study, None if name == "base" else name, seed)
             for step in run.steps:
                 file = run.summary(step)
                 file.parent.mkdir(parents=True)
@@ -48,11 +48,11 @@ def write_runs(study: Study) -> None:
             (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
             (run.folder / "config.yaml").write_text(yaml.safe_dump({"optim": {"lr": 3e-4}}))
             (run.folder / "manifest.json").write_text(json.dumps({"git": "abc"}))
-    stopped = Run(study, "grpo", 1).summary(1)
+    stopped = StudyRun(study, "grpo", 1).summary(1)
     stopped.parent.mkdir(parents=True)
     stopped.write_text(json.dumps({"average": 0.55}))
     for name in ("metrics.jsonl", "config.yaml", "manifest.json"):
-        (stopped.parents[2] / name).write_text((Run(study, "grpo", 0).folder / name).read_text())
+        (stopped.parents[2] / name).write_text((StudyRun(study, "grpo", 0).folder / name).read_text())
 
 
 def test_the_figures_by_hand(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from phfcli.core.models.prompts import build_prompts
 from phfcli.core.objectives.teachers.ema import AveragedTeacher
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
 from phfcli.core.runs.checkpoint_choice import Target, find_target
-from phfcli.core.runs.flow_files import Flow, Walk, open_flow, walks_of, write_flow
+from phfcli.core.runs.flow_files import Flow, RolloutStates, open_flow, rollout_states_of, write_flow
 from phfcli.core.runs.flow_recorder import record_flow
 from phfcli.core.runs.layout import step_name
 from phfcli.core.runs.run_folder import saved_config
@@ -44,13 +44,13 @@ class Collection:
     def layers(self) -> list[int]:
         return list(range(1, len(self.model.blocks) + 1))
 
-    def walks(self) -> Iterator[Walk]:
+    def rollout_states(self) -> Iterator[RolloutStates]:
         """The states of a micro-batch at a time are in memory."""
         size = self.config.micro_batch_size
         for start in range(0, len(self.samples), size):
             flow = self.record(self.samples[start : start + size])
             self.texts.update(flow.texts)
-            yield from walks_of(flow)
+            yield from rollout_states_of(flow)
 
     def save(self, path: Path) -> None:
         """Keeps the flow of all samples, which has to fit into memory."""
@@ -106,7 +106,7 @@ def _saved_rollouts(path: Path) -> list[Sample]:
 
 def _new_rollouts(config: TrainConfig, model: LanguageModel, count: int) -> list[Sample]:
     """One of each of the first problems in the order of the seed, after the training's own protocol."""
-    prompts = build_prompts(model.card.tokenizer, config.prompt)
+    prompts = build_prompts(model.description.tokenizer, config.prompt)
     problems = load_problems(config.data, config.columns)
     chosen = Curriculum(problems, min(count, len(problems)), config.seed).batch(1)
     requests = [

@@ -15,7 +15,7 @@ import numpy as np
 from phfcli.core.analysis.paired_difference import PairedDifference, holm, pool, suite_difference
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.average import average
-from phfcli.core.evaluation.saved_evaluations import Result
+from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
 
 SUITE = "average"  # the name of the mean over benchmarks
 
@@ -32,7 +32,7 @@ class Arm:
 
     name: str
     model: str
-    results: Sequence[Result]
+    results: Sequence[SavedEvaluation]
 
     @property
     def benches(self) -> list[str]:
@@ -42,7 +42,7 @@ class Arm:
     def seeds(self) -> int:
         return max(sum(r.bench == bench for r in self.results) for bench in self.benches)
 
-    def of(self, bench: str) -> list[Result]:
+    def of(self, bench: str) -> list[SavedEvaluation]:
         return [result for result in self.results if result.bench == bench]
 
     def scores(self, bench: str) -> Scores:
@@ -98,7 +98,7 @@ class Pair:
 class Comparison:
     """Everything that tables and pictures are made of; `notes` says in which settings the evaluations differ."""
 
-    results: list[Result]
+    results: list[SavedEvaluation]
     arms: list[Arm]
     pairs: list[Pair]
     notes: list[str]
@@ -136,7 +136,7 @@ class Comparison:
         }
 
 
-def compare(results: list[Result], unequal: bool = False, tested: bool = True) -> Comparison:
+def compare(results: list[SavedEvaluation], unequal: bool = False, tested: bool = True) -> Comparison:
     """Pools seeds, checks that like is compared with like, and tests every pair of arms of one model.
 
     Args:
@@ -157,12 +157,12 @@ def compare(results: list[Result], unequal: bool = False, tested: bool = True) -
     return Comparison(results, arms, pairs, notes, tested)
 
 
-def group(results: Sequence[Result], apart: bool = True) -> list[Arm]:
+def group(results: Sequence[SavedEvaluation], apart: bool = True) -> list[Arm]:
     """Arms in the order of their first run. Seeds of one method on one model make one arm.
 
     apart: several checkpoints of a run are several arms, the newest of each run with those of the other seeds.
     """
-    found: dict[tuple[str, str, int], list[Result]] = {}
+    found: dict[tuple[str, str, int], list[SavedEvaluation]] = {}
     for result in results:
         age = _age(result, results) if apart else 0
         found.setdefault((result.model, result.method, age), []).append(result)
@@ -175,13 +175,13 @@ def group(results: Sequence[Result], apart: bool = True) -> list[Arm]:
     return arms
 
 
-def _age(result: Result, results: Sequence[Result]) -> int:
+def _age(result: SavedEvaluation, results: Sequence[SavedEvaluation]) -> int:
     """How many of the same run's evaluations on the same benchmark are newer, or have more samples."""
     own = {_moment(r) for r in results if (r.home, r.bench) == (result.home, result.bench)}
     return sum(moment > _moment(result) for moment in own)
 
 
-def _moment(result: Result) -> tuple[int, int]:
+def _moment(result: SavedEvaluation) -> tuple[int, int]:
     return result.step or 0, result.summary.get("n") or 0
 
 
@@ -206,7 +206,7 @@ def changed(a: Arm, b: Arm, bench: str) -> tuple[list[dict[str, Any]], list[dict
     return gained, lost
 
 
-def _example(results: Sequence[Result], problem: str, right: bool) -> str | None:
+def _example(results: Sequence[SavedEvaluation], problem: str, right: bool) -> str | None:
     for result in results:
         for sample in result.samples.get(problem, []):
             if sample.correct == right:
@@ -232,7 +232,7 @@ def _differences(arms: Sequence[Arm]) -> Iterator[tuple[str, Arm, Arm, PairedDif
             yield SUITE, a, b, suite_difference(scores)
 
 
-def _check(results: Sequence[Result], bench: str, unequal: bool) -> Iterator[str]:
+def _check(results: Sequence[SavedEvaluation], bench: str, unequal: bool) -> Iterator[str]:
     """What differs between the evaluations of a benchmark. Raises UserError where it spoils the comparison."""
     own = [result for result in results if result.bench == bench]
     for key in (*_SPOIL, *_LISTED):
@@ -263,7 +263,7 @@ def _difference(a: Any, b: Any) -> str:
     return f"{a} / {b}"
 
 
-def _count(results: Sequence[Result]) -> dict[str, int]:
+def _count(results: Sequence[SavedEvaluation]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for result in results:
         counts[result.bench] = counts.get(result.bench, 0) + 1

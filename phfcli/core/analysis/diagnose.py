@@ -13,12 +13,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from phfcli.core.analysis.flow_totals import FlowTally, TokenEnergy
+from phfcli.core.analysis.flow_totals import FlowTotals, TokenEnergy
 from phfcli.core.errors import UserError
 from phfcli.core.losses.hidden_states.layer_energy import entropy, layer_energy_share
-from phfcli.core.losses.hidden_states.rollout_measures import measure_walk
+from phfcli.core.losses.hidden_states.rollout_measures import measure_rollout
 from phfcli.core.names import EnergyName
-from phfcli.core.runs.flow_files import Walk, open_flow
+from phfcli.core.runs.flow_files import RolloutStates, open_flow
 from phfcli.core.runs.layout import is_run, step_name
 
 PARTS = 16  # of a rollout, in the position map
@@ -37,8 +37,8 @@ class FlowSource(Protocol):
     @property
     def layers(self) -> list[int]: ...
     @property
-    def texts(self) -> dict[int, str]: ...  # of the tokens of the walks so far
-    def walks(self) -> Iterator[Walk]: ...
+    def texts(self) -> dict[int, str]: ...  # of the tokens of the rollouts so far
+    def rollout_states(self) -> Iterator[RolloutStates]: ...
 
 
 @dataclass(frozen=True)
@@ -145,29 +145,29 @@ def diagnose(source: FlowSource, energy: EnergyName, parts: int = PARTS) -> Laye
     Raises:
         UserError: where no rollout has a transition, or the states are not finite.
     """
-    tally = FlowTally(len(source.layers), energy, parts)
+    totals = FlowTotals(len(source.layers), energy, parts)
     with torch.inference_mode():
-        for walk in source.walks():
-            if not (walk.student.isfinite().all() and walk.teacher.isfinite().all()):
+        for rollout in source.rollout_states():
+            if not (rollout.student.isfinite().all() and rollout.teacher.isfinite().all()):
                 raise UserError(f"{source.path}: states that are not finite, so nothing can be said of them")
-            tally.add(measure_walk(walk.student, walk.teacher), walk.tokens)
+            totals.add(measure_rollout(rollout.student, rollout.teacher), rollout.tokens)
     try:
-        share = layer_energy_share(tally.energies[energy] / max(tally.count, 1))
+        share = layer_energy_share(totals.energies[energy] / max(totals.count, 1))
     except ValueError as error:
         raise UserError(f"{source.path}: no share of {energy} energy: {error}") from None
-    energies = {kind: (total / tally.count).tolist() for kind, total in tally.energies.items()}
+    energies = {kind: (total / totals.count).tolist() for kind, total in totals.energies.items()}
     return LayerReport(
         step=source.step,
         energy=energy,
-        samples=tally.count,
+        samples=totals.count,
         layers=source.layers,
         energies=energies[energy],
         share=share.tolist(),
         entropy=float(entropy(share)),
         all_energies=energies,
-        measures={name: _known(values) for name, values in tally.measures()},
-        position_map=[_known(row) for row in tally.map()],
-        tokens=sorted(tally.token_energies(source.texts), key=lambda token: -token.energy),
+        measures={name: _known(values) for name, values in totals.measures()},
+        position_map=[_known(row) for row in totals.map()],
+        tokens=sorted(totals.token_energies(source.texts), key=lambda token: -token.energy),
     )
 
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from phfcli.core.config import ModelSettings
 from phfcli.core.errors import UserError
 from phfcli.core.models.adapter_files import check_adapter
-from phfcli.core.models.description import generation_config, load_card, load_config
+from phfcli.core.models.description import generation_config, load_config, load_description
 from phfcli.core.models.loading import load_model
 from phfcli.core.runs.checkpoint_choice import find_target
 from phfcli.core.storage.files import new_folder
@@ -29,9 +29,9 @@ def export_merged(name: str, folder: Path, base: str | None = None) -> torch.dty
         raise UserError(f"{name}: is a plain model already; export takes a run, a checkpoint or an adapter")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--merged {folder}: is not empty; choose another folder")
-    card = load_card(target.model)
+    description = load_description(target.model)
     if target.adapter is not None:
-        check_adapter(target.adapter, card)
+        check_adapter(target.adapter, description)
     own = load_config(target.origin).dtype
     dtype = own if isinstance(own, torch.dtype) else torch.float32
     model = load_model(ModelSettings(model=target.model, dtype="float32", device="cpu"), target.adapter)
@@ -41,5 +41,5 @@ def export_merged(name: str, folder: Path, base: str | None = None) -> torch.dty
     merged.generation_config = generation_config(target.origin, merged.config)
     with new_folder(folder) as temporary:
         merged.save_pretrained(temporary)
-        card.tokenizer.save_pretrained(temporary)
+        description.tokenizer.save_pretrained(temporary)
     return dtype

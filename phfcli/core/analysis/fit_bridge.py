@@ -26,13 +26,13 @@ from phfcli.core.models.description import stable_name
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.layer_choice import check_layers, pair_layers, pick_layers
 from phfcli.core.models.loading import load_model
-from phfcli.core.models.passes import Sample, collate, run_pass, states_read
+from phfcli.core.models.passes import Sample, collate, run_pass, states_with_final_norm
 from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.objectives.teachers.bridge import Bridge
 from phfcli.core.objectives.teachers.external import ExternalTeacher, load_external
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
 from phfcli.core.runs.provenance import environment, model_identity, now
-from phfcli.core.runs.training_data import Curriculum, Reading, build_curriculum
+from phfcli.core.runs.training_data import Curriculum, SequenceLengths, build_curriculum
 from phfcli.core.seeds import derive_seed
 from phfcli.core.types import Request, Sampling
 
@@ -78,9 +78,9 @@ class _Readers:
         count, where = self.config.oprd.selection
         for first in range(0, len(samples), self.config.micro_batch_size):
             part = samples[first : first + self.config.micro_batch_size]
-            batch = collate(part, count, self.student.card.pad_id, self.student.device, where)
+            batch = collate(part, count, self.student.description.pad_id, self.student.device, where)
             read = run_pass(self.student, batch.student, batch, self.layers)
-            own, other = states_read(read, self.teacher.read(self.student, batch, self.layers))
+            own, other = states_with_final_norm(read, self.teacher.run_pass(self.student, batch, self.layers))
             yield own[:, batch.valid], other[:, batch.valid]
 
 
@@ -93,14 +93,14 @@ def fit_bridge(
         UserError: for models or data that cannot be used, or a rank beyond the narrower model's width.
     """
     student = load_model(config)
-    teacher = load_external(config, student.card)
+    teacher = load_external(config, student.description)
     narrow = min(student.head.shape[1], teacher.model.head.shape[1])
-    rank = rank or (RANK_SAME_TOKENIZER if teacher.retelling is None else RANK_OTHER_TOKENIZER)
+    rank = rank or (RANK_SAME_TOKENIZER if teacher.alignment is None else RANK_OTHER_TOKENIZER)
     if rank > narrow:
         raise UserError(f"--rank: {rank} is beyond the narrower model's width of {narrow}")
     check_layers("oprd.layers", config.oprd.layers or "last", len(student.blocks))
     layers = pick_layers(config.oprd.layers or "last", len(student.blocks))
-    prompts = build_prompts(student.card.tokenizer, config.prompt)
+    prompts = build_prompts(student.description.tokenizer, config.prompt)
     curriculum = _curriculum(config, prompts, rollouts, student)
     note(f"drawing {rollouts} rollouts of {config.model}")
     samples = _draw(config, curriculum, prompts, student, teacher, rollouts)
@@ -112,7 +112,7 @@ def fit_bridge(
     by_rank, seen = _similarities(bridge, readers.pairs(held_out), shares, _shown(narrow, rank), config.seed)
     report = BridgeReport(
         rank=rank,
-        tokenizer="same" if teacher.retelling is None else "other",
+        tokenizer="same" if teacher.alignment is None else "other",
         layers=layers,
         teacher_layers=pair_layers(layers, len(student.blocks), len(teacher.model.blocks)),
         pairs=pairs,
@@ -126,8 +126,8 @@ def fit_bridge(
 def _curriculum(config: TrainConfig, prompts: Prompts, rollouts: int, student: LanguageModel) -> Curriculum:
     """The problems in the order in which training would visit them; those that will be visited fit."""
     steps = math.ceil(rollouts / config.batch_size)
-    reading = Reading(prompts, privileged=False, rollout=config.rollout.max_new_tokens)
-    return build_curriculum(config.model_copy(update={"steps": steps}), reading, student.card.context)[0]
+    reading = SequenceLengths(prompts, privileged=False, rollout=config.rollout.max_new_tokens)
+    return build_curriculum(config.model_copy(update={"steps": steps}), reading, student.description.context)[0]
 
 
 def _draw(

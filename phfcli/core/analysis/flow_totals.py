@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from phfcli.core.losses.hidden_states.rollout_measures import WalkMeasures
+from phfcli.core.losses.hidden_states.rollout_measures import RolloutMeasures
 from phfcli.core.names import ENERGIES, EnergyName
 
 _FEWEST = 5  # transitions to a token that is listed
@@ -22,18 +22,18 @@ class TokenEnergy(NamedTuple):
     energy: float
 
 
-def _by_transition(walk: WalkMeasures) -> dict[EnergyName, Tensor]:
+def _by_transition(measures: RolloutMeasures) -> dict[EnergyName, Tensor]:
     """[L, n] of each energy: what each transition adds to the mean."""
     return {
-        "loss": (walk.direction + walk.geometry) / 2,
-        "direction": walk.direction,
-        "geometry": walk.geometry,
-        "transition": walk.squares[0],
+        "loss": (measures.direction + measures.geometry) / 2,
+        "direction": measures.direction,
+        "geometry": measures.geometry,
+        "transition": measures.squares[0],
     }
 
 
 @dataclass
-class FlowTally:
+class FlowTotals:
     """Of each measure the mean over a rollout's transitions, summed over rollouts, in float64."""
 
     depth: int
@@ -49,16 +49,16 @@ class FlowTally:
         self._ranks, self._hsics = self._zeros(2), self._zeros(3)
         self._map, self._in_part = self._zeros(self.parts), torch.zeros(self.parts, dtype=torch.float64)
 
-    def add(self, walk: WalkMeasures, tokens: list[int]) -> None:
-        values = {kind: value.double() for kind, value in _by_transition(walk).items()}
+    def add(self, measures: RolloutMeasures, tokens: list[int]) -> None:
+        values = {kind: value.double() for kind, value in _by_transition(measures).items()}
         self.count += 1
         for kind, value in values.items():
             self.energies[kind] += value.mean(1)
-        self._teacher_squares += walk.squares[1].double().mean(1)
-        self._adjacent += walk.adjacent.double()
-        self._ranks += walk.rank.double()
-        if walk.hsic is not None:
-            self._hsics += walk.hsic.double()
+        self._teacher_squares += measures.squares[1].double().mean(1)
+        self._adjacent += measures.adjacent.double()
+        self._ranks += measures.rank.double()
+        if measures.hsic is not None:
+            self._hsics += measures.hsic.double()
         chosen = values[self.energy]  # [L, n]
         n = chosen.shape[1]
         part = ((torch.arange(n, dtype=torch.float64) + 0.5) / n * self.parts).long()

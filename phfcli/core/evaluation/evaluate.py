@@ -11,13 +11,13 @@ from phfcli.core.config import EvalConfig, PromptSettings, TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.average import average
 from phfcli.core.evaluation.benchmarks import Benchmark, check_golds, load_benchmarks
-from phfcli.core.evaluation.sample_file import Key, Sample, SampleFile
+from phfcli.core.evaluation.sample_file import GradedSample, Key, SampleFile
 from phfcli.core.evaluation.sample_page import write_page
-from phfcli.core.evaluation.sample_tasks import Job, grade, jobs_of
+from phfcli.core.evaluation.sample_tasks import SampleTask, grade, sample_tasks
 from phfcli.core.evaluation.scores import summarise
 from phfcli.core.grading import Grader, Status
 from phfcli.core.models.adapter_files import check_adapter
-from phfcli.core.models.description import ModelCard, load_card, pick_device, pick_dtype
+from phfcli.core.models.description import ModelDescription, load_description, pick_device, pick_dtype
 from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.rollouts.build_engine import evaluation_engine
 from phfcli.core.rollouts.engine import Engine, Serving
@@ -26,18 +26,18 @@ from phfcli.core.runs.layout import step_name
 from phfcli.core.runs.provenance import environment, model_identity, now
 from phfcli.core.runs.run_folder import saved_config
 from phfcli.core.settings import resolve
-from phfcli.core.storage.background_writer import Background
+from phfcli.core.storage.background_writer import BackgroundWriter
 from phfcli.core.storage.files import file_hash, read_json, write_json
 from phfcli.core.types import Completion, Request, Sampling
 
 PUBLISHED_NEW_TOKENS = 38_912
 
-Progress = Callable[["Running"], None]
+Progress = Callable[["EvaluationProgress"], None]
 Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Running:
+class EvaluationProgress:
     """Where an evaluation stands; `average` and `stderr` are of the samples so far."""
 
     bench: str
@@ -49,34 +49,34 @@ class Running:
     seconds: float
 
 
-class Tally:
+class RunningAverage:
     """The running figures of one benchmark."""
 
-    def __init__(self, bench: str, total: int, done: Mapping[Key, Sample]) -> None:
+    def __init__(self, bench: str, total: int, done: Mapping[Key, GradedSample]) -> None:
         self._bench, self._total = bench, total
         self._scores: dict[str, list[float]] = {}
         self._tokens = 0
         self.seconds_before = max((s["seconds"] for s in done.values()), default=0.0)
         self.add(list(done.values()))
 
-    def add(self, samples: Sequence[Sample]) -> None:
+    def add(self, samples: Sequence[GradedSample]) -> None:
         for sample in samples:
             self._scores.setdefault(sample["problem"], []).append(float(sample["status"] == Status.correct))
             self._tokens += sample["tokens"]
 
-    def running(self, seconds: float) -> Running:
+    def running(self, seconds: float) -> EvaluationProgress:
         so_far = average(list(self._scores.values()))
         done = sum(map(len, self._scores.values()))
-        return Running(self._bench, done, self._total, so_far.average, so_far.stderr, self._tokens, seconds)
+        return EvaluationProgress(self._bench, done, self._total, so_far.average, so_far.stderr, self._tokens, seconds)
 
 
 @dataclass
-class Evaluation:
+class Evaluator:
     """One model, served once, with everything that its benchmarks share."""
 
     config: EvalConfig
     target: Target
-    card: ModelCard
+    description: ModelDescription
     prompts: Prompts
     engine: Engine
     grader: Grader
@@ -88,7 +88,7 @@ class Evaluation:
         Raises:
             UserError: where the folder holds samples of other settings, or a prompt does not fit.
         """
-        file, sampling = SampleFile(self.folder(bench)), sampling_of(self.config, self.card, self.prompts, bench)
+        file, sampling = SampleFile(self.folder(bench)), sampling_of(self.config, self.description, self.prompts, bench)
         about = {"created": now(), "engine_options": self.config.vllm.model_dump(), **environment(self._device)}
         with file.claim(self._settings(bench, sampling), about):
             seconds = self._sample(file, bench, sampling, on_progress)
@@ -140,27 +140,31 @@ class Evaluation:
     def _sample(self, file: SampleFile, bench: Benchmark, sampling: Sampling, on_progress: Progress) -> float:
         """Draws and grades every (problem, sample) that is not on disk yet; returns the seconds spent so far."""
         done = file.read(bench.problems, self.config.n)
-        tally = Tally(bench.name, len(bench.problems) * self.config.n, done)
-        jobs = [j for j in jobs_of(bench, self.config.n, self.config.seed) if (j.problem.id, j.number) not in done]
+        running_average = RunningAverage(bench.name, len(bench.problems) * self.config.n, done)
+        tasks = [
+            j for j in sample_tasks(bench, self.config.n, self.config.seed) if (j.problem.id, j.number) not in done
+        ]
         prompts = {p.id: tuple(self.prompts.student(p.problem)) for p in bench.problems}
-        requests = [Request(prompts[job.problem.id], job.seed) for job in jobs]
+        requests = [Request(prompts[task.problem.id], task.seed) for task in tasks]
         started = time.perf_counter()
 
-        def record(drawn: Sequence[tuple[Job, Completion]]) -> None:
-            seconds = tally.seconds_before + time.perf_counter() - started
-            samples = [{**sample, "seconds": round(seconds, 3)} for sample in grade(drawn, self.card, self.grader)]
+        def record(drawn: Sequence[tuple[SampleTask, Completion]]) -> None:
+            seconds = running_average.seconds_before + time.perf_counter() - started
+            samples = [
+                {**sample, "seconds": round(seconds, 3)} for sample in grade(drawn, self.description, self.grader)
+            ]
             file.append(samples)
-            tally.add(samples)
-            on_progress(tally.running(seconds))
+            running_average.add(samples)
+            on_progress(running_average.running(seconds))
 
-        with Background(record) as recorder:  # grading hides behind generation
+        with BackgroundWriter(record) as recorder:  # grading hides behind generation
             for index, completion in self.engine.sample(requests, sampling, logprobs=False):
-                recorder.put((jobs[index], completion))
-        return tally.seconds_before + time.perf_counter() - started
+                recorder.put((tasks[index], completion))
+        return running_average.seconds_before + time.perf_counter() - started
 
 
 def evaluate(
-    config: EvalConfig, on_start: Callable[[Evaluation], None], on_progress: Progress, warn: Warn
+    config: EvalConfig, on_start: Callable[[Evaluator], None], on_progress: Progress, warn: Warn
 ) -> list[dict[str, Any]]:
     """Evaluates config.model on each of config.bench; returns their summaries.
 
@@ -169,31 +173,31 @@ def evaluate(
     """
     target = find_target(config.model, config.base)
     benches = load_benchmarks(config.bench, config)
-    card = load_card(target.model)
+    description = load_description(target.model)
     identity = _identity(config, target)
     if target.adapter is not None:
-        check_adapter(target.adapter, card)
+        check_adapter(target.adapter, description)
         _check_base(target, identity["model"])
-    prompts = build_prompts(card.tokenizer, _prompt_settings(config, target))
-    length = max(_longest(prompts, b) + sampling_of(config, card, prompts, b).max_new_tokens for b in benches)
+    prompts = build_prompts(description.tokenizer, _prompt_settings(config, target))
+    length = max(_longest(prompts, b) + sampling_of(config, description, prompts, b).max_new_tokens for b in benches)
     serving = Serving(config.model_copy(update={"model": target.model}), length, target.adapter)
     with Grader(timeout_s=config.grader_timeout_s) as grader:
         benches = [check_golds(bench, grader) for bench in benches]
         with closing(evaluation_engine(config, serving, warn)) as engine:
-            evaluation = Evaluation(config, target, card, prompts, engine, grader, identity)
+            evaluation = Evaluator(config, target, description, prompts, engine, grader, identity)
             on_start(evaluation)
             return [evaluation.run(bench, on_progress) for bench in benches]
 
 
-def sampling_of(config: EvalConfig, card: ModelCard, prompts: Prompts, bench: Benchmark) -> Sampling:
+def sampling_of(config: EvalConfig, description: ModelDescription, prompts: Prompts, bench: Benchmark) -> Sampling:
     """Raises UserError if prompt and new tokens exceed the model's context."""
     longest = _longest(prompts, bench)
-    room = card.context - longest
+    room = description.context - longest
     wanted = config.max_new_tokens or min(PUBLISHED_NEW_TOKENS, room)
     if not 0 < wanted <= room:
         raise UserError(
             f"--max-new-tokens: the longest prompt of {bench.name} takes {longest} tokens, which leaves "
-            f"{max(room, 0)} of the model's context of {card.context}"
+            f"{max(room, 0)} of the model's context of {description.context}"
         )
     return Sampling(config.temperature, config.top_p, config.top_k, wanted)
 

@@ -11,7 +11,7 @@ from phfcli.core.errors import UserError
 from phfcli.core.storage.files import append_lines, drop_cut_line, read_json, read_lines, write_json
 from phfcli.core.types import Problem
 
-Sample = dict[str, Any]  # a line of samples.jsonl
+GradedSample = dict[str, Any]  # a line of samples.jsonl
 Key = tuple[str, int]  # problem id, number of the sample
 
 _WRITTEN_FIRST = {"lock", ".settings.json.tmp"}
@@ -50,13 +50,13 @@ class SampleFile:
                 drop_cut_line(self.path)
             yield
 
-    def read(self, problems: Sequence[Problem], n: int) -> dict[Key, Sample]:
+    def read(self, problems: Sequence[Problem], n: int) -> dict[Key, GradedSample]:
         """The samples of these problems; a key that stands twice counts once."""
         wanted = {(p.id, i) for p in problems for i in range(n)}
         keyed = {(line["problem"], line["sample"]): line for line in reversed(read_lines(self.path))}
         return {key: line for key, line in keyed.items() if key in wanted}
 
-    def append(self, samples: Sequence[Sample]) -> None:
+    def append(self, samples: Sequence[GradedSample]) -> None:
         append_lines(self.path, samples)
 
     def _check(self, settings: Mapping[str, Any]) -> None:

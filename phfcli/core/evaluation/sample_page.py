@@ -43,7 +43,7 @@ _REFUSED = re.compile(
     r"|(?<!\\)%.|\\(?:[dt]?binom|sqrt)\s*\d\d",
     re.DOTALL,
 )
-_UNKNOWN = re.compile(r"\\[A-Za-z]")  # the converter hands on a command that it does not know as text
+_UNKNOWN = re.compile(r"\\[A-Za-z]")  # the converter processes on a command that it does not know as text
 _REFERENCE = re.compile(r"&#x([0-9A-Fa-f]{1,6});")
 _ELEMENTS = re.compile(
     "math|menclose|mfrac|mi|mmultiscripts|mn|mo|mover|mpadded|mprescripts|mroot|mrow|mspace|msqrt|mstyle|msub|msubsup"

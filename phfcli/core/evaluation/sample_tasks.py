@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from phfcli.core.evaluation.benchmarks import Benchmark
-from phfcli.core.evaluation.sample_file import Sample
+from phfcli.core.evaluation.sample_file import GradedSample
 from phfcli.core.grading import Grader, Status
-from phfcli.core.models.description import ModelCard
+from phfcli.core.models.description import ModelDescription
 from phfcli.core.seeds import derive_seed
 from phfcli.core.types import Completion, Problem
 
 
 @dataclass(frozen=True)
-class Job:
+class SampleTask:
     """One sample to draw."""
 
     problem: Problem
@@ -20,29 +20,31 @@ class Job:
     seed: int
 
 
-def jobs_of(bench: Benchmark, n: int, seed: int) -> list[Job]:
+def sample_tasks(bench: Benchmark, n: int, seed: int) -> list[SampleTask]:
     """n samples of each problem, each with a seed of its own."""
-    return [Job(p, i, derive_seed(seed, p.problem, i)) for p in bench.problems for i in range(n)]
+    return [SampleTask(p, i, derive_seed(seed, p.problem, i)) for p in bench.problems for i in range(n)]
 
 
-def grade(drawn: Sequence[tuple[Job, Completion]], card: ModelCard, grader: Grader) -> list[Sample]:
+def grade(
+    drawn: Sequence[tuple[SampleTask, Completion]], description: ModelDescription, grader: Grader
+) -> list[GradedSample]:
     """The drawn samples as they are kept; one that the token limit has cut has no answer."""
-    texts = [card.text(completion.ids) for _, completion in drawn]
+    texts = [description.text(completion.ids) for _, completion in drawn]
     ended = [i for i, (_, completion) in enumerate(drawn) if completion.finish == "stop"]
     graded = grader.grade([(drawn[i][0].problem.answer or "", texts[i]) for i in ended])
     grades = dict(zip(ended, graded, strict=True))
     samples = []
-    for i, (job, completion) in enumerate(drawn):
+    for i, (task, completion) in enumerate(drawn):
         verdict = grades.get(i)
         samples.append(
             {
-                "problem": job.problem.id,
-                "sample": job.number,
+                "problem": task.problem.id,
+                "sample": task.number,
                 "status": str(verdict.status if verdict else Status.truncated),
                 "answer": verdict.answer if verdict else None,
-                "gold": job.problem.answer,
+                "gold": task.problem.answer,
                 "tokens": len(completion.ids),
-                "seed": job.seed,
+                "seed": task.seed,
                 "text": texts[i],
             }
         )

@@ -19,7 +19,7 @@ _FREE = ("seed", "output_dir", "keep", "checkpoint_every", "vllm", "http", "devi
 
 
 @dataclass(frozen=True)
-class Sample:
+class SavedSample:
     """What a comparison needs of a line of samples.jsonl."""
 
     number: int
@@ -32,7 +32,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Result:
+class SavedEvaluation:
     """One evaluation of one benchmark.
 
     Attributes:
@@ -52,7 +52,7 @@ class Result:
     summary: dict[str, Any]
     settings: dict[str, Any]
     folder: Path
-    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    samples: dict[str, list[SavedSample]] = field(default_factory=dict)
     scores: dict[str, list[float]] = field(default_factory=dict)
     golds: dict[str, str | None] = field(default_factory=dict)
     seed: int | None = None
@@ -71,7 +71,7 @@ class Result:
         return f"{quote(str(self.folder))}/samples.html#{quote(problem, safe='')}{part}"
 
 
-def load_results(paths: list[str], benches: list[str], all_steps: bool = False) -> list[Result]:
+def load_evaluations(paths: list[str], benches: list[str], all_steps: bool = False) -> list[SavedEvaluation]:
     """The evaluations of runs, checkpoints, evaluation folders or summary files; NAME=PATH gives one a name.
 
     Args:
@@ -119,7 +119,7 @@ def summaries_of(path: Path, all_steps: bool) -> list[Path]:
     return [p for p in found if all_steps or not _OLDER.search(p.parent.name)]
 
 
-def _load(path: Path, name: str | None) -> Result:
+def _load(path: Path, name: str | None) -> SavedEvaluation:
     summary = read_json(path)
     if not isinstance(summary, dict):
         raise UserError(f"{path}: not a summary: expected an object with named fields")
@@ -140,7 +140,7 @@ def _load(path: Path, name: str | None) -> Result:
     kept = {key: value for key, value in config.items() if key not in _FREE}
     began = config.get("model") if base else None  # of a run of all weights, whose checkpoints are models themselves
     model = began or settings.get("model", {}).get("name") or summary.get("model") or "-"
-    return Result(
+    return SavedEvaluation(
         name=name or own,
         method=name or (json.dumps(kept, sort_keys=True) if config else home),
         objective=name or config.get("objective") or ("base" if base else own),
@@ -164,22 +164,22 @@ def _told_scores(path: Path, scores: Any) -> dict[str, list[float]]:
         raise UserError(f"{path}: scores: expected a list of numbers for each problem") from None
 
 
-def _most_samples(results: list[Result]) -> list[Result]:
+def _most_samples(results: list[SavedEvaluation]) -> list[SavedEvaluation]:
     """Of several evaluations of one checkpoint on one benchmark the one with the most samples: it has the others'."""
-    kept: dict[tuple[str, str, int | None], Result] = {}
+    kept: dict[tuple[str, str, int | None], SavedEvaluation] = {}
     for result in sorted(results, key=lambda result: result.summary.get("n") or 0):
         kept[result.home, result.bench, result.step] = result
     return [result for result in results if kept[result.home, result.bench, result.step] is result]
 
 
-def _samples(path: Path) -> tuple[dict[str, list[Sample]], dict[str, str | None]]:
+def _samples(path: Path) -> tuple[dict[str, list[SavedSample]], dict[str, str | None]]:
     """The samples of each problem, each key once, and the gold answers."""
-    keyed: dict[tuple[str, int], Sample] = {}
+    keyed: dict[tuple[str, int], SavedSample] = {}
     golds: dict[str, str | None] = {}
     for line in read_lines(path):
-        keyed[line["problem"], line["sample"]] = Sample(line["sample"], line["status"], line["answer"])
+        keyed[line["problem"], line["sample"]] = SavedSample(line["sample"], line["status"], line["answer"])
         golds[line["problem"]] = line.get("gold")
-    drawn: dict[str, list[Sample]] = {}
+    drawn: dict[str, list[SavedSample]] = {}
     for (problem, _), sample in sorted(keyed.items()):
         drawn.setdefault(problem, []).append(sample)
     return drawn, golds
@@ -190,7 +190,7 @@ def _home(folder: Path) -> Path:
     return folder.parents[1] if folder.parent.name == "evals" else folder
 
 
-def _distinct(results: list[Result]) -> list[Result]:
+def _distinct(results: list[SavedEvaluation]) -> list[SavedEvaluation]:
     """Evaluations of one bench under one name are told apart by their run's folder, their step or their number."""
     seen: dict[tuple[str, str, str], int] = {}
     distinct = []

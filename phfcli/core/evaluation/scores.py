@@ -8,14 +8,16 @@ import numpy as np
 
 from phfcli.core.evaluation.average import average
 from phfcli.core.evaluation.pass_at_k import majority, pass_at_ks
-from phfcli.core.evaluation.sample_file import Key, Sample
+from phfcli.core.evaluation.sample_file import GradedSample, Key
 from phfcli.core.grading import Grader, Status
 from phfcli.core.types import Problem
 
 _QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)
 
 
-def summarise(samples: Mapping[Key, Sample], problems: Sequence[Problem], grader: Grader, n: int) -> dict[str, Any]:
+def summarise(
+    samples: Mapping[Key, GradedSample], problems: Sequence[Problem], grader: Grader, n: int
+) -> dict[str, Any]:
     """The figures of an evaluation; fractions are 0..1, lengths in tokens."""
     rows = [[samples[p.id, i] for i in range(n)] for p in problems]
     everything = [sample for row in rows for sample in row]
@@ -40,7 +42,7 @@ def summarise(samples: Mapping[Key, Sample], problems: Sequence[Problem], grader
     }
 
 
-def _majority(rows: Sequence[Sequence[Sample]], scores: Sequence[Sequence[float]], grader: Grader) -> float:
+def _majority(rows: Sequence[Sequence[GradedSample]], scores: Sequence[Sequence[float]], grader: Grader) -> float:
     votes = [grader.equivalence_classes([s["answer"] for s in row]) for row in rows]
     right = [
         {vote for vote, score in zip(row, own, strict=True) if vote is not None and score}
@@ -49,13 +51,13 @@ def _majority(rows: Sequence[Sequence[Sample]], scores: Sequence[Sequence[float]
     return majority(votes, right)
 
 
-def _completed_average(samples: Sequence[Sample]) -> float | None:
+def _completed_average(samples: Sequence[GradedSample]) -> float | None:
     """The share of correct ones among the samples that the token limit has not cut; None if it has cut all."""
     completed = [s for s in samples if s["status"] != Status.truncated]
     return sum(s["status"] == Status.correct for s in completed) / len(completed) if completed else None
 
 
-def _lengths(samples: Sequence[Sample]) -> dict[str, Any]:
+def _lengths(samples: Sequence[GradedSample]) -> dict[str, Any]:
     tokens = [s["tokens"] for s in samples]
     quantiles = np.quantile(tokens, _QUANTILES, method="inverted_cdf").tolist()
     return {

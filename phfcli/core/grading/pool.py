@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 
 from phfcli.core.grading.worker import READY
-from phfcli.core.storage.child_processes import Child
+from phfcli.core.storage.child_processes import ChildProcess
 
 TIMEOUT = "timeout"
 DIED = "died"
@@ -27,7 +27,7 @@ class _Worker:
     """One process. `job` is the index it works on, None while it starts or idles."""
 
     def __init__(self, timeout_s: float, memory_bytes: int) -> None:
-        self.child = Child(_SERVE, [timeout_s, memory_bytes], _ENVIRONMENT, silent=True)
+        self.child = ChildProcess(_SERVE, [timeout_s, memory_bytes], _ENVIRONMENT, silent=True)
         self.ready = False
         self.job: int | None = None
         self.deadline = time.monotonic() + _START_S

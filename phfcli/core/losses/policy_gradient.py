@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from phfcli.core.losses.divergence import chunked as sweep
+from phfcli.core.losses.divergence import chunked
 from phfcli.core.losses.shared import working
 
 
@@ -89,7 +89,7 @@ class _TokenLogprobs(torch.autograd.Function):
         logprobs = working(hidden.new_empty(len(hidden)))
         slope = torch.empty_like(hidden) if wants_hidden else None  # [N, d]
         matrix = head.to(hidden.dtype)
-        for rows, values, residual_nV in _sweep(hidden, matrix, tokens, temperature, chunk_size):
+        for rows, values, residual_nV in _chunks(hidden, matrix, tokens, temperature, chunk_size):
             logprobs[rows] = values
             if slope is not None:
                 slope[rows] = residual_nV @ matrix / temperature
@@ -110,23 +110,23 @@ def _to_head(
 ) -> Tensor:
     """sum_n grad_n d ln p_n / d head, [V, d]."""
     total = torch.zeros_like(head, dtype=grad.dtype)
-    for rows, _, residual_nV in _sweep(hidden, head.to(hidden.dtype), tokens, temperature, chunk_size):
+    for rows, _, residual_nV in _chunks(hidden, head.to(hidden.dtype), tokens, temperature, chunk_size):
         total.addmm_(working(residual_nV).T, working(hidden[rows]) * (grad[rows, None] / temperature))
     return total.to(head.dtype)
 
 
-def _sweep(
+def _chunks(
     hidden: Tensor, head: Tensor, tokens: Tensor, temperature: float, chunk_size: int | None
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Yields the rows of a chunk, their log-probabilities [n] and onehot - S [n, V], in a buffer that serves again."""
-    chunk = sweep.chunk_rows(hidden, len(head), chunk_size)
+    chunk = chunked.chunk_rows(hidden, len(head), chunk_size)
     buffer_nV = hidden.new_empty(chunk, len(head))
     for start in range(0, len(hidden), chunk):
         rows = slice(start, start + chunk)
         count = len(hidden[rows])
         with torch.autocast(hidden.device.type, enabled=False):
             logits_nV = torch.mm(hidden[rows], head.T, out=buffer_nV[:count])
-        values = [_residual(logits_nV[s], tokens[rows][s, None], temperature) for s in sweep.slabs(logits_nV)]
+        values = [_residual(logits_nV[s], tokens[rows][s, None], temperature) for s in chunked.slabs(logits_nV)]
         yield rows, torch.cat(values), logits_nV
 
 

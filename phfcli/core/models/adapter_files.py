@@ -5,15 +5,15 @@ from pathlib import Path
 from safetensors import safe_open
 
 from phfcli.core.errors import UserError
-from phfcli.core.models.description import ModelCard, skeleton
+from phfcli.core.models.description import ModelDescription, skeleton
 
 _PREFIX = "base_model.model."
 _SIDES = {".lora_A.weight": 1, ".lora_B.weight": 0}  # the dimension of the layer's [out, in] that it must agree with
 
 
-def check_adapter(adapter: Path, card: ModelCard) -> None:
-    """Raises UserError, naming the first layer, if a LoRA adapter is of another model than the card's."""
-    layers = {name: tuple(p.shape) for name, p in skeleton(card.config).named_parameters()}
+def check_adapter(adapter: Path, description: ModelDescription) -> None:
+    """Raises UserError, naming the first layer, if a LoRA adapter belongs to another model."""
+    layers = {name: tuple(p.shape) for name, p in skeleton(description.config).named_parameters()}
     for name, shape in _shapes(adapter / "adapter_model.safetensors").items():
         for side, dimension in _SIDES.items():
             if not name.endswith(side):
@@ -23,7 +23,8 @@ def check_adapter(adapter: Path, card: ModelCard) -> None:
             if own is None or shape[dimension] != own[dimension]:
                 found = f"there it is {' x '.join(map(str, own))}" if own else "which has no such layer"
                 raise UserError(
-                    f"{adapter}: does not fit {card.name}: {layer} is adapted with {' x '.join(map(str, shape))}, "
+                    f"{adapter}: does not fit {description.name}: {layer} is adapted with "
+                    f"{' x '.join(map(str, shape))}, "
                     f"{found}; name the right base model with --base"
                 )
 

@@ -19,7 +19,7 @@ from phfcli.core.models.language_model import LanguageModel
 def add_lora(model: LanguageModel, settings: LoraSettings, seed: int) -> LanguageModel:
     """The same model with a fresh adapter, which is all that trains. Its first output equals the base model's."""
     torch.manual_seed(seed)
-    return LanguageModel(lora_network(model.causal, settings), model.causal, model.card)
+    return LanguageModel(lora_network(model.causal, settings), model.causal, model.description)
 
 
 def lora_network(causal: PreTrainedModel, settings: LoraSettings) -> PeftModel:

@@ -25,7 +25,7 @@ _FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")  # of a repo
 
 
 @dataclass(frozen=True)
-class ModelCard:
+class ModelDescription:
     """A model without its weights.
 
     Attributes:
@@ -56,10 +56,10 @@ class ModelCard:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
-def load_card(name: str) -> ModelCard:
+def load_description(name: str) -> ModelDescription:
     """Raises UserError where neither folder nor hub has the model's config and tokenizer."""
     config, tokenizer = load_config(name), load_tokenizer(name)
-    return ModelCard(name, config, tokenizer, _endings(name, config, tokenizer))
+    return ModelDescription(name, config, tokenizer, _endings(name, config, tokenizer))
 
 
 def locate(name: str) -> str:

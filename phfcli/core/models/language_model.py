@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
-from phfcli.core.models.description import ModelCard
+from phfcli.core.models.description import ModelDescription
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class LanguageModel:
     Attributes:
         network: what is trained and saved: the model, or the PEFT model around it.
         causal: the transformers model itself; adapters are already injected into its layers.
-        card: its tokenizer, and where its completions end.
+        description: its tokenizer, and where its completions end.
         compute: the precision of its products, where that is not the weights' own.
     """
 
     network: PreTrainedModel | PeftModel
     causal: PreTrainedModel
-    card: ModelCard
+    description: ModelDescription
     compute: torch.dtype | None = None
 
     @property

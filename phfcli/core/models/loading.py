@@ -12,7 +12,7 @@ from phfcli.core.config import ModelSettings
 from phfcli.core.errors import UserError
 from phfcli.core.models.adapters import load_adapter
 from phfcli.core.models.allocator import return_large_blocks
-from phfcli.core.models.description import from_hub, load_card, pick_device, pick_dtype
+from phfcli.core.models.description import from_hub, load_description, pick_device, pick_dtype
 from phfcli.core.models.language_model import LanguageModel
 
 # config fields under which logits are not simply head @ hidden, which the fused losses rely on
@@ -28,7 +28,7 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
     Raises:
         UserError: where the model cannot be found or read, or the method cannot be applied to it.
     """
-    card = load_card(settings.model)
+    description = load_description(settings.model)
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
     attention = pick_attention(settings.attention, device, dtype)
@@ -46,9 +46,11 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
     elif device.type == "cpu":
         return_large_blocks()
     # only where a completion ends is kept: a model's own sampling defaults must not leak into a protocol
-    causal.generation_config = GenerationConfig(eos_token_id=sorted(card.eos_ids), pad_token_id=card.pad_id)
+    causal.generation_config = GenerationConfig(
+        eos_token_id=sorted(description.eos_ids), pad_token_id=description.pad_id
+    )
     network = causal.eval() if adapter is None else load_adapter(causal, adapter)
-    return LanguageModel(network, causal, card)
+    return LanguageModel(network, causal, description)
 
 
 def pick_attention(name: str, device: torch.device, dtype: torch.dtype) -> str | None:

@@ -21,7 +21,7 @@ _SHARE_OF_DEPTH = 6  # layer 6 of 36, as OISD has it for Qwen3-4B and 8B
 
 
 @dataclass(frozen=True)
-class Shadow:
+class LogitLens:
     """The shadow student, and the last block's attention as its teacher. N valid tokens, d hidden size."""
 
     hidden: Tensor  # [N, d], the block's output after the final norm, at the column that predicts each valid token
@@ -29,15 +29,15 @@ class Shadow:
     last: Attention
 
 
-def shadow_layer(wanted: int, depth: int) -> int:
+def lens_layer(wanted: int, depth: int) -> int:
     """The block of a model of `depth` blocks, 1 is the first; 0 is the one at a sixth of the depth."""
     return wanted or max(1, round(depth / _SHARE_OF_DEPTH))
 
 
-def check_shadow(model: LanguageModel, wanted: int) -> None:
+def check_logit_lens(model: LanguageModel, wanted: int) -> None:
     """Raises UserError where no block lies below the last one, or attention cannot be captured."""
     depth, kind = len(model.blocks), model.causal.config.model_type
-    if shadow_layer(wanted, depth) >= depth:
+    if lens_layer(wanted, depth) >= depth:
         raise UserError(f"oisd.layer: must lie below the last of the model's {depth} decoder blocks, got {wanted}")
     attention = [getattr(block, "self_attn", None) for block in model.blocks]
     if not model.causal._supports_attention_backend or None in attention or not hasattr(model.backbone, "norm"):
@@ -47,25 +47,27 @@ def check_shadow(model: LanguageModel, wanted: int) -> None:
 
 
 @contextmanager
-def capture_shadow(model: LanguageModel, wanted: int | None) -> Iterator[Callable[[Tensor, Tensor], Shadow | None]]:
-    """Within it a pass leaves a Shadow, read afterwards at rows and columns [N]; with None it leaves nothing."""
+def capture_logit_lens(
+    model: LanguageModel, wanted: int | None
+) -> Iterator[Callable[[Tensor, Tensor], LogitLens | None]]:
+    """Within it a pass leaves a LogitLens, read afterwards at rows and columns [N]; with None it leaves nothing."""
     if wanted is None:
         yield lambda _rows, _columns: None
         return
-    block, last = model.blocks[shadow_layer(wanted, len(model.blocks)) - 1], model.blocks[-1]
+    block, last = model.blocks[lens_layer(wanted, len(model.blocks)) - 1], model.blocks[-1]
     attention = _self_attention(block), _self_attention(last)
     outputs: list[Any] = []
     handle = block.register_forward_hook(lambda _module, _args, output: outputs.append(output))
 
-    def shadow(rows: Tensor, columns: Tensor) -> Shadow:
+    def lens(rows: Tensor, columns: Tensor) -> LogitLens:
         state = outputs[0] if isinstance(outputs[0], Tensor) else outputs[0][0]  # [B, T, d]
         norm = model.backbone.norm
         assert isinstance(norm, nn.Module)
-        return Shadow(norm(state[rows, columns]), *(kept[module] for module in attention))
+        return LogitLens(norm(state[rows, columns]), *(kept[module] for module in attention))
 
     try:
         with _capture_attention(model.causal.config, attention) as kept:
-            yield shadow
+            yield lens
     finally:
         handle.remove()
 

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from phfcli.core.losses.positions import select_positions
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.logit_lens import Shadow, capture_shadow
+from phfcli.core.models.logit_lens import LogitLens, capture_logit_lens
 from phfcli.core.names import Where
 
 
@@ -26,8 +26,8 @@ class Sample:
 
     logprobs are those of the sampled tokens, under the distribution they were drawn from; group holds the rewards of
     all completions of the same problem, this one's included. Both are empty where there are none.
-    retold is the same text as a teacher of another tokenizer reads it. places are then those positions of either's
-    completion where a token of the other ends as well, pair by pair; None is every position.
+    in_teacher_tokens is the same text in the tokens of a teacher with another tokenizer. aligned_positions are then the
+    positions of the completion at which a token of the other one ends as well, pair by pair; None is every position.
     """
 
     student_prompt: Sequence[int]
@@ -36,18 +36,18 @@ class Sample:
     logprobs: Sequence[float] = ()
     reward: float = 0.0
     group: Sequence[float] = ()
-    places: Sequence[int] | None = None
-    retold: "Sample | None" = None
+    aligned_positions: Sequence[int] | None = None
+    in_teacher_tokens: "Sample | None" = None
 
     @property
     def columns(self) -> int:
         """How long it is for both readers together."""
         own = len(self.student_prompt) + len(self.teacher_prompt or ()) + 2 * len(self.completion)
-        return own if self.retold is None else own + self.retold.columns
+        return own if self.in_teacher_tokens is None else own + self.in_teacher_tokens.columns
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReaderInput:
     """One reader's sequences: its own prompt, then the completion. Padded on the right."""
 
     input_ids: Tensor  # [B, T]
@@ -60,12 +60,12 @@ class Batch:
     """Some samples as tensors."""
 
     samples: Sequence[Sample]
-    student: Reading
-    teacher: Reading | None
+    student: ReaderInput
+    teacher: ReaderInput | None
     lengths: Tensor  # [B], of the completions, the end-of-sequence token included
     positions: Tensor  # [B, m], selected positions within the completion
     valid: Tensor  # [B, m]
-    retold: "Batch | None" = None  # the same samples in the teacher's own tokens, where those are others
+    in_teacher_tokens: "Batch | None" = None  # the same samples in the teacher's own tokens, where those are others
 
     @cached_property
     def tokens(self) -> tuple[Tensor, Tensor]:
@@ -93,7 +93,7 @@ class Batch:
     @property
     def padding(self) -> tuple[Tensor, Tensor]:
         """The padded columns of both readers, and all of their columns."""
-        masks = [reading.attention_mask.flatten() for reading in (self.student, self.teacher) if reading is not None]
+        masks = [reader.attention_mask.flatten() for reader in (self.student, self.teacher) if reader is not None]
         mask = torch.cat(masks)
         return (mask == 0).sum(), torch.tensor(mask.numel(), device=mask.device)
 
@@ -106,7 +106,7 @@ class Pass:
     head: Tensor  # [V, d]
     states: Tensor  # [L, B, m, d], output of each wanted block at the selected positions, before the final norm
     final: Tensor | None = None  # [B, m, d], where the last of these is the model's last block: after the final norm
-    shadow: Shadow | None = None  # where one is wanted
+    lens: LogitLens | None = None  # where one is wanted
 
 
 def collate(
@@ -115,12 +115,12 @@ def collate(
     """Samples as one padded batch, with at most `positions` selected positions each."""
     lengths = torch.tensor([len(sample.completion) for sample in samples], device=device)
     selected, valid = _select(samples, lengths, positions, where)
-    student = _reading([s.student_prompt for s in samples], samples, pad_id, device)
+    student = _reader_input([s.student_prompt for s in samples], samples, pad_id, device)
     privileged = [s.teacher_prompt for s in samples if s.teacher_prompt is not None]
-    teacher = _reading(privileged, samples, pad_id, device) if privileged else None
-    others = [s.retold for s in samples if s.retold is not None]
-    retold = collate(others, positions, 0, device, where) if others else None  # 0: an id of any tokenizer
-    return Batch(samples, student, teacher, lengths, selected, valid, retold)
+    teacher = _reader_input(privileged, samples, pad_id, device) if privileged else None
+    others = [s.in_teacher_tokens for s in samples if s.in_teacher_tokens is not None]
+    in_teacher_tokens = collate(others, positions, 0, device, where) if others else None  # 0: an id of any tokenizer
+    return Batch(samples, student, teacher, lengths, selected, valid, in_teacher_tokens)
 
 
 def common_heads(student: Pass, teacher: Pass) -> tuple[Tensor, Tensor | None]:
@@ -134,7 +134,7 @@ def common_heads(student: Pass, teacher: Pass) -> tuple[Tensor, Tensor | None]:
     return student.head[:size], teacher.head[:size]
 
 
-def states_read(student: Pass, teacher: Pass) -> tuple[Tensor, Tensor]:
+def states_with_final_norm(student: Pass, teacher: Pass) -> tuple[Tensor, Tensor]:
     """Both readers' states [L, B, m, .], those of their last blocks as the heads read them: after the final norm."""
     if student.final is None or teacher.final is None:
         return student.states, teacher.states
@@ -142,26 +142,26 @@ def states_read(student: Pass, teacher: Pass) -> tuple[Tensor, Tensor]:
 
 
 def run_pass(
-    model: LanguageModel, reading: Reading, batch: Batch, layers: Sequence[int], shadow: int | None = None
+    model: LanguageModel, reader: ReaderInput, batch: Batch, layers: Sequence[int], lens: int | None = None
 ) -> Pass:
-    """One forward pass; the head is not applied, and only `layers` (1 is the first block) and `shadow` are captured."""
-    columns = reading.prompt_lengths[:, None] + batch.positions  # [B, m]
+    """One forward pass; the head is not applied, and only `layers` (1 is the first block) and `lens` are captured."""
+    columns = reader.prompt_lengths[:, None] + batch.positions  # [B, m]
     blocks = [model.blocks[layer - 1] for layer in layers]
     with (
         model.computing(),
         capture_states(blocks, columns) as stack,
-        capture_shadow(model, shadow) as shadow_at,
+        capture_logit_lens(model, lens) as lens_at,
     ):
         out = model.backbone(
-            input_ids=reading.input_ids, attention_mask=reading.attention_mask, use_cache=False
+            input_ids=reader.input_ids, attention_mask=reader.attention_mask, use_cache=False
         ).last_hidden_state  # [B, T, d]
     rows, offsets = batch.tokens
-    before = reading.prompt_lengths[rows] + offsets - 1  # the column that predicts each token
+    before = reader.prompt_lengths[rows] + offsets - 1  # the column that predicts each token
     hidden = out[rows, before].to(model.compute or out.dtype)
     states = stack() if layers else out.new_zeros(0, *columns.shape, out.shape[-1])
     last = bool(layers) and layers[-1] == len(model.blocks)
     final = out[torch.arange(len(columns), device=columns.device)[:, None], columns].to(states.dtype) if last else None
-    return Pass(hidden, model.head, states, final, shadow_at(rows, before))
+    return Pass(hidden, model.head, states, final, lens_at(rows, before))
 
 
 @contextmanager
@@ -196,18 +196,22 @@ def capture_states(blocks: Sequence[nn.Module], columns: Tensor) -> Iterator[Cal
 
 
 def _select(samples: Sequence[Sample], lengths: Tensor, positions: int, where: Where) -> tuple[Tensor, Tensor]:
-    """Selected positions [B, m] among each sample's places, and which of them are valid."""
-    if all(sample.places is None for sample in samples):
+    """Selected positions [B, m] among each sample's aligned positions, and which of them are valid."""
+    if all(sample.aligned_positions is None for sample in samples):
         return select_positions(lengths, positions, where)
-    places = [range(len(s.completion)) if s.places is None else s.places for s in samples]
-    counts = torch.tensor([len(row) for row in places], device=lengths.device)
+    aligned_positions = [
+        range(len(s.completion)) if s.aligned_positions is None else s.aligned_positions for s in samples
+    ]
+    counts = torch.tensor([len(row) for row in aligned_positions], device=lengths.device)
     selected, valid = select_positions(counts, positions, where)
-    table = pad_sequence([torch.tensor([*row, 0]) for row in places], batch_first=True).to(lengths.device)
+    table = pad_sequence([torch.tensor([*row, 0]) for row in aligned_positions], batch_first=True).to(lengths.device)
     return table.gather(1, selected).where(valid, 0), valid
 
 
-def _reading(prompts: Sequence[Sequence[int]], samples: Sequence[Sample], pad_id: int, device: torch.device) -> Reading:
+def _reader_input(
+    prompts: Sequence[Sequence[int]], samples: Sequence[Sample], pad_id: int, device: torch.device
+) -> ReaderInput:
     rows = [torch.tensor([*p, *s.completion]) for p, s in zip(prompts, samples, strict=True)]
     ids = pad_sequence(rows, batch_first=True, padding_value=pad_id)
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    return Reading(ids.to(device), mask.to(device), torch.tensor([len(p) for p in prompts], device=device))
+    return ReaderInput(ids.to(device), mask.to(device), torch.tensor([len(p) for p in prompts], device=device))

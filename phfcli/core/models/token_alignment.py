@@ -7,22 +7,22 @@ from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
 from phfcli.core.errors import UserError
-from phfcli.core.models.description import ModelCard
+from phfcli.core.models.description import ModelDescription
 from phfcli.core.models.passes import Sample
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.types import Problem
 
 
 @dataclass(frozen=True)
-class Retelling:
+class TokenAlignment:
     """From the student's tokens to the teacher's."""
 
-    student: ModelCard
-    teacher: ModelCard
+    student: ModelDescription
+    teacher: ModelDescription
     prompts: Prompts  # the teacher's, which its own chat template renders
 
     def __call__(self, sample: Sample, problem: Problem) -> Sample:
-        """The sample with its retold twin; the student's ids stay as they were sampled.
+        """The sample with its copy in the teacher's tokens; the student's ids stay as they were sampled.
 
         Raises:
             UserError: where the teacher's tokens do not fit into its context.
@@ -42,8 +42,13 @@ class Retelling:
                 f"teacher.model: a rollout of problem {problem.id} takes {len(prompt) + len(ids)} of its tokens, more "
                 f"than its context of {self.teacher.context}; shorten rollout.max_new_tokens"
             )
-        retold = Sample(prompt, None, ids, places=[other[end] for end in met])
-        return replace(sample, teacher_prompt=None, places=[own[end] for end in met], retold=retold)
+        in_teacher_tokens = Sample(prompt, None, ids, aligned_positions=[other[end] for end in met])
+        return replace(
+            sample,
+            teacher_prompt=None,
+            aligned_positions=[own[end] for end in met],
+            in_teacher_tokens=in_teacher_tokens,
+        )
 
 
 def same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:

@@ -27,7 +27,7 @@ class Needs:
         positions: at most so many states of each completion.
         where: which positions those are.
         bridge: the projectors through which an external teacher's states are compared; None compares them as they are.
-        shadow: a block whose own prediction and attention are wanted beside the last block's; 0 is the one at a sixth
+        lens: a block whose own prediction and attention are wanted beside the last block's; 0 is the one at a sixth
             of the depth, None is none.
         max_tokens: of a prompt and its completion, where that is less than the model's context.
     """
@@ -41,7 +41,7 @@ class Needs:
     positions: int = 128
     where: Where = "spread"
     bridge: Bridge | None = None
-    shadow: int | None = None
+    lens: int | None = None
     max_tokens: int | None = None
 
     @property

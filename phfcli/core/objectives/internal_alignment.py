@@ -8,7 +8,7 @@ from phfcli.core.config import GrpoSettings, OisdSettings
 from phfcli.core.losses.divergence.fused import fused_divergence
 from phfcli.core.losses.hidden_states.attention import attention_divergence
 from phfcli.core.losses.shared import working
-from phfcli.core.models.logit_lens import Shadow
+from phfcli.core.models.logit_lens import LogitLens
 from phfcli.core.models.passes import Batch, Pass
 from phfcli.core.objectives.contract import LossTerms, Needs, Term
 from phfcli.core.objectives.group_policy import sample_advantages, token_divisors
@@ -34,22 +34,22 @@ class InternalAlignment:
             privileged=False,
             reward=True,
             positions=self.settings.queries,
-            shadow=self.settings.layer or 0,
+            lens=self.settings.layer or 0,
         )
 
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
-        assert student.shadow is not None
-        shadow, bound = student.shadow, self.settings.advantage_clip
-        signed, _ = sample_advantages(batch, self.grpo.normalize, working(shadow.hidden))
+        assert student.lens is not None
+        lens, bound = student.lens, self.settings.advantage_clip
+        signed, _ = sample_advantages(batch, self.grpo.normalize, working(lens.hidden))
         advantages = signed.clamp(-bound, bound)
-        return self._think(student, shadow, batch, advantages) + self._attention(shadow, batch, advantages)
+        return self._think(student, lens, batch, advantages) + self._attention(lens, batch, advantages)
 
-    def _think(self, student: Pass, shadow: Shadow, batch: Batch, advantages: Tensor) -> LossTerms:
+    def _think(self, student: Pass, lens: LogitLens, batch: Batch, advantages: Tensor) -> LossTerms:
         """Logit alignment: how to think (eq. 7)."""
         rows, _ = batch.tokens
         divisors, per = token_divisors(batch, self.grpo.aggregate)
         total = fused_divergence(
-            shadow.hidden.to(student.hidden.dtype),
+            lens.hidden.to(student.hidden.dtype),
             student.hidden.detach(),
             student.head,
             advantages[rows] / divisors,
@@ -58,11 +58,11 @@ class InternalAlignment:
         metrics = {"think": (total.detach(), total.new_tensor(batch.counts[per]))}
         return LossTerms({"think": Term(total, per, self.settings.think)}, metrics)
 
-    def _attention(self, shadow: Shadow, batch: Batch, advantages: Tensor) -> LossTerms:
+    def _attention(self, lens: LogitLens, batch: Batch, advantages: Tensor) -> LossTerms:
         """Attention alignment: where to look (eq. 10), a mean over each sample's queries and heads."""
         columns = (batch.student.prompt_lengths[:, None] + batch.positions - 1).clamp(min=0)
         apart = attention_divergence(
-            shadow.attention, shadow.last, columns, self.settings.window, self.settings.strided
+            lens.attention, lens.last, columns, self.settings.window, self.settings.strided
         ).masked_fill(~batch.valid, 0)  # [B, m]
         own = apart.sum(-1) / batch.valid.sum(-1).clamp(min=1)
         metrics = {"attention_gap": (own.detach().sum(), own.new_tensor(batch.counts["samples"]))}

@@ -7,7 +7,7 @@ control takes them as PHF does, OPRD as the head reads them.
 from dataclasses import dataclass
 
 from phfcli.core.losses.hidden_states.pointwise import mean_cosine, pointwise_loss
-from phfcli.core.models.passes import Batch, Pass, states_read
+from phfcli.core.models.passes import Batch, Pass, states_with_final_norm
 from phfcli.core.objectives.contract import LossTerms, Needs, Term
 
 
@@ -22,7 +22,7 @@ class PointwiseStates:
 
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
         assert teacher is not None
-        own, other = states_read(student, teacher) if self.final_norm else (student.states, teacher.states)
+        own, other = states_with_final_norm(student, teacher) if self.final_norm else (student.states, teacher.states)
         if self.needs.bridge is not None:
             own, other = self.needs.bridge.project(own, other)
         loss, count = pointwise_loss(own, other, batch.valid, self.normalized)

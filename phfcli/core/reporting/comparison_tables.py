@@ -1,6 +1,6 @@
 """A comparison as tables: the paper's Table 1 (methods), Table 2 (ablations) and Figure 2 (dynamics), and the tests.
 
-Each view gives sheets to be read, and records, one a row, whose values are numbers: fractions, not percent.
+Each view gives tables to be read, and records, one a row, whose values are numbers: fractions, not percent.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from phfcli.core.analysis.compare import SUITE, Arm, Comparison, Pair
-from phfcli.core.evaluation.saved_evaluations import Result
+from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
 from phfcli.core.names import ViewName
-from phfcli.core.reporting.table_export import Sheet
+from phfcli.core.reporting.table_export import ResultTable
 
 Record = dict[str, Any]
 
@@ -21,7 +21,7 @@ _ERROR = "Average@n in percent ± standard error over problems"
 class View:
     """The tables of one view; those without a row are left out."""
 
-    sheets: list[Sheet]
+    tables: list[ResultTable]
     records: list[Record]
 
 
@@ -34,12 +34,12 @@ def view_of(name: ViewName, comparison: Comparison) -> View:
         "dynamics": dynamics,
     }
     view = views[name](comparison)
-    return View([sheet for sheet in view.sheets if sheet.rows], view.records)
+    return View([table for table in view.tables if table.rows], view.records)
 
 
 def runs(comparison: Comparison) -> View:
     """Every evaluation, and every tested difference."""
-    return View([_run_sheet(comparison.results), pair_sheet(comparison.pairs)], _run_records(comparison.results))
+    return View([_run_table(comparison.results), pair_table(comparison.pairs)], _run_records(comparison.results))
 
 
 def methods(comparison: Comparison) -> View:
@@ -53,7 +53,7 @@ def methods(comparison: Comparison) -> View:
         if arm.model == model
     ]
     columns = ["model", "method", "seeds", *benches, *(["Average"] if several else [])]
-    return View([Sheet(_ERROR, columns, rows), pair_sheet(comparison.pairs)], _arm_records(comparison))
+    return View([ResultTable(_ERROR, columns, rows), pair_table(comparison.pairs)], _arm_records(comparison))
 
 
 def ablations(comparison: Comparison) -> View:
@@ -67,7 +67,7 @@ def ablations(comparison: Comparison) -> View:
             cells.append(_suite(own[0], comparison.benches) if own else "-")
         rows.append([name, *cells])
     title = f"{_ERROR}: {' + '.join(comparison.benches)}"
-    return View([Sheet(title, ["variant", *comparison.models], rows)], _arm_records(comparison))
+    return View([ResultTable(title, ["variant", *comparison.models], rows)], _arm_records(comparison))
 
 
 def dynamics(comparison: Comparison) -> View:
@@ -77,7 +77,7 @@ def dynamics(comparison: Comparison) -> View:
         rows.append([arm.model, bench, arm.name, str(step), with_error(score, error)])
         seeds = sum((result.step or 0) == step for result in arm.of(bench))
         records.append(_record(arm, bench, score, error) | {"seeds": seeds, "step": step})
-    return View([Sheet(_ERROR, ["model", "bench", "method", "step", "Average@n"], rows)], records)
+    return View([ResultTable(_ERROR, ["model", "bench", "method", "step", "Average@n"], rows)], records)
 
 
 def trajectories(comparison: Comparison) -> list[tuple[Arm, str, int, float, float | None]]:
@@ -92,7 +92,7 @@ def trajectories(comparison: Comparison) -> list[tuple[Arm, str, int, float, flo
     return points
 
 
-def pair_sheet(pairs: Sequence[Pair]) -> Sheet:
+def pair_table(pairs: Sequence[Pair]) -> ResultTable:
     """The tested differences, in points."""
     columns = ["bench", "difference of", "points", "95% interval", "p", "p, Holm", "could show", "problems", "+", "-"]
     several = len({pair.model for pair in pairs}) > 1
@@ -106,7 +106,7 @@ def pair_sheet(pairs: Sequence[Pair]) -> Sheet:
         points = f"{_points(told.difference)}{error}"
         bench = f"{pair.model}, {pair.bench}" if several else pair.bench
         rows.append([bench, f"{pair.b} - {pair.a}", points, interval, *tests, str(told.problems), *counts])
-    return Sheet("Differences, paired by problem", columns, rows)
+    return ResultTable("Differences, paired by problem", columns, rows)
 
 
 def pair_records(pairs: Sequence[Pair]) -> list[Record]:
@@ -126,7 +126,7 @@ def _points(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:+.1f}"
 
 
-def _run_sheet(results: Sequence[Result]) -> Sheet:
+def _run_table(results: Sequence[SavedEvaluation]) -> ResultTable:
     columns = ["run", "step", "bench", "n", "problems", "Average@n", "pass@n", "majority", "truncated"]
     rows = []
     for result in results:
@@ -135,10 +135,10 @@ def _run_sheet(results: Sequence[Result]) -> Sheet:
         scores = with_error(own["average"], own["stderr"]), percent(passed), percent(own.get("majority"))
         counts = _text(own.get("n")), _text(own.get("problems"))
         rows.append([result.name, _text(result.step), result.bench, *counts, *scores, _text(own.get("truncated"))])
-    return Sheet(_ERROR, columns, rows)
+    return ResultTable(_ERROR, columns, rows)
 
 
-def _run_records(results: Sequence[Result]) -> list[Record]:
+def _run_records(results: Sequence[SavedEvaluation]) -> list[Record]:
     keys = ("n", "problems", "average", "stderr", "majority", "truncated", "mean_tokens")
     return [
         {"run": r.name, "model": r.model, "seed": r.seed, "step": r.step, "bench": r.bench}

@@ -11,8 +11,7 @@ from phfcli.core.analysis.compare import SUITE, Comparison, Pair
 from phfcli.core.analysis.diagnose import LayerReport
 from phfcli.core.analysis.fit_bridge import BridgeReport
 from phfcli.core.names import ViewName
-from phfcli.core.reporting import flow_charts as panels
-from phfcli.core.reporting import score_charts as score_panels
+from phfcli.core.reporting import flow_charts, score_charts
 from phfcli.core.reporting.comparison_tables import trajectories
 
 Panel = Callable[[Axes], None]
@@ -26,17 +25,17 @@ def layer_panels(reports: Sequence[LayerReport]) -> dict[str, Panel]:
     """What is drawn of the flows of one model, oldest first; several steps add how they changed."""
     newest = reports[-1]
     over_steps: dict[str, Panel] = {
-        "share map": lambda axes: panels.share_map(axes, reports),
-        "entropies": lambda axes: panels.entropies(axes, reports),
+        "share map": lambda axes: flow_charts.share_map(axes, reports),
+        "entropies": lambda axes: flow_charts.entropies(axes, reports),
     }
     return {
-        "shares": lambda axes: panels.shares(axes, newest),
-        "beside the paper": lambda axes: panels.beside_paper(axes, newest),
+        "shares": lambda axes: flow_charts.shares(axes, newest),
+        "beside the paper": lambda axes: flow_charts.beside_paper(axes, newest),
         **(over_steps if len(reports) > 1 else {}),
-        "position map": lambda axes: panels.position_map(axes, newest),
-        "terms": lambda axes: panels.terms(axes, newest),
-        "agreement": lambda axes: panels.agreement(axes, newest),
-        "ranks": lambda axes: panels.ranks(axes, newest),
+        "position map": lambda axes: flow_charts.position_map(axes, newest),
+        "terms": lambda axes: flow_charts.terms(axes, newest),
+        "agreement": lambda axes: flow_charts.agreement(axes, newest),
+        "ranks": lambda axes: flow_charts.ranks(axes, newest),
     }
 
 
@@ -63,14 +62,14 @@ def draw_panels(drawn: Sequence[Panel], path: Path, columns: int = _COLUMNS, siz
 def view_panels(name: ViewName, comparison: Comparison) -> list[Panel]:
     """What is drawn of a view of a comparison."""
     if name == "ablations":
-        return [lambda axes: score_panels.variants(axes, comparison)]
+        return [lambda axes: score_charts.variants(axes, comparison)]
     if name == "dynamics":
         points = trajectories(comparison)
         places = [(model, bench) for model in comparison.models for bench in comparison.benches]
         return [_trajectory(points, model, bench, len(places) > 1) for model, bench in places]
     drawn = [_scores(comparison, model) for model in comparison.models]
     pairs = drawn_pairs(comparison)
-    return [*drawn, lambda axes: score_panels.differences(axes, pairs)] if pairs else drawn
+    return [*drawn, lambda axes: score_charts.differences(axes, pairs)] if pairs else drawn
 
 
 def drawn_pairs(comparison: Comparison) -> list[Pair]:
@@ -97,16 +96,16 @@ def draw_view(name: ViewName, comparison: Comparison, path: Path) -> None:
 
 def _scores(comparison: Comparison, model: str) -> Panel:
     def draw(axes: Axes) -> None:
-        score_panels.scores(axes, comparison, model)
+        score_charts.scores(axes, comparison, model)
         if len(comparison.models) > 1:
             axes.set_xlabel(model)
 
     return draw
 
 
-def _trajectory(points: Sequence[score_panels.Point], model: str, bench: str, named: bool) -> Panel:
+def _trajectory(points: Sequence[score_charts.Point], model: str, bench: str, named: bool) -> Panel:
     def draw(axes: Axes) -> None:
-        score_panels.trajectory(axes, points, model, bench)
+        score_charts.trajectory(axes, points, model, bench)
         if named:
             axes.set_xlabel(f"training step: {model}, {bench}")
 
@@ -115,4 +114,4 @@ def _trajectory(points: Sequence[score_panels.Point], model: str, bench: str, na
 
 def draw_bridge(report: BridgeReport, path: Path) -> None:
     """How well a bridge's two sides agree, by rank."""
-    draw_panels([lambda axes: panels.bridge(axes, report)], path)
+    draw_panels([lambda axes: flow_charts.bridge(axes, report)], path)

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from phfcli.core.analysis.compare import Comparison
-from phfcli.core.evaluation.saved_evaluations import Result
+from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
 
 _SIGNS = {"correct": "✓", "wrong": "✗", "no_answer": "∅", "truncated": "…"}
 _LONGEST_ANSWER = 60  # characters
@@ -26,7 +26,7 @@ def problem_grid(comparison: Comparison, bench: str, place: int, page: Path) -> 
     return {"bench": bench, "place": place, "columns": [result.name for result in results], "rows": rows}
 
 
-def _row(results: Sequence[Result], problem: str, number: int, page: Path) -> dict[str, Any]:
+def _row(results: Sequence[SavedEvaluation], problem: str, number: int, page: Path) -> dict[str, Any]:
     cells: list[dict[str, Any] | None] = []
     answers = []
     for result in results:

@@ -15,14 +15,20 @@ from matplotlib.axes import Axes
 
 from phfcli.core.analysis.compare import Comparison, compare
 from phfcli.core.evaluation.sample_page import page_policy
-from phfcli.core.evaluation.saved_evaluations import Result, load_results, named_path, summaries_of
-from phfcli.core.reporting import score_charts as score_panels
+from phfcli.core.evaluation.saved_evaluations import SavedEvaluation, load_evaluations, named_path, summaries_of
+from phfcli.core.reporting import score_charts
 from phfcli.core.reporting.comparison_tables import view_of
 from phfcli.core.reporting.figures import differences_height, layer_panels, view_panels
 from phfcli.core.reporting.inline_svg import inline_svg
 from phfcli.core.reporting.problem_grid import problem_grid
-from phfcli.core.reporting.run_summaries import Run, load_run, provenance_sheet, settings_sheets, told_apart
-from phfcli.core.reporting.table_export import Sheet, layer_sheet
+from phfcli.core.reporting.run_summaries import (
+    RunSummary,
+    load_run_summary,
+    provenance_table,
+    settings_tables,
+    with_distinct_names,
+)
+from phfcli.core.reporting.table_export import ResultTable, layer_table
 from phfcli.core.runs.provenance import now
 from phfcli.core.storage.files import write_text
 from phfcli.core.version import __version__
@@ -72,22 +78,22 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
     Raises:
         UserError: for a path that is no run and has no evaluation, and where evaluations do not compare.
     """
-    runs = told_apart([load_run(*named_path(text)) for text in paths])
+    runs = with_distinct_names([load_run_summary(*named_path(text)) for text in paths])
     newest, evaluated = (
         [text for text, run in zip(paths, runs, strict=True) if summaries_of(run.folder, all_steps)]
         for all_steps in (False, True)
     )
-    comparison = compare(load_results(newest, []), unequal)
-    steps = load_results(evaluated, [], all_steps=True)
+    comparison = compare(load_evaluations(newest, []), unequal)
+    steps = load_evaluations(evaluated, [], all_steps=True)
     flows = [_flow(run, place) for place, run in enumerate(runs) if run.flows]
-    differing, same = settings_sheets(runs)
+    differing, same = settings_tables(runs)
     context = {
         "title": title,
         "runs": [run.name for run in runs],
         "version": __version__,
         "created": now(),
         "notes": comparison.notes,
-        "sheets": [_sortable(sheet) for sheet in view_of("runs", comparison).sheets],
+        "tables": [_sortable(table) for table in view_of("runs", comparison).tables],
         "scores": _scores(comparison, steps),
         "training": _training(runs),
         "flows": flows,
@@ -95,7 +101,7 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
         "grids": [problem_grid(comparison, bench, place, path) for place, bench in enumerate(comparison.benches)],
         "settings": _sortable(differing),
         "same": _sortable(same),
-        "provenance": _sortable(provenance_sheet(runs)),
+        "provenance": _sortable(provenance_table(runs)),
     }
     write_text(path, _page(context))
 
@@ -111,7 +117,7 @@ def _page(context: dict[str, Any]) -> str:
     return page.encode("utf-8", "replace").decode()  # half a character pair cannot be written
 
 
-def _scores(comparison: Comparison, steps: list[Result]) -> list[Figure]:
+def _scores(comparison: Comparison, steps: list[SavedEvaluation]) -> list[Figure]:
     if not comparison.results:
         return []
     size = (4.9, differences_height(comparison))
@@ -135,12 +141,12 @@ def _scores(comparison: Comparison, steps: list[Result]) -> list[Figure]:
     return drawn
 
 
-def _training(runs: Sequence[Run]) -> list[Figure]:
+def _training(runs: Sequence[RunSummary]) -> list[Figure]:
     drawn = []
     for key, caption in _CURVES.items():
         curves = {run.name: _curve(run.metrics, key) for run in runs if run.metrics}
         if any(curves.values()):
-            panel = partial(score_panels.curves, curves=curves, name=key.replace("_", " "))
+            panel = partial(score_charts.curves, curves=curves, name=key.replace("_", " "))
             drawn.append(Figure(inline_svg(panel, caption, f"curve-{key}"), caption))
     return drawn
 
@@ -153,7 +159,7 @@ def _curve(metrics: Sequence[dict[str, Any]], key: str) -> list[tuple[float, flo
     return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
 
 
-def _flow(run: Run, place: int) -> dict[str, Any]:
+def _flow(run: RunSummary, place: int) -> dict[str, Any]:
     newest = run.flows[-1]
     drawn: dict[str, Callable[[Axes], None]] = layer_panels(run.flows)
     layer, share = newest.largest
@@ -161,9 +167,9 @@ def _flow(run: Run, place: int) -> dict[str, Any]:
         f"step {newest.step}: largest share {100 * share:.1f} % in block {layer}, entropy {newest.entropy:.2f} of "
         f"{newest.max_entropy:.2f} nats, {newest.samples} rollouts"
     )
-    header, *rows = layer_sheet([newest])
+    header, *rows = layer_table([newest])
     kept = [index for index, column in enumerate(header) if not str(column).startswith(("part_", "energy_", "step"))]
-    sheet = Sheet(
+    table = ResultTable(
         f"{run.name}, step {newest.step}",
         [str(header[index]).replace("_", " ") for index in kept],
         [[_short(row[index]) for index in kept] for row in rows],
@@ -175,24 +181,24 @@ def _flow(run: Run, place: int) -> dict[str, Any]:
         )
         for name, panel in drawn.items()
     ]
-    return {"name": run.name, "told": told, "figures": figures, "sheet": _sortable(sheet)}
+    return {"name": run.name, "told": told, "figures": figures, "table": _sortable(table)}
 
 
 def _short(value: object) -> str:
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _sortable(sheet: Sheet) -> dict[str, Any]:
-    """A sheet for the page: whether a column holds numbers, and for each cell what it sorts by, None for text."""
+def _sortable(table: ResultTable) -> dict[str, Any]:
+    """A table for the page: whether a column holds numbers, and for each cell what it sorts by, None for text."""
     numbers = []
-    for index, _ in enumerate(sheet.columns):
-        cells = [row[index] for row in sheet.rows]
+    for index, _ in enumerate(table.columns):
+        cells = [row[index] for row in table.rows]
         numbers.append(any(map(_leading, cells)) and all(cell == "-" or _leading(cell) for cell in cells))
     rows = [
         [(cell, (_leading(cell) or _BELOW_ALL) if number else None) for cell, number in zip(row, numbers, strict=True)]
-        for row in sheet.rows
+        for row in table.rows
     ]
-    return {"title": sheet.title, "columns": list(zip(sheet.columns, numbers, strict=True)), "rows": rows}
+    return {"title": table.title, "columns": list(zip(table.columns, numbers, strict=True)), "rows": rows}
 
 
 def _leading(cell: str) -> str:

@@ -9,14 +9,14 @@ from phfcli.core.analysis.diagnose import LayerReport, comparable, diagnose_file
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.saved_evaluations import summaries_of
 from phfcli.core.printable import printable
-from phfcli.core.reporting.table_export import Sheet
+from phfcli.core.reporting.table_export import ResultTable
 from phfcli.core.runs.layout import is_run
 from phfcli.core.settings import read_yaml
 from phfcli.core.storage.files import read_json, read_lines
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSummary:
     """One of the study's runs or evaluated models, and all that it left."""
 
     name: str
@@ -27,7 +27,7 @@ class Run:
     flows: list[LayerReport]
 
 
-def load_run(name: str | None, folder: Path) -> Run:
+def load_run_summary(name: str | None, folder: Path) -> RunSummary:
     """Reads a folder. Raises UserError for one that is no run and holds no evaluation."""
     if not folder.exists():
         raise UserError(f"{folder}: no such run")
@@ -35,7 +35,7 @@ def load_run(name: str | None, folder: Path) -> Run:
         raise UserError(f"{folder}: neither a run nor evaluated; run `phf eval` first")
     told = [*folder.glob("manifest.json"), *sorted(folder.glob("evals/*/settings.json"))]
     saved = flow_files(folder) if is_run(folder) and any((folder / "flows").glob("*.safetensors")) else []
-    return Run(
+    return RunSummary(
         name or printable(folder.resolve().name),
         folder,
         read_yaml(folder / "config.yaml") if is_run(folder) else {},
@@ -45,7 +45,7 @@ def load_run(name: str | None, folder: Path) -> Run:
     )
 
 
-def told_apart(runs: Sequence[Run]) -> list[Run]:
+def with_distinct_names(runs: Sequence[RunSummary]) -> list[RunSummary]:
     """The runs, those of one name with their folder's name or their number beside it."""
     names = [run.name for run in runs]
     apart = []
@@ -58,7 +58,7 @@ def told_apart(runs: Sequence[Run]) -> list[Run]:
     return apart
 
 
-def settings_sheets(runs: Sequence[Run]) -> tuple[Sheet, Sheet]:
+def settings_tables(runs: Sequence[RunSummary]) -> tuple[ResultTable, ResultTable]:
     """The settings of the runs side by side: those that differ, and the others."""
     trained = [run for run in runs if run.config]
     flat = [dict(_leaves(run.config)) for run in trained]
@@ -71,7 +71,7 @@ def settings_sheets(runs: Sequence[Run]) -> tuple[Sheet, Sheet]:
         else:
             same.append([key, values[0]])
     names = [run.name for run in trained]
-    return Sheet("Settings that differ between the runs", ["setting", *names], differing), Sheet(
+    return ResultTable("Settings that differ between the runs", ["setting", *names], differing), ResultTable(
         "Settings of all runs", ["setting", "value"], same
     )
 
@@ -83,7 +83,7 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return leaves
 
 
-def provenance_sheet(runs: Sequence[Run]) -> Sheet:
+def provenance_table(runs: Sequence[RunSummary]) -> ResultTable:
     """Versions, revisions and hashes of each run."""
     rows = []
     for run in runs:
@@ -99,4 +99,4 @@ def provenance_sheet(runs: Sequence[Run]) -> Sheet:
             + [str(own.get("device", "-"))]
         )
     columns = ["run", "folder", "created", "git", "versions", "model", "data", "device"]
-    return Sheet("Where the runs come from", columns, rows)
+    return ResultTable("Where the runs come from", columns, rows)

@@ -26,7 +26,7 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
 
 
 @dataclass(frozen=True)
-class Sheet:
+class ResultTable:
     """A table of text; its numbers are already written as they are to be read."""
 
     title: str
@@ -34,20 +34,20 @@ class Sheet:
     rows: Sequence[Sequence[str]]
 
 
-def as_markdown(sheet: Sheet) -> str:
-    header, *body = [[_markdown_cell(cell) for cell in row] for row in (sheet.columns, *sheet.rows)]
+def as_markdown(table: ResultTable) -> str:
+    header, *body = [[_markdown_cell(cell) for cell in row] for row in (table.columns, *table.rows)]
     lines = [f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *body]]
-    return f"**{_markdown_cell(sheet.title)}**\n\n" + "\n".join(lines) + "\n"
+    return f"**{_markdown_cell(table.title)}**\n\n" + "\n".join(lines) + "\n"
 
 
-def as_latex(sheet: Sheet) -> str:
+def as_latex(table: ResultTable) -> str:
     """A table that needs the package booktabs; columns of numbers to the right."""
-    first = sheet.rows[0] if sheet.rows else [""] * len(sheet.columns)
+    first = table.rows[0] if table.rows else [""] * len(table.columns)
     alignment = "".join("r" if cell[:1] in set("+-0123456789") else "l" for cell in first)
-    header, *body = [" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in (sheet.columns, *sheet.rows)]
+    header, *body = [" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in (table.columns, *table.rows)]
     lines = [
         r"\begin{table}",
-        rf"\caption{{{_latex_cell(sheet.title)}}}",
+        rf"\caption{{{_latex_cell(table.title)}}}",
         rf"\begin{{tabular}}{{{alignment}}}",
         r"\toprule",
         header,
@@ -78,7 +78,7 @@ def write_records(path: Path, records: Sequence[Mapping[str, object]]) -> None:
     write_csv(path, [header, *([record.get(key) for key in header] for record in records)])
 
 
-def layer_sheet(reports: Sequence[LayerReport]) -> list[Row]:
+def layer_table(reports: Sequence[LayerReport]) -> list[Row]:
     """Every value by step and layer, under a header."""
     kinds, names = list(reports[0].all_energies), list(reports[0].measures)
     parts = range(len(reports[0].position_map[0]))

@@ -10,19 +10,19 @@ from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.rollouts.engine import TrainingEngine
 from phfcli.core.types import Completion, Request, Sampling
 
-PROOF_TOKENS = 300  # longer than two of any engine's cache blocks, whose stale content would show
+PROBE_TOKENS = 300  # longer than two of any engine's cache blocks, whose stale content would show
 _DRAWN = 8  # of them
 _NOISE = 0.1  # standard deviation
 _SAME = 1e-3  # nats
 
 
-def prove_adapter(engine: TrainingEngine, model: LanguageModel, prompt: Sequence[int]) -> None:
+def probe_adapter(engine: TrainingEngine, model: LanguageModel, prompt: Sequence[int]) -> None:
     """Changes the weights and changes them back, and looks at what the engine draws each time.
 
     Raises:
         RuntimeError: if another adapter changes nothing, or the first one does not come back.
     """
-    room = min(PROOF_TOKENS, model.card.context) - _DRAWN
+    room = min(PROBE_TOKENS, model.description.context) - _DRAWN
     request = Request(tuple(islice(cycle(prompt), room)), seed=0)
     before = _draw(engine, model, request)
     with _other_weights(model):

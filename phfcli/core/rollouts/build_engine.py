@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from phfcli.core.config import EvalConfig, TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.rollouts.adapter_probe import PROOF_TOKENS, prove_adapter
+from phfcli.core.rollouts.adapter_probe import PROBE_TOKENS, probe_adapter
 from phfcli.core.rollouts.engine import Engine, Serving, TrainingEngine
 from phfcli.core.rollouts.http_engine import HttpEngine
 from phfcli.core.rollouts.parallel_engine import ParallelEngine
@@ -53,12 +53,12 @@ def training_engine(
         raise UserError("rollout.engine: a server takes over adapters only; with tuning=full use vllm or transformers")
     known = list(prompts)
     longest = max(map(len, known)) + new_tokens
-    length = min(max(longest, PROOF_TOKENS), model.card.context)
+    length = min(max(longest, PROBE_TOKENS), model.description.context)
     serving = Serving(config, length)
     engine: TrainingEngine
     engine = HttpEngine(name, serving) if is_url(name) else VllmEngine(serving, rank=rank, training=True)
     try:
-        prove_adapter(engine, model, known[0])
+        probe_adapter(engine, model, known[0])
     except BaseException:
         engine.close()
         raise

@@ -26,7 +26,7 @@ _LONGEST_MESSAGE = 300
 _KEY = "VLLM_API_KEY"
 
 
-class PassingError(Exception):
+class TransientError(Exception):
     """Something that may pass.
 
     waited: for how many seconds the server has kept silent when that is noticed.
@@ -70,7 +70,7 @@ class Patience:
     def succeeded(self) -> None:
         self._success = time.monotonic()
 
-    def ends_with(self, fault: PassingError) -> bool:
+    def ends_with(self, fault: TransientError) -> bool:
         """Takes note of a fault; says whether it is one too many."""
         now = time.monotonic()
         began = max(now - fault.waited, self._success)
@@ -103,7 +103,7 @@ class HttpClient:
         self._idle: list[httpx2.AsyncClient] = []
 
     async def request(self, path: str, body: dict[str, Any] | None = None) -> Answer:
-        """One attempt: a GET, or a POST of that body. Raises PassingError if no whole answer comes back."""
+        """One attempt: a GET, or a POST of that body. Raises TransientError if no whole answer comes back."""
         content = None if body is None else json.dumps(body).encode()
         try:
             async with asyncio.timeout(self._timeout_s), self._connection() as client:
@@ -111,12 +111,12 @@ class HttpClient:
                 async with client.stream(method, self._url + path, content=content) as response:
                     return Answer(response.status_code, await self._read(response))
         except TimeoutError:
-            raise PassingError(f"no answer within {self._timeout_s:g} s", waited=self._timeout_s) from None
+            raise TransientError(f"no answer within {self._timeout_s:g} s", waited=self._timeout_s) from None
         except httpx2.TransportError as error:
-            raise PassingError(first_line(error)) from None
+            raise TransientError(first_line(error)) from None
 
     async def persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """What the attempt returns; it is made again after each PassingError.
+        """What the attempt returns; it is made again after each TransientError.
 
         Raises RuntimeError when patience is at an end.
         """
@@ -124,7 +124,7 @@ class HttpClient:
         while True:
             try:
                 result = await attempt()
-            except PassingError as fault:
+            except TransientError as fault:
                 if self._patience.ends_with(fault):
                     raise RuntimeError(
                         f"{self.where} has failed for {self._patience_s:g} s without a success ({fault}); "
@@ -137,15 +137,15 @@ class HttpClient:
                 return result
 
     def parse(self, kind: type[Parsed], answer: Answer) -> Parsed:
-        """The body of a good answer. Raises PassingError for what may pass, and UserError for what will not."""
+        """The body of a good answer. Raises TransientError for what may pass, and UserError for what will not."""
         if answer.status == 200:
             try:
                 return kind.model_validate_json(answer.body)
             except ValidationError:
                 wanted = "a vLLM server that returns token ids (0.10.2 or later)"
                 raise self.refusal(f"it does not answer like {wanted}") from None
-        if may_pass(answer.status):
-            raise PassingError(answer.message)
+        if is_transient(answer.status):
+            raise TransientError(answer.message)
         if answer.status in (401, 403):
             raise self.refusal(f"it wants an API key ({answer.message}); set {_KEY}")
         if 300 <= answer.status < 400:
@@ -178,7 +178,7 @@ class HttpClient:
         return bytes(body)
 
 
-def may_pass(status: int) -> bool:
+def is_transient(status: int) -> bool:
     """Whether an error is the server's present state and not the request's fault."""
     return status in (408, 429) or status >= 500
 

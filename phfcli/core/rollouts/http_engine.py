@@ -13,10 +13,10 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, Field
 
 from phfcli.core.errors import UserError
-from phfcli.core.models.description import load_card
+from phfcli.core.models.description import load_description
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.rollouts.engine import Serving
-from phfcli.core.rollouts.http_client import HttpClient, PassingError
+from phfcli.core.rollouts.http_client import HttpClient, TransientError
 from phfcli.core.rollouts.served_models import Adapter, ServedModels
 from phfcli.core.types import Completion, Request, Sampling
 
@@ -49,11 +49,11 @@ class HttpEngine:
     def __init__(self, url: str, serving: Serving) -> None:
         """Raises UserError where no server answers, or it serves another model or shorter sequences."""
         self._settings = serving.settings.http
-        self._stops = sorted(load_card(serving.settings.model).eos_ids)
+        self._stops = sorted(load_description(serving.settings.model).eos_ids)
         self._client = HttpClient(url, self._settings.patience_s, self._settings.timeout_s)
         self._models = ServedModels(self._client, serving)
         self._adapter: Adapter | None = None
-        self._shelf: Path | None = None
+        self._adapter_folder: Path | None = None
         self._updates = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -89,10 +89,10 @@ class HttpEngine:
 
         The folder stays until the next one is there: the server may have to read it again.
         """
-        if self._shelf is None:
-            self._shelf = _new_folder(self._settings.adapter_folder)
+        if self._adapter_folder is None:
+            self._adapter_folder = _new_folder(self._settings.adapter_folder)
         old, self._updates = self._adapter, self._updates + 1
-        folder = self._shelf / str(self._updates)
+        folder = self._adapter_folder / str(self._updates)
         model.network.save_pretrained(str(folder), save_embedding_layers=False)
         self._take(folder)
         self._discard(old)
@@ -104,8 +104,8 @@ class HttpEngine:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        if self._shelf is not None:
-            shutil.rmtree(self._shelf, ignore_errors=True)
+        if self._adapter_folder is not None:
+            shutil.rmtree(self._adapter_folder, ignore_errors=True)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -114,7 +114,7 @@ class HttpEngine:
         """Without patience: at the start a silent server is more likely a wrong address."""
         try:
             self._wait(self._models.names())
-        except PassingError as fault:
+        except TransientError as fault:
             advice = "docs/serving.md says how to start one"
             raise self._client.refusal(f"no vLLM server answers there ({fault}); {advice}") from None
 
@@ -124,7 +124,7 @@ class HttpEngine:
         self._adapter = adapter
 
     def _discard(self, adapter: Adapter | None) -> None:
-        if adapter is not None and adapter.folder.parent == self._shelf:
+        if adapter is not None and adapter.folder.parent == self._adapter_folder:
             self._wait(self._models.drop(adapter))
             shutil.rmtree(adapter.folder)
 
@@ -156,7 +156,7 @@ class HttpEngine:
         answer = await self._client.request("/v1/completions", own | self._options(sampling, logprobs))
         if answer.status == 404 and adapter is not None:
             await self._models.load(adapter)
-            raise PassingError("the server had lost the adapter")
+            raise TransientError("the server had lost the adapter")
         drawn = self._client.parse(_Drawn, answer)
         if drawn.model != name:
             raise self._client.refusal(f"it was asked for {name} and has answered with {drawn.model}")
@@ -182,7 +182,7 @@ class HttpEngine:
         }
 
     def _completion(self, choice: _Choice, sampling: Sampling, logprobs: bool) -> Completion:
-        """Raises PassingError where it was broken off, and UserError where the server's own defaults have cut it."""
+        """Raises TransientError where it was broken off, and UserError where the server's own defaults have cut it."""
         ids = choice.token_ids
         scores = choice.logprobs.token_logprobs if logprobs and choice.logprobs else []
         if logprobs and len(scores) != len(ids):
@@ -192,7 +192,7 @@ class HttpEngine:
         if choice.finish_reason == "length" and len(ids) == sampling.max_new_tokens:
             return Completion(tuple(ids), tuple(scores), finish="length")
         if choice.finish_reason not in ("stop", "length"):
-            raise PassingError(f"a completion was broken off: {choice.finish_reason}")
+            raise TransientError(f"a completion was broken off: {choice.finish_reason}")
         raise self._client.refusal("it ends completions by rules of its own; start it with --generation-config vllm")
 
     async def _end(self) -> None:

@@ -11,7 +11,7 @@ from phfcli.core.config import EvalConfig
 from phfcli.core.errors import UserError
 from phfcli.core.rollouts.engine import Serving
 from phfcli.core.rollouts.single_engine import single_engine
-from phfcli.core.storage.child_processes import Child, receive, send
+from phfcli.core.storage.child_processes import ChildProcess, receive, send
 from phfcli.core.types import Completion, Request, Sampling
 
 Warn = Callable[[str], None]
@@ -22,7 +22,7 @@ class _Shard:
     """A process with its engine, and which requests it has not answered yet."""
 
     number: int
-    child: Child
+    child: ChildProcess
     open: set[int] = field(default_factory=set)
 
 
@@ -35,7 +35,7 @@ class ParallelEngine:
         tree = {**config.model_dump(mode="json"), "devices": None, "workers": None, "model": serving.settings.model}
         adapter = str(serving.adapter) if serving.adapter else None
         self._shards = [
-            _Shard(number, Child(f"{__name__}:serve", [tree, serving.length, adapter], environment))
+            _Shard(number, ChildProcess(f"{__name__}:serve", [tree, serving.length, adapter], environment))
             for number, environment in enumerate(environments)
         ]
         self.name = self._await_starts()
@@ -48,7 +48,7 @@ class ParallelEngine:
         Raises RuntimeError when the last process has died.
         """
         options = asdict(sampling), logprobs
-        for shard, share in zip(self._shards, deal(requests, len(self._shards)), strict=True):
+        for shard, share in zip(self._shards, split_by_prompt(requests, len(self._shards)), strict=True):
             self._hand_over(shard, share, requests, options)
         left: set[int] = set()
         while any(shard.open for shard in self._shards) or left:
@@ -98,13 +98,13 @@ class ParallelEngine:
         return shard.open
 
 
-def deal(requests: Sequence[Request], hands: int) -> list[list[int]]:
+def split_by_prompt(requests: Sequence[Request], processes: int) -> list[list[int]]:
     """The indices of the requests for each of so many processes: whole prompts, in turn."""
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for index, request in enumerate(requests):
         by_prompt.setdefault(request.prompt_ids, []).append(index)
     groups = list(by_prompt.values())
-    return [[index for group in groups[hand::hands] for index in group] for hand in range(hands)]
+    return [[index for group in groups[hand::processes] for index in group] for hand in range(processes)]
 
 
 def serve(connection: Connection, tree: dict[str, Any], length: int, adapter: str | None) -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from phfcli.core.models.description import locate
 from phfcli.core.rollouts.engine import Serving
-from phfcli.core.rollouts.http_client import HttpClient, PassingError, may_pass
+from phfcli.core.rollouts.http_client import HttpClient, TransientError, is_transient
 from phfcli.core.rollouts.vllm_engine import adapter_rank
 from phfcli.core.storage.files import folder_hash
 
@@ -86,8 +86,8 @@ class ServedModels:
             if answer.status == 200:
                 return
             # vLLM answers 500 also to an adapter that it cannot take
-            if answer.status != 500 and may_pass(answer.status):
-                raise PassingError(answer.message)
+            if answer.status != 500 and is_transient(answer.status):
+                raise TransientError(answer.message)
             if adapter.name in await self.names():  # another process was faster
                 return
             raise self._client.refusal(
@@ -101,7 +101,7 @@ class ServedModels:
         try:
             async with asyncio.timeout(_GOODBYE_S):
                 await self._client.request("/v1/unload_lora_adapter", {"lora_name": adapter.name})
-        except (PassingError, TimeoutError):
+        except (TransientError, TimeoutError):
             pass
 
 

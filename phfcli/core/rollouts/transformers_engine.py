@@ -55,7 +55,7 @@ class TransformersEngine:
         model = self._model
         width = max(len(request.prompt_ids) for request in requests)
         pads = [width - len(request.prompt_ids) for request in requests]
-        pad_id = model.card.pad_id
+        pad_id = model.description.pad_id
         ids = torch.tensor([[pad_id] * pad + list(r.prompt_ids) for pad, r in zip(pads, requests, strict=True)])
         mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads])
         sampler = SeededSampler([request.seed for request in requests], sampling, model.device)
@@ -67,14 +67,16 @@ class TransformersEngine:
             generation_config=GenerationConfig(
                 max_new_tokens=sampling.max_new_tokens,
                 do_sample=False,
-                eos_token_id=sorted(model.card.eos_ids),
+                eos_token_id=sorted(model.description.eos_ids),
                 pad_token_id=pad_id,
             ),
             logits_processor=LogitsProcessorList([sampler]),
         )
         tokens = out[:, width:].tolist()
         logprobs = sampler.logprobs().tolist()
-        return [_completion(row, scores, model.card.eos_ids) for row, scores in zip(tokens, logprobs, strict=True)]
+        return [
+            _completion(row, scores, model.description.eos_ids) for row, scores in zip(tokens, logprobs, strict=True)
+        ]
 
 
 def cache_row_bytes(config: Any, itemsize: int) -> int:

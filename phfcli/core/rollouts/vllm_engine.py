@@ -19,7 +19,7 @@ from peft import PeftModel
 
 from phfcli.core.config import VllmSettings
 from phfcli.core.errors import UserError, first_line
-from phfcli.core.models.description import fetch, load_card, load_config, pick_device, pick_dtype
+from phfcli.core.models.description import fetch, load_config, load_description, pick_device, pick_dtype
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import ONE_THREAD_WIDTH
 from phfcli.core.rollouts.engine import Serving
@@ -76,11 +76,13 @@ class VllmEngine:
             raise UserError(f"--engine vllm: {gap}")
         if serving.adapter is not None:
             rank = adapter_rank(serving.adapter)
-        self._stops = sorted(load_card(serving.settings.model).eos_ids)
+        self._stops = sorted(load_description(serving.settings.model).eos_ids)
         self._sleeps = training and device.type == "cuda" and serving.settings.vllm.sleep
         self._engine = _start(engine_options(serving, rank, device, training))
         self._window = _QUEUE * self._engine.vllm_config.scheduler_config.max_num_seqs
-        self._shelf = Path(tempfile.mkdtemp(prefix="phf-", dir=_MEMORY_FOLDER if _MEMORY_FOLDER.is_dir() else None))
+        self._adapter_folder = Path(
+            tempfile.mkdtemp(prefix="phf-", dir=_MEMORY_FOLDER if _MEMORY_FOLDER.is_dir() else None)
+        )
         self._adapter: Any = None
         if serving.adapter is not None:
             self._take(serving.adapter)
@@ -110,7 +112,7 @@ class VllmEngine:
         """Takes over a model's adapter, whose base is the one that is served, or all weights where those train."""
         if self._sleeps:
             self._engine.wake_up()
-        folder = self._shelf / "weights"
+        folder = self._adapter_folder / "weights"
         if isinstance(model.network, PeftModel):
             model.network.save_pretrained(str(folder), save_embedding_layers=False)
             self._take(folder)
@@ -121,7 +123,7 @@ class VllmEngine:
         shutil.rmtree(folder)
 
     def close(self) -> None:
-        shutil.rmtree(self._shelf, ignore_errors=True)
+        shutil.rmtree(self._adapter_folder, ignore_errors=True)
         self._engine.engine_core.shutdown()
 
     def _take(self, folder: Path) -> None:

@@ -45,7 +45,7 @@ def save_checkpoint(
     """Writes a checkpoint; it appears under its name only when it is complete."""
     with new_folder(folder) as target:
         save_weights(model, target)
-        model.card.tokenizer.save_pretrained(target)
+        model.description.tokenizer.save_pretrained(target)
         write_tensors(_state(target, model) / "teacher.safetensors", teacher.state_dict())
         write_tensors(_state(target, model) / "optimizer.safetensors", _optimizer_tensors(optimizer, model))
         write_json(target / "trainer.json", state)
@@ -83,7 +83,7 @@ def save_weights(model: LanguageModel, folder: Path) -> None:
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     else:
         model.network.save_pretrained(folder, max_shard_size=_ONE_FILE)
-        generation_config(model.card.name, model.card.config).save_pretrained(folder)
+        generation_config(model.description.name, model.description.config).save_pretrained(folder)
 
 
 def checkpoints_of(run: Path) -> list[tuple[int, Path]]:

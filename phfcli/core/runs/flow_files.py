@@ -51,7 +51,7 @@ class Flow:
     texts: dict[int, str]  # of the tokens at selected positions
 
 
-class Walk(NamedTuple):
+class RolloutStates(NamedTuple):
     """One rollout of a flow: both readers' states [L, m, d] at its valid positions, and the tokens there."""
 
     student: Tensor
@@ -61,7 +61,7 @@ class Walk(NamedTuple):
 
 @dataclass(frozen=True)
 class FlowFile:
-    """What a flow file says about itself; its states are read by `walks`, one rollout at a time."""
+    """What a flow file says about itself; its states are read by `rollout_states`, one rollout at a time."""
 
     path: Path
     layers: list[int]
@@ -75,7 +75,7 @@ class FlowFile:
         match = _STEP.search(self.path.stem)
         return int(match[1]) if match else None
 
-    def walks(self) -> Iterator[Walk]:
+    def rollout_states(self) -> Iterator[RolloutStates]:
         """The rollouts that have a transition.
 
         The file is opened anew for each: what a mapping of it has touched would otherwise stay in memory.
@@ -88,15 +88,15 @@ class FlowFile:
             tokens = []
             if self.rollouts:
                 tokens = [self.rollouts[index].completion[p] for p in self.positions[index, :count].tolist()]
-            yield Walk(student, teacher, tokens)
+            yield RolloutStates(student, teacher, tokens)
 
 
-def walks_of(flow: Flow) -> Iterator[Walk]:
+def rollout_states_of(flow: Flow) -> Iterator[RolloutStates]:
     """The rollouts of a flow in memory that have a transition."""
     for index, count in enumerate(flow.valid.sum(1).tolist()):
         if count > 1:
             tokens = [flow.rollouts[index].completion[p] for p in flow.positions[index, :count].tolist()]
-            yield Walk(flow.student[:, index, :count], flow.teacher[:, index, :count], tokens)
+            yield RolloutStates(flow.student[:, index, :count], flow.teacher[:, index, :count], tokens)
 
 
 def save_flow(run: Path, step: int, flow: Flow, dtype: StateDtype = "model") -> Path:

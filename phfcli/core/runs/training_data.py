@@ -82,7 +82,7 @@ def _order(seed: int, epoch: int, count: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Reading:
+class SequenceLengths:
     """What is read of a problem in training, as far as its length goes.
 
     Attributes:
@@ -106,7 +106,7 @@ class Reading:
         return len(prompt) + self.rollout
 
 
-def build_curriculum(config: TrainConfig, reading: Reading, context: int) -> tuple[Curriculum, int]:
+def build_curriculum(config: TrainConfig, sequence_lengths: SequenceLengths, context: int) -> tuple[Curriculum, int]:
     """The problems in their order, and how many were left out because they do not fit into `context` tokens.
 
     Only the problems that the run will visit are measured, before any of its time is spent.
@@ -115,23 +115,23 @@ def build_curriculum(config: TrainConfig, reading: Reading, context: int) -> tup
         UserError: for a problem that does not fit, unless config.overlong is "skip".
     """
     problems = load_problems(config.data, config.columns)
-    if reading.rollout is not None and reading.rollout >= context:
+    if sequence_lengths.rollout is not None and sequence_lengths.rollout >= context:
         raise UserError(
-            f"rollout.max_new_tokens: {reading.rollout} leave no room for a prompt "
+            f"rollout.max_new_tokens: {sequence_lengths.rollout} leave no room for a prompt "
             f"in the model's context of {context} tokens"
         )
     curriculum = Curriculum(problems, config.batch_size, config.seed)
     if config.overlong == "skip":
-        fitting = [p for p in problems if reading.length(p) <= context]
+        fitting = [p for p in problems if sequence_lengths.length(p) <= context]
         if not fitting:
             raise UserError(f"{config.data}: no problem fits into {context} tokens")
         return Curriculum(fitting, config.batch_size, config.seed), len(problems) - len(fitting)
     for problem in curriculum.visited(config.steps):
-        if (length := reading.length(problem)) > context:
-            what = "its reference" if reading.rollout is None else f"a rollout of {reading.rollout}"
+        if (length := sequence_lengths.length(problem)) > context:
+            what = "its reference" if sequence_lengths.rollout is None else f"a rollout of {sequence_lengths.rollout}"
             raise UserError(
                 f"{config.data}: problem {problem.id} takes {length} tokens with {what}, more than the {context} "
                 "that fit; leave such problems out with --set overlong=skip"
-                + ("" if reading.rollout is None else ", or shorten rollout.max_new_tokens")
+                + ("" if sequence_lengths.rollout is None else ", or shorten rollout.max_new_tokens")
             )
     return curriculum, 0

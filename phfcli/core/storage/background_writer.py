@@ -9,7 +9,7 @@ from typing import Generic, Self, TypeVar
 T = TypeVar("T")
 
 
-class Background(Generic[T]):
+class BackgroundWriter(Generic[T]):
     """A thread that does `work` on whatever has come in since it last looked, all of it at once.
 
     Leaving the context waits until everything is done, also when the caller has failed. What `work` raises is raised

@@ -26,7 +26,7 @@ _LOOK_FOR_PARENT_S = 2.0
 _TIME_TO_END_S = 20.0
 
 
-class Child:
+class ChildProcess:
     """One process and the parent's end of its pipe."""
 
     def __init__(
@@ -84,7 +84,7 @@ def receive(connection: Connection) -> Any:
 
 
 def run(argv: Sequence[str]) -> None:
-    """The child's side of `Child`."""
+    """The child's side of `ChildProcess`."""
     from importlib import import_module
 
     # some schedulers send it to every process of a job; the parent, which has a step to complete, needs its children

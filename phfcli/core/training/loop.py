@@ -4,55 +4,27 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict
 
 import torch
 
-from phfcli.core.config import TrainConfig
 from phfcli.core.errors import FaultError
-from phfcli.core.grading import Grader, Status, last_box
-from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.grading import Status, last_box
 from phfcli.core.models.layer_choice import pick_layers
 from phfcli.core.models.passes import Batch, Sample, collate, run_pass
-from phfcli.core.models.prompts import Prompts
-from phfcli.core.objectives.contract import LossTerms, Objective
-from phfcli.core.objectives.teachers.contract import Teacher
-from phfcli.core.rollouts.engine import TrainingEngine
+from phfcli.core.objectives.contract import LossTerms
 from phfcli.core.runs.layout import step_name
-from phfcli.core.runs.training_data import Curriculum
 from phfcli.core.seeds import derive_seed
 from phfcli.core.storage.files import append_lines, as_json, write_json
 from phfcli.core.training.distributed import ALONE, Ranks
-from phfcli.core.training.metrics import Meter, Metrics, peak_memory
+from phfcli.core.training.metrics import Metrics, MetricSums, peak_memory
+from phfcli.core.training.parts import TrainingParts
 from phfcli.core.training.saving import check_alike, save
-from phfcli.core.training.validation import Validation
 from phfcli.core.types import Completion, Problem, Request, Sampling
 
 
-@dataclass
-class Trainer:
-    """Everything a step needs; `model` is the student.
-
-    With several ranks each has a trainer of its own. They do the same but for their share of the samples, and only the
-    main one writes.
-    """
-
-    config: TrainConfig
-    folder: Path
-    model: LanguageModel
-    teacher: Teacher
-    objective: Objective
-    engine: TrainingEngine
-    prompts: Prompts
-    curriculum: Curriculum
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LambdaLR
-    ranks: Ranks = ALONE
-    grader: Grader = field(default_factory=Grader)  # its workers start when there is something to grade
-    validation: Validation | None = None
-    step: int = 0  # completed
-    stopping: bool = False  # may be set at any moment, by a signal's handler say
+class Trainer(TrainingParts):
+    """Runs the steps of a training run."""
 
     def train(self) -> Iterator[Metrics]:
         """Runs to the last step, or until a rank is told to stop; yields each step's metrics once they are on disk."""
@@ -88,7 +60,7 @@ class Trainer:
         problems = self.problems(step)  # (x, r)
         completions = self.rollout(problems, step)  # y ~ p_S(. | x), eq. 1
         sampled = time.perf_counter()
-        samples = self.read(problems, completions)
+        samples = self.make_samples(problems, completions)
         batches = self.collate(samples)
         counts = self.ranks.total({name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts})
         loss, grad_norm, means = self.gradient(batches, counts, self.ranks)
@@ -134,7 +106,7 @@ class Trainer:
             completion for _, completion in sorted(self.engine.sample(requests, sampling), key=lambda pair: pair[0])
         ]
 
-    def read(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[Sample]:
+    def make_samples(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[Sample]:
         """This rank's completions after the student's prompt and, where the objective asks, after the teacher's."""
         own, size = self.ranks.share(len(problems)), self.objective.needs.group_size
         rewards = [0.0] * len(problems)
@@ -161,7 +133,7 @@ class Trainer:
         size, needs = self.config.micro_batch_size, self.objective.needs
         order = sorted(range(len(samples)), key=lambda index: samples[index].columns, reverse=True)
         parts = [[samples[i] for i in sorted(order[first : first + size])] for first in range(0, len(order), size)]
-        pad_id, device = self.model.card.pad_id, self.model.device
+        pad_id, device = self.model.description.pad_id, self.model.device
         return [collate(part, needs.positions, pad_id, device, needs.where) for part in parts]
 
     def gradient(
@@ -171,7 +143,7 @@ class Trainer:
 
         Each batch is divided by the counts of all, so ranks, like micro-batches, only have to be summed.
         """
-        meter, loss = Meter(), 0.0
+        sums, loss = MetricSums(), 0.0
         self.model.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         for batch in batches:
@@ -179,19 +151,19 @@ class Trainer:
             part = terms.total(counts)
             part.backward()
             loss += part.item()
-            meter.add(terms.metrics | {"padding": batch.padding})
+            sums.add(terms.metrics | {"padding": batch.padding})
         gradients = [p.grad for p in self.model.trainable().values() if p.grad is not None]
         ranks.sum_(gradients)
         norm = torch.nn.utils.get_total_norm(gradients).item()
-        return ranks.total({"loss": loss})["loss"], norm, meter.means(ranks)
+        return ranks.total({"loss": loss})["loss"], norm, sums.means(ranks)
 
     def terms(self, batch: Batch) -> LossTerms:
         """Both passes over the same tokens, then the objective."""
         layers = pick_layers(self.objective.needs.layers, len(self.model.blocks))
         teacher = None
         if self.objective.needs.teacher:
-            teacher = self.teacher.read(self.model, batch, layers)  # p_T(. | x, r, y_<t), eq. 2
-        student = run_pass(self.model, batch.student, batch, layers, self.objective.needs.shadow)
+            teacher = self.teacher.run_pass(self.model, batch, layers)  # p_T(. | x, r, y_<t), eq. 2
+        student = run_pass(self.model, batch.student, batch, layers, self.objective.needs.lens)
         return self.objective.loss(student, teacher, batch)
 
     def update(self) -> None:
@@ -221,7 +193,7 @@ class Trainer:
         step, records = self.step + 1, []
         for sample in samples:
             alone = self.gradient(self.collate([sample]), counts, ALONE)
-            text = self.model.card.text(sample.completion)
+            text = self.model.description.text(sample.completion)
             records.append(
                 asdict(sample) | {"text": text} | dict(zip(("loss", "grad_norm", "metrics"), alone, strict=True))
             )
@@ -236,7 +208,7 @@ class Trainer:
 
     def _rewards(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[float]:
         """1 for a completion whose answer is the problem's, else 0, by the grader of evaluation."""
-        texts = [self.model.card.text(completion.ids) for completion in completions]
+        texts = [self.model.description.text(completion.ids) for completion in completions]
         golds = [problem.answer or last_box(problem.solution or "") or "" for problem in problems]
         grades = self.grader.grade(list(zip(golds, texts, strict=True)))
         whole = [completion.finish == "stop" for completion in completions]

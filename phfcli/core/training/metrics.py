@@ -20,7 +20,7 @@ MACHINE = ("tokens_per_s", "rollout_seconds", "seconds", "peak_memory_bytes")
 
 
 @dataclass
-class Meter:
+class MetricSums:
     """Sums and counts of metrics over the micro-batches of a step that are this rank's."""
 
     totals: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)

@@ -33,7 +33,7 @@ def check_external(config: TrainConfig, needs: Needs, student: LanguageModel, te
     name, fix = f"teacher.model: {config.teacher.model}", "fit one with `phf bridge fit`"
     if needs.bridge is not None:
         _check_bridge(config, needs.bridge)
-    elif teacher.retelling is not None:
+    elif teacher.alignment is not None:
         raise UserError(
             f"{name} has another tokenizer than {config.model}, so without a bridge neither next tokens nor states can "
             f"be compared; {fix} and train with --objective oprd --set oprd.bridge=FILE"
@@ -41,7 +41,7 @@ def check_external(config: TrainConfig, needs: Needs, student: LanguageModel, te
     elif needs.layers != () and student.head.shape[1] != teacher.model.head.shape[1]:
         widths = f"{teacher.model.head.shape[1]}, and those of {config.model} of {student.head.shape[1]}"
         raise UserError(f"{name} has states of width {widths}; they need a bridge: {fix}, then --set oprd.bridge=FILE")
-    if needs.outputs and teacher.retelling is not None:
+    if needs.outputs and teacher.alignment is not None:
         raise UserError(f"{name} has another tokenizer, so its next tokens cannot be compared: --set oprd.mu=null")
 
 

@@ -1,7 +1,6 @@
 """What a training run leaves on disk in its course, and how it goes on from there: checkpoints, flows, the best one."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
 from phfcli.core.errors import FaultError, UserError
 from phfcli.core.models.description import stable_name
@@ -19,12 +18,11 @@ from phfcli.core.runs.flow_files import save_flow
 from phfcli.core.runs.flow_recorder import record_flow
 from phfcli.core.runs.layout import step_name
 from phfcli.core.runs.run_folder import continue_run
+from phfcli.core.training.learning_rate import restore_schedule
+from phfcli.core.training.parts import TrainingParts
 
-if TYPE_CHECKING:
-    from phfcli.core.training.loop import Trainer
 
-
-def save(trainer: "Trainer", samples: Sequence[Sample]) -> None:
+def save(trainer: TrainingParts, samples: Sequence[Sample]) -> None:
     """A checkpoint of the completed step, and the hidden flow of some of its rollouts under its weights."""
     flow, needs, ranks = trainer.config.flow, trainer.objective.needs, trainer.ranks
     samples = ranks.gather(samples[: flow.saved_samples])
@@ -36,7 +34,7 @@ def save(trainer: "Trainer", samples: Sequence[Sample]) -> None:
         _write_checkpoint(trainer)
 
 
-def resume(trainer: "Trainer", warn: Callable[[str], None]) -> None:
+def resume(trainer: TrainingParts, warn: Callable[[str], None]) -> None:
     """Goes back to the newest checkpoint that can be read; with none, the run starts over."""
     with trainer.ranks.main_first():
         skipped = _load_newest(trainer)
@@ -50,7 +48,7 @@ def resume(trainer: "Trainer", warn: Callable[[str], None]) -> None:
                 trainer.validation.point()
 
 
-def check_alike(trainer: "Trainer") -> None:
+def check_alike(trainer: TrainingParts) -> None:
     """Raises FaultError where ranks do not start from the same weights at the same step."""
     weights = sum(p.detach().double().square().sum().item() for p in trainer.model.trainable().values())
     if len(set(trainer.ranks.gather([(trainer.step, weights)]))) > 1:
@@ -59,7 +57,7 @@ def check_alike(trainer: "Trainer") -> None:
         )
 
 
-def _write_checkpoint(trainer: "Trainer") -> None:
+def _write_checkpoint(trainer: TrainingParts) -> None:
     """Only then are older ones removed, and the best one pointed to."""
     model, config = trainer.model, trainer.config
     state = {"step": trainer.step, "model": stable_name(config.model), "schedule": trainer.schedule.state_dict()}
@@ -71,7 +69,7 @@ def _write_checkpoint(trainer: "Trainer") -> None:
     prune_checkpoints(trainer.folder, config.keep, best["step"] if best else None)
 
 
-def _load_newest(trainer: "Trainer") -> list[str]:
+def _load_newest(trainer: TrainingParts) -> list[str]:
     """Returns what was skipped on the way, and why."""
     skipped = []
     for step, folder in reversed(checkpoints_of(trainer.folder)):
@@ -82,20 +80,7 @@ def _load_newest(trainer: "Trainer") -> list[str]:
         except UserError as error:
             skipped.append(f"checkpoint skipped: {error}; set aside as {set_aside(folder).name}")
             continue
-        _restore_schedule(trainer, state["schedule"])
+        restore_schedule(trainer.schedule, trainer.optimizer, state["schedule"])
         trainer.step = step
         break
     return skipped
-
-
-def _restore_schedule(trainer: "Trainer", state: dict[str, Any]) -> None:
-    """Puts the schedule where it was, at the rates of the present settings, and the optimizer at its rate.
-
-    Which the schedule itself would only do after the next step.
-    """
-    schedule = trainer.schedule
-    schedule.load_state_dict({key: value for key, value in state.items() if key != "base_lrs"})
-    rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-    schedule._last_lr = [base * share(schedule.last_epoch) for base, share in rates]
-    for group, rate in zip(trainer.optimizer.param_groups, schedule.get_last_lr(), strict=True):
-        group["lr"] = rate

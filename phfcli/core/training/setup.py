@@ -4,13 +4,15 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
+import torch
+
 from phfcli.core.config import TrainConfig
 from phfcli.core.grading import Grader
 from phfcli.core.models.adapters import add_lora
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.layer_choice import check_layers
 from phfcli.core.models.loading import load_model, load_whole
-from phfcli.core.models.logit_lens import check_shadow
+from phfcli.core.models.logit_lens import check_logit_lens
 from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.models.sharding import shard
 from phfcli.core.objectives.build import build_objective
@@ -21,11 +23,11 @@ from phfcli.core.rollouts.build_engine import training_engine
 from phfcli.core.rollouts.engine import TrainingEngine
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
 from phfcli.core.runs.run_folder import start_run
-from phfcli.core.runs.training_data import Curriculum, Reading, build_curriculum
+from phfcli.core.runs.training_data import Curriculum, SequenceLengths, build_curriculum
 from phfcli.core.seeds import derive_seed
 from phfcli.core.training.distributed import ALONE, Ranks
+from phfcli.core.training.learning_rate import build_schedule
 from phfcli.core.training.loop import Trainer
-from phfcli.core.training.optimizer import build_optimizer
 from phfcli.core.training.refusals import check_external, check_shares
 from phfcli.core.training.trackers import check_trackers
 from phfcli.core.training.validation import Validation, build_validation
@@ -40,32 +42,39 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         UserError: for a model, data or layers that cannot be used. Nothing has been written then.
     """
     model = load_model(config) if config.tuning == "lora" else load_whole(config)
-    prompts = build_prompts(model.card.tokenizer, config.prompt)
+    prompts = build_prompts(model.description.tokenizer, config.prompt)
     check_trackers(config)
     objective = build_objective(config)
     needs = objective.needs
     check_shares(config, needs.group_size, ranks)
-    reading = Reading(prompts, needs.privileged, None if needs.offline else config.rollout.max_new_tokens)
-    external = load_external(config, model.card) if needs.teacher and config.teacher.kind == "external" else None
-    contexts = [model.card.context, needs.max_tokens, external.context if external else None]
+    sequence_lengths = SequenceLengths(
+        prompts, needs.privileged, None if needs.offline else config.rollout.max_new_tokens
+    )
+    from_outside = needs.teacher and config.teacher.kind == "external"
+    external = load_external(config, model.description) if from_outside else None
+    contexts = [model.description.context, needs.max_tokens, external.context if external else None]
     limit = min(context for context in contexts if context is not None)
-    curriculum, skipped = build_curriculum(config, reading, limit)
+    curriculum, skipped = build_curriculum(config, sequence_lengths, limit)
     for setting, layers in (("flow.layers", config.flow.layers), ("oprd.layers", config.oprd.layers)):
         if layers == needs.layers:  # of the two the one that the objective reads
             check_layers(setting, layers, len(model.blocks))
     if external is not None:
         check_external(config, needs, model, external)
-    if needs.shadow is not None:
-        check_shadow(model, needs.shadow)
+    if needs.lens is not None:
+        check_logit_lens(model, needs.lens)
     if config.tuning == "lora":
         model = add_lora(model, config.lora, derive_seed(config.seed, "lora"))
     if config.sharding == "fsdp":
         shard(model, ranks.size)
     if config.gradient_checkpointing:
         model.causal.gradient_checkpointing_enable({"use_reentrant": False})
-    optimizer, schedule = build_optimizer(config, model, curriculum)
+    optim = config.optim
+    optimizer = torch.optim.AdamW(
+        model.trainable().values(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
+    )
+    schedule = build_schedule(config, optimizer, curriculum.steps_per_epoch)
     grader = Grader()  # whose workers start when there is something to grade
-    validation = build_validation(config, folder, model.card, prompts, grader)
+    validation = build_validation(config, folder, model.description, prompts, grader)
     engine: TrainingEngine = TransformersEngine(model)  # which holds nothing of its own, and stays idle offline
     if not needs.offline:
         engine = _build_engine(config, model, prompts, curriculum, validation)

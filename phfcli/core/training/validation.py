@@ -15,10 +15,10 @@ from phfcli.core.errors import UserError
 from phfcli.core.evaluation.average import average
 from phfcli.core.evaluation.benchmarks import check_golds, load_benchmark
 from phfcli.core.evaluation.evaluate import sampling_of
-from phfcli.core.evaluation.sample_file import Sample
-from phfcli.core.evaluation.sample_tasks import Job, grade, jobs_of
+from phfcli.core.evaluation.sample_file import GradedSample
+from phfcli.core.evaluation.sample_tasks import SampleTask, grade, sample_tasks
 from phfcli.core.grading import Grader, Status
-from phfcli.core.models.description import ModelCard
+from phfcli.core.models.description import ModelDescription
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.rollouts.engine import TrainingEngine
@@ -29,7 +29,7 @@ from phfcli.core.types import Request, Sampling
 
 FILE = "evaluations.jsonl"
 
-Result = dict[str, Any]  # a line of it
+ValidationResult = dict[str, Any]  # a line of it
 
 
 @dataclass
@@ -40,16 +40,16 @@ class Validation:
     bench: str
     every: int  # steps
     patience: int | None  # evaluations without a better one, after which training ends
-    jobs: list[Job]
+    tasks: list[SampleTask]
     requests: list[Request]
     sampling: Sampling
-    results: list[Result] = field(default_factory=list)
+    results: list[ValidationResult] = field(default_factory=list)
 
     def due(self, step: int, last: int) -> bool:
         return step % self.every == 0 or step == last
 
     @property
-    def best(self) -> Result | None:
+    def best(self) -> ValidationResult | None:
         """The result with the highest average, the earliest of equals."""
         return max(self.results, key=lambda result: (result["average"], -result["step"]), default=None)
 
@@ -60,15 +60,17 @@ class Validation:
             return False
         return len(self.results) - 1 - self.results.index(self.best) >= self.patience
 
-    def run(self, step: int, model: LanguageModel, engine: TrainingEngine, grader: Grader, ranks: Ranks) -> Result:
+    def run(
+        self, step: int, model: LanguageModel, engine: TrainingEngine, grader: Grader, ranks: Ranks
+    ) -> ValidationResult:
         """Evaluates the present weights, each rank its share of the samples; the result is also on disk."""
         started = time.perf_counter()
-        own = ranks.share(len(self.jobs))
+        own = ranks.share(len(self.tasks))
         engine.update(model)
         requests = [self.requests[index] for index in own]
         found = sorted(engine.sample(requests, self.sampling, logprobs=False), key=lambda pair: pair[0])
-        drawn = [(self.jobs[own[index]], completion) for index, completion in found]
-        samples = ranks.gather(grade(drawn, model.card, grader))
+        drawn = [(self.tasks[own[index]], completion) for index, completion in found]
+        samples = ranks.gather(grade(drawn, model.description, grader))
         result = {"step": step, "bench": self.bench, **_figures(samples), "seconds": time.perf_counter() - started}
         self.results.append(result)
         if ranks.main:
@@ -91,7 +93,7 @@ class Validation:
 
 
 def build_validation(
-    config: TrainConfig, folder: Path, card: ModelCard, prompts: Prompts, grader: Grader
+    config: TrainConfig, folder: Path, description: ModelDescription, prompts: Prompts, grader: Grader
 ) -> Validation | None:
     """What the settings ask for, or None.
 
@@ -112,19 +114,19 @@ def build_validation(
         max_new_tokens=settings.max_new_tokens or config.rollout.max_new_tokens,
     )
     bench = check_golds(load_benchmark(settings.bench, asked), grader)
-    jobs = jobs_of(bench, settings.n, asked.seed)
+    tasks = sample_tasks(bench, settings.n, asked.seed)
     return Validation(
         folder=folder,
         bench=bench.name,
         every=settings.every,
         patience=settings.patience,
-        jobs=jobs,
-        requests=[Request(tuple(prompts.student(job.problem.problem)), job.seed) for job in jobs],
-        sampling=sampling_of(asked, card, prompts, bench),
+        tasks=tasks,
+        requests=[Request(tuple(prompts.student(task.problem.problem)), task.seed) for task in tasks],
+        sampling=sampling_of(asked, description, prompts, bench),
     )
 
 
-def _figures(samples: list[Sample]) -> Result:
+def _figures(samples: list[GradedSample]) -> ValidationResult:
     """Of all ranks' samples."""
     scores: dict[str, list[float]] = {}
     for sample in samples:

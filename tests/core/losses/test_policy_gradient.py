@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from largest import Largest
 from torch import Tensor
 
-from phfcli.core.losses.divergence import chunked as sweep
+from phfcli.core.losses.divergence import chunked
 from phfcli.losses import clipped_surrogate, group_advantages, token_logprobs, truncated_weights
 
 N, V, D = 7, 11, 5
@@ -83,7 +83,7 @@ def test_no_tokens_at_all() -> None:
 
 
 def test_the_logits_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "CHUNK_BYTES", 2 * 4 * 1000 * 4)
+    monkeypatch.setattr(chunked, "CHUNK_BYTES", 2 * 4 * 1000 * 4)
     hidden, head = torch.randn(64, 4, requires_grad=True), torch.randn(1000, 4, requires_grad=True)
     with Largest() as largest:
         token_logprobs(hidden, head, torch.arange(64)).sum().backward()

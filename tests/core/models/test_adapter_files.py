@@ -10,7 +10,7 @@ from phfcli.core.config import LoraSettings
 from phfcli.core.errors import UserError
 from phfcli.core.models.adapter_files import check_adapter
 from phfcli.core.models.adapters import add_lora
-from phfcli.core.models.description import load_card
+from phfcli.core.models.description import load_description
 from phfcli.core.models.language_model import LanguageModel
 
 
@@ -23,13 +23,13 @@ def adapter(random_model: Callable[..., LanguageModel], tmp_path: Path) -> tuple
 
 def test_an_adapter_fits_its_own_base(adapter: tuple[Path, LanguageModel]) -> None:
     folder, model = adapter
-    check_adapter(folder, model.card)
+    check_adapter(folder, model.description)
 
 
 def test_another_width_is_refused_with_the_layer_and_the_fix(adapter: tuple[Path, LanguageModel]) -> None:
     folder, _ = adapter
     with pytest.raises(UserError, match=r"does not fit embedded: model\.layers\.0.* --base"):
-        check_adapter(folder, load_card("embedded"))
+        check_adapter(folder, load_description("embedded"))
 
 
 @pytest.mark.parametrize("change", [{"num_hidden_layers": 2}, {"intermediate_size": 64}, {"num_key_value_heads": 4}])
@@ -37,6 +37,6 @@ def test_another_depth_or_inner_width_is_refused(
     adapter: tuple[Path, LanguageModel], random_model: Callable[..., LanguageModel], change: dict[str, int]
 ) -> None:
     folder, model = adapter
-    other = replace(model.card, config=random_model(**change).causal.config)
+    other = replace(model.description, config=random_model(**change).causal.config)
     with pytest.raises(UserError, match="does not fit"):
         check_adapter(folder, other)

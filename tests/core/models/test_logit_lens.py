@@ -13,7 +13,7 @@ from phfcli.core.errors import UserError
 from phfcli.core.losses.hidden_states.attention import Attention, attention_logits
 from phfcli.core.models.adapters import add_lora
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.logit_lens import check_shadow, shadow_layer
+from phfcli.core.models.logit_lens import check_logit_lens, lens_layer
 from phfcli.core.models.passes import Pass, Sample, collate, run_pass
 
 CPU = torch.device("cpu")
@@ -22,9 +22,9 @@ SAMPLES = [Sample([5, 9, 7], None, [11, 12, 13, 14]), Sample([8] * 6, None, [21,
 Model = Callable[..., LanguageModel]
 
 
-def passed(model: LanguageModel, shadow: int = 1) -> tuple[Any, Pass]:
-    batch = collate(SAMPLES, 4, model.card.pad_id, CPU)
-    return batch, run_pass(model, batch.student, batch, (), shadow)
+def passed(model: LanguageModel, lens: int = 1) -> tuple[Any, Pass]:
+    batch = collate(SAMPLES, 4, model.description.pad_id, CPU)
+    return batch, run_pass(model, batch.student, batch, (), lens)
 
 
 def probabilities(layer: Attention, rows: int, columns: int) -> Tensor:
@@ -35,18 +35,18 @@ def probabilities(layer: Attention, rows: int, columns: int) -> Tensor:
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-@pytest.mark.parametrize("shadow", [1, 2])
+@pytest.mark.parametrize("logit lens", [1, 2])
 def test_captured_queries_and_keys_give_the_models_own_attention(
-    student: LanguageModel, implementation: str, shadow: int
+    student: LanguageModel, implementation: str, lens: int
 ) -> None:
     student.causal.set_attn_implementation(implementation)
-    batch, result = passed(student, shadow)
+    batch, result = passed(student, lens)
     student.causal.set_attn_implementation("eager")
     own = student.causal(
         input_ids=batch.student.input_ids, attention_mask=batch.student.attention_mask, output_attentions=True
     ).attentions
-    assert result.shadow is not None
-    for got, want in ((result.shadow.attention, own[shadow - 1]), (result.shadow.last, own[-1])):
+    assert result.lens is not None
+    for got, want in ((result.lens.attention, own[lens - 1]), (result.lens.last, own[-1])):
         for row, (prompt, length) in enumerate(zip(batch.student.prompt_lengths, batch.lengths, strict=True)):
             valid = slice(0, int(prompt + length))
             # the eager softmax is in float32
@@ -56,22 +56,22 @@ def test_captured_queries_and_keys_give_the_models_own_attention(
 
 def test_the_hidden_state_is_the_blocks_output_after_the_final_norm(student: LanguageModel) -> None:
     _, result = passed(student, 2)
-    assert result.shadow is not None
+    assert result.lens is not None
     expected = []
     for sample in SAMPLES:
         ids = torch.tensor([[*sample.student_prompt, *sample.completion]])
         states = student.causal(input_ids=ids, output_hidden_states=True).hidden_states[2][0]
         expected.append(student.backbone.norm(states[len(sample.student_prompt) - 1 : -1]))
-    torch.testing.assert_close(result.shadow.hidden, torch.cat(expected))
+    torch.testing.assert_close(result.lens.hidden, torch.cat(expected))
 
 
 def test_gradient_checkpointing_changes_no_gradient(student: LanguageModel) -> None:
     def gradients() -> list[Tensor]:
         student.network.train()
         _, result = passed(student)
-        assert result.shadow is not None
-        own, last = result.shadow.attention, result.shadow.last
-        kept = (result.hidden, result.shadow.hidden, own.queries, own.keys, last.queries)
+        assert result.lens is not None
+        own, last = result.lens.attention, result.lens.last
+        kept = (result.hidden, result.lens.hidden, own.queries, own.keys, last.queries)
         torch.stack([x.square().sum() for x in kept]).sum().backward()
         found = [p.grad.clone() for p in student.trainable().values() if p.grad is not None]
         student.network.zero_grad()
@@ -100,15 +100,15 @@ def test_nothing_is_left_behind(student: LanguageModel, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(("depth", "layer"), [(36, 6), (28, 5), (4, 1), (2, 1)])
 def test_the_default_is_a_sixth_of_the_depth(depth: int, layer: int) -> None:
-    assert shadow_layer(0, depth) == layer
-    assert shadow_layer(3, depth) == 3
+    assert lens_layer(0, depth) == layer
+    assert lens_layer(3, depth) == 3
 
 
 def test_what_cannot_be_captured_is_refused(random_model: Model) -> None:
     model = random_model()
-    check_shadow(model, 2)
+    check_logit_lens(model, 2)
     with pytest.raises(UserError, match=r"oisd.layer: must lie below the last of the model's 3 decoder blocks, got 3"):
-        check_shadow(model, 3)
+        check_logit_lens(model, 3)
     sliding = random_model(use_sliding_window=True, sliding_window=4, max_window_layers=1)
     with pytest.raises(UserError, match="attend to a sliding window"):
-        check_shadow(add_lora(sliding, LoraSettings(r=2), 0), 1)
+        check_logit_lens(add_lora(sliding, LoraSettings(r=2), 0), 1)

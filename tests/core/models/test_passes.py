@@ -10,7 +10,7 @@ from phfcli.core.losses.divergence.fused import fused_divergence
 from phfcli.core.losses.divergence.plain import divergence
 from phfcli.core.losses.policy_gradient import token_logprobs
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.passes import Sample, capture_states, collate, run_pass, states_read
+from phfcli.core.models.passes import Sample, capture_states, collate, run_pass, states_with_final_norm
 
 LAYERS = (1, 2, 3)
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ SAMPLES = [sample(3, 9, 6), sample(8, 4, 1, start=11), sample(1, 30, 12, start=2
 
 
 def test_the_captured_state_is_the_blocks_output_before_the_final_norm(student: LanguageModel) -> None:
-    batch = collate([sample(4, 6, 10)], 128, student.card.pad_id, CPU)
+    batch = collate([sample(4, 6, 10)], 128, student.description.pad_id, CPU)
     passed = run_pass(student, batch.student, batch, LAYERS)
     states = passed.states  # [3, 1, 10, d]
     out = student.causal(
@@ -47,20 +47,20 @@ def test_the_captured_state_is_the_blocks_output_before_the_final_norm(student: 
 
 
 def test_heads_read_the_last_blocks_after_the_final_norm(student: LanguageModel) -> None:
-    batch = collate(SAMPLES, 4, student.card.pad_id, CPU)
+    batch = collate(SAMPLES, 4, student.description.pad_id, CPU)
     deep, low = (run_pass(student, batch.student, batch, layers) for layers in ((1, 3), (1, 2)))
     assert deep.final is not None
-    for read in states_read(deep, deep):
+    for read in states_with_final_norm(deep, deep):
         torch.testing.assert_close(read[0], deep.states[0])
         torch.testing.assert_close(read[1], deep.final)
     # a block of the student that is not its last may lie as deep as the last of a teacher with fewer blocks
-    own, other = states_read(low, deep)
+    own, other = states_with_final_norm(low, deep)
     torch.testing.assert_close(own, low.states)
     torch.testing.assert_close(other, deep.states)
 
 
 def test_hidden_predicts_each_token_of_the_completion(student: LanguageModel) -> None:
-    batch = collate(SAMPLES, 4, student.card.pad_id, CPU)
+    batch = collate(SAMPLES, 4, student.description.pad_id, CPU)
     assert batch.teacher is not None
     for reading, prompts in (
         (batch.student, [s.student_prompt for s in SAMPLES]),
@@ -75,12 +75,12 @@ def test_hidden_predicts_each_token_of_the_completion(student: LanguageModel) ->
 
 
 def test_a_padded_batch_equals_its_samples_one_by_one(student: LanguageModel) -> None:
-    together = collate(SAMPLES, 4, student.card.pad_id, CPU)
+    together = collate(SAMPLES, 4, student.description.pad_id, CPU)
     assert together.teacher is not None
     passed = run_pass(student, together.teacher, together, LAYERS)
     start = 0
     for row, one in enumerate(SAMPLES):
-        alone = collate([one], 4, student.card.pad_id, CPU)
+        alone = collate([one], 4, student.description.pad_id, CPU)
         assert alone.teacher is not None
         single = run_pass(student, alone.teacher, alone, LAYERS)
         count, selected = len(one.completion), int(alone.valid.sum())
@@ -91,7 +91,7 @@ def test_a_padded_batch_equals_its_samples_one_by_one(student: LanguageModel) ->
 
 
 def test_the_teacher_pass_keeps_only_the_selected_columns(student: LanguageModel) -> None:
-    batch = collate([sample(4, 6, 100)], 8, student.card.pad_id, CPU)
+    batch = collate([sample(4, 6, 100)], 8, student.description.pad_id, CPU)
     with torch.no_grad():
         without = run_pass(student, batch.student, batch, LAYERS).states
     with_grad = run_pass(student, batch.student, batch, LAYERS).states
@@ -111,7 +111,7 @@ def test_no_hook_is_left_behind(student: LanguageModel) -> None:
 
 
 def test_gradient_checkpointing_changes_neither_states_nor_gradients(student: LanguageModel) -> None:
-    batch = collate(SAMPLES, 4, student.card.pad_id, CPU)
+    batch = collate(SAMPLES, 4, student.description.pad_id, CPU)
 
     def gradients() -> list[Tensor]:
         student.network.train()
@@ -141,7 +141,7 @@ def test_counts() -> None:
 def test_all_weights_get_the_gradient_of_the_plain_loss(random_model: Callable[..., LanguageModel], tied: bool) -> None:
     """With tied embeddings the head's part of it and the inputs' add up."""
     model, teacher = random_model(tie_word_embeddings=tied), random_model(initializer_range=0.2)
-    batch = collate(SAMPLES, 4, model.card.pad_id, CPU)
+    batch = collate(SAMPLES, 4, model.description.pad_id, CPU)
     assert batch.teacher is not None
     with torch.no_grad():
         privileged = run_pass(teacher, batch.teacher, batch, ())

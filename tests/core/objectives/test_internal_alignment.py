@@ -32,8 +32,8 @@ def config(aggregate: str = "token", layer: int = 1) -> TrainConfig:
 
 def terms_of(student: LanguageModel, settings: TrainConfig) -> tuple[LossTerms, dict[str, int]]:
     objective = build_objective(settings)
-    batch = collate(SAMPLES, objective.needs.positions, student.card.pad_id, CPU)
-    passed = run_pass(student, batch.student, batch, (), objective.needs.shadow)
+    batch = collate(SAMPLES, objective.needs.positions, student.description.pad_id, CPU)
+    passed = run_pass(student, batch.student, batch, (), objective.needs.lens)
     return objective.loss(passed, None, batch), batch.counts
 
 
@@ -99,7 +99,7 @@ def test_the_gradient_reaches_the_shadow_and_never_the_last_block(
 
 def test_advantages_are_signed_and_clipped(student: LanguageModel) -> None:
     objective = build_objective(config())
-    batch = collate(SAMPLES, 3, student.card.pad_id, CPU)
+    batch = collate(SAMPLES, 3, student.description.pad_id, CPU)
     passed = run_pass(student, batch.student, batch, (), 1)
     flipped = [replace(s, reward=1 - s.reward, group=[1 - r for r in s.group]) for s in SAMPLES]
     better, worse = (

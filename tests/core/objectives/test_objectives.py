@@ -36,7 +36,7 @@ def loss_and_gradient(
 ) -> tuple[float, list[Tensor]]:
     objective = build_objective(config)
     needs = objective.needs
-    batches = [collate(part, needs.positions, student.card.pad_id, CPU, needs.where) for part in parts]
+    batches = [collate(part, needs.positions, student.description.pad_id, CPU, needs.where) for part in parts]
     counts = {name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts}
     total = 0.0
     layers = pick_layers(needs.layers, len(LAYERS))
@@ -46,7 +46,7 @@ def loss_and_gradient(
             assert batch.teacher is not None
             with torch.no_grad(), teacher.weights():
                 privileged = run_pass(student, batch.teacher, batch, layers)
-        passed = run_pass(student, batch.student, batch, layers, objective.needs.shadow)
+        passed = run_pass(student, batch.student, batch, layers, objective.needs.lens)
         terms = objective.loss(passed, privileged, batch)
         loss = terms.total(counts)
         loss.backward()
@@ -164,7 +164,7 @@ def test_chosen_layers_are_those_of_the_all_layer_pass(student: LanguageModel) -
     config = TrainConfig.model_validate({"objective": "phf", "flow": {"layers": [1, 3]}})
     objective = build_objective(config)
     assert objective.needs.layers == (1, 3)
-    batch = collate(SAMPLES, 128, student.card.pad_id, CPU)
+    batch = collate(SAMPLES, 128, student.description.pad_id, CPU)
     some = run_pass(student, batch.student, batch, (1, 3)).states
     every = run_pass(student, batch.student, batch, LAYERS).states
     torch.testing.assert_close(some, every[[0, 2]])
@@ -222,7 +222,7 @@ def test_groups_without_spread_give_no_loss_and_are_counted(student: LanguageMod
     assert loss == 0
     assert not any(g.any() for g in gradient)
     objective = build_objective(grpo())
-    batch = collate([*flat, *SAMPLES[4:]], 128, student.card.pad_id, CPU)
+    batch = collate([*flat, *SAMPLES[4:]], 128, student.description.pad_id, CPU)
     metrics = objective.loss(run_pass(student, batch.student, batch, ()), None, batch).metrics
     total, count = metrics["flat_groups"]
     assert (total.item(), count.item()) == (4, 8)

@@ -21,7 +21,7 @@ from phfcli.core.rollouts import build_engine as rollouts
 from phfcli.core.rollouts import http_client
 from phfcli.core.rollouts.build_engine import evaluation_engine
 from phfcli.core.rollouts.engine import Serving
-from phfcli.core.rollouts.http_client import PassingError, Patience
+from phfcli.core.rollouts.http_client import Patience, TransientError
 from phfcli.core.rollouts.http_engine import HttpEngine
 from phfcli.core.rollouts.served_models import ServedModel, is_model
 from phfcli.core.rollouts.single_engine import single_engine
@@ -369,19 +369,19 @@ def test_patience_is_for_failing_not_for_long_work(monkeypatch: pytest.MonkeyPat
     now = 1000.0
     monkeypatch.setattr(http_client.time, "monotonic", lambda: now)
     patience = Patience(limit_s=600, quiet_s=70)
-    assert not patience.ends_with(PassingError("dropped"))
+    assert not patience.ends_with(TransientError("dropped"))
     now += 1200  # nobody failed and nobody finished: long completions
-    assert not patience.ends_with(PassingError("dropped"))
+    assert not patience.ends_with(TransientError("dropped"))
     for _ in range(10):
         now += 60
-        assert not patience.ends_with(PassingError("away"))
+        assert not patience.ends_with(TransientError("away"))
     now += 60
-    assert patience.ends_with(PassingError("away"))
+    assert patience.ends_with(TransientError("away"))
     patience.succeeded()
     now += 60
-    assert not patience.ends_with(PassingError("no answer", waited=3600))
+    assert not patience.ends_with(TransientError("no answer", waited=3600))
     now += 700
-    assert patience.ends_with(PassingError("no answer", waited=3600))
+    assert patience.ends_with(TransientError("no answer", waited=3600))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from phfcli.core.models.adapters import add_lora
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
 from phfcli.core.models.prompts import Prompts
-from phfcli.core.rollouts.adapter_probe import prove_adapter
+from phfcli.core.rollouts.adapter_probe import probe_adapter
 from phfcli.core.rollouts.engine import Serving
 from phfcli.core.rollouts.http_engine import HttpEngine
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
@@ -128,7 +128,7 @@ def engine(server: Server) -> Iterator[HttpEngine]:
 
 @pytest.fixture(scope="module")
 def requests(model: LanguageModel) -> list[Request]:
-    prompts = Prompts(model.card.tokenizer)
+    prompts = Prompts(model.description.tokenizer)
     problems = [f"Start with {n}, add {n % 7}, multiply by 2." for n in range(200)]
     return [Request(tuple(prompts.student(problem)), seed=n << 54) for n, problem in enumerate(problems)]
 
@@ -167,7 +167,7 @@ def test_log_probabilities_are_of_the_distribution_that_was_drawn_from(
 def test_updates_change_what_is_drawn_and_coming_back_restores_it(
     engine: HttpEngine, model: LanguageModel, requests: list[Request]
 ) -> None:
-    prove_adapter(engine, model, requests[0].prompt_ids)
+    probe_adapter(engine, model, requests[0].prompt_ids)
 
 
 def test_an_adapter_of_too_high_a_rank_names_the_fix(engine: HttpEngine) -> None:

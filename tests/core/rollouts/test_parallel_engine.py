@@ -12,7 +12,7 @@ from phfcli.core.errors import UserError
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.rollouts.engine import Serving
-from phfcli.core.rollouts.parallel_engine import ParallelEngine, deal
+from phfcli.core.rollouts.parallel_engine import ParallelEngine, split_by_prompt
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
 from phfcli.core.types import Request, Sampling
 
@@ -23,7 +23,7 @@ ENVIRONMENTS = [{"OMP_NUM_THREADS": "1"}] * 2
 
 @pytest.fixture(scope="module")
 def requests_(embedded: LanguageModel) -> list[Request]:
-    prompts = Prompts(embedded.card.tokenizer)
+    prompts = Prompts(embedded.description.tokenizer)
     return [
         Request(tuple(prompts.student(f"Start with {p + 10}, add {p}, multiply by 2.")), seed=10 * p + i)
         for p in range(12)
@@ -44,7 +44,7 @@ def engine(warnings_: list[str]) -> Iterator[ParallelEngine]:
 
 
 def test_prompts_are_dealt_out_whole_and_each_request_once(requests_: list[Request]) -> None:
-    shares = deal(requests_, 5)
+    shares = split_by_prompt(requests_, 5)
     assert sorted(index for share in shares for index in share) == list(range(len(requests_)))
     owners = [{requests_[index].prompt_ids for index in share} for share in shares]
     assert sum(map(len, owners)) == 12

@@ -16,7 +16,7 @@ PROBLEMS = ["Start with 3, add 4.", "Start with 37, add 8, multiply by 2, subtra
 
 @pytest.fixture
 def requests_(embedded: LanguageModel) -> list[Request]:
-    prompts = Prompts(embedded.card.tokenizer)
+    prompts = Prompts(embedded.description.tokenizer)
     return [Request(tuple(prompts.student(p)), seed) for p in PROBLEMS for seed in (1, 2)]
 
 
@@ -49,8 +49,8 @@ def test_a_completion_ends_with_its_end_token_or_is_cut(embedded: LanguageModel,
             assert completion.finish == finish
             assert len(completion.logprobs) == len(completion.ids)
             inner = completion.ids[:-1] if finish == "stop" else completion.ids
-            assert not embedded.card.eos_ids & set(inner)
-            assert (completion.ids[-1] in embedded.card.eos_ids) == (finish == "stop")
+            assert not embedded.description.eos_ids & set(inner)
+            assert (completion.ids[-1] in embedded.description.eos_ids) == (finish == "stop")
 
 
 def test_greedy_takes_the_most_likely_token(embedded: LanguageModel, requests_: list[Request]) -> None:

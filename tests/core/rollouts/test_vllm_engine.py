@@ -19,7 +19,7 @@ from phfcli.core.models.adapters import add_lora
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
 from phfcli.core.models.prompts import Prompts
-from phfcli.core.rollouts.adapter_probe import prove_adapter
+from phfcli.core.rollouts.adapter_probe import probe_adapter
 from phfcli.core.rollouts.engine import Engine, Serving
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
 from phfcli.core.rollouts.vllm_engine import VllmEngine
@@ -57,7 +57,7 @@ def engine() -> Iterator[VllmEngine]:
 
 @pytest.fixture(scope="module")
 def requests(model: LanguageModel) -> list[Request]:
-    prompts = Prompts(model.card.tokenizer)
+    prompts = Prompts(model.description.tokenizer)
     problems = load_benchmark("embedded", EvalConfig(limit=24)).problems
     return [Request(tuple(prompts.student(p.problem)), seed=100 + i) for i, p in enumerate(problems)]
 
@@ -87,7 +87,7 @@ def test_greedy_tokens_are_those_of_transformers_without_an_adapter(
     drawn, expected = draw(engine, requests, GREEDY), draw(TransformersEngine(base), requests, GREEDY)
     assert [c.ids for c in drawn] == [c.ids for c in expected]
     assert [c.finish for c in drawn] == [c.finish for c in expected]
-    assert all(c.ids[-1] in base.card.eos_ids for c in drawn if c.finish == "stop")
+    assert all(c.ids[-1] in base.description.eos_ids for c in drawn if c.finish == "stop")
 
 
 def test_greedy_tokens_are_those_of_transformers_with_an_adapter(
@@ -116,7 +116,7 @@ def test_a_long_prompts_cached_blocks_do_not_outlive_the_adapter_they_were_made_
     engine: VllmEngine, model: LanguageModel, requests: list[Request]
 ) -> None:
     long = [Request(tuple(islice(cycle(requests[0].prompt_ids), 400)), seed=0)]  # vLLM's blocks on a CPU hold 128
-    prove_adapter(engine, model, long[0].prompt_ids)
+    probe_adapter(engine, model, long[0].prompt_ids)
     with torch.no_grad():
         for p in model.trainable().values():
             p.mul_(0.5)

@@ -110,7 +110,7 @@ def test_states_too_large_for_float16_are_written_as_bfloat16(tmp_path: Path) ->
     flow = planted(layer=1)
     flow.student[0, 0, 0, 0] = 1e5
     assert report_of(flow, tmp_path, dtype="float16").share
-    walk = next(open_flow(tmp_path / "step-000007.safetensors").walks())
+    walk = next(open_flow(tmp_path / "step-000007.safetensors").rollout_states())
     assert walk.student.dtype == torch.bfloat16
 
 
@@ -119,7 +119,7 @@ def test_what_was_written_comes_back(tmp_path: Path) -> None:
     report_of(flow, tmp_path)
     file = open_flow(tmp_path / "step-000007.safetensors")
     assert (file.step, file.layers, file.rollouts, file.texts) == (7, [1, 2, 3, 4, 5, 6], flow.rollouts, flow.texts)
-    for index, walk in enumerate(file.walks()):
+    for index, walk in enumerate(file.rollout_states()):
         torch.testing.assert_close(walk.student, flow.student[:, index])
         torch.testing.assert_close(walk.teacher, flow.teacher[:, index])
         assert walk.tokens == list(range(100, 100 + M))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from phfcli.core.models.description import load_tokenizer
 from phfcli.core.config import TrainConfig
-from phfcli.core.runs.training_data import Curriculum, Reading, build_curriculum
+from phfcli.core.runs.training_data import Curriculum, SequenceLengths, build_curriculum
 from phfcli.core.errors import UserError
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.types import Problem
@@ -45,14 +45,14 @@ def test_overlong_problems_are_an_error_or_a_counted_skip(tmp_path: Path, prompt
     data = write(tmp_path / "rows.jsonl", ["1" * 300, "1", "2" * 300, "2"])
     settings = {"data": data, "rollout": {"max_new_tokens": 100}, "steps": 1, "batch_size": 4}
     with pytest.raises(UserError, match="with a rollout of 100, more than the 256 that fit"):
-        build_curriculum(TrainConfig.model_validate(settings), Reading(prompts, rollout=100), context=256)
+        build_curriculum(TrainConfig.model_validate(settings), SequenceLengths(prompts, rollout=100), context=256)
     kept, skipped = build_curriculum(
-        TrainConfig.model_validate({**settings, "overlong": "skip"}), Reading(prompts, rollout=100), context=256
+        TrainConfig.model_validate({**settings, "overlong": "skip"}), SequenceLengths(prompts, rollout=100), context=256
     )
     assert ([p.solution for p in kept.problems], skipped) == (["1", "2"], 2)
     with pytest.raises(UserError, match="no problem fits"):
         build_curriculum(
-            TrainConfig.model_validate({**settings, "overlong": "skip"}), Reading(prompts, rollout=100), context=110
+            TrainConfig.model_validate({**settings, "overlong": "skip"}), SequenceLengths(prompts, rollout=100), context=110
         )
 
 
@@ -60,7 +60,7 @@ def test_only_problems_that_the_run_visits_are_measured(tmp_path: Path, prompts:
     data = write(tmp_path / "rows.jsonl", ["1"] * 40 + ["1" * 300])
     settings = {"data": data, "rollout": {"max_new_tokens": 100}, "steps": 1, "batch_size": 2}
     curriculum, skipped = build_curriculum(
-        TrainConfig.model_validate(settings), Reading(prompts, rollout=100), context=256
+        TrainConfig.model_validate(settings), SequenceLengths(prompts, rollout=100), context=256
     )
     assert (len(curriculum.problems), skipped) == (41, 0)
 
@@ -68,12 +68,12 @@ def test_only_problems_that_the_run_visits_are_measured(tmp_path: Path, prompts:
 def test_offline_the_prompt_and_the_reference_must_fit(tmp_path: Path, prompts: Prompts) -> None:
     data = write(tmp_path / "rows.jsonl", ["1", "2" * 90])
     config = TrainConfig.model_validate({"data": data, "steps": 1, "batch_size": 2})
-    reading = Reading(prompts, privileged=False)
+    sequence_lengths = SequenceLengths(prompts, privileged=False)
     long = Problem("1", "P", "2" * 90)
     length = len(prompts.student("P")) + len(prompts.target("P", "2" * 90))
-    assert reading.length(long) == length
-    assert build_curriculum(config, reading, context=length)[1] == 0
+    assert sequence_lengths.length(long) == length
+    assert build_curriculum(config, sequence_lengths, context=length)[1] == 0
     with pytest.raises(UserError, match=f"problem 1 takes {length} tokens with its reference.*overlong=skip$"):
-        build_curriculum(config, reading, context=length - 1)
-    kept, skipped = build_curriculum(config.model_copy(update={"overlong": "skip"}), reading, context=length - 1)
+        build_curriculum(config, sequence_lengths, context=length - 1)
+    kept, skipped = build_curriculum(config.model_copy(update={"overlong": "skip"}), sequence_lengths, context=length - 1)
     assert ([p.solution for p in kept.problems], skipped) == (["1"], 1)

@@ -1,15 +1,15 @@
-"""Background work: everything that came in is done, in order, and a failure reaches the caller."""
+"""BackgroundWriter work: everything that came in is done, in order, and a failure reaches the caller."""
 
 import threading
 
 import pytest
 
-from phfcli.core.storage.background_writer import Background
+from phfcli.core.storage.background_writer import BackgroundWriter
 
 
 def test_all_that_came_in_is_done_in_order() -> None:
     seen: list[list[int]] = []
-    with Background(seen.append) as background:
+    with BackgroundWriter(seen.append) as background:
         for item in range(1000):
             background.put(item)
     assert [item for items in seen for item in items] == list(range(1000))
@@ -24,7 +24,7 @@ def test_what_comes_in_during_the_work_is_taken_together() -> None:
         release.wait(10)
         seen.append(items)
 
-    with Background(work) as background:
+    with BackgroundWriter(work) as background:
         background.put(0)
         started.wait(10)
         for item in (1, 2, 3):
@@ -37,7 +37,7 @@ def test_a_failure_of_the_work_reaches_the_caller_at_the_end() -> None:
     def fail(_items: list[int]) -> None:
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"), Background(fail) as background:
+    with pytest.raises(OSError, match="disk full"), BackgroundWriter(fail) as background:
         background.put(1)
 
 
@@ -49,7 +49,7 @@ def test_a_failure_of_the_work_stops_the_caller_on_its_way() -> None:
         raise OSError("disk full")
 
     def go_on() -> None:
-        with Background(fail) as background:
+        with BackgroundWriter(fail) as background:
             background.put(1)
             failed.wait(10)
             for item in range(10_000_000):
@@ -64,7 +64,7 @@ def test_a_failure_of_the_caller_still_finishes_the_work() -> None:
     seen: list[list[int]] = []
 
     def stop() -> None:
-        with Background(seen.append) as background:
+        with BackgroundWriter(seen.append) as background:
             background.put(7)
             raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Child processes: they answer through their pipe, end with their parent, and one that died is noticed."""
+"""ChildProcess processes: they answer through their pipe, end with their parent, and one that died is noticed."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from phfcli.core.storage.child_processes import Child, receive, send
+from phfcli.core.storage.child_processes import ChildProcess, receive, send
 
 
 def echo(connection: Connection, greeting: str) -> None:
@@ -26,7 +26,7 @@ ECHO = f"{__name__}:echo"
 
 
 def test_a_child_answers() -> None:
-    child = Child(ECHO, ["hello"], {"PHF_TEST_WORD": "word"})
+    child = ChildProcess(ECHO, ["hello"], {"PHF_TEST_WORD": "word"})
     assert child.send({"a": [1, "ü\n"]})
     assert child.receive() == ["hello", {"a": [1, "ü\n"]}, "word"]
     child.end()
@@ -34,7 +34,7 @@ def test_a_child_answers() -> None:
 
 
 def test_a_child_that_died_is_noticed() -> None:
-    child = Child(ECHO, ["hello"], {})
+    child = ChildProcess(ECHO, ["hello"], {})
     child.send("die")
     assert child.receive() is None
     assert not child.send("again")
@@ -46,8 +46,8 @@ def test_a_child_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     script.write_text(
         "import sys, time\n"
         f"sys.path[:] = {sys.path!r}\n"
-        "from phfcli.core.storage.child_processes import Child\n"
-        "print(Child('tests_sleep:sleep', [], {}).process.pid, flush=True)\n"
+        "from phfcli.core.storage.child_processes import ChildProcess\n"
+        "print(ChildProcess('tests_sleep:sleep', [], {}).process.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
     (tmp_path / "tests_sleep.py").write_text("import time\ndef sleep(connection): time.sleep(60)\n")

@@ -60,7 +60,7 @@ def test_an_offline_objective_reads_the_references(tmp_path: Path) -> None:
     samples = loop.read(problems, loop.rollout(problems, 1))
     for problem, sample in zip(problems, samples, strict=True):
         assert sample.teacher_prompt is None
-        assert loop.model.card.tokenizer.decode(list(sample.completion)) == f"{problem.solution}<|im_end|>"
+        assert loop.model.description.tokenizer.decode(list(sample.completion)) == f"{problem.solution}<|im_end|>"
     losses = [metrics["loss"] for metrics in loop.train()]
     assert len(losses) == 2
     assert not (tmp_path / "flows").exists()
@@ -76,7 +76,7 @@ def test_a_rewarded_objective_gets_groups_of_graded_completions(tmp_path: Path) 
     with loop.grader:
         samples = loop.read(problems, completions)
     for index, (problem, sample) in enumerate(zip(problems, samples, strict=True)):
-        text = str(loop.model.card.tokenizer.decode(list(sample.completion), skip_special_tokens=True))
+        text = str(loop.model.description.tokenizer.decode(list(sample.completion), skip_special_tokens=True))
         assert sample.reward == float(text.endswith(f"\\boxed{{{problem.answer}}}"))
         assert list(sample.group) == [s.reward for s in samples[index // 3 * 3 :][:3]]
         assert len(sample.logprobs) == len(sample.completion)
@@ -141,7 +141,7 @@ def test_what_is_not_finite_stops_the_run_and_is_saved(tmp_path: Path, part: str
     assert (saved["step"], len(saved["samples"])) == (2, 2)
     for sample, problem in zip(saved["samples"], loop.problems(2), strict=True):
         assert sample["student_prompt"] == loop.prompts.student(problem.problem)
-        assert sample["text"] == loop.model.card.text(sample["completion"])
+        assert sample["text"] == loop.model.description.text(sample["completion"])
         assert sample["loss"] == loss if loss else isinstance(sample["loss"], float)
     assert (part == "gradient") == (saved["samples"][0]["grad_norm"] == "nan")
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from phfcli.core.losses.divergence.vocabulary_terms import DivergenceSpec, divergence_entries, teacher_support
+from phfcli.core.losses.divergence.vocabulary_terms import DivergenceSpec, teacher_support, vocabulary_terms
 from phfcli.core.losses.shared import working
 
 CHUNK_BYTES = 75 * 2**20  # both logits of a chunk: 64 tokens in float32 at a vocabulary of 151,936
@@ -23,7 +23,7 @@ _SLAB_BYTES = 32 * 2**20  # elsewhere: enough work to hide a kernel's launch
 SLAB_TEMPORARIES = 10
 
 
-class Sweep(NamedTuple):
+class DivergenceSums(NamedTuple):
     """The result; the gradients are those of sum_n w_n D_n, or None where not wanted."""
 
     tokens: Tensor  # [3, N] of each token: divergence, divergence after the clip, number of clipped entries
@@ -32,7 +32,7 @@ class Sweep(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sweeper:
+class ChunkedDivergence:
     """What stays the same from chunk to chunk."""
 
     spec: DivergenceSpec
@@ -42,7 +42,7 @@ class Sweeper:
     wants_hidden: bool
     wants_head: bool
 
-    def __call__(self, student: Tensor, teacher: Tensor, weights: Tensor) -> Sweep:
+    def __call__(self, student: Tensor, teacher: Tensor, weights: Tensor) -> DivergenceSums:
         """Sweeps over hidden states [N, d] with weights [N] in the working precision."""
         count, vocabulary = len(student), len(self.head)
         chunk = chunk_rows(student, vocabulary, self.chunk_size)
@@ -58,7 +58,7 @@ class Sweeper:
                 grad_hidden[rows] = (grad_nV @ self.head) * scale_n1
             if grad_head is not None:
                 grad_head.addmm_(working(grad_nV).T, working(student[rows]) * scale_n1)
-        return Sweep(tokens, grad_hidden, grad_head)
+        return DivergenceSums(tokens, grad_hidden, grad_head)
 
     def _chunk(self, student: Tensor, teacher: Tensor, logits_2nV: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states [n, d] -> the gradient to the student's logits [n, V] (part of `logits_2nV`), tokens [3, n]."""
@@ -94,7 +94,7 @@ class Sweeper:
 
 def _token_terms(student_logits: Tensor, teacher_logits: Tensor, spec: DivergenceSpec) -> tuple[Tensor, Tensor]:
     """Logits [n, V] -> (gradient to the student's [n, V], before the token clip and 1 / temperature; tokens [3, n])."""
-    value, slope, S = divergence_entries(student_logits, teacher_logits, spec)
+    value, slope, S = vocabulary_terms(student_logits, teacher_logits, spec)
     raw = value.sum(-1)
     kept, clipped = raw, torch.zeros_like(raw)
     if spec.clip is not None and spec.clip_mode == "token":

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from phfcli.core.losses.divergence.chunked import Sweeper
+from phfcli.core.losses.divergence.chunked import ChunkedDivergence
 from phfcli.core.losses.divergence.vocabulary_terms import DivergenceOptions, DivergenceSpec
 from phfcli.core.losses.shared import working
 
@@ -94,7 +94,7 @@ class _FusedDivergence(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         dtype = torch.promote_types(student_hidden.dtype, teacher_hidden.dtype)
         wants_hidden, wants_head = ctx.needs_input_grad[:2]
-        sweeper = Sweeper(
+        divergence = ChunkedDivergence(
             spec=spec,
             head=head.to(dtype),
             teacher_head=None if teacher_head is None else teacher_head.to(dtype),
@@ -106,17 +106,17 @@ class _FusedDivergence(torch.autograd.Function):
         student, teacher = student_hidden[counted].to(dtype), teacher_hidden[counted].to(dtype)
         weights = weights[counted].to(working(student).dtype)
         with torch.autocast(student.device.type, enabled=False):
-            sweep = sweeper(student, teacher, weights)
+            sums = divergence(student, teacher, weights)
         grad_hidden, grad_head = None, None
-        if sweep.grad_hidden is not None:
+        if sums.grad_hidden is not None:
             grad_hidden = torch.zeros_like(student_hidden)
-            grad_hidden[counted] = sweep.grad_hidden.to(student_hidden.dtype)
-        if sweep.grad_head is not None:
-            grad_head = sweep.grad_head.to(head.dtype)
+            grad_hidden[counted] = sums.grad_hidden.to(student_hidden.dtype)
+        if sums.grad_head is not None:
+            grad_head = sums.grad_head.to(head.dtype)
         ctx.save_for_backward(grad_hidden, grad_head)
-        stats = _statistics(sweep.tokens, weights, spec, len(head))
+        stats = _statistics(sums.tokens, weights, spec, len(head))
         ctx.mark_non_differentiable(*stats)
-        return ((sweep.tokens[1] * weights).sum(), *stats)
+        return ((sums.tokens[1] * weights).sum(), *stats)
 
     @staticmethod
     @once_differentiable
@@ -126,7 +126,7 @@ class _FusedDivergence(torch.autograd.Function):
 
 
 def _statistics(tokens: Tensor, weights: Tensor, spec: DivergenceSpec, vocabulary: int) -> tuple[Tensor, ...]:
-    """Tokens [3, N] as the sweep leaves them, weights [N] -> ClipStats but for its last field."""
+    """Tokens [3, N] as `DivergenceSums` holds them, weights [N] -> ClipStats but for its last field."""
     raw, _, clipped = tokens
     by_token = spec.clip is not None and spec.clip_mode == "token"
     entries = len(weights) * min(vocabulary, spec.top_k or vocabulary)

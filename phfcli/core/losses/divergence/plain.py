@@ -6,8 +6,8 @@ from phfcli.core.losses.divergence.vocabulary_terms import (
     ClipMode,
     DivergenceSpec,
     Kind,
-    divergence_entries,
     teacher_support,
+    vocabulary_terms,
 )
 from phfcli.core.losses.shared import working
 
@@ -54,7 +54,7 @@ def divergence(
     support = teacher_support(teacher_logits, spec)
     if support is not None:
         student_logits, teacher_logits = student_logits.gather(-1, support), teacher_logits.gather(-1, support)
-    value = divergence_entries(student_logits, teacher_logits, spec).value
+    value = vocabulary_terms(student_logits, teacher_logits, spec).value
     if clip is None:
         return value.sum(-1)
     return value.clamp(max=clip).sum(-1) if clip_mode == "element" else value.sum(-1).clamp(max=clip)

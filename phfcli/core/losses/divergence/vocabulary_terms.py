@@ -61,7 +61,7 @@ class DivergenceSpec:
             raise ValueError(f"top_k must be at least 1, or None for the full vocabulary; got {self.top_k}")
 
 
-class Entries(NamedTuple):
+class VocabularyTerms(NamedTuple):
     """All [..., V]."""
 
     value: Tensor
@@ -69,20 +69,20 @@ class Entries(NamedTuple):
     student_p: Tensor
 
 
-def divergence_entries(student_logits: Tensor, teacher_logits: Tensor, spec: DivergenceSpec) -> Entries:
+def vocabulary_terms(student_logits: Tensor, teacher_logits: Tensor, spec: DivergenceSpec) -> VocabularyTerms:
     """The unclipped entries of FINITE logits [..., V]; float32 inside, float64 for float64."""
     log_S = _log_probs(student_logits, spec.temperature)
     log_T = _log_probs(teacher_logits, spec.temperature)
     S, T = log_S.exp(), log_T.exp()
     if spec.kind == "forward_kl":
-        return Entries(T * (log_T - log_S), -T, S)
+        return VocabularyTerms(T * (log_T - log_S), -T, S)
     if spec.kind == "reverse_kl":
         value = S * (log_S - log_T)
-        return Entries(value, value + S, S)
+        return VocabularyTerms(value, value + S, S)
     # M >= min(beta, 1-beta) max(S, T), so the mixture loses no precision outside log space, and costs one logarithm
     log_M = torch.lerp(S, T, spec.beta).clamp(min=torch.finfo(S.dtype).tiny).log()
     student_part, teacher_part = S * (log_S - log_M), T * (log_T - log_M)
-    return Entries(torch.lerp(student_part, teacher_part, spec.beta), student_part * (1 - spec.beta), S)
+    return VocabularyTerms(torch.lerp(student_part, teacher_part, spec.beta), student_part * (1 - spec.beta), S)
 
 
 def teacher_support(teacher_logits: Tensor, spec: DivergenceSpec) -> Tensor | None:

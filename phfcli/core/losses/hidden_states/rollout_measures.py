@@ -15,7 +15,7 @@ from phfcli.core.losses.shared import working
 _SMALLEST_HSIC = 4  # positions: the unbiased estimator divides by m - 3
 
 
-class WalkMeasures(NamedTuple):
+class RolloutMeasures(NamedTuple):
     """Measures of one rollout; a first axis of 2 is student, teacher."""
 
     direction: Tensor  # [L, n]    1 - <dS_i, dT_i>; the mean over i is eq. 6
@@ -26,7 +26,7 @@ class WalkMeasures(NamedTuple):
     hsic: Tensor | None  # [3, L]    of student and teacher, of each with itself; None for fewer than four positions
 
 
-def measure_walk(student: Tensor, teacher: Tensor, eps: float = 1e-8) -> WalkMeasures:
+def measure_rollout(student: Tensor, teacher: Tensor, eps: float = 1e-8) -> RolloutMeasures:
     """Both readers' states [L, m, d] along one rollout of at least two positions, all of them valid.
 
     Raises:
@@ -42,7 +42,7 @@ def measure_walk(student: Tensor, teacher: Tensor, eps: float = 1e-8) -> WalkMea
         D.append(directions(states, linked, eps)[:, 0])  # [L, n, d]
         grams.append(D[-1] @ D[-1].mT)  # [L, n, n]
     neighbours = D[0][:-1] @ D[0][1:].mT - D[1][:-1] @ D[1][1:].mT  # [L-1, n, n]
-    return WalkMeasures(
+    return RolloutMeasures(
         direction=(1 - (D[0] * D[1]).sum(-1)).clamp(min=0),  # below only by rounding
         geometry=(grams[0] - grams[1]).square().sum(-1) / n,
         adjacent=neighbours.square().sum((-2, -1)) / n**2,

@@ -17,7 +17,7 @@ class Teacher(Protocol):
         """The sample with whatever this teacher needs to read it."""
         ...
 
-    def read(self, student: LanguageModel, batch: Batch, layers: Sequence[int]) -> Pass:
+    def run_pass(self, student: LanguageModel, batch: Batch, layers: Sequence[int]) -> Pass:
         """Its pass without grad; `layers` are the student's, and its own are those that lie as deep."""
         ...
 

@@ -42,7 +42,7 @@ class AveragedTeacher:
         return sample
 
     @torch.no_grad()
-    def read(self, student: LanguageModel, batch: Batch, layers: Sequence[int]) -> Pass:
+    def run_pass(self, student: LanguageModel, batch: Batch, layers: Sequence[int]) -> Pass:
         """The student's model, under these weights, on the privileged prompt."""
         assert batch.teacher is not None
         with self.weights():

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from phfcli.core.config import TrainConfig
-from phfcli.core.models.description import ModelCard
+from phfcli.core.models.description import ModelDescription
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.layer_choice import pair_layers
 from phfcli.core.models.loading import load_model
 from phfcli.core.models.passes import Batch, Pass, Sample, run_pass
 from phfcli.core.models.prompts import build_prompts
-from phfcli.core.models.token_alignment import Retelling, same_tokens
+from phfcli.core.models.token_alignment import TokenAlignment, same_tokens
 from phfcli.core.types import Problem
 
 
@@ -22,22 +22,22 @@ class ExternalTeacher:
     """Another model. With a tokenizer of its own it reads the same text in its own tokens."""
 
     model: LanguageModel
-    retelling: Retelling | None
+    alignment: TokenAlignment | None
 
     @property
     def context(self) -> int | None:
         """The longest sequence that it can read, in the student's tokens; None where its own are others."""
-        return self.model.card.context if self.retelling is None else None
+        return self.model.description.context if self.alignment is None else None
 
     def prepare(self, sample: Sample, problem: Problem) -> Sample:
-        return sample if self.retelling is None else self.retelling(sample, problem)
+        return sample if self.alignment is None else self.alignment(sample, problem)
 
     @torch.no_grad()
-    def read(self, student: LanguageModel, batch: Batch, layers: Sequence[int]) -> Pass:
+    def run_pass(self, student: LanguageModel, batch: Batch, layers: Sequence[int]) -> Pass:
         """Its own pass; where its tokens are others, only the states of the result are of use."""
         own = pair_layers(layers, len(student.blocks), len(self.model.blocks))
-        if batch.retold is not None:
-            return run_pass(self.model, batch.retold.student, batch.retold, own)
+        if batch.in_teacher_tokens is not None:
+            return run_pass(self.model, batch.in_teacher_tokens.student, batch.in_teacher_tokens, own)
         assert batch.teacher is not None
         return run_pass(self.model, batch.teacher, batch, own)
 
@@ -55,7 +55,7 @@ class ExternalTeacher:
         """There is nothing to take back."""
 
 
-def load_external(config: TrainConfig, student: ModelCard) -> ExternalTeacher:
+def load_external(config: TrainConfig, student: ModelDescription) -> ExternalTeacher:
     """The model that config.teacher names, on the student's device and in its precision.
 
     Raises:
@@ -64,7 +64,7 @@ def load_external(config: TrainConfig, student: ModelCard) -> ExternalTeacher:
     assert config.teacher.model is not None
     model = load_model(config.model_copy(update={"model": config.teacher.model}))
     model.network.requires_grad_(False)
-    if same_tokens(student.tokenizer, model.card.tokenizer):
+    if same_tokens(student.tokenizer, model.description.tokenizer):
         return ExternalTeacher(model, None)
-    prompts = build_prompts(model.card.tokenizer, config.prompt)
-    return ExternalTeacher(model, Retelling(student, model.card, prompts))
+    prompts = build_prompts(model.description.tokenizer, config.prompt)
+    return ExternalTeacher(model, TokenAlignment(student, model.description, prompts))

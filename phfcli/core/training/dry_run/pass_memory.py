@@ -21,7 +21,7 @@ _ATTENTION = "phf-shapes"
 
 
 @dataclass(frozen=True)
-class Footprint:
+class PassMemory:
     """Bytes above what is held all the time.
 
     Attributes:
@@ -35,7 +35,7 @@ class Footprint:
     backward: int
 
 
-def passes_footprint(causal: PreTrainedModel, rows: int, student: int, teacher: int, attention: str) -> Footprint:
+def pass_memory(causal: PreTrainedModel, rows: int, student: int, teacher: int, attention: str) -> PassMemory:
     """The footprint of both passes over `rows` sequences of so many tokens.
 
     Args:
@@ -43,7 +43,7 @@ def passes_footprint(causal: PreTrainedModel, rows: int, student: int, teacher: 
         teacher: 0 for no teacher's pass.
         attention: of the settings; "eager" is taken as it is.
     """
-    reading = reading_footprint(causal, rows, teacher, attention) if teacher else 0
+    reading = reader_memory(causal, rows, teacher, attention) if teacher else 0
     _set_attention(causal, attention)
     with Allocations() as passes:
         hidden = _hidden(causal, rows, student)
@@ -51,10 +51,10 @@ def passes_footprint(causal: PreTrainedModel, rows: int, student: int, teacher: 
         hidden.backward(torch.empty_like(hidden))
     for p in causal.parameters():
         p.grad = None
-    return Footprint(reading, kept, passes.peak)
+    return PassMemory(reading, kept, passes.peak)
 
 
-def reading_footprint(causal: PreTrainedModel, rows: int, length: int, attention: str) -> int:
+def reader_memory(causal: PreTrainedModel, rows: int, length: int, attention: str) -> int:
     """The most bytes that one pass without grad holds, above what is held all the time."""
     _set_attention(causal, attention)
     with Allocations() as allocations, torch.no_grad():

@@ -11,7 +11,7 @@ from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.models.token_alignment import same_tokens
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.objectives.contract import Needs
-from phfcli.core.runs.training_data import Curriculum, Reading, load_problems
+from phfcli.core.runs.training_data import Curriculum, SequenceLengths, load_problems
 from phfcli.core.training.dry_run.step_memory import Lengths, Memory, step_memory
 from phfcli.core.types import Problem
 
@@ -77,9 +77,11 @@ def _lengths(
 ) -> Lengths:
     """Those of the longest problem that the run will visit, for either reader; every rollout as long as it may be."""
     if config.overlong == "skip" and context is not None:
-        reading = Reading(prompts, needs.privileged, None if needs.offline else config.rollout.max_new_tokens)
+        sequence_lengths = SequenceLengths(
+            prompts, needs.privileged, None if needs.offline else config.rollout.max_new_tokens
+        )
         limit = min(context, needs.max_tokens or context)
-        problems = [problem for problem in problems if reading.length(problem) <= limit] or problems
+        problems = [problem for problem in problems if sequence_lengths.length(problem) <= limit] or problems
     visited = Curriculum(problems, config.batch_size, config.seed).visited(config.steps)
     student = max(len(prompts.student(p.problem)) for p in visited)
     teacher, completion = student, config.rollout.max_new_tokens

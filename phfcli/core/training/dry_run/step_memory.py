@@ -1,8 +1,8 @@
 """What a training step holds in memory, phase by phase, before a weight is loaded.
 
-The passes are run on tensors that have shapes and no data (`footprint`); the rest is counted from the same shapes. The
-peak of a step is what is there all the time, and the largest of its phases: rollout, the teacher's pass, the loss, the
-backward pass.
+The passes are run on tensors that have shapes and no data (`pass_memory`); the rest is counted from the same shapes.
+The peak of a step is what is there all the time, and the largest of its phases: rollout, the teacher's pass, the loss,
+the backward pass.
 """
 
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ from phfcli.core.models.description import pick_device, pick_dtype, skeleton
 from phfcli.core.models.layer_choice import pick_layers
 from phfcli.core.objectives.contract import Needs
 from phfcli.core.rollouts.transformers_engine import SAMPLER_BYTES, cache_row_bytes, rows_at_once
-from phfcli.core.training.dry_run.pass_memory import passes_footprint, reading_footprint
+from phfcli.core.training.dry_run.pass_memory import pass_memory, reader_memory
 from phfcli.core.training.metrics import peak_memory
 
 _STATE_COPIES = 8  # float32 tensors like the captured states, that a loss on them makes and keeps
 _HIDDEN_COPIES = 6  # tensors like the hidden states of all tokens, around the fused losses
-_SHADOW_WIDTHS = 5  # of a token: one block's output, queries and keys of two
+_LENS_WIDTHS = 5  # of a token: one block's output, queries and keys of two
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ def step_memory(
     rows = min(config.micro_batch_size, completions)
     student, teacher = lengths.student + lengths.completion, lengths.teacher + lengths.completion
     own_teacher = needs.teacher and external is None
-    passes = passes_footprint(causal, rows, student, teacher if own_teacher else 0, config.attention)
+    passes = pass_memory(causal, rows, student, teacher if own_teacher else 0, config.attention)
     reading, weights = passes.teacher, 0
     if external is not None:
         other = skeleton(external, pick_dtype(config.dtype, device))
-        reading, weights = reading_footprint(other, rows, student, config.attention), _bytes(other)
+        reading, weights = reader_memory(other, rows, student, config.attention), _bytes(other)
     always = {
         "libraries": peak_memory(device) if device.type == "cpu" else 0,
         "weights": frozen - away,
@@ -93,9 +93,9 @@ def step_memory(
     layers, positions = pick_layers(needs.layers, arch.num_hidden_layers), min(needs.positions, lengths.completion)
     states = len(layers) * rows * positions * arch.hidden_size * 4
     hidden = tokens * arch.hidden_size * dtype.itemsize
-    shadow = 0 if needs.shadow is None else rows * student * _SHADOW_WIDTHS * arch.hidden_size * dtype.itemsize
+    lens = 0 if needs.lens is None else rows * student * _LENS_WIDTHS * arch.hidden_size * dtype.itemsize
     head = 2 * arch.vocab_size * arch.hidden_size * 4 if config.tuning == "full" else 0
-    kept = {"activations": passes.kept, "shadow": shadow, "captured states": _STATE_COPIES * states}
+    kept = {"activations": passes.kept, "logit lens": lens, "captured states": _STATE_COPIES * states}
     phases = {
         "loss": kept
         | {"hidden states": _HIDDEN_COPIES * hidden, "head's gradient": head}
@@ -125,7 +125,7 @@ def _rollout(
         "key-value cache": rows * per_row,
         "merged weights": merged if dtype == torch.float32 else 0,
         "sampler": rows * causal.config.vocab_size * SAMPLER_BYTES,
-        "prompts": reading_footprint(causal, rows, lengths.student, config.attention),
+        "prompts": reader_memory(causal, rows, lengths.student, config.attention),
     }
 
 

@@ -8,7 +8,7 @@ import torch
 from largest import Largest
 from torch import Tensor
 
-from phfcli.core.losses.divergence import chunked as sweep
+from phfcli.core.losses.divergence import chunked
 from phfcli.losses import ClipStats, divergence, fused_divergence, fused_divergence_stats
 
 N, V, D = 7, 11, 5
@@ -69,7 +69,7 @@ def test_gradcheck(kind: Any, clip: dict[str, Any], top_k: int | None) -> None:
 
 @pytest.mark.parametrize("rows", [1, 2, 100])
 def test_slabs_change_nothing(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    monkeypatch.setattr(sweep, "_SLAB_BYTES_CPU", rows * V * 4)
+    monkeypatch.setattr(chunked, "_SLAB_BYTES_CPU", rows * V * 4)
     got = value_and_grads(fused_divergence, *draw(), clip=0.02, chunk_size=5)
     torch.testing.assert_close(got, value_and_grads(plain, *draw(), clip=0.02))
 
@@ -206,7 +206,7 @@ def test_the_logits_are_never_held(top_k: int | None) -> None:
 
 
 def test_the_default_chunk_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "CHUNK_BYTES", 2 * 3 * V * 8)
+    monkeypatch.setattr(chunked, "CHUNK_BYTES", 2 * 3 * V * 8)
     with Largest() as largest:
         got = value_and_grads(fused_divergence, *draw())
     assert largest.numel == 2 * 3 * V

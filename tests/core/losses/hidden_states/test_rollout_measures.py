@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from phfcli.core.losses.hidden_states.rollout_measures import effective_rank, measure_walk
+from phfcli.core.losses.hidden_states.rollout_measures import effective_rank, measure_rollout
 from phfcli.losses import flow_terms, layer_energies
 
 
@@ -16,7 +16,7 @@ def states(*shape: int, seed: int = 0) -> Tensor:
 
 def test_the_means_are_the_terms_of_the_loss() -> None:
     student, teacher = states(2, 3, 1, 6, 5)
-    walk = measure_walk(student[:, 0], teacher[:, 0])
+    walk = measure_rollout(student[:, 0], teacher[:, 0])
     terms = flow_terms(student, teacher, torch.ones(1, 6, dtype=torch.bool))
     torch.testing.assert_close(walk.direction.mean(1), terms.direction)
     torch.testing.assert_close(walk.geometry.mean(1), terms.geometry)
@@ -36,7 +36,7 @@ def unbiased_hsic(X: Tensor, Y: Tensor) -> float:
 
 def test_hsic_is_the_unbiased_estimator() -> None:
     student, teacher = states(2, 1, 9, 4, seed=1)
-    hsic = measure_walk(student, teacher).hsic
+    hsic = measure_rollout(student, teacher).hsic
     assert hsic is not None
     pairs = ((student, teacher), (student, student), (teacher, teacher))
     assert hsic[:, 0].tolist() == pytest.approx([unbiased_hsic(a[0], b[0]) for a, b in pairs])
@@ -44,7 +44,7 @@ def test_hsic_is_the_unbiased_estimator() -> None:
 
 def test_cka_of_states_that_share_nothing_is_near_zero_however_wide_they_are() -> None:
     student, teacher = states(2, 40, 16, 512, seed=2)  # forty layers as forty draws
-    hsic = measure_walk(student, teacher).hsic
+    hsic = measure_rollout(student, teacher).hsic
     assert hsic is not None
     sums = hsic.sum(1)
     assert abs(float(sums[0] / (sums[1] * sums[2]).sqrt())) < 0.1
@@ -53,10 +53,10 @@ def test_cka_of_states_that_share_nothing_is_near_zero_however_wide_they_are() -
 def test_states_moved_turned_and_scaled_have_a_cka_of_one() -> None:
     student = states(1, 8, 5, seed=3)
     turn = torch.linalg.qr(states(5, 5, seed=4)).Q
-    hsic = measure_walk(student, 3 * student @ turn + 7).hsic
+    hsic = measure_rollout(student, 3 * student @ turn + 7).hsic
     assert hsic is not None
     assert float(hsic[0] / (hsic[1] * hsic[2]).sqrt()) == pytest.approx(1)
-    assert measure_walk(student[:, :3], student[:, :3]).hsic is None
+    assert measure_rollout(student[:, :3], student[:, :3]).hsic is None
 
 
 @pytest.mark.parametrize("rank", [1, 2, 5])
@@ -74,4 +74,4 @@ def test_effective_rank_by_hand_and_of_nothing() -> None:
 @pytest.mark.parametrize(("student", "teacher"), [((1, 1, 3), (1, 1, 3)), ((1, 4, 3), (1, 3, 3)), ((4, 3), (4, 3))])
 def test_shapes_that_do_not_fit_are_refused(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="m >= 2"):
-        measure_walk(states(*student), states(*teacher))
+        measure_rollout(states(*student), states(*teacher))

@@ -72,7 +72,7 @@ def test_a_head_that_trains_is_read_with_its_average(random_model: Callable[...,
     initial = model.head.detach().clone()
     with torch.no_grad():
         model.head.add_(1.0)
-    batch = collate([Sample([5, 6], [7, 8, 9], [10, 11, 12])], 4, model.card.pad_id, model.device)
-    read = teacher.read(model, batch, ())
+    batch = collate([Sample([5, 6], [7, 8, 9], [10, 11, 12])], 4, model.description.pad_id, model.device)
+    read = teacher.run_pass(model, batch, ())
     torch.testing.assert_close(read.head, initial)
     assert not read.head.requires_grad

@@ -23,7 +23,7 @@ TEXTS = ("<think>\n45+12=57\n</think>\n\n\\boxed{57}<|im_end|>", "45", "é12")
 def other(stranger: Path, embedded: LanguageModel) -> ExternalTeacher:
     """A teacher with tokens of its own."""
     config = TrainConfig.model_validate({"teacher": {"kind": "external", "model": str(stranger)}})
-    return load_external(config, embedded.card)
+    return load_external(config, embedded.description)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def alike(random_model: Callable[..., LanguageModel]) -> ExternalTeacher:
 
 
 def samples(teacher: ExternalTeacher, student: LanguageModel) -> list[Sample]:
-    encode = student.card.tokenizer.encode
+    encode = student.description.tokenizer.encode
     prompt = encode("Start with 45", add_special_tokens=False)
     return [teacher.prepare(Sample(prompt, prompt, encode(t, add_special_tokens=False)), PROBLEM) for t in TEXTS]
 
@@ -50,7 +50,7 @@ def test_it_is_frozen(other: ExternalTeacher) -> None:
 
 def test_the_same_tokens_are_read_at_layers_as_deep(alike: ExternalTeacher, student: LanguageModel) -> None:
     batch = batch_of(samples(alike, student))
-    assert batch.retold is None
+    assert batch.in_teacher_tokens is None
     assert batch.teacher is not None
     got = alike.read(student, batch, (1, 3))
     want = run_pass(alike.model, batch.teacher, batch, (2, 6))
@@ -64,31 +64,34 @@ def test_other_tokens_are_read_where_ends_meet(other: ExternalTeacher, embedded:
     batch = batch_of(some)
     states = other.read(embedded, batch, (2, 4)).states  # of its blocks 3 and 6
     for row, sample in enumerate(some):
-        assert sample.retold is not None
-        assert sample.places is not None
-        ids = torch.tensor([[*sample.retold.student_prompt, *sample.retold.completion]])
+        assert sample.in_teacher_tokens is not None
+        assert sample.aligned_positions is not None
+        ids = torch.tensor([[*sample.in_teacher_tokens.student_prompt, *sample.in_teacher_tokens.completion]])
         every = other.model.causal(input_ids=ids, output_hidden_states=True).hidden_states[3][0]
-        places = [len(sample.retold.student_prompt) + place for place in sample.retold.places or ()]
+        aligned_positions = [
+            len(sample.in_teacher_tokens.student_prompt) + place
+            for place in sample.in_teacher_tokens.aligned_positions or ()
+        ]
         count = int(batch.valid[row].sum())
-        assert batch.positions[row, :count].tolist() == list(sample.places)
-        torch.testing.assert_close(states[0, row, :count], every[places], rtol=1e-4, atol=1e-4)
+        assert batch.positions[row, :count].tolist() == list(sample.aligned_positions)
+        torch.testing.assert_close(states[0, row, :count], every[aligned_positions], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("positions", [2, 5])
 def test_both_readers_take_the_same_pairs(other: ExternalTeacher, embedded: LanguageModel, positions: int) -> None:
     some = samples(other, embedded)
     batch = batch_of(some, positions)
-    assert batch.retold is not None
-    torch.testing.assert_close(batch.valid, batch.retold.valid)
+    assert batch.in_teacher_tokens is not None
+    torch.testing.assert_close(batch.valid, batch.in_teacher_tokens.valid)
     for row, sample in enumerate(some):
-        assert sample.retold is not None
-        pairs = dict(zip(sample.places or (), sample.retold.places or (), strict=True))
+        assert sample.in_teacher_tokens is not None
+        pairs = dict(zip(sample.aligned_positions or (), sample.in_teacher_tokens.aligned_positions or (), strict=True))
         for slot in range(int(batch.valid[row].sum())):
-            assert pairs[int(batch.positions[row, slot])] == int(batch.retold.positions[row, slot])
+            assert pairs[int(batch.positions[row, slot])] == int(batch.in_teacher_tokens.positions[row, slot])
 
 
 def test_a_text_without_any_pair_gives_no_state(other: ExternalTeacher, embedded: LanguageModel) -> None:
-    half = embedded.card.tokenizer.encode("é", add_special_tokens=False)[:1]
+    half = embedded.description.tokenizer.encode("é", add_special_tokens=False)[:1]
     none = other.prepare(Sample([5], [5], half), PROBLEM)
     batch = batch_of([none, *samples(other, embedded)])
     assert not batch.valid[0].any()

@@ -9,7 +9,7 @@ from phfcli.core.models.adapters import add_lora, lora_network
 from phfcli.core.models.description import load_config, skeleton
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
-from phfcli.core.training.dry_run.pass_memory import Allocations, passes_footprint, reading_footprint
+from phfcli.core.training.dry_run.pass_memory import Allocations, pass_memory, reader_memory
 
 LORA = LoraSettings(r=8, alpha=16)
 ROWS, LENGTH = 3, 50
@@ -30,14 +30,14 @@ def test_tensors_count_while_they_live() -> None:
 
 def test_what_autograd_keeps_is_what_it_keeps_of_real_tensors() -> None:
     model = add_lora(load_model(ModelSettings(device="cpu")), LORA, seed=0)
-    counted = passes_footprint(_on_shapes(), ROWS, LENGTH, 0, "auto")
+    counted = pass_memory(_on_shapes(), ROWS, LENGTH, 0, "auto")
     assert counted.kept == pytest.approx(_really_kept(model), rel=0.02)
 
 
 def test_the_backward_pass_ends_with_the_gradients() -> None:
     causal = _on_shapes()
     adapter = sum(p.numel() * p.itemsize for p in causal.parameters() if p.requires_grad)
-    counted = passes_footprint(causal, ROWS, LENGTH, 0, "auto")
+    counted = pass_memory(causal, ROWS, LENGTH, 0, "auto")
     assert counted.backward >= max(counted.kept, adapter)
     assert all(p.grad is None for p in causal.parameters())
 
@@ -45,18 +45,18 @@ def test_the_backward_pass_ends_with_the_gradients() -> None:
 def test_gradient_checkpointing_keeps_less() -> None:
     causal = _on_shapes()
     causal.gradient_checkpointing_enable({"use_reentrant": False})
-    assert passes_footprint(causal, ROWS, LENGTH, 0, "auto").kept < 0.2 * _kept_of_plain()
+    assert pass_memory(causal, ROWS, LENGTH, 0, "auto").kept < 0.2 * _kept_of_plain()
 
 
 def test_eager_attention_keeps_its_weights() -> None:
     weights = ROWS * 4 * LENGTH * LENGTH * 4  # of each of the 4 layers, 4 heads, float32
-    more = passes_footprint(_on_shapes(), ROWS, LENGTH, 0, "eager").kept - _kept_of_plain()
+    more = pass_memory(_on_shapes(), ROWS, LENGTH, 0, "eager").kept - _kept_of_plain()
     assert more >= 4 * weights
 
 
 def test_a_pass_without_grad_holds_little_and_grows_with_its_tokens() -> None:
     causal = _on_shapes()
-    short, long = (reading_footprint(causal, ROWS, length, "auto") for length in (LENGTH, 2 * LENGTH))
+    short, long = (reader_memory(causal, ROWS, length, "auto") for length in (LENGTH, 2 * LENGTH))
     assert 0 < short < 0.5 * _kept_of_plain()
     assert long >= 1.9 * short
 
@@ -68,7 +68,7 @@ def _on_shapes() -> torch.nn.Module:
 
 
 def _kept_of_plain() -> int:
-    return passes_footprint(_on_shapes(), ROWS, LENGTH, 0, "auto").kept
+    return pass_memory(_on_shapes(), ROWS, LENGTH, 0, "auto").kept
 
 
 def _really_kept(model: LanguageModel) -> int:

@@ -1,0 +1,42 @@
+"""What a training run consists of, and how far it has come."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from phfcli.core.config import TrainConfig
+from phfcli.core.grading import Grader
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.prompts import Prompts
+from phfcli.core.objectives.contract import Objective
+from phfcli.core.objectives.teachers.contract import Teacher
+from phfcli.core.rollouts.engine import TrainingEngine
+from phfcli.core.runs.training_data import Curriculum
+from phfcli.core.training.distributed import ALONE, Ranks
+from phfcli.core.training.validation import Validation
+
+
+@dataclass
+class TrainingParts:
+    """Everything a step needs; `model` is the student.
+
+    With several ranks each has parts of its own. They do the same but for their share of the samples, and only the main
+    one writes.
+    """
+
+    config: TrainConfig
+    folder: Path
+    model: LanguageModel
+    teacher: Teacher
+    objective: Objective
+    engine: TrainingEngine
+    prompts: Prompts
+    curriculum: Curriculum
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    ranks: Ranks = ALONE
+    grader: Grader = field(default_factory=Grader)  # its workers start when there is something to grade
+    validation: Validation | None = None
+    step: int = 0  # completed
+    stopping: bool = False  # may be set at any moment, by a signal's handler say

@@ -1,0 +1,63 @@
+"""The rooms: imports go one way, no circle anywhere, no room too full, each with a sign at its door."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import grimp
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "phfcli"
+MOST_MODULES = 14  # a folder that holds more wants a second one
+
+rooms = sorted(path.parent for path in PACKAGE.rglob("__init__.py"))
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    shutil.copytree(PACKAGE, tmp_path / "phfcli", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("core/losses/positions.py", "from phfcli.core.models.passes import Pass"),
+        ("core/storage/files.py", "from phfcli.core.runs.layout import step_name"),
+        ("core/grading/judge.py", "from phfcli.core.losses.positions import select_positions"),
+        ("core/evaluation/scores.py", "from phfcli.commands.output import percent"),
+    ],
+)
+def test_an_upward_import_is_found(copy: Path, module: str, line: str) -> None:
+    path = copy / "phfcli" / module
+    path.write_text(f"{path.read_text()}\nif False:\n    {line}\n")
+    done = lint_imports(copy)
+    assert done.returncode == 1
+    assert "BROKEN" in done.stdout
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    """Imports for annotations count as well."""
+    graph = grimp.build_graph("phfcli", cache_dir=None)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("room", rooms, ids=lambda room: str(room.relative_to(ROOT)))
+def test_a_room_is_not_too_full_and_says_what_it_holds(room: Path) -> None:
+    modules = [path for path in room.glob("*.py") if path.name != "__init__.py"]
+    assert len(modules) <= MOST_MODULES
+    docstring = ast.get_docstring(ast.parse((room / "__init__.py").read_text())) or ""
+    assert docstring
+    if room.parent == PACKAGE / "core":
+        assert 3 <= len(docstring.splitlines()) <= 7
