@@ -163,7 +163,7 @@ def _flow(run: RunSummary, place: int) -> dict[str, Any]:
     newest = run.flows[-1]
     drawn: dict[str, Callable[[Axes], None]] = layer_panels(run.flows)
     layer, share = newest.largest
-    told = (
+    summary = (
         f"step {newest.step}: largest share {100 * share:.1f} % in block {layer}, entropy {newest.entropy:.2f} of "
         f"{newest.max_entropy:.2f} nats, {newest.samples} rollouts"
     )
@@ -181,7 +181,7 @@ def _flow(run: RunSummary, place: int) -> dict[str, Any]:
         )
         for name, panel in drawn.items()
     ]
-    return {"name": run.name, "told": told, "figures": figures, "table": _sortable(table)}
+    return {"name": run.name, "summary": summary, "figures": figures, "table": _sortable(table)}
 
 
 def _short(value: object) -> str:

@@ -17,8 +17,8 @@ import pytest
 from phfcli.core.config import EvalConfig, HttpSettings, ModelSettings
 from phfcli.core.errors import UserError
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.rollouts import build_engine as rollouts
 from phfcli.core.rollouts import http_client
+from phfcli.core.rollouts import single_engine as one_engine
 from phfcli.core.rollouts.build_engine import evaluation_engine
 from phfcli.core.rollouts.engine import Serving
 from phfcli.core.rollouts.http_client import Patience, TransientError
@@ -355,7 +355,7 @@ def test_a_missing_adapter_folder_is_named(server: Server, student: LanguageMode
 
 
 def test_evaluation_takes_the_url_and_loads_no_weights(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(rollouts, "load_model")
+    monkeypatch.delattr(one_engine, "load_model")
     config = EvalConfig(engine=f"{server.url}/v1/", device="cpu")
     with closing(single_engine(config, Serving(config, 512))) as drawing:
         assert drawing.name == "http"
