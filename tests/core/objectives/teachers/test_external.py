@@ -52,7 +52,7 @@ def test_the_same_tokens_are_read_at_layers_as_deep(alike: ExternalTeacher, stud
     batch = batch_of(samples(alike, student))
     assert batch.in_teacher_tokens is None
     assert batch.teacher is not None
-    got = alike.read(student, batch, (1, 3))
+    got = alike.run_pass(student, batch, (1, 3))
     want = run_pass(alike.model, batch.teacher, batch, (2, 6))
     torch.testing.assert_close(got.states, want.states)
     torch.testing.assert_close(got.hidden, want.hidden)
@@ -62,7 +62,7 @@ def test_the_same_tokens_are_read_at_layers_as_deep(alike: ExternalTeacher, stud
 def test_other_tokens_are_read_where_ends_meet(other: ExternalTeacher, embedded: LanguageModel) -> None:
     some = samples(other, embedded)
     batch = batch_of(some)
-    states = other.read(embedded, batch, (2, 4)).states  # of its blocks 3 and 6
+    states = other.run_pass(embedded, batch, (2, 4)).states  # of its blocks 3 and 6
     for row, sample in enumerate(some):
         assert sample.in_teacher_tokens is not None
         assert sample.aligned_positions is not None
@@ -117,13 +117,13 @@ def test_opd_compares_the_entries_both_heads_have_and_only_the_student_learns(
     alike.model.network.requires_grad_()
     batch = batch_of(samples(alike, student))
     own = run_pass(student, batch.student, batch, ())
-    terms = objective.loss(own, alike.read(student, batch, ()), batch)
+    terms = objective.loss(own, alike.run_pass(student, batch, ()), batch)
     terms.total(batch.counts).backward()
     assert all(p.grad is None for p in alike.model.network.parameters())
     assert any(p.grad is not None and p.grad.any() for p in student.trainable().values())
 
     logits = own.hidden @ own.head.T / 1.2
-    read = alike.read(student, batch, ())
+    read = alike.run_pass(student, batch, ())
     other = (read.hidden @ read.head[: len(own.head)].T) / 1.2
     if support == "top_k":
         chosen = other.topk(5, -1).indices
