@@ -52,7 +52,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _shades(report: "LayerReport", index: int) -> str:
-    """The layer's row of the position map, darker for more energy, on one scale for the whole map."""
+    """The layer's row of the position map as shades: darker is more energy, on one scale for the whole map."""
     top = max(value for row in report.position_map for value in row if value is not None)
     steps = len(_SHADES) - 1
     return "".join(_SHADES[round(steps * (value or 0) / top)] for value in report.position_map[index])

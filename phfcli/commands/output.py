@@ -49,7 +49,7 @@ def log_console(quiet: bool) -> "Console":
 
 
 def warn(message: str) -> None:
-    """One line on stderr, also with --quiet: what it says will happen."""
+    """Writes a warning as one line on stderr, also with --quiet."""
     from rich.markup import escape
 
     log_console(quiet=False).print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
@@ -67,7 +67,7 @@ def check_plot(path: Path | None) -> None:
 
 
 def quiet_libraries() -> None:
-    """The libraries' own progress bars and notices would tear ours apart. Imports transformers."""
+    """Turns off the progress bars and notices of the libraries, which would break up our own. Imports transformers."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()

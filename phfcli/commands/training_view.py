@@ -37,7 +37,7 @@ _SHARES = ("clip_share", "clipped_entries", "clipped_tokens", "flat_groups", "tr
 
 
 def watch(trainer: "Trainer", log: "Console", report: "Report") -> "Metrics | None":
-    """Runs the training, shows and reports it; returns the metrics of the last step, or None if there was none left."""
+    """Runs the training and shows each step; returns the metrics of the last step, or None if no step was left."""
     from rich.live import Live
 
     last, warned = None, False
@@ -71,13 +71,13 @@ def step_line(metrics: "Metrics") -> str:
 
 
 def evaluation_line(scores: "ValidationResult", step: int) -> str:
-    """What an evaluation in the course of training gave."""
+    """The result of an evaluation during training, in a line."""
     average = with_error(scores["average"], scores["stderr"])
     return f"step {step:>4}  {scores['bench']} {average} %  ({scores['problems']} problems x {scores['n']})"
 
 
 def step_table(metrics: "Metrics", steps: int, left_s: float) -> "Table":
-    """Every number of a step, whichever its objective has, in columns; above them how far it is and the time left."""
+    """Every number of a step in columns, and above them the progress and the time left."""
     from rich import box
     from rich.table import Table
 
@@ -95,7 +95,7 @@ def step_table(metrics: "Metrics", steps: int, left_s: float) -> "Table":
 
 
 def _cells(name: str, value: float) -> tuple[str, str]:
-    """A metric's name as it is read, and its value in the unit it is read in."""
+    """A metric's name and its value, in the words and units that people read."""
     if name in _SHARES:
         return name.replace("_", " "), f"{percent(value)} %"
     if name.endswith("_bytes"):

@@ -55,7 +55,7 @@ class Formulas:
         self._numbers: dict[str, int] = {}
 
     def number(self, source: str, latex: str, display: bool = False) -> int:
-        """Where the formula stands in the table; `source` is `latex` with its delimiters."""
+        """The formula's number in the table; `source` is `latex` with its delimiters."""
         if source not in self._numbers:
             tree = _convert(latex, display) if len(self.table) < _MOST_FORMULAS else None
             self._numbers[source] = len(self.table)

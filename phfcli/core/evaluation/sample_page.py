@@ -56,7 +56,7 @@ def _by_problem(samples: Sequence[dict[str, Any]]) -> defaultdict[str, list[dict
 
 
 def _head(problem: Problem, samples: Sequence[dict[str, Any]], formulas: Formulas) -> dict[str, Any]:
-    """What the page shows of a problem before it is opened."""
+    """The part of a problem that the page shows before it is opened."""
     return {
         "id": problem.id,
         "problem": formulas.split(problem.problem),
@@ -66,7 +66,7 @@ def _head(problem: Problem, samples: Sequence[dict[str, Any]], formulas: Formula
 
 
 def _body(sample: dict[str, Any], end: int, formulas: Formulas) -> dict[str, Any]:
-    """What the page shows of a sample. A seed is text: JavaScript's numbers would round it."""
+    """The part of a sample that the page shows. The seed is text, because JavaScript would round it."""
     thinking, text = _split_thinking(sample["text"])
     first, left_out, last = _both_ends(text, end)
     return {

@@ -1,4 +1,4 @@
-"""One page for a whole study: results, training, hidden flow, every problem, settings and where it all comes from.
+"""Writes the report: one page with the results, training curves, hidden flow, problems, settings and provenance.
 
 The page is complete without its script, which sorts and filters. Text is escaped by the template, in pictures by their
 writer. Like the page of samples it asks no network, and its policy allows nothing but its own style and script.

@@ -32,7 +32,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's, of a parameter's shape
 
 
 class MismatchError(UserError):
-    """A checkpoint that is whole, and not one of this run as it is set now."""
+    """A checkpoint that is complete but does not fit the present settings of the run."""
 
 
 def save_checkpoint(

@@ -1,4 +1,4 @@
-"""Recording a hidden flow: both readers' states of every layer along some rollouts, under the present weights."""
+"""Records a hidden flow: the states of student and teacher in every layer along some rollouts."""
 
 from collections.abc import Sequence
 

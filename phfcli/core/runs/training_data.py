@@ -1,4 +1,4 @@
-"""Training problems: where they come from, whether they fit, and in which order they are visited."""
+"""Loads the training problems, checks that they fit, and orders them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,7 +83,7 @@ def _order(seed: int, epoch: int, count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class SequenceLengths:
-    """What is read of a problem in training, as far as its length goes.
+    """How long the sequence of a problem is in training.
 
     Attributes:
         privileged: a reader sees the prompt that contains the reference.

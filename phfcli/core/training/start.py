@@ -1,4 +1,4 @@
-"""How a training run starts or goes on, up to the first step; and how a signal stops it between two steps."""
+"""Starts or resumes a training run up to its first step, and stops it between two steps at a signal."""
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
