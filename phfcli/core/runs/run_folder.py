@@ -1,25 +1,25 @@
 """Creates and resumes a run directory, and records its settings and manifest."""
 
-from phfcli.core.runs.provenance import environment, model_identity, now
-import datetime
-import platform
-import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from phfcli.core.version import __version__
-from phfcli.core.models.description import locate, revision
 from phfcli.core.config import TrainConfig
-from phfcli.core.runs.training_data import Curriculum
 from phfcli.core.errors import UserError
-from phfcli.core.storage.files import file_hash, folder_hash, json_lines, read_json, read_lines, remove_hidden, write_json, write_text
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.runs.layout import is_run
+from phfcli.core.runs.provenance import environment, model_identity, now
+from phfcli.core.runs.training_data import Curriculum
 from phfcli.core.settings import Source, read_yaml, resolve, write_yaml
+from phfcli.core.storage.files import (
+    file_hash,
+    json_lines,
+    read_json,
+    read_lines,
+    remove_hidden,
+    write_json,
+    write_text,
+)
 
 # what may differ when a run goes on: they change where it ends and what it leaves, not the steps themselves
 _FREE_ON_RESUME = ("steps", "checkpoint_every", "keep", "output_dir", "report_to", "sharding", "vllm", "http")
@@ -121,11 +121,3 @@ def continue_run(folder: Path, step: int) -> None:
         kept = [line for line in read_lines(folder / name) if line["step"] <= step]
         if kept or (folder / name).exists():
             write_text(folder / name, json_lines(kept))
-
-
-
-
-
-
-
-

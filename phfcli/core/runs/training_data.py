@@ -10,10 +10,10 @@ import numpy as np
 from phfcli.core.config import ColumnSettings, TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.models.prompts import Prompts
-from phfcli.core.types import Problem
-from phfcli.core.shipped_files import EMBEDDED, embedded_problems
 from phfcli.core.seeds import derive_seed
+from phfcli.core.shipped_files import EMBEDDED, embedded_problems
 from phfcli.core.storage.tables import Row, looks_like_file, read_hub, read_rows, require_columns, rows_hash, text
+from phfcli.core.types import Problem
 
 
 def load_problems(data: str, columns: ColumnSettings) -> list[Problem]:
