@@ -33,7 +33,7 @@ def main(system: str, settings: Path, adapter: Path) -> None:
     model = load_model(config)
     tokenizer = model.description.tokenizer
     prompts = build_prompts(tokenizer, config.prompt)
-    curriculum = Curriculum(load_problems(config.data, config.columns), config.batch_size, config.seed)
+    curriculum = Curriculum(load_problems(config), config.batch_size, config.seed)
     problems = [problem for step in range(1, config.steps + 1) for problem in curriculum.batch(step)]
     rows = Dataset.from_list([_row(system, prompts, problem) for problem in problems])
     shared = {"model": model.causal, "processing_class": tokenizer, "train_dataset": rows, "peft_config": _lora(config)}

@@ -107,6 +107,8 @@ def evaluate(
     with progress.bars:
         summaries = core.evaluate(settings, progress.start, progress.show, warn)
     for summary in summaries:
+        for note in summary["notes"]:
+            warn(note)
         if summary["unusable_golds"]:
             unusable = ", ".join(summary["unusable_golds"])
             warn(f"{summary['bench']}: left out, since their gold answers cannot be read: {unusable}")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from phfcli.core.errors import nearest
-from phfcli.core.names import ENGINES, ObjectiveName, StateDtype, TeacherName, TrackerName, Where
+from phfcli.core.names import ENGINES, BadRows, GoldForm, ObjectiveName, StateDtype, TeacherName, TrackerName, Where
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -194,6 +194,14 @@ class HttpSettings(Section):
     timeout_s: Positive = 3600.0  # for one request
 
 
+class DataSettings(Section):
+    """How the rows of a data set become problems."""
+
+    columns: ColumnSettings = ColumnSettings()
+    bad_rows: BadRows = "error"  # or "skip": they are counted, listed and left out
+    gold: GoldForm = "as-is"  # how a gold answer is read out of its cell
+
+
 class ModelSettings(Section):
     """What train and eval share: the model, where it runs, how it is prompted."""
 
@@ -206,9 +214,8 @@ class ModelSettings(Section):
     http: HttpSettings = HttpSettings()
 
 
-class TrainConfig(ModelSettings):
-    data: str = "siyanzhao/Openthoughts_math_30k_opsd"
-    columns: ColumnSettings = ColumnSettings()
+class TrainConfig(ModelSettings, DataSettings):
+    data: str = "siyanzhao/Openthoughts_math_30k_opsd"  # a file, "embedded", or HUB, HUB:SPLIT, HUB:CONFIG:SPLIT
     overlong: Literal["error", "skip"] = "error"  # problems whose prompt, reference and rollout exceed the context
     objective: ObjectiveName = "phf"
     seed: int = 0
@@ -236,13 +243,12 @@ class TrainConfig(ModelSettings):
     oprd: OprdSettings = OprdSettings()
 
 
-class EvalConfig(ModelSettings):
+class EvalConfig(ModelSettings, DataSettings):
     """The defaults are the published protocol (PHF, appendix B); `model` is any checkpoint, run, adapter or model."""
 
     base: str | None = None  # the model under an adapter, where it is not the one that the adapter names
     bench: tuple[str, ...] = ("embedded",)
     revision: str | None = None  # of every hub benchmark; None is the registry's
-    columns: ColumnSettings = ColumnSettings()
     n: PositiveInt = 12
     seed: int = 0
     limit: PositiveInt | None = None  # the first so many problems

@@ -11,6 +11,8 @@ Where = Literal["spread", "first", "last"]  # the positions of a completion
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 EnergyName = Literal["loss", "direction", "geometry", "transition"]
 ViewName = Literal["runs", "methods", "ablations", "dynamics"]
+GoldForm = Literal["as-is", "last-box", "after-hashes", "last-number"]
+BadRows = Literal["error", "skip"]
 StateDtype = Literal["model", "float16", "bfloat16"]
 
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)

@@ -12,6 +12,12 @@ class Problem:
     problem: str
     solution: str | None = None
     answer: str | None = None
+    accepted: tuple[str, ...] = ()  # all accepted answers, `answer` first, where there are several
+
+    @property
+    def golds(self) -> tuple[str, ...]:
+        """The answers of which any counts as correct; none where there is no gold answer."""
+        return self.accepted or (() if self.answer is None else (self.answer,))
 
 
 @dataclass(frozen=True)

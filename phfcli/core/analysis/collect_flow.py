@@ -107,7 +107,7 @@ def _saved_rollouts(path: Path) -> list[Sample]:
 def _new_rollouts(config: TrainConfig, model: LanguageModel, count: int) -> list[Sample]:
     """New rollouts, one for each of the first problems in the seed's order, sampled as training samples them."""
     prompts = build_prompts(model.description.tokenizer, config.prompt)
-    problems = load_problems(config.data, config.columns)
+    problems = load_problems(config)
     chosen = Curriculum(problems, min(count, len(problems)), config.seed).batch(1)
     requests = [
         Request(tuple(prompts.student(p.problem)), derive_seed(config.seed, "collect", index))

@@ -1,16 +1,17 @@
 """Loads benchmarks, by name or from any local file with problems and answers."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from phfcli.core.config import ColumnSettings, EvalConfig
+from phfcli.core.config import EvalConfig
 from phfcli.core.errors import UserError, nearest
-from phfcli.core.grading import Grader, last_box
+from phfcli.core.grading import Grader
+from phfcli.core.grading.golds import GOLD_FORMS, check_plausible
 from phfcli.core.shipped_files import EMBEDDED, embedded_problems
-from phfcli.core.storage.tables import Row, looks_like_file, read_hub, read_rows, require_columns, rows_hash, text
+from phfcli.core.storage.problem_rows import Columns, read_problems, rows_hash, skipped_rows
+from phfcli.core.storage.tables import looks_like_file, read_hub, read_rows
 from phfcli.core.types import Problem
 
 
@@ -37,14 +38,7 @@ class Benchmark:
     sha256: str  # of all rows
     source: str  # a hub id with its revision, a file, or "embedded"
     unusable: tuple[str, ...] = ()  # ids of the rows left out, since their golds cannot be read
-
-
-def _last_box(solution: str) -> str:
-    return last_box(solution) or ""
-
-
-def _after_hashes(answer: str) -> str:
-    return re.sub(r"(?<=\d),(?=\d{3})", "", answer.rpartition("####")[2].strip())
+    notes: tuple[str, ...] = ()  # what somebody who reads the score should know of the rows
 
 
 # the commits that others have evaluated on; where none is known, the newest one is taken and its rows' hash recorded
@@ -60,7 +54,7 @@ HUB = {
         answer="solution",
         id="unique_id",
         revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
-        gold=_last_box,  # the published script takes the last box of the solution as gold
+        gold=GOLD_FORMS["last-box"],  # the published script takes the last box of the solution as gold
     ),
     "amc23": Source(
         "math-ai/amc23", "test", problem="question", id="id", revision="80815d37005feb82cd7f8fbc6901d5d3eff43057"
@@ -74,7 +68,7 @@ HUB = {
         problem="question",
         config="main",
         revision="cc7b047b6e5bb11b4f1af84efc572db110a51b3c",
-        gold=_after_hashes,
+        gold=GOLD_FORMS["after-hashes"],
     ),
 }
 
@@ -100,23 +94,25 @@ def load_benchmark(name: str, config: EvalConfig) -> Benchmark:
         UserError: for an unknown name, a source that cannot be read, a missing column or an empty cell.
     """
     if name in EMBEDDED_SPLITS:
-        path = embedded_problems(EMBEDDED_SPLITS[name])
-        problems, source = _problems(read_rows(path), _own_columns(config.columns), name), EMBEDDED
+        rows, columns, source = read_rows(embedded_problems(EMBEDDED_SPLITS[name])), _own_columns(config), EMBEDDED
     elif name in HUB:
-        hub = HUB[name]
-        revision = config.revision or hub.revision
-        problems = _problems(read_hub(hub.hub_id, hub.split, hub.config, revision), hub, name)
-        source = f"{hub.hub_id}@{revision or 'newest'}"
+        hub, revision = HUB[name], config.revision or HUB[name].revision
+        rows, source = read_hub(hub.hub_id, hub.split, hub.config, revision), f"{hub.hub_id}@{revision or 'newest'}"
+        columns = _hub_columns(hub, config)
     elif looks_like_file(name):
-        problems, source = _problems(read_rows(Path(name)), _own_columns(config.columns), name), name
-        name = Path(name).stem
+        rows, columns, source = read_rows(Path(name)), _own_columns(config), name
     else:
         known = [*EMBEDDED_SPLITS, *HUB, *SUITES]
         raise UserError(
             f"bench {name}: neither a benchmark nor a file; {nearest(name, known)}; see phf eval --bench list"
         )
-    problems = problems[: config.limit]
-    return Benchmark(name, problems, rows_hash(problems), source)
+    table = read_problems(rows, columns, name, config.bad_rows)
+    problems = list(table[: config.limit])
+    notes = [skipped_rows(name, table.bad)] if table.bad else []
+    if warning := check_plausible([gold for problem in problems for gold in problem.golds], name):
+        notes.append(warning)
+    own_name = Path(name).stem if source == name else name
+    return Benchmark(own_name, problems, rows_hash(problems), source, notes=tuple(notes))
 
 
 def check_golds(bench: Benchmark, grader: Grader) -> Benchmark:
@@ -124,30 +120,21 @@ def check_golds(bench: Benchmark, grader: Grader) -> Benchmark:
 
     Raises UserError if that leaves none.
     """
-    usable = grader.check_golds([problem.answer or "" for problem in bench.problems])
-    problems = [p for p, ok in zip(bench.problems, usable, strict=True) if ok]
+    every = list(dict.fromkeys(gold for problem in bench.problems for gold in problem.golds))
+    usable = dict(zip(every, grader.check_golds(every), strict=True))
+    problems = [p for p in bench.problems if any(usable[gold] for gold in p.golds)]
     if not problems:
         raise UserError(f"{bench.name}: none of its gold answers can be read")
-    unusable = tuple(p.id for p, ok in zip(bench.problems, usable, strict=True) if not ok)
-    return replace(bench, problems=problems, unusable=unusable)
+    kept = {p.id for p in problems}
+    return replace(bench, problems=problems, unusable=tuple(p.id for p in bench.problems if p.id not in kept))
 
 
-def _own_columns(columns: ColumnSettings) -> Source:
-    return Source("", "", problem=columns.problem, answer=columns.answer, id="id")
+def _own_columns(config: EvalConfig) -> Columns:
+    own = config.columns
+    required = ("problem", "answer")
+    return Columns(own.problem, answer=own.answer, required=required, gold=GOLD_FORMS[config.gold])
 
 
-def _problems(rows: list[Row], source: Source, name: str) -> list[Problem]:
-    require_columns(rows, [source.problem, source.answer], name)
-    problems = []
-    for index, row in enumerate(rows):
-        own_id = row.get(source.id) if source.id else None
-        problems.append(
-            Problem(
-                id=str(index if own_id is None else own_id),
-                problem=text(row[source.problem], name, index, source.problem),
-                answer=source.gold(text(row[source.answer], name, index, source.answer)),
-            )
-        )
-    if len({p.id for p in problems}) < len(problems):  # ids must tell samples apart
-        return [Problem(str(index), p.problem, answer=p.answer) for index, p in enumerate(problems)]
-    return problems
+def _hub_columns(hub: Source, config: EvalConfig) -> Columns:
+    gold = hub.gold if config.gold == "as-is" else GOLD_FORMS[config.gold]
+    return Columns(hub.problem, answer=hub.answer, id=hub.id, required=("problem", "answer"), gold=gold)

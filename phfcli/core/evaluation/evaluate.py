@@ -14,7 +14,7 @@ from phfcli.core.evaluation.benchmarks import Benchmark, check_golds, load_bench
 from phfcli.core.evaluation.sample_file import GradedSample, Key, SampleFile
 from phfcli.core.evaluation.sample_page import write_page
 from phfcli.core.evaluation.sample_tasks import SampleTask, grade, sample_tasks
-from phfcli.core.evaluation.scores import summarise
+from phfcli.core.evaluation.scores import score_notes, summarise
 from phfcli.core.grading import Grader, Status
 from phfcli.core.models.adapter_files import check_adapter
 from phfcli.core.models.description import ModelDescription, load_description, pick_device, pick_dtype
@@ -107,6 +107,7 @@ class Evaluator:
                 "sampling": asdict(sampling),
                 "folder": str(file.folder),
             }
+            summary["notes"] = [*bench.notes, *score_notes(summary)]
             write_json(file.folder / "summary.json", summary)
             write_page(file.folder / "samples.html", summary, bench.problems, list(samples.values()))
         return summary

@@ -31,7 +31,7 @@ def grade(
     """Grades drawn completions; a completion that the token limit has cut is "truncated" and has no answer."""
     texts = [description.text(completion.ids) for _, completion in drawn]
     ended = [i for i, (_, completion) in enumerate(drawn) if completion.finish == "stop"]
-    graded = grader.grade([(drawn[i][0].problem.answer or "", texts[i]) for i in ended])
+    graded = grader.grade([(drawn[i][0].problem.golds, texts[i]) for i in ended])
     grades = dict(zip(ended, graded, strict=True))
     samples = []
     for i, (task, completion) in enumerate(drawn):
@@ -42,7 +42,7 @@ def grade(
                 "sample": task.number,
                 "status": str(verdict.status if verdict else Status.truncated),
                 "answer": verdict.answer if verdict else None,
-                "gold": task.problem.answer,
+                "gold": " or ".join(task.problem.golds) or None,
                 "tokens": len(completion.ids),
                 "seed": task.seed,
                 "text": texts[i],

@@ -42,6 +42,21 @@ def summarise(
     }
 
 
+def score_notes(summary: Mapping[str, Any]) -> list[str]:
+    """Sentences on scores that often mean something else than they seem to."""
+    bench, n, notes = summary["bench"], summary["n"], []
+    if summary["average"] == 0:
+        notes.append(
+            f"{bench}: no sample is correct; look at a few in samples.html: the gold answers, the prompt or the token "
+            "limit may be wrong"
+        )
+    if summary["average"] == 1 and summary["problems"] > 1:
+        notes.append(f"{bench}: every sample is correct, so this benchmark cannot tell better models from this one")
+    if summary["sampling"]["temperature"] == 0 and n > 1:
+        notes.append(f"{bench}: at temperature 0 the {n} samples of a problem are the same; --n 1 says as much")
+    return notes
+
+
 def _majority(rows: Sequence[Sequence[GradedSample]], scores: Sequence[Sequence[float]], grader: Grader) -> float:
     votes = [grader.equivalence_classes([s["answer"] for s in row]) for row in rows]
     right = [

@@ -28,6 +28,18 @@ class Status(StrEnum):
     bad_gold = "bad_gold"  # the gold itself is not usable
 
 
+# of the statuses under several accepted answers the one that counts: a failure is told before a wrong answer
+_PREFERRED = [
+    Status.correct,
+    Status.no_answer,
+    Status.timeout,
+    Status.error,
+    Status.wrong,
+    Status.bad_gold,
+    Status.truncated,
+]
+
+
 @dataclass(frozen=True)
 class Grade:
     """A status, and the answer as it stood in the last box (None where there was none)."""
@@ -79,13 +91,21 @@ class Grader:
         """How many workers have overrun or died so far; each was replaced when the next pair needed one."""
         return self._pool.lost
 
-    def grade(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
-        """Grades (gold, completion) pairs, in order. The completion is the whole text, thinking included."""
+    def grade(self, pairs: Sequence[tuple[str | Sequence[str], str]]) -> list[Grade]:
+        """Grades (gold, completion) pairs, in order. The completion is the whole text, thinking included.
+
+        A sequence of golds holds accepted answers, of which any counts as correct.
+        """
         answers = [last_box(completion) for _, completion in pairs]
+        golds = [(gold,) if isinstance(gold, str) else tuple(gold) or ("",) for gold, _ in pairs]
         compared = [
-            (_readable(gold), _readable(answer or "")) for (gold, _), answer in zip(pairs, answers, strict=True)
+            (_readable(gold), _readable(answer or ""))
+            for accepted, answer in zip(golds, answers, strict=True)
+            for gold in accepted
         ]
-        return [Grade(status, answer) for status, answer in zip(self._compare(compared), answers, strict=True)]
+        statuses = iter(self._compare(compared))
+        best = [min((next(statuses) for _ in accepted), key=_PREFERRED.index) for accepted in golds]
+        return [Grade(status, answer) for status, answer in zip(best, answers, strict=True)]
 
     def check_golds(self, golds: Sequence[str]) -> list[bool]:
         """Whether each gold can be read and equals itself; the others would be graded bad_gold."""

@@ -83,6 +83,7 @@ def start_run(
 ) -> None:
     """Writes manifest.json and, last, config.yaml of a new run."""
     data = {"name": config.data, "problems": len(curriculum.problems), "skipped": skipped, "sha256": curriculum.sha256}
+    data |= {"bad_rows": len(curriculum.bad)}
     write_json(
         folder / "manifest.json",
         {

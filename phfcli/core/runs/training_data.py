@@ -7,39 +7,63 @@ from pathlib import Path
 
 import numpy as np
 
-from phfcli.core.config import ColumnSettings, TrainConfig
+from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
+from phfcli.core.grading import last_box
+from phfcli.core.grading.golds import GOLD_FORMS, check_plausible
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.seeds import derive_seed
 from phfcli.core.shipped_files import EMBEDDED, embedded_problems
-from phfcli.core.storage.tables import Row, looks_like_file, read_hub, read_rows, require_columns, rows_hash, text
+from phfcli.core.storage.problem_rows import Columns, ProblemTable, read_problems, rows_hash
+from phfcli.core.storage.tables import looks_like_file, read_hub, read_rows, split_hub_name
 from phfcli.core.types import Problem
 
 
-def load_problems(data: str, columns: ColumnSettings) -> list[Problem]:
-    """The training problems of a file, a hub id or the embedded set, each with its reference solution.
+def load_problems(config: TrainConfig) -> ProblemTable:
+    """The training problems of a file, a hub data set or the embedded set, each with its reference solution.
 
     Raises:
-        UserError: for a source that cannot be read, a missing column or an empty cell.
+        UserError: for a source that cannot be read, a missing column, or a bad row unless such rows are skipped.
     """
+    data, own = config.data, config.columns
     if data == EMBEDDED:
         rows = read_rows(embedded_problems("train"))
     elif looks_like_file(data):
         rows = read_rows(Path(data))
     else:
-        rows = read_hub(data, split="train")
-    require_columns(rows, [columns.problem, columns.solution], data)
-    return [_problem(row, index, columns, data) for index, row in enumerate(rows)]
+        name, configuration, split = split_hub_name(data)
+        rows = read_hub(name, split, configuration)
+    gold = GOLD_FORMS[config.gold]
+    columns = Columns(own.problem, own.solution, own.answer, required=("problem", "solution"), gold=gold)
+    return read_problems(rows, columns, data, config.bad_rows)
 
 
-def _problem(row: Row, index: int, columns: ColumnSettings, source: str) -> Problem:
-    answer = row.get(columns.answer)
-    return Problem(
-        id=str(row.get("id", index)),
-        problem=text(row[columns.problem], source, index, columns.problem),
-        solution=text(row[columns.solution], source, index, columns.solution),
-        answer=None if answer is None else str(answer),
-    )
+def reward_golds(problem: Problem) -> tuple[str, ...]:
+    """The gold answers that a reward is graded by: the row's own, else the last box of its solution."""
+    box = last_box(problem.solution or "")
+    return problem.golds or (() if box is None else (box,))
+
+
+def check_rewards(problems: Sequence[Problem], source: str) -> list[str]:
+    """Warnings on problems whose reward would always be 0, since there is no plausible gold answer to grade by.
+
+    Raises:
+        UserError: where most problems are so.
+    """
+    golds = [reward_golds(problem) for problem in problems]
+    without = [problem.id for problem, own in zip(problems, golds, strict=True) if not own]
+    notes = []
+    if without:
+        message = (
+            f"{source}: {len(without)} of {len(problems)} problems, such as {without[0]}, have neither an answer nor a "
+            "\\boxed in their solution, so the reward of every completion would be 0; name the column of answers with "
+            "--set columns.answer=COLUMN"
+        )
+        if 2 * len(without) > len(problems):
+            raise UserError(message)
+        notes.append(message)
+    warning = check_plausible([gold for own in golds for gold in own], source)
+    return [*notes, warning] if warning else notes
 
 
 @dataclass(frozen=True)
@@ -61,6 +85,11 @@ class Curriculum:
     def visited(self, steps: int) -> list[Problem]:
         """The problems of the first so many steps, each once."""
         return list(dict.fromkeys(p for step in range(1, steps + 1) for p in self.batch(step)))
+
+    @property
+    def bad(self) -> Sequence[str]:
+        """What is wrong with the rows that were left out."""
+        return self.problems.bad if isinstance(self.problems, ProblemTable) else ()
 
     @property
     def steps_per_epoch(self) -> float:
@@ -114,7 +143,7 @@ def build_curriculum(config: TrainConfig, sequence_lengths: SequenceLengths, con
     Raises:
         UserError: for a problem that does not fit, unless config.overlong is "skip".
     """
-    problems = load_problems(config.data, config.columns)
+    problems = load_problems(config)
     if sequence_lengths.rollout is not None and sequence_lengths.rollout >= context:
         raise UserError(
             f"rollout.max_new_tokens: {sequence_lengths.rollout} leave no room for a prompt "
@@ -122,7 +151,7 @@ def build_curriculum(config: TrainConfig, sequence_lengths: SequenceLengths, con
         )
     curriculum = Curriculum(problems, config.batch_size, config.seed)
     if config.overlong == "skip":
-        fitting = [p for p in problems if sequence_lengths.length(p) <= context]
+        fitting = problems.where(lambda problem: sequence_lengths.length(problem) <= context)
         if not fitting:
             raise UserError(f"{config.data}: no problem fits into {context} tokens")
         return Curriculum(fitting, config.batch_size, config.seed), len(problems) - len(fitting)

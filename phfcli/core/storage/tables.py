@@ -1,19 +1,85 @@
-"""Reads the rows of a data set, from a local jsonl, csv or parquet file or from the hub."""
+"""Reads the rows of a data set, from a local jsonl, csv or parquet file or from the hub, as they stand.
 
-import hashlib
+Cells are not interpreted here: `problem_rows` turns rows into problems. Parquet files and hub data sets stay in Arrow's
+memory and are turned into Python objects a batch at a time.
+"""
+
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from phfcli.core.errors import UserError, first_line, nearest
+from phfcli.core.errors import UserError, first_line
 from phfcli.core.storage.hub import hub_answers
-from phfcli.core.types import Problem
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
+_BATCH = 1000  # rows that are Python objects at once
+
+
+class Rows(Protocol):
+    """The rows of a data set, and the names of its columns."""
+
+    @property
+    def columns(self) -> Sequence[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Row: ...
+
+    def __iter__(self) -> Iterator[Row]: ...
+
+    def place(self, index: int) -> str:
+        """Where a row stands, as a message names it."""
+        ...
+
+
+@dataclass(frozen=True)
+class ListedRows:
+    """Rows that were read from text; `lines` are their line numbers where they have some."""
+
+    rows: Sequence[Row]
+    columns: Sequence[str]
+    lines: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Row:
+        return self.rows[index]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def place(self, index: int) -> str:
+        return f"line {self.lines[index]}" if self.lines else f"row {index + 1}"
+
+
+@dataclass(frozen=True)
+class ArrowRows:
+    """Rows of an Arrow table, which a hub data set keeps in a file that is mapped into memory."""
+
+    table: Any
+
+    @property
+    def columns(self) -> Sequence[str]:
+        return list(self.table.column_names)
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def __getitem__(self, index: int) -> Row:
+        [row] = self.table.slice(index, 1).to_pylist()
+        return dict(row)
+
+    def __iter__(self) -> Iterator[Row]:
+        for batch in self.table.to_batches(max_chunksize=_BATCH):
+            yield from batch.to_pylist()
+
+    def place(self, index: int) -> str:
+        return f"row {index + 1}"
 
 
 def looks_like_file(name: str) -> bool:
@@ -21,89 +87,92 @@ def looks_like_file(name: str) -> bool:
     return Path(name).exists() or name.endswith(SUFFIXES) or name.startswith((".", "/")) or name.count("/") > 1
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a file, numbers and text as they stand. Raises UserError for what cannot be read, or holds none."""
-    readers = dict(zip(SUFFIXES, (_read_jsonl, _read_csv, _read_parquet), strict=True))
+def read_rows(path: Path) -> Rows:
+    """The rows of a file. Raises UserError for a file that cannot be read, or that holds no rows."""
+    readers: dict[str, Callable[[Path], Rows]] = {
+        ".jsonl": _read_jsonl,
+        ".csv": _read_csv,
+        ".parquet": _read_parquet,
+    }
     if path.suffix not in readers:
         raise UserError(f"{path}: unknown kind of file; use {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     rows = readers[path.suffix](path)
-    if not rows:
+    if not len(rows):
         raise UserError(f"{path}: the file holds no rows")
     return rows
 
 
-def read_hub(name: str, split: str, config: str | None = None, revision: str | None = None) -> list[Row]:
+def read_hub(name: str, split: str, config: str | None = None, revision: str | None = None) -> Rows:
     """The rows of a hub data set. Raises UserError where the hub does not give them."""
     answers = hub_answers()
     import datasets
 
     try:
-        return list(datasets.load_dataset(name, config, split=split, revision=revision))
+        loaded = datasets.load_dataset(name, config, split=split, revision=revision)
     except Exception as error:  # the hub client has dozens of ways to fail, none of them ours
-        if not answers:
+        if not answers and not Path(name).exists():
             raise UserError(f"{name}: no such file, and the hub cannot be reached for it") from None
         raise UserError(f"{name}: cannot be loaded from the hub: {first_line(error)}") from None
+    rows = ArrowRows(loaded.data.table)
+    if not len(rows):
+        raise UserError(f"{name}: the split {split!r} holds no rows")
+    return rows
 
 
-def require_columns(rows: Sequence[Row], columns: Iterable[str], source: str) -> None:
-    """Raises UserError, naming the first column that is missing and how to map it."""
-    for column in columns:
-        if column not in rows[0]:
-            raise UserError(
-                f"{source}: no column {column!r} among {', '.join(map(str, rows[0]))}; "
-                f"map it with --set columns.NAME=COLUMN ({nearest(column, map(str, rows[0]))})"
-            )
+def split_hub_name(name: str) -> tuple[str, str | None, str]:
+    """The hub id, configuration and split of HUB, HUB:SPLIT or HUB:CONFIG:SPLIT; the split is "train" if not given.
+
+    Raises:
+        UserError: for more parts than these.
+    """
+    hub, *parts = name.split(":")
+    if len(parts) > 2 or not hub:
+        raise UserError(f"--data {name}: expected HUB, HUB:SPLIT or HUB:CONFIG:SPLIT")
+    config = parts[0] if len(parts) == 2 else None
+    return hub, config or None, (parts[-1] if parts else "") or "train"
 
 
-def text(value: Any, source: str, index: int, column: str) -> str:
-    """A cell as text. Raises UserError for an empty one."""
-    if value is None or not str(value).strip():
-        raise UserError(f"{source}: row {index + 1} has an empty {column!r}")
-    return str(value)
-
-
-def rows_hash(problems: Iterable[Problem]) -> str:
-    """A sha256 of the problems' content, which tells copies of a data set apart."""
-    digest = hashlib.sha256()
-    for problem in problems:
-        digest.update(json.dumps(astuple(problem), ensure_ascii=True).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def _read_jsonl(path: Path) -> list[Row]:
-    rows = []
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+def _read_jsonl(path: Path) -> Rows:
+    """Lines end at a line feed alone: other characters that end lines may stand inside a string."""
+    rows, lines, columns = [], [], dict[str, None]()
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path} line {number}: not JSON: {error.msg}") from None
+        except (ValueError, RecursionError) as error:  # no JSON, a number of thousands of digits, endless nesting
+            reason = getattr(error, "msg", None) or first_line(error).partition(";")[0]
+            raise UserError(f"{path} line {number}: not JSON: {reason}") from None
         if not isinstance(row, dict):
             raise UserError(f"{path} line {number}: expected an object with named fields")
         rows.append(row)
-    return rows
+        lines.append(number)
+        columns.update(dict.fromkeys(row))
+    return ListedRows(rows, list(columns), lines)
 
 
-def _read_csv(path: Path) -> list[Row]:
-    # cells stay text: an answer 073 must not become a number
-    return _read_frame(path, lambda pandas: pandas.read_csv(path, dtype=str, keep_default_na=False))
-
-
-def _read_parquet(path: Path) -> list[Row]:
-    return _read_frame(path, lambda pandas: pandas.read_parquet(path))
-
-
-def _read_frame(path: Path, read: Callable[[Any], Any]) -> list[Row]:
+def _read_csv(path: Path) -> Rows:
     import pandas
 
     try:
-        rows: list[Row] = read(pandas).to_dict("records")
-    except (ValueError, OSError) as error:  # pandas' and pyarrow's own errors are ValueErrors
-        raise UserError(f"{path}: not a {path.suffix[1:]} file: {first_line(error)}") from None
-    return rows
+        # cells stay text: an answer 073 must not become a number
+        frame = pandas.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
+        raise UserError(f"{path}: not a csv file: {first_line(error)}") from None
+    rows: Any = frame.to_dict("records")
+    return ListedRows(rows, [str(column) for column in frame.columns])
+
+
+def _read_parquet(path: Path) -> Rows:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        return ArrowRows(ParquetFile(path, memory_map=True).read())
+    except (ArrowException, ValueError, OSError) as error:
+        raise UserError(f"{path}: not a parquet file: {first_line(error)}") from None
 
 
 def _read_text(path: Path) -> str:

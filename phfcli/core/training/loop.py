@@ -9,11 +9,12 @@ from dataclasses import asdict
 import torch
 
 from phfcli.core.errors import FaultError
-from phfcli.core.grading import Status, last_box
+from phfcli.core.grading import Status
 from phfcli.core.models.layer_choice import pick_layers
 from phfcli.core.models.passes import Batch, Sample, collate, run_pass
 from phfcli.core.objectives.contract import LossTerms
 from phfcli.core.runs.layout import step_name
+from phfcli.core.runs.training_data import reward_golds
 from phfcli.core.seeds import derive_seed
 from phfcli.core.storage.files import append_lines, as_json, write_json
 from phfcli.core.training.distributed import ALONE, Ranks
@@ -209,7 +210,7 @@ class Trainer(TrainingParts):
     def _rewards(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[float]:
         """1 for a completion whose answer is the problem's, else 0, by the grader of evaluation."""
         texts = [self.model.description.text(completion.ids) for completion in completions]
-        golds = [problem.answer or last_box(problem.solution or "") or "" for problem in problems]
+        golds = [reward_golds(problem) for problem in problems]
         grades = self.grader.grade(list(zip(golds, texts, strict=True)))
         whole = [completion.finish == "stop" for completion in completions]
         return [float(ok and grade.status == Status.correct) for ok, grade in zip(whole, grades, strict=True)]

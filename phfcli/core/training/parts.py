@@ -1,5 +1,6 @@
 """The parts of a training run, and the step it has reached."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,4 +40,5 @@ class TrainingParts:
     grader: Grader = field(default_factory=Grader)  # its workers start when there is something to grade
     validation: Validation | None = None
     step: int = 0  # completed
+    notes: Sequence[str] = ()  # what somebody who starts the run should know, a sentence each
     stopping: bool = False  # may be set at any moment, by a signal's handler say

@@ -23,8 +23,9 @@ from phfcli.core.rollouts.build_engine import training_engine
 from phfcli.core.rollouts.engine import TrainingEngine
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
 from phfcli.core.runs.run_folder import start_run
-from phfcli.core.runs.training_data import Curriculum, SequenceLengths, build_curriculum
+from phfcli.core.runs.training_data import Curriculum, SequenceLengths, build_curriculum, check_rewards
 from phfcli.core.seeds import derive_seed
+from phfcli.core.storage.problem_rows import skipped_rows
 from phfcli.core.training.distributed import ALONE, Ranks
 from phfcli.core.training.learning_rate import build_schedule
 from phfcli.core.training.loop import Trainer
@@ -55,6 +56,9 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     contexts = [model.description.context, needs.max_tokens, external.context if external else None]
     limit = min(context for context in contexts if context is not None)
     curriculum, skipped = build_curriculum(config, sequence_lengths, limit)
+    notes = [skipped_rows(config.data, curriculum.bad)] if curriculum.bad else []
+    if needs.reward:
+        notes += check_rewards(curriculum.visited(config.steps), config.data)
     for setting, layers in (("flow.layers", config.flow.layers), ("oprd.layers", config.oprd.layers)):
         if layers == needs.layers:  # of the two the one that the objective reads
             check_layers(setting, layers, len(model.blocks))
@@ -95,6 +99,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         ranks=ranks,
         grader=grader,
         validation=validation,
+        notes=notes,
     )
 
 

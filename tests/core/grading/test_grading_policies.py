@@ -86,3 +86,14 @@ def test_plain_answers_are_classed_without_a_worker() -> None:
     with Grader() as own:
         assert own.equivalence_classes(["7", "007", "7.0", "8", r"\text{no}", r"\text{No}"]) == [0, 0, 0, 1, 2, 2]
         assert own._pool._workers == []
+
+
+def test_any_of_several_accepted_answers_counts(grader: Grader) -> None:
+    pairs = [
+        (("1/2", "7"), r"\boxed{7}"),
+        (("1/2", "7"), r"\boxed{8}"),
+        (("1/2", "7"), "no box"),
+        ("1, 2", r"\boxed{1}"),
+    ]
+    statuses = [grade.status for grade in grader.grade(pairs)]
+    assert statuses == [Status.correct, Status.wrong, Status.no_answer, Status.wrong]

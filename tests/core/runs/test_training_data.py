@@ -11,7 +11,7 @@ from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.models.description import load_tokenizer
 from phfcli.core.models.prompts import Prompts
-from phfcli.core.runs.training_data import Curriculum, SequenceLengths, build_curriculum
+from phfcli.core.runs.training_data import Curriculum, SequenceLengths, build_curriculum, check_rewards
 from phfcli.core.types import Problem
 
 PROBLEMS = [Problem(str(i), f"problem {i}", "s") for i in range(10)]
@@ -81,3 +81,12 @@ def test_offline_the_prompt_and_the_reference_must_fit(tmp_path: Path, prompts: 
         config.model_copy(update={"overlong": "skip"}), sequence_lengths, context=length - 1
     )
     assert ([p.solution for p in kept.problems], skipped) == (["1"], 1)
+
+
+def test_problems_without_any_gold_are_warned_of_or_refused_where_there_is_a_reward() -> None:
+    good = [Problem(str(i), "P", "so \\boxed{1}") for i in range(3)]
+    assert check_rewards(good, "data") == []
+    [note] = check_rewards([*good, Problem("9", "P", "no box")], "data")
+    assert "1 of 4 problems, such as 9, have neither an answer nor a \\boxed in their solution" in note
+    with pytest.raises(UserError, match=r"--set columns\.answer=COLUMN"):
+        check_rewards([Problem("9", "P", "no box")], "data")

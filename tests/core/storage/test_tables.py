@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas
 import pytest
 
-from phfcli.core.config import ColumnSettings
+from phfcli.core.config import ColumnSettings, TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.runs.training_data import load_problems
-from phfcli.core.storage.tables import looks_like_file, read_rows
+from phfcli.core.storage.tables import looks_like_file, read_rows, split_hub_name
 
 ROWS = [
     {"problem": "What is 2+2?", "solution": "2+2=4. \\boxed{4}", "answer": "4"},
@@ -34,7 +34,10 @@ def write_parquet(path: Path) -> None:
 def test_each_form_gives_the_same_rows(tmp_path: Path, suffix: str, write: Callable[[Path], None]) -> None:
     path = tmp_path / f"rows.{suffix}"
     write(path)
-    assert read_rows(path) == ROWS
+    rows = read_rows(path)
+    assert list(rows) == ROWS
+    assert rows[1] == ROWS[1]
+    assert list(rows.columns) == ["problem", "solution", "answer"]
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,8 @@ def test_each_form_gives_the_same_rows(tmp_path: Path, suffix: str, write: Calla
         ("ragged.csv", b"problem,solution\na,b\na,b,c\n", "not a csv file"),
         ("broken.jsonl", b'{"problem": 1}\n{"problem"\n', "line 2: not JSON"),
         ("list.jsonl", b"[1, 2]\n", "line 1: expected an object"),
+        ("digits.jsonl", b'{"problem": ' + b"9" * 5000 + b"}\n", "line 1: not JSON: Exceeds the limit"),
+        ("deep.jsonl", b"[" * 100_000, "line 1: not JSON"),
         ("bytes.jsonl", b"\xff\xfe{}", "cannot be read as UTF-8"),
         ("text.parquet", b"not parquet at all", "not a parquet file"),
         ("rows.xlsx", b"", "unknown kind of file"),
@@ -64,18 +69,45 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"question": "x", "solution": "y"}\n')
     with pytest.raises(UserError, match=r"no column 'problem' among question, solution.*columns\."):
-        load_problems(str(path), ColumnSettings())
-    assert load_problems(str(path), ColumnSettings(problem="question"))[0].problem == "x"
+        load_problems(TrainConfig(data=str(path)))
+    assert load_problems(TrainConfig(data=str(path), columns=ColumnSettings(problem="question")))[0].problem == "x"
 
 
 def test_an_empty_cell_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"problem": "x", "solution": "y"}\n{"problem": "x", "solution": " "}\n')
-    with pytest.raises(UserError, match="row 2 has an empty 'solution'"):
-        load_problems(str(path), ColumnSettings())
+    with pytest.raises(UserError, match="line 2: 'solution' is empty"):
+        load_problems(TrainConfig(data=str(path)))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "./x", "/x", "a/b/c", "x.csv"])
 def test_paths_are_told_from_hub_ids(name: str) -> None:
     assert looks_like_file(name)
     assert not looks_like_file("openai/gsm8k")
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\u0085", "\x0b", "\x0c", "\x1c"])
+def test_a_line_of_jsonl_ends_at_a_line_feed_alone(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    row = {"problem": f"a{end}b"}
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\r\n", encoding="utf-8")
+    assert list(read_rows(path)) == [row]
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("openai/gsm8k", ("openai/gsm8k", None, "train")),
+        ("openai/gsm8k:test", ("openai/gsm8k", None, "test")),
+        ("openai/gsm8k:main:test", ("openai/gsm8k", "main", "test")),
+        ("openai/gsm8k:main:", ("openai/gsm8k", "main", "train")),
+    ],
+)
+def test_a_hub_name_may_tell_configuration_and_split(name: str, parts: tuple[str, str | None, str]) -> None:
+    assert split_hub_name(name) == parts
+
+
+@pytest.mark.parametrize("name", ["a/b:c:d:e", ":train"])
+def test_other_hub_names_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match="expected HUB, HUB:SPLIT or HUB:CONFIG:SPLIT"):
+        split_hub_name(name)

@@ -50,7 +50,7 @@ def plan_run(config: TrainConfig, processes: int = 1, tokens_per_s: float | None
     needs = build_objective(config).needs
     tokenizer = _try(plan, lambda: load_tokenizer(config.model))
     prompts = None if tokenizer is None else build_prompts(tokenizer, config.prompt)
-    problems = _try(plan, lambda: load_problems(config.data, config.columns))
+    problems = _try(plan, lambda: load_problems(config))
     external = config.teacher.model if needs.teacher and config.teacher.kind == "external" else None
     arch = _try(plan, lambda: load_config(config.model))
     lengths = Lengths(_PROMPT_TOKENS, _PROMPT_TOKENS, config.rollout.max_new_tokens)

@@ -1,0 +1,221 @@
+"""Turns the rows of a data set into problems: one schema for training data and benchmarks, checked before any work.
+
+A cell may hold text or a number; an answer may also be a list of accepted answers, each of which counts; a problem or a
+solution may be a list of messages, of which the last user turn is the problem and the last assistant turn the solution.
+Everything else is a mistake that is named by file, row and column, and never turned into text by chance.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from numbers import Real
+from typing import Any, Literal, overload
+
+from phfcli.core.errors import UserError, nearest
+from phfcli.core.names import BadRows
+from phfcli.core.storage.tables import Row, Rows
+from phfcli.core.types import Problem
+
+_SHOWN = 3  # bad rows that a message lists
+_ROLES = {"problem": "user", "solution": "assistant"}
+
+
+class CellError(ValueError):
+    """A cell that does not hold what its column is for; the message says what it holds."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold what; None is a column that is not read. `required` ones must be filled in every row."""
+
+    problem: str = "problem"
+    solution: str | None = None
+    answer: str | None = None
+    id: str | None = "id"
+    required: tuple[str, ...] = ("problem",)
+    gold: Callable[[str], str] = str.strip  # from a cell of answers to the gold answer
+
+
+@dataclass(frozen=True)
+class ProblemTable(Sequence[Problem]):
+    """The problems of a data set, made from its rows when they are asked for.
+
+    Attributes:
+        indices: of the rows that are problems, in order.
+        ids: of all rows.
+        bad: what is wrong with the rows that were left out, by place.
+    """
+
+    rows: Rows
+    columns: Columns
+    indices: Sequence[int]
+    ids: Sequence[str]
+    bad: Sequence[str] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Problem: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "ProblemTable": ...
+
+    def __getitem__(self, index: int | slice) -> "Problem | ProblemTable":
+        if isinstance(index, slice):
+            return replace(self, indices=self.indices[index])
+        place = self.indices[index]
+        return replace(_problem(self.rows[place], self.columns), id=self.ids[place])
+
+    def __iter__(self) -> Iterator[Problem]:
+        wanted = iter(self.indices)
+        following = next(wanted, None)
+        for place, row in enumerate(self.rows):
+            if place == following:
+                yield replace(_problem(row, self.columns), id=self.ids[place])
+                following = next(wanted, None)
+
+    def where(self, kept: Callable[[Problem], bool]) -> "ProblemTable":
+        """Only the problems for which `kept` is true."""
+        chosen = [place for place, problem in zip(self.indices, self, strict=True) if kept(problem)]
+        return replace(self, indices=chosen)
+
+
+def read_problems(rows: Rows, columns: Columns, source: str, bad_rows: BadRows = "error") -> ProblemTable:
+    """The problems of a data set, every row of which has been looked at.
+
+    Raises:
+        UserError: for a column that is missing; for the first bad row, unless bad rows are skipped; and where no row
+            is good.
+    """
+    _require_columns(rows, columns, source)
+    indices, ids, bad = [], [], []
+    for index, row in enumerate(rows):
+        try:
+            problem = _problem(row, columns)
+        except CellError as error:
+            if bad_rows == "error":
+                raise UserError(
+                    f"{source}: {rows.place(index)}: {error}; mend it, or leave such rows out with --set bad_rows=skip"
+                ) from None
+            bad.append(f"{rows.place(index)}: {error}")
+            ids.append("")
+        else:
+            indices.append(index)
+            ids.append(problem.id or str(index))
+    if not indices:
+        raise UserError(f"{source}: no row is good: {'; '.join(bad[:_SHOWN])}")
+    chosen = {ids[index] for index in indices}
+    if len(chosen) < len(indices):  # ids must tell samples apart
+        ids = [str(index) for index in range(len(ids))]
+    return ProblemTable(rows, columns, indices, ids, bad)
+
+
+def skipped_rows(source: str, bad: Sequence[str]) -> str:
+    """A sentence on the rows that were left out."""
+    more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    return f"{source}: {len(bad)} bad rows are left out: {'; '.join(bad[:_SHOWN])}{more}"
+
+
+def rows_hash(problems: Iterable[Problem]) -> str:
+    """A sha256 of the problems' content, which tells copies of a data set apart."""
+    digest = hashlib.sha256()
+    for p in problems:
+        parts = [p.id, p.problem, p.solution, p.answer, *([list(p.accepted)] if p.accepted else [])]
+        digest.update(json.dumps(parts, ensure_ascii=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _problem(row: Row, columns: Columns) -> Problem:
+    """Raises CellError for the first cell that does not hold what it should."""
+    texts = {
+        name: _optional(row, column, name in columns.required, lambda cell, name=name: _text(cell, name))  # type: ignore[misc]
+        for name, column in (("problem", columns.problem), ("solution", columns.solution))
+    }
+    accepted = _optional(row, columns.answer, "answer" in columns.required, lambda cell: _answers(cell, columns.gold))
+    own_id = None if columns.id is None else row.get(columns.id)
+    return Problem(
+        id=str(own_id) if isinstance(own_id, str | int) and not isinstance(own_id, bool) else "",
+        problem=texts["problem"] or "",
+        solution=texts["solution"],
+        answer=accepted[0] if accepted else None,
+        accepted=tuple(accepted) if accepted and len(accepted) > 1 else (),
+    )
+
+
+def _optional(row: Row, column: str | None, required: bool, read: Callable[[Any], Any]) -> Any:
+    """What a cell holds, or None where the column is not read, or may be empty and is."""
+    if column is None:
+        return None
+    cell = row.get(column)
+    empty = cell is None or (isinstance(cell, str) and not cell.strip())
+    if empty and not required:
+        return None
+    if column not in row:
+        raise CellError(f"it has no {column!r}")
+    if empty:
+        raise CellError(f"{column!r} is empty")
+    try:
+        return read(cell)
+    except CellError as error:
+        raise CellError(f"{column!r} {error}") from None
+
+
+def _text(cell: Any, name: str) -> str:
+    """Text or a number as text, or the turn of a list of messages that `name` stands for."""
+    return _turn(cell, _ROLES[name]) if isinstance(cell, list | tuple) else _scalar(cell)
+
+
+def _answers(cell: Any, gold: Callable[[str], str]) -> list[str]:
+    """The accepted answers of a cell: one, or each of a list."""
+    cells = list(cell) if isinstance(cell, list | tuple) else [cell]
+    if not cells:
+        raise CellError("is an empty list")
+    golds = [gold(_scalar(one)) for one in cells]
+    if not all(golds):
+        raise CellError("holds no gold answer in the form that is asked for")
+    return list(dict.fromkeys(golds))
+
+
+def _scalar(cell: Any) -> str:
+    if isinstance(cell, str):
+        if not cell.strip():
+            raise CellError("is empty")
+        if any("\ud800" <= character <= "\udfff" for character in cell):
+            raise CellError("holds half of a character (a lone surrogate)")
+        return cell
+    if isinstance(cell, bool) or not isinstance(cell, Real | Decimal):
+        raise CellError(f"holds {_kind(cell)}, and text or a number is wanted")
+    if not math.isfinite(cell):
+        raise CellError(f"holds {cell}, which is no number")
+    return str(cell)
+
+
+def _turn(messages: Sequence[Any], role: Literal["user", "assistant"] | str) -> str:
+    """The content of the last message of that role."""
+    for message in reversed(messages):
+        if not (isinstance(message, dict) and isinstance(message.get("role"), str)):
+            raise CellError("holds a list, and text or a list of messages with role and content is wanted")
+        if message["role"] == role:
+            return _scalar(message.get("content"))
+    raise CellError(f"holds messages without a turn of the {role}")
+
+
+def _kind(cell: Any) -> str:
+    names = {dict: "an object", list: "a list", bool: "true or false", bytes: "bytes", type(None): "nothing"}
+    return names.get(type(cell), f"a value of type {type(cell).__name__}")
+
+
+def _require_columns(rows: Rows, columns: Columns, source: str) -> None:
+    """Raises UserError, naming the first column that no row has and how to map it."""
+    known = list(map(str, rows.columns))
+    for name in columns.required:
+        column = getattr(columns, name)
+        if column not in known:
+            raise UserError(
+                f"{source}: no column {column!r} among {', '.join(known)}; "
+                f"map it with --set columns.{name}=COLUMN ({nearest(column, known)})"
+            )

@@ -1,0 +1,166 @@
+"""Rows become problems by one schema: each cell is right, or named by file, row and column."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from phfcli.core.errors import UserError
+from phfcli.core.storage.problem_rows import Columns, read_problems, rows_hash, skipped_rows
+from phfcli.core.storage.tables import ListedRows, read_rows
+from phfcli.core.types import Problem
+
+COLUMNS = Columns(solution="solution", answer="answer", required=("problem", "answer"))
+GOOD = {"problem": "P", "solution": "S", "answer": "1"}
+
+
+def table(*rows: dict[str, Any]) -> ListedRows:
+    return ListedRows(rows, list(dict.fromkeys(name for row in rows for name in row)))
+
+
+def problem(**cells: Any) -> Problem:
+    return read_problems(table({**GOOD, **cells}), COLUMNS, "data")[0]
+
+
+def refusal(**cells: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        read_problems(table(GOOD, {**GOOD, **cells}), COLUMNS, "data.jsonl")
+    return str(caught.value)
+
+
+MESSAGES = [
+    {"role": "system", "content": "be brief"},
+    {"role": "user", "content": "first"},
+    {"role": "assistant", "content": "no"},
+    {"role": "user", "content": "last"},
+    {"role": "assistant", "content": "yes"},
+]
+
+
+@pytest.mark.parametrize(
+    ("cells", "wanted"),
+    [
+        ({"answer": 7}, ("7",)),
+        ({"answer": 27.0}, ("27.0",)),
+        ({"answer": Decimal("1.50")}, ("1.50",)),
+        ({"answer": "a, b"}, ("a, b",)),
+        ({"answer": ["1/2", "0.5", "1/2", 3]}, ("1/2", "0.5", "3")),
+    ],
+)
+def test_answers(cells: dict[str, Any], wanted: tuple[str, ...]) -> None:
+    assert problem(**cells).golds == wanted
+    assert problem(**cells).answer == wanted[0]
+
+
+def test_messages_hold_the_problem_and_the_solution() -> None:
+    got = problem(problem=MESSAGES, solution=MESSAGES)
+    assert (got.problem, got.solution) == ("last", "yes")
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"problem": None}, "'problem' is empty"),
+        ({"problem": " "}, "'problem' is empty"),
+        ({"answer": float("nan")}, "'answer' holds nan, which is no number"),
+        ({"answer": True}, "'answer' holds true or false"),
+        ({"answer": {"value": 1}}, "'answer' holds an object"),
+        ({"answer": []}, "'answer' is an empty list"),
+        ({"answer": [1, None]}, "'answer' holds nothing"),
+        ({"answer": [[1]]}, "'answer' holds a list"),
+        ({"problem": [1, 2]}, "'problem' holds a list, and text or a list of messages"),
+        ({"problem": MESSAGES[:1]}, "'problem' holds messages without a turn of the user"),
+        ({"solution": MESSAGES[:2]}, "'solution' holds messages without a turn of the assistant"),
+        ({"solution": b"bytes"}, "'solution' holds bytes"),
+        ({"problem": "half \ud800 of it"}, "'problem' holds half of a character"),
+        ({"answer": "\udc00"}, "'answer' holds half of a character"),
+    ],
+)
+def test_other_cells_are_named(cells: dict[str, Any], message: str) -> None:
+    said = refusal(**cells)
+    assert said.startswith("data.jsonl: row 2: ")
+    assert message in said
+    assert "--set bad_rows=skip" in said
+    assert "\n" not in said
+
+
+def test_a_later_row_without_a_column_is_named() -> None:
+    with pytest.raises(UserError, match="row 2: it has no 'answer'"):
+        read_problems(table(GOOD, {"problem": "P"}), COLUMNS, "data")
+
+
+def test_bad_rows_are_left_out_counted_and_listed_on_request() -> None:
+    rows = [GOOD, {**GOOD, "answer": None}, {**GOOD, "problem": "Q"}, {"problem": "R"}]
+    problems = read_problems(table(*rows), COLUMNS, "data", "skip")
+    assert [p.problem for p in problems] == ["P", "Q"]
+    assert [problems[i].problem for i in range(len(problems))] == ["P", "Q"]
+    assert skipped_rows("data", problems.bad) == (
+        "data: 2 bad rows are left out: row 2: 'answer' is empty; row 4: it has no 'answer'"
+    )
+    with pytest.raises(UserError, match="no row is good: row 1: 'answer' is empty"):
+        read_problems(table({**GOOD, "answer": ""}), COLUMNS, "data", "skip")
+
+
+def test_a_null_of_parquet_is_empty_and_never_the_word_nan(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.table({"problem": ["P", "Q"], "answer": ["1", None], "solution": [None, "S"]}), path)
+    with pytest.raises(UserError, match="row 2: 'answer' is empty"):
+        read_problems(read_rows(path), COLUMNS, str(path))
+    assert read_problems(read_rows(path), COLUMNS, str(path), "skip")[0].solution is None
+
+
+def test_lists_and_messages_of_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    rows = {"problem": [MESSAGES, MESSAGES[:2]], "answer": [["1", "2"], ["3"]]}
+    parquet.write_table(pyarrow.table(rows), path)
+    problems = read_problems(read_rows(path), COLUMNS, str(path))
+    assert [(p.problem, p.golds) for p in problems] == [("last", ("1", "2")), ("first", ("3",))]
+
+
+def test_slices_and_choices_keep_ids() -> None:
+    rows = [{**GOOD, "id": name, "problem": name} for name in "abcd"]
+    problems = read_problems(table(*rows), COLUMNS, "data")
+    assert [p.id for p in problems[1:3]] == ["b", "c"]
+    assert [p.id for p in problems.where(lambda p: p.problem in "ad")] == ["a", "d"]
+    twice = read_problems(table(*rows, {**GOOD, "id": "a"}), COLUMNS, "data")
+    assert [p.id for p in twice] == ["0", "1", "2", "3", "4"]
+
+
+def test_the_hash_of_rows_with_one_answer_is_that_of_their_four_fields() -> None:
+    one = Problem("0", "P", None, "1")
+    # evaluations on disk hold such hashes, and are refused where the hash is another
+    assert rows_hash([one]) == "b749fa7f3a0ebc283070af5b69e4f5b10c4790e39e69aaec6de8bebbace0a8b4"
+    assert rows_hash([one]) != rows_hash([Problem("0", "P", None, "1", ("1", "2"))])
+
+
+CELLS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "x"]), inner),
+    max_leaves=6,
+)
+
+
+@given(problem=CELLS, answer=CELLS, solution=CELLS)
+def test_any_cell_is_read_as_it_is_or_refused(problem: Any, answer: Any, solution: Any) -> None:
+    row = {"problem": problem, "answer": answer, "solution": solution}
+    said = ""
+    try:
+        [got] = read_problems(table(row), COLUMNS, "data")
+    except UserError as error:
+        said = str(error)
+    if said:
+        assert said.startswith("data: row 1: ")
+        return
+    for cell, text in ((problem, got.problem), (solution, got.solution)):
+        if isinstance(cell, str | int | float):
+            assert text == (str(cell) if not isinstance(cell, str) or cell.strip() else None)
+        elif cell is not None:
+            assert text in json.dumps(cell, ensure_ascii=False) or text in str(cell)
+    if isinstance(answer, str):
+        assert got.answer == answer.strip()
