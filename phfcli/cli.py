@@ -1,6 +1,5 @@
 """The command `phf`. Nothing here loads torch: help and completion answer at once."""
 
-import os
 import sys
 from typing import Annotated
 
@@ -10,13 +9,11 @@ from phfcli import __version__
 from phfcli.commands.bridge import bridge_app
 from phfcli.commands.compare import compare
 from phfcli.commands.diagnose import diagnose
+from phfcli.commands.door import run_guarded
 from phfcli.commands.eval import evaluate
 from phfcli.commands.export import export
 from phfcli.commands.report import report
 from phfcli.commands.train import train
-from phfcli.core.errors import DISK_FAULTS, FaultError, UserError
-
-_STOPPED = 130  # by Ctrl-C, as a shell reports it
 
 app = typer.Typer(
     name="phf",
@@ -54,32 +51,8 @@ def root(
 
 
 def main() -> None:
-    """Runs the command line. A mistake of the user becomes one line on stderr and exit code 2."""
-    try:
-        code = app(standalone_mode=False)
-    except typer.Abort:
-        code = _STOPPED
-    except UserError as error:
-        code = _tell(2, str(error))
-    except FaultError as error:
-        code = _tell(1, str(error))
-    except OSError as error:
-        if error.errno not in DISK_FAULTS:
-            raise
-        code = _tell(1, f"{error.filename or 'disk'}: {error.strerror}; what was complete on disk is intact")
-    except typer.TyperException as error:
-        code = _tell(2, error.format_message() if hasattr(error, "format_message") else str(error))
-    if code == _STOPPED:
-        _tell(code, "stopped; `train --resume` and `eval` go on from what is on disk")
-    sys.exit(code)
-
-
-def _tell(code: int, message: str) -> int:
-    """Writes a message to stderr, in the main process only, and returns the exit code."""
-    if os.environ.get("RANK", "0") != "0":
-        return code
-    typer.echo(f"phf: {' '.join(message.split())}", err=True)
-    return code
+    """Runs the command line and exits with its code."""
+    sys.exit(run_guarded(lambda: app(standalone_mode=False)))
 
 
 if __name__ == "__main__":

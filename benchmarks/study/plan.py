@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, field_validator
 
 from phfcli.core.config import EngineName, Section
 from phfcli.core.names import OBJECTIVES
-from phfcli.core.runs.layout import step_name
+from phfcli.core.runs.layout import evaluation_folder
 from phfcli.core.settings import Source, read_yaml, resolve
 
 
@@ -64,8 +64,8 @@ class StudyRun:
 
     def summary(self, step: int) -> Path:
         """The file of the evaluation after a step; step 0 is the base model."""
-        suffix = "" if step in (0, self.study.steps[-1]) else f"-{step_name(step)}"
-        return self.folder / "evals" / f"{Path(self.study.bench).stem}-n{self.study.samples}{suffix}" / "summary.json"
+        name = f"{Path(self.study.bench).stem}-n{self.study.samples}"
+        return evaluation_folder(self.folder, step or None, name) / "summary.json"
 
     @property
     def finished(self) -> bool:

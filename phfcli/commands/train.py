@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -146,26 +146,25 @@ def train(
 
 def _run(sources: "list[Source]", resume: bool, force: bool, json_: bool, quiet: bool, ranks: "Ranks") -> None:
     """Starts or goes on with a run in this process, one of `ranks`, and shows it to its end."""
-    from phfcli.core.training.start import open_run, open_trackers, start_trainer, stops_at_sigterm
+    from phfcli.core.training.start import open_trackers, opened_run, start_trainer, stops_at_sigterm
 
-    log: Any = log_console(quiet or not ranks.main)
-    with ranks.together():
-        start = open_run(sources, resume, force, ranks)
-    many = f" in {ranks.size} processes" if ranks.size > 1 else ""
-    what = f"training {start.config.model} with {start.config.objective} in {start.folder}{many}"
-    log.print(what, markup=False, soft_wrap=True)
-    trainer = start_trainer(start, ranks, warn)
-    model = trainer.model
-    log.print(f"on {model.device}, {model.compute or model.head.dtype}, attention by {model.attention}")
-    if start.resumes:
-        log.print(f"going on after step {trainer.step} of {start.config.steps}")
-    with stops_at_sigterm(trainer), open_trackers(trainer) as report:
-        last = watch(trainer, log, report)
-    if ranks.main:
-        show_end(trainer, last, json_)
-        if not trainer.done:
-            show_stop(trainer)
-    ranks.wait()  # a launcher ends the others when one has ended
+    log = log_console(quiet or not ranks.main)
+    with opened_run(sources, resume, force, ranks, warn) as start:
+        many = f" in {ranks.size} processes" if ranks.size > 1 else ""
+        what = f"training {start.config.model} with {start.config.objective} in {start.folder}{many}"
+        log.print(what, markup=False, soft_wrap=True)
+        trainer = start_trainer(start, ranks, warn)
+        model = trainer.model
+        log.print(f"on {model.device}, {model.compute or model.head.dtype}, attention by {model.attention}")
+        if start.resumes:
+            log.print(f"going on after step {trainer.step} of {start.config.steps}")
+        with stops_at_sigterm(trainer), open_trackers(trainer) as report:
+            last = watch(trainer, log, report)
+        if ranks.main:
+            show_end(trainer, last, json_)
+            if not trainer.done:
+                show_stop(trainer)
+        ranks.wait()  # a launcher ends the others when one has ended
     if not trainer.done:
         raise typer.Exit(_TERMINATED)
 

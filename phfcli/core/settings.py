@@ -1,5 +1,6 @@
 """Builds one validated config from recipe files, --set pairs and options; errors name the source and the key."""
 
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from phfcli.core.config import Section, TrainConfig
-from phfcli.core.errors import UserError, nearest
+from phfcli.core.errors import UserError, first_line, nearest
 from phfcli.core.shipped_files import EMBEDDED, find_recipe, recipes
 
 Config = TypeVar("Config", bound=Section)
@@ -103,13 +104,27 @@ def _last(sources: list[Source], key: str) -> Any:
     return next((source.tree[key] for source in reversed(sources) if key in source.tree), None)
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """A safe loader that reads no aliases: a small file of them can stand for a value of any size."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not read", event.start_mark)
+        return super().compose_node(parent, index)
+
+
 def _parse_yaml(text: str, label: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_PlainLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         raise UserError(f"{label}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    except RecursionError:
+        raise UserError(f"{label}: not valid YAML: it is nested too deeply") from None
+    except ValueError as error:  # a date that is none, a number of thousands of digits
+        raise UserError(f"{label}: not valid YAML: {first_line(error)}") from None
 
 
 def _merge(into: Tree, tree: Mapping[str, Any]) -> None:
@@ -130,7 +145,7 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 def _explain(kind: type[BaseModel], error: ErrorDetails, origin: Mapping[str, str]) -> str:
     names = [str(part) for part in error["loc"]]
-    path, given = ".".join(names), repr(error["input"])
+    path, given = ".".join(names), reprlib.repr(error["input"])
     related = [label for leaf, label in origin.items() if f"{leaf}.".startswith(f"{path}.") or path.startswith(leaf)]
     source = related[-1] if related else "settings"
     where = source if source.lstrip("-").split(" ")[-1] == path else f"{source}: {path}".removesuffix(": ")

@@ -52,7 +52,7 @@ def write_runs(study: Study) -> None:
     stopped.parent.mkdir(parents=True)
     stopped.write_text(json.dumps({"average": 0.55}))
     for name in ("metrics.jsonl", "config.yaml", "manifest.json"):
-        (stopped.parents[2] / name).write_text((StudyRun(study, "grpo", 0).folder / name).read_text())
+        (stopped.parents[3] / name).write_text((StudyRun(study, "grpo", 0).folder / name).read_text())
 
 
 def test_the_figures_by_hand(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_small_study_runs_and_goes_on(tmp_path: Path) -> None:
     first = run("--only", "opsd")
     assert first.returncode == 0, first.stdout + first.stderr
     assert "0 runs are finished, 2 to do" in first.stdout
-    (tmp_path / "runs/opsd-seed0/evals/embedded-n1/summary.json").unlink()
+    (tmp_path / "runs/opsd-seed0/evals/step-000001/embedded-n1/summary.json").unlink()
     again = run("--only", "opsd")
     assert "1 runs are finished, 1 to do" in again.stdout
     assert again.returncode == 0, again.stdout + again.stderr

@@ -84,8 +84,8 @@ def test_seeds_of_a_method_are_pooled(phf: Phf, tmp_path: Path) -> None:
     [lost] = pair["lost"]
     assert (lost["problem"], lost["a"], lost["b"]) == ("r", 1, 0)
     assert (lost["sample_a"], lost["sample_b"]) == (
-        "o0/evals/aime-n2/samples.html#r/0",
-        "h0/evals/aime-n2/samples.html#r/0",
+        "o0/evals/step-000100/aime-n2/samples.html#r/0",
+        "h0/evals/step-000100/aime-n2/samples.html#r/0",
     )
 
 
@@ -101,7 +101,7 @@ def test_runs_that_differ_in_more_than_their_seed_are_not_pooled(phf: Phf, tmp_p
 def test_one_model_evaluated_twice_is_compared_with_itself(phf: Phf, tmp_path: Path) -> None:
     for folder in ("here", "there"):
         evaluation(tmp_path / folder, SOME)
-        file = tmp_path / folder / "evals" / "aime-n2" / "summary.json"
+        file = tmp_path / folder / "evals" / "step-000100" / "aime-n2" / "summary.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"target": "model"}))
     done = phf("compare", "here", "there", "--json").json
     [pair] = done["pairs"]
@@ -141,7 +141,7 @@ def test_the_papers_tables(phf: Phf, tmp_path: Path) -> None:
 
 def test_the_papers_figure_of_checkpoints(phf: Phf, tmp_path: Path) -> None:
     config = {"objective": "phf", "seed": 0}
-    evaluation(tmp_path / "a", {"p": [0, 0], "q": [0, 1]}, step=50, newest=False)
+    evaluation(tmp_path / "a", {"p": [0, 0], "q": [0, 1]}, step=50)
     evaluation(tmp_path / "a", {"p": [1, 1], "q": [0, 1]}, step=100, config=config)
     done = phf("compare", "a", "--view", "dynamics", "--json", "--plot", "d.png").json
     points = [(row["step"], row["average"], row["seeds"]) for row in done["view"]["records"]]
@@ -151,7 +151,7 @@ def test_the_papers_figure_of_checkpoints(phf: Phf, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_compared_by_its_own_evaluation(phf: Phf, tmp_path: Path) -> None:
-    evaluation(tmp_path / "a", {"p": [0, 0], "q": [0, 1]}, step=50, newest=False)
+    evaluation(tmp_path / "a", {"p": [0, 0], "q": [0, 1]}, step=50)
     evaluation(tmp_path / "a", {"p": [1, 1], "q": [0, 1]}, config={"objective": "phf", "seed": 0})
     checkpoint = tmp_path / "a" / "checkpoints" / "step-000050"
     checkpoint.mkdir(parents=True)
@@ -224,7 +224,7 @@ def test_the_problems_that_changed_are_named(phf: Phf, tmp_path: Path) -> None:
     evaluation(tmp_path / "a", {"p": [0, 0], "q": [1, 1]})
     evaluation(tmp_path / "b", {"p": [1, 1], "q": [1, 1]})
     out = phf("compare", "a", "b", "--changed", "3").out
-    assert "aime, b - a: gained 1\n  p  0 to 100 %  a/evals/aime-n2/samples.html#p/0  b/evals" in out
+    assert "aime, b - a: gained 1\n  p  0 to 100 %  a/evals/step-000100/aime-n2/samples.html#p/0  b/evals" in out
     assert "lost 0" in out
 
 
@@ -247,7 +247,7 @@ def test_a_run_without_evaluations(phf: Phf, run: Path) -> None:
 
 def test_a_name_is_shown_as_text(phf: Phf, run: Path) -> None:
     phf("eval", run, "--limit", 2, "--n", 1, "--quiet", "--engine", "transformers")
-    summary = run / "evals/embedded-n1/summary.json"
+    [summary] = run.glob("evals/step-*/embedded-n1/summary.json")
     changed = json.loads(summary.read_text()) | {"target": "[red]x[/] \x1b[2J|"}
     summary.write_text(json.dumps(changed))
     done = phf("compare", run, "--markdown", "t.md")

@@ -64,17 +64,70 @@ def test_a_stopped_evaluation_goes_on_where_it_was(phf: Phf, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "field"),
-    [("--temperature", 0.5, "sampling"), ("--seed", 7, "seed"), ("--set", "prompt.thinking=false", "prompt")],
+    ("option", "value", "name"),
+    [
+        ("--temperature", 0.5, "t0.5-p0.95-k0-*-seed0-*"),
+        ("--seed", 7, "t1-p0.95-k0-*-seed7-*"),
+        ("--set", "prompt.thinking=false", "t1-p0.95-k0-*-seed0-*"),
+    ],
 )
-def test_other_settings_are_not_mixed_in(phf: Phf, tmp_path: Path, option: str, value: object, field: str) -> None:
+def test_other_sampling_settings_have_a_folder_of_their_own(
+    phf: Phf, tmp_path: Path, option: str, value: object, name: str
+) -> None:
     phf("eval", "embedded", *SMALL)
     path = tmp_path / "runs/embedded/evals/embedded-n2/samples.jsonl"
     before = path.read_bytes()
-    done = phf("eval", "embedded", *SMALL, option, value)
-    assert done.code == 2
-    assert f"was sampled with {field}" in done.err
+    assert phf("eval", "embedded", *SMALL, option, value).code == 0
     assert path.read_bytes() == before
+    [other] = (tmp_path / "runs/embedded/evals").glob(f"embedded-n2+{name}")
+    assert len(samples(other)) == len(samples(path.parent))
+
+
+def test_other_rows_are_not_mixed_in(phf: Phf, tmp_path: Path) -> None:
+    phf("eval", "embedded", *SMALL)
+    path = tmp_path / "runs/embedded/evals/embedded-n2/samples.jsonl"
+    before = path.read_bytes()
+    done = phf("eval", "embedded", *SMALL, "--limit", 4)
+    assert done.code == 2
+    assert "was sampled with bench_sha256" in done.err
+    assert path.read_bytes() == before
+
+
+def test_a_target_is_the_same_however_it_is_spelt(phf: Phf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its own folder a checkpoint has once been evaluated without its run's prompts."""
+    train = ("--steps", 2, "--checkpoint-every", 1, "--set", "batch_size=2", "--set", "prompt.student='Q: {problem}'")
+    assert phf("train", *train, "--output-dir", "run", "--quiet").code == 0
+    (tmp_path / "link").symlink_to("run/checkpoints/step-000001")
+    checkpoints = tmp_path / "run/checkpoints"
+    folders = set()
+    for place, target in (
+        (tmp_path, "run/checkpoints/step-000001/"),
+        (tmp_path, "run/../run/checkpoints/./step-000001"),
+        (tmp_path, "link"),
+        (checkpoints, "step-000001"),
+        (checkpoints / "step-000001", "."),
+        (checkpoints / "step-000002", "../step-000001"),
+    ):
+        monkeypatch.chdir(place)
+        [summary] = phf("eval", target, *SMALL, "--json").json["benches"]
+        folders.add((place / summary["folder"]).resolve())
+        assert (summary["target"], summary["step"]) == ("run", 1)
+        settings = json.loads((place / summary["folder"] / "settings.json").read_text())
+        assert settings["prompt"]["template"] == "Q: {problem}"
+    assert folders == {tmp_path / "run/evals/step-000001/embedded-n2"}
+
+
+def test_more_training_does_not_stand_in_the_way_of_an_evaluation(phf: Phf, tmp_path: Path) -> None:
+    train = ("train", "--output-dir", "run", "--set", "batch_size=2", "--quiet", "--resume")
+    for steps in (1, 2):
+        assert phf(*train, "--steps", steps).code == 0
+        assert phf("eval", "run", *SMALL).code == 0
+    [row] = phf("compare", "run", "--json").json["rows"]
+    assert row["step"] == 2
+    assert {path.parent.parent.name for path in tmp_path.glob("run/evals/*/*/summary.json")} == {
+        "step-000001",
+        "step-000002",
+    }
 
 
 def test_a_run_a_checkpoint_an_adapter_and_a_model_are_accepted(phf: Phf, tmp_path: Path) -> None:
@@ -88,9 +141,9 @@ def test_a_run_a_checkpoint_an_adapter_and_a_model_are_accepted(phf: Phf, tmp_pa
     assert phf("eval", first, *SMALL).code == 0
     assert phf("eval", adapter, *SMALL).code == 0
     assert phf("eval", embedded_model(), *SMALL).code == 0
-    newest = samples(tmp_path / "run/evals/embedded-n2")
+    newest = samples(tmp_path / "run/evals/step-000002/embedded-n2")
     assert samples(tmp_path / "runs/adapter/evals/embedded-n2") == newest
-    assert len(samples(tmp_path / "run/evals/embedded-n2-step-000001")) == 6
+    assert len(samples(tmp_path / "run/evals/step-000001/embedded-n2")) == 6
     assert len(samples(tmp_path / "runs/model/evals/embedded-n2")) == 6
 
 
@@ -103,7 +156,7 @@ def test_a_run_on_a_local_model_is_found_from_another_folder(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert phf("eval", "../run", *SMALL).code == 0
-    assert len(samples(tmp_path / "run/evals/embedded-n2")) == 6
+    assert len(samples(tmp_path / "run/evals/step-000001/embedded-n2")) == 6
 
 
 def test_an_adapter_changes_what_is_sampled(phf: Phf, tmp_path: Path) -> None:
@@ -111,7 +164,10 @@ def test_an_adapter_changes_what_is_sampled(phf: Phf, tmp_path: Path) -> None:
     phf("train", *train, "--output-dir", "run", "--quiet")
     phf("eval", "run", *SMALL)
     phf("eval", "embedded", *SMALL)
-    trained, base = samples(tmp_path / "run/evals/embedded-n2"), samples(tmp_path / "runs/embedded/evals/embedded-n2")
+    trained, base = (
+        samples(tmp_path / "run/evals/step-000003/embedded-n2"),
+        samples(tmp_path / "runs/embedded/evals/embedded-n2"),
+    )
     assert [line["text"] for line in trained] != [line["text"] for line in base]
 
 

@@ -63,7 +63,7 @@ def test_a_checkpoint_of_all_weights_is_a_plain_model(phf: Phf, tmp_path: Path) 
     options = ("--engine", "transformers", "--limit", 2, "--n", 1, "--json", "--quiet")
     (summary,) = phf("eval", run, *options).json["benches"]
     assert (summary["target"], summary["step"]) == ("run", 1)
-    assert Path(summary["folder"]) == run / "evals" / "embedded-n1"
+    assert Path(summary["folder"]).resolve() == run / "evals" / "step-000001" / "embedded-n1"
     for words, damage in {
         "a model without its weights (model.safetensors is missing)": lambda file: file.unlink(),
         "damaged or incomplete": lambda file: os.truncate(file, 1000),

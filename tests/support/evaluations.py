@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from phfcli.core.runs.layout import evaluation_folder
+
 SETTINGS: dict[str, Any] = {
     "model": {"name": "some/model"},
     "adapter_sha256": "a" * 64,
@@ -25,14 +27,13 @@ def evaluation(
     *,
     bench: str = "aime",
     step: int | None = 100,
-    newest: bool = True,
     answer: str = "7",
     config: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Path:
     """One evaluation in a run's folder: 0 or 1 of each sample by problem. A config makes the folder a run."""
     n = len(next(iter(correct.values())))
-    folder = run / "evals" / (f"{bench}-n{n}" if newest else f"{bench}-n{n}-step-{step:06}")
+    folder = evaluation_folder(run, step, f"{bench}-n{n}")
     folder.mkdir(parents=True)
     means = [sum(row) / n for row in correct.values()]
     own = {**SETTINGS, "n": n, **settings}

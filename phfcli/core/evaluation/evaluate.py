@@ -1,8 +1,10 @@
 """Evaluates a model: samples n completions per problem, grades each and writes it at once, then computes the scores."""
 
+import hashlib
+import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,13 @@ from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.rollouts.build_engine import evaluation_engine
 from phfcli.core.rollouts.engine import Engine, Serving
 from phfcli.core.runs.checkpoint_choice import Target, find_target
-from phfcli.core.runs.layout import step_name
+from phfcli.core.runs.layout import evaluation_folder
 from phfcli.core.runs.provenance import environment, model_identity, now
 from phfcli.core.runs.run_folder import saved_config
 from phfcli.core.settings import resolve
 from phfcli.core.storage.background_writer import BackgroundWriter
 from phfcli.core.storage.files import file_hash, read_json, write_json
+from phfcli.core.storage.locks import kept
 from phfcli.core.types import Completion, Request, Sampling
 
 PUBLISHED_NEW_TOKENS = 38_912
@@ -88,7 +91,8 @@ class Evaluator:
         Raises:
             UserError: where the folder holds samples of other settings, or a prompt does not fit.
         """
-        file, sampling = SampleFile(self.folder(bench)), sampling_of(self.config, self.description, self.prompts, bench)
+        sampling = sampling_of(self.config, self.description, self.prompts, bench)
+        file = SampleFile(self.folder(bench, sampling))
         about = {"created": now(), "engine_options": self.config.vllm.model_dump(), **environment(self._device)}
         with file.claim(self._settings(bench, sampling), about):
             seconds = self._sample(file, bench, sampling, on_progress)
@@ -112,16 +116,19 @@ class Evaluator:
             write_page(file.folder / "samples.html", summary, bench.problems, list(samples.values()))
         return summary
 
-    def folder(self, bench: Benchmark) -> Path:
-        """RUN/evals/BENCH-nN, with the step behind it if it is not the run's newest checkpoint.
+    def folder(self, bench: Benchmark, sampling: Sampling) -> Path:
+        """RUN/evals/step-000100/BENCH-nN; what is not a run gets such a folder under runs/.
 
-        What is not a run gets a folder of the same form under runs/.
+        Where that folder was sampled under other sampling settings, they are added to the name.
         """
-        name = f"{bench.name}-n{self.config.n}"
-        if not self.target.newest:
-            name += f"-{step_name(self.target.step or 0)}"
         run = Path(self.config.output_dir) if self.config.output_dir else self.target.run
-        return (run or Path("runs") / self.target.name) / "evals" / name
+        name = f"{bench.name}-n{self.config.n}"
+        plain = evaluation_folder(run or Path("runs") / self.target.name, self.target.step, name)
+        if not (plain / "settings.json").is_file():
+            return plain
+        before, now = read_json(plain / "settings.json"), self._settings(bench, sampling)
+        other = {key for key in ("sampling", "seed", "prompt") if key in before and before[key] != now[key]}
+        return plain.with_name(f"{name}+{_sampling_name(now)}") if other else plain
 
     @property
     def _device(self) -> Any:
@@ -173,6 +180,24 @@ def evaluate(
         UserError: for anything the user can fix; all of it is looked at before the model's weights are loaded.
     """
     target = find_target(config.model, config.base)
+    with _kept(target):
+        return _evaluate(config, target, on_start, on_progress, warn)
+
+
+@contextmanager
+def _kept(target: Target) -> Iterator[None]:
+    """A checkpoint of a live run stays while it is evaluated, whatever the run removes."""
+    if target.run is None:
+        yield
+        return
+    folder = target.adapter or Path(target.model)
+    with kept(folder / "trainer.json"):
+        yield
+
+
+def _evaluate(
+    config: EvalConfig, target: Target, on_start: Callable[[Evaluator], None], on_progress: Progress, warn: Warn
+) -> list[dict[str, Any]]:
     benches = load_benchmarks(config.bench, config)
     description = load_description(target.model)
     identity = _identity(config, target)
@@ -188,6 +213,14 @@ def evaluate(
             evaluation = Evaluator(config, target, description, prompts, engine, grader, identity)
             on_start(evaluation)
             return [evaluation.run(bench, on_progress) for bench in benches]
+
+
+def _sampling_name(settings: Mapping[str, Any]) -> str:
+    """Sampling settings as a part of a folder's name: t0.6-p0.95-k0-2048tokens-seed1-a1b2c3, the last of the prompt."""
+    own = settings["sampling"]
+    prompt = hashlib.sha256(json.dumps(settings["prompt"], sort_keys=True).encode()).hexdigest()[:6]
+    name = f"t{own['temperature']:g}-p{own['top_p']:g}-k{own['top_k']}-{own['max_new_tokens']}tokens"
+    return f"{name}-seed{settings['seed']}-{prompt}"
 
 
 def sampling_of(config: EvalConfig, description: ModelDescription, prompts: Prompts, bench: Benchmark) -> Sampling:
@@ -211,8 +244,20 @@ def _identity(config: EvalConfig, target: Target) -> dict[str, Any]:
     return {
         "model": model_identity(target.model),
         "adapter_sha256": file_hash(target.adapter / "adapter_model.safetensors") if target.adapter else None,
+        "adapter_config": _adapter_config_hash(target.adapter) if target.adapter else None,
         "dtype": str(pick_dtype(config.dtype, pick_device(config.device))),
     }
+
+
+def _adapter_config_hash(adapter: Path) -> str:
+    """A hash of what an adapter's config says; the order of its keys and lists means nothing and is not stable."""
+
+    def ordered(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: ordered(value[key]) for key in sorted(value)}
+        return sorted(map(ordered, value), key=json.dumps) if isinstance(value, list) else value
+
+    return hashlib.sha256(json.dumps(ordered(read_json(adapter / "adapter_config.json"))).encode()).hexdigest()
 
 
 def _check_base(target: Target, model: Mapping[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """The samples of one evaluation on disk: a line each, keyed by (problem, sample), appended as they are graded."""
 
-import fcntl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 from phfcli.core.errors import UserError
 from phfcli.core.storage.files import append_lines, drop_cut_line, read_json, read_lines, write_json
+from phfcli.core.storage.locks import writing_alone
 from phfcli.core.types import Problem
 
 GradedSample = dict[str, Any]  # a line of samples.jsonl
@@ -38,11 +38,8 @@ class SampleFile:
         if not new and not (self.folder / "settings.json").is_file():
             raise UserError(f"{self.folder} holds something else; choose another --output-dir")
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"{self.folder}: another evaluation is writing here; wait for it to end") from None
+        busy = f"{self.folder}: another evaluation is writing here; wait for it to end"
+        with writing_alone(self.folder / "lock", busy):
             if new:
                 write_json(self.folder / "settings.json", {**settings, **about})
             else:
@@ -62,7 +59,7 @@ class SampleFile:
     def _check(self, settings: Mapping[str, Any]) -> None:
         before = read_json(self.folder / "settings.json")
         for key, value in settings.items():
-            if before.get(key) != value:
+            if key in before and before[key] != value:
                 raise UserError(
                     f"{self.folder} was sampled with {key} {before.get(key)!r}, now it is {value!r}; "
                     "remove the folder or choose another --output-dir"

@@ -1,7 +1,6 @@
 """Reads evaluations from disk for a comparison: run, scores, settings and samples."""
 
 import json
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,10 @@ from urllib.parse import quote
 from phfcli.core.errors import UserError
 from phfcli.core.grading import Status
 from phfcli.core.printable import printable
-from phfcli.core.runs.layout import is_run
+from phfcli.core.runs.layout import evaluation_files, is_run, run_of_evaluation
 from phfcli.core.settings import read_yaml
 from phfcli.core.storage.files import read_json, read_lines
 
-_OLDER = re.compile(r"-n\d+-step-\d{6,}$")  # ends the folder of an evaluation of an older checkpoint
 _FREE = ("seed", "output_dir", "keep", "checkpoint_every", "vllm", "http", "device")  # which make no other method
 
 
@@ -113,10 +111,20 @@ def summaries_of(path: Path, all_steps: bool) -> list[Path]:
         raise UserError(f"{path}: no such run, checkpoint or summary")
     if path.parent.name == "checkpoints" and (path / "trainer.json").is_file():
         step = read_json(path / "trainer.json")["step"]
-        found = sorted((path.parents[1] / "evals").glob("*/summary.json"))
+        found = evaluation_files(path.parents[1], "summary.json")
         return [file for file in found if read_json(file).get("step") == step]
-    found = sorted((path / "evals").glob("*/summary.json"))
-    return [p for p in found if all_steps or not _OLDER.search(p.parent.name)]
+    found = evaluation_files(path, "summary.json")
+    return found if all_steps else _newest(found)
+
+
+def _newest(summaries: list[Path]) -> list[Path]:
+    """Of each benchmark the evaluations of the newest step."""
+    told = {path: read_json(path) for path in summaries}
+    steps: dict[str, int] = {}
+    for summary in told.values():
+        bench = str(summary.get("bench"))
+        steps[bench] = max(steps.get(bench, 0), summary.get("step") or 0)
+    return [path for path, summary in told.items() if (summary.get("step") or 0) == steps[str(summary.get("bench"))]]
 
 
 def _load(path: Path, name: str | None) -> SavedEvaluation:
@@ -132,7 +140,7 @@ def _load(path: Path, name: str | None) -> SavedEvaluation:
     settings_file = path.parent / "settings.json"
     settings = read_json(settings_file) if settings_file.is_file() and not alone else {}
     told = {key: summary[key] for key in ("bench_sha256", "sampling", "n", "engine", "prompt") if key in summary}
-    run = _home(path.parent)
+    run = run_of_evaluation(path.parent)
     home = str((path if alone else run).resolve())
     config = read_yaml(run / "config.yaml") if is_run(run) and not alone else {}
     base = "adapter_sha256" in settings and settings["adapter_sha256"] is None
@@ -167,9 +175,14 @@ def _told_scores(path: Path, scores: Any) -> dict[str, list[float]]:
 def _most_samples(results: list[SavedEvaluation]) -> list[SavedEvaluation]:
     """Keeps the evaluation with the most samples for each checkpoint and benchmark."""
     kept: dict[tuple[str, str, int | None], SavedEvaluation] = {}
-    for result in sorted(results, key=lambda result: result.summary.get("n") or 0):
+    # where sampling settings differ, the evaluation in the folder of the plain name counts
+    for result in sorted(results, key=lambda result: (_has_plain_name(result), result.summary.get("n") or 0)):
         kept[result.home, result.bench, result.step] = result
     return [result for result in results if kept[result.home, result.bench, result.step] is result]
+
+
+def _has_plain_name(result: SavedEvaluation) -> bool:
+    return result.folder.name.startswith(f"{result.bench}-n{result.summary.get('n')}") and "+" not in result.folder.name
 
 
 def _samples(path: Path) -> tuple[dict[str, list[SavedSample]], dict[str, str | None]]:
@@ -185,11 +198,6 @@ def _samples(path: Path) -> tuple[dict[str, list[SavedSample]], dict[str, str | 
     return drawn, golds
 
 
-def _home(folder: Path) -> Path:
-    """The run that an evaluation's folder belongs to; the folder itself where it stands alone."""
-    return folder.parents[1] if folder.parent.name == "evals" else folder
-
-
 def _distinct(results: list[SavedEvaluation]) -> list[SavedEvaluation]:
     """Adds the run's folder, the step or a number to names that occur twice on one benchmark."""
     seen: dict[tuple[str, str, str], int] = {}
@@ -198,7 +206,7 @@ def _distinct(results: list[SavedEvaluation]) -> list[SavedEvaluation]:
         key = (result.model, result.bench, result.name)
         seen[key] = seen.get(key, 0) + 1
         if seen[key] > 1:
-            home = printable(_home(result.folder).name)
+            home = printable(run_of_evaluation(result.folder).name)
             mark = home if home not in ("", result.name) else result.step or seen[key]
             result = replace(result, name=f"{result.name} ({mark})")
         distinct.append(result)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 
+from phfcli.core.errors import FaultError
 from phfcli.core.grading.worker import READY
 from phfcli.core.storage.child_processes import ChildProcess
 
@@ -55,7 +56,7 @@ class Pool:
         """One word per pair: a verdict of judge.py, "error", TIMEOUT (overran `timeout_s`) or DIED (crashed, killed).
 
         Takes at most about len(pairs) / workers * (timeout_s + the start of a process).
-        Raises RuntimeError if processes cannot be started.
+        Raises FaultError if processes cannot be started.
         """
         with self._lock:
             words = [""] * len(pairs)
@@ -116,7 +117,7 @@ class Pool:
             return
         self._failed_starts += 1
         if self._failed_starts >= _MAX_FAILED_STARTS:
-            raise RuntimeError(f"no grading worker starts ({word}): check `{sys.executable} -c 'import math_verify'`")
+            raise FaultError(f"no grading worker starts ({word}): check `{sys.executable} -c 'import math_verify'`")
 
     def _drop(self, worker: _Worker) -> None:
         with contextlib.suppress(ValueError):  # another thread has closed the pool

@@ -10,7 +10,7 @@ from phfcli.core.errors import UserError
 from phfcli.core.evaluation.saved_evaluations import summaries_of
 from phfcli.core.printable import printable
 from phfcli.core.reporting.table_export import ResultTable
-from phfcli.core.runs.layout import is_run
+from phfcli.core.runs.layout import evaluation_files, is_run
 from phfcli.core.settings import read_yaml
 from phfcli.core.storage.files import read_json, read_lines
 
@@ -33,7 +33,7 @@ def load_run_summary(name: str | None, folder: Path) -> RunSummary:
         raise UserError(f"{folder}: no such run")
     if not is_run(folder) and not summaries_of(folder, all_steps=True):
         raise UserError(f"{folder}: neither a run nor evaluated; run `phf eval` first")
-    told = [*folder.glob("manifest.json"), *sorted(folder.glob("evals/*/settings.json"))]
+    told = [*folder.glob("manifest.json"), *evaluation_files(folder, "settings.json")]
     saved = flow_files(folder) if is_run(folder) and any((folder / "flows").glob("*.safetensors")) else []
     return RunSummary(
         name or printable(folder.resolve().name),

@@ -6,6 +6,7 @@ from itertools import cycle, islice
 
 import torch
 
+from phfcli.core.errors import FaultError
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.rollouts.engine import TrainingEngine
 from phfcli.core.types import Completion, Request, Sampling
@@ -20,7 +21,7 @@ def probe_adapter(engine: TrainingEngine, model: LanguageModel, prompt: Sequence
     """Changes the weights and changes them back, and looks at what the engine draws each time.
 
     Raises:
-        RuntimeError: if another adapter changes nothing, or the first one does not come back.
+        FaultError: if another adapter changes nothing, or the first one does not come back.
     """
     room = min(PROBE_TOKENS, model.description.context) - _DRAWN
     request = Request(tuple(islice(cycle(prompt), room)), seed=0)
@@ -29,9 +30,9 @@ def probe_adapter(engine: TrainingEngine, model: LanguageModel, prompt: Sequence
         changed = _draw(engine, model, request)
     after = _draw(engine, model, request)
     if _alike(before, changed):
-        raise RuntimeError(f"the {engine.name} engine draws the same under other weights: it cannot follow training")
+        raise FaultError(f"the {engine.name} engine draws the same under other weights: it cannot follow training")
     if not _alike(before, after):
-        raise RuntimeError(f"the {engine.name} engine does not come back to earlier weights: it keeps old ones")
+        raise FaultError(f"the {engine.name} engine does not come back to earlier weights: it keeps old ones")
 
 
 def _draw(engine: TrainingEngine, model: LanguageModel, request: Request) -> Completion:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from phfcli.core.errors import UserError, first_line
+from phfcli.core.errors import FaultError, UserError, first_line
 
 T = TypeVar("T")
 Parsed = TypeVar("Parsed", bound=BaseModel)
@@ -118,7 +118,7 @@ class HttpClient:
     async def persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """What the attempt returns; it is made again after each TransientError.
 
-        Raises RuntimeError when patience is at an end.
+        Raises FaultError when patience is at an end.
         """
         pause = min(_FIRST_PAUSE_S, self._longest_pause)
         while True:
@@ -126,7 +126,7 @@ class HttpClient:
                 result = await attempt()
             except TransientError as fault:
                 if self._patience.ends_with(fault):
-                    raise RuntimeError(
+                    raise FaultError(
                         f"{self.where} has failed for {self._patience_s:g} s without a success ({fault}); "
                         "what is finished is on disk, and the same command goes on from there"
                     ) from None

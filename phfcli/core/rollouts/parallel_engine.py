@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from phfcli.core.config import EvalConfig
-from phfcli.core.errors import UserError
+from phfcli.core.errors import FaultError, UserError
 from phfcli.core.rollouts.engine import Serving
 from phfcli.core.rollouts.single_engine import single_engine
 from phfcli.core.storage.child_processes import ChildProcess, receive, send
@@ -45,7 +45,7 @@ class ParallelEngine:
     ) -> Iterator[tuple[int, Completion]]:
         """Yields (index, completion) as they finish, wherever they were drawn.
 
-        Raises RuntimeError when the last process has died.
+        Raises FaultError when the last process has died.
         """
         options = asdict(sampling), logprobs
         for shard, share in zip(self._shards, split_by_prompt(requests, len(self._shards)), strict=True):
@@ -76,7 +76,7 @@ class ParallelEngine:
                 self.close()
                 if answer:
                     raise UserError(answer["refused"])
-                raise RuntimeError(f"sampling process {shard.number} ended before it had started; see above")
+                raise FaultError(f"sampling process {shard.number} ended before it had started; see above")
         return str(names[0]["ready"])
 
     def _hand_over(self, shard: _Shard, share: Sequence[int], requests: Sequence[Request], options: Any) -> None:
@@ -91,7 +91,7 @@ class ParallelEngine:
         self._shards.remove(shard)
         shard.child.kill()
         if not self._shards:
-            raise RuntimeError(
+            raise FaultError(
                 "every sampling process has died; what is finished is on disk, and the same command goes on from there"
             )
         self._warn(f"sampling process {shard.number} died; the others take up its {len(shard.open)} open samples")

@@ -1,17 +1,14 @@
 """Which checkpoint, adapter or model a command means by its TARGET."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from phfcli.core.errors import UserError
 from phfcli.core.runs.checkpoints import checkpoints_of
-from phfcli.core.runs.layout import is_run
+from phfcli.core.runs.layout import is_run, step_of
 from phfcli.core.shipped_files import EMBEDDED
 from phfcli.core.storage.files import read_json
 from phfcli.core.storage.tensors import check_tensors
-
-_STEP = re.compile(r"step-(\d{6,})")
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,6 @@ class Target:
     adapter: Path | None = None
     run: Path | None = None
     step: int | None = None
-    newest: bool = True  # of its run's checkpoints
 
     @property
     def plain(self) -> bool:
@@ -33,7 +29,7 @@ class Target:
 
 
 def find_target(text: str, base: str | None = None) -> Target:
-    """A run (its newest checkpoint), a checkpoint, an adapter folder or a plain model.
+    """A run (its newest checkpoint), a checkpoint, an adapter folder or a plain model, however its path is spelt.
 
     base: the model under an adapter, where it is not the one that the adapter names.
 
@@ -41,7 +37,7 @@ def find_target(text: str, base: str | None = None) -> Target:
         UserError: for a run without checkpoints, or an adapter without its weights: the base model alone is
             never evaluated in an adapter's name.
     """
-    path = Path(text)
+    path = _plain_path(text)
     if is_run(path):
         checkpoints = checkpoints_of(path)
         if not checkpoints:
@@ -53,7 +49,7 @@ def find_target(text: str, base: str | None = None) -> Target:
         raise UserError(f"{text}: an adapter without its adapter_config.json")
     if base is not None:
         raise UserError(f"--base: {text} is not an adapter, so it has no base model")
-    return Target(name=EMBEDDED if text == EMBEDDED else path.name, model=text, origin=text)
+    return Target(name=EMBEDDED if text == EMBEDDED else path.absolute().name, model=text, origin=text)
 
 
 def _checkpoint_target(path: Path, base: str | None) -> Target:
@@ -66,22 +62,29 @@ def _checkpoint_target(path: Path, base: str | None) -> Target:
     check_tensors(weights)
     if whole and base is not None:
         raise UserError(f"--base: {path} is not an adapter, so it has no base model")
-    if not _STEP.fullmatch(path.name):  # such as "."
-        path = path.resolve()
-    adapter = None if whole else path
-    match = _STEP.fullmatch(path.name)
-    if match and path.parent.name == "checkpoints" and _is_checkpoint(path):
-        run = path.parents[1]
-        newest = checkpoints_of(run)[-1][1] == path
+    adapter, place = None if whole else path, path.absolute()
+    step = step_of(place.name)
+    if step is not None and place.parent.name == "checkpoints" and _is_checkpoint(path):
+        run = _plain_path(str(place.parents[1]))
         origin = base or str(read_json(path / "trainer.json")["model"])
         model = str(path) if whole else origin
-        return Target(run.name, model, origin, adapter=adapter, run=run, step=int(match[1]), newest=newest)
+        return Target(run.absolute().name, model, origin, adapter=adapter, run=run, step=step)
     if whole:  # copied out of its run
-        return Target(path.name, str(path), str(read_json(path / "trainer.json")["model"]))
+        return Target(place.name, str(path), str(read_json(path / "trainer.json")["model"]))
     model = base or read_json(path / "adapter_config.json").get("base_model_name_or_path")
     if not model:
         raise UserError(f"{path / 'adapter_config.json'}: base_model_name_or_path is missing; name it with --base")
-    return Target(path.name, str(model), str(model), adapter=path)
+    return Target(place.name, str(model), str(model), adapter=path)
+
+
+def _plain_path(text: str) -> Path:
+    """A path without links, dots and trailing slashes; relative where it lies below the working directory."""
+    try:
+        path = Path(text).resolve()
+    except (OSError, RuntimeError):  # a loop of links
+        raise UserError(f"{text}: the path is a loop of symbolic links, or cannot be followed") from None
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _is_checkpoint(path: Path) -> bool:

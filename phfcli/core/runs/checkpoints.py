@@ -7,7 +7,6 @@ Where all weights train it is a plain transformers folder (config.json, model.sa
 lie in a folder of their own, state/: vLLM takes every safetensors file beside a model for a part of it.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,11 @@ from phfcli.core.errors import UserError, first_line
 from phfcli.core.models.description import generation_config
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.objectives.teachers.contract import Teacher
+from phfcli.core.runs.layout import step_of
 from phfcli.core.storage.files import new_folder, read_json, remove_folder, write_json
+from phfcli.core.storage.locks import unused
 from phfcli.core.storage.tensors import read_tensors, write_tensors
 
-_STEP = re.compile(r"step-(\d{6,})")
 _ONE_FILE = "10TB"
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's, of a parameter's shape
 
@@ -87,9 +87,9 @@ def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
     """The complete checkpoints of a run, oldest first."""
     found = []
     for path in (run / "checkpoints").glob("step-*"):
-        match = _STEP.fullmatch(path.name)
-        if match and (path / "trainer.json").is_file():
-            found.append((int(match[1]), path))
+        step = step_of(path.name)
+        if step is not None and (path / "trainer.json").is_file():
+            found.append((step, path))
     return sorted(found)
 
 
@@ -97,7 +97,9 @@ def prune_checkpoints(run: Path, keep: int | None, best: int | None = None) -> N
     """Removes all but the newest `keep` checkpoints and that of the step `best`; None keeps all."""
     for step, folder in checkpoints_of(run)[:-keep] if keep else []:
         if step != best:
-            remove_folder(folder)
+            with unused(folder / "trainer.json") as free:  # a checkpoint under evaluation stays until the next time
+                if free:
+                    remove_folder(folder)
 
 
 def set_aside(folder: Path) -> Path:

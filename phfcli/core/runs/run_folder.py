@@ -1,6 +1,8 @@
 """Creates and resumes a run directory, and records its settings and manifest."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,12 @@ from phfcli.core.storage.files import (
     write_json,
     write_text,
 )
+from phfcli.core.storage.locks import writing_alone
 
 # what may differ when a run goes on: they change where it ends and what it leaves, not the steps themselves
 _FREE_ON_RESUME = ("steps", "checkpoint_every", "keep", "output_dir", "report_to", "sharding", "vllm", "http")
 _CHECKPOINTS_HANG_ON = ("model", "tuning", "lora")
-_WRITTEN_BEFORE_CONFIG = {"manifest.json", ".manifest.json.tmp", ".config.yaml.tmp"}
+_WRITTEN_BEFORE_CONFIG = {"lock", "manifest.json", ".manifest.json.tmp", ".config.yaml.tmp"}
 
 
 def default_folder(config: TrainConfig) -> Path:
@@ -40,6 +43,33 @@ def claim_folder(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - _WRITTEN_BEFORE_CONFIG):
         fix = "go on with --resume, or choose another --output-dir" if is_run(folder) else "choose another --output-dir"
         raise UserError(f"{folder} is not empty; {fix}")
+
+
+@contextmanager
+def training_alone(folder: Path) -> Iterator[None]:
+    """Holds the run's lock while the context lasts, so that one training process at a time writes into it.
+
+    A folder that is no run at the end, since the start was refused, is left as it was.
+
+    Raises:
+        UserError: where another process trains in the folder, or the file system has no locks.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: a file stands there; choose another --output-dir")
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / "lock"
+    own = not lock.exists()
+    busy = f"{folder}: another `phf train` is at work in this run; wait for it to end, or choose another --output-dir"
+    try:
+        with writing_alone(lock, busy):
+            yield
+    finally:
+        if own and not is_run(folder):
+            lock.unlink(missing_ok=True)
+            for path in made:
+                with suppress(OSError):
+                    path.rmdir()
 
 
 def saved_config(folder: Path) -> Source:

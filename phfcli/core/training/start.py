@@ -2,13 +2,20 @@
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.runs.layout import is_run
-from phfcli.core.runs.run_folder import check_resumable, claim_folder, default_folder, note_settings, saved_config
+from phfcli.core.runs.run_folder import (
+    check_resumable,
+    claim_folder,
+    default_folder,
+    note_settings,
+    saved_config,
+    training_alone,
+)
 from phfcli.core.settings import Source, resolve_train
 from phfcli.core.training.distributed import Ranks
 from phfcli.core.training.loop import Trainer
@@ -35,14 +42,28 @@ class Start:
         return self.forced is not None
 
 
-def open_run(sources: Sequence[Source], resume_it: bool, force: bool, ranks: Ranks) -> Start:
-    """The folder and the settings of a run: a new one, or with `resume_it` the one in the folder.
+@contextmanager
+def opened_run(sources: Sequence[Source], resume_it: bool, force: bool, ranks: Ranks, warn: Warn) -> Iterator[Start]:
+    """The folder and the settings of a run, a new one or with `resume_it` the one in the folder, locked while it runs.
 
     Raises:
         UserError: for a folder that holds something else, or settings that differ from the run's and are not forced.
     """
     config = resolve_train(list(sources))
     folder = Path(config.output_dir) if config.output_dir else default_folder(config)
+    with ExitStack() as stack:
+        with ranks.together():
+            if ranks.main:
+                stack.enter_context(training_alone(folder))
+            start = _start(folder, config, sources, resume_it, force, ranks)
+        if resume_it and not start.resumes and ranks.main:
+            warn(f"--resume: {folder} holds no run, so a new one starts there")
+        yield start
+
+
+def _start(
+    folder: Path, config: TrainConfig, sources: Sequence[Source], resume_it: bool, force: bool, ranks: Ranks
+) -> Start:
     if resume_it and is_run(folder):
         config = resolve_train([saved_config(folder), *sources])
         return Start(folder, config, check_resumable(folder, config, force))

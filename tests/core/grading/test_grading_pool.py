@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from phfcli.core.errors import FaultError
 from phfcli.core.grading.pool import DIED, Pool
 from phfcli.core.storage import child_processes as children
 from phfcli.grading import Grade, Grader, Status
@@ -123,7 +124,7 @@ def test_a_slow_start_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_workers_that_cannot_start_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(children, "_BOOT", "raise SystemExit(1)")
-    with Grader() as grader, pytest.raises(RuntimeError, match="no grading worker starts"):
+    with Grader() as grader, pytest.raises(FaultError, match="no grading worker starts"):
         grader.grade(EASY)
 
 

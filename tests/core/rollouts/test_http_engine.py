@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from phfcli.core.config import EvalConfig, HttpSettings, ModelSettings
-from phfcli.core.errors import UserError
+from phfcli.core.errors import FaultError, UserError
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.rollouts import http_client
 from phfcli.core.rollouts import single_engine as one_engine
@@ -210,7 +210,7 @@ def test_a_server_that_stays_away_ends_it_after_the_patience(server: Server) -> 
         assert len(list(islice(drawn, 50))) == 50
         server.stop()
         stopped = time.monotonic()
-        with pytest.raises(RuntimeError) as caught:
+        with pytest.raises(FaultError) as caught:
             list(drawn)
     assert 1.0 <= time.monotonic() - stopped < 3.0
     assert f"{server.url} has failed for 1 s without a success" in str(caught.value)
@@ -221,7 +221,7 @@ def test_a_server_that_stays_away_ends_it_after_the_patience(server: Server) -> 
 
 def test_pauses_grow_up_to_a_bound(server: Server) -> None:
     server.fault = lambda *_: "500"
-    with engine(server, patience_s=2.0) as drawing, pytest.raises(RuntimeError, match="a fault of 500"):
+    with engine(server, patience_s=2.0) as drawing, pytest.raises(FaultError, match="a fault of 500"):
         list(drawing.sample(requests(1), SAMPLING))
     assert 15 <= server.attempts[0] <= 45  # pauses of 0.05 to 0.1 s
 

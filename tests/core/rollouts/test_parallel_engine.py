@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from phfcli.core.config import EvalConfig
-from phfcli.core.errors import UserError
+from phfcli.core.errors import FaultError, UserError
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.rollouts.engine import Serving
@@ -82,7 +82,7 @@ def test_when_all_have_died_it_says_how_to_go_on(engine: ParallelEngine, request
     for shard in engine._shards:
         shard.child.process.kill()
         shard.child.process.wait()
-    with pytest.raises(RuntimeError, match="the same command goes on"):
+    with pytest.raises(FaultError, match="the same command goes on"):
         list(engine.sample(requests_, SAMPLING))
 
 

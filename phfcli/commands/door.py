@@ -1,0 +1,107 @@
+"""The door of the commands: turns whatever a command raises into an exit code and, where it helps, one line.
+
+0 done; 1 a fault: the disk, the memory, a lost server or worker; 2 a mistake in the input; 130 stopped by Ctrl-C. Only
+a fault of this program shows its traceback, with the words to report it.
+"""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+import typer
+
+from phfcli.core.errors import DISK_FAULTS, FaultError, UserError, first_line
+from phfcli.core.printable import printable
+from phfcli.core.version import __version__
+
+_STOPPED = 130  # by Ctrl-C, as a shell reports it
+_SAFE = "what was complete on disk is intact"
+_GO_ON = "`train --resume` and `eval` go on from what is on disk"
+_FIXES = {
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
+    errno.ENFILE: "raise the limit of open files (`ulimit -n`)",
+    errno.ELOOP: "the path is a loop of symbolic links",
+    errno.ENAMETOOLONG: "the name is too long for this file system",
+    errno.ENOENT: "a file or folder is gone; do not move a run while it is in use",
+    errno.ENOTDIR: "a file stands where a folder should be",
+    errno.EISDIR: "a folder stands where a file should be",
+    errno.EEXIST: "a file stands where a folder should be",
+}
+# torch's words for it on a CPU; its class on a GPU is OutOfMemoryError
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory")
+
+
+def run_guarded(command: Callable[[], object]) -> int:
+    """Runs a command line; returns its exit code. Every expected error is one line on stderr."""
+    try:
+        code = command()
+        sys.stdout.flush()
+    except typer.Abort:
+        code = _STOPPED
+    except KeyboardInterrupt:
+        code = _STOPPED
+    except BrokenPipeError:
+        return _leave_closed_stdout()
+    except Exception as error:
+        return _tell_error(error)
+    if code == _STOPPED:
+        _tell(f"stopped; {_GO_ON}")
+    return int(code) if isinstance(code, int) else 0
+
+
+def _tell_error(error: Exception) -> int:
+    """Tells what a command raised; returns the exit code."""
+    if isinstance(error, UserError):
+        return _tell(str(error), 2)
+    if isinstance(error, FaultError):
+        return _tell(str(error), 1)
+    if isinstance(error, typer.TyperException):
+        return _tell(error.format_message() if hasattr(error, "format_message") else str(error), 2)
+    if isinstance(error, OSError):
+        return _tell(_of_system(error), 1)
+    if isinstance(error, RecursionError):
+        return _tell("a file or an answer is nested too deeply to be read", 2)
+    if _out_of_memory(error):
+        return _tell(
+            f"out of memory ({first_line(error)}); {_SAFE}. A smaller --set micro_batch_size, "
+            f"rollout.max_new_tokens or --set gradient_checkpointing=true takes less; {_GO_ON}",
+            1,
+        )
+    traceback.print_exception(error)
+    return _tell(f"this is a fault of phf {__version__} itself: please report it with the lines above. {_GO_ON}", 1)
+
+
+def _of_system(error: OSError) -> str:
+    """What the system has refused, in a line."""
+    where = error.filename if error.filename is not None else "disk"
+    where = os.fsdecode(where) if isinstance(where, str | bytes) else str(where)
+    what = error.strerror or first_line(error)
+    fix = _FIXES.get(error.errno or 0)
+    if fix is not None and error.errno not in DISK_FAULTS:
+        return f"{where}: {what}: {fix}; {_SAFE}"
+    return f"{where}: {what}; {_SAFE}"
+
+
+def _out_of_memory(error: Exception) -> bool:
+    kind, text = type(error).__name__, str(error)
+    return isinstance(error, MemoryError) or kind == "OutOfMemoryError" or any(words in text for words in _NO_MEMORY)
+
+
+def _tell(message: str, code: int = 0) -> int:
+    """Writes a line to stderr, in the main process only, and returns the exit code."""
+    if os.environ.get("RANK", "0") == "0":
+        line = printable(" ".join(f"phf: {message}".split()))
+        try:
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            pass  # stderr is closed: the exit code is all that is left to say
+    return code
+
+
+def _leave_closed_stdout() -> int:
+    """Whoever read the results has gone, as `head` does: nothing is left to say, and Python's own words are avoided."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
