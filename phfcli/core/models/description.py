@@ -46,6 +46,11 @@ class ModelDescription:
         return int(self.config.max_position_embeddings)
 
     @property
+    def vocabulary(self) -> int:
+        """The number of token ids that the model knows, which begin at 0."""
+        return int(self.config.get_text_config().vocab_size)
+
+    @property
     def pad_id(self) -> int:
         """What fills a batch up; never read."""
         own = self.tokenizer.pad_token_id

@@ -47,12 +47,13 @@ class Answer:
         """What the server has to say about an error: one short line, whatever it sends."""
         try:
             tree = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             tree = None
         tree = tree if isinstance(tree, dict) else {}
         error = tree.get("error", tree.get("detail"))
         text = error.get("message") if isinstance(error, dict) else error
-        line = "".join(c if c.isprintable() else " " for c in str(text or ""))[:_LONGEST_MESSAGE].strip()
+        line = "".join(c if c.isprintable() else " " for c in str(text or "")[: 4 * _LONGEST_MESSAGE])
+        line = without_key(line)[:_LONGEST_MESSAGE].strip()
         return f"status {self.status}: {line}" if line else f"status {self.status}"
 
 
@@ -95,6 +96,11 @@ class HttpClient:
             raise UserError(f"--engine {url}: not a URL: {first_line(error)}") from None
         if not parsed.host:
             raise UserError(f"--engine {url}: expected http://HOST:PORT")
+        if parsed.userinfo:
+            raise UserError(
+                f"--engine {parsed.scheme}://...@{parsed.host}: a password in a URL would be kept in files; "
+                f"leave it out and give the key as {_KEY}"
+            )
         self.where = f"{parsed.scheme}://{parsed.netloc.decode('ascii')}"
         self._patience_s, self._timeout_s = patience_s, timeout_s
         self._longest_pause = patience_s / _PAUSES
@@ -113,7 +119,7 @@ class HttpClient:
         except TimeoutError:
             raise TransientError(f"no answer within {self._timeout_s:g} s", waited=self._timeout_s) from None
         except httpx2.TransportError as error:
-            raise TransientError(first_line(error)) from None
+            raise TransientError(without_key(first_line(error))) from None
 
     async def persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """What the attempt returns; it is made again after each TransientError.
@@ -141,7 +147,9 @@ class HttpClient:
         if answer.status == 200:
             try:
                 return kind.model_validate_json(answer.body)
-            except ValidationError:
+            except (ValidationError, RecursionError) as error:
+                if _is_cut(error):
+                    raise TransientError("half an answer") from None
                 wanted = "a vLLM server that returns token ids (0.10.2 or later)"
                 raise self.refusal(f"it does not answer like {wanted}") from None
         if is_transient(answer.status):
@@ -163,11 +171,17 @@ class HttpClient:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[httpx2.AsyncClient]:
         """A client that nobody else uses: many requests through one client cost twice the time, in its pool."""
-        client = self._idle.pop() if self._idle else httpx2.AsyncClient(**self._options)
+        client = self._idle.pop() if self._idle else self._new_client()
         try:
             yield client
         finally:
             self._idle.append(client)
+
+    def _new_client(self) -> httpx2.AsyncClient:
+        try:
+            return httpx2.AsyncClient(**self._options)
+        except (ImportError, ValueError) as error:  # a proxy of a kind that it does not know, or needs a package for
+            raise UserError(f"HTTP_PROXY: the proxy cannot be used: {first_line(error)}") from None
 
     async def _read(self, response: httpx2.Response) -> bytes:
         body = bytearray()
@@ -183,13 +197,41 @@ def is_transient(status: int) -> bool:
     return status in (408, 429) or status >= 500
 
 
+def api_key() -> str | None:
+    """The key from the environment, without blanks around it, or None.
+
+    Raises:
+        UserError: for a key that a header cannot carry. The key itself is never shown.
+    """
+    key = os.environ.get(_KEY, "").strip()
+    if not all("!" <= character <= "~" for character in key):
+        raise UserError(f"{_KEY}: it holds blanks or characters that a header cannot carry; set the key alone")
+    return key or None
+
+
+def without_key(text: str) -> str:
+    """A text with stars in the place of the key: a server may send back what it was sent."""
+    key = os.environ.get(_KEY, "").strip()
+    return text.replace(key, "***") if key else text
+
+
+def _is_cut(error: Exception) -> bool:
+    """Whether a body is no JSON at all, as half of an answer is; another shape would be whole."""
+    return isinstance(error, ValidationError) and any(part["type"] == "json_invalid" for part in error.errors())
+
+
 def _client_options() -> dict[str, Any]:
     headers = {"content-type": "application/json", "accept-encoding": "identity"}
-    if key := os.environ.get(_KEY):
+    if key := api_key():
         headers["authorization"] = f"Bearer {key}"
+    try:
+        verify = httpx2.create_ssl_context()
+    except OSError as error:
+        where = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR") or "the system's certificates"
+        raise UserError(f"SSL_CERT_FILE: {where}: cannot be read: {first_line(error)}") from None
     return {
         "headers": headers,
         "timeout": httpx2.Timeout(None, connect=_CONNECT_S),  # `request` limits the whole of it
-        "verify": httpx2.create_ssl_context(),
+        "verify": verify,
         "follow_redirects": False,
     }

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from phfcli.core.errors import UserError
 from phfcli.core.models.description import load_description
 from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.rollouts.checked import ImpossibleCompletionError, checked
 from phfcli.core.rollouts.engine import Serving
 from phfcli.core.rollouts.http_client import HttpClient, TransientError
 from phfcli.core.rollouts.served_models import Adapter, ServedModels
@@ -24,11 +25,11 @@ T = TypeVar("T")
 
 
 class _Logprobs(BaseModel):
-    token_logprobs: list[float]
+    token_logprobs: list[Annotated[float, Field(allow_inf_nan=True)]]
 
 
 class _Choice(BaseModel):
-    token_ids: list[int]
+    token_ids: list[Annotated[int, Field(strict=True)]]
     finish_reason: str | None
     logprobs: _Logprobs | None = None
 
@@ -49,7 +50,8 @@ class HttpEngine:
     def __init__(self, url: str, serving: Serving) -> None:
         """Raises UserError where no server answers, or it serves another model or shorter sequences."""
         self._settings = serving.settings.http
-        self._stops = sorted(load_description(serving.settings.model).eos_ids)
+        description = load_description(serving.settings.model)
+        self._stops, self._vocabulary = sorted(description.eos_ids), description.vocabulary
         self._client = HttpClient(url, self._settings.patience_s, self._settings.timeout_s)
         self._models = ServedModels(self._client, serving)
         self._adapter: Adapter | None = None
@@ -185,15 +187,23 @@ class HttpEngine:
         """Raises TransientError where it was broken off, and UserError where the server's own defaults have cut it."""
         ids = choice.token_ids
         scores = choice.logprobs.token_logprobs if logprobs and choice.logprobs else []
-        if logprobs and len(scores) != len(ids):
+        if logprobs and choice.logprobs is None:
             raise self._client.refusal("it returns no log-probabilities")
         if choice.finish_reason == "stop" and ids and ids[-1] in self._stops:
-            return Completion(tuple(ids), tuple(scores), finish="stop")
-        if choice.finish_reason == "length" and len(ids) == sampling.max_new_tokens:
-            return Completion(tuple(ids), tuple(scores), finish="length")
+            return self._checked(Completion(tuple(ids), tuple(scores), finish="stop"), sampling, logprobs)
+        if choice.finish_reason == "length" and len(ids) >= sampling.max_new_tokens:
+            return self._checked(Completion(tuple(ids), tuple(scores), finish="length"), sampling, logprobs)
         if choice.finish_reason not in ("stop", "length"):
             raise TransientError(f"a completion was broken off: {choice.finish_reason}")
         raise self._client.refusal("it ends completions by rules of its own; start it with --generation-config vllm")
+
+    def _checked(self, completion: Completion, sampling: Sampling, logprobs: bool) -> Completion:
+        try:
+            return checked(completion, sampling, self._vocabulary, self._stops, logprobs)
+        except ImpossibleCompletionError as error:
+            raise self._client.refusal(
+                f"it has answered with {error}; is that the same model and a sound server?"
+            ) from None
 
     async def _end(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}

@@ -18,10 +18,11 @@ import torch
 from peft import PeftModel
 
 from phfcli.core.config import VllmSettings
-from phfcli.core.errors import UserError, first_line
+from phfcli.core.errors import FaultError, UserError, first_line
 from phfcli.core.models.description import fetch, load_config, load_description, pick_device, pick_dtype
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import ONE_THREAD_WIDTH
+from phfcli.core.rollouts.checked import ImpossibleCompletionError, checked
 from phfcli.core.rollouts.engine import Serving
 from phfcli.core.storage.files import read_json
 from phfcli.core.types import Completion, Request, Sampling
@@ -76,7 +77,8 @@ class VllmEngine:
             raise UserError(f"--engine vllm: {gap}")
         if serving.adapter is not None:
             rank = adapter_rank(serving.adapter)
-        self._stops = sorted(load_description(serving.settings.model).eos_ids)
+        description = load_description(serving.settings.model)
+        self._stops, self._vocabulary = sorted(description.eos_ids), description.vocabulary
         self._sleeps = training and device.type == "cuda" and serving.settings.vllm.sleep
         self._engine = _start(engine_options(serving, rank, device, training))
         self._window = _QUEUE * self._engine.vllm_config.scheduler_config.max_num_seqs
@@ -102,7 +104,12 @@ class VllmEngine:
                     return
                 for output in self._engine.step():  # finished ones alone
                     running.remove(output.request_id)
-                    yield int(output.request_id), _completion(output)
+                    completion = _completion(output)
+                    try:
+                        checked(completion, sampling, self._vocabulary, self._stops, logprobs)
+                    except ImpossibleCompletionError as error:
+                        raise FaultError(f"vLLM has drawn {error}; what is finished is on disk") from None
+                    yield int(output.request_id), completion
         finally:
             self._engine.abort_request(list(running))
             if self._sleeps:

@@ -33,6 +33,18 @@ END = 258  # the embedded model's end token
 SAMPLING = Sampling(temperature=1.1, top_p=0.95, top_k=20, max_new_tokens=8)
 
 
+# answers of the right form that no sound server gives, and what is said of them
+IMPOSSIBLE: dict[str, dict[str, Any]] = {
+    "outside": {"token_ids": [10_000, END]},
+    "negative": {"token_ids": [-5, END]},
+    "huge": {"token_ids": [2**70, END]},
+    "middle": {"token_ids": [END, END]},
+    "many": {"token_ids": [1] * 9, "finish_reason": "length", "logprobs": {"token_logprobs": [-1.0] * 9}},
+    "above": {"logprobs": {"token_logprobs": [0.5, -1.0]}},
+    "infinite": {"logprobs": {"token_logprobs": [float("-inf"), -1.0]}},
+}
+
+
 class Server:
     """Speaks vLLM's API on one port, through restarts, and fails where `fault` of (seed, attempt) names a way."""
 
@@ -140,13 +152,16 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "cut":
             self._send(200, tree, promised=10_000)
             self.connection.shutdown(socket.SHUT_RDWR)
+        elif fault == "half":
+            self._send(200, tree, keep=30)
         else:
             choice |= {"abort": {"finish_reason": "abort"}, "short": {"finish_reason": "length"}}.get(fault, {})
+            choice |= IMPOSSIBLE.get(fault, {})
             tree |= {"base": {"model": "other"}, "text": {"choices": [{"text": "hi"}]}}.get(fault, {})
             self._send(200, tree)
 
-    def _send(self, status: int, tree: dict[str, Any], promised: int | None = None) -> None:
-        data = json.dumps(tree).encode()
+    def _send(self, status: int, tree: dict[str, Any], promised: int | None = None, keep: int | None = None) -> None:
+        data = json.dumps(tree).encode()[:keep]
         self.send_response(status)
         self.send_header("content-length", str(promised or len(data)))
         if 300 <= status < 400:
@@ -184,7 +199,7 @@ def adapter(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("fault", ["500", "503", "429", "drop", "cut", "hang", "abort"])
+@pytest.mark.parametrize("fault", ["500", "503", "429", "drop", "cut", "half", "hang", "abort"])
 def test_what_passes_is_tried_again_and_each_index_comes_once(server: Server, fault: str) -> None:
     server.fault = lambda seed, attempt: fault if seed % 7 == 0 and attempt < 3 else ""
     patience = {"timeout_s": 1.0, "patience_s": 30.0} if fault == "hang" else {}
@@ -400,3 +415,41 @@ def test_patience_is_for_failing_not_for_long_work(monkeypatch: pytest.MonkeyPat
 )
 def test_a_served_model_is_told_by_its_names(served: ServedModel, wanted: str, same: bool) -> None:
     assert is_model(served, wanted) == same
+
+
+@pytest.mark.parametrize("fault", IMPOSSIBLE)
+def test_what_no_server_can_have_drawn_is_refused_in_one_line(server: Server, fault: str) -> None:
+    server.fault = lambda *_: fault
+    with engine(server) as drawing, pytest.raises(UserError) as caught:
+        list(drawing.sample(requests(1), SAMPLING))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"--engine {server.url}: it ")
+
+
+def test_a_key_is_stripped_and_never_shown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", " secret-key-123\n")
+    with engine(server) as drawing:
+        check(list(drawing.sample(requests(1), SAMPLING)), 1)
+    assert server.calls[-1][2]["authorization"] == "Bearer secret-key-123"
+    answer = http_client.Answer(400, b'{"error": {"message": "no Bearer secret-key-123 here"}}')
+    assert answer.message == "status 400: no Bearer *** here"
+    monkeypatch.setenv("VLLM_API_KEY", "secret key\u00e9")
+    with pytest.raises(UserError) as caught:
+        engine(server)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_password_in_the_url_is_refused_unseen() -> None:
+    with pytest.raises(UserError, match="VLLM_API_KEY") as caught:
+        HttpEngine("http://me:hidden@127.0.0.1:1", Serving(ModelSettings(device="cpu"), 64))
+    assert "hidden" not in str(caught.value)
+
+
+def test_errors_nested_without_end_are_a_status() -> None:
+    assert http_client.Answer(400, b"[" * 100_000).message == "status 400"
+
+
+def test_a_missing_certificate_file_is_named(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/cert.pem")
+    with pytest.raises(UserError, match=r"SSL_CERT_FILE: /nowhere/cert\.pem"):
+        engine(server)
