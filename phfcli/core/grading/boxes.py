@@ -4,6 +4,7 @@ import re
 
 _TOKEN = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace \{ is a symbol, not a group
 _BARE = re.compile(r"\s*([+-]?[0-9](?:[0-9.,]*[0-9])?|[A-Za-z])(?![A-Za-z0-9])")
+_JOINED = re.compile(r"[\s$,;.]*(?:and|or|\\text\{\s*(?:and|or)\s*\})?[\s$,]*")
 _COMMAND = "\\boxed"
 
 
@@ -11,20 +12,40 @@ def last_box(text: str) -> str | None:
     r"""The content of the last \boxed in `text`, or None.
 
     None means that there is no box, that the last one is empty, or that the last one is never closed: an earlier box
-    is then not what the completion ended with. `\boxed 5` and `\boxed x` (one number or one letter) are read too.
+    is then not what the completion ended with. `\boxed 5` and `\boxed x` (one number or one letter) are read too;
+    a mere mention of the command is passed over.
     """
     start = text.rfind(_COMMAND)
-    while start >= 0 and text[start + len(_COMMAND) : start + len(_COMMAND) + 1].isalpha():
-        start = text.rfind(_COMMAND, 0, start)  # \boxedsomething is another command
-    if start < 0:
-        return None
-    after = start + len(_COMMAND)
-    brace = after + len(text[after:]) - len(text[after:].lstrip())
-    if text[brace : brace + 1] != "{":
-        bare = _BARE.match(text, after)
-        return bare[1] if bare else None
-    end = group_end(text, brace)
-    return text[brace + 1 : end].strip() or None if end is not None else None
+    while start >= 0:
+        after = start + len(_COMMAND)
+        if text[after : after + 1].isalpha():  # \boxedsomething is another command
+            start = text.rfind(_COMMAND, 0, start)
+            continue
+        brace = after + len(text[after:]) - len(text[after:].lstrip())
+        if text[brace : brace + 1] == "{":
+            end = group_end(text, brace)
+            return text[brace + 1 : end].strip() or None if end is not None else None
+        if bare := _BARE.match(text, after):
+            return bare[1]
+        if not text[after:].strip():
+            return None  # the completion is cut there
+        start = text.rfind(_COMMAND, 0, start)  # the command is only spoken of
+    return None
+
+
+def last_boxes(text: str) -> list[str]:
+    r"""The contents of the last boxes, in order, as far as nothing but "and", "or" and commas joins them."""
+    found = [match.start() for match in re.finditer(r"\\boxed\s*\{", text)]
+    boxes: list[str] = []
+    following = len(text)
+    for start in reversed(found):
+        brace = text.index("{", start)
+        end = group_end(text, brace)
+        if end is None or (boxes and not _JOINED.fullmatch(text, end + 1, following)):
+            break
+        boxes.insert(0, text[brace + 1 : end].strip())
+        following = start
+    return boxes
 
 
 def group_end(text: str, brace: int) -> int | None:

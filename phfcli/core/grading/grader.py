@@ -1,6 +1,7 @@
 """The grader: completions against golds, each with a status, never a silent failure. See docs/grading.md."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from phfcli.core.grading.answers import Answer, decide, read
-from phfcli.core.grading.boxes import last_box
+from phfcli.core.grading.boxes import last_box, last_boxes, split_commas
 from phfcli.core.grading.limits import Refused
 from phfcli.core.grading.pool import DIED, TIMEOUT, Pool
 
@@ -27,6 +28,11 @@ class Status(StrEnum):
     error = "error"  # refused before parsing, not parsed, or the worker died
     bad_gold = "bad_gold"  # the gold itself is not usable
 
+
+_CHOICE = re.compile(
+    r"(?:\\(?:text|textbf|mathrm)\s*\{\s*\(?([A-J])[).:]*\s*\}|\(([A-J])\)[.:]?)[~ ]*(\S.*)", re.DOTALL
+)
+_LETTER = re.compile(r"(?:\\(?:text|textbf|mathrm)\s*\{)?\s*\(?[A-J]\)?\s*\}?")
 
 # of the statuses under several accepted answers the one that counts: a failure is told before a wrong answer
 _PREFERRED = [
@@ -96,10 +102,10 @@ class Grader:
 
         A sequence of golds holds accepted answers, of which any counts as correct.
         """
-        answers = [last_box(completion) for _, completion in pairs]
         golds = [(gold,) if isinstance(gold, str) else tuple(gold) or ("",) for gold, _ in pairs]
+        answers = [_final_answer(completion, accepted) for (_, completion), accepted in zip(pairs, golds, strict=True)]
         compared = [
-            (_readable(gold), _readable(answer or ""))
+            (_readable(gold), _readable(_meant(answer or "", gold)))
             for accepted, answer in zip(golds, answers, strict=True)
             for gold in accepted
         ]
@@ -145,6 +151,24 @@ def _usable_cpus() -> int:
     """CPUs that this process may run on, at most _MAX_WORKERS. Only Linux tells them from those that there are."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cpus, _MAX_WORKERS)
+
+
+def _final_answer(completion: str, golds: Sequence[str]) -> str | None:
+    """The last box; where a gold holds several values, all boxes of a list that the completion ends with."""
+    if any(len(split_commas(gold)) > 1 for gold in golds):
+        boxes = last_boxes(completion)
+        if len(boxes) > 1:
+            return ", ".join(boxes)
+    return last_box(completion)
+
+
+def _meant(answer: str, gold: str) -> str:
+    r"""Of a choice with its value, such as \text{(C) } 15, the part that the gold is of the kind of."""
+    choice = _CHOICE.fullmatch(answer.strip())
+    if choice is None:
+        return answer
+    letter = choice[1] or choice[2]
+    return letter if _LETTER.fullmatch(gold.strip()) else choice[3]
 
 
 def _readable(text: str) -> Answer | None:

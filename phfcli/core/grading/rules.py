@@ -19,9 +19,27 @@ _UNICODE = str.maketrans(
         **dict.fromkeys("\u00a0\u2002\u2003\u2009\u200a\u202f", " "),
         **dict.fromkeys("\u200b\ufeff\u2060", ""),
         **{"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty "},
-        **{"°": r"^\circ ", "√": r"\sqrt ", "²": "^2", "³": "^3", "±": r"\pm ", "∅": r"\emptyset "},
+        **{"°": r"^\circ ", "±": r"\pm ", "∅": r"\emptyset ", "。": ".", "，": ", ", "、": ", ", "％": r"\%"},
+        **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F) if chr(code) not in "，％"},  # full width
         **{"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in "},
     }
+)
+_VULGAR = {
+    character: rf"\frac{{{numerator}}}{{{denominator}}}"
+    for characters, denominator, numerators in (
+        ("½", 2, "1"), ("⅓⅔", 3, "12"), ("¼¾", 4, "13"), ("⅕⅖⅗⅘", 5, "1234"), ("⅙⅚", 6, "15"), ("⅐", 7, "1"),
+        ("⅛⅜⅝⅞", 8, "1357"), ("⅑", 9, "1"), ("⅒", 10, "1"),
+    )
+    for character, numerator in zip(characters, numerators, strict=True)
+}  # fmt: skip
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni")
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ]+")
+_ROOT_SIGNS = {"√": "", "∛": "[3]", "∜": "[4]"}
+_ROOT_SIGN = re.compile(r"([√∛∜])\s*([0-9]+(?:\.[0-9]+)?|[a-zA-Z]|(?=[({]))")
+_PARENTHESISED_ROOT = re.compile(r"\\sqrt\s*(?=\()")
+_LABEL = r"(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?answer(?:\s+is)?\s*[:=]?\s*"
+_ALIGNED = re.compile(
+    r"\\begin\s*\{(aligned|align\*?|gathered|gather\*?|split|eqnarray\*?)\}(.*)\\end\s*\{\1\}", re.DOTALL
 )
 _UNWRAPPED = frozenset(
     {"boxed", "fbox", "underline", "uline", "mathbf", "boldsymbol", "bm", "mathit", "mathsf", "mathtt"}
@@ -41,6 +59,49 @@ _MAX_SIGNS = 3  # eight values
 def _sub(pattern: str, replacement: str) -> Rule:
     compiled = re.compile(pattern)
     return lambda text: compiled.sub(replacement, text)
+
+
+def _written_out(text: str) -> str:
+    """Fractions, powers and roots that Unicode writes as single characters, as LaTeX writes them."""
+    for character, fraction in _VULGAR.items():
+        text = text.replace(character, fraction)
+    text = _SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(_SUPERSCRIPTS)}}}", text)
+    return _ROOT_SIGN.sub(_root, text)
+
+
+def _root(match: re.Match[str]) -> str:
+    """A root sign covers the whole number or the one letter behind it; what stands in brackets is left to `_braced`."""
+    return rf"\sqrt{_ROOT_SIGNS[match[1]]}" + (f"{{{match[2]}}}" if match[2] else "")
+
+
+def _braced_roots(text: str) -> str:
+    r"""Writes \sqrt(a) as \sqrt{a}, as far as its bracket closes."""
+    position = 0
+    while match := _PARENTHESISED_ROOT.search(text, position):
+        position = match.end()
+        end = _closing(text, position)
+        if end is not None:
+            text = f"{text[: match.start()]}\\sqrt{{{text[position + 1 : end]}}}{text[end + 1 :]}"
+    return text
+
+
+def _closing(text: str, start: int) -> int | None:
+    """Where the round bracket at `start` closes."""
+    depth = 0
+    for index in range(start, len(text)):
+        depth += (text[index] == "(") - (text[index] == ")")
+        if depth == 0:
+            return index
+    return None
+
+
+def _last_line(text: str) -> str:
+    """The last line of an aligned block, which is where a derivation ends."""
+    match = _ALIGNED.search(text)
+    if match is None:
+        return text
+    lines = [line for line in re.split(r"\\\\(?:\[[^\]]*\])?", match[2]) if line.strip()]
+    return text[: match.start()] + (lines[-1].replace("&", "") if lines else "") + text[match.end() :]
 
 
 def _printable(text: str) -> str:
@@ -88,6 +149,10 @@ def _choose(pieces: list[str], choice: tuple[int, ...]) -> list[str]:
 
 RULES: tuple[tuple[str, Rule], ...] = (
     ("printable", _printable),
+    ("written out", _written_out),
+    ("aligned", _last_line),
+    ("answer label in text", _sub(rf"^\s*\\text\s*\{{\s*(?i:{_LABEL})\}}\s*(?=\S)", "")),
+    ("answer label", _sub(rf"^\s*(?i:{_LABEL})(?=[^\sa-zA-Z])", "")),
     ("display", _sub(r"\\(?:displaystyle|textstyle|limits|left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\.?", " ")),
     ("wrappers", lambda text: unwrap(text, _UNWRAPPED)),
     ("text", _sub(_TEXT, r"\\text")),
@@ -106,10 +171,13 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("constants", _sub(r"\\text\s*\{\s*([ei])\s*\}", r" \1 ")),
     ("programs", _sub(r"(?<![a-zA-Z\\])(?:np|numpy|math|sympy)\.", "")),
     ("functions", _sub(rf"(?<![a-zA-Z\\{{])({_FUNCTIONS})(?![a-zA-Z])", r"\\\1 ")),
+    ("roots", _braced_roots),
+    ("approximately", _sub(r"^\s*(?:[a-zA-Z]\s*)?\\(?:approx|simeq|sim)(?![a-zA-Z])\s*", "")),
     ("degrees of an angle", _sub(rf"({_TRIGONOMETRIC}){_DEGREES}", r"\1\\frac{\2\\pi}{180}")),
     ("imaginary unit", _sub(r"(?<=[0-9])i(?![a-zA-Z])", " i")),
     ("scientific", _sub(rf"(?<![\w.}}\\]){_DECIMAL}[eE]\+?(-?[0-9]+)(?![\w.])", r"\1\\times 10^{\2}")),
     ("percent sign", _sub(r"\s*\\text\s*\{\s*(?:percent|\\?%)\s*\}|(?<=[0-9])\s*percent(?![a-zA-Z])|(?<!\\)%", r"\\%")),
+    ("percent of a fraction", _sub(r"(\\frac\s*\{[^{}]*\}\s*\{[^{}]*\})\s*\\%", r"\\frac{\1}{100}")),
     ("percent", _percent),
     ("factorials", _sub(r"([0-9]+|[a-zA-Z])!\s*\^", r"(\1!)^")),
     ("mixed fractions", _sub(r"(?<![0-9.])([0-9]+) +([0-9]+)/([0-9]+)(?![0-9.])", r"\1\\frac{\2}{\3}")),

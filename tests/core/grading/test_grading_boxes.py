@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phfcli.core.grading.answers import Answer, decide, read
-from phfcli.core.grading.boxes import enclosure, last_box, split_commas
+from phfcli.core.grading.boxes import enclosure, last_box, last_boxes, split_commas
 from phfcli.core.grading.limits import Refused
 from phfcli.core.grading.numbers import agree, plain_number, rounds
 
@@ -38,12 +38,28 @@ from phfcli.core.grading.numbers import agree, plain_number, rounds
         (r"\boxed{4} and \boxed{5", None),
         (r"\boxed{4} and \boxed", None),
         (r"\boxed{4} \boxedtext{5}", "4"),
+        (r"\boxed{4}, which I put in \boxed as asked", "4"),
+        (r"\boxed as asked", None),
         (r"\fbox{5}", None),
         (r"\boxed{5}}}", "5"),
     ],
 )
 def test_the_last_box_is_the_answer(completion: str, answer: str | None) -> None:
     assert last_box(completion) == answer
+
+
+@pytest.mark.parametrize(
+    ("completion", "boxes"),
+    [
+        (r"$\boxed{1}$ and $\boxed{2}$.", ["1", "2"]),
+        (r"\boxed{1}, \boxed{2}, or \boxed{\frac{1}{2}}", ["1", "2", r"\frac{1}{2}"]),
+        (r"first \boxed{1}, but then \boxed{2} and \boxed{3}", ["2", "3"]),
+        (r"\boxed{1} is wrong; \boxed{2}", ["2"]),
+        ("none", []),
+    ],
+)
+def test_boxes_that_only_and_or_and_commas_join_are_a_list(completion: str, boxes: list[str]) -> None:
+    assert last_boxes(completion) == boxes
 
 
 @given(st.text(), st.text(alphabet=string.ascii_letters + string.digits + " +-^_,"))
