@@ -131,4 +131,4 @@ def test_a_run_to_diagnose_or_compare_that_is_not_there(phf: Phf, tmp_path: Path
     (tmp_path / "flow.safetensors").write_bytes(b"not tensors")
     refused(phf("diagnose", tmp_path / "flow.safetensors"), "flow.safetensors", "damaged")
     (tmp_path / "summary.json").write_text("{}")
-    refused(phf("compare", tmp_path / "summary.json"), "summary.json", "not a summary")
+    refused(phf("compare", tmp_path / "summary.json"), "summary.json", "expected a summary")

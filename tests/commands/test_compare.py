@@ -155,7 +155,7 @@ def test_a_checkpoint_is_compared_by_its_own_evaluation(phf: Phf, tmp_path: Path
     evaluation(tmp_path / "a", {"p": [1, 1], "q": [0, 1]}, config={"objective": "phf", "seed": 0})
     checkpoint = tmp_path / "a" / "checkpoints" / "step-000050"
     checkpoint.mkdir(parents=True)
-    (checkpoint / "trainer.json").write_text('{"step": 50}')
+    (checkpoint / "trainer.json").write_text('{"step": 50, "model": "m", "schedule": {}}')
     done = phf("compare", f"early={checkpoint}", "a", "--json").json
     assert [(row["name"], row["step"]) for row in done["rows"]] == [("early", 50), ("a", 100)]
     done = phf("compare", checkpoint, "a", "--json").json  # no seeds of one method, but two arms
@@ -209,10 +209,10 @@ def test_names_are_no_markup(phf: Phf, tmp_path: Path) -> None:
 
 def test_a_summary_from_elsewhere(phf: Phf, tmp_path: Path) -> None:
     evaluation(tmp_path / "a", SOME)
-    told = {"bench": "aime", "target": "theirs", "average": 0.4}
+    told = {"bench": "aime", "target": "theirs", "average": 2 / 3}
     (tmp_path / "alone.json").write_text(json.dumps(told))
     done = phf("compare", "a", "alone.json", "--json")
-    assert done.json["rows"][1]["average"] == 0.4
+    assert done.json["rows"][1]["average"] == 2 / 3
     assert done.json["pairs"] == []  # nothing is known by problem
     (tmp_path / "scored.json").write_text(json.dumps(told | {"scores": {"p": [1], "q": [0], "r": [1]}}))
     done = phf("compare", "a", "scored.json", "--json")
@@ -230,7 +230,11 @@ def test_the_problems_that_changed_are_named(phf: Phf, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [("{}", "bench, average, target missing"), ("[]", "expected an object"), ("{", "not readable as JSON")],
+    [
+        ("{}", "bench: field required; expected a summary of an evaluation"),
+        ("[]", "expected an object"),
+        ("{", "not readable as JSON"),
+    ],
 )
 def test_what_is_no_summary_is_refused(phf: Phf, tmp_path: Path, content: str, told: str) -> None:
     (tmp_path / "x.json").write_text(content)

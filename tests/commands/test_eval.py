@@ -18,7 +18,9 @@ SMALL = ("--limit", 3, "--n", 2, "--quiet", *ENGINE)
 
 def samples(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
-    return sorted(({**line, "seconds": 0} for line in lines), key=lambda line: (line["problem"], line["sample"]))
+    return sorted(
+        ({**line, "seconds": 0, "sum": ""} for line in lines), key=lambda line: (line["problem"], line["sample"])
+    )
 
 
 def test_the_json_of_an_evaluation(phf: Phf, tmp_path: Path) -> None:

@@ -29,8 +29,9 @@ from phfcli.core.runs.provenance import environment, model_identity, now
 from phfcli.core.runs.run_folder import saved_config
 from phfcli.core.settings import resolve
 from phfcli.core.storage.background_writer import BackgroundWriter
-from phfcli.core.storage.files import file_hash, read_json, write_json
+from phfcli.core.storage.files import file_hash, write_json
 from phfcli.core.storage.locks import kept
+from phfcli.core.storage.schemas import AdapterForm, EvaluationSettingsForm, ManifestForm, read_form
 from phfcli.core.types import Completion, Request, Sampling
 
 PUBLISHED_NEW_TOKENS = 38_912
@@ -126,7 +127,8 @@ class Evaluator:
         plain = evaluation_folder(run or Path("runs") / self.target.name, self.target.step, name)
         if not (plain / "settings.json").is_file():
             return plain
-        before, now = read_json(plain / "settings.json"), self._settings(bench, sampling)
+        before = read_form(plain / "settings.json", EvaluationSettingsForm)
+        now = self._settings(bench, sampling)
         other = {key for key in ("sampling", "seed", "prompt") if key in before and before[key] != now[key]}
         return plain.with_name(f"{name}+{_sampling_name(now)}") if other else plain
 
@@ -257,14 +259,16 @@ def _adapter_config_hash(adapter: Path) -> str:
             return {key: ordered(value[key]) for key in sorted(value)}
         return sorted(map(ordered, value), key=json.dumps) if isinstance(value, list) else value
 
-    return hashlib.sha256(json.dumps(ordered(read_json(adapter / "adapter_config.json"))).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(ordered(read_form(adapter / "adapter_config.json", AdapterForm))).encode()
+    ).hexdigest()
 
 
 def _check_base(target: Target, model: Mapping[str, Any]) -> None:
     """Raises UserError where an adapter of a run is put on other weights than those it was trained on."""
     if target.run is None:
         return
-    trained_on = read_json(target.run / "manifest.json")["model"]
+    trained_on = read_form(target.run / "manifest.json", ManifestForm)["model"]
     for key in ("sha256", "revision"):
         if key in trained_on and key in model and trained_on[key] != model[key]:
             raise UserError(

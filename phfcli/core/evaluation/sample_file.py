@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from phfcli.core.errors import UserError
-from phfcli.core.storage.files import append_lines, drop_cut_line, read_json, read_lines, write_json
+from phfcli.core.storage.files import append_lines, drop_cut_line, write_json
 from phfcli.core.storage.locks import writing_alone
+from phfcli.core.storage.schemas import EvaluationSettingsForm, SampleForm, read_form, read_forms, with_sum
 from phfcli.core.types import Problem
 
 GradedSample = dict[str, Any]  # a line of samples.jsonl
@@ -50,14 +51,14 @@ class SampleFile:
     def read(self, problems: Sequence[Problem], n: int) -> dict[Key, GradedSample]:
         """The samples of these problems; a key that stands twice counts once."""
         wanted = {(p.id, i) for p in problems for i in range(n)}
-        keyed = {(line["problem"], line["sample"]): line for line in reversed(read_lines(self.path))}
+        keyed = {(line["problem"], line["sample"]): line for line in reversed(read_forms(self.path, SampleForm))}
         return {key: line for key, line in keyed.items() if key in wanted}
 
     def append(self, samples: Sequence[GradedSample]) -> None:
-        append_lines(self.path, samples)
+        append_lines(self.path, [with_sum(sample) for sample in samples])
 
     def _check(self, settings: Mapping[str, Any]) -> None:
-        before = read_json(self.folder / "settings.json")
+        before = read_form(self.folder / "settings.json", EvaluationSettingsForm)
         for key, value in settings.items():
             if key in before and before[key] != value:
                 raise UserError(

@@ -7,12 +7,21 @@ from typing import Any
 from urllib.parse import quote
 
 from phfcli.core.errors import UserError
+from phfcli.core.evaluation.average import average
 from phfcli.core.grading import Status
 from phfcli.core.printable import printable
 from phfcli.core.runs.layout import evaluation_files, is_run, run_of_evaluation
 from phfcli.core.settings import read_yaml
-from phfcli.core.storage.files import read_json, read_lines
+from phfcli.core.storage.schemas import (
+    EvaluationSettingsForm,
+    SampleForm,
+    SummaryForm,
+    TrainerForm,
+    read_form,
+    read_forms,
+)
 
+_ROUNDING = 1e-6
 _FREE = ("seed", "output_dir", "keep", "checkpoint_every", "vllm", "http", "device")  # which make no other method
 
 
@@ -110,16 +119,16 @@ def summaries_of(path: Path, all_steps: bool) -> list[Path]:
     if not path.exists():
         raise UserError(f"{path}: no such run, checkpoint or summary")
     if path.parent.name == "checkpoints" and (path / "trainer.json").is_file():
-        step = read_json(path / "trainer.json")["step"]
+        step = read_form(path / "trainer.json", TrainerForm)["step"]
         found = evaluation_files(path.parents[1], "summary.json")
-        return [file for file in found if read_json(file).get("step") == step]
+        return [file for file in found if read_form(file, SummaryForm).get("step") == step]
     found = evaluation_files(path, "summary.json")
     return found if all_steps else _newest(found)
 
 
 def _newest(summaries: list[Path]) -> list[Path]:
     """Of each benchmark the evaluations of the newest step."""
-    told = {path: read_json(path) for path in summaries}
+    told = {path: read_form(path, SummaryForm) for path in summaries}
     steps: dict[str, int] = {}
     for summary in told.values():
         bench = str(summary.get("bench"))
@@ -128,17 +137,14 @@ def _newest(summaries: list[Path]) -> list[Path]:
 
 
 def _load(path: Path, name: str | None) -> SavedEvaluation:
-    summary = read_json(path)
-    if not isinstance(summary, dict):
-        raise UserError(f"{path}: not a summary: expected an object with named fields")
-    missing = [key for key in ("bench", "average", "target") if key not in summary]
-    if missing:
-        raise UserError(f"{path}: not a summary of an evaluation: {', '.join(missing)} missing")
+    summary = read_form(path, SummaryForm)
     alone = path.name != "summary.json"  # a file from elsewhere: what lies beside it is another's
     samples, golds = ({}, {}) if alone else _samples(path.parent / "samples.jsonl")
     scores = {problem: [float(s.correct) for s in drawn] for problem, drawn in samples.items()}
+    scores = scores or {problem: list(map(float, own)) for problem, own in summary.get("scores", {}).items()}
+    _check_average(path, summary, scores)
     settings_file = path.parent / "settings.json"
-    settings = read_json(settings_file) if settings_file.is_file() and not alone else {}
+    settings = read_form(settings_file, EvaluationSettingsForm) if settings_file.is_file() and not alone else {}
     told = {key: summary[key] for key in ("bench_sha256", "sampling", "n", "engine", "prompt") if key in summary}
     run = run_of_evaluation(path.parent)
     home = str((path if alone else run).resolve())
@@ -158,18 +164,22 @@ def _load(path: Path, name: str | None) -> SavedEvaluation:
         settings=told | settings,
         folder=path.parent,
         samples=samples,
-        scores=scores or _told_scores(path, summary.get("scores", {})),
+        scores=scores,
         golds=golds,
         seed=config.get("seed"),
     )
 
 
-def _told_scores(path: Path, scores: Any) -> dict[str, list[float]]:
-    """The scores that a summary file holds itself."""
-    try:
-        return {str(problem): [float(score) for score in own] for problem, own in scores.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise UserError(f"{path}: scores: expected a list of numbers for each problem") from None
+def _check_average(path: Path, summary: dict[str, Any], scores: dict[str, list[float]]) -> None:
+    """Raises UserError for a summary that says another score than its samples do."""
+    wanted = {problem: own for problem, own in scores.items() if len(own) == summary.get("n", len(own))}
+    if not scores or len(wanted) != summary.get("problems", len(wanted)):
+        return  # samples of a stopped or a larger evaluation: the summary is of others
+    own = average(list(wanted.values())).average
+    if abs(own - summary["average"]) > _ROUNDING:
+        raise UserError(
+            f"{path}: average is {summary['average']}, and the samples beside it give {own:.6g}; evaluate again"
+        )
 
 
 def _most_samples(results: list[SavedEvaluation]) -> list[SavedEvaluation]:
@@ -189,7 +199,7 @@ def _samples(path: Path) -> tuple[dict[str, list[SavedSample]], dict[str, str | 
     """The samples of each problem, each key once, and the gold answers."""
     keyed: dict[tuple[str, int], SavedSample] = {}
     golds: dict[str, str | None] = {}
-    for line in read_lines(path):
+    for line in read_forms(path, SampleForm):
         keyed[line["problem"], line["sample"]] = SavedSample(line["sample"], line["status"], line["answer"])
         golds[line["problem"]] = line.get("gold")
     drawn: dict[str, list[SavedSample]] = {}

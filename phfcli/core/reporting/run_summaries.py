@@ -12,7 +12,8 @@ from phfcli.core.printable import printable
 from phfcli.core.reporting.table_export import ResultTable
 from phfcli.core.runs.layout import evaluation_files, is_run
 from phfcli.core.settings import read_yaml
-from phfcli.core.storage.files import read_json, read_lines
+from phfcli.core.storage.files import read_json
+from phfcli.core.storage.schemas import StepForm, read_forms
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def load_run_summary(name: str | None, folder: Path) -> RunSummary:
         folder,
         read_yaml(folder / "config.yaml") if is_run(folder) else {},
         read_json(told[0]) if told else {},
-        read_lines(folder / "metrics.jsonl"),
+        read_forms(folder / "metrics.jsonl", StepForm),
         comparable([diagnose_file(file, "loss") for file in saved]),
     )
 

@@ -24,7 +24,7 @@ from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import ONE_THREAD_WIDTH
 from phfcli.core.rollouts.checked import ImpossibleCompletionError, checked
 from phfcli.core.rollouts.engine import Serving
-from phfcli.core.storage.files import read_json
+from phfcli.core.storage.schemas import AdapterForm, read_form
 from phfcli.core.types import Completion, Request, Sampling
 
 if TYPE_CHECKING:
@@ -162,11 +162,8 @@ class VllmEngine:
 
 def adapter_rank(folder: Path) -> int:
     """The largest rank in an adapter's config. Raises UserError where it names none."""
-    config = read_json(folder / "adapter_config.json")
-    ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
-    if not all(isinstance(rank, int) and rank > 0 for rank in ranks):
-        raise UserError(f"{folder / 'adapter_config.json'}: r: expected the adapter's rank, got {config.get('r')!r}")
-    return int(max(ranks))
+    config = read_form(folder / "adapter_config.json", AdapterForm)
+    return int(max([config["r"], *(config.get("rank_pattern") or {}).values()]))
 
 
 def engine_options(serving: Serving, rank: int | None, device: torch.device, training: bool) -> dict[str, Any]:

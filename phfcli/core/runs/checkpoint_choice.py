@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phfcli.core.errors import UserError
-from phfcli.core.runs.checkpoints import checkpoints_of
+from phfcli.core.runs.checkpoints import check_sums, checkpoints_of
 from phfcli.core.runs.layout import is_run, step_of
 from phfcli.core.shipped_files import EMBEDDED
-from phfcli.core.storage.files import read_json
+from phfcli.core.storage.schemas import AdapterForm, TrainerForm, read_form
 from phfcli.core.storage.tensors import check_tensors
 
 
@@ -60,21 +60,22 @@ def _checkpoint_target(path: Path, base: str | None) -> Target:
         what = "a model" if whole else "an adapter"
         raise UserError(f"{path}: {what} without its weights ({weights.name} is missing)")
     check_tensors(weights)
+    check_sums(path)
     if whole and base is not None:
         raise UserError(f"--base: {path} is not an adapter, so it has no base model")
     adapter, place = None if whole else path, path.absolute()
     step = step_of(place.name)
     if step is not None and place.parent.name == "checkpoints" and _is_checkpoint(path):
         run = _plain_path(str(place.parents[1]))
-        origin = base or str(read_json(path / "trainer.json")["model"])
+        origin = base or str(read_form(path / "trainer.json", TrainerForm)["model"])
         model = str(path) if whole else origin
         return Target(run.absolute().name, model, origin, adapter=adapter, run=run, step=step)
     if whole:  # copied out of its run
-        return Target(place.name, str(path), str(read_json(path / "trainer.json")["model"]))
-    model = base or read_json(path / "adapter_config.json").get("base_model_name_or_path")
-    if not model:
+        return Target(place.name, str(path), str(read_form(path / "trainer.json", TrainerForm)["model"]))
+    named = base or read_form(path / "adapter_config.json", AdapterForm).get("base_model_name_or_path")
+    if not named:
         raise UserError(f"{path / 'adapter_config.json'}: base_model_name_or_path is missing; name it with --base")
-    return Target(place.name, str(model), str(model), adapter=path)
+    return Target(place.name, str(named), str(named), adapter=path)
 
 
 def _plain_path(text: str) -> Path:

@@ -20,8 +20,9 @@ from phfcli.core.models.description import generation_config
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.objectives.teachers.contract import Teacher
 from phfcli.core.runs.layout import step_of
-from phfcli.core.storage.files import new_folder, read_json, remove_folder, write_json
+from phfcli.core.storage.files import file_hash, new_folder, remove_folder, write_json
 from phfcli.core.storage.locks import unused
+from phfcli.core.storage.schemas import TrainerForm, read_form
 from phfcli.core.storage.tensors import read_tensors, write_tensors
 
 _ONE_FILE = "10TB"
@@ -45,7 +46,7 @@ def save_checkpoint(
         model.description.tokenizer.save_pretrained(target)
         write_tensors(_state(target, model) / "teacher.safetensors", teacher.state_dict())
         write_tensors(_state(target, model) / "optimizer.safetensors", _optimizer_tensors(optimizer, model))
-        write_json(target / "trainer.json", state)
+        write_json(target / "trainer.json", {**state, "sha256": _sums(target)})
 
 
 def load_checkpoint(
@@ -58,7 +59,8 @@ def load_checkpoint(
         UserError: for a file that is missing or damaged. In either case nothing has been put in place.
     """
     trainable = model.trainable()
-    state: dict[str, Any] = read_json(folder / "trainer.json")
+    state = read_form(folder / "trainer.json", TrainerForm)
+    check_sums(folder)
     weights = _read_weights(folder, model)
     averages = _read_like(_state(folder, model) / "teacher.safetensors", teacher.state_dict())
     optimized = _state(folder, model) / "optimizer.safetensors"
@@ -71,6 +73,24 @@ def load_checkpoint(
     teacher.load_state_dict(averages)
     _load_optimizer_tensors(optimizer, model, moments)
     return state
+
+
+def check_sums(folder: Path) -> None:
+    """Raises UserError, naming the file, if a checkpoint's file is not what was written. Older ones have none."""
+    if not (folder / "trainer.json").is_file():
+        return
+    for name, wanted in read_form(folder / "trainer.json", TrainerForm).get("sha256", {}).items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: damaged or incomplete: the file is missing")
+        if file_hash(path) != wanted:
+            raise UserError(f"{path}: damaged: its content is not what was written (checksum)")
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """The checksum of every file of a checkpoint that weights or settings are read from."""
+    files = [*folder.rglob("*.safetensors"), folder / "adapter_config.json", folder / "config.json"]
+    return {str(path.relative_to(folder)): file_hash(path) for path in sorted(files) if path.is_file()}
 
 
 def save_weights(model: LanguageModel, folder: Path) -> None:

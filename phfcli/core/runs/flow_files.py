@@ -22,7 +22,7 @@ from torch import Tensor
 from phfcli.core.errors import UserError
 from phfcli.core.names import StateDtype
 from phfcli.core.runs.layout import step_name
-from phfcli.core.storage.tensors import open_tensors, write_tensors
+from phfcli.core.storage.tensors import check_seal, open_tensors, write_tensors
 
 _VERSION = 2
 _STATES = ("student", "teacher")
@@ -122,7 +122,7 @@ def write_flow(path: Path, flow: Flow, dtype: StateDtype = "model") -> None:
         "lengths": torch.tensor([[len(part) for part in rollout] for rollout in flow.rollouts], dtype=torch.int32),
     }
     metadata = {"format": "phf-flow", "version": str(_VERSION), "texts": json.dumps(flow.texts)}
-    write_tensors(path, tensors, metadata)
+    write_tensors(path, tensors, metadata, sealed=True)
 
 
 def open_flow(path: Path) -> FlowFile:
@@ -131,6 +131,7 @@ def open_flow(path: Path) -> FlowFile:
     Raises:
         UserError: for a file that is missing, damaged, of a newer format, or holds something else.
     """
+    check_seal(path)
     with open_tensors(path) as file:
         metadata = file.metadata() or {}
         _check_header(path, file, metadata)
@@ -138,15 +139,23 @@ def open_flow(path: Path) -> FlowFile:
         rollouts = []
         if "lengths" in file.keys():  # noqa: SIM118  it is no mapping
             rollouts = _rollouts(file.get_tensor("ids").tolist(), file.get_tensor("lengths").tolist())
-        texts = json.loads(metadata.get("texts", "{}"))
+        texts = _texts(path, metadata)
         return FlowFile(
             path,
             layers=file.get_tensor("layers").tolist(),
             counts=valid.sum(1).tolist(),
             positions=file.get_tensor("positions"),
             rollouts=rollouts,
-            texts={int(token): str(text) for token, text in texts.items()},
+            texts=texts,
         )
+
+
+def _texts(path: Path, metadata: dict[str, str]) -> dict[int, str]:
+    """The texts of tokens by their ids. Raises UserError where the header holds something else."""
+    try:
+        return {int(token): str(text) for token, text in json.loads(metadata.get("texts", "{}")).items()}
+    except (ValueError, AttributeError, RecursionError):
+        raise UserError(f"{path}: not a flow file: the texts of its tokens cannot be read") from None
 
 
 def _check_header(path: Path, file: Any, metadata: dict[str, str]) -> None:

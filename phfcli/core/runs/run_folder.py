@@ -16,13 +16,12 @@ from phfcli.core.settings import Source, read_yaml, resolve, write_yaml
 from phfcli.core.storage.files import (
     file_hash,
     json_lines,
-    read_json,
-    read_lines,
     remove_hidden,
     write_json,
     write_text,
 )
 from phfcli.core.storage.locks import writing_alone
+from phfcli.core.storage.schemas import ManifestForm, StepForm, read_form, read_forms
 
 # what may differ when a run goes on: they change where it ends and what it leaves, not the steps themselves
 _FREE_ON_RESUME = ("steps", "checkpoint_every", "keep", "output_dir", "report_to", "sharding", "vllm", "http")
@@ -141,14 +140,26 @@ def _teaching(config: TrainConfig) -> dict[str, Any]:
     return about
 
 
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The run's manifest. A damaged one is set aside: it keeps no run with good checkpoints from going on."""
+    path = folder / "manifest.json"
+    try:
+        return read_form(path, ManifestForm)
+    except UserError as error:
+        if path.exists():
+            path.replace(folder / "damaged-manifest.json")
+        config = resolve(TrainConfig, [saved_config(folder)])
+        return {"created": now(), "model": model_identity(config.model), "replaces": str(error)}
+
+
 def continue_run(folder: Path, step: int) -> None:
     """Notes the resumption in the manifest, and removes metrics after the checkpoint and half-written files."""
     for part in ("checkpoints", "flows"):
         remove_hidden(folder / part)
-    manifest = read_json(folder / "manifest.json")
+    manifest = _manifest(folder)
     manifest.setdefault("resumed", []).append({"step": step, "time": now(), "command": sys.argv})
     write_json(folder / "manifest.json", manifest)
     for name in ("metrics.jsonl", "evaluations.jsonl"):
-        kept = [line for line in read_lines(folder / name) if line["step"] <= step]
+        kept = [line for line in read_forms(folder / name, StepForm) if line["step"] <= step]
         if kept or (folder / name).exists():
             write_text(folder / name, json_lines(kept))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from phfcli.core.errors import DISK_FAULTS, UserError
+from phfcli.core.errors import DISK_FAULTS, UserError, first_line
 
 
 @contextmanager
@@ -67,8 +67,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not readable as JSON: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:  # no text, no JSON, a huge number, endless nesting
+        raise UserError(f"{path}: not readable as JSON: {first_line(error)}") from None
 
 
 def read_lines(path: Path) -> list[Any]:
@@ -79,11 +79,12 @@ def read_lines(path: Path) -> list[Any]:
     if not path.exists():
         return []
     lines = []
-    for number, line in enumerate(_whole_lines(path).decode("utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(_whole_lines(path).decode("utf-8", errors="replace").split("\n")[:-1], start=1):
         try:
             lines.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path} line {number}: not JSON: {error.msg}") from None
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", None) or first_line(error)
+            raise UserError(f"{path} line {number}: not JSON: {reason}") from None
     return lines
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.storage.files import read_json
+from phfcli.core.storage.schemas import ManifestForm, read_form
 
 _PROJECT = "phf"
 
@@ -58,7 +58,7 @@ def _start(name: str, folder: Path, step: int) -> Any:
     if name == "tensorboard":
         options = {"run_name": name, "logging_dir": folder, "purge_step": step + 1}
     else:
-        created = "".join(filter(str.isdigit, read_json(folder / "manifest.json")["created"]))
+        created = "".join(filter(str.isdigit, read_form(folder / "manifest.json", ManifestForm)["created"]))
         options = {"run_name": _PROJECT, "name": folder.name, "resume": "allow"}
         options |= {"id": f"{folder.name}-{created}", "dir": str(folder)} if name == "wandb" else {}
     tracker = LOGGER_TYPE_TO_CLASS[name](**options)

@@ -23,7 +23,8 @@ from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.rollouts.engine import TrainingEngine
 from phfcli.core.runs.layout import step_name
-from phfcli.core.storage.files import append_lines, read_lines
+from phfcli.core.storage.files import append_lines
+from phfcli.core.storage.schemas import ValidationForm, read_forms
 from phfcli.core.training.distributed import Ranks
 from phfcli.core.types import Request, Sampling
 
@@ -79,7 +80,7 @@ class Validation:
 
     def read(self, step: int) -> None:
         """Takes up the results of a run that goes on after a step."""
-        self.results = [line for line in read_lines(self.folder / FILE) if line["step"] <= step]
+        self.results = [line for line in read_forms(self.folder / FILE, ValidationForm) if line["step"] <= step]
 
     def point(self) -> None:
         """Lets RUN/best lead to the best checkpoint."""

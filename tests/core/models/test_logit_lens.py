@@ -35,7 +35,7 @@ def probabilities(layer: Attention, rows: int, columns: int) -> Tensor:
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-@pytest.mark.parametrize("logit lens", [1, 2])
+@pytest.mark.parametrize("lens", [1, 2])
 def test_captured_queries_and_keys_give_the_models_own_attention(
     student: LanguageModel, implementation: str, lens: int
 ) -> None:

@@ -1,0 +1,149 @@
+"""The form of every JSON file that is read back, and reading with a check of it.
+
+A file of another form is named with its field in one line, never a traceback and never taken for something else. Fields
+that are not named here are kept as they are. A line of a JSON Lines file may carry a checksum of its own, in `sum`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, StrictStr, ValidationError
+
+from phfcli.core.errors import UserError
+from phfcli.core.storage.files import read_json, read_lines
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = NonNegativeInt
+
+
+class Form(BaseModel):
+    """The fields that somebody relies on; others may stand beside them. A docstring names the file in messages."""
+
+    model_config = ConfigDict(extra="allow", strict=False)
+
+
+class TrainerForm(Form):
+    """trainer.json of a checkpoint"""
+
+    step: Count
+    model: StrictStr
+    schedule: dict[str, Any]
+    sha256: dict[str, StrictStr] = {}
+
+
+class ModelForm(Form):
+    name: StrictStr
+
+
+class ManifestForm(Form):
+    """manifest.json of a run"""
+
+    created: StrictStr
+    model: ModelForm
+    resumed: list[dict[str, Any]] = []
+
+
+class StepForm(Form):
+    """a line of metrics.jsonl"""
+
+    step: PositiveInt
+
+
+class ValidationForm(Form):
+    """a line of evaluations.jsonl"""
+
+    step: PositiveInt
+    bench: StrictStr
+    average: Share
+
+
+class AdapterForm(Form):
+    """an adapter_config.json of LoRA"""
+
+    r: PositiveInt
+    rank_pattern: dict[str, PositiveInt] | None = None
+    base_model_name_or_path: StrictStr | None = None
+
+
+class EvaluationSettingsForm(Form):
+    """settings.json of an evaluation"""
+
+    model: dict[str, Any] = {}
+    seed: int | None = None
+    sampling: dict[str, Any] = {}
+    prompt: dict[str, Any] = {}
+
+
+class SampleForm(Form):
+    """a line of samples.jsonl"""
+
+    problem: StrictStr
+    sample: Count
+    status: Literal["correct", "wrong", "no_answer", "truncated", "timeout", "error", "bad_gold"]
+    answer: StrictStr | None
+    tokens: Count = 0
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    gold: StrictStr | None = None
+    text: StrictStr = ""
+
+
+class SummaryForm(Form):
+    """a summary of an evaluation"""
+
+    bench: StrictStr
+    average: Share
+    target: StrictStr
+    step: Count | None = None
+    n: PositiveInt | None = None
+    problems: Count | None = None
+    stderr: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    pass_at_k: dict[str, Share] | None = None
+    scores: dict[str, list[Share]] = {}
+
+
+def read_form(path: Path, form: type[Form]) -> dict[str, Any]:
+    """A JSON file of that form, as it stands. Raises UserError, naming file and field, for another one."""
+    return _checked(str(path), form, read_json(path))
+
+
+def read_forms(path: Path, form: type[Form]) -> list[dict[str, Any]]:
+    """The lines of a JSON Lines file, each of that form; none if there is no file.
+
+    Raises:
+        UserError: naming file, line and field, for a line of another form or whose content is not what was written.
+    """
+    lines = []
+    for number, line in enumerate(read_lines(path), start=1):
+        where = f"{path} line {number}"
+        tree = _checked(where, form, line)
+        if "sum" in tree and tree["sum"] != line_sum(tree):
+            raise UserError(f"{where}: its content is not what was written (checksum); the file is damaged")
+        lines.append(tree)
+    return lines
+
+
+def with_sum(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line with its checksum."""
+    return {**line, "sum": line_sum(line)}
+
+
+def line_sum(line: Mapping[str, Any]) -> str:
+    """A checksum over all fields of a line but the checksum itself."""
+    content = json.dumps({key: value for key, value in line.items() if key != "sum"}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _checked(where: str, form: type[Form], tree: Any) -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        raise UserError(f"{where}: expected an object with named fields, {form.__doc__}")
+    try:
+        form.model_validate(tree)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        field = ".".join(map(str, problem["loc"]))
+        message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        raise UserError(f"{where}: {field}: {message[:1].lower()}{message[1:]}; expected {form.__doc__}") from None
+    return tree
