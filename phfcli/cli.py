@@ -14,6 +14,7 @@ from phfcli.commands.eval import evaluate
 from phfcli.commands.export import export
 from phfcli.commands.report import report
 from phfcli.commands.train import train
+from phfcli.commands.verify import verify
 
 app = typer.Typer(
     name="phf",
@@ -29,6 +30,7 @@ app.command("diagnose")(diagnose)
 app.command("compare")(compare)
 app.command("report")(report)
 app.command("export")(export)
+app.command("verify")(verify)
 app.add_typer(bridge_app, name="bridge")
 
 

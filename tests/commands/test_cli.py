@@ -9,7 +9,7 @@ import pytest
 
 from phfcli import __version__
 
-COMMANDS = (["train"], ["eval"], ["diagnose"], ["compare"], ["report"], ["export"], ["bridge", "fit"])
+COMMANDS = (["train"], ["eval"], ["diagnose"], ["compare"], ["report"], ["export"], ["verify"], ["bridge", "fit"])
 
 
 @pytest.mark.parametrize("args", [["--help"], *([*c, "--help"] for c in COMMANDS)])

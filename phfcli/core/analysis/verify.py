@@ -1,0 +1,108 @@
+"""Verifies a run folder: whether each of its parts is of the right form and holds what was written."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from phfcli.core.config import TrainConfig
+from phfcli.core.errors import UserError
+from phfcli.core.evaluation.saved_evaluations import load_evaluations
+from phfcli.core.models.adapter_files import check_adapter
+from phfcli.core.models.description import ModelDescription, load_description
+from phfcli.core.models.loading import load_model
+from phfcli.core.runs.checkpoints import check_sums, checkpoints_of
+from phfcli.core.runs.flow_files import open_flow
+from phfcli.core.runs.layout import evaluation_files, is_run
+from phfcli.core.runs.run_folder import saved_config
+from phfcli.core.settings import resolve
+from phfcli.core.storage.locks import unused
+from phfcli.core.storage.schemas import ManifestForm, StepForm, read_form, read_forms
+
+State = Literal["ok", "damaged", "missing", "in use"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A part of a run: its state, what is wrong with it, and what to do about it."""
+
+    part: str
+    state: State
+    reason: str = ""
+    advice: str = ""
+
+
+def verify_run(folder: Path, full: bool = False) -> list[Finding]:
+    """What was found of each part of a run; `full` also loads the base model with the newest adapter.
+
+    Raises:
+        UserError: for a folder that is no run.
+    """
+    if not is_run(folder):
+        raise UserError(f"{folder}: no run: it holds no config.yaml")
+    return list(_findings(folder, full))
+
+
+def _findings(folder: Path, full: bool) -> Iterator[Finding]:
+    config = resolve(TrainConfig, [saved_config(folder)])
+    yield Finding("config.yaml", "ok")
+    yield _lock(folder)
+    yield _try(
+        "manifest.json",
+        lambda: read_form(folder / "manifest.json", ManifestForm),
+        "--resume writes a new one; where the run's figures come from is lost",
+    )
+    yield _try(
+        "metrics.jsonl",
+        lambda: read_forms(folder / "metrics.jsonl", StepForm),
+        "remove the line that is named; the weights do not depend on it",
+    )
+    yield from _checkpoints(folder, config, full)
+    for path in sorted((folder / "flows").glob("*.safetensors")):
+        advice = "remove it; phf diagnose --collect makes another"
+        yield _try(f"flows/{path.name}", partial(open_flow, path), advice)
+    for path in evaluation_files(folder, "summary.json"):
+        advice = "remove its folder and run phf eval again"
+        yield _try(str(path.parent.relative_to(folder)), partial(load_evaluations, [str(path)], []), advice)
+
+
+def _lock(folder: Path) -> Finding:
+    lock = folder / "lock"
+    if not lock.exists():
+        return Finding("lock", "ok")
+    with unused(lock) as free:
+        return Finding("lock", "ok") if free else Finding("lock", "in use", "a phf train is at work in this run")
+
+
+def _checkpoints(folder: Path, config: TrainConfig, full: bool) -> Iterator[Finding]:
+    found = checkpoints_of(folder)
+    if not found:
+        yield Finding("checkpoints", "missing", "there is no complete checkpoint", "--resume starts from the beginning")
+        return
+    description: ModelDescription | None = None
+    base = _try(f"base {config.model}", lambda: load_description(config.model), "make the base model reachable again")
+    yield base
+    if base.state == "ok":
+        description = load_description(config.model)
+    for _, path in found:
+        advice = "--resume sets it aside and goes back to the one before"
+        yield _try(f"checkpoints/{path.name}", partial(_check, path, description), advice)
+    if full and description is not None and config.tuning == "lora":
+        newest = found[-1][1]
+        yield _try("base and newest adapter", lambda: load_model(config, newest), "see the checkpoints above")
+
+
+def _check(path: Path, description: ModelDescription | None) -> None:
+    check_sums(path)
+    if description is not None and (path / "adapter_model.safetensors").is_file():
+        check_adapter(path, description)
+
+
+def _try(part: str, look: Callable[[], object], advice: str) -> Finding:
+    try:
+        look()
+    except UserError as error:
+        missing = "no such file" in str(error)
+        return Finding(part, "missing" if missing else "damaged", str(error), advice)
+    return Finding(part, "ok")

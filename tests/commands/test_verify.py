@@ -1,0 +1,85 @@
+"""phf verify: a sound run is ok, and each planted damage is named with what to do."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trained import SMALL
+
+Phf = Callable[..., Any]
+
+
+@pytest.fixture
+def run(phf: Phf, tmp_path: Path) -> Path:
+    train = ("--steps", 2, "--checkpoint-every", 1, "--output-dir", "run")
+    assert phf("train", *train, *SMALL).code == 0
+    assert phf("eval", "run", "--limit", 2, "--n", 1, "--engine", "transformers", "--quiet").code == 0
+    return tmp_path / "run"
+
+
+def flip(path: Path, place: int = -20) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_sound_run_is_ok(phf: Phf, run: Path) -> None:
+    done = phf("verify", run, "--full", "--json")
+    assert done.code == 0
+    assert done.json["ok"]
+    parts = {finding["part"]: finding["state"] for finding in done.json["findings"]}
+    assert set(parts.values()) == {"ok"}
+    assert {"manifest.json", "checkpoints/step-000002", "flows/step-000001.safetensors"} <= set(parts)
+    assert "evals/step-000002/embedded-n1" in parts
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "part", "words"),
+    [
+        ("checkpoints/step-000002/adapter_model.safetensors", flip, "checkpoints/step-000002", "checksum"),
+        ("checkpoints/step-000002/adapter_config.json", flip, "checkpoints/step-000002", "checksum"),
+        ("checkpoints/step-000001/optimizer.safetensors", flip, "checkpoints/step-000001", "checksum"),
+        ("flows/step-000002.safetensors", flip, "flows/step-000002.safetensors", "checksum"),
+        ("manifest.json", lambda path: path.write_text("[]"), "manifest.json", "expected an object"),
+        ("manifest.json", lambda path: path.unlink(), "manifest.json", "no such file"),
+        ("metrics.jsonl", lambda path: path.write_text('{"step": 0}\n'), "metrics.jsonl", "line 1: step"),
+        ("evals/step-000002/embedded-n1/samples.jsonl", flip, "evals/step-000002/embedded-n1", "line 2"),
+    ],
+)
+def test_a_planted_damage_is_named(
+    phf: Phf, run: Path, file: str, damage: Callable[[Path], object], part: str, words: str
+) -> None:
+    damage(run / file)
+    done = phf("verify", run, "--json")
+    assert done.code == 1
+    [bad] = [finding for finding in done.json["findings"] if finding["state"] not in ("ok", "in use")]
+    assert bad["part"] == part
+    assert words in bad["reason"]
+    assert bad["advice"]
+    assert phf("verify", run).out.count(part) >= 1
+
+
+def test_resuming_goes_back_beyond_a_flipped_bit_and_evaluating_it_is_refused(phf: Phf, run: Path) -> None:
+    last = run / "checkpoints/step-000002"
+    flip(last / "adapter_model.safetensors")
+    done = phf("eval", last, "--limit", 2, "--n", 1, "--engine", "transformers", "--quiet")
+    assert done.code == 2
+    assert f"{Path('run/checkpoints/step-000002/adapter_model.safetensors')}: damaged" in done.err
+    done = phf("train", "--resume", "--steps", 3, "--output-dir", "run", "--quiet")
+    assert done.code == 0
+    assert "going back to step 1" in done.err
+
+
+def test_a_damaged_manifest_does_not_keep_a_run_from_going_on(phf: Phf, run: Path) -> None:
+    (run / "manifest.json").write_text("{")
+    assert phf("train", "--resume", "--steps", 3, "--output-dir", "run", "--quiet").code == 0
+    assert (run / "damaged-manifest.json").read_text() == "{"
+    assert phf("verify", run, "--quiet").code == 0
+
+
+def test_what_is_no_run(phf: Phf, run: Path) -> None:
+    shutil.rmtree(run)
+    run.mkdir()
+    assert phf("verify", run).code == 2
