@@ -1,0 +1,53 @@
+"""Where figures come from: the identity of models, versions, hardware and the revision of this program."""
+
+import datetime
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+import torch
+from phfcli.core.version import __version__
+from phfcli.core.models.description import locate, revision
+from phfcli.core.config import TrainConfig
+from phfcli.core.runs.training_data import Curriculum
+from phfcli.core.errors import UserError
+from phfcli.core.storage.files import file_hash, folder_hash, json_lines, read_json, read_lines, remove_hidden, write_json, write_text
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.runs.layout import is_run
+from phfcli.core.settings import Source, read_yaml, resolve, write_yaml
+
+
+
+def model_identity(name: str) -> dict[str, Any]:
+    """What tells two models of one name apart: a hub commit, or a hash of a local folder's files."""
+    where = Path(locate(name))
+    if where.is_dir():
+        return {"name": name, "sha256": folder_hash(where)}
+    return {"name": name, "revision": revision(name)}
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware that figures may depend on."""
+    packages = ("torch", "transformers", "peft", "accelerate", "safetensors", "math-verify")
+    return {
+        "versions": {"phfcli": __version__, "python": platform.python_version()} | {p: version(p) for p in packages},
+        "git": _git_revision(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _git_revision() -> str | None:
+    """The revision of phfcli's own checkout, if it runs from one."""
+    folder = Path(__file__).resolve().parent
+    done = subprocess.run(
+        ["git", "-C", str(folder), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None
