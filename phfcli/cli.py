@@ -21,7 +21,7 @@ _STOPPED = 130  # by Ctrl-C, as a shell reports it
 app = typer.Typer(
     name="phf",
     invoke_without_command=True,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Train, evaluate, diagnose and compare reasoning models by on-policy self-distillation.",
     epilog="Start with `phf train`: PHF on the embedded model and problems, on any machine, in about two minutes.",
@@ -54,7 +54,7 @@ def root(
 
 
 def main() -> None:
-    """Runs the command line; what a user can fix becomes one line on stderr and exit code 2, a full disk code 1."""
+    """Runs the command line. A mistake of the user becomes one line on stderr and exit code 2."""
     try:
         code = app(standalone_mode=False)
     except typer.Abort:
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def _tell(code: int, message: str) -> int:
-    """Of several processes that train together the main one speaks for all."""
+    """Writes a message to stderr, in the main process only, and returns the exit code."""
     if os.environ.get("RANK", "0") != "0":
         return code
     typer.echo(f"phf: {' '.join(message.split())}", err=True)

@@ -35,7 +35,7 @@ def copy(tmp_path: Path) -> Path:
         ("core/losses/positions.py", "from phfcli.core.models.passes import Pass"),
         ("core/storage/files.py", "from phfcli.core.runs.layout import step_name"),
         ("core/grading/judge.py", "from phfcli.core.losses.positions import select_positions"),
-        ("core/evaluation/scores.py", "from phfcli.commands.common import percent"),
+        ("core/evaluation/scores.py", "from phfcli.commands.output import percent"),
     ],
 )
 def test_an_upward_import_is_found(copy: Path, module: str, line: str) -> None:

@@ -6,12 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phfcli.commands.common import (
-    AsJson,
-    Configs,
-    Plot,
-    Quiet,
-    Sets,
+from phfcli.commands.options import AsJson, Configs, Data, Model, Plot, Quiet, Seed, Sets, Setting, settings_given
+from phfcli.commands.output import (
     check_plot,
     log_console,
     percent,
@@ -19,7 +15,6 @@ from phfcli.commands.common import (
     print_json,
     quiet_libraries,
     result_console,
-    settings_given,
 )
 from phfcli.core.errors import UserError
 
@@ -28,7 +23,7 @@ if TYPE_CHECKING:
 
     from phfcli.core.analysis.fit_bridge import BridgeReport
 
-bridge_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Bridges to teachers of another kind.")
+bridge_app = typer.Typer(rich_markup_mode="rich", no_args_is_help=True, help="Bridges to teachers of another kind.")
 
 
 @bridge_app.callback()
@@ -38,19 +33,15 @@ def bridge() -> None:
 
 @bridge_app.command("fit")
 def fit(
-    teacher: Annotated[str, typer.Option(metavar="ID|DIR", help="The model to learn from.")],
+    teacher: Annotated[str, Setting("teacher.model"), typer.Option(metavar="ID|DIR", help="The model to learn from.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The bridge, a .safetensors file.")],
-    model: Annotated[
-        str | None, typer.Option(metavar="ID|DIR", help="The student: hub id, folder, or 'embedded' (default).")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="ID|FILE", help="Problems for the student to solve, as for train.")
-    ] = None,
+    model: Model = None,
+    data: Data = None,
     rank: Annotated[
         int | None, typer.Option(min=1, help="Dimensions of the common space (8; 4 with another tokenizer).")
     ] = None,
     rollouts: Annotated[int, typer.Option(min=10, help="So many, of which a fifth is held out.")] = 256,
-    seed: Annotated[int | None, typer.Option(help="Seed of the problems' order and the rollouts (0).")] = None,
+    seed: Seed = None,
     plot: Plot = None,
     config: Configs = None,
     set_: Sets = None,
@@ -70,17 +61,11 @@ def fit(
         raise UserError(f"--output {output}: use a name that ends in .safetensors")
     if output.exists():
         raise UserError(f"--output {output}: is there already; choose another name")
-    options = [
-        ("phf bridge fit", "objective", "oprd"),
-        ("--model", "model", model),
-        ("--teacher", "teacher.kind", "external"),
-        ("--teacher", "teacher.model", teacher),
-        ("--data", "data", data),
-        ("--seed", "seed", seed),
-    ]
-    from phfcli.core.settings import resolve_train
+    from phfcli.core.settings import option_source, resolve_train
 
-    settings = resolve_train(settings_given(config, set_, options))
+    fixed = [("objective", "oprd"), ("teacher.kind", "external")]
+    sources = [option_source("phf bridge fit", key, value) for key, value in fixed]
+    settings = resolve_train([*sources, *settings_given(fit, locals())])
     from phfcli.core.analysis.fit_bridge import fit_bridge
     from phfcli.core.objectives.teachers.bridge import save_bridge
 

@@ -5,16 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phfcli.commands.common import (
-    AsJson,
-    Plot,
-    Quiet,
-    check_plot,
-    plain_table,
-    print_json,
-    result_console,
-    warn,
-)
+from phfcli.commands.options import OUTPUT, AsJson, Csv, Plot, Quiet, names_of
+from phfcli.commands.output import check_plot, plain_table, print_json, result_console, warn
 from phfcli.core.errors import UserError, nearest
 from phfcli.core.names import VIEWS
 from phfcli.core.printable import printable
@@ -35,11 +27,13 @@ def compare(
     changed: Annotated[int, typer.Option(min=0, help="Name so many problems gained and lost of each pair.")] = 0,
     unequal: Annotated[bool, typer.Option("--unequal", help="Compare even where prompts or sampling differ.")] = False,
     plot: Plot = None,
-    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the tables as Markdown.")] = None,
-    latex: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the tables as LaTeX (booktabs).")] = None,
-    csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the numbers; the differences beside it, in -pairs.csv.")
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the tables as Markdown.", rich_help_panel=OUTPUT)
     ] = None,
+    latex: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the tables as LaTeX (booktabs).", rich_help_panel=OUTPUT)
+    ] = None,
+    csv: Csv = None,
     json_: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -48,6 +42,7 @@ def compare(
     \b
     Views: runs, every evaluation; methods, the paper's Table 1, seeds pooled; ablations, its Table 2;
     dynamics, its Figure 2, from the evaluations of a run's checkpoints.
+    --csv writes the differences as well, in a file beside it whose name ends in -pairs.csv.
     \b
     Examples:
       phf compare runs/embedded runs/opsd-embedded-seed0 runs/phf-embedded-seed0
@@ -62,30 +57,14 @@ def compare(
         raise UserError(f"--view: {view!r} is unknown; {nearest(view, VIEWS)}")
     from phfcli.core.analysis.compare import compare as core
     from phfcli.core.evaluation.saved_evaluations import load_evaluations
-    from phfcli.core.reporting.comparison_tables import pair_records, view_of
+    from phfcli.core.reporting.comparison_files import write_comparison
+    from phfcli.core.reporting.comparison_tables import view_of
 
     steps = chosen == "dynamics"
-    results = load_evaluations(paths, [name for name in bench.split(",") if name], all_steps=steps)
-    comparison = core(results, unequal, tested=not steps)
+    evaluations = load_evaluations(paths, names_of(bench), all_steps=steps)
+    comparison = core(evaluations, unequal, tested=not steps)
     shown = view_of(chosen, comparison)
-    written = {"picture": plot, "markdown": markdown, "latex": latex, "csv": csv}
-    if plot is not None:
-        from phfcli.core.reporting.figures import draw_view
-
-        draw_view(chosen, comparison, plot)
-    if markdown is not None or latex is not None:
-        from phfcli.core.reporting.table_export import as_latex, as_markdown
-        from phfcli.core.storage.files import write_text
-
-        for path, form in ((markdown, as_markdown), (latex, as_latex)):
-            if path is not None:
-                write_text(path, "\n".join(form(table) for table in shown.tables))
-    if csv is not None:
-        from phfcli.core.reporting.table_export import write_records
-
-        write_records(csv, shown.records)
-        if comparison.pairs:
-            write_records(csv.with_name(f"{csv.stem}-pairs.csv"), pair_records(comparison.pairs))
+    written = write_comparison(chosen, shown, comparison, plot, markdown, latex, csv)
     for note in comparison.notes if not quiet else []:
         warn(note)
     if json_:
@@ -97,7 +76,7 @@ def compare(
     for pair in comparison.pairs if changed else []:
         _show_changed(out, pair, changed)
     for what, path in written.items():
-        if path is not None and not quiet:
+        if not quiet:
             out.print(f"{what:<11}{path}", markup=False, soft_wrap=True)
 
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from phfcli.commands.common import print_json, quiet_libraries, result_console, warn
+from phfcli.commands.output import print_json, quiet_libraries, result_console, warn
 
 if TYPE_CHECKING:
     from phfcli.core.config import TrainConfig

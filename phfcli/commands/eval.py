@@ -1,59 +1,76 @@
 """phf eval."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from phfcli.commands.common import (
+from phfcli.commands.eval_view import EvaluationBars, details, summary_table
+from phfcli.commands.options import (
+    EVALUATION,
     AsJson,
+    Base,
     Configs,
+    OutputDir,
     Quiet,
+    SamplingEngine,
     Sets,
-    log_console,
-    percent,
-    plain_table,
-    print_json,
-    quiet_libraries,
-    result_console,
+    Setting,
+    names_of,
     settings_given,
-    warn,
-    with_error,
 )
+from phfcli.commands.output import log_console, plain_table, print_json, quiet_libraries, result_console, warn
 from phfcli.core.errors import UserError
-from phfcli.core.names import ENGINES
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import TaskID
-    from rich.table import Table
-
-    from phfcli.core.evaluation.evaluate import EvaluationProgress, Evaluator
 
 
 def evaluate(
     target: Annotated[
-        str | None, typer.Argument(metavar="TARGET", help="A run, checkpoint, adapter, model folder or hub id.")
+        str | None,
+        Setting("model"),
+        typer.Argument(metavar="TARGET", help="A run, checkpoint, adapter, model folder or hub id."),
     ] = None,
     bench: Annotated[
-        str, typer.Option(metavar="NAME|FILE[,...]", help="Benchmarks or suites ('list' shows them), or files.")
+        str,
+        Setting("bench", names_of),
+        typer.Option(
+            metavar="NAME|FILE[,...]",
+            help="Benchmarks or suites ('list' shows them), or files.",
+            rich_help_panel=EVALUATION,
+        ),
     ] = "embedded",
-    n: Annotated[int | None, typer.Option("--n", help="Samples per problem (12).")] = None,
-    base: Annotated[
-        str | None, typer.Option(metavar="ID|DIR", help="The model under an adapter, if not the one it names.")
+    n: Annotated[
+        int | None, Setting("n"), typer.Option("--n", help="Samples per problem (12).", rich_help_panel=EVALUATION)
     ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|URL", help=f"{', '.join(ENGINES)}, or http://HOST:PORT."),
-    ] = None,
+    base: Base = None,
+    engine: SamplingEngine = None,
     devices: Annotated[
-        str | None, typer.Option(metavar="0,1,...", help="GPUs to sample on, one process for each.")
+        str | None,
+        Setting("devices", names_of),
+        typer.Option(metavar="0,1,...", help="GPUs to sample on, one process for each.", rich_help_panel=EVALUATION),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="So many sampling processes on the CPU.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="At most 38,912, or what the context leaves.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="1.0; 0 is greedy.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many problems.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the samples (0).")] = None,
-    output_dir: Annotated[str | None, typer.Option(metavar="DIR", help="In the run's folder if not given.")] = None,
+    workers: Annotated[
+        int | None,
+        Setting("workers"),
+        typer.Option(metavar="N", help="Sample in N processes on the CPU.", rich_help_panel=EVALUATION),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        Setting("max_new_tokens"),
+        typer.Option(help="38,912, or what the model's context leaves.", rich_help_panel=EVALUATION),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        Setting("temperature"),
+        typer.Option(help="1.0; 0 is greedy.", rich_help_panel=EVALUATION),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        Setting("limit"),
+        typer.Option(metavar="N", help="Only the first N problems.", rich_help_panel=EVALUATION),
+    ] = None,
+    seed: Annotated[
+        int | None, Setting("seed"), typer.Option(help="Seed of the samples (0).", rich_help_panel=EVALUATION)
+    ] = None,
+    output_dir: OutputDir = None,
     config: Configs = None,
     set_: Sets = None,
     json_: AsJson = False,
@@ -78,28 +95,15 @@ def evaluate(
         return
     if target is None:
         raise UserError("TARGET: name a run, a checkpoint, an adapter, a model folder or a hub id")
-    options = [
-        ("TARGET", "model", target),
-        ("--base", "base", base),
-        ("--bench", "bench", [name for name in bench.split(",") if name]),
-        ("--n", "n", n),
-        ("--engine", "engine", engine),
-        ("--devices", "devices", [name for name in devices.split(",") if name] if devices else None),
-        ("--workers", "workers", workers),
-        ("--max-new-tokens", "max_new_tokens", max_new_tokens),
-        ("--temperature", "temperature", temperature),
-        ("--limit", "limit", limit),
-        ("--seed", "seed", seed),
-        ("--output-dir", "output_dir", output_dir),
-    ]
+    sources = settings_given(evaluate, locals())
     from phfcli.core.config import EvalConfig
     from phfcli.core.settings import resolve
 
-    settings = resolve(EvalConfig, settings_given(config, set_, options))
+    settings = resolve(EvalConfig, sources)
     from phfcli.core.evaluation import evaluate as core
 
     quiet_libraries()
-    progress = _Progress(log_console(quiet))
+    progress = EvaluationBars(log_console(quiet))
     with progress.bars:
         summaries = core.evaluate(settings, progress.start, progress.show, warn)
     for summary in summaries:
@@ -112,40 +116,10 @@ def evaluate(
         print_json({"target": target, "benches": summaries})
     else:
         out = result_console()
-        out.print(_table(summaries))
+        out.print(summary_table(summaries))
         for summary in summaries:
-            out.print(f"{summary['bench']:<11}{_details(summary)}", markup=False, soft_wrap=True)
+            out.print(f"{summary['bench']:<11}{details(summary)}", markup=False, soft_wrap=True)
             out.print(f"samples    {summary['folder']}/samples.html", markup=False, soft_wrap=True)
-
-
-class _Progress:
-    """A bar for each benchmark, with the running average."""
-
-    def __init__(self, console: "Console") -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.progress import TimeRemainingColumn as EtaColumn
-
-        text, line = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[line]}")
-        columns = (text, BarColumn(24), MofNCompleteColumn(), line, TimeElapsedColumn(), EtaColumn())
-        self.bars = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._console = console
-        self._tasks: dict[str, TaskID] = {}
-
-    def start(self, evaluation: "Evaluator") -> None:
-        target = evaluation.target
-        step = f" step {target.step}" if target.step else ""
-        self._console.print(f"evaluating {target.name}{step} with {evaluation.engine.name}", markup=False)
-
-    def show(self, running: "EvaluationProgress") -> None:
-        if running.bench not in self._tasks:
-            self._tasks[running.bench] = self.bars.add_task(running.bench, total=running.total, line="")
-        speed = running.tokens / max(running.seconds, 1e-9)
-        line = f"{with_error(running.average, running.stderr)} %  {speed:,.0f} tok/s"
-        task = self._tasks[running.bench]
-        before = self.bars.tasks[task].percentage
-        self.bars.update(task, completed=running.done, line=line)
-        if not self._console.is_terminal and self.bars.tasks[task].percentage // 25 > before // 25:
-            self._console.print(f"{running.bench}: {running.done} of {running.total}  {line}", markup=False)
 
 
 def _list_benchmarks(json_: bool) -> None:
@@ -165,33 +139,3 @@ def _list_benchmarks(json_: bool) -> None:
     out = result_console()
     out.print(plain_table("benchmarks", ("name", "source", "split", "columns", "revision"), rows))
     out.print("any .jsonl, .csv or .parquet file with problem and answer, by its path", markup=False)
-
-
-def _table(summaries: list[dict[str, Any]]) -> "Table":
-    n = summaries[0]["n"]
-    columns = "bench", "problems", f"Average@{n}", "sampling", f"pass@{n}", f"majority@{n}", "truncated", "completed"
-    rows = [
-        (
-            summary["bench"],
-            str(summary["problems"]),
-            with_error(summary["average"], summary["stderr"]),
-            with_error(None, summary["sampling_stderr"]),
-            percent(summary["pass_at_k"][str(n)]),
-            percent(summary["majority"]),
-            percent(summary["truncated_share"]),
-            percent(summary["completed_average"]),
-        )
-        for summary in summaries
-    ]
-    title = f"{summaries[0]['target']}, percent ± standard error over problems (sampling: of the samples alone)"
-    return plain_table(title, columns, rows)
-
-
-def _details(summary: dict[str, Any]) -> str:
-    quantiles = summary["token_quantiles"]
-    tokens = " / ".join(f"{quantiles[q]:,}" for q in ("0.1", "0.5", "0.9"))
-    minutes, seconds = divmod(round(summary["seconds"]), 60)
-    return (
-        f"{summary['samples']:,} samples of {tokens} tokens (10, 50, 90 %), {summary['no_answer']} without an answer; "
-        f"{summary['tokens_per_s']:,.0f} tokens/s, {minutes}:{seconds:02}"
-    )

@@ -5,15 +5,14 @@ from typing import Annotated
 
 import typer
 
-from phfcli.commands.common import AsJson, Quiet, log_console, print_json, quiet_libraries, result_console
+from phfcli.commands.options import AsJson, Base, Quiet
+from phfcli.commands.output import log_console, print_json, quiet_libraries, result_console
 
 
 def export(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="A run, a checkpoint or an adapter.")],
     merged: Annotated[Path, typer.Option("--merged", metavar="DIR", help="A new folder for the whole model.")],
-    base: Annotated[
-        str | None, typer.Option(metavar="ID|DIR", help="The model under the adapter, if not the one it names.")
-    ] = None,
+    base: Base = None,
     json_: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

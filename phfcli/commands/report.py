@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from phfcli.commands.common import AsJson, Quiet, print_json, result_console
+from phfcli.commands.options import AsJson, Quiet
+from phfcli.commands.output import print_json, result_console
 from phfcli.core.errors import UserError
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong that a user can fix."""
+"""The errors that are shown as one line instead of a traceback."""
 
 import difflib
 import errno
@@ -10,7 +10,7 @@ class UserError(Exception):
 
 
 class FaultError(Exception):
-    """What ends a run without being a mistake in the input or in the program: shown as one line; exit code 1."""
+    """A fault outside the input and the program, such as a full disk: shown as one line; exit code 1."""
 
 
 # of an OSError that the disk is to blame for, not the program: full, over quota, read-only, not ours, too large, broken
@@ -18,13 +18,13 @@ DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 
 
 def first_line(error: BaseException) -> str:
-    """What went wrong, without the advice that libraries print below it."""
+    """The first line of an error's message, without the advice that libraries print below it."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint to append to an error about an unknown name: the closest known one, else all of them."""
+    """A hint for an error about an unknown name: the closest known name, or all of them."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(names)}"

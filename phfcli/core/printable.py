@@ -1,8 +1,8 @@
-"""Text from files and models, as it may be shown."""
+"""Makes text from files and models safe to show."""
 
 
 def printable(text: str) -> str:
-    """The text with a mark in the place of each control character and half of a pair.
+    """The text with a replacement mark for each control character and each lone surrogate.
 
     So it may stand on a terminal, in a picture or on a page.
     """

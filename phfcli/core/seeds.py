@@ -1,4 +1,4 @@
-"""Every random choice is drawn from a seed derived from what it is for, so no state has to be saved or replayed."""
+"""Derives a seed for every random choice from its purpose, so that no random state has to be saved."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""From recipe files, --set pairs and options to one validated config; an error names its source and its key."""
+"""Builds one validated config from recipe files, --set pairs and options; errors name the source and the key."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Source:
 
 
 def resolve(kind: type[Config], sources: Iterable[Source]) -> Config:
-    """Lays the sources over each other, later ones winning, and validates.
+    """Merges the sources, where later ones win, and validates the result.
 
     Raises:
         UserError: one line on the first key that is unknown or whose value is impossible.
@@ -43,7 +43,7 @@ def resolve(kind: type[Config], sources: Iterable[Source]) -> Config:
 
 
 def resolve_train(sources: list[Source]) -> TrainConfig:
-    """Like resolve; underneath lie the shipped recipes of the chosen model and objective, as far as there are any."""
+    """Like `resolve`, starting from the shipped recipes of the chosen model and objective where there are any."""
     return resolve(TrainConfig, [*_beneath(sources), *sources])
 
 

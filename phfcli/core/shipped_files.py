@@ -1,4 +1,4 @@
-"""Where things lie: what the wheel brings (or, in a checkout, what stands beside the package), and a run's parts."""
+"""Finds the files that the wheel brings (in a checkout: beside the package): embedded model, problems, recipes."""
 
 from pathlib import Path
 

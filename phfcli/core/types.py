@@ -1,4 +1,4 @@
-"""The plain records that flow through the house; no torch here."""
+"""The plain records that the rooms pass to each other."""
 
 from dataclasses import dataclass
 from typing import Literal

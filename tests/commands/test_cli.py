@@ -24,7 +24,8 @@ def test_help_has_examples_and_loads_neither_torch_nor_transformers(args: list[s
     assert done.stdout.endswith("[]\n")
     assert "Usage: phf" in done.stdout
     if len(args) > 1:
-        assert f"Examples:\n    phf {' '.join(args[:-1])} " in done.stdout
+        examples = done.stdout.partition("Examples:")[2].splitlines()
+        assert examples[1].strip().startswith(f"phf {' '.join(args[:-1])} ")
 
 
 def test_the_module_is_the_command() -> None:
@@ -60,4 +61,4 @@ def test_a_typo_is_one_line(phf: Callable[..., Any], args: list[str], message: s
 def test_without_arguments_it_shows_its_help(phf: Callable[..., Any]) -> None:
     done = phf()
     assert done.code == 0
-    assert "Commands:" in done.out
+    assert "─ Commands ─" in done.out

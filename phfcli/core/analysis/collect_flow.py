@@ -1,4 +1,4 @@
-"""Reading a hidden flow now, from a checkpoint, an adapter or a model that has none saved."""
+"""Computes a hidden flow from a checkpoint, an adapter or a model for which none was saved."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ from phfcli.core.types import Request, Sampling
 
 @dataclass(frozen=True)
 class Collection:
-    """Rollouts that a model reads as student and as teacher, some at a time."""
+    """Rollouts that a model reads as student and as teacher, a micro-batch at a time."""
 
     path: Path
     step: int | None
@@ -45,7 +45,7 @@ class Collection:
         return list(range(1, len(self.model.blocks) + 1))
 
     def rollout_states(self) -> Iterator[RolloutStates]:
-        """The states of a micro-batch at a time are in memory."""
+        """Yields the states of each rollout; only one micro-batch is in memory at a time."""
         size = self.config.micro_batch_size
         for start in range(0, len(self.samples), size):
             flow = self.record(self.samples[start : start + size])
@@ -53,7 +53,7 @@ class Collection:
             yield from rollout_states_of(flow)
 
     def save(self, path: Path) -> None:
-        """Keeps the flow of all samples, which has to fit into memory."""
+        """Writes the flow of all samples to a file; all of it has to fit into memory."""
         write_flow(path, self.record(self.samples), self.config.flow.saved_dtype)
 
     def record(self, samples: Sequence[Sample]) -> Flow:
@@ -64,7 +64,7 @@ class Collection:
 def build_collection(
     target: str, typed: list[Source], base: str | None, rollouts: Path | None, count: int
 ) -> Collection:
-    """Loads a target and what it is to read.
+    """Loads a model and the rollouts that it will read.
 
     The rollouts are those of the flow file `rollouts`; or else, without --data, of the flow that the run saved with
     this checkpoint; or else `count` new ones of the target itself, on its run's problems or on `data`.
@@ -105,7 +105,7 @@ def _saved_rollouts(path: Path) -> list[Sample]:
 
 
 def _new_rollouts(config: TrainConfig, model: LanguageModel, count: int) -> list[Sample]:
-    """One of each of the first problems in the order of the seed, after the training's own protocol."""
+    """New rollouts, one for each of the first problems in the seed's order, sampled as training samples them."""
     prompts = build_prompts(model.description.tokenizer, config.prompt)
     problems = load_problems(config.data, config.columns)
     chosen = Curriculum(problems, min(count, len(problems)), config.seed).batch(1)
@@ -123,7 +123,7 @@ def _new_rollouts(config: TrainConfig, model: LanguageModel, count: int) -> list
 
 
 def _teacher(target: Target, model: LanguageModel) -> tuple[AveragedTeacher, str]:
-    """The teacher that was saved with a checkpoint; where there is none, the model is its own."""
+    """The teacher saved with a checkpoint, or the model itself where none was saved."""
     folder = target.adapter or Path(target.model) / "state"  # of a checkpoint of all weights
     file = folder / "teacher.safetensors"
     averages = read_tensors(file) if file.is_file() else {}

@@ -1,4 +1,4 @@
-"""Evaluations side by side: seeds of one method as one, and for each pair the difference on the problems they share.
+"""Compares evaluations: pools the seeds of one method, and tests each pair on the problems that both have.
 
 Scores are compared problem by problem. Where a method has several seeds, a problem's score is the mean over them, so
 the interval speaks of these seeds on other problems; how far seeds lie apart stands beside it.
@@ -46,7 +46,7 @@ class Arm:
         return [result for result in self.results if result.bench == bench]
 
     def scores(self, bench: str) -> Scores:
-        """The samples' scores of a single run, or each problem's mean of every seed; empty where they are not known."""
+        """The scores of each problem: of every sample of a single run, or the mean of each seed."""
         own = [result.scores for result in self.of(bench)]
         if not own or not all(own):
             return {}
@@ -96,7 +96,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that tables and pictures are made of; `notes` says in which settings the evaluations differ."""
+    """The result of a comparison, which tables and pictures show; `notes` names settings that differ."""
 
     results: list[SavedEvaluation]
     arms: list[Arm]
@@ -137,7 +137,7 @@ class Comparison:
 
 
 def compare(results: list[SavedEvaluation], unequal: bool = False, tested: bool = True) -> Comparison:
-    """Pools seeds, checks that like is compared with like, and tests every pair of arms of one model.
+    """Pools seeds, refuses evaluations that were sampled differently, and tests every pair of arms of one model.
 
     Args:
         unequal: compare also evaluations with other prompts or sampling.
@@ -176,7 +176,7 @@ def group(results: Sequence[SavedEvaluation], apart: bool = True) -> list[Arm]:
 
 
 def _age(result: SavedEvaluation, results: Sequence[SavedEvaluation]) -> int:
-    """How many of the same run's evaluations on the same benchmark are newer, or have more samples."""
+    """How many evaluations of the same run and benchmark are newer or have more samples."""
     own = {_moment(r) for r in results if (r.home, r.bench) == (result.home, result.bench)}
     return sum(moment > _moment(result) for moment in own)
 

@@ -1,4 +1,4 @@
-"""What the hidden flow did: over depth, along the rollout and, from several reports, over training.
+"""Diagnoses a hidden flow: its energy over depth, along the rollout and, from several reports, over training.
 
 Rollouts are measured one at a time, so that memory does not grow with their number. Of each measure the mean over a
 rollout's transitions is taken first, then the mean over rollouts, as in the loss.
@@ -43,7 +43,7 @@ class FlowSource(Protocol):
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What one flow says. Lists by layer are in the order of `layers`; None is a value that cannot be known."""
+    """The measures of one flow. Lists by layer are in the order of `layers`; None is a value that is not known."""
 
     step: int | None
     energy: EnergyName
@@ -63,7 +63,7 @@ class LayerReport:
 
     @property
     def largest(self) -> tuple[int, float]:
-        """The layer that carries most, and its share."""
+        """The layer with the largest share of the energy, and that share."""
         share = max(self.share)
         return self.layers[self.share.index(share)], share
 
@@ -74,7 +74,7 @@ class LayerReport:
         return totals.index(max(totals))
 
     def distance(self, other: "LayerReport") -> float:
-        """How much share moved between layers: the total variation distance, 0..1."""
+        """The total variation distance between the shares of two reports, 0..1."""
         return sum(abs(a - b) for a, b in zip(self.share, other.share, strict=True)) / 2
 
     def as_json(self) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def diagnose(source: FlowSource, energy: EnergyName, parts: int = PARTS) -> Laye
 
 
 def diagnose_file(path: Path, energy: EnergyName, parts: int = PARTS) -> LayerReport:
-    """The report of a flow file. Raises UserError for one that is none, or that has nothing to tell."""
+    """The report of a flow file. Raises UserError for another kind of file, or one without a transition."""
     return diagnose(open_flow(path), energy, parts)
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint as a plain model in its base's precision, an adapter folded into the weights."""
+"""Exports a checkpoint as a plain model folder, with the adapter folded into the weights."""
 
 from pathlib import Path
 

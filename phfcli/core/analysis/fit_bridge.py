@@ -52,7 +52,7 @@ class RankRow:
 
 @dataclass(frozen=True)
 class BridgeReport:
-    """What was fitted, and how well."""
+    """The fit of a bridge: which layers it joins, and the cosines on held-out rollouts."""
 
     rank: int
     tokenizer: str  # "same" or "other"

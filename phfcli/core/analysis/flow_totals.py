@@ -1,4 +1,4 @@
-"""Adding up what single rollouts say of a flow, so that memory does not grow with their number."""
+"""Sums the measures of single rollouts, so that memory does not grow with their number."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

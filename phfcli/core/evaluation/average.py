@@ -1,4 +1,4 @@
-"""Scores with their uncertainty: Average@n, pass@k, majority@n and the paired difference of two runs.
+"""Average@n with its standard errors.
 
 Samples of one problem are not independent draws of a benchmark: the error of a score is clustered by problem, and two
 runs on the same problems are compared problem by problem. All values are fractions in 0..1.

@@ -1,4 +1,4 @@
-"""Benchmarks by name, each with the form of its gold answers, and any local file with problems and answers."""
+"""Loads benchmarks, by name or from any local file with problems and answers."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Evaluation: n samples a problem, each graded and on disk as soon as it is finished, then Average@n with its error."""
+"""Evaluates a model: samples n completions per problem, grades each and writes it at once, then computes the scores."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +38,7 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True)
 class EvaluationProgress:
-    """Where an evaluation stands; `average` and `stderr` are of the samples so far."""
+    """The progress of an evaluation; `average` and `stderr` are of the samples so far."""
 
     bench: str
     done: int
@@ -190,7 +190,7 @@ def evaluate(
 
 
 def sampling_of(config: EvalConfig, description: ModelDescription, prompts: Prompts, bench: Benchmark) -> Sampling:
-    """Raises UserError if prompt and new tokens exceed the model's context."""
+    """The sampling settings of a benchmark. Raises UserError if prompt and new tokens exceed the model's context."""
     longest = _longest(prompts, bench)
     room = description.context - longest
     wanted = config.max_new_tokens or min(PUBLISHED_NEW_TOKENS, room)
@@ -215,7 +215,7 @@ def _identity(config: EvalConfig, target: Target) -> dict[str, Any]:
 
 
 def _check_base(target: Target, model: Mapping[str, Any]) -> None:
-    """An adapter of a run belongs to the very weights it was trained on."""
+    """Raises UserError where an adapter of a run is put on other weights than those it was trained on."""
     if target.run is None:
         return
     trained_on = read_json(target.run / "manifest.json")["model"]
@@ -228,7 +228,7 @@ def _check_base(target: Target, model: Mapping[str, Any]) -> None:
 
 
 def _prompt_settings(config: EvalConfig, target: Target) -> PromptSettings:
-    """A run is evaluated on the prompts it was trained on, unless others are asked for."""
+    """The prompts to evaluate with: those that the run was trained with, unless others are asked for."""
     if config.prompt == PromptSettings() and target.run is not None:
         return resolve(TrainConfig, [saved_config(target.run)]).prompt
     return config.prompt

@@ -29,7 +29,7 @@ class SampleFile:
 
     @contextmanager
     def claim(self, settings: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[None]:
-        """Within it this process alone appends. A new folder records its settings, and `about` beside them.
+        """Locks the folder for this process while the context lasts; a new folder records `settings` and `about`.
 
         Raises:
             UserError: where the folder holds samples of other settings, something else, or another process at work.

@@ -11,53 +11,22 @@ shown. samples.jsonl, beside the page, holds everything.
 
 import json
 import re
-from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Sequence
-from hashlib import sha256
 from html import escape
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element
 
-from latex2mathml.converter import Converter
-
+from phfcli.core.evaluation.formulas import Formulas
+from phfcli.core.evaluation.page_style import common_style, page_policy
 from phfcli.core.storage.files import write_text
 from phfcli.core.types import Problem
 
-_TEMPLATE = Path(__file__).with_suffix(".html")
+_TEMPLATE = Path(__file__).parent / "page" / "samples.html"
 
 _LONGEST_END = 10_000  # characters shown of each end of a long text
 _SHORTEST_END = 1_000
 _ALL_ENDS = 30_000_000  # characters: the ends are shorter where a page of many samples would exceed this
-_LONGEST_FORMULA = 2_000  # characters
-_MOST_FORMULAS = 20_000  # converted in one page, which takes ten seconds and ten megabytes
-_DEEPEST = 60  # elements within elements
-
-_CLOSERS = {"$$": "$$", "$": "$", r"\[": r"\]", r"\(": r"\)"}
-_OPENER = re.compile(r"(?<!\\)(?:\$\$|\$|\\\[|\\\()")
-_LATEX = re.compile(r"[\\^_{}]")
-# macros may expand without end; the converter drops what follows a % and reads \binom52 as \binom{52}
-_REFUSED = re.compile(
-    r"\\(?:(?:re|provide)?newcommand|newenvironment|def|DeclareMathOperator)"
-    r"|(?<!\\)%.|\\(?:[dt]?binom|sqrt)\s*\d\d",
-    re.DOTALL,
-)
-_UNKNOWN = re.compile(r"\\[A-Za-z]")  # the converter processes on a command that it does not know as text
-_REFERENCE = re.compile(r"&#x([0-9A-Fa-f]{1,6});")
-_ELEMENTS = re.compile(
-    "math|menclose|mfrac|mi|mmultiscripts|mn|mo|mover|mpadded|mprescripts|mroot|mrow|mspace|msqrt|mstyle|msub|msubsup"
-    "|msup|mtable|mtd|mtext|mtr|munder|munderover|none"
-)
-_ATTRIBUTES = re.compile(
-    "accent|accentunder|columnalign|columnlines|columnspacing|depth|display|displaystyle|fence|form|frame|height"
-    "|largeop|linethickness|lspace|mathsize|mathvariant|maxsize|minsize|movablelimits|notation|rowlines|rowspacing"
-    "|rspace|scriptlevel|separator|stretchy|symmetric|voffset|width"
-)
-_VALUE = re.compile(r"(?!.*(?<![.\d])\d{3})[\w.+\-% ]*", re.ASCII)  # words and lengths, none of them huge
-
-Tree = list[Any]  # [element, {attribute: value}, each child: a tree, or a text]
-Rich = list[str | int]  # texts and numbers of formulas, in reading order
 
 
 def write_page(
@@ -68,98 +37,15 @@ def write_page(
     summary: as in summary.json; a figure that it lacks is shown as –, one that has no place of its own only as JSON.
     samples: lines of samples.jsonl, in any order; those of no problem in `problems` are left out.
     """
-    formulas = _Formulas()
+    formulas = Formulas()
     end = max(_SHORTEST_END, min(_LONGEST_END, _ALL_ENDS // max(2 * len(samples), 1)))
     drawn = _by_problem(samples)
     heads = [_head(problem, drawn[problem.id], formulas) for problem in problems]  # first in the table of formulas
     bodies = [[_body(sample, end, formulas) for sample in drawn[problem.id]] for problem in problems]
     blocks = [_block(f"samples-{number}", body) for number, body in enumerate(bodies)]
     data = [_block("problems", heads), _block("formulas", formulas.table), *blocks]
-    write_text(path, _fill(_TEMPLATE.read_text(encoding="utf-8"), summary, "\n".join(data)))
-
-
-class _Formulas:
-    """The formulas of a page, each once: [source, whether it stands on a line of its own, its tree or None]."""
-
-    def __init__(self) -> None:
-        self.table: list[tuple[str, bool, Tree | None]] = []
-        self._numbers: dict[str, int] = {}
-
-    def number(self, source: str, latex: str, display: bool = False) -> int:
-        """Where the formula stands in the table; `source` is `latex` with its delimiters."""
-        if source not in self._numbers:
-            tree = _convert(latex, display) if len(self.table) < _MOST_FORMULAS else None
-            self._numbers[source] = len(self.table)
-            self.table.append((source, display, tree))
-        return self._numbers[source]
-
-    def split(self, text: str) -> Rich:
-        """A text with its formulas as numbers; a dollar that opens no formula stays text."""
-        parts: Rich = []
-        done = position = 0
-        while match := _OPENER.search(text, position):
-            position = match.end()
-            end = _formula_end(text, match[0], position)
-            if end is not None:
-                after = end + len(_CLOSERS[match[0]])
-                source, latex = text[match.start() : after], text[position:end].strip()
-                number = self.number(source, latex, display=match[0] in {"$$", r"\["})
-                parts += [text[done : match.start()], number] if match.start() > done else [number]
-                done = position = after
-        return [*parts, text[done:]] if done < len(text) or not parts else parts
-
-    def answer(self, answer: str | None) -> Rich | None:
-        """The content of a box or a gold answer: a formula where it looks like one, even without delimiters."""
-        if answer is None:
-            return None
-        if len(answer) > _LONGEST_FORMULA:
-            return [answer[:_LONGEST_FORMULA] + "…"]
-        if _LATEX.search(answer) and not _OPENER.search(answer):
-            return [self.number(answer, answer)]
-        return self.split(answer)
-
-
-def _formula_end(text: str, opener: str, start: int) -> int | None:
-    """Where the formula that begins at `start` closes, or None if the opener is only a character.
-
-    A single dollar may be money: what it opens must not have a space at one end alone, close before a digit, or
-    reach over an empty line.
-    """
-    end = text.find(_CLOSERS[opener], start)
-    while opener == "$" and end > start and text[end - 1] == "\\":
-        end = text.find("$", end + 1)
-    body = text[start:end]
-    if end < 0 or not body.strip():
-        return None
-    if opener == "$":
-        uneven = body[0].isspace() != body[-1].isspace()
-        if uneven or "\n\n" in body or text[end + 1 : end + 2].isdigit():
-            return None
-    return end
-
-
-def _convert(latex: str, display: bool) -> Tree | None:
-    r"""The formula as vetted MathML, or None where it has to stay LaTeX.
-
-    The converter's tree is taken, not its text, which does not escape what stands in \text{...}.
-    """
-    if len(latex) > _LONGEST_FORMULA or _REFUSED.search(latex):
-        return None
-    try:
-        return _vetted(Converter(display="block" if display else "inline").convert_to_element(latex))
-    except Exception:  # of whichever kind: it was made for formulas without mistakes
-        return None
-
-
-def _vetted(element: Element, depth: int = 0) -> Tree:
-    """The element as a tree. Raises ValueError for anything but harmless MathML with every command understood."""
-    attributes = {name: value for name, value in element.attrib.items() if name != "xmlns"}
-    fits = all(_ATTRIBUTES.fullmatch(name) and _VALUE.fullmatch(value) for name, value in attributes.items())
-    text = element.text or ""
-    if not (fits and _ELEMENTS.fullmatch(element.tag)) or element.tail or depth > _DEEPEST or _UNKNOWN.search(text):
-        raise ValueError(f"not to be shown as a formula: {element.tag}")
-    leaf = [_REFERENCE.sub(lambda match: chr(int(match[1], 16)), text)] if text else []
-    return [element.tag, attributes, *leaf, *(_vetted(child, depth + 1) for child in element)]
+    template = _TEMPLATE.read_text(encoding="utf-8").replace("{{common}}", common_style())
+    write_text(path, _fill(template, summary, "\n".join(data)))
 
 
 def _by_problem(samples: Sequence[dict[str, Any]]) -> defaultdict[str, list[dict[str, Any]]]:
@@ -169,8 +55,8 @@ def _by_problem(samples: Sequence[dict[str, Any]]) -> defaultdict[str, list[dict
     return drawn
 
 
-def _head(problem: Problem, samples: Sequence[dict[str, Any]], formulas: _Formulas) -> dict[str, Any]:
-    """What the page shows of a problem before it is opened."""
+def _head(problem: Problem, samples: Sequence[dict[str, Any]], formulas: Formulas) -> dict[str, Any]:
+    """The part of a problem that the page shows before it is opened."""
     return {
         "id": problem.id,
         "problem": formulas.split(problem.problem),
@@ -179,8 +65,8 @@ def _head(problem: Problem, samples: Sequence[dict[str, Any]], formulas: _Formul
     }
 
 
-def _body(sample: dict[str, Any], end: int, formulas: _Formulas) -> dict[str, Any]:
-    """What the page shows of a sample. A seed is text: JavaScript's numbers would round it."""
+def _body(sample: dict[str, Any], end: int, formulas: Formulas) -> dict[str, Any]:
+    """The part of a sample that the page shows. The seed is text, because JavaScript would round it."""
     thinking, text = _split_thinking(sample["text"])
     first, left_out, last = _both_ends(text, end)
     return {
@@ -225,18 +111,6 @@ def _fill(template: str, summary: dict[str, Any], data: str) -> str:
         "data": data,
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: slots[match[1]], template)
-
-
-def page_policy(page: str) -> str:
-    """Allows the page's own style and script, by their hashes, and nothing else; no string becomes markup."""
-    allowed = {}
-    for name in ("style", "script"):
-        content = page.partition(f"<{name}>")[2].partition(f"</{name}>")[0]
-        allowed[name] = b64encode(sha256(content.encode()).digest()).decode()
-    return (
-        f"default-src 'none'; style-src 'sha256-{allowed['style']}'; script-src 'sha256-{allowed['script']}'; "
-        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-    )
 
 
 def _target(summary: dict[str, Any]) -> str:

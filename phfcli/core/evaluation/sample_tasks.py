@@ -1,4 +1,4 @@
-"""The single samples that an evaluation draws, and how they are graded."""
+"""Lists the samples that an evaluation draws, and grades them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ def sample_tasks(bench: Benchmark, n: int, seed: int) -> list[SampleTask]:
 def grade(
     drawn: Sequence[tuple[SampleTask, Completion]], description: ModelDescription, grader: Grader
 ) -> list[GradedSample]:
-    """The drawn samples as they are kept; one that the token limit has cut has no answer."""
+    """Grades drawn completions; a completion that the token limit has cut is "truncated" and has no answer."""
     texts = [description.text(completion.ids) for _, completion in drawn]
     ended = [i for i, (_, completion) in enumerate(drawn) if completion.finish == "stop"]
     graded = grader.grade([(drawn[i][0].problem.answer or "", texts[i]) for i in ended])

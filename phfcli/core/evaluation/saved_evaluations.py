@@ -1,4 +1,4 @@
-"""Evaluations as they lie on disk, read for a comparison: whose they are, their figures, settings and samples."""
+"""Reads evaluations from disk for a comparison: run, scores, settings and samples."""
 
 import json
 import re
@@ -20,7 +20,7 @@ _FREE = ("seed", "output_dir", "keep", "checkpoint_every", "vllm", "http", "devi
 
 @dataclass(frozen=True)
 class SavedSample:
-    """What a comparison needs of a line of samples.jsonl."""
+    """The fields of a line of samples.jsonl that a comparison needs."""
 
     number: int
     status: str
@@ -94,7 +94,7 @@ def load_evaluations(paths: list[str], benches: list[str], all_steps: bool = Fal
 
 
 def named_path(text: str) -> tuple[str | None, Path]:
-    """NAME=PATH taken apart, the name None where there is none."""
+    """The name and the path of NAME=PATH; the name is None where only a path is given."""
     name, equals, path = text.partition("=")
     return (printable(name), Path(path)) if equals and name and not Path(text).exists() else (None, Path(text))
 
@@ -157,7 +157,7 @@ def _load(path: Path, name: str | None) -> SavedEvaluation:
 
 
 def _told_scores(path: Path, scores: Any) -> dict[str, list[float]]:
-    """The scores that a summary from elsewhere tells itself."""
+    """The scores that a summary file holds itself."""
     try:
         return {str(problem): [float(score) for score in own] for problem, own in scores.items()}
     except (AttributeError, TypeError, ValueError):
@@ -165,7 +165,7 @@ def _told_scores(path: Path, scores: Any) -> dict[str, list[float]]:
 
 
 def _most_samples(results: list[SavedEvaluation]) -> list[SavedEvaluation]:
-    """Of several evaluations of one checkpoint on one benchmark the one with the most samples: it has the others'."""
+    """Keeps the evaluation with the most samples for each checkpoint and benchmark."""
     kept: dict[tuple[str, str, int | None], SavedEvaluation] = {}
     for result in sorted(results, key=lambda result: result.summary.get("n") or 0):
         kept[result.home, result.bench, result.step] = result
@@ -191,7 +191,7 @@ def _home(folder: Path) -> Path:
 
 
 def _distinct(results: list[SavedEvaluation]) -> list[SavedEvaluation]:
-    """Evaluations of one bench under one name are told apart by their run's folder, their step or their number."""
+    """Adds the run's folder, the step or a number to names that occur twice on one benchmark."""
     seen: dict[tuple[str, str, str], int] = {}
     distinct = []
     for result in results:

@@ -1,4 +1,4 @@
-"""From an evaluation's samples to its figures."""
+"""Computes the scores of an evaluation from its samples."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ _QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)
 def summarise(
     samples: Mapping[Key, GradedSample], problems: Sequence[Problem], grader: Grader, n: int
 ) -> dict[str, Any]:
-    """The figures of an evaluation; fractions are 0..1, lengths in tokens."""
+    """The scores and counts of an evaluation; fractions are 0..1, lengths are in tokens."""
     rows = [[samples[p.id, i] for i in range(n)] for p in problems]
     everything = [sample for row in rows for sample in row]
     scores = [[float(s["status"] == Status.correct) for s in row] for row in rows]

@@ -1,4 +1,4 @@
-r"""Reading one answer without sympy, and the judgements that need none.
+r"""Reads one answer without sympy, and decides the comparisons that need no parser.
 
 An answer is its normalised text, with the labels taken off that the parser would misread or drop: the unit, the base of
 a numeral, the modulus of a residue, the name on the left of an equation. What can be decided exactly from these is

@@ -1,4 +1,4 @@
-"""Whether two parsed values are equal exactly: the check that math-verify's tolerances do not replace. In a worker.
+"""Decides whether two parsed values are exactly equal, because math-verify's tolerances are too wide. In a worker.
 
 Two numbers are compared at 60 digits, relative to their own size, so 1/2004! and 1/2006! differ; where cancellation
 leaves too few digits, the difference is simplified. Of those that agree so far, rational ones are evaluated exactly;

@@ -1,4 +1,4 @@
-"""One judgement by math-verify, with the exactness that its tolerances lack. Runs in a worker only: it may not end.
+"""Judges one pair with math-verify and an exact check. Runs in a worker only, because it may never end.
 
 latex2sympy2_extended parses; nothing of the text is ever evaluated as Python (math-verify's plain-expression extractor,
 which would, is not used). All timeouts of math-verify are off, the parent's wall clock replaces them.

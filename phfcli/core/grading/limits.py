@@ -1,4 +1,4 @@
-r"""What the grader refuses to evaluate: texts whose value or parse would not end in time, told by their spelling.
+r"""Refuses texts whose parse or value would take too long, recognised by their spelling.
 
 These checks only save time. A worker that overruns is killed all the same, and a refused answer is an error of the
 grader, never a wrong answer.

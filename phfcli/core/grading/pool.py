@@ -1,4 +1,4 @@
-"""Worker processes that may hang, crash or be killed, and a parent that always gets an answer in time."""
+"""A pool of worker processes that may hang or crash; the parent always gets an answer in time."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-r"""The normalisation rules: one spelling for what LaTeX writes in many ways, applied to gold and answer alike.
+r"""Normalises answers and golds: one spelling for what LaTeX can write in several ways.
 
 Each rule has a name, is documented in docs/grading.md and changes the spelling only, never the value. The rules run in
 order on a text of bounded length; no pattern nests one unbounded repetition in another.

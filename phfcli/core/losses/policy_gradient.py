@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens straight from hidden states, and what GRPO makes of them.
+"""Log-probabilities of given tokens computed from hidden states, and GRPO's loss on them.
 
 Shapes: N tokens, n tokens of a chunk, d hidden size, V vocabulary, k completions of one problem.
 

@@ -1,4 +1,4 @@
-"""Which generated positions carry a hidden loss, chosen for each sample: PHF's set W, and OPRD's first or last ones."""
+"""Selects the generated positions that carry a hidden loss: PHF's set W, and OPRD's first or last ones."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Objectives by name: each says what it needs and how its terms add up; the loop never asks which it runs."""
+"""Builds the objective that the settings name."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What an objective is to the loop: what it needs, and terms that add up over micro-batches."""
+"""The contract between loop and objective: what an objective needs, and terms that add up over micro-batches."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Self-distillation on the student's own rollouts: OPSD, and the hidden-state losses that are added to it."""
+"""OPSD: the divergence of the teacher's and the student's next-token distributions."""
 
 from dataclasses import dataclass
 

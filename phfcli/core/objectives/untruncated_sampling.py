@@ -1,4 +1,4 @@
-"""What the estimates from sampled tokens have in common: they are of the distribution that was drawn from."""
+"""Checks that rollouts are drawn from the whole distribution, as estimates from sampled tokens require."""
 
 from phfcli.core.config import RolloutSettings
 from phfcli.core.errors import UserError

@@ -1,4 +1,4 @@
-"""Pictures in files: panels put together, drawn by matplotlib without a screen."""
+"""Draws pictures into files: several charts side by side, by matplotlib without a screen."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -80,7 +80,7 @@ def drawn_pairs(comparison: Comparison) -> list[Pair]:
 
 
 def differences_height(comparison: Comparison) -> float:
-    """Of the panel of differences, in inches."""
+    """The height of the chart of differences, in inches."""
     return max(_SIZE[1], 0.45 * len(drawn_pairs(comparison)) + 1)
 
 

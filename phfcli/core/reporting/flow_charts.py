@@ -1,4 +1,4 @@
-"""Panels of the hidden flow, and what all panels share. docs/figures.md says how to read them.
+"""Charts of the hidden flow, and what all charts share. docs/figures.md says how to read them.
 
 A mark that carries a value has a gid "value:TEXT": where the picture becomes part of a page, the text is shown when
 the mark is pointed at.
@@ -25,7 +25,7 @@ SHADES = LinearSegmentedColormap.from_list("flow", ["#f7fafc", "#8fccf3", "#2a6b
 
 
 def tell(artist: Any, text: str) -> None:
-    """What a page shows when the mark is pointed at."""
+    """Gives a mark the text that a page shows when somebody points at it."""
     artist.set_gid(f"value:{text}")
 
 
@@ -127,7 +127,7 @@ def ranks(axes: Axes, report: LayerReport) -> None:
 
 
 def from_zero(axes: Axes) -> None:
-    """The scale starts at zero, with room above what is drawn."""
+    """Starts the scale at zero and leaves room above what is drawn."""
     axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
 
 

@@ -1,5 +1,7 @@
-"""A panel as SVG that becomes part of a page: its text is text, its colours follow the page's scheme, its marks tell
-their values when they are pointed at, and it brings no style of its own, which the page's policy would not allow."""
+"""Turns a chart into SVG that is part of a page.
+
+Its text stays text, its colours follow the page's scheme, and its marks show their values when somebody points at them.
+It has no style of its own, because the page's policy allows none."""
 
 import io
 import re

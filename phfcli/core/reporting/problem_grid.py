@@ -14,7 +14,7 @@ _LONGEST_ANSWER = 60  # characters
 
 
 def problem_grid(comparison: Comparison, bench: str, place: int, page: Path) -> dict[str, Any]:
-    """What the page's template needs of a benchmark: rows of problems, columns of evaluations.
+    """The grid of a benchmark for the page's template: rows of problems, columns of evaluations.
 
     Args:
         place: of the benchmark among those of the page.
@@ -68,7 +68,7 @@ def _row(results: Sequence[SavedEvaluation], problem: str, number: int, page: Pa
 
 
 def _kind(shares: Sequence[float]) -> str:
-    """What the page's filter knows of a problem: words of `differ`, `gap`, `none` and `all`."""
+    """The words that the page's filter matches: some of `differ`, `gap`, `none` and `all`."""
     solved = [share > 0.5 for share in shares]
     kinds = {
         "differ": max(shares) > min(shares),

@@ -1,4 +1,4 @@
-"""One page for a whole study: results, training, hidden flow, every problem, settings and where it all comes from.
+"""Writes the report: one page with the results, training curves, hidden flow, problems, settings and provenance.
 
 The page is complete without its script, which sorts and filters. Text is escaped by the template, in pictures by their
 writer. Like the page of samples it asks no network, and its policy allows nothing but its own style and script.
@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.axes import Axes
 
 from phfcli.core.analysis.compare import Comparison, compare
-from phfcli.core.evaluation.sample_page import page_policy
+from phfcli.core.evaluation.page_style import common_style, page_policy
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation, load_evaluations, named_path, summaries_of
 from phfcli.core.reporting import score_charts
 from phfcli.core.reporting.comparison_tables import view_of
@@ -110,7 +110,7 @@ def _page(context: dict[str, Any]) -> str:
     loader = FileSystemLoader(_FOLDER)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = environment.get_template("report.html")
-    style = (_FOLDER / "report.css").read_text(encoding="utf-8")
+    style = common_style() + (_FOLDER / "report.css").read_text(encoding="utf-8")
     script = "".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("tablesort.min.js", "report.js"))
     policy = page_policy(f"<style>{style}</style><script>{script}</script>")
     page = template.render(context | {"style": style, "script": script, "policy": policy})

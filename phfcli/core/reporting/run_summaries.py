@@ -1,4 +1,4 @@
-"""The runs of a study: what each has left on disk, their settings side by side, and where they come from."""
+"""Reads the runs of a study, and puts their settings and provenance side by side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from phfcli.core.storage.files import read_json, read_lines
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One of the study's runs or evaluated models, and all that it left."""
+    """A run or evaluated model of the study, with everything on disk about it."""
 
     name: str
     folder: Path

@@ -1,4 +1,4 @@
-"""Panels of comparisons and of training, each drawn on its own axes. docs/figures.md says how to read them."""
+"""Charts of comparisons and of training. docs/figures.md says how to read them."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Results as tables that other programs read: Markdown, LaTeX and CSV."""
+"""Writes tables for other programs: Markdown, LaTeX and CSV."""
 
 import csv
 import io
@@ -99,12 +99,12 @@ def layer_table(reports: Sequence[LayerReport]) -> list[Row]:
 
 
 def _at(values: Sequence[float | None], index: int) -> float | None:
-    """The last layer has no next one, so `adjacent` is shorter."""
+    """The value of a layer, or None: the last layer has no next one, so `adjacent` is shorter."""
     return values[index] if index < len(values) else None
 
 
 def _markdown_cell(cell: str) -> str:
-    """Text that stays text: names come from files."""
+    """The text escaped for Markdown, because names come from files."""
     plain = " ".join(cell.split()).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\|`*_\[\]])", r"\\\1", plain)
 

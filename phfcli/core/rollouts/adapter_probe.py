@@ -1,4 +1,4 @@
-"""A check before a run: an engine with weights of its own must follow the weights that are trained."""
+"""Checks before a run that an engine with weights of its own follows the trained weights."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

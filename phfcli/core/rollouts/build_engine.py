@@ -1,4 +1,4 @@
-"""Rollout engines: token ids in, token ids and log-probabilities out. Training and evaluation use the same ones."""
+"""Builds the engine that an evaluation or a training run asks for."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence

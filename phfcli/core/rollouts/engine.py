@@ -1,4 +1,4 @@
-"""What every rollout engine does, and what it is told to serve."""
+"""The contract of rollout engines, and the description of what an engine serves."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from phfcli.core.types import Completion, Request, Sampling
 
 @dataclass(frozen=True)
 class Serving:
-    """What an engine is to serve.
+    """The model that an engine serves.
 
     Attributes:
         settings: the base model, and how it is run.

@@ -1,4 +1,4 @@
-"""Requests to a server that may go away for a while: what may pass is tried again, a mistake is told at once."""
+"""Sends requests to a server that may be away for a while: faults that may pass are retried, mistakes are not."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ _KEY = "VLLM_API_KEY"
 
 
 class TransientError(Exception):
-    """Something that may pass.
+    """A fault that may pass, so that the request is worth another try.
 
     waited: for how many seconds the server has kept silent when that is noticed.
     """

@@ -111,7 +111,7 @@ class HttpEngine:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _meet(self) -> None:
-        """Without patience: at the start a silent server is more likely a wrong address."""
+        """Asks the server for its models, once: at the start a silent server is more likely a wrong address."""
         try:
             self._wait(self._models.names())
         except TransientError as fault:

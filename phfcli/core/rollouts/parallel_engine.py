@@ -1,4 +1,4 @@
-"""Several engines, each in a process with devices of its own; what one that dies has left over, the others take up."""
+"""Runs several engines, each in a process with devices of its own. The others take over the work of one that dies."""
 
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a vLLM server serves: whether its base model is the wanted one, and the adapters that it is told to load."""
+"""The models of a vLLM server: checks its base model, and loads and unloads adapters."""
 
 import asyncio
 import hashlib

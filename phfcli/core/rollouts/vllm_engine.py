@@ -1,4 +1,4 @@
-"""Rollouts with vLLM, which computes in processes of its own: continuous batching, prefix caching, unmerged adapters.
+"""Draws rollouts with vLLM, in processes of its own, with continuous batching and unmerged adapters.
 
 Adapters. Each one that is taken over gets a new name and number and is loaded once. vLLM can also load in place, but a
 request that carries `load_inplace` has its adapter read again at every forward pass, so that the time of a "swap"

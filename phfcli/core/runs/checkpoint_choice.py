@@ -1,5 +1,6 @@
 """Which checkpoint, adapter or model a command means by its TARGET."""
 
+<<<<<<< HEAD
 from phfcli.core.runs.checkpoints import checkpoints_of
 import re
 from collections.abc import Mapping
@@ -17,13 +18,29 @@ from phfcli.core.shipped_files import EMBEDDED
 from phfcli.core.runs.layout import is_run
 from phfcli.core.objectives.teachers.contract import Teacher
 from phfcli.core.storage.tensors import check_tensors, read_tensors, write_tensors
+=======
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from phfcli.core.errors import UserError
+from phfcli.core.runs.checkpoints import checkpoints_of
+from phfcli.core.runs.layout import is_run
+from phfcli.core.shipped_files import EMBEDDED
+from phfcli.core.storage.files import read_json
+from phfcli.core.storage.tensors import check_tensors
+>>>>>>> main
 
 _STEP = re.compile(r"step-(\d{6,})")
 
 
 @dataclass(frozen=True)
 class Target:
+<<<<<<< HEAD
     """What `phf eval` was pointed at."""
+=======
+    """The model that a TARGET stands for."""
+>>>>>>> main
 
     name: str  # short, for folders and tables
     model: str  # the base model, or a checkpoint of all weights

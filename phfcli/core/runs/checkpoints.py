@@ -9,7 +9,6 @@ lie in a folder of their own, state/: vLLM takes every safetensors file beside a
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,12 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from phfcli.core.models.description import generation_config
 from phfcli.core.errors import UserError, first_line
-from phfcli.core.storage.files import new_folder, read_json, remove_folder, write_json
+from phfcli.core.models.description import generation_config
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.shipped_files import EMBEDDED
-from phfcli.core.runs.layout import is_run
 from phfcli.core.objectives.teachers.contract import Teacher
-from phfcli.core.storage.tensors import check_tensors, read_tensors, write_tensors
+from phfcli.core.storage.files import new_folder, read_json, remove_folder, write_json
+from phfcli.core.storage.tensors import read_tensors, write_tensors
 
 _STEP = re.compile(r"step-(\d{6,})")
 _ONE_FILE = "10TB"
@@ -32,7 +29,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's, of a parameter's shape
 
 
 class MismatchError(UserError):
-    """A checkpoint that is whole, and not one of this run as it is set now."""
+    """A checkpoint that is complete but does not fit the present settings of the run."""
 
 
 def save_checkpoint(
@@ -109,14 +106,6 @@ def set_aside(folder: Path) -> Path:
     if aside.exists():
         remove_folder(aside)
     return folder.rename(aside)
-
-
-
-
-
-
-
-
 
 
 def _state(folder: Path, model: LanguageModel) -> Path:

@@ -1,13 +1,13 @@
-"""Recording a hidden flow: both readers' states of every layer along some rollouts, under the present weights."""
+"""Records a hidden flow: the states of student and teacher in every layer along some rollouts."""
 
 from collections.abc import Sequence
 
 import torch
 
-from phfcli.core.runs.flow_files import Flow, Rollout
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Sample, collate, run_pass
 from phfcli.core.objectives.teachers.contract import Teacher
+from phfcli.core.runs.flow_files import Flow, Rollout
 
 
 @torch.no_grad()

@@ -1,8 +1,6 @@
 """The names of the parts of a run directory."""
 
 from pathlib import Path
-from phfcli.core.errors import UserError, nearest
-
 
 
 def is_run(folder: Path) -> bool:

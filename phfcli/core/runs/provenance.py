@@ -1,23 +1,19 @@
-"""Where figures come from: the identity of models, versions, hardware and the revision of this program."""
+"""Records where figures come from: the identity of models, versions, hardware and the revision of this program."""
 
 import datetime
 import platform
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-import torch
-from phfcli.core.version import __version__
-from phfcli.core.models.description import locate, revision
-from phfcli.core.config import TrainConfig
-from phfcli.core.runs.training_data import Curriculum
-from phfcli.core.errors import UserError
-from phfcli.core.storage.files import file_hash, folder_hash, json_lines, read_json, read_lines, remove_hidden, write_json, write_text
-from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.runs.layout import is_run
-from phfcli.core.settings import Source, read_yaml, resolve, write_yaml
 
+import torch
+
+from phfcli.core.models.description import locate, revision
+from phfcli.core.storage.files import (
+    folder_hash,
+)
+from phfcli.core.version import __version__
 
 
 def model_identity(name: str) -> dict[str, Any]:

@@ -1,25 +1,25 @@
-"""The run directory: who may write to it, what it records about itself, and where a resumed run goes on."""
+"""Creates and resumes a run directory, and records its settings and manifest."""
 
-from phfcli.core.runs.provenance import environment, model_identity, now
-import datetime
-import platform
-import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from phfcli.core.version import __version__
-from phfcli.core.models.description import locate, revision
 from phfcli.core.config import TrainConfig
-from phfcli.core.runs.training_data import Curriculum
 from phfcli.core.errors import UserError
-from phfcli.core.storage.files import file_hash, folder_hash, json_lines, read_json, read_lines, remove_hidden, write_json, write_text
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.runs.layout import is_run
+from phfcli.core.runs.provenance import environment, model_identity, now
+from phfcli.core.runs.training_data import Curriculum
 from phfcli.core.settings import Source, read_yaml, resolve, write_yaml
+from phfcli.core.storage.files import (
+    file_hash,
+    json_lines,
+    read_json,
+    read_lines,
+    remove_hidden,
+    write_json,
+    write_text,
+)
 
 # what may differ when a run goes on: they change where it ends and what it leaves, not the steps themselves
 _FREE_ON_RESUME = ("steps", "checkpoint_every", "keep", "output_dir", "report_to", "sharding", "vllm", "http")
@@ -48,7 +48,7 @@ def saved_config(folder: Path) -> Source:
 
 
 def check_resumable(folder: Path, config: TrainConfig, force: bool = False) -> list[str]:
-    """What makes this another run than the one in the folder, in words.
+    """The settings in which this run differs from the one in the folder, in words.
 
     Raises:
         UserError: naming the setting, unless it is forced; and for one without which its checkpoints cannot be read.
@@ -70,7 +70,7 @@ def note_settings(folder: Path, config: TrainConfig) -> None:
 
 
 def _comparable(config: TrainConfig) -> dict[str, Any]:
-    """The settings, whatever address a server has today and however long a better evaluation is waited for."""
+    """The settings that must not change; the address of a server and the patience may."""
     tree = config.model_dump()
     if "://" in tree["rollout"]["engine"]:
         tree["rollout"]["engine"] = "http"
@@ -101,7 +101,7 @@ def start_run(
 
 
 def _teaching(config: TrainConfig) -> dict[str, Any]:
-    """The teacher that is another model, and the bridge to it."""
+    """The identity of an external teacher and of the bridge to it."""
     about: dict[str, Any] = {}
     if config.teacher.model is not None:
         about["teacher"] = model_identity(config.teacher.model)
@@ -111,7 +111,7 @@ def _teaching(config: TrainConfig) -> dict[str, Any]:
 
 
 def continue_run(folder: Path, step: int) -> None:
-    """Notes the resumption; takes back the metrics of steps after the checkpoint, and what a kill left half-written."""
+    """Notes the resumption in the manifest, and removes metrics after the checkpoint and half-written files."""
     for part in ("checkpoints", "flows"):
         remove_hidden(folder / part)
     manifest = read_json(folder / "manifest.json")
@@ -121,11 +121,3 @@ def continue_run(folder: Path, step: int) -> None:
         kept = [line for line in read_lines(folder / name) if line["step"] <= step]
         if kept or (folder / name).exists():
             write_text(folder / name, json_lines(kept))
-
-
-
-
-
-
-
-

@@ -1,4 +1,4 @@
-"""Training problems: where they come from, whether they fit, and in which order they are visited."""
+"""Loads the training problems, checks that they fit, and orders them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ import numpy as np
 from phfcli.core.config import ColumnSettings, TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.models.prompts import Prompts
-from phfcli.core.types import Problem
-from phfcli.core.shipped_files import EMBEDDED, embedded_problems
 from phfcli.core.seeds import derive_seed
+from phfcli.core.shipped_files import EMBEDDED, embedded_problems
 from phfcli.core.storage.tables import Row, looks_like_file, read_hub, read_rows, require_columns, rows_hash, text
+from phfcli.core.types import Problem
 
 
 def load_problems(data: str, columns: ColumnSettings) -> list[Problem]:
@@ -83,7 +83,7 @@ def _order(seed: int, epoch: int, count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class SequenceLengths:
-    """What is read of a problem in training, as far as its length goes.
+    """How long the sequence of a problem is in training.
 
     Attributes:
         privileged: a reader sees the prompt that contains the reference.

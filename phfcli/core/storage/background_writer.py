@@ -1,4 +1,4 @@
-"""Work that goes on behind the work in hand."""
+"""Runs work in a thread beside the main work."""
 
 import queue
 import threading
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class BackgroundWriter(Generic[T]):
-    """A thread that does `work` on whatever has come in since it last looked, all of it at once.
+    """A thread that calls `work` with all the items that have come in since its last call.
 
     Leaving the context waits until everything is done, also when the caller has failed. What `work` raises is raised
     to the caller by the next `put`, or at the end.

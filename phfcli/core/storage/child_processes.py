@@ -1,4 +1,4 @@
-"""Processes of our own: a fresh interpreter that runs one function of this package, with a pipe to it.
+"""Starts processes of our own: a fresh interpreter that runs one function of this package, with a pipe to it.
 
 Not a fork, and not a `multiprocessing.Process`: it never imports the caller's main module (so a script needs no
 `__main__` guard), can be started from a daemonic process, and may have children itself. What goes through the pipe is
@@ -97,7 +97,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def end_with_parent() -> None:
-    """A parent that was killed cannot end its children; each looks for itself."""
+    """Ends this process when its parent has gone: a parent that was killed cannot end its children."""
     parent = os.getppid()
 
     def watch() -> None:

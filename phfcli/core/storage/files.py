@@ -1,4 +1,4 @@
-"""Writing so that a reader finds either the old file or the new one, and never half of either."""
+"""Writes files so that a reader finds the old file or the new one, never half of either."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The hub, asked once whether it is there: its client would try again for minutes before it says no."""
+"""Asks once whether the hub answers, because its client retries for minutes before it gives up."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""Rows of a data set: from a local jsonl, csv or parquet file, or from the hub."""
+"""Reads the rows of a data set, from a local jsonl, csv or parquet file or from the hub."""
 
 import hashlib
 import json

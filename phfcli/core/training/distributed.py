@@ -1,4 +1,4 @@
-"""The processes of one run: what each of them does of a step, and how their parts become one.
+"""Shares a step out over the processes of one run, and sums their parts.
 
 Every rank holds the whole model and takes its share of a step's samples. Losses, counts and gradients are SUMS, so they
 are added over ranks and divided once, by the global count: how a step is split changes nothing but the rounding. One
@@ -85,7 +85,7 @@ class Ranks:
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The other ranks do what is within it once the main one has done so."""
+        """Lets the other ranks enter only after the main rank has left the context."""
         if not self.main:
             self.wait()
         yield
@@ -94,7 +94,7 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What some rank refuses within it, all refuse, in the lowest one's words. No rank may wait for another there.
+        """Raises on all ranks the UserError that one of them has raised within it. No rank may wait for another there.
 
         Raises:
             UserError: where it was raised on some rank.

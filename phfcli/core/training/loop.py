@@ -1,4 +1,4 @@
-"""The training loop: one step is the paper's algorithm, and it does not know which objective it runs."""
+"""The training loop. A step is the paper's algorithm; the loop does not know which objective it runs."""
 
 import math
 import time
@@ -158,7 +158,7 @@ class Trainer(TrainingParts):
         return ranks.total({"loss": loss})["loss"], norm, sums.means(ranks)
 
     def terms(self, batch: Batch) -> LossTerms:
-        """Both passes over the same tokens, then the objective."""
+        """The loss terms of a batch: both passes over the same tokens, then the objective."""
         layers = pick_layers(self.objective.needs.layers, len(self.model.blocks))
         teacher = None
         if self.objective.needs.teacher:
@@ -167,7 +167,7 @@ class Trainer(TrainingParts):
         return self.objective.loss(student, teacher, batch)
 
     def update(self) -> None:
-        """Clip, AdamW, schedule, teacher."""
+        """Clips the gradient, and updates the weights, the learning rate and the teacher."""
         torch.nn.utils.clip_grad_norm_(self.model.trainable().values(), self.config.optim.max_grad_norm)
         self.optimizer.step()
         self.schedule.step()

@@ -1,4 +1,4 @@
-"""What is measured of a step: means over its micro-batches and ranks, and what it takes of the machine."""
+"""The metrics of a step: means over its micro-batches and ranks, and its peak memory."""
 
 import resource
 import sys

@@ -1,4 +1,4 @@
-"""What a training run consists of, and how far it has come."""
+"""The parts of a training run, and the step it has reached."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

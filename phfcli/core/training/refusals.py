@@ -1,4 +1,4 @@
-"""What is refused before a run: settings, each sensible alone, that do not go together."""
+"""Refuses settings that do not go together, before a run starts."""
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
@@ -46,7 +46,7 @@ def check_external(config: TrainConfig, needs: Needs, student: LanguageModel, te
 
 
 def _check_bridge(config: TrainConfig, bridge: Bridge) -> None:
-    """A bridge stands between the very models that it was fitted to."""
+    """Raises UserError for a bridge that was fitted to other models."""
     for side, setting, name in (("student", "model", config.model), ("teacher", "teacher.model", config.teacher.model)):
         fitted, given = bridge.about[side], model_identity(name or "")
         for key in ("sha256", "revision"):

@@ -1,4 +1,4 @@
-"""What a training run leaves on disk in its course, and how it goes on from there: checkpoints, flows, the best one."""
+"""Saves checkpoints and hidden flows during training, and resumes a run from them."""
 
 from collections.abc import Callable, Sequence
 
@@ -58,7 +58,7 @@ def check_alike(trainer: TrainingParts) -> None:
 
 
 def _write_checkpoint(trainer: TrainingParts) -> None:
-    """Only then are older ones removed, and the best one pointed to."""
+    """Writes the checkpoint, and only then removes older ones and moves the link to the best one."""
     model, config = trainer.model, trainer.config
     state = {"step": trainer.step, "model": stable_name(config.model), "schedule": trainer.schedule.state_dict()}
     folder = trainer.folder / "checkpoints" / step_name(trainer.step)
@@ -70,7 +70,7 @@ def _write_checkpoint(trainer: TrainingParts) -> None:
 
 
 def _load_newest(trainer: TrainingParts) -> list[str]:
-    """Returns what was skipped on the way, and why."""
+    """Loads the newest readable checkpoint; returns which ones it skipped, and why."""
     skipped = []
     for step, folder in reversed(checkpoints_of(trainer.folder)):
         try:

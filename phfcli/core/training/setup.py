@@ -1,4 +1,4 @@
-"""From settings to a trainer that is ready for its first step; everything that can be refused is refused here."""
+"""Builds a trainer from the settings; everything that can be refused is refused here."""
 
 from collections.abc import Iterable, Sequence
 from itertools import chain

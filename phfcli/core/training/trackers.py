@@ -1,4 +1,4 @@
-"""A run's metrics for the trackers that it reports to, through Accelerate's adapters of them.
+"""Sends a run's metrics to trackers such as TensorBoard or W&B, through Accelerate.
 
 What the trackers get is what metrics.jsonl and evaluations.jsonl hold: nothing of a run depends on them.
 """

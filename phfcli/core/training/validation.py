@@ -1,4 +1,4 @@
-"""Evaluation in the course of training: every so many steps, by the training's own engine, to find the best checkpoint.
+"""Evaluates during training, every so many steps and by the training's own engine, to find the best checkpoint.
 
 It draws from seeds of its own and leaves no trace on the steps: a run ends with bitwise the same weights with and
 without it.
@@ -34,7 +34,7 @@ ValidationResult = dict[str, Any]  # a line of it
 
 @dataclass
 class Validation:
-    """A benchmark to draw from in training, and what came out so far."""
+    """The benchmark that is evaluated during training, and the results so far."""
 
     folder: Path  # of the run
     bench: str
@@ -95,7 +95,7 @@ class Validation:
 def build_validation(
     config: TrainConfig, folder: Path, description: ModelDescription, prompts: Prompts, grader: Grader
 ) -> Validation | None:
-    """What the settings ask for, or None.
+    """The validation that the settings ask for, or None.
 
     Raises:
         UserError: without a benchmark, for one that cannot be read, or whose prompts do not fit.
@@ -127,7 +127,7 @@ def build_validation(
 
 
 def _figures(samples: list[GradedSample]) -> ValidationResult:
-    """Of all ranks' samples."""
+    """The scores of the samples of all ranks."""
     scores: dict[str, list[float]] = {}
     for sample in samples:
         scores.setdefault(sample["problem"], []).append(float(sample["status"] == Status.correct))

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phfcli.core.models.description import load_tokenizer
 from phfcli.core.config import TrainConfig
-from phfcli.core.runs.training_data import Curriculum, SequenceLengths, build_curriculum
 from phfcli.core.errors import UserError
+from phfcli.core.models.description import load_tokenizer
 from phfcli.core.models.prompts import Prompts
+from phfcli.core.runs.training_data import Curriculum, SequenceLengths, build_curriculum
 from phfcli.core.types import Problem
 
 PROBLEMS = [Problem(str(i), f"problem {i}", "s") for i in range(10)]
@@ -52,7 +52,9 @@ def test_overlong_problems_are_an_error_or_a_counted_skip(tmp_path: Path, prompt
     assert ([p.solution for p in kept.problems], skipped) == (["1", "2"], 2)
     with pytest.raises(UserError, match="no problem fits"):
         build_curriculum(
-            TrainConfig.model_validate({**settings, "overlong": "skip"}), SequenceLengths(prompts, rollout=100), context=110
+            TrainConfig.model_validate({**settings, "overlong": "skip"}),
+            SequenceLengths(prompts, rollout=100),
+            context=110,
         )
 
 
@@ -75,5 +77,7 @@ def test_offline_the_prompt_and_the_reference_must_fit(tmp_path: Path, prompts: 
     assert build_curriculum(config, sequence_lengths, context=length)[1] == 0
     with pytest.raises(UserError, match=f"problem 1 takes {length} tokens with its reference.*overlong=skip$"):
         build_curriculum(config, sequence_lengths, context=length - 1)
-    kept, skipped = build_curriculum(config.model_copy(update={"overlong": "skip"}), sequence_lengths, context=length - 1)
+    kept, skipped = build_curriculum(
+        config.model_copy(update={"overlong": "skip"}), sequence_lengths, context=length - 1
+    )
     assert ([p.solution for p in kept.problems], skipped) == (["1"], 1)

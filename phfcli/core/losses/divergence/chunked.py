@@ -1,4 +1,4 @@
-"""One pass over the tokens, a chunk at a time: logits, divergence, and the gradient in closed form.
+"""Computes logits, divergence and gradient in one pass over the tokens, a chunk at a time.
 
 Two sizes matter. The head is read once for each CHUNK of tokens, so a chunk is as large as the memory it may take. The
 elementwise work goes over SLABS of a few rows of a chunk, whose temporaries stay in a CPU's cache: there it is several
@@ -24,7 +24,7 @@ SLAB_TEMPORARIES = 10
 
 
 class DivergenceSums(NamedTuple):
-    """The result; the gradients are those of sum_n w_n D_n, or None where not wanted."""
+    """The result of all chunks. The gradients are those of sum_n w_n D_n, or None where they are not wanted."""
 
     tokens: Tensor  # [3, N] of each token: divergence, divergence after the clip, number of clipped entries
     grad_hidden: Tensor | None  # [N, d] in the dtype of the student's hidden states
@@ -33,7 +33,7 @@ class DivergenceSums(NamedTuple):
 
 @dataclass(frozen=True)
 class ChunkedDivergence:
-    """What stays the same from chunk to chunk."""
+    """The computation of a divergence, with all that stays the same from chunk to chunk."""
 
     spec: DivergenceSpec
     head: Tensor  # [V, d]
@@ -43,7 +43,7 @@ class ChunkedDivergence:
     wants_head: bool
 
     def __call__(self, student: Tensor, teacher: Tensor, weights: Tensor) -> DivergenceSums:
-        """Sweeps over hidden states [N, d] with weights [N] in the working precision."""
+        """The divergence of hidden states [N, d] with weights [N] in the working precision."""
         count, vocabulary = len(student), len(self.head)
         chunk = chunk_rows(student, vocabulary, self.chunk_size)
         logits_2nV = student.new_empty(2 * chunk, vocabulary)

@@ -1,4 +1,4 @@
-"""The weighted divergence straight from hidden states, without ever holding the logits of all tokens.
+"""The weighted divergence computed from hidden states, without holding the logits of all tokens.
 
 Value and gradient equal those of `divergence` on the full logits. The gradient is computed in the forward pass, so that
 only an [N, d] tensor lives until the backward pass (and a [V, d] one where the head trains).

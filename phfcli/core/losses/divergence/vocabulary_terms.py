@@ -1,4 +1,4 @@
-"""What one vocabulary entry adds to a divergence, and how that changes with the student: the formulas, once.
+"""The formulas: what one vocabulary entry adds to a divergence, and its derivative.
 
 S and T are the next-token distributions of student and teacher over V entries, M = beta T + (1 - beta) S:
 
@@ -62,7 +62,7 @@ class DivergenceSpec:
 
 
 class VocabularyTerms(NamedTuple):
-    """All [..., V]."""
+    """The terms of every vocabulary entry and what their gradient needs; all [..., V]."""
 
     value: Tensor
     slope: Tensor

@@ -1,4 +1,4 @@
-"""One rollout under both readers, layer by layer and transition by transition: what the terms of the loss are means of.
+"""Measures one rollout by layer and transition; the terms of the loss are means of these measures.
 
 Shapes: L layers, m positions, n = m - 1 transitions, d hidden size. Everything is computed in float32.
 """

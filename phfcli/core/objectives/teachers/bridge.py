@@ -1,4 +1,4 @@
-"""A bridge on disk and in a loss: the frozen pair of projectors between a student's and a teacher's states.
+"""The bridge between a student's and a teacher's states: two frozen projectors, and their file.
 
 BRIDGE.safetensors holds
     student.weight [K, r, d], student.mean [K, d]         of the student's blocks `layers` [K], 1 is the first

@@ -1,4 +1,4 @@
-"""What the training loop asks of a teacher, whichever it is."""
+"""The contract between loop and teacher."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -11,14 +11,14 @@ from phfcli.core.types import Problem
 
 
 class Teacher(Protocol):
-    """What the loop asks of a teacher, whichever it is."""
+    """A model that reads rollouts as the teacher."""
 
     def prepare(self, sample: Sample, problem: Problem) -> Sample:
-        """The sample with whatever this teacher needs to read it."""
+        """The sample with what this teacher needs to read it, such as its own tokens."""
         ...
 
     def run_pass(self, student: LanguageModel, batch: Batch, layers: Sequence[int]) -> Pass:
-        """Its pass without grad; `layers` are the student's, and its own are those that lie as deep."""
+        """The teacher's pass, without a gradient, over its own layers that lie as deep as the student's `layers`."""
         ...
 
     def update(self) -> None:
@@ -26,11 +26,11 @@ class Teacher(Protocol):
         ...
 
     def metrics(self) -> dict[str, float]:
-        """What a step's metrics say of it."""
+        """The teacher's part of a step's metrics."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps of it."""
+        """The tensors that a checkpoint keeps of the teacher."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...

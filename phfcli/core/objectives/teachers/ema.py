@@ -1,4 +1,4 @@
-"""What reads a rollout as the teacher, and the privileged one: the same model under averaged weights (PHF, eq. 11)."""
+"""The teacher that is the student itself under averaged weights (EMA; PHF, eq. 11)."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ class AveragedTeacher:
 
     @contextmanager
     def weights(self) -> Iterator[None]:
-        """Within it the model computes with the teacher's weights. Only for passes without grad."""
+        """Puts the teacher's weights into the model while the context lasts. Only for passes without a gradient."""
         self._swap()
         try:
             yield

@@ -1,4 +1,4 @@
-"""A teacher that is another model: loaded once, frozen, and shown what the student is shown, nothing more."""
+"""The teacher that is another model: loaded once, frozen, and without the reference solution."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class ExternalTeacher:
         return run_pass(self.model, batch.teacher, batch, own)
 
     def update(self) -> None:
-        """It does not follow the student."""
+        """Does nothing: this teacher does not follow the student."""
 
     def metrics(self) -> dict[str, float]:
         return {}
@@ -52,7 +52,7 @@ class ExternalTeacher:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """There is nothing to take back."""
+        """Does nothing, because a checkpoint keeps nothing of this teacher."""
 
 
 def load_external(config: TrainConfig, student: ModelDescription) -> ExternalTeacher:

@@ -1,4 +1,4 @@
-"""What the passes of a step hold in memory, found by running them on tensors that have shapes and no data.
+"""Finds the memory of the passes of a step by running them on tensors that have shapes and no data.
 
 The model itself is run, on torch's meta device, so whatever its architecture and adapters keep for the backward pass is
 counted as they keep it. Attention is taken to be of the kind that keeps its inputs, its output and one number for each
@@ -22,7 +22,7 @@ _ATTENTION = "phf-shapes"
 
 @dataclass(frozen=True)
 class PassMemory:
-    """Bytes above what is held all the time.
+    """The memory of the passes, in bytes above what is held all the time.
 
     Attributes:
         teacher: the most, during the pass without grad.
@@ -36,7 +36,7 @@ class PassMemory:
 
 
 def pass_memory(causal: PreTrainedModel, rows: int, student: int, teacher: int, attention: str) -> PassMemory:
-    """The footprint of both passes over `rows` sequences of so many tokens.
+    """The memory of both passes over `rows` sequences of the given lengths.
 
     Args:
         causal: on the meta device, in the dtypes of the run, its trainable parameters marked; in training mode.
@@ -117,7 +117,7 @@ def _attend(
 
 
 class _Attention(torch.autograd.Function):
-    """What fused attention keeps and makes, without its arithmetic."""
+    """An attention that allocates what fused attention allocates, without its arithmetic."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

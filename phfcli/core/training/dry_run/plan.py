@@ -1,4 +1,4 @@
-"""What a run would do and take, without loading a weight: the rendered prompts and an estimate of its memory."""
+"""Plans a run without loading a weight: renders its prompts and predicts its memory."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ _PROMPT_TOKENS = 512  # assumed where no tokenizer is at hand to measure one
 
 @dataclass
 class Plan:
-    """Prompts by reader (and a target, if there is one), the memory of a process, and what could not be found out."""
+    """The plan of a run: prompts by reader, the memory of a process, and what could not be found out."""
 
     prompts: dict[str, str] = field(default_factory=dict)
     memory: Memory | None = None
@@ -75,7 +75,7 @@ def plan_run(config: TrainConfig, processes: int = 1, tokens_per_s: float | None
 def _lengths(
     config: TrainConfig, needs: Needs, prompts: Prompts, problems: Sequence[Problem], context: int | None
 ) -> Lengths:
-    """Those of the longest problem that the run will visit, for either reader; every rollout as long as it may be."""
+    """The lengths of the longest problem that the run will visit, with every rollout as long as it may be."""
     if config.overlong == "skip" and context is not None:
         sequence_lengths = SequenceLengths(
             prompts, needs.privileged, None if needs.offline else config.rollout.max_new_tokens

@@ -1,4 +1,4 @@
-"""What a training step holds in memory, phase by phase, before a weight is loaded.
+"""Predicts the memory of a training step, phase by phase, before a weight is loaded.
 
 The passes are run on tensors that have shapes and no data (`pass_memory`); the rest is counted from the same shapes.
 The peak of a step is what is there all the time, and the largest of its phases: rollout, the teacher's pass, the loss,

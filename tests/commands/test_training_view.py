@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from trained import SMALL
 
-from phfcli.commands.watch import step_table
+from phfcli.commands.training_view import step_table
 
 METRICS = {
     "step": 3,

@@ -1,11 +1,14 @@
-"""How a training run is watched: on a terminal a table that follows each step, and anywhere a line every few steps."""
+"""What a training run shows: a live table on a terminal, a line every few steps anywhere, and its end."""
 
 import time
 from datetime import timedelta
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phfcli.commands.common import percent, warn, with_error
+import typer
+
+from phfcli.commands.output import percent, print_json, result_console, warn, with_error
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +37,7 @@ _SHARES = ("clip_share", "clipped_entries", "clipped_tokens", "flat_groups", "tr
 
 
 def watch(trainer: "Trainer", log: "Console", report: "Report") -> "Metrics | None":
-    """Runs the training, shows and reports it; returns the metrics of the last step, or None if there was none left."""
+    """Runs the training and shows each step; returns the metrics of the last step, or None if no step was left."""
     from rich.live import Live
 
     last, warned = None, False
@@ -68,13 +71,13 @@ def step_line(metrics: "Metrics") -> str:
 
 
 def evaluation_line(scores: "ValidationResult", step: int) -> str:
-    """What an evaluation in the course of training gave."""
+    """The result of an evaluation during training, in a line."""
     average = with_error(scores["average"], scores["stderr"])
     return f"step {step:>4}  {scores['bench']} {average} %  ({scores['problems']} problems x {scores['n']})"
 
 
 def step_table(metrics: "Metrics", steps: int, left_s: float) -> "Table":
-    """Every number of a step, whichever its objective has, in columns; above them how far it is and the time left."""
+    """Every number of a step in columns, and above them the progress and the time left."""
     from rich import box
     from rich.table import Table
 
@@ -92,9 +95,40 @@ def step_table(metrics: "Metrics", steps: int, left_s: float) -> "Table":
 
 
 def _cells(name: str, value: float) -> tuple[str, str]:
-    """A metric's name as it is read, and its value in the unit it is read in."""
+    """A metric's name and its value, in the words and units that people read."""
     if name in _SHARES:
         return name.replace("_", " "), f"{percent(value)} %"
     if name.endswith("_bytes"):
         return name.removesuffix("_bytes").replace("_", " "), f"{value / 2**20:,.0f} MiB"
     return name.replace("_per_s", "/s").replace("_", " "), f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def show_end(trainer: "Trainer", last: "Metrics | None", json_: bool) -> None:
+    """The run, its newest and best checkpoint, and the command that goes on from there."""
+    folder = trainer.folder
+    best = trainer.validation and trainer.validation.best
+    result = {"run": str(folder), "step": trainer.step, "checkpoint": _newest(folder), "best": best, "metrics": last}
+    if json_:
+        print_json(result)
+        return
+    then = f"phf eval {folder}" if trainer.done else f"phf train --resume --output-dir {folder}"
+    lines = f"run        {folder}\ncheckpoint {result['checkpoint']}"
+    if best:
+        lines += f"\nbest       {folder / 'best'}: step {best['step']}, {with_error(best['average'], best['stderr'])} %"
+        if trainer.done and trainer.step < trainer.config.steps:
+            lines += f"; stopped early after step {trainer.step}"
+    lines += f"\nnext       {then}"
+    result_console().print(lines, markup=False, soft_wrap=True)
+
+
+def show_stop(trainer: "Trainer") -> None:
+    """That SIGTERM has stopped the run, and where."""
+    at = f"step {trainer.step} of {trainer.config.steps}"
+    typer.echo(f"phf: stopped by SIGTERM after {at}; --resume goes on from its checkpoint", err=True)
+
+
+def _newest(folder: Path) -> str | None:
+    from phfcli.core.runs.checkpoints import checkpoints_of
+
+    found = checkpoints_of(folder)
+    return str(found[-1][1]) if found else None

@@ -1,4 +1,4 @@
-"""What the commands share: their common options, and the two streams: results on stdout, all else on stderr."""
+"""The two streams of every command: results on stdout, everything else on stderr."""
 
 import json
 import logging
@@ -6,9 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from phfcli.core.errors import UserError
 from phfcli.core.printable import printable
@@ -17,19 +15,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from phfcli.core.settings import Source
-
-Configs = Annotated[
-    list[str] | None,
-    typer.Option("--config", metavar="NAME|FILE", help="A shipped recipe or a YAML file; later ones win. Repeatable."),
-]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any setting by its dotted key, e.g. optim.lr=1e-5. Repeatable."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no logs.")]
-Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw a picture: .png, .svg or .pdf.")]
 
 _FILE_WIDTH = 120  # columns
 _PICTURES = (".png", ".svg", ".pdf")
@@ -64,7 +49,7 @@ def log_console(quiet: bool) -> "Console":
 
 
 def warn(message: str) -> None:
-    """One line on stderr, also with --quiet: what it says will happen."""
+    """Writes a warning as one line on stderr, also with --quiet."""
     from rich.markup import escape
 
     log_console(quiet=False).print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
@@ -82,7 +67,7 @@ def check_plot(path: Path | None) -> None:
 
 
 def quiet_libraries() -> None:
-    """The libraries' own progress bars and notices would tear ours apart. Imports transformers."""
+    """Turns off the progress bars and notices of the libraries, which would break up our own. Imports transformers."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
@@ -99,13 +84,3 @@ def with_error(value: float | None, stderr: float | None) -> str:
     """A percentage with its standard error in points, or the error alone."""
     parts = [*([] if value is None else [percent(value)]), *([] if stderr is None else [f"± {percent(stderr)}"])]
     return " ".join(parts) or "-"
-
-
-def settings_given(
-    configs: list[str] | None, sets: list[str] | None, options: Sequence[tuple[str, str, Any]]
-) -> "list[Source]":
-    """What was typed, later ones winning: --config, then --set, then the options as (label, dotted key, value)."""
-    from phfcli.core.settings import file_sources, option_source, set_sources
-
-    typed = [option_source(label, key, value) for label, key, value in options if value is not None]
-    return [*file_sources(configs or []), *set_sources(sets or []), *typed]

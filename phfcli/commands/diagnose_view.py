@@ -1,0 +1,85 @@
+"""What a diagnosis shows: a table of layers, a table of steps, and the figures below them."""
+
+from typing import TYPE_CHECKING
+
+from phfcli.commands.output import percent, plain_table
+from phfcli.core.names import EnergyName
+from phfcli.core.printable import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from phfcli.core.analysis.diagnose import LayerReport
+
+_MEANING: dict[EnergyName, str] = {
+    "loss": "(direction + geometry) / 2, eq. 8",
+    "direction": "eq. 6",
+    "geometry": "eq. 7",
+    "transition": "squared norm of the student's transitions",
+}
+_BAR = 20
+_SHADES = " ░▒▓█"
+_TOKENS = 8
+
+
+def report_table(report: "LayerReport") -> "Table":
+    """The newest step, a row for each layer."""
+    step = "" if report.step is None else f"step {report.step}, "
+    top = max(report.share)
+    measures = report.measures
+    rows = []
+    for index, (layer, value, share) in enumerate(zip(report.layers, report.energies, report.share, strict=True)):
+        own = [_number(measures[name][index], form) for name, form in _COLUMNS.values()]
+        bar = "█" * round(_BAR * share / top)
+        rows.append((str(layer), f"{value:.4g}", percent(share), bar, *own, _shades(report, index)))
+    title = f"Layer energy at {step}{report.samples} rollouts"
+    columns = ("layer", "energy", "share %", "", *_COLUMNS, "along rollout")
+    return plain_table(title, columns, rows)
+
+
+_COLUMNS = {
+    "cosine": ("cosine", ".3f"),
+    "geometry": ("geometry", ".4f"),
+    "rank S": ("rank_student", ".1f"),
+    "rank T": ("rank_teacher", ".1f"),
+    "CKA": ("cka", ".3f"),
+}
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _shades(report: "LayerReport", index: int) -> str:
+    """The layer's row of the position map as shades: darker is more energy, on one scale for the whole map."""
+    top = max(value for row in report.position_map for value in row if value is not None)
+    steps = len(_SHADES) - 1
+    return "".join(_SHADES[round(steps * (value or 0) / top)] for value in report.position_map[index])
+
+
+def step_table(reports: "list[LayerReport]") -> "Table":
+    """Every saved step, a row each."""
+    rows = []
+    for report in reports:
+        layer, share = report.largest
+        moved = percent(report.distance(reports[0]))
+        step = "-" if report.step is None else str(report.step)
+        mean = sum(report.energies) / len(report.energies)
+        rows.append((step, f"{mean:.4g}", f"{report.entropy:.3f}", str(layer), percent(share), moved))
+    columns = ("step", "mean energy", "entropy", "largest layer", "its share %", "share moved since the first, %")
+    return plain_table("Over the checkpoints", columns, rows)
+
+
+def explain(out: "Console", report: "LayerReport") -> None:
+    """The figures below the tables, each named."""
+    layer, share = report.largest
+    uniform = percent(1 / len(report.share))
+    parts = len(report.position_map[0])
+    out.print(f"energy     {report.energy}: {_MEANING[report.energy]}")
+    out.print(f"largest    layer {layer}, {percent(share)} % (uniform: {uniform} %)")
+    out.print(f"entropy    {report.entropy:.3f} nats of at most {report.max_entropy:.3f}")
+    out.print(f"where      most in part {report.largest_part + 1} of {parts} of the rollout")
+    if report.tokens:
+        tokens = (f"{printable(t.text)!r} {t.energy:.3g}" for t in report.tokens[:_TOKENS])
+        out.print(f"tokens     most on the way to {', '.join(tokens)}", markup=False, soft_wrap=True)

@@ -1,0 +1,212 @@
+"""The options that commands share, each declared once, and the settings that typed options give.
+
+An option that names a `Setting` gives the setting of that dotted key; `settings_given` collects them from a command's
+signature, so that no command lists its options a second time.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+from typer.models import ArgumentInfo, OptionInfo
+
+from phfcli.core.names import ENGINES, OBJECTIVES, TEACHERS, TRACKERS
+
+if TYPE_CHECKING:
+    from phfcli.core.settings import Source
+
+MODEL, DATA, TRAINING, EVALUATION, OUTPUT = "Model", "Data", "Training", "Evaluation", "Output"  # panels of the help
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The setting that an option gives, by its dotted key; `read` turns what was typed into its value."""
+
+    key: str
+    read: Callable[[Any], Any] = lambda value: value
+
+
+def settings_given(command: Callable[..., Any], typed: Mapping[str, Any]) -> "list[Source]":
+    """What was typed, later ones winning: --config, then --set, then the options that name a setting.
+
+    typed: the command's arguments by their names.
+    """
+    from phfcli.core.settings import file_sources, option_source, set_sources
+
+    sources = [*file_sources(typed.get("config") or []), *set_sources(typed.get("set_") or [])]
+    for name, hint in get_type_hints(command, include_extras=True).items():
+        setting = next((part for part in getattr(hint, "__metadata__", ()) if isinstance(part, Setting)), None)
+        if setting is not None and typed[name] is not None:
+            sources.append(option_source(_label(name, hint), setting.key, setting.read(typed[name])))
+    return sources
+
+
+def names_of(text: str) -> list[str]:
+    """The names in a list that is separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _label(name: str, hint: Any) -> str:
+    """An option or argument as a user types it."""
+    info = next(part for part in hint.__metadata__ if isinstance(part, OptionInfo | ArgumentInfo))
+    written = [word for word in (info.default, *(info.param_decls or ())) if str(word).startswith("--")]
+    derived = name.upper() if isinstance(info, ArgumentInfo) else f"--{name.replace('_', '-')}"
+    return str(written[0]) if written else derived
+
+
+def _objectives(incomplete: str) -> list[str]:
+    return [name for name in OBJECTIVES if name.startswith(incomplete)]
+
+
+Configs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--config",
+        metavar="NAME|FILE",
+        help="A shipped recipe or a YAML file; later ones win. Repeatable.",
+        rich_help_panel="Settings",
+    ),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any setting by its dotted key, e.g. optim.lr=1e-5. Repeatable.",
+        rich_help_panel="Settings",
+    ),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.", rich_help_panel=OUTPUT),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no logs.", rich_help_panel=OUTPUT)]
+Plot = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="FILE", help="Draw a picture: .png, .svg or .pdf.", rich_help_panel=OUTPUT),
+]
+Csv = Annotated[
+    Path | None, typer.Option("--csv", metavar="FILE", help="Write every number as CSV.", rich_help_panel=OUTPUT)
+]
+OutputDir = Annotated[
+    str | None,
+    Setting("output_dir"),
+    typer.Option("--output-dir", metavar="DIR", help="Where the results go.", rich_help_panel=OUTPUT),
+]
+Model = Annotated[
+    str | None,
+    Setting("model"),
+    typer.Option("--model", metavar="ID|DIR", help="Hub id, folder, or 'embedded' (default).", rich_help_panel=MODEL),
+]
+Base = Annotated[
+    str | None,
+    Setting("base"),
+    typer.Option(
+        "--base",
+        metavar="ID|DIR",
+        help="The model under an adapter, if not the one that the adapter names.",
+        rich_help_panel=MODEL,
+    ),
+]
+Data = Annotated[
+    str | None,
+    Setting("data"),
+    typer.Option(
+        "--data",
+        metavar="ID|FILE",
+        help="Problems with reference solutions: hub id, file, 'embedded'.",
+        rich_help_panel=DATA,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    Setting("seed"),
+    typer.Option("--seed", help="Seed of every random choice (0).", rich_help_panel=TRAINING),
+]
+Objective = Annotated[
+    str | None,
+    Setting("objective"),
+    typer.Option(
+        "--objective",
+        metavar="NAME",
+        help=", ".join(OBJECTIVES),
+        autocompletion=_objectives,
+        rich_help_panel=TRAINING,
+    ),
+]
+Alpha = Annotated[
+    float | None,
+    Setting("flow.alpha"),
+    typer.Option("--alpha", help="Weight of the hidden-flow term (0.05).", rich_help_panel=TRAINING),
+]
+Teacher = Annotated[
+    str | None,
+    Setting("teacher.kind"),
+    typer.Option("--teacher", metavar="KIND", help=", ".join(TEACHERS), rich_help_panel=TRAINING),
+]
+RolloutEngine = Annotated[
+    str | None,
+    Setting("rollout.engine"),
+    typer.Option("--engine", metavar="NAME", help=f"Rollouts by: {', '.join(ENGINES)}.", rich_help_panel=TRAINING),
+]
+SamplingEngine = Annotated[
+    str | None,
+    Setting("engine"),
+    typer.Option(
+        "--engine",
+        metavar="NAME|URL",
+        help=f"{', '.join(ENGINES)}, or http://HOST:PORT.",
+        rich_help_panel=EVALUATION,
+    ),
+]
+Steps = Annotated[
+    int | None,
+    Setting("steps"),
+    typer.Option(
+        "--steps",
+        help="Train to this step (100). The learning rate falls over optim.horizon_steps, not over these.",
+        rich_help_panel=TRAINING,
+    ),
+]
+CheckpointEvery = Annotated[
+    int | None,
+    Setting("checkpoint_every"),
+    typer.Option("--checkpoint-every", help="Steps between checkpoints (25).", rich_help_panel=OUTPUT),
+]
+Keep = Annotated[
+    int | None,
+    Setting("keep"),
+    typer.Option("--keep", help="Keep only the newest N checkpoints (all).", metavar="N", rich_help_panel=OUTPUT),
+]
+ReportTo = Annotated[
+    str | None,
+    Setting("report_to", names_of),
+    typer.Option("--report-to", metavar="NAME[,...]", help=f"Trackers: {', '.join(TRACKERS)}.", rich_help_panel=OUTPUT),
+]
+EvalEvery = Annotated[
+    int | None,
+    Setting("evaluation.every"),
+    typer.Option("--eval-every", metavar="K", help="Evaluate and save every K steps.", rich_help_panel=EVALUATION),
+]
+EvalBench = Annotated[
+    str | None,
+    Setting("evaluation.bench"),
+    typer.Option(
+        "--eval-bench",
+        metavar="NAME|FILE",
+        help="The benchmark of --eval-every: 4 samples of its first 64 problems.",
+        rich_help_panel=EVALUATION,
+    ),
+]
+Patience = Annotated[
+    int | None,
+    Setting("evaluation.patience"),
+    typer.Option(
+        "--patience",
+        metavar="P",
+        help="Stop after P evaluations without a better one.",
+        rich_help_panel=EVALUATION,
+    ),
+]

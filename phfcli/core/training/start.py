@@ -1,0 +1,87 @@
+"""Starts or resumes a training run up to its first step, and stops it between two steps at a signal."""
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from phfcli.core.config import TrainConfig
+from phfcli.core.runs.layout import is_run
+from phfcli.core.runs.run_folder import check_resumable, claim_folder, default_folder, note_settings, saved_config
+from phfcli.core.settings import Source, resolve_train
+from phfcli.core.training.distributed import Ranks
+from phfcli.core.training.loop import Trainer
+from phfcli.core.training.saving import resume
+from phfcli.core.training.setup import build_trainer
+from phfcli.core.training.trackers import Report, reporting
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run is kept and under which settings it runs.
+
+    forced: None for a new run; for one that goes on, the settings that are not as they were, in words.
+    """
+
+    folder: Path
+    config: TrainConfig
+    forced: Sequence[str] | None = None
+
+    @property
+    def resumes(self) -> bool:
+        return self.forced is not None
+
+
+def open_run(sources: Sequence[Source], resume_it: bool, force: bool, ranks: Ranks) -> Start:
+    """The folder and the settings of a run: a new one, or with `resume_it` the one in the folder.
+
+    Raises:
+        UserError: for a folder that holds something else, or settings that differ from the run's and are not forced.
+    """
+    config = resolve_train(list(sources))
+    folder = Path(config.output_dir) if config.output_dir else default_folder(config)
+    if resume_it and is_run(folder):
+        config = resolve_train([saved_config(folder), *sources])
+        return Start(folder, config, check_resumable(folder, config, force))
+    if ranks.main:
+        claim_folder(folder)
+    return Start(folder, config)
+
+
+def start_trainer(start: Start, ranks: Ranks, warn: Warn) -> Trainer:
+    """A trainer that is ready for its next step.
+
+    Raises:
+        UserError: for whatever cannot be trained; nothing has been written then.
+    """
+    with ranks.together():
+        trainer = build_trainer(start.config, start.folder, fresh=not start.resumes, ranks=ranks)
+    if start.forced is not None:
+        resume(trainer, warn)
+        if start.forced and ranks.main:
+            warn(f"forced from step {trainer.step} on: {'; '.join(start.forced)}")
+            note_settings(start.folder, start.config)
+    return trainer
+
+
+def open_trackers(trainer: Trainer) -> AbstractContextManager[Report]:
+    """The trackers of a run; only the main rank reports."""
+    config = trainer.config if trainer.ranks.main else trainer.config.model_copy(update={"report_to": ()})
+    return reporting(config, trainer.folder, trainer.step)
+
+
+@contextmanager
+def stops_at_sigterm(trainer: Trainer) -> Iterator[None]:
+    """Within it SIGTERM, which schedulers send before they take a machine away, only asks the trainer to stop."""
+
+    def ask(_number: int, _frame: object) -> None:
+        trainer.stopping = True
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
