@@ -32,8 +32,6 @@ LayerChoice = tuple[PositiveInt, ...] | Literal["last", "all", "even", "odd"]
 
 ALL_POSITIONS = 2**31 - 1  # more than a completion has
 
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
 
 class Section(BaseModel):
     """A group of settings: unknown keys are refused, values never change after loading."""
@@ -44,7 +42,8 @@ class Section(BaseModel):
 class LoraSettings(Section):
     r: PositiveInt = 64
     alpha: PositiveInt = 128
-    target_modules: tuple[str, ...] = LORA_TARGETS
+    # names of linear layers of the decoder blocks; "all-linear" is every one: for Qwen3 the seven published
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
 
 
 class OptimSettings(Section):

@@ -16,7 +16,7 @@ from phfcli.core.evaluation.sample_page import write_page
 from phfcli.core.evaluation.sample_tasks import SampleTask, grade, sample_tasks
 from phfcli.core.evaluation.scores import summarise
 from phfcli.core.grading import Grader, Status
-from phfcli.core.models.adapter_files import check_adapter
+from phfcli.core.models.adapters.files import check_adapter
 from phfcli.core.models.description import ModelDescription, load_description, pick_device, pick_dtype
 from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.rollouts.build_engine import evaluation_engine

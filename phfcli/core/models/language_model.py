@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
+from phfcli.core.models.adapters.summary import AdapterSummary
+from phfcli.core.models.architecture.blocks import find_blocks
 from phfcli.core.models.description import ModelDescription
 
 
@@ -22,12 +25,14 @@ class LanguageModel:
         causal: the transformers model itself; adapters are already injected into its layers.
         description: its tokenizer, and where its completions end.
         compute: the precision of its products, where that is not the weights' own.
+        adapter: what a fresh adapter on it covers.
     """
 
     network: PreTrainedModel | PeftModel
     causal: PreTrainedModel
     description: ModelDescription
     compute: torch.dtype | None = None
+    adapter: AdapterSummary | None = None
 
     @property
     def backbone(self) -> nn.Module:
@@ -35,11 +40,10 @@ class LanguageModel:
         decoder: nn.Module = self.causal.get_decoder()
         return decoder
 
-    @property
+    @cached_property
     def blocks(self) -> nn.ModuleList:
-        layers = self.backbone.layers
-        assert isinstance(layers, nn.ModuleList)
-        return layers
+        """The decoder blocks. Raises UserError for an architecture without a list of them."""
+        return find_blocks(self.causal)[1]
 
     @property
     def head(self) -> Tensor:

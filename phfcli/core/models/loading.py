@@ -10,7 +10,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 
 from phfcli.core.config import ModelSettings
 from phfcli.core.errors import UserError
-from phfcli.core.models.adapters import load_adapter
+from phfcli.core.models.adapters.lora import load_adapter
 from phfcli.core.models.allocator import return_large_blocks
 from phfcli.core.models.description import from_hub, load_description, pick_device, pick_dtype
 from phfcli.core.models.language_model import LanguageModel

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from phfcli.core.models.adapters import merged
+from phfcli.core.models.adapters.lora import merged
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.sharding import whole_blocks
 from phfcli.core.types import Completion, Request, Sampling

@@ -1,24 +1,5 @@
 """Which checkpoint, adapter or model a command means by its TARGET."""
 
-<<<<<<< HEAD
-from phfcli.core.runs.checkpoints import checkpoints_of
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-import torch
-from peft import PeftModel
-from torch import Tensor
-from phfcli.core.models.description import generation_config
-from phfcli.core.errors import UserError, first_line
-from phfcli.core.storage.files import new_folder, read_json, remove_folder, write_json
-from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.shipped_files import EMBEDDED
-from phfcli.core.runs.layout import is_run
-from phfcli.core.objectives.teachers.contract import Teacher
-from phfcli.core.storage.tensors import check_tensors, read_tensors, write_tensors
-=======
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,18 +10,13 @@ from phfcli.core.runs.layout import is_run
 from phfcli.core.shipped_files import EMBEDDED
 from phfcli.core.storage.files import read_json
 from phfcli.core.storage.tensors import check_tensors
->>>>>>> main
 
 _STEP = re.compile(r"step-(\d{6,})")
 
 
 @dataclass(frozen=True)
 class Target:
-<<<<<<< HEAD
-    """What `phf eval` was pointed at."""
-=======
     """The model that a TARGET stands for."""
->>>>>>> main
 
     name: str  # short, for folders and tables
     model: str  # the base model, or a checkpoint of all weights

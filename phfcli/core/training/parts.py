@@ -38,5 +38,6 @@ class TrainingParts:
     ranks: Ranks = ALONE
     grader: Grader = field(default_factory=Grader)  # its workers start when there is something to grade
     validation: Validation | None = None
+    notes: list[str] = field(default_factory=list)  # what is told at start, a line each
     step: int = 0  # completed
     stopping: bool = False  # may be set at any moment, by a signal's handler say

@@ -8,7 +8,8 @@ import torch
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.grading import Grader
-from phfcli.core.models.adapters import add_lora
+from phfcli.core.models.adapters.lora import add_lora
+from phfcli.core.models.adapters.round_trip import check_round_trip
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.layer_choice import check_layers
 from phfcli.core.models.loading import load_model, load_whole
@@ -64,6 +65,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         check_logit_lens(model, needs.lens)
     if config.tuning == "lora":
         model = add_lora(model, config.lora, derive_seed(config.seed, "lora"))
+        check_round_trip(model, prompts.student(curriculum.problems[0].problem))
     if config.sharding == "fsdp":
         shard(model, ranks.size)
     if config.gradient_checkpointing:
@@ -95,6 +97,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         ranks=ranks,
         grader=grader,
         validation=validation,
+        notes=[] if model.adapter is None else model.adapter.lines(),
     )
 
 

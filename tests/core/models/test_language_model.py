@@ -10,7 +10,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from phfcli.core.config import LoraSettings, ModelSettings
 from phfcli.core.errors import UserError
-from phfcli.core.models.adapters import add_lora, merged
+from phfcli.core.models.adapters.lora import add_lora, merged
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import check_supported, load_model, pick_attention
 
@@ -105,5 +105,5 @@ def test_unknown_target_modules_are_a_users_mistake(embedded: LanguageModel) -> 
 def test_flash_attention_is_taken_where_it_can_be(
     monkeypatch: pytest.MonkeyPatch, name: str, device: str, dtype: torch.dtype, installed: bool, picked: str | None
 ) -> None:
-    monkeypatch.setattr("phfcli.core.models.language_model.is_flash_attn_2_available", lambda: installed)
+    monkeypatch.setattr("phfcli.core.models.loading.is_flash_attn_2_available", lambda: installed)
     assert pick_attention(name, torch.device(device), dtype) == picked

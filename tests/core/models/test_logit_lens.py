@@ -11,7 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from phfcli.core.config import LoraSettings
 from phfcli.core.errors import UserError
 from phfcli.core.losses.hidden_states.attention import Attention, attention_logits
-from phfcli.core.models.adapters import add_lora
+from phfcli.core.models.adapters.lora import add_lora
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.logit_lens import check_logit_lens, lens_layer
 from phfcli.core.models.passes import Pass, Sample, collate, run_pass
@@ -35,7 +35,7 @@ def probabilities(layer: Attention, rows: int, columns: int) -> Tensor:
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-@pytest.mark.parametrize("logit lens", [1, 2])
+@pytest.mark.parametrize("lens", [1, 2])
 def test_captured_queries_and_keys_give_the_models_own_attention(
     student: LanguageModel, implementation: str, lens: int
 ) -> None:

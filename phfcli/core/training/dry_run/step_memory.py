@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.losses.divergence.chunked import SLAB_TEMPORARIES, chunk_bytes, slab_bytes
-from phfcli.core.models.adapters import lora_network
+from phfcli.core.models.adapters.lora import lora_network
 from phfcli.core.models.description import pick_device, pick_dtype, skeleton
 from phfcli.core.models.layer_choice import pick_layers
 from phfcli.core.objectives.contract import Needs

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,36 +11,47 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from phfcli.core.config import LoraSettings
 from phfcli.core.errors import UserError, first_line
+from phfcli.core.models.adapters.summary import AdapterSummary, summarise_adapter
+from phfcli.core.models.adapters.targets import adapted, choose_targets
+from phfcli.core.models.architecture.blocks import find_blocks
 from phfcli.core.models.language_model import LanguageModel
+
+_PREFIX = "base_model.model."  # of PEFT, before the names of the model
 
 
 def add_lora(model: LanguageModel, settings: LoraSettings, seed: int) -> LanguageModel:
     """The same model with a fresh adapter, which is all that trains. Its first output equals the base model's."""
     torch.manual_seed(seed)
-    return LanguageModel(lora_network(model.causal, settings), model.causal, model.description)
+    network, summary = lora_network(model.causal, settings)
+    return replace(model, network=network, adapter=summary)
 
 
-def lora_network(causal: PreTrainedModel, settings: LoraSettings) -> PeftModel:
-    """A transformers model with a fresh adapter around its linear layers, on whatever device it is, "meta" too.
+def lora_network(causal: PreTrainedModel, settings: LoraSettings) -> tuple[PeftModel, AdapterSummary]:
+    """A transformers model with a fresh adapter on the modules that are asked for, on any device, "meta" too.
 
     Raises:
-        UserError: for target modules that it has not.
+        UserError: for target modules that it has not, or that cannot be adapted.
     """
+    targets, (_, blocks) = choose_targets(causal, settings.target_modules), find_blocks(causal)
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
-        target_modules=list(settings.target_modules),
+        target_modules=list(targets.names),
         task_type="CAUSAL_LM",
+        fan_in_fan_out=any(isinstance(causal.get_submodule(name), Conv1D) for name in targets.modules),
     )
     try:
         network = get_peft_model(causal, config, low_cpu_mem_usage=causal.device.type == "meta")
     except ValueError as error:
         raise UserError(f"lora.target_modules: {first_line(error)}") from None
     assert isinstance(network, PeftModel)
-    return network
+    if missed := set(targets.modules) ^ {name.removeprefix(_PREFIX) for name in adapted(network)}:
+        raise UserError(f"lora.target_modules: PEFT takes another view of {min(missed)} than this program; name others")
+    return network, summarise_adapter(network, causal, blocks, targets)
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import pytest
 
 from phfcli.core.config import LoraSettings
 from phfcli.core.errors import UserError
-from phfcli.core.models.adapter_files import check_adapter
-from phfcli.core.models.adapters import add_lora
+from phfcli.core.models.adapters.files import check_adapter
+from phfcli.core.models.adapters.lora import add_lora
 from phfcli.core.models.description import load_description
 from phfcli.core.models.language_model import LanguageModel
 

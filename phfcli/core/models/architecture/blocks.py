@@ -1,0 +1,39 @@
+"""The decoder blocks of a model, whatever its code calls them."""
+
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from phfcli.core.errors import UserError
+
+
+def text_config(config: PreTrainedConfig) -> Any:
+    """The sizes of the text model, which a multimodal model keeps in a config of their own."""
+    return config.get_text_config(decoder=True)
+
+
+def depth_of(config: PreTrainedConfig) -> int:
+    """How many decoder blocks a config speaks of."""
+    return int(text_config(config).num_hidden_layers)
+
+
+def find_blocks(causal: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """The list of decoder blocks and its name in the model: the outermost one of the depth that the config states.
+
+    Raises:
+        UserError: for a model that has none.
+    """
+    decoder, depth = causal.get_decoder(), depth_of(causal.config)
+    for module in decoder.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth and len(set(map(id, module))) == depth:
+            return next(name for name, other in causal.named_modules() if other is module), module
+    kind = causal.config.model_type
+    raise UserError(f"model: {kind} has no list of {depth} decoder blocks of its own to capture states from")
+
+
+def final_norm(decoder: nn.Module, blocks: nn.ModuleList) -> nn.Module | None:
+    """What stands between the last block and the head: the last norm that lies beside the blocks."""
+    inside = set(map(id, blocks.modules()))
+    found = [m for m in decoder.modules() if id(m) not in inside and "norm" in type(m).__name__.lower()]
+    return found[-1] if found else None
