@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
@@ -127,10 +129,23 @@ def generation_config(name: str, config: PreTrainedConfig) -> GenerationConfig:
 
 
 def skeleton(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The model's modules with their shapes, without weights."""
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=dtype)
+    """The model's modules with their shapes, without weights.
+
+    Raises:
+        UserError: for a config that describes no model.
+    """
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=False, dtype=dtype)
+    except Exception as error:  # a config that contradicts itself fails wherever its numbers meet
+        where = f"{config.name_or_path}: its config.json" if config.name_or_path else f"a config of {config.model_type}"
+        raise UserError(f"{where} describes no model: {type(error).__name__}: {first_line(error)}") from None
     return model
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """What loads a model of that config: as a language model, or the whole of which the language model is a part."""
+    return AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForImageTextToText
 
 
 def from_hub(loader: Any, name: str, what: str, **options: Any) -> Any:
@@ -139,7 +154,9 @@ def from_hub(loader: Any, name: str, what: str, **options: Any) -> Any:
     answers = local or hub_answers()
     try:
         return loader(where, **options)
-    except (OSError, ValueError, ImportError) as error:
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the hub's client, transformers, safetensors and torch each have their own ones
         if not answers:
             raise UserError(f"{name}: no such folder, and the hub cannot be reached for its {what}") from None
         where = "its folder" if local else "the hub"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
@@ -19,6 +19,8 @@ from phfcli.core.models.adapters.summary import AdapterSummary, summarise_adapte
 from phfcli.core.models.adapters.targets import adapted, choose_targets
 from phfcli.core.models.architecture.blocks import find_blocks
 from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.weights import check_complete
+from phfcli.core.storage.tensors import open_tensors
 
 _PREFIX = "base_model.model."  # of PEFT, before the names of the model
 
@@ -86,7 +88,13 @@ def _is_plain(network: PeftModel) -> bool:
 
 
 def load_adapter(causal: PreTrainedModel, adapter: Path) -> PeftModel:
+    """The model under a saved adapter. Raises UserError where any of its tensors is missing or too much."""
     try:
-        return PeftModel.from_pretrained(causal, str(adapter)).eval()
+        network = PeftModel.from_pretrained(causal, str(adapter)).eval()
     except Exception as error:  # PEFT, safetensors and torch each have their own way to refuse a bad file
         raise UserError(f"{adapter}: the adapter does not load onto this model: {first_line(error)}") from None
+    with open_tensors(adapter / "adapter_model.safetensors") as file:
+        saved = set(file.keys())
+    wanted = set(get_peft_model_state_dict(network, save_embedding_layers=False))
+    check_complete(str(adapter), {"missing_keys": wanted - saved, "unexpected_keys": saved - wanted})
+    return network

@@ -1,7 +1,7 @@
 """Before a run: an adapter that is saved comes back, changes the model, and gets a gradient in every module.
 
 What would only be seen at the end of a run, when its work is lost, is seen here. The check costs a few short passes and
-one more adapter for the time that it takes; the base is not loaded again, and weights and random state stay as they were.
+one more adapter while it lasts; the base is not loaded again, and weights and random state stay as they were.
 """
 
 import tempfile

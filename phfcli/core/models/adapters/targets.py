@@ -5,10 +5,12 @@ For Qwen3 these are the published ones: q_proj, k_proj, v_proj, o_proj, gate_pro
 
 import inspect
 import re
+import sys
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from operator import attrgetter
 from typing import Any
 
 from peft import LoraConfig
@@ -26,7 +28,7 @@ ALL_LINEAR = "all-linear"
 
 @dataclass(frozen=True)
 class Targets:
-    """The modules to adapt by their full names, the names that PEFT is given for them, and what is left out, in words."""
+    """The modules to adapt by their full names, the names for PEFT, and what is left out, in words."""
 
     modules: tuple[str, ...]
     names: tuple[str, ...]
@@ -81,7 +83,10 @@ class LinearLayers:
         found = set()
         for name in (name for names in self.by_block for name in names):
             around = self._causal.get_submodule(name.rpartition(".")[0])
-            if re.search(rf"self\.{leaf(name)}\.weight\b(?!\.(dtype|device|shape))", _code(type(around))):
+            if re.search(
+                rf"self\.{leaf(name)}\.weight\b(?!\.(dtype|device|shape))",
+                _code(around.__class__.__module__, around.__class__.__qualname__),
+            ):
                 found.add(leaf(name))
         return found
 
@@ -133,10 +138,12 @@ def counts(names: Iterable[str]) -> Mapping[str, int]:
 
 
 @cache
-def _code(kind: Hashable) -> str:
-    """The source of a class, which takes a while to find."""
-    assert isinstance(kind, type)
-    return inspect.getsource(kind)
+def _code(module: str, name: str) -> str:
+    """The source of a class, which takes a while to find; nothing where there is none."""
+    try:
+        return inspect.getsource(attrgetter(name)(sys.modules[module]))
+    except (OSError, AttributeError):
+        return ""
 
 
 def _check_names(layers: LinearLayers, asked: list[str]) -> None:
