@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
+from phfcli.core.losses.head import Head
 from phfcli.core.models.adapters.summary import AdapterSummary
-from phfcli.core.models.architecture.blocks import find_blocks
+from phfcli.core.models.architecture.blocks import final_norm, find_blocks
+from phfcli.core.models.architecture.output_head import head_of
 from phfcli.core.models.description import ModelDescription
 
 
@@ -45,9 +47,19 @@ class LanguageModel:
         """The decoder blocks. Raises UserError for an architecture without a list of them."""
         return find_blocks(self.causal)[1]
 
+    @cached_property
+    def output_head(self) -> Head:
+        """The LM head with what stands behind its product."""
+        return head_of(self.causal)
+
+    def final_norm(self, states: Tensor) -> Tensor:
+        """The last block's output as the head reads it."""
+        norm = final_norm(self.backbone, self.blocks)
+        return states if norm is None else norm(states)
+
     @property
     def head(self) -> Tensor:
-        """The LM head, [V, d]."""
+        """The weight of the LM head, [V, d]."""
         weight: Tensor = self.causal.get_output_embeddings().weight
         return weight
 

@@ -15,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from phfcli.core.errors import UserError
 from phfcli.core.losses.hidden_states.attention import Attention
+from phfcli.core.models.architecture.blocks import final_norm
 from phfcli.core.models.language_model import LanguageModel
 
 _SHARE_OF_DEPTH = 6  # layer 6 of 36, as OISD has it for Qwen3-4B and 8B
@@ -40,7 +41,11 @@ def check_logit_lens(model: LanguageModel, wanted: int) -> None:
     if lens_layer(wanted, depth) >= depth:
         raise UserError(f"oisd.layer: must lie below the last of the model's {depth} decoder blocks, got {wanted}")
     attention = [getattr(block, "self_attn", None) for block in model.blocks]
-    if not model.causal._supports_attention_backend or None in attention or not hasattr(model.backbone, "norm"):
+    if (
+        not model.causal._supports_attention_backend
+        or None in attention
+        or final_norm(model.backbone, model.blocks) is None
+    ):
         raise UserError(f"{kind}: its attention cannot be captured, which oisd needs")
     if any(getattr(module, "sliding_window", None) for module in attention):
         raise UserError(f"{kind}: some of its blocks attend to a sliding window, which oisd does not know")
@@ -61,9 +66,7 @@ def capture_logit_lens(
 
     def lens(rows: Tensor, columns: Tensor) -> LogitLens:
         state = outputs[0] if isinstance(outputs[0], Tensor) else outputs[0][0]  # [B, T, d]
-        norm = model.backbone.norm
-        assert isinstance(norm, nn.Module)
-        return LogitLens(norm(state[rows, columns]), *(kept[module] for module in attention))
+        return LogitLens(model.final_norm(state[rows, columns]), *(kept[module] for module in attention))
 
     try:
         with _capture_attention(model.causal.config, attention) as kept:

@@ -10,6 +10,7 @@ from phfcli.core.config import TrainConfig
 from phfcli.core.grading import Grader
 from phfcli.core.models.adapters.lora import add_lora
 from phfcli.core.models.adapters.round_trip import check_round_trip
+from phfcli.core.models.architecture.self_check import check_computation
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.layer_choice import check_layers
 from phfcli.core.models.loading import load_model, load_whole
@@ -43,6 +44,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         UserError: for a model, data or layers that cannot be used. Nothing has been written then.
     """
     model = load_model(config) if config.tuning == "lora" else load_whole(config)
+    check_computation(model)
     prompts = build_prompts(model.description.tokenizer, config.prompt)
     check_trackers(config)
     objective = build_objective(config)

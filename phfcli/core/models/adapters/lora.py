@@ -1,5 +1,6 @@
 """LoRA adapters of a model in memory: a fresh one, a saved one, and one folded into the weights for sampling."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -90,7 +91,8 @@ def _is_plain(network: PeftModel) -> bool:
 def load_adapter(causal: PreTrainedModel, adapter: Path) -> PeftModel:
     """The model under a saved adapter. Raises UserError where any of its tensors is missing or too much."""
     try:
-        network = PeftModel.from_pretrained(causal, str(adapter)).eval()
+        with warnings.catch_warnings(action="ignore"):  # what PEFT warns of is an error below
+            network = PeftModel.from_pretrained(causal, str(adapter)).eval()
     except Exception as error:  # PEFT, safetensors and torch each have their own way to refuse a bad file
         raise UserError(f"{adapter}: the adapter does not load onto this model: {first_line(error)}") from None
     with open_tensors(adapter / "adapter_model.safetensors") as file:
