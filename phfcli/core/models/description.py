@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from phfcli.core.errors import UserError, first_line
+from phfcli.core.models.architecture.sizes import context_of, text_config
 from phfcli.core.shipped_files import EMBEDDED, embedded_model
 from phfcli.core.storage.hub import hub_answers
 
@@ -45,7 +46,7 @@ class ModelDescription:
     @property
     def context(self) -> int:
         """The longest sequence the model was made for, in tokens."""
-        return int(self.config.max_position_embeddings)
+        return context_of(self.config)
 
     @property
     def pad_id(self) -> int:
@@ -189,7 +190,7 @@ def _endings(name: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizer
     try:
         own = GenerationConfig.from_pretrained(locate(name)).eos_token_id
     except OSError:  # a model need not have a generation_config.json
-        own = config.eos_token_id
+        own = text_config(config).eos_token_id
     eos = {tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])} - {None}
     if not eos:
         raise UserError(f"{name}: neither the model nor its tokenizer names an end-of-sequence token")

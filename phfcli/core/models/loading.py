@@ -11,7 +11,8 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from phfcli.core.config import ModelSettings
 from phfcli.core.models.adapters.lora import load_adapter
 from phfcli.core.models.allocator import return_large_blocks
-from phfcli.core.models.architecture.blocks import find_blocks, text_config
+from phfcli.core.models.architecture.blocks import find_blocks
+from phfcli.core.models.architecture.sizes import width_of
 from phfcli.core.models.description import load_description, pick_device, pick_dtype, skeleton
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.weights import load_weights
@@ -34,7 +35,7 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
     options = {"attn_implementation": attention} if attention else {}
     causal: Any = load_weights(settings.model, description.config, dtype=dtype, **options)
     causal = causal.to(device)
-    if device.type == "cpu" and text_config(causal.config).hidden_size <= ONE_THREAD_WIDTH:
+    if device.type == "cpu" and width_of(causal.config) <= ONE_THREAD_WIDTH:
         torch.set_num_threads(1)
     elif device.type == "cpu":
         return_large_blocks()

@@ -1,21 +1,10 @@
 """The decoder blocks of a model, whatever its code calls them."""
 
-from typing import Any
-
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from phfcli.core.errors import UserError
-
-
-def text_config(config: PreTrainedConfig) -> Any:
-    """The sizes of the text model, which a multimodal model keeps in a config of their own."""
-    return config.get_text_config(decoder=True)
-
-
-def depth_of(config: PreTrainedConfig) -> int:
-    """How many decoder blocks a config speaks of."""
-    return int(text_config(config).num_hidden_layers)
+from phfcli.core.models.architecture.sizes import depth_of
 
 
 def find_blocks(causal: PreTrainedModel) -> tuple[str, nn.ModuleList]:

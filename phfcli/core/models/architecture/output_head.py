@@ -5,7 +5,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from phfcli.core.losses.head import Head
-from phfcli.core.models.architecture.blocks import text_config
+from phfcli.core.models.architecture.sizes import text_config
 
 _SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemma, RecurrentGemma, xLSTM
 _FACTORS = ("logit_scale", "lm_head_multiplier")  # Cohere, Falcon-H1

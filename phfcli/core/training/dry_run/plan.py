@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
+from phfcli.core.models.architecture.sizes import context_of
 from phfcli.core.models.description import load_config, load_tokenizer
 from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.models.token_alignment import same_tokens
@@ -56,7 +57,7 @@ def plan_run(config: TrainConfig, processes: int = 1, tokens_per_s: float | None
     lengths = Lengths(_PROMPT_TOKENS, _PROMPT_TOKENS, config.rollout.max_new_tokens)
     if prompts is not None and problems is not None:
         plan.prompts = _render(prompts, needs, problems[0])
-        context = None if arch is None else arch.max_position_embeddings
+        context = None if arch is None else context_of(arch)
         lengths = _lengths(config, needs, prompts, problems, context)
     if external is not None and tokenizer is not None and problems is not None:
         other = _try(plan, lambda: load_tokenizer(external))
