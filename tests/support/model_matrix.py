@@ -1,6 +1,6 @@
 """Every family that users bring, tiny and random, through all that phf does with a model; `docs/models.md` shows it.
 
-    python tests/support/model_matrix.py docs/models.md [KIND ...]
+python tests/support/model_matrix.py docs/models.md [KIND ...]
 """
 
 import sys
@@ -113,7 +113,9 @@ def _fused(folder: Path) -> None:
     torch.testing.assert_close(fused, plain, **_CLOSE)
     trained = list(model.trainable().values())
     got, wanted = (torch.autograd.grad(loss, trained) for loss in (fused, plain))
-    torch.testing.assert_close(torch.cat([g.flatten() for g in got]), torch.cat([g.flatten() for g in wanted]), **_CLOSE)
+    torch.testing.assert_close(
+        torch.cat([g.flatten() for g in got]), torch.cat([g.flatten() for g in wanted]), **_CLOSE
+    )
 
 
 def _prompts() -> tuple[list[object], list[object]]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from phfcli.core.losses.head import Head
 from phfcli.core.models.adapters.summary import AdapterSummary
-from phfcli.core.models.architecture.blocks import final_norm, find_blocks
+from phfcli.core.models.architecture.blocks import final_norm, find_blocks, find_decoder
 from phfcli.core.models.architecture.output_head import head_of
 from phfcli.core.models.description import ModelDescription
 
@@ -36,11 +36,10 @@ class LanguageModel:
     compute: torch.dtype | None = None
     adapter: AdapterSummary | None = None
 
-    @property
+    @cached_property
     def backbone(self) -> nn.Module:
         """Embeddings, blocks and final norm."""
-        decoder: nn.Module = self.causal.get_decoder()
-        return decoder
+        return find_decoder(self.causal)
 
     @cached_property
     def blocks(self) -> nn.ModuleList:
@@ -52,10 +51,10 @@ class LanguageModel:
         """The LM head with what stands behind its product."""
         return head_of(self.causal)
 
-    def final_norm(self, states: Tensor) -> Tensor:
-        """The last block's output as the head reads it."""
-        norm = final_norm(self.backbone, self.blocks)
-        return states if norm is None else norm(states)
+    @cached_property
+    def final_norm(self) -> nn.Module:
+        """What the last block's output goes through before the head reads it."""
+        return final_norm(self.backbone, self.blocks, self.head.shape[1]) or nn.Identity()
 
     @property
     def head(self) -> Tensor:

@@ -15,7 +15,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from phfcli.core.errors import UserError
 from phfcli.core.losses.hidden_states.attention import Attention
-from phfcli.core.models.architecture.blocks import final_norm
 from phfcli.core.models.language_model import LanguageModel
 
 _SHARE_OF_DEPTH = 6  # layer 6 of 36, as OISD has it for Qwen3-4B and 8B
@@ -41,11 +40,7 @@ def check_logit_lens(model: LanguageModel, wanted: int) -> None:
     if lens_layer(wanted, depth) >= depth:
         raise UserError(f"oisd.layer: must lie below the last of the model's {depth} decoder blocks, got {wanted}")
     attention = [getattr(block, "self_attn", None) for block in model.blocks]
-    if (
-        not model.causal._supports_attention_backend
-        or None in attention
-        or final_norm(model.backbone, model.blocks) is None
-    ):
+    if not model.causal._supports_attention_backend or None in attention or isinstance(model.final_norm, nn.Identity):
         raise UserError(f"{kind}: its attention cannot be captured, which oisd needs")
     if any(getattr(module, "sliding_window", None) for module in attention):
         raise UserError(f"{kind}: some of its blocks attend to a sliding window, which oisd does not know")

@@ -24,6 +24,7 @@ from phfcli.core.errors import UserError, nearest
 from phfcli.core.models.architecture.blocks import find_blocks
 
 ALL_LINEAR = "all-linear"
+_FUSED = "several matrices in one tensor (fused experts)"
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,12 @@ class LinearLayers:
                 for block in self.blocks
                 for name, module in block.named_modules()
                 if not isinstance(module, nn.modules.conv._ConvNd)
-                and any(p.dim() == 3 for p in module.parameters(recurse=False))
+                and any(p.dim() == 3 and min(p.shape) > 1 for p in module.parameters(recurse=False))
             }
         )
 
     def _layers(self, number: int, block: nn.Module) -> list[str]:
-        found = [name for name, module in block.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
-        return [f"{self.prefix}.{number}.{name}" for name in found]
+        return [f"{self.prefix}.{number}.{name}" for name, module in block.named_modules() if _linear(module)]
 
     def _read_past(self) -> set[str]:
         """Names of layers whose weight is read by the code of the module around them, on some device at least."""
@@ -160,8 +160,16 @@ def _why_not(layers: LinearLayers, name: str) -> str:
     if name in ("lm_head", "embed_out", "embed_tokens", "wte"):
         return f"{name} lies outside of the decoder blocks, and the fused losses read it as it is, without an adapter"
     if any(leaf(fused) == leaf(name) for fused in layers.fused):
-        return f"{name} holds fused experts, whose adapters neither merging nor vLLM carries"
+        return f"{name} holds {_FUSED}, whose adapters neither merging nor vLLM carries"
     return f"the model has no {name!r} ({nearest(name, layers.leaves)})"
+
+
+def _linear(module: nn.Module) -> bool:
+    """Whether a module is a product with a matrix and no more; some routers are one in name alone."""
+    if isinstance(module, nn.Linear):
+        quantised = not module.weight.is_floating_point()
+        return quantised or type(module).forward is nn.Linear.forward
+    return isinstance(module, Conv1D)
 
 
 def _named(module: str, names: Iterable[str]) -> bool:
@@ -177,5 +185,5 @@ def _short(causal: PreTrainedModel, modules: tuple[str, ...]) -> tuple[str, ...]
 
 
 def _left_out(layers: LinearLayers) -> tuple[str, ...]:
-    fused = [f"{name}: fused experts, whose adapters neither merging nor vLLM carries" for name in layers.fused]
+    fused = [f"{name}: {_FUSED}, whose adapters neither merging nor vLLM carries" for name in layers.fused]
     return (*fused, *(f"{name}: {reason}" for name, reason in layers.refused.items()))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from phfcli.core.errors import UserError
+from phfcli.core.errors import UserError, first_line
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import capture_states
 
@@ -25,19 +25,30 @@ def check_computation(model: LanguageModel) -> None:
     Raises:
         UserError: where the head or the blocks are not as this program takes them.
     """
-    name = model.description.name
     ids = torch.arange(TOKENS, device=model.device)[None] % len(model.output_head)
-    columns = torch.arange(TOKENS, device=model.device)[None]
-    with model.computing(), capture_states(list(model.blocks), columns) as stack:
-        hidden = model.backbone(input_ids=ids, use_cache=False).last_hidden_state
+    hidden, states = _pass(model, ids)
     with model.computing():
         own = model.causal(input_ids=ids, use_cache=False, output_hidden_states=True)
     if not _equal(model.output_head.logits(hidden.to(model.head.dtype)), own.logits):
         raise UserError(
-            f"{name}: its code does more between hidden states and logits than this program knows of "
+            f"{model.description.name}: its code does more between hidden states and logits than this program knows of "
             f"{type(model.causal).__name__}, so the losses would be of other logits; use another model"
         )
-    _check_states(model, stack(), hidden, own.hidden_states or ())
+    _check_states(model, states, hidden, own.hidden_states or ())
+
+
+def _pass(model: LanguageModel, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Last hidden states [1, T, d] and those of all blocks [L, 1, T, d], as training takes them."""
+    columns = torch.arange(TOKENS, device=model.device)[None]
+    try:
+        with model.computing(), capture_states(list(model.blocks), columns) as stack:
+            hidden: Tensor = model.backbone(input_ids=ids, use_cache=False).last_hidden_state
+            return hidden, stack()
+    except (AttributeError, IndexError, RuntimeError, TypeError) as error:
+        raise UserError(
+            f"{model.description.name}: the blocks of {type(model.causal).__name__} do not each give a hidden "
+            f"state for each token ({first_line(error)}); use another model"
+        ) from None
 
 
 def _check_states(model: LanguageModel, states: Tensor, hidden: Tensor, own: Sequence[Tensor]) -> None:
@@ -60,6 +71,8 @@ def _unequal(states: Tensor, own: Sequence[Tensor]) -> list[int]:
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
     tolerance = _TOLERANCE.get(one.dtype, _COARSE)
     apart = (one.float() - other.float()).abs().max()
     return bool(apart <= tolerance * other.float().abs().max())

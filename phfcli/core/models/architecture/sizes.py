@@ -32,15 +32,19 @@ def context_of(config: PreTrainedConfig) -> int:
 
 def cache_row_bytes(config: PreTrainedConfig, itemsize: int) -> int:
     """Bytes of keys and values for each token of a sequence."""
-    text = text_config(config)
-    heads = getattr(text, "num_attention_heads", None)
+    text, depth = text_config(config), depth_of(config)
+    kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ["attention"] * depth
+    layers = list(text.per_layer_config) if getattr(text, "per_layer_attributes", None) else [text] * depth
+    cached = (_cached(layer) for layer, kind in zip(layers, kinds, strict=False) if kind not in _WITHOUT_CACHE)
+    return itemsize * sum(cached)
+
+
+def _cached(layer: Any) -> int:
+    """Numbers that a layer keeps of each token."""
+    heads = getattr(layer, "num_attention_heads", None)
     if not heads:
         return 0
-    if getattr(text, "kv_lora_rank", None):  # transformers keeps latent attention's keys and values unfolded
-        width = heads * (text.qk_nope_head_dim + text.qk_rope_head_dim + text.v_head_dim)
-    else:
-        head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-        width = 2 * (getattr(text, "num_key_value_heads", None) or heads) * head_dim
-    kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
-    caching = depth_of(config) - sum(kind in _WITHOUT_CACHE for kind in kinds)
-    return int(caching * width * itemsize)
+    if getattr(layer, "kv_lora_rank", None):  # transformers keeps latent attention's keys and values unfolded
+        return int(heads * (layer.qk_nope_head_dim + layer.qk_rope_head_dim + layer.v_head_dim))
+    head_dim = getattr(layer, "head_dim", None) or layer.hidden_size // heads
+    return int(2 * (getattr(layer, "num_key_value_heads", None) or heads) * head_dim)

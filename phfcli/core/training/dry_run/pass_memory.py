@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, PreTrainedModel
 
+from phfcli.core.models.architecture.blocks import find_decoder
+
 _ATTENTION = "phf-shapes"
 
 
@@ -104,7 +106,7 @@ def _set_attention(causal: PreTrainedModel, attention: str) -> None:
 def _hidden(causal: PreTrainedModel, rows: int, length: int) -> Tensor:
     ids = torch.zeros(rows, length, dtype=torch.long, device="meta")
     mask = torch.ones(rows, 1, length, length, dtype=torch.bool, device="meta")
-    hidden: Tensor = causal.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    hidden: Tensor = find_decoder(causal)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     return hidden
 
 

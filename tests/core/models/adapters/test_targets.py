@@ -55,7 +55,10 @@ def test_fused_experts_are_left_out_with_a_sentence() -> None:
     network, summary = lora_network(build(family("deepseek_v3")), LoraSettings(r=2))
     assert {"q_a_proj", "kv_b_proj", "o_proj"} <= summary.modules.keys()
     assert not any(".experts" in name for name, p in network.named_parameters() if p.requires_grad)
-    assert "not adapted: mlp.experts: fused experts, whose adapters neither merging nor vLLM carries" in summary.lines()
+    assert (
+        "not adapted: mlp.experts: several matrices in one tensor (fused experts), whose adapters neither merging nor vLLM carries"
+        in summary.lines()
+    )
     assert any("gate_proj: PEFT reads this name as the fused experts'" in line for line in summary.lines())
     assert summary.covered < 0.5
 
@@ -75,7 +78,7 @@ def test_a_layer_that_the_code_goes_past_is_left_out_with_a_sentence() -> None:
         ("phi3", PUBLISHED, r"no 'q_proj' \(.*\); its decoder blocks have down_proj, gate_up_proj, o_proj, qkv_proj"),
         ("qwen3", ("lm_head",), "lm_head lies outside of the decoder blocks"),
         ("qwen3", ("q_proj", "lm_head"), "lm_head lies outside of the decoder blocks"),
-        ("qwen3_moe", ("experts",), "experts holds fused experts"),
+        ("qwen3_moe", ("experts",), "experts holds several matrices"),
         ("qwen3_moe", PUBLISHED, "no 'gate_proj'"),
         (
             "lfm2",
