@@ -1,6 +1,7 @@
 """The settings of a run. The defaults are the published recipe (PHF, appendix A and table 3)."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -22,6 +23,11 @@ def _positions(choice: str) -> str:
     if re.fullmatch(r"all|last|(first|last|spread)-[1-9]\d*", choice):
         return choice
     raise ValueError("use all, last, first-K, last-K or spread-K with a number K")
+
+
+def _absolute(path: str) -> str:
+    """A run is evaluated from any working directory."""
+    return str(Path(path).resolve())
 
 
 Aggregate = Literal["token", "sequence"]
@@ -165,6 +171,7 @@ class PromptSettings(Section):
     teacher: str | None = None
     thinking: bool = True  # the student's mode, in training and evaluation
     teacher_thinking: bool | None = None  # None is the student's
+    chat_template: Annotated[str, AfterValidator(_absolute)] | None = None  # a Jinja file; None is the tokenizer's own
 
 
 class ColumnSettings(Section):

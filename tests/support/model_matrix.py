@@ -7,7 +7,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from families import FAMILIES, Family, write
 from torch import Tensor
 from trained import same_tensors
 
-from phfcli.core.config import EvalConfig, LoraSettings, ModelSettings, TrainConfig
+from phfcli.core.config import EvalConfig, LoraSettings, ModelSettings
 from phfcli.core.evaluation.evaluate import evaluate
 from phfcli.core.losses.divergence.fused import fused_divergence
 from phfcli.core.losses.divergence.plain import divergence
@@ -26,11 +25,9 @@ from phfcli.core.models.architecture.self_check import check_computation
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
 from phfcli.core.models.passes import Sample, collate, run_pass
-from phfcli.core.models.prompts import build_prompts
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
 from phfcli.core.runs.layout import step_name
-from phfcli.core.runs.training_data import load_problems
-from phfcli.core.settings import option_source, resolve, resolve_train, set_sources
+from phfcli.core.settings import option_source, resolve, set_sources
 from phfcli.core.training.distributed import ALONE
 from phfcli.core.training.start import open_run, start_trainer
 from phfcli.core.types import Request, Sampling

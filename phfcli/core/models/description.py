@@ -21,6 +21,7 @@ from transformers import (
 
 from phfcli.core.errors import UserError, first_line
 from phfcli.core.models.architecture.sizes import context_of, text_config
+from phfcli.core.models.chat_template import turn_ends
 from phfcli.core.shipped_files import EMBEDDED, embedded_model
 from phfcli.core.storage.hub import hub_answers
 
@@ -34,7 +35,7 @@ class ModelDescription:
     Attributes:
         name: as the user gave it: a hub id, a folder or "embedded".
         config: its architecture.
-        tokenizer: its fast tokenizer, with a chat template.
+        tokenizer: its fast tokenizer.
         eos_ids: every token that ends a completion.
     """
 
@@ -111,12 +112,10 @@ def load_config(name: str) -> PreTrainedConfig:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer; it must have a chat template."""
+    """The model's own tokenizer."""
     tokenizer: PreTrainedTokenizerBase = from_hub(
         AutoTokenizer.from_pretrained, name, "tokenizer", trust_remote_code=False
     )
-    if not tokenizer.chat_template:
-        raise UserError(f"{name}: its tokenizer has no chat template; use an instruction-tuned model")
     return tokenizer
 
 
@@ -191,7 +190,8 @@ def _endings(name: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizer
         own = GenerationConfig.from_pretrained(locate(name)).eos_token_id
     except OSError:  # a model need not have a generation_config.json
         own = text_config(config).eos_token_id
-    eos = {tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])} - {None}
+    ends = turn_ends(tokenizer) if tokenizer.chat_template else set()
+    eos = {tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or []), *ends} - {None}
     if not eos:
         raise UserError(f"{name}: neither the model nor its tokenizer names an end-of-sequence token")
     return frozenset(eos)

@@ -45,7 +45,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     """
     model = load_model(config) if config.tuning == "lora" else load_whole(config)
     check_computation(model)
-    prompts = build_prompts(model.description.tokenizer, config.prompt)
+    prompts = build_prompts(model.description.tokenizer, config.prompt, model.description.eos_ids)
     check_trackers(config)
     objective = build_objective(config)
     needs = objective.needs
@@ -99,7 +99,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         ranks=ranks,
         grader=grader,
         validation=validation,
-        notes=[] if model.adapter is None else model.adapter.lines(),
+        notes=[*([] if model.adapter is None else model.adapter.lines()), *prompts.notes()],
     )
 
 

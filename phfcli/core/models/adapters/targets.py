@@ -13,10 +13,11 @@ from functools import cache, cached_property
 from operator import attrgetter
 from typing import Any
 
+import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer, _check_lora_target_modules_mamba
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -166,10 +167,13 @@ def _why_not(layers: LinearLayers, name: str) -> str:
 
 def _linear(module: nn.Module) -> bool:
     """Whether a module is a product with a matrix and no more; some routers are one in name alone."""
-    if isinstance(module, nn.Linear):
-        quantised = not module.weight.is_floating_point()
-        return quantised or type(module).forward is nn.Linear.forward
-    return isinstance(module, Conv1D)
+    if not isinstance(module, nn.Linear) or type(module).forward is nn.Linear.forward:
+        return isinstance(module, nn.Linear | Conv1D)
+    if not module.weight.is_floating_point():  # quantised
+        return True
+    with torch.no_grad():
+        out = module(torch.zeros(1, module.in_features, dtype=module.weight.dtype, device=module.weight.device))
+    return isinstance(out, Tensor) and out.shape == (1, module.out_features)
 
 
 def _named(module: str, names: Iterable[str]) -> bool:

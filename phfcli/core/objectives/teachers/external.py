@@ -68,5 +68,5 @@ def load_external(config: TrainConfig, student: ModelDescription) -> ExternalTea
     model.network.requires_grad_(False)
     if same_tokens(student.tokenizer, model.description.tokenizer):
         return ExternalTeacher(model, None)
-    prompts = build_prompts(model.description.tokenizer, config.prompt)
+    prompts = build_prompts(model.description.tokenizer, config.prompt.model_copy(update={"chat_template": None}))
     return ExternalTeacher(model, TokenAlignment(student, model.description, prompts))

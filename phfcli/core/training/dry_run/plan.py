@@ -28,6 +28,7 @@ class Plan:
     prompts: dict[str, str] = field(default_factory=dict)
     memory: Memory | None = None
     steps_per_hour: float | None = None
+    notes: list[str] = field(default_factory=list)  # what is also told at start, a line each
     gaps: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -38,6 +39,8 @@ class Plan:
             "peak_phase": None if memory is None else memory.peak_phase,
             "phases": {} if memory is None else {name: dict(parts) for name, parts in memory.phases.items()},
             "steps_per_hour": self.steps_per_hour,
+            "adapter": None if memory is None or memory.adapter is None else memory.adapter.as_json(),
+            "notes": self.notes,
             "gaps": self.gaps,
         }
 
@@ -67,6 +70,8 @@ def plan_run(config: TrainConfig, processes: int = 1, tokens_per_s: float | None
     other_arch = None if external is None else _try(plan, lambda: load_config(external))
     if arch is not None and (external is None or other_arch is not None):
         plan.memory = step_memory(config, needs, arch, lengths, processes, other_arch)
+    adapter = plan.memory and plan.memory.adapter
+    plan.notes = [*(adapter.lines() if adapter else ()), *(prompts.notes() if prompts else ())]
     if tokens_per_s is not None:
         tokens = config.batch_size * needs.group_size * lengths.completion
         plan.steps_per_hour = 3600 * tokens_per_s / tokens

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from phfcli.core.config import TrainConfig
 from phfcli.core.losses.divergence.chunked import SLAB_TEMPORARIES, chunk_bytes, slab_bytes
 from phfcli.core.models.adapters.lora import lora_network
+from phfcli.core.models.adapters.summary import AdapterSummary
 from phfcli.core.models.architecture.blocks import find_blocks
 from phfcli.core.models.architecture.sizes import cache_row_bytes, text_config
 from phfcli.core.models.description import pick_device, pick_dtype, skeleton
@@ -40,10 +41,11 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process: the parts that are always there, and those of each phase."""
+    """Bytes of one process: the parts that are always there, and those of each phase; and what the adapter covers."""
 
     always: Mapping[str, int]
     phases: Mapping[str, Mapping[str, int]]
+    adapter: AdapterSummary | None = None
 
     @property
     def peak_phase(self) -> str:
@@ -74,7 +76,8 @@ def step_memory(
     away = 0  # of them, with other processes
     if config.sharding == "fsdp":
         away = sum(map(_bytes, find_blocks(causal)[1])) * (processes - 1) // processes
-    trained = _mark_trained(causal, config)
+    summary = _mark_trained(causal, config)
+    trained = sum(p.numel() * p.itemsize for p in causal.parameters() if p.requires_grad)
     completions = -(-config.batch_size * needs.group_size // processes)
     rows = min(config.micro_batch_size, completions)
     student, teacher = lengths.student + lengths.completion, lengths.teacher + lengths.completion
@@ -108,7 +111,7 @@ def step_memory(
         phases["teacher"] = {"activations": reading, "captured states": states}
     if not needs.offline and (config.rollout.engine == "transformers" or device.type == "cpu"):
         phases["rollout"] = _rollout(config, causal, completions, lengths, dtype) | {"whole blocks": away}
-    return Memory(always, phases)
+    return Memory(always, phases, summary)
 
 
 def _rollout(
@@ -131,14 +134,15 @@ def _rollout(
     }
 
 
-def _mark_trained(causal: PreTrainedModel, config: TrainConfig) -> int:
-    """Leaves the trainable parameters marked, as the run will; returns their bytes."""
-    if config.tuning == "lora":
-        lora_network(causal, config.lora)
-        causal.train()
-        if config.gradient_checkpointing:
-            causal.gradient_checkpointing_enable({"use_reentrant": False})
-    return sum(p.numel() * p.itemsize for p in causal.parameters() if p.requires_grad)
+def _mark_trained(causal: PreTrainedModel, config: TrainConfig) -> AdapterSummary | None:
+    """Leaves the trainable parameters marked, as the run will."""
+    if config.tuning != "lora":
+        return None
+    _, summary = lora_network(causal, config.lora)
+    causal.train()
+    if config.gradient_checkpointing:
+        causal.gradient_checkpointing_enable({"use_reentrant": False})
+    return summary
 
 
 def _chunk(tokens: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> int:
