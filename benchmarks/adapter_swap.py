@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from phfcli.core.config import LoraSettings, ModelSettings
-from phfcli.core.models.adapters import add_lora
+from phfcli.core.models.adapters.lora import add_lora
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
 from phfcli.core.rollouts.engine import Serving

@@ -6,6 +6,7 @@ Pure functions of tensors on any device: float32 inside (float64 for float64), t
 from phfcli.core.losses.divergence.fused import ClipStats, fused_divergence, fused_divergence_stats
 from phfcli.core.losses.divergence.plain import divergence
 from phfcli.core.losses.divergence.sampled_token import sampled_reverse_kl
+from phfcli.core.losses.head import Head
 from phfcli.core.losses.hidden_states.attention import Attention, attention_divergence, sampled_keys
 from phfcli.core.losses.hidden_states.flow import FlowTerms, flow_loss, flow_terms
 from phfcli.core.losses.hidden_states.layer_energy import entropy, layer_energies, layer_energy_share
@@ -17,6 +18,7 @@ __all__ = [
     "Attention",
     "ClipStats",
     "FlowTerms",
+    "Head",
     "StateLoss",
     "attention_divergence",
     "clipped_surrogate",

@@ -156,6 +156,8 @@ def _run(sources: "list[Source]", resume: bool, force: bool, json_: bool, quiet:
         trainer = start_trainer(start, ranks, warn)
         model = trainer.model
         log.print(f"on {model.device}, {model.compute or model.head.dtype}, attention by {model.attention}")
+        for note in trainer.notes:
+            log.print(note, markup=False, soft_wrap=True)
         if start.resumes:
             log.print(f"going on after step {trainer.step} of {start.config.steps}")
         with stops_at_sigterm(trainer), open_trackers(trainer) as report:

@@ -1,6 +1,7 @@
 """The settings of a run. The defaults are the published recipe (PHF, appendix A and table 3)."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -24,6 +25,11 @@ def _positions(choice: str) -> str:
     raise ValueError("use all, last, first-K, last-K or spread-K with a number K")
 
 
+def _absolute(path: str) -> str:
+    """A run is evaluated from any working directory."""
+    return str(Path(path).resolve())
+
+
 Aggregate = Literal["token", "sequence"]
 EngineName = Annotated[str, AfterValidator(_engine)]
 
@@ -31,8 +37,6 @@ EngineName = Annotated[str, AfterValidator(_engine)]
 LayerChoice = tuple[PositiveInt, ...] | Literal["last", "all", "even", "odd"]
 
 ALL_POSITIONS = 2**31 - 1  # more than a completion has
-
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class Section(BaseModel):
@@ -44,7 +48,8 @@ class Section(BaseModel):
 class LoraSettings(Section):
     r: PositiveInt = 64
     alpha: PositiveInt = 128
-    target_modules: tuple[str, ...] = LORA_TARGETS
+    # names of linear layers of the decoder blocks; "all-linear" is every one: for Qwen3 the seven published
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
 
 
 class OptimSettings(Section):
@@ -166,6 +171,7 @@ class PromptSettings(Section):
     teacher: str | None = None
     thinking: bool = True  # the student's mode, in training and evaluation
     teacher_thinking: bool | None = None  # None is the student's
+    chat_template: Annotated[str, AfterValidator(_absolute)] | None = None  # a Jinja file; None is the tokenizer's own
 
 
 class ColumnSettings(Section):

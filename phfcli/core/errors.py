@@ -19,8 +19,11 @@ DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, without the advice that libraries print below it."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if not lines:
+        return type(error).__name__
+    announced = lines[0].endswith(":") and len(lines) > 1  # what it is follows
+    return f"{lines[0]} {lines[1]}" if announced else lines[0]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

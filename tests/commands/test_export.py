@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from phfcli.core.config import LoraSettings, ModelSettings
-from phfcli.core.models.adapters import add_lora
+from phfcli.core.models.adapters.lora import add_lora
 from phfcli.core.models.loading import load_model
 
 Phf = Callable[..., Any]

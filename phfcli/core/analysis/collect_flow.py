@@ -8,6 +8,7 @@ import torch
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
+from phfcli.core.models.architecture.self_check import check_computation
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
 from phfcli.core.models.passes import Sample
@@ -77,6 +78,7 @@ def build_collection(
     if rollouts is None and not any("data" in source.tree for source in typed):
         rollouts = _saved_flow(found)
     model = load_model(config, found.adapter)
+    check_computation(model)
     teacher, teacher_kind = _teacher(found, model)
     if rollouts is not None:
         samples, origin = _saved_rollouts(rollouts), f"those of {rollouts}"

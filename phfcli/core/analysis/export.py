@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from phfcli.core.config import ModelSettings
 from phfcli.core.errors import UserError
-from phfcli.core.models.adapter_files import check_adapter
+from phfcli.core.models.adapters.files import check_adapter
 from phfcli.core.models.description import generation_config, load_config, load_description
 from phfcli.core.models.loading import load_model
 from phfcli.core.runs.checkpoint_choice import find_target

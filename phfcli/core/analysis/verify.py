@@ -9,7 +9,7 @@ from typing import Literal
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.saved_evaluations import load_evaluations
-from phfcli.core.models.adapter_files import check_adapter
+from phfcli.core.models.adapters.files import check_adapter
 from phfcli.core.models.description import ModelDescription, load_description
 from phfcli.core.models.loading import load_model
 from phfcli.core.runs.checkpoints import check_sums, checkpoints_of

@@ -18,7 +18,8 @@ from phfcli.core.evaluation.sample_page import write_page
 from phfcli.core.evaluation.sample_tasks import SampleTask, grade, sample_tasks
 from phfcli.core.evaluation.scores import score_notes, summarise
 from phfcli.core.grading import Grader, Status
-from phfcli.core.models.adapter_files import check_adapter
+from phfcli.core.models.adapters.files import check_adapter
+from phfcli.core.models.chat_template import PLAIN_TEMPLATE
 from phfcli.core.models.description import ModelDescription, load_description, pick_device, pick_dtype
 from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.rollouts.build_engine import evaluation_engine
@@ -143,7 +144,8 @@ class Evaluator:
             "bench_sha256": bench.sha256,
             "n": self.config.n,
             "seed": self.config.seed,
-            "prompt": {"template": self.prompts.student_template, "thinking": self.prompts.thinking},
+            "prompt": {"template": self.prompts.student_template, "thinking": self.prompts.thinking}
+            | ({} if (chat := self.prompts.chat_template) is None else {"chat_template": chat}),
             "sampling": asdict(sampling),
         }
 
@@ -207,6 +209,8 @@ def _evaluate(
         check_adapter(target.adapter, description)
         _check_base(target, identity["model"])
     prompts = build_prompts(description.tokenizer, _prompt_settings(config, target))
+    if prompts.chat_template == PLAIN_TEMPLATE:
+        warn(prompts.notes()[1])
     length = max(_longest(prompts, b) + sampling_of(config, description, prompts, b).max_new_tokens for b in benches)
     serving = Serving(config.model_copy(update={"model": target.model}), length, target.adapter)
     with Grader(timeout_s=config.grader_timeout_s) as grader:

@@ -15,18 +15,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from phfcli.core.losses.divergence import chunked
+from phfcli.core.losses.head import Head, as_head
 from phfcli.core.losses.shared import working
 
 
 def token_logprobs(
-    hidden: Tensor, head: Tensor, tokens: Tensor, temperature: float = 1.0, chunk_size: int | None = None
+    hidden: Tensor, head: Tensor | Head, tokens: Tensor, temperature: float = 1.0, chunk_size: int | None = None
 ) -> Tensor:
     """ln p(token) of each token, without ever holding the logits of all; the gradient flows to `hidden` and `head`.
 
     Args:
         hidden: [N, d] inputs of the LM head (after the final norm). Logits are computed in its dtype, everything after
             in float32 (float64 for float64).
-        head: [V, d] without a bias; its gradient is accumulated in float32 if it requires one.
+        head: its weight [V, d], or a Head with a bias, a scale, a soft cap; gradients to weight and bias are
+            accumulated in float32 where they are required.
         tokens: [N] int64.
         temperature: divides the logits.
         chunk_size: tokens whose logits are held at once; by default as many as 75 MiB hold (64 at V = 151,936),
@@ -38,10 +40,12 @@ def token_logprobs(
     Raises:
         ValueError: shapes that do not fit, or an option out of range.
     """
-    _check(hidden, head, tokens, temperature, chunk_size)
+    own = as_head(head)
+    _check(hidden, own.weight, tokens, temperature, chunk_size)
     if not torch.is_grad_enabled():
-        hidden, head = hidden.detach(), head.detach()
-    result: Tensor = _TokenLogprobs.apply(hidden, head, tokens, temperature, chunk_size)  # type: ignore[no-untyped-call]
+        hidden, own = hidden.detach(), own.detach()
+    inputs = (hidden, own.weight, own.bias, tokens)
+    result: Tensor = _TokenLogprobs.apply(*inputs, own, temperature, chunk_size)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -83,18 +87,26 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, tokens: Tensor, temperature: float, chunk_size: int | None
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        tokens: Tensor,
+        head: Head,
+        temperature: float,
+        chunk_size: int | None,
     ) -> Tensor:
-        wants_hidden, wants_head = ctx.needs_input_grad[:2]
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         logprobs = working(hidden.new_empty(len(hidden)))
         slope = torch.empty_like(hidden) if wants_hidden else None  # [N, d]
-        matrix = head.to(hidden.dtype)
-        for rows, values, residual_nV in _chunks(hidden, matrix, tokens, temperature, chunk_size):
+        own = head.to(hidden.dtype)
+        for rows, values, residual_nV in _chunks(hidden, own, tokens, temperature, chunk_size):
             logprobs[rows] = values
             if slope is not None:
-                slope[rows] = residual_nV @ matrix / temperature
-        ctx.save_for_backward(slope, *((hidden, head, tokens) if wants_head else ()))
-        ctx.options = temperature, chunk_size
+                slope[rows] = residual_nV @ own.weight / temperature
+        again = wants_weight or wants_bias
+        ctx.save_for_backward(slope, *((hidden, weight, bias, tokens) if again else ()))
+        ctx.options = head.scale, head.soft_cap, temperature, chunk_size
         return logprobs
 
     @staticmethod
@@ -102,39 +114,49 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         slope, *rest = ctx.saved_tensors
         to_hidden = None if slope is None else (slope * grad[:, None]).to(slope.dtype)
-        return to_hidden, _to_head(grad, *rest, *ctx.options) if rest else None, None, None, None
+        to_weight, to_bias = None, None
+        if rest:
+            hidden, weight, bias, tokens = rest
+            scale, soft_cap, *options = ctx.options
+            to_weight, to_bias = _to_head(grad, hidden, Head(weight, bias, scale, soft_cap), tokens, *options)
+        return to_hidden, to_weight, to_bias, None, None, None, None
 
 
 def _to_head(
-    grad: Tensor, hidden: Tensor, head: Tensor, tokens: Tensor, temperature: float, chunk_size: int | None
-) -> Tensor:
-    """sum_n grad_n d ln p_n / d head, [V, d]."""
-    total = torch.zeros_like(head, dtype=grad.dtype)
+    grad: Tensor, hidden: Tensor, head: Head, tokens: Tensor, temperature: float, chunk_size: int | None
+) -> tuple[Tensor, Tensor | None]:
+    """sum_n grad_n d ln p_n / d weight, [V, d], and the same for the bias, [V]."""
+    total, bias = torch.zeros_like(head.weight, dtype=grad.dtype), grad.new_zeros(len(head))
     for rows, _, residual_nV in _chunks(hidden, head.to(hidden.dtype), tokens, temperature, chunk_size):
-        total.addmm_(working(residual_nV).T, working(hidden[rows]) * (grad[rows, None] / temperature))
-    return total.to(head.dtype)
+        scaled = grad[rows, None] / temperature
+        total.addmm_(working(residual_nV).T, working(hidden[rows]) * scaled)
+        if head.bias is not None:
+            bias.addmv_(working(residual_nV).T, scaled[:, 0])
+    return total.to(head.weight.dtype), None if head.bias is None else bias.to(head.bias.dtype)
 
 
 def _chunks(
-    hidden: Tensor, head: Tensor, tokens: Tensor, temperature: float, chunk_size: int | None
+    hidden: Tensor, head: Head, tokens: Tensor, temperature: float, chunk_size: int | None
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yields the rows of a chunk, their log-probabilities [n] and onehot - S [n, V], in a buffer that serves again."""
+    """Yields a chunk's rows, log-probabilities [n] and what onehot - S is to the products [n, V], in one buffer."""
     chunk = chunked.chunk_rows(hidden, len(head), chunk_size)
     buffer_nV = hidden.new_empty(chunk, len(head))
     for start in range(0, len(hidden), chunk):
         rows = slice(start, start + chunk)
         count = len(hidden[rows])
         with torch.autocast(hidden.device.type, enabled=False):
-            logits_nV = torch.mm(hidden[rows], head.T, out=buffer_nV[:count])
-        values = [_residual(logits_nV[s], tokens[rows][s, None], temperature) for s in chunked.slabs(logits_nV)]
+            logits_nV = torch.mm(hidden[rows], head.weight.T, out=buffer_nV[:count])
+        values = [_residual(logits_nV[s], tokens[rows][s, None], temperature, head) for s in chunked.slabs(logits_nV)]
         yield rows, torch.cat(values), logits_nV
 
 
-def _residual(logits_nV: Tensor, chosen_n1: Tensor, temperature: float) -> Tensor:
-    """Log-probabilities [n] of the chosen tokens; the logits become onehot - S."""
+def _residual(products_nV: Tensor, chosen_n1: Tensor, temperature: float, head: Head) -> Tensor:
+    """Log-probabilities [n] of the chosen tokens; the products become what onehot - S is to them."""
+    logits_nV = head.finish(products_nV)
     logprobs_nV = (working(logits_nV) / temperature).log_softmax(-1)
     values = logprobs_nV.gather(1, chosen_n1)
-    logits_nV.copy_(logprobs_nV.exp_().neg_().scatter_add_(1, chosen_n1, torch.ones_like(values)))
+    residual_nV = logprobs_nV.exp_().neg_().scatter_add_(1, chosen_n1, torch.ones_like(values))
+    products_nV.copy_(head.to_products(residual_nV, logits_nV))
     return values[:, 0]
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
@@ -18,6 +20,8 @@ from transformers import (
 )
 
 from phfcli.core.errors import UserError, first_line
+from phfcli.core.models.architecture.sizes import context_of, text_config
+from phfcli.core.models.chat_template import turn_ends
 from phfcli.core.shipped_files import EMBEDDED, embedded_model
 from phfcli.core.storage.hub import hub_answers
 
@@ -31,7 +35,7 @@ class ModelDescription:
     Attributes:
         name: as the user gave it: a hub id, a folder or "embedded".
         config: its architecture.
-        tokenizer: its fast tokenizer, with a chat template.
+        tokenizer: its fast tokenizer.
         eos_ids: every token that ends a completion.
     """
 
@@ -43,7 +47,7 @@ class ModelDescription:
     @property
     def context(self) -> int:
         """The longest sequence the model was made for, in tokens."""
-        return int(self.config.max_position_embeddings)
+        return context_of(self.config)
 
     @property
     def vocabulary(self) -> int:
@@ -113,12 +117,10 @@ def load_config(name: str) -> PreTrainedConfig:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer; it must have a chat template."""
+    """The model's own tokenizer."""
     tokenizer: PreTrainedTokenizerBase = from_hub(
         AutoTokenizer.from_pretrained, name, "tokenizer", trust_remote_code=False
     )
-    if not tokenizer.chat_template:
-        raise UserError(f"{name}: its tokenizer has no chat template; use an instruction-tuned model")
     return tokenizer
 
 
@@ -132,10 +134,23 @@ def generation_config(name: str, config: PreTrainedConfig) -> GenerationConfig:
 
 
 def skeleton(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The model's modules with their shapes, without weights."""
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=dtype)
+    """The model's modules with their shapes, without weights.
+
+    Raises:
+        UserError: for a config that describes no model.
+    """
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=False, dtype=dtype)
+    except Exception as error:  # a config that contradicts itself fails wherever its numbers meet
+        where = f"{config.name_or_path}: its config.json" if config.name_or_path else f"a config of {config.model_type}"
+        raise UserError(f"{where} describes no model: {type(error).__name__}: {first_line(error)}") from None
     return model
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """What loads a model of that config: as a language model, or the whole of which the language model is a part."""
+    return AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForImageTextToText
 
 
 def from_hub(loader: Any, name: str, what: str, **options: Any) -> Any:
@@ -144,7 +159,9 @@ def from_hub(loader: Any, name: str, what: str, **options: Any) -> Any:
     answers = local or hub_answers()
     try:
         return loader(where, **options)
-    except (OSError, ValueError, ImportError) as error:
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the hub's client, transformers, safetensors and torch each have their own ones
         if not answers:
             raise UserError(f"{name}: no such folder, and the hub cannot be reached for its {what}") from None
         where = "its folder" if local else "the hub"
@@ -177,8 +194,9 @@ def _endings(name: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizer
     try:
         own = GenerationConfig.from_pretrained(locate(name)).eos_token_id
     except OSError:  # a model need not have a generation_config.json
-        own = config.eos_token_id
-    eos = {tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])} - {None}
+        own = text_config(config).eos_token_id
+    ends = turn_ends(tokenizer) if tokenizer.chat_template else set()
+    eos = {tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or []), *ends} - {None}
     if not eos:
         raise UserError(f"{name}: neither the model nor its tokenizer names an end-of-sequence token")
     return frozenset(eos)

@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,6 +11,10 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
+from phfcli.core.losses.head import Head
+from phfcli.core.models.adapters.summary import AdapterSummary
+from phfcli.core.models.architecture.blocks import final_norm, find_blocks, find_decoder
+from phfcli.core.models.architecture.output_head import head_of
 from phfcli.core.models.description import ModelDescription
 
 
@@ -22,28 +27,38 @@ class LanguageModel:
         causal: the transformers model itself; adapters are already injected into its layers.
         description: its tokenizer, and where its completions end.
         compute: the precision of its products, where that is not the weights' own.
+        adapter: what a fresh adapter on it covers.
     """
 
     network: PreTrainedModel | PeftModel
     causal: PreTrainedModel
     description: ModelDescription
     compute: torch.dtype | None = None
+    adapter: AdapterSummary | None = None
 
-    @property
+    @cached_property
     def backbone(self) -> nn.Module:
         """Embeddings, blocks and final norm."""
-        decoder: nn.Module = self.causal.get_decoder()
-        return decoder
+        return find_decoder(self.causal)
 
-    @property
+    @cached_property
     def blocks(self) -> nn.ModuleList:
-        layers = self.backbone.layers
-        assert isinstance(layers, nn.ModuleList)
-        return layers
+        """The decoder blocks. Raises UserError for an architecture without a list of them."""
+        return find_blocks(self.causal)[1]
+
+    @cached_property
+    def output_head(self) -> Head:
+        """The LM head with what stands behind its product."""
+        return head_of(self.causal)
+
+    @cached_property
+    def final_norm(self) -> nn.Module:
+        """What the last block's output goes through before the head reads it."""
+        return final_norm(self.backbone, self.blocks, self.head.shape[1]) or nn.Identity()
 
     @property
     def head(self) -> Tensor:
-        """The LM head, [V, d]."""
+        """The weight of the LM head, [V, d]."""
         weight: Tensor = self.causal.get_output_embeddings().weight
         return weight
 

@@ -2,21 +2,20 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from phfcli.core.config import ModelSettings
-from phfcli.core.errors import UserError
-from phfcli.core.models.adapters import load_adapter
+from phfcli.core.models.adapters.lora import load_adapter
 from phfcli.core.models.allocator import return_large_blocks
-from phfcli.core.models.description import from_hub, load_description, pick_device, pick_dtype
+from phfcli.core.models.architecture.blocks import find_blocks
+from phfcli.core.models.architecture.sizes import width_of
+from phfcli.core.models.description import load_description, pick_device, pick_dtype, skeleton
 from phfcli.core.models.language_model import LanguageModel
-
-# config fields under which logits are not simply head @ hidden, which the fused losses rely on
-_LOGIT_TRANSFORMS = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
+from phfcli.core.models.weights import load_weights
 
 # products this small only wait for each other on several threads: far slower wherever another program is at work
 ONE_THREAD_WIDTH = 256
@@ -32,16 +31,11 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
     attention = pick_attention(settings.attention, device, dtype)
-    causal: PreTrainedModel = from_hub(
-        AutoModelForCausalLM.from_pretrained,
-        settings.model,
-        "model",
-        trust_remote_code=False,
-        dtype=dtype,
-        **({"attn_implementation": attention} if attention else {}),
-    ).to(device)
-    check_supported(causal, settings.model)
-    if device.type == "cpu" and causal.config.hidden_size <= ONE_THREAD_WIDTH:
+    find_blocks(skeleton(description.config))  # refuses a config that describes no model, before any weight
+    options = {"attn_implementation": attention} if attention else {}
+    causal: Any = load_weights(settings.model, description.config, dtype=dtype, **options)
+    causal = causal.to(device)
+    if device.type == "cpu" and width_of(causal.config) <= ONE_THREAD_WIDTH:
         torch.set_num_threads(1)
     elif device.type == "cpu":
         return_large_blocks()
@@ -74,15 +68,3 @@ def load_whole(settings: ModelSettings) -> LanguageModel:
     model.causal.requires_grad_(True)
     compute = pick_dtype(settings.dtype, model.device)
     return model if compute == torch.float32 else replace(model, compute=compute)
-
-
-def check_supported(causal: PreTrainedModel, name: str) -> None:
-    """Raises UserError for an architecture without blocks to watch, or whose logits are not a plain product."""
-    if not isinstance(getattr(causal.get_decoder(), "layers", None), nn.ModuleList):
-        raise UserError(f"{name}: {causal.config.model_type} has no list of decoder blocks to capture states from")
-    head = causal.get_output_embeddings()
-    if getattr(head, "bias", None) is not None:
-        raise UserError(f"{name}: its LM head has a bias, which the fused divergence does not know")
-    for field, neutral in _LOGIT_TRANSFORMS.items():
-        if getattr(causal.config, field, None) not in (None, neutral):
-            raise UserError(f"{name}: its config sets {field}, which the fused divergence does not know")

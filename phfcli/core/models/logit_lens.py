@@ -40,7 +40,7 @@ def check_logit_lens(model: LanguageModel, wanted: int) -> None:
     if lens_layer(wanted, depth) >= depth:
         raise UserError(f"oisd.layer: must lie below the last of the model's {depth} decoder blocks, got {wanted}")
     attention = [getattr(block, "self_attn", None) for block in model.blocks]
-    if not model.causal._supports_attention_backend or None in attention or not hasattr(model.backbone, "norm"):
+    if not model.causal._supports_attention_backend or None in attention or isinstance(model.final_norm, nn.Identity):
         raise UserError(f"{kind}: its attention cannot be captured, which oisd needs")
     if any(getattr(module, "sliding_window", None) for module in attention):
         raise UserError(f"{kind}: some of its blocks attend to a sliding window, which oisd does not know")
@@ -61,9 +61,7 @@ def capture_logit_lens(
 
     def lens(rows: Tensor, columns: Tensor) -> LogitLens:
         state = outputs[0] if isinstance(outputs[0], Tensor) else outputs[0][0]  # [B, T, d]
-        norm = model.backbone.norm
-        assert isinstance(norm, nn.Module)
-        return LogitLens(norm(state[rows, columns]), *(kept[module] for module in attention))
+        return LogitLens(model.final_norm(state[rows, columns]), *(kept[module] for module in attention))
 
     try:
         with _capture_attention(model.causal.config, attention) as kept:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from phfcli.core.losses.head import Head
 from phfcli.core.losses.positions import select_positions
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.logit_lens import LogitLens, capture_logit_lens
@@ -103,7 +104,7 @@ class Pass:
     """What a forward pass leaves for the objective."""
 
     hidden: Tensor  # [N, d], after the final norm, at the column that predicts each valid token
-    head: Tensor  # [V, d]
+    head: Head  # of [V, d]
     states: Tensor  # [L, B, m, d], output of each wanted block at the selected positions, before the final norm
     final: Tensor | None = None  # [B, m, d], where the last of these is the model's last block: after the final norm
     lens: LogitLens | None = None  # where one is wanted
@@ -123,7 +124,7 @@ def collate(
     return Batch(samples, student, teacher, lengths, selected, valid, in_teacher_tokens)
 
 
-def common_heads(student: Pass, teacher: Pass) -> tuple[Tensor, Tensor | None]:
+def common_heads(student: Pass, teacher: Pass) -> tuple[Head, Head | None]:
     """Both LM heads on the entries they share; the teacher's is None where it is the student's own.
 
     Models of one tokenizer may pad their vocabularies to different sizes.
@@ -131,7 +132,7 @@ def common_heads(student: Pass, teacher: Pass) -> tuple[Tensor, Tensor | None]:
     if teacher.head is student.head:
         return student.head, None
     size = min(len(student.head), len(teacher.head))
-    return student.head[:size], teacher.head[:size]
+    return student.head.first(size), teacher.head.first(size)
 
 
 def states_with_final_norm(student: Pass, teacher: Pass) -> tuple[Tensor, Tensor]:
@@ -161,7 +162,7 @@ def run_pass(
     states = stack() if layers else out.new_zeros(0, *columns.shape, out.shape[-1])
     last = bool(layers) and layers[-1] == len(model.blocks)
     final = out[torch.arange(len(columns), device=columns.device)[:, None], columns].to(states.dtype) if last else None
-    return Pass(hidden, model.head, states, final, lens_at(rows, before))
+    return Pass(hidden, model.output_head, states, final, lens_at(rows, before))
 
 
 @contextmanager

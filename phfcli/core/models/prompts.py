@@ -6,10 +6,17 @@ paper). Both go through the model's own chat template, with thinking mode always
 
 import re
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from phfcli.core.config import PromptSettings
 from phfcli.core.errors import UserError
+from phfcli.core.models.chat_template import (
+    PLAIN_TEMPLATE,
+    ChatTokenizer,
+    choose_template,
+    render,
+    thinking_state,
+    without_opening,
+)
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
@@ -21,17 +28,6 @@ TEACHER_TEMPLATE = (
 )
 
 
-class ChatTokenizer(Protocol):
-    """The part of a transformers tokenizer that prompts need."""
-
-    def apply_chat_template(self, conversation: list[dict[str, str]], **kwargs: Any) -> Any: ...
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
-
-    @property
-    def eos_token_id(self) -> Any: ...
-
-
 @dataclass(frozen=True)
 class Prompts:
     """Renders the student's and the teacher's prompt of a problem, as text or as token ids."""
@@ -41,6 +37,8 @@ class Prompts:
     teacher_template: str = TEACHER_TEMPLATE
     thinking: bool = True
     teacher_thinking: bool = True
+    chat_template: str | None = None  # in the place of the tokenizer's own
+    eos_ids: frozenset[int] = frozenset()  # that end a completion, besides the tokenizer's own
 
     def student_text(self, problem: str) -> str:
         """The prompt that training samples from and evaluation scores."""
@@ -60,26 +58,43 @@ class Prompts:
         """The reference as the assistant's turn: what the chat template writes after its own prompt.
 
         Qwen3's puts an empty thinking part before a solution that has none. Where a template does not go on from its
-        prompt, it is the solution alone.
+        prompt, or strips the solution's own thinking, it is the solution alone. A thinking part that the prompt has
+        opened is not opened again.
         """
         prompt, turn = self.student_text(problem), {"role": "assistant", "content": solution}
         whole = self._chat(self.thinking, _fill(self.student_template, problem=problem), turn)
-        return whole.removeprefix(prompt) if whole.startswith(prompt) else solution
+        rest = whole.removeprefix(prompt) if whole.startswith(prompt) else solution
+        if "".join(solution.split()) not in "".join(rest.split()):
+            rest = solution
+        return without_opening(prompt, rest)
 
     def target(self, problem: str, solution: str) -> list[int]:
-        """The token ids of `target_text`, up to the end-of-sequence token."""
+        """The token ids of `target_text`, up to the first token behind the solution that ends a completion."""
         ids, eos = self._ids(self.target_text(problem, solution)), self.tokenizer.eos_token_id
-        if eos in ids:
-            return ids[: len(ids) - ids[::-1].index(eos)]
+        ends = [index for index, token in enumerate(ids) if token == eos or token in self.eos_ids]
+        if ends:
+            return ids[: ends[-1] + 1]
         return ids if eos is None else [*ids, eos]
+
+    def notes(self) -> list[str]:
+        """What is told at start: the template where it is not the tokenizer's, and where each reader's turn starts."""
+        student, teacher = thinking_state(self.student_text("")), thinking_state(self.teacher_text("", ""))
+        notes = [f"completions start {student}; as the teacher reads them, {teacher}"]
+        if self.chat_template == PLAIN_TEMPLATE:
+            notes.append("the tokenizer has no chat template: prompts are plain text; --set prompt.chat_template=FILE")
+        return notes
+
+    def warnings(self) -> list[str]:
+        """What is wrong with the prompts as far as can be seen: readers whose turns start in different states."""
+        student, teacher = thinking_state(self.student_text("")), thinking_state(self.teacher_text("", ""))
+        if student == teacher:
+            return []
+        return [f"the student's turn starts {student}, and the teacher reads it {teacher}; set prompt.teacher_thinking"]
 
     def _chat(self, thinking: bool, content: str, *turns: dict[str, str]) -> str:
         """The user's message as a prompt, or as a conversation if turns follow it."""
         messages = [{"role": "user", "content": content}, *turns]
-        text: str = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=not turns, enable_thinking=thinking
-        )
-        return text
+        return render(self.tokenizer, self.chat_template, messages, thinking)
 
     def _ids(self, text: str) -> list[int]:
         # the template has already written the special tokens
@@ -91,8 +106,12 @@ def _fill(template: str, **fields: str) -> str:
     return re.sub(r"\{(\w+)\}", lambda match: fields.get(match[1], match[0]), template)
 
 
-def build_prompts(tokenizer: ChatTokenizer, settings: PromptSettings) -> Prompts:
-    """The prompts the settings ask for. Raises UserError for a template that leaves the problem out."""
+def build_prompts(tokenizer: ChatTokenizer, settings: PromptSettings, eos_ids: frozenset[int] = frozenset()) -> Prompts:
+    """The prompts the settings ask for.
+
+    Raises:
+        UserError: for a template that leaves the problem out, or a chat template that cannot render.
+    """
     student = settings.student or STUDENT_TEMPLATE
     teacher = settings.teacher or TEACHER_TEMPLATE
     for name, template, fields in [("student", student, ["problem"]), ("teacher", teacher, ["problem", "solution"])]:
@@ -100,4 +119,5 @@ def build_prompts(tokenizer: ChatTokenizer, settings: PromptSettings) -> Prompts
             if "{" + field + "}" not in template:
                 raise UserError(f"prompt.{name}: the template lacks {{{field}}}")
     teacher_thinking = settings.thinking if settings.teacher_thinking is None else settings.teacher_thinking
-    return Prompts(tokenizer, student, teacher, settings.thinking, teacher_thinking)
+    chat = choose_template(tokenizer, settings.chat_template)
+    return Prompts(tokenizer, student, teacher, settings.thinking, teacher_thinking, chat, eos_ids)

@@ -10,6 +10,7 @@ from phfcli.core.rollouts.adapter_probe import PROBE_TOKENS, probe_adapter
 from phfcli.core.rollouts.engine import Engine, Serving, TrainingEngine
 from phfcli.core.rollouts.http_engine import HttpEngine
 from phfcli.core.rollouts.parallel_engine import ParallelEngine
+from phfcli.core.rollouts.sampling_check import check_sampling
 from phfcli.core.rollouts.single_engine import is_url, single_engine
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
 from phfcli.core.rollouts.vllm_engine import VllmEngine, vllm_gap
@@ -47,6 +48,7 @@ def training_engine(
     if name == "auto" and model.device.type == "cuda" and vllm_gap(model.device) is None:
         name = "vllm"
     if name != "vllm" and not is_url(name):
+        check_sampling(model)
         return TransformersEngine(model)
     rank = config.lora.r if config.tuning == "lora" else None
     if is_url(name) and rank is None:

@@ -5,6 +5,7 @@ from phfcli.core.models.description import pick_device
 from phfcli.core.models.loading import load_model
 from phfcli.core.rollouts.engine import Engine, Serving
 from phfcli.core.rollouts.http_engine import HttpEngine
+from phfcli.core.rollouts.sampling_check import check_sampling
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
 from phfcli.core.rollouts.vllm_engine import VllmEngine, vllm_gap
 
@@ -16,7 +17,9 @@ def single_engine(config: EvalConfig, serving: Serving) -> Engine:
     usable = config.engine == "auto" and vllm_gap(pick_device(config.device)) is None
     if config.engine == "vllm" or usable:
         return VllmEngine(serving)
-    return TransformersEngine(load_model(serving.settings, serving.adapter))
+    model = load_model(serving.settings, serving.adapter)
+    check_sampling(model)
+    return TransformersEngine(model)
 
 
 def is_url(name: str) -> bool:

@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from phfcli.core.models.adapters import merged
+from phfcli.core.models.adapters.lora import merged
+from phfcli.core.models.architecture.sizes import cache_row_bytes
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.sharding import whole_blocks
 from phfcli.core.types import Completion, Request, Sampling
@@ -79,19 +80,12 @@ class TransformersEngine:
         ]
 
 
-def cache_row_bytes(config: Any, itemsize: int) -> int:
-    """Bytes of keys and values for each token of a sequence."""
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return int(2 * config.num_hidden_layers * kv_heads * head_dim * itemsize)
-
-
 def rows_at_once(count: int, row_bytes: int, device: torch.device) -> int:
     """How many of `count` sequences are drawn together: as many as the cache may hold."""
     budget = _CPU_CACHE_BYTES
     if device.type == "cuda":
         budget = torch.cuda.mem_get_info(device)[0] // 2
-    return max(1, min(count, _MOST_ROWS, budget // row_bytes))
+    return max(1, min(count, _MOST_ROWS, budget // max(1, row_bytes)))
 
 
 class SeededSampler(LogitsProcessor):

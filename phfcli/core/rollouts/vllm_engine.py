@@ -19,6 +19,7 @@ from peft import PeftModel
 
 from phfcli.core.config import VllmSettings
 from phfcli.core.errors import FaultError, UserError, first_line
+from phfcli.core.models.architecture.sizes import width_of
 from phfcli.core.models.description import fetch, load_config, load_description, pick_device, pick_dtype
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import ONE_THREAD_WIDTH
@@ -187,7 +188,7 @@ def engine_options(serving: Serving, rank: int | None, device: torch.device, tra
     if rank is not None:
         options |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": _room_for(rank)}
     if device.type == "cpu":
-        _share_cpu(load_config(settings.model).hidden_size)
+        _share_cpu(width_of(load_config(settings.model)))
         # a chunked prompt makes a seeded request fail on the CPU: vLLM winds its generator back, which only CUDA's can
         options |= {"enforce_eager": True, "enable_chunked_prefill": False}
         options["max_num_batched_tokens"] = max(_CPU_BATCH_TOKENS, serving.length)

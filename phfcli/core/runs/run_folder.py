@@ -123,6 +123,7 @@ def start_run(
             "data": data,
             "processes": processes,
             "attention": model.attention,
+            **({} if model.adapter is None else {"adapter": model.adapter.as_json()}),
             **_teaching(config),
             **environment(model.device),
         },

@@ -40,5 +40,6 @@ class TrainingParts:
     grader: Grader = field(default_factory=Grader)  # its workers start when there is something to grade
     validation: Validation | None = None
     step: int = 0  # completed
-    notes: Sequence[str] = ()  # what somebody who starts the run should know, a sentence each
+    notes: Sequence[str] = ()  # what is shown at the start, a line each
+    warnings: Sequence[str] = ()  # what somebody who starts the run should act on, a sentence each
     stopping: bool = False  # may be set at any moment, by a signal's handler say

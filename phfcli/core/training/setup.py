@@ -8,7 +8,9 @@ import torch
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.grading import Grader
-from phfcli.core.models.adapters import add_lora
+from phfcli.core.models.adapters.lora import add_lora
+from phfcli.core.models.adapters.round_trip import check_round_trip
+from phfcli.core.models.architecture.self_check import check_computation
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.layer_choice import check_layers
 from phfcli.core.models.loading import load_model, load_whole
@@ -43,7 +45,8 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         UserError: for a model, data or layers that cannot be used. Nothing has been written then.
     """
     model = load_model(config) if config.tuning == "lora" else load_whole(config)
-    prompts = build_prompts(model.description.tokenizer, config.prompt)
+    check_computation(model)
+    prompts = build_prompts(model.description.tokenizer, config.prompt, model.description.eos_ids)
     check_trackers(config)
     objective = build_objective(config)
     needs = objective.needs
@@ -56,9 +59,9 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     contexts = [model.description.context, needs.max_tokens, external.context if external else None]
     limit = min(context for context in contexts if context is not None)
     curriculum, skipped = build_curriculum(config, sequence_lengths, limit)
-    notes = [skipped_rows(config.data, curriculum.bad)] if curriculum.bad else []
+    warnings = [skipped_rows(config.data, curriculum.bad)] if curriculum.bad else []
     if needs.reward:
-        notes += check_rewards(curriculum.visited(config.steps), config.data)
+        warnings += check_rewards(curriculum.visited(config.steps), config.data)
     for setting, layers in (("flow.layers", config.flow.layers), ("oprd.layers", config.oprd.layers)):
         if layers == needs.layers:  # of the two the one that the objective reads
             check_layers(setting, layers, len(model.blocks))
@@ -68,6 +71,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         check_logit_lens(model, needs.lens)
     if config.tuning == "lora":
         model = add_lora(model, config.lora, derive_seed(config.seed, "lora"))
+        check_round_trip(model, prompts.student(curriculum.problems[0].problem))
     if config.sharding == "fsdp":
         shard(model, ranks.size)
     if config.gradient_checkpointing:
@@ -99,7 +103,8 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         ranks=ranks,
         grader=grader,
         validation=validation,
-        notes=notes,
+        notes=[*([] if model.adapter is None else model.adapter.lines()), *prompts.notes()],
+        warnings=[*prompts.warnings(), *warnings],
     )
 
 

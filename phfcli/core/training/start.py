@@ -80,8 +80,8 @@ def start_trainer(start: Start, ranks: Ranks, warn: Warn) -> Trainer:
     """
     with ranks.together():
         trainer = build_trainer(start.config, start.folder, fresh=not start.resumes, ranks=ranks)
-    for note in trainer.notes if ranks.main else ():
-        warn(note)
+    for warning in trainer.warnings if ranks.main else ():
+        warn(warning)
     if start.forced is not None:
         resume(trainer, warn)
         if start.forced and ranks.main:

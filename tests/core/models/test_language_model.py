@@ -1,18 +1,16 @@
 """Models: an adapter starts at nothing, folds away for sampling, and unsupported architectures are refused."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from phfcli.core.config import LoraSettings, ModelSettings
 from phfcli.core.errors import UserError
-from phfcli.core.models.adapters import add_lora, merged
+from phfcli.core.models.adapters.lora import add_lora, merged
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.loading import check_supported, load_model, pick_attention
+from phfcli.core.models.loading import load_model, pick_attention
 
 IDS = torch.tensor([[5, 9, 40, 3, 77]])
 
@@ -79,14 +77,6 @@ def test_a_models_own_sampling_defaults_are_dropped(embedded: LanguageModel) -> 
     assert own.keys() <= {"eos_token_id", "pad_token_id", "transformers_version"}
 
 
-def test_logits_that_are_not_a_plain_product_are_refused(random_model: Callable[..., LanguageModel]) -> None:
-    check_supported(random_model().causal, "fine")
-    config = Qwen3Config(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
-    config.final_logit_softcapping = 30.0
-    with pytest.raises(UserError, match=r"capped: its config sets final_logit_softcapping"):
-        check_supported(Qwen3ForCausalLM(config), "capped")
-
-
 def test_unknown_target_modules_are_a_users_mistake(embedded: LanguageModel) -> None:
     with pytest.raises(UserError, match=r"lora\.target_modules: .*nothing"):
         add_lora(embedded, LoraSettings(target_modules=("nothing",)), seed=0)
@@ -105,5 +95,5 @@ def test_unknown_target_modules_are_a_users_mistake(embedded: LanguageModel) -> 
 def test_flash_attention_is_taken_where_it_can_be(
     monkeypatch: pytest.MonkeyPatch, name: str, device: str, dtype: torch.dtype, installed: bool, picked: str | None
 ) -> None:
-    monkeypatch.setattr("phfcli.core.models.language_model.is_flash_attn_2_available", lambda: installed)
+    monkeypatch.setattr("phfcli.core.models.loading.is_flash_attn_2_available", lambda: installed)
     assert pick_attention(name, torch.device(device), dtype) == picked

@@ -18,7 +18,7 @@ import torch
 
 from phfcli.core.config import HttpSettings, LoraSettings, ModelSettings
 from phfcli.core.errors import UserError
-from phfcli.core.models.adapters import add_lora
+from phfcli.core.models.adapters.lora import add_lora
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
 from phfcli.core.models.prompts import Prompts

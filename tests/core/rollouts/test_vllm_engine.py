@@ -15,7 +15,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 
 from phfcli.core.config import EvalConfig, LoraSettings, ModelSettings
 from phfcli.core.evaluation.benchmarks import load_benchmark
-from phfcli.core.models.adapters import add_lora
+from phfcli.core.models.adapters.lora import add_lora
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
 from phfcli.core.models.prompts import Prompts

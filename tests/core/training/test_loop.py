@@ -21,7 +21,7 @@ SMALL = ["batch_size=2", "micro_batch_size=3", "rollout.max_new_tokens=60", "ste
 
 
 def token_logprobs(student: Pass, batch: Batch) -> torch.Tensor:
-    logits = student.hidden @ student.head.T
+    logits = student.head.logits(student.hidden)
     return logits.log_softmax(-1).gather(1, batch.token_ids[:, None])[:, 0]
 
 

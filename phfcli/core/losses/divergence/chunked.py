@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from phfcli.core.losses.divergence.vocabulary_terms import DivergenceSpec, teacher_support, vocabulary_terms
+from phfcli.core.losses.head import Head
 from phfcli.core.losses.shared import working
 
 CHUNK_BYTES = 75 * 2**20  # both logits of a chunk: 64 tokens in float32 at a vocabulary of 151,936
@@ -28,7 +29,8 @@ class DivergenceSums(NamedTuple):
 
     tokens: Tensor  # [3, N] of each token: divergence, divergence after the clip, number of clipped entries
     grad_hidden: Tensor | None  # [N, d] in the dtype of the student's hidden states
-    grad_head: Tensor | None  # [V, d] in float32 (or float64)
+    grad_weight: Tensor | None  # [V, d] of the head, in float32 (or float64)
+    grad_bias: Tensor | None  # [V]
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,12 @@ class ChunkedDivergence:
     """The computation of a divergence, with all that stays the same from chunk to chunk."""
 
     spec: DivergenceSpec
-    head: Tensor  # [V, d]
-    teacher_head: Tensor | None  # [V, d'], or None where the teacher shares `head`
+    head: Head  # of [V, d]
+    teacher_head: Head | None  # of [V, d'], or None where the teacher shares `head`
     chunk_size: int | None
     wants_hidden: bool
-    wants_head: bool
+    wants_weight: bool
+    wants_bias: bool
 
     def __call__(self, student: Tensor, teacher: Tensor, weights: Tensor) -> DivergenceSums:
         """The divergence of hidden states [N, d] with weights [N] in the working precision."""
@@ -49,41 +52,46 @@ class ChunkedDivergence:
         logits_2nV = student.new_empty(2 * chunk, vocabulary)
         tokens = weights.new_empty(3, count)
         grad_hidden = torch.empty_like(student) if self.wants_hidden else None
-        grad_head = torch.zeros_like(self.head, dtype=weights.dtype) if self.wants_head else None
+        grad_weight = torch.zeros_like(self.head.weight, dtype=weights.dtype) if self.wants_weight else None
+        grad_bias = weights.new_zeros(vocabulary) if self.wants_bias else None
         for start in range(0, count, chunk):
             rows = slice(start, start + chunk)
             grad_nV, tokens[:, rows] = self._chunk(student[rows], teacher[rows], logits_2nV)
             scale_n1 = (weights[rows] * self._passes(tokens[:, rows]) / self.spec.temperature)[:, None]
             if grad_hidden is not None:
-                grad_hidden[rows] = (grad_nV @ self.head) * scale_n1
-            if grad_head is not None:
-                grad_head.addmm_(working(grad_nV).T, working(student[rows]) * scale_n1)
-        return DivergenceSums(tokens, grad_hidden, grad_head)
+                grad_hidden[rows] = (grad_nV @ self.head.weight) * scale_n1
+            if grad_weight is not None:
+                grad_weight.addmm_(working(grad_nV).T, working(student[rows]) * scale_n1)
+            if grad_bias is not None:
+                grad_bias.addmv_(working(grad_nV).T, scale_n1[:, 0])
+        return DivergenceSums(tokens, grad_hidden, grad_weight, grad_bias)
 
     def _chunk(self, student: Tensor, teacher: Tensor, logits_2nV: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states [n, d] -> the gradient to the student's logits [n, V] (part of `logits_2nV`), tokens [3, n]."""
+        """Hidden states [n, d] -> the gradient to the student's products [n, V] (in `logits_2nV`), tokens [3, n]."""
         count = len(student)
         logits_2nV = logits_2nV[: 2 * count]
         student_nV, teacher_nV = logits_2nV[:count], logits_2nV[count:]
         if self.teacher_head is None:  # one product reads the head once
-            torch.mm(torch.cat((student, teacher)), self.head.T, out=logits_2nV)
+            torch.mm(torch.cat((student, teacher)), self.head.weight.T, out=logits_2nV)
         else:
-            torch.mm(student, self.head.T, out=student_nV)
-            torch.mm(teacher, self.teacher_head.T, out=teacher_nV)
+            torch.mm(student, self.head.weight.T, out=student_nV)
+            torch.mm(teacher, self.teacher_head.weight.T, out=teacher_nV)
         return student_nV, torch.cat([self._slab(student_nV[s], teacher_nV[s]) for s in slabs(student_nV)], dim=1)
 
     def _slab(self, student_nV: Tensor, teacher_nV: Tensor) -> Tensor:
-        """Logits -> tokens [3, n]; `student_nV` becomes the gradient to itself, where one is wanted."""
-        support = teacher_support(teacher_nV, self.spec)
-        wanted = self.wants_hidden or self.wants_head
+        """Products -> tokens [3, n]; `student_nV` becomes the gradient to itself, where one is wanted."""
+        student, teacher = self.head.finish(student_nV), (self.teacher_head or self.head).finish(teacher_nV)
+        support = teacher_support(teacher, self.spec)
+        if support is not None:
+            student, teacher = student.gather(1, support), teacher.gather(1, support)
+        grad, tokens = _token_terms(student, teacher, self.spec)
+        if not (self.wants_hidden or self.wants_weight or self.wants_bias):
+            return tokens
+        grad = self.head.to_products(grad, student)
         if support is None:
-            grad, tokens = _token_terms(student_nV, teacher_nV, self.spec)
-            if wanted:
-                student_nV.copy_(grad)
+            student_nV.copy_(grad)
         else:
-            grad, tokens = _token_terms(student_nV.gather(1, support), teacher_nV.gather(1, support), self.spec)
-            if wanted:
-                student_nV.zero_().scatter_(1, support, grad.to(student_nV.dtype))
+            student_nV.zero_().scatter_(1, support, grad.to(student_nV.dtype))
         return tokens
 
     def _passes(self, tokens: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from phfcli.core.losses.divergence.chunked import ChunkedDivergence
 from phfcli.core.losses.divergence.vocabulary_terms import DivergenceOptions, DivergenceSpec
+from phfcli.core.losses.head import Head, as_head
 from phfcli.core.losses.shared import working
 
 
@@ -30,10 +31,10 @@ class ClipStats(NamedTuple):
 def fused_divergence(
     student_hidden: Tensor,
     teacher_hidden: Tensor,
-    head: Tensor,
+    head: Tensor | Head,
     weights: Tensor,
     *,
-    teacher_head: Tensor | None = None,
+    teacher_head: Tensor | Head | None = None,
     chunk_size: int | None = None,
     **options: Unpack[DivergenceOptions],
 ) -> Tensor:
@@ -42,9 +43,10 @@ def fused_divergence(
     Args:
         student_hidden, teacher_hidden: [N, d] inputs of the head (after the final norm). Logits are computed in their
             dtype, everything after in float32 (float64 for float64).
-        head: [V, d] without a bias; its gradient is accumulated in float32 if it requires one.
+        head: its weight [V, d], or a Head with a bias, a scale, a soft cap; gradients to weight and bias are
+            accumulated in float32 where they are required.
         weights: [N], constants. Tokens of weight 0 are skipped, whatever their hidden states hold.
-        teacher_head: [V, d] of an external teacher with its own head (its d may differ); default `head`.
+        teacher_head: that of an external teacher with its own head (its d may differ); default `head`.
         chunk_size: tokens whose logits are held at once; by default as many as 75 MiB hold (64 at V = 151,936),
             on a GPU 512 MiB.
         options: kind, beta, temperature, clip, clip_mode, top_k, as in `divergence`.
@@ -60,20 +62,23 @@ def fused_divergence(
 def fused_divergence_stats(
     student_hidden: Tensor,
     teacher_hidden: Tensor,
-    head: Tensor,
+    head: Tensor | Head,
     weights: Tensor,
     *,
-    teacher_head: Tensor | None = None,
+    teacher_head: Tensor | Head | None = None,
     chunk_size: int | None = None,
     **options: Unpack[DivergenceOptions],
 ) -> tuple[Tensor, ClipStats]:
     """`fused_divergence` and what its clip did, from the same pass."""
     spec = DivergenceSpec(**options)
-    _check(student_hidden, teacher_hidden, head, weights, teacher_head, chunk_size)
+    own, other = as_head(head), None if teacher_head is None else as_head(teacher_head)
+    _check(student_hidden, teacher_hidden, own, weights, other, chunk_size)
     if not torch.is_grad_enabled():
-        student_hidden, head = student_hidden.detach(), head.detach()
-    inputs = (student_hidden, head, teacher_hidden, teacher_head, weights)
-    outputs: tuple[Tensor, ...] = _FusedDivergence.apply(*inputs, spec, chunk_size)  # type: ignore[no-untyped-call]
+        student_hidden, own = student_hidden.detach(), own.detach()
+    inputs = (student_hidden, own.weight, own.bias, teacher_hidden, weights)
+    outputs: tuple[Tensor, ...] = _FusedDivergence.apply(  # type: ignore[no-untyped-call]
+        *inputs, own, other, spec, chunk_size
+    )
     loss, entries_clipped, entries, tokens_clipped, raw = outputs
     return loss, ClipStats(entries_clipped, entries, tokens_clipped, raw, loss.detach())
 
@@ -85,35 +90,40 @@ class _FusedDivergence(torch.autograd.Function):
     def forward(
         ctx: Any,
         student_hidden: Tensor,
-        head: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
         teacher_hidden: Tensor,
-        teacher_head: Tensor | None,
         weights: Tensor,
+        head: Head,
+        teacher_head: Head | None,
         spec: DivergenceSpec,
         chunk_size: int | None,
     ) -> tuple[Tensor, ...]:
         dtype = torch.promote_types(student_hidden.dtype, teacher_hidden.dtype)
-        wants_hidden, wants_head = ctx.needs_input_grad[:2]
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         divergence = ChunkedDivergence(
             spec=spec,
             head=head.to(dtype),
             teacher_head=None if teacher_head is None else teacher_head.to(dtype),
             chunk_size=chunk_size,
             wants_hidden=wants_hidden,
-            wants_head=wants_head,
+            wants_weight=wants_weight,
+            wants_bias=wants_bias,
         )
         counted = weights.nonzero().squeeze(1)
         student, teacher = student_hidden[counted].to(dtype), teacher_hidden[counted].to(dtype)
         weights = weights[counted].to(working(student).dtype)
         with torch.autocast(student.device.type, enabled=False):
             sums = divergence(student, teacher, weights)
-        grad_hidden, grad_head = None, None
+        grad_hidden, grad_weight, grad_bias = None, None, None
         if sums.grad_hidden is not None:
             grad_hidden = torch.zeros_like(student_hidden)
             grad_hidden[counted] = sums.grad_hidden.to(student_hidden.dtype)
-        if sums.grad_head is not None:
-            grad_head = sums.grad_head.to(head.dtype)
-        ctx.save_for_backward(grad_hidden, grad_head)
+        if sums.grad_weight is not None:
+            grad_weight = sums.grad_weight.to(weight.dtype)
+        if sums.grad_bias is not None and bias is not None:
+            grad_bias = sums.grad_bias.to(bias.dtype)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         stats = _statistics(sums.tokens, weights, spec, len(head))
         ctx.mark_non_differentiable(*stats)
         return ((sums.tokens[1] * weights).sum(), *stats)
@@ -121,8 +131,8 @@ class _FusedDivergence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, head = (None if grad is None else grad * grad_loss for grad in ctx.saved_tensors)
-        return hidden, head, None, None, None, None, None
+        grads = (None if grad is None else grad * grad_loss for grad in ctx.saved_tensors)
+        return *grads, None, None, None, None, None, None
 
 
 def _statistics(tokens: Tensor, weights: Tensor, spec: DivergenceSpec, vocabulary: int) -> tuple[Tensor, ...]:
@@ -139,10 +149,10 @@ def _statistics(tokens: Tensor, weights: Tensor, spec: DivergenceSpec, vocabular
 
 
 def _check(
-    student: Tensor, teacher: Tensor, head: Tensor, weights: Tensor, teacher_head: Tensor | None, chunk_size: int | None
+    student: Tensor, teacher: Tensor, head: Head, weights: Tensor, teacher_head: Head | None, chunk_size: int | None
 ) -> None:
     """Raises ValueError for shapes that do not fit, or a chunk of no tokens."""
-    heads = {"student": (student, head), "teacher": (teacher, head if teacher_head is None else teacher_head)}
+    heads = {"student": (student, head.weight), "teacher": (teacher, (teacher_head or head).weight)}
     for name, (hidden, matrix) in heads.items():
         if hidden.ndim != 2 or matrix.ndim != 2 or hidden.shape[1] != matrix.shape[1] or len(matrix) != len(head):
             shapes = f"{tuple(hidden.shape)} and {tuple(matrix.shape)}"

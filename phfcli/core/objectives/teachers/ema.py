@@ -48,7 +48,7 @@ class AveragedTeacher:
         with self.weights():
             read = run_pass(student, batch.teacher, batch, layers)
             # a head that trains has an average too, which after this is no longer in the student's parameter
-            return replace(read, head=student.head.detach()) if student.head.requires_grad else read
+            return replace(read, head=read.head.detach()) if read.head.requires_grad else read
 
     @torch.no_grad()
     def update(self) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from phfcli.core.config import TrainConfig
+from phfcli.core.models.architecture.self_check import check_computation
 from phfcli.core.models.description import ModelDescription
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.layer_choice import pair_layers
@@ -63,8 +64,9 @@ def load_external(config: TrainConfig, student: ModelDescription) -> ExternalTea
     """
     assert config.teacher.model is not None
     model = load_model(config.model_copy(update={"model": config.teacher.model}))
+    check_computation(model)
     model.network.requires_grad_(False)
     if same_tokens(student.tokenizer, model.description.tokenizer):
         return ExternalTeacher(model, None)
-    prompts = build_prompts(model.description.tokenizer, config.prompt)
+    prompts = build_prompts(model.description.tokenizer, config.prompt.model_copy(update={"chat_template": None}))
     return ExternalTeacher(model, TokenAlignment(student, model.description, prompts))

@@ -16,8 +16,12 @@ from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.moe import ExpertsInterface
 
-_ATTENTION = "phf-shapes"
+from phfcli.core.models.architecture.blocks import find_decoder
+from phfcli.core.models.architecture.sizes import text_config
+
+_STAND_IN = "phf-shapes"  # of attention and of experts, in transformers' tables
 
 
 @dataclass(frozen=True)
@@ -97,14 +101,21 @@ def _key(x: Tensor) -> int:
 
 
 def _set_attention(causal: PreTrainedModel, attention: str) -> None:
-    AttentionInterface.register(_ATTENTION, _attend)
-    causal.set_attn_implementation("eager" if attention == "eager" else _ATTENTION)
+    AttentionInterface.register(_STAND_IN, _attend)
+    causal.set_attn_implementation("eager" if attention == "eager" else _STAND_IN)
+    ExpertsInterface.register(_STAND_IN, _share_out)
+    causal.config._experts_implementation = _STAND_IN
+    text_config(causal.config)._experts_implementation = _STAND_IN
 
 
 def _hidden(causal: PreTrainedModel, rows: int, length: int) -> Tensor:
     ids = torch.zeros(rows, length, dtype=torch.long, device="meta")
     mask = torch.ones(rows, 1, length, length, dtype=torch.bool, device="meta")
-    hidden: Tensor = causal.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    decoder = find_decoder(causal)
+    places: dict[str, Tensor] = {}
+    if hasattr(decoder, "embed_positions"):  # learned ones, which are otherwise counted on a mask of two dimensions
+        places["position_ids"] = torch.zeros(rows, length, dtype=torch.long, device="meta")
+    hidden: Tensor = decoder(input_ids=ids, attention_mask=mask, use_cache=False, **places).last_hidden_state
     return hidden
 
 
@@ -116,12 +127,37 @@ def _attend(
     return out.transpose(1, 2).contiguous(), None
 
 
+def _share_out(experts: Any, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+    """Fused experts on tokens [T, d] with the chosen ones [T, k] and their weights: [T, d]."""
+    selected = hidden.repeat_interleave(chosen.shape[-1], dim=0)
+    up = experts.gate_up_proj if experts.has_gate else experts.up_proj
+    product: Tensor = _Grouped.apply(selected, up, experts.is_transposed)  # type: ignore[no-untyped-call]
+    inner = experts._apply_gate(product) if experts.has_gate else experts.act_fn(product)
+    out: Tensor = _Grouped.apply(inner, experts.down_proj, experts.is_transposed)  # type: ignore[no-untyped-call]
+    return (out * weights.reshape(-1, 1)).view(*chosen.shape, -1).sum(1).to(hidden.dtype)
+
+
+class _Grouped(torch.autograd.Function):
+    """What a product with each token's own matrix of several keeps and makes, without its arithmetic."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, matrices: Tensor, transposed: bool) -> Tensor:
+        ctx.save_for_backward(tokens, matrices)
+        return tokens.new_empty(len(tokens), matrices.shape[-1 if transposed else -2])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _grad: Tensor) -> tuple[Tensor | None, ...]:
+        tokens, matrices = ctx.saved_tensors
+        return torch.empty_like(tokens), torch.empty_like(matrices) if ctx.needs_input_grad[1] else None, None
+
+
 class _Attention(torch.autograd.Function):
     """An attention that allocates what fused attention allocates, without its arithmetic."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        out = torch.empty_like(query)
+        out = query.new_empty(*query.shape[:-1], value.shape[-1])
         ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
         return out
 

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
+from phfcli.core.models.architecture.sizes import context_of
 from phfcli.core.models.description import load_config, load_tokenizer
 from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.models.token_alignment import same_tokens
@@ -27,6 +28,7 @@ class Plan:
     prompts: dict[str, str] = field(default_factory=dict)
     memory: Memory | None = None
     steps_per_hour: float | None = None
+    notes: list[str] = field(default_factory=list)  # what is also told at start, a line each
     gaps: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -37,6 +39,8 @@ class Plan:
             "peak_phase": None if memory is None else memory.peak_phase,
             "phases": {} if memory is None else {name: dict(parts) for name, parts in memory.phases.items()},
             "steps_per_hour": self.steps_per_hour,
+            "adapter": None if memory is None or memory.adapter is None else memory.adapter.as_json(),
+            "notes": self.notes,
             "gaps": self.gaps,
         }
 
@@ -56,7 +60,7 @@ def plan_run(config: TrainConfig, processes: int = 1, tokens_per_s: float | None
     lengths = Lengths(_PROMPT_TOKENS, _PROMPT_TOKENS, config.rollout.max_new_tokens)
     if prompts is not None and problems is not None:
         plan.prompts = _render(prompts, needs, problems[0])
-        context = None if arch is None else arch.max_position_embeddings
+        context = None if arch is None else context_of(arch)
         lengths = _lengths(config, needs, prompts, problems, context)
     if external is not None and tokenizer is not None and problems is not None:
         other = _try(plan, lambda: load_tokenizer(external))
@@ -66,6 +70,8 @@ def plan_run(config: TrainConfig, processes: int = 1, tokens_per_s: float | None
     other_arch = None if external is None else _try(plan, lambda: load_config(external))
     if arch is not None and (external is None or other_arch is not None):
         plan.memory = step_memory(config, needs, arch, lengths, processes, other_arch)
+    adapter = plan.memory and plan.memory.adapter
+    plan.notes = [*(adapter.lines() if adapter else ()), *([*prompts.notes(), *prompts.warnings()] if prompts else ())]
     if tokens_per_s is not None:
         tokens = config.batch_size * needs.group_size * lengths.completion
         plan.steps_per_hour = 3600 * tokens_per_s / tokens

@@ -14,11 +14,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.losses.divergence.chunked import SLAB_TEMPORARIES, chunk_bytes, slab_bytes
-from phfcli.core.models.adapters import lora_network
+from phfcli.core.models.adapters.lora import lora_network
+from phfcli.core.models.adapters.summary import AdapterSummary
+from phfcli.core.models.architecture.blocks import find_blocks
+from phfcli.core.models.architecture.sizes import cache_row_bytes, text_config
 from phfcli.core.models.description import pick_device, pick_dtype, skeleton
 from phfcli.core.models.layer_choice import pick_layers
 from phfcli.core.objectives.contract import Needs
-from phfcli.core.rollouts.transformers_engine import SAMPLER_BYTES, cache_row_bytes, rows_at_once
+from phfcli.core.rollouts.transformers_engine import SAMPLER_BYTES, rows_at_once
 from phfcli.core.training.dry_run.pass_memory import pass_memory, reader_memory
 from phfcli.core.training.metrics import peak_memory
 
@@ -38,10 +41,11 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process: the parts that are always there, and those of each phase."""
+    """Bytes of one process: the parts that are always there, and those of each phase; and what the adapter covers."""
 
     always: Mapping[str, int]
     phases: Mapping[str, Mapping[str, int]]
+    adapter: AdapterSummary | None = None
 
     @property
     def peak_phase(self) -> str:
@@ -65,14 +69,15 @@ def step_memory(
 
     external: the architecture of a teacher that is another model.
     """
-    device = pick_device(config.device)
+    device, text = pick_device(config.device), text_config(arch)
     dtype = pick_dtype(config.dtype, device) if config.tuning == "lora" else torch.float32
     causal = skeleton(arch, dtype)
     frozen = _bytes(causal)
     away = 0  # of them, with other processes
     if config.sharding == "fsdp":
-        away = sum(map(_bytes, causal.get_decoder().layers)) * (processes - 1) // processes
-    trained = _mark_trained(causal, config)
+        away = sum(map(_bytes, find_blocks(causal)[1])) * (processes - 1) // processes
+    summary = _mark_trained(causal, config)
+    trained = sum(p.numel() * p.itemsize for p in causal.parameters() if p.requires_grad)
     completions = -(-config.batch_size * needs.group_size // processes)
     rows = min(config.micro_batch_size, completions)
     student, teacher = lengths.student + lengths.completion, lengths.teacher + lengths.completion
@@ -90,23 +95,23 @@ def step_memory(
         "AdamW": 2 * trained,
     }
     tokens = rows * lengths.completion
-    layers, positions = pick_layers(needs.layers, arch.num_hidden_layers), min(needs.positions, lengths.completion)
-    states = len(layers) * rows * positions * arch.hidden_size * 4
-    hidden = tokens * arch.hidden_size * dtype.itemsize
-    lens = 0 if needs.lens is None else rows * student * _LENS_WIDTHS * arch.hidden_size * dtype.itemsize
-    head = 2 * arch.vocab_size * arch.hidden_size * 4 if config.tuning == "full" else 0
+    layers, positions = pick_layers(needs.layers, text.num_hidden_layers), min(needs.positions, lengths.completion)
+    states = len(layers) * rows * positions * text.hidden_size * 4
+    hidden = tokens * text.hidden_size * dtype.itemsize
+    lens = 0 if needs.lens is None else rows * student * _LENS_WIDTHS * text.hidden_size * dtype.itemsize
+    head = 2 * text.vocab_size * text.hidden_size * 4 if config.tuning == "full" else 0
     kept = {"activations": passes.kept, "logit lens": lens, "captured states": _STATE_COPIES * states}
     phases = {
         "loss": kept
         | {"hidden states": _HIDDEN_COPIES * hidden, "head's gradient": head}
-        | {"logits chunk": _chunk(tokens, arch.vocab_size, dtype, device)},
+        | {"logits chunk": _chunk(tokens, text.vocab_size, dtype, device)},
         "backward": kept | {"hidden states": hidden, "gradients": passes.backward - passes.kept},
     }
     if needs.teacher:
         phases["teacher"] = {"activations": reading, "captured states": states}
     if not needs.offline and (config.rollout.engine == "transformers" or device.type == "cpu"):
         phases["rollout"] = _rollout(config, causal, completions, lengths, dtype) | {"whole blocks": away}
-    return Memory(always, phases)
+    return Memory(always, phases, summary)
 
 
 def _rollout(
@@ -124,19 +129,20 @@ def _rollout(
     return {
         "key-value cache": rows * per_row,
         "merged weights": merged if dtype == torch.float32 else 0,
-        "sampler": rows * causal.config.vocab_size * SAMPLER_BYTES,
+        "sampler": rows * text_config(causal.config).vocab_size * SAMPLER_BYTES,
         "prompts": reader_memory(causal, rows, lengths.student, config.attention),
     }
 
 
-def _mark_trained(causal: PreTrainedModel, config: TrainConfig) -> int:
-    """Leaves the trainable parameters marked, as the run will; returns their bytes."""
-    if config.tuning == "lora":
-        lora_network(causal, config.lora)
-        causal.train()
-        if config.gradient_checkpointing:
-            causal.gradient_checkpointing_enable({"use_reentrant": False})
-    return sum(p.numel() * p.itemsize for p in causal.parameters() if p.requires_grad)
+def _mark_trained(causal: PreTrainedModel, config: TrainConfig) -> AdapterSummary | None:
+    """Leaves the trainable parameters marked, as the run will."""
+    if config.tuning != "lora":
+        return None
+    _, summary = lora_network(causal, config.lora)
+    causal.train()
+    if config.gradient_checkpointing:
+        causal.gradient_checkpointing_enable({"use_reentrant": False})
+    return summary
 
 
 def _chunk(tokens: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> int:

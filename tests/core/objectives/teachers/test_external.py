@@ -122,9 +122,9 @@ def test_opd_compares_the_entries_both_heads_have_and_only_the_student_learns(
     assert all(p.grad is None for p in alike.model.network.parameters())
     assert any(p.grad is not None and p.grad.any() for p in student.trainable().values())
 
-    logits = own.hidden @ own.head.T / 1.2
+    logits = own.head.logits(own.hidden) / 1.2
     read = alike.run_pass(student, batch, ())
-    other = (read.hidden @ read.head[: len(own.head)].T) / 1.2
+    other = read.head.first(len(own.head)).logits(read.hidden) / 1.2
     if support == "top_k":
         chosen = other.topk(5, -1).indices
         logits, other = logits.gather(1, chosen), other.gather(1, chosen)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from phfcli.core.config import LoraSettings, ModelSettings
-from phfcli.core.models.adapters import add_lora, lora_network
+from phfcli.core.models.adapters.lora import add_lora, lora_network
 from phfcli.core.models.description import load_config, skeleton
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model

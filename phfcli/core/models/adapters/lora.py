@@ -1,45 +1,60 @@
 """LoRA adapters of a model in memory: a fresh one, a saved one, and one folded into the weights for sampling."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from phfcli.core.config import LoraSettings
 from phfcli.core.errors import UserError, first_line
+from phfcli.core.models.adapters.summary import AdapterSummary, summarise_adapter
+from phfcli.core.models.adapters.targets import adapted, choose_targets
+from phfcli.core.models.architecture.blocks import find_blocks
 from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.weights import check_complete
+from phfcli.core.storage.tensors import open_tensors
+
+_PREFIX = "base_model.model."  # of PEFT, before the names of the model
 
 
 def add_lora(model: LanguageModel, settings: LoraSettings, seed: int) -> LanguageModel:
     """The same model with a fresh adapter, which is all that trains. Its first output equals the base model's."""
     torch.manual_seed(seed)
-    return LanguageModel(lora_network(model.causal, settings), model.causal, model.description)
+    network, summary = lora_network(model.causal, settings)
+    return replace(model, network=network, adapter=summary)
 
 
-def lora_network(causal: PreTrainedModel, settings: LoraSettings) -> PeftModel:
-    """A transformers model with a fresh adapter around its linear layers, on whatever device it is, "meta" too.
+def lora_network(causal: PreTrainedModel, settings: LoraSettings) -> tuple[PeftModel, AdapterSummary]:
+    """A transformers model with a fresh adapter on the modules that are asked for, on any device, "meta" too.
 
     Raises:
-        UserError: for target modules that it has not.
+        UserError: for target modules that it has not, or that cannot be adapted.
     """
+    targets, (_, blocks) = choose_targets(causal, settings.target_modules), find_blocks(causal)
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
-        target_modules=list(settings.target_modules),
+        target_modules=list(targets.names),
         task_type="CAUSAL_LM",
+        fan_in_fan_out=any(isinstance(causal.get_submodule(name), Conv1D) for name in targets.modules),
     )
     try:
         network = get_peft_model(causal, config, low_cpu_mem_usage=causal.device.type == "meta")
     except ValueError as error:
         raise UserError(f"lora.target_modules: {first_line(error)}") from None
     assert isinstance(network, PeftModel)
-    return network
+    if missed := set(targets.modules) ^ {name.removeprefix(_PREFIX) for name in adapted(network)}:
+        raise UserError(f"lora.target_modules: PEFT takes another view of {min(missed)} than this program; name others")
+    return network, summarise_adapter(network, causal, blocks, targets)
 
 
 @contextmanager
@@ -74,7 +89,14 @@ def _is_plain(network: PeftModel) -> bool:
 
 
 def load_adapter(causal: PreTrainedModel, adapter: Path) -> PeftModel:
+    """The model under a saved adapter. Raises UserError where any of its tensors is missing or too much."""
     try:
-        return PeftModel.from_pretrained(causal, str(adapter)).eval()
+        with warnings.catch_warnings(action="ignore"):  # what PEFT warns of is an error below
+            network = PeftModel.from_pretrained(causal, str(adapter)).eval()
     except Exception as error:  # PEFT, safetensors and torch each have their own way to refuse a bad file
         raise UserError(f"{adapter}: the adapter does not load onto this model: {first_line(error)}") from None
+    with open_tensors(adapter / "adapter_model.safetensors") as file:
+        saved = set(file.keys())
+    wanted = set(get_peft_model_state_dict(network, save_embedding_layers=False))
+    check_complete(str(adapter), {"missing_keys": wanted - saved, "unexpected_keys": saved - wanted})
+    return network

@@ -1,0 +1,78 @@
+"""Before a model trains: what this program takes for its logits and states is what the model itself computes.
+
+The losses never ask the model for logits: they take its last hidden states, its head and what is known to stand behind
+it. And states are captured from what this program takes for its blocks. Both are compared on a short text.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from phfcli.core.errors import UserError, first_line
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.passes import capture_states
+
+TOKENS = 16
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # of the largest value; lower precisions:
+_COARSE = 5e-2
+
+
+@torch.no_grad()
+def check_computation(model: LanguageModel) -> None:
+    """Passes a few tokens through a model in evaluation mode.
+
+    Raises:
+        UserError: where the head or the blocks are not as this program takes them.
+    """
+    ids = torch.arange(TOKENS, device=model.device)[None] % len(model.output_head)
+    hidden, states = _pass(model, ids)
+    with model.computing():
+        own = model.causal(input_ids=ids, use_cache=False, output_hidden_states=True)
+    if not _equal(model.output_head.logits(hidden.to(model.head.dtype)), own.logits):
+        raise UserError(
+            f"{model.description.name}: its code does more between hidden states and logits than this program knows of "
+            f"{type(model.causal).__name__}, so the losses would be of other logits; use another model"
+        )
+    _check_states(model, states, hidden, own.hidden_states or ())
+
+
+def _pass(model: LanguageModel, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Last hidden states [1, T, d] and those of all blocks [L, 1, T, d], as training takes them."""
+    columns = torch.arange(TOKENS, device=model.device)[None]
+    try:
+        with model.computing(), capture_states(list(model.blocks), columns) as stack:
+            hidden: Tensor = model.backbone(input_ids=ids, use_cache=False).last_hidden_state
+            return hidden, stack()
+    except (AttributeError, IndexError, RuntimeError, TypeError) as error:
+        raise UserError(
+            f"{model.description.name}: the blocks of {type(model.causal).__name__} do not each give a hidden "
+            f"state for each token ({first_line(error)}); use another model"
+        ) from None
+
+
+def _check_states(model: LanguageModel, states: Tensor, hidden: Tensor, own: Sequence[Tensor]) -> None:
+    """states [L, 1, T, d]; transformers' own begin with the embeddings, or in Mamba with the first block's output."""
+    kind, name = type(model.causal).__name__, model.description.name
+    if len(own) == len(states) + 1:
+        wrong = min(_unequal(states[:-1], own[1:-1]), _unequal(states, own[:-1]), key=len)
+        if wrong:
+            raise UserError(
+                f"{name}: the output of block {wrong[0]} of {kind} is not its hidden state; use another model"
+            )
+    if not _equal(model.final_norm(states[-1]), hidden):
+        raise UserError(f"{name}: the last block of {kind}, normed, is not what its head reads; use another model")
+
+
+def _unequal(states: Tensor, own: Sequence[Tensor]) -> list[int]:
+    """The blocks, 1 is the first, whose states differ."""
+    pairs = zip(states, own, strict=True)
+    return [number for number, (state, other) in enumerate(pairs, start=1) if not _equal(state, other)]
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    tolerance = _TOLERANCE.get(one.dtype, _COARSE)
+    apart = (one.float() - other.float()).abs().max()
+    return bool(apart <= tolerance * other.float().abs().max())

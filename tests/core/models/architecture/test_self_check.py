@@ -1,0 +1,85 @@
+"""What a model computes against what this program takes for its logits and states; what differs is refused."""
+
+from typing import Any
+
+import pytest
+import torch
+from families import FAMILIES, build, family
+from torch import Tensor, nn
+
+from phfcli.core.errors import UserError
+from phfcli.core.models.architecture.self_check import check_computation
+from phfcli.core.models.description import load_description
+from phfcli.core.models.language_model import LanguageModel
+
+
+def model(causal: Any) -> LanguageModel:
+    return LanguageModel(causal, causal, load_description("embedded"))
+
+
+@pytest.mark.parametrize("kind", [one.kind for one in FAMILIES])
+def test_blocks_and_head_are_found(kind: str) -> None:
+    found = model(build(family(kind)))
+    check_computation(found)
+    assert len(found.blocks) == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "scale", "soft_cap", "bias"),
+    [
+        ("gemma2", 1.0, 3.0, False),
+        ("granite", 0.25, None, False),
+        ("cohere2", 0.25, None, False),
+        ("phi", 1.0, None, True),
+        ("gptj", 1.0, None, True),
+        ("qwen3", 1.0, None, False),
+    ],
+)
+def test_what_stands_behind_the_product_is_read(kind: str, scale: float, soft_cap: float | None, bias: bool) -> None:
+    causal: Any = build(family(kind))
+    if bias:
+        nn.init.normal_(causal.get_output_embeddings().bias)
+    head = model(causal).output_head
+    assert (head.scale, head.soft_cap, head.bias is not None) == (scale, soft_cap, bias)
+    check_computation(model(causal))
+
+
+def test_a_head_that_no_list_knows_is_refused() -> None:
+    causal: Any = build(family("qwen3"))
+    causal.lm_head.register_forward_hook(lambda _module, _args, logits: 30 * torch.tanh(logits / 30))
+    with pytest.raises(UserError, match=r"embedded: its code does more between hidden states and logits"):
+        check_computation(model(causal))
+
+
+def test_a_block_whose_output_is_not_its_state_is_refused() -> None:
+    """The hook of transformers, which is registered first, still sees the block's own output."""
+    causal: Any = build(family("qwen3"))
+    causal(input_ids=torch.ones(1, 2, dtype=torch.long), output_hidden_states=True)  # leaves the hooks behind
+    causal.model.layers[1].register_forward_hook(lambda _module, _args, state: 2 * state)
+    with pytest.raises(UserError, match="the output of block 2 of Qwen3ForCausalLM is not its hidden state"):
+        check_computation(model(causal))
+
+
+def test_something_between_the_last_block_and_the_norm_is_refused() -> None:
+    class Between(nn.Module):
+        """Stands behind the final norm, unknown to the check by its name."""
+
+        def __init__(self, norm: nn.Module) -> None:
+            super().__init__()
+            self.inner = norm
+
+        def forward(self, states: Tensor) -> Tensor:
+            out: Tensor = self.inner(states) * torch.linspace(0.5, 1.5, states.shape[-1])
+            return out
+
+    causal: Any = build(family("qwen3"))
+    causal.model.norm = Between(causal.model.norm)
+    with pytest.raises(UserError, match=r"the last block of Qwen3ForCausalLM, normed, is not what its head reads"):
+        check_computation(model(causal))
+
+
+def test_a_model_without_a_list_of_blocks_is_refused() -> None:
+    causal: Any = build(family("qwen3"))
+    causal.config.num_hidden_layers = 5
+    with pytest.raises(UserError, match=r"model: qwen3 has no list of 5 decoder blocks"):
+        check_computation(model(causal))

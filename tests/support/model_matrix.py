@@ -1,0 +1,227 @@
+"""Every family that users bring, tiny and random, through all that phf does with a model; `docs/models.md` shows it.
+
+python tests/support/model_matrix.py docs/models.md [KIND ...]
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from families import FAMILIES, Family, write
+from torch import Tensor
+from trained import same_tensors
+
+from phfcli.core.config import EvalConfig, LoraSettings, ModelSettings
+from phfcli.core.evaluation.evaluate import evaluate
+from phfcli.core.losses.divergence.fused import fused_divergence
+from phfcli.core.losses.divergence.plain import divergence
+from phfcli.core.models.adapters.lora import add_lora, merged
+from phfcli.core.models.adapters.round_trip import check_round_trip
+from phfcli.core.models.architecture.self_check import check_computation
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.loading import load_model
+from phfcli.core.models.passes import Sample, collate, run_pass
+from phfcli.core.rollouts.transformers_engine import TransformersEngine
+from phfcli.core.runs.layout import step_name
+from phfcli.core.settings import option_source, resolve, set_sources
+from phfcli.core.training.distributed import ALONE
+from phfcli.core.training.start import open_run, start_trainer
+from phfcli.core.types import Request, Sampling
+
+LORA = LoraSettings(r=4, alpha=8)
+SMALL = ("batch_size=2", "micro_batch_size=2", "rollout.max_new_tokens=12", "steps=2", "checkpoint_every=1")
+_CLOSE = {"rtol": 1e-3, "atol": 1e-4}
+CPU = torch.device("cpu")
+IDS = tuple(5 + 7 * i % 200 for i in range(200))
+SAMPLES = [
+    Sample(IDS[:3], IDS[50:59], IDS[90:96]),
+    Sample(IDS[3:11], IDS[40:44], IDS[60:61]),
+    Sample(IDS[9:10], IDS[50:80], IDS[30:42]),
+]
+
+
+@dataclass
+class Row:
+    """What came out for one family: a tick or the reason for each check, and what its adapter covers."""
+
+    family: Family
+    adapted: str = ""
+    covered: float = 0.0
+    left_out: tuple[str, ...] = ()
+    checks: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def works(self) -> bool:
+        return set(self.checks.values()) == {"yes"}
+
+
+def examine(family: Family, folder: Path) -> Row:
+    """Makes the model and puts it through every check."""
+    row = Row(family)
+    write(family, folder / "model")
+    model = _load(folder)
+    summary = model.adapter
+    assert summary is not None
+    row.adapted, row.covered, row.left_out = ", ".join(summary.modules), summary.covered, summary.left_out
+    for name, check in CHECKS.items():
+        try:
+            check(folder)
+        except Exception as error:
+            row.checks[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        else:
+            row.checks[name] = "yes"
+    return row
+
+
+def _load(folder: Path, noise: float = 0.0) -> LanguageModel:
+    """The model with an adapter that is not at its start."""
+    base = load_model(ModelSettings(model=str(folder / "model"), device="cpu", dtype="float32"))
+    model = add_lora(base, LORA, seed=0)
+    with torch.no_grad():
+        for p in model.trainable().values():
+            p.add_(noise * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    model.network.eval()
+    return model
+
+
+def _round_trip(folder: Path) -> None:
+    check_round_trip(_load(folder), IDS[:20])
+
+
+def _states_and_head(folder: Path) -> None:
+    check_computation(_load(folder, noise=0.1))
+
+
+def _fused(folder: Path) -> None:
+    """Of both readers' passes, against the logits of the model itself."""
+    model = _load(folder, noise=0.1)
+    batch = collate(SAMPLES, 4, model.description.pad_id, CPU)
+    assert batch.teacher is not None
+    passes = [run_pass(model, reader, batch, (1, 2)) for reader in (batch.student, batch.teacher)]
+    fused = fused_divergence(
+        passes[0].hidden, passes[1].hidden, passes[0].head, torch.ones(len(passes[0].hidden)), clip=0.05
+    )
+    logits = [_plain_logits(model, [list(p) for p in prompts]) for prompts in _prompts()]
+    plain = divergence(logits[0], logits[1].detach(), clip=0.05).sum()
+    torch.testing.assert_close(fused, plain, **_CLOSE)
+    trained = list(model.trainable().values())
+    got, wanted = (torch.autograd.grad(loss, trained) for loss in (fused, plain))
+    torch.testing.assert_close(
+        torch.cat([g.flatten() for g in got]), torch.cat([g.flatten() for g in wanted]), **_CLOSE
+    )
+
+
+def _prompts() -> tuple[list[object], list[object]]:
+    return [s.student_prompt for s in SAMPLES], [s.teacher_prompt for s in SAMPLES]
+
+
+def _plain_logits(model: LanguageModel, prompts: list[list[int]]) -> Tensor:
+    """One sequence after the other, by the model's own forward."""
+    found = []
+    for prompt, sample in zip(prompts, SAMPLES, strict=True):
+        ids = torch.tensor([[*prompt, *sample.completion]])
+        found.append(model.causal(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1])
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def _padding(folder: Path) -> None:
+    """A padded batch against its samples one by one: in a pass, and in sampling, which pads on the other side."""
+    model = _load(folder, noise=0.1)
+    together = collate(SAMPLES, 4, model.description.pad_id, CPU)
+    passed, start = run_pass(model, together.student, together, (1, 3)), 0
+    for row, sample in enumerate(SAMPLES):
+        alone = collate([sample], 4, model.description.pad_id, CPU)
+        single = run_pass(model, alone.student, alone, (1, 3))
+        count, selected = len(sample.completion), int(alone.valid.sum())
+        torch.testing.assert_close(passed.hidden[start : start + count], single.hidden, **_CLOSE)
+        torch.testing.assert_close(passed.states[:, row, :selected], single.states[:, 0, :selected], **_CLOSE)
+        start += count
+    requests = [Request(tuple(s.student_prompt), seed) for seed, s in enumerate(SAMPLES)]
+    engine, sampling = TransformersEngine(model), Sampling(max_new_tokens=6)
+    drawn = dict(engine.sample(requests, sampling))
+    for index, request in enumerate(requests):
+        [(_, alone)] = engine.sample([request], sampling)
+        assert alone.ids == drawn[index].ids, "a prompt draws other tokens beside others"
+        torch.testing.assert_close(torch.tensor(alone.logprobs), torch.tensor(drawn[index].logprobs), **_CLOSE)
+        sampled = torch.tensor([[*request.prompt_ids, *alone.ids]])
+        logits = model.causal(input_ids=sampled, use_cache=False).logits[0, len(request.prompt_ids) - 1 : -1]
+        own = logits.log_softmax(-1).gather(1, torch.tensor(alone.ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(alone.logprobs), own, **_CLOSE)
+
+
+@torch.no_grad()
+def _merging(folder: Path) -> None:
+    model = _load(folder, noise=0.1)
+    ids = torch.tensor([IDS[:20]])
+    own = model.causal(input_ids=ids, use_cache=False).logits
+    with merged(model):
+        torch.testing.assert_close(model.causal(input_ids=ids, use_cache=False).logits, own, **_CLOSE)
+    merge: Callable[[], torch.nn.Module] = model.network.merge_and_unload  # type: ignore[assignment]
+    torch.testing.assert_close(merge()(input_ids=ids, use_cache=False).logits, own, **_CLOSE)
+
+
+def _training(folder: Path) -> None:
+    """Two steps at once, and the second one of a run that was stopped after the first: bitwise the same."""
+    _train(folder, "whole", 2)
+    _train(folder, "parts", 1)
+    _train(folder, "parts", 2)
+    for name in ("adapter_model", "teacher", "optimizer"):
+        file = Path("checkpoints") / step_name(2) / f"{name}.safetensors"
+        assert same_tensors(folder / "whole" / file, folder / "parts" / file), f"{name} differs in a resumed run"
+
+
+def _train(folder: Path, run: str, steps: int) -> None:
+    sources = [
+        *set_sources([f"model={folder / 'model'}", "data=embedded", "device=cpu", *SMALL, "lora.r=4"]),
+        option_source("--steps", "steps", steps),
+        option_source("--output-dir", "output_dir", str(folder / run)),
+    ]
+    trainer = start_trainer(open_run(sources, True, False, ALONE), ALONE, lambda _: None)
+    for step in trainer.train():
+        assert step["grad_norm"] > 0
+
+
+def _evaluation(folder: Path) -> None:
+    config = resolve(EvalConfig, set_sources([f"model={folder / 'whole'}", "n=1", "limit=2", "max_new_tokens=6"]))
+    config = config.model_copy(update={"engine": "transformers", "device": "cpu"})
+    [summary] = evaluate(config, lambda _: None, lambda _: None, lambda _: None)
+    assert summary["n"] == 1
+
+
+CHECKS: dict[str, Callable[[Path], None]] = {
+    "round trip": _round_trip,
+    "states, head": _states_and_head,
+    "fused = plain": _fused,
+    "padded = single": _padding,
+    "merged = not": _merging,
+    "train, resume": _training,
+    "eval": _evaluation,
+}
+
+
+def main(kinds: list[str]) -> list[Row]:
+    rows = []
+    for family in FAMILIES:
+        if not kinds or family.kind in kinds:
+            started = time.perf_counter()
+            with tempfile.TemporaryDirectory() as folder:
+                rows.append(examine(family, Path(folder)))
+            bad = {name: word for name, word in rows[-1].checks.items() if word != "yes"}
+            sys.stderr.write(f"{family.kind:<14}{time.perf_counter() - started:6.1f} s  {bad or 'works'}\n")
+    return rows
+
+
+if __name__ == "__main__":
+    import warnings
+
+    import transformers
+
+    warnings.filterwarnings("ignore")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    main(sys.argv[2:])
