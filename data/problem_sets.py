@@ -42,4 +42,5 @@ def as_problems(name: str, chains: Sequence[Chain]) -> list[Problem]:
 
 
 def json_lines(problems: Iterable[Problem]) -> str:
-    return "".join(json.dumps(asdict(problem)) + "\n" for problem in problems)
+    fields = (asdict(problem) for problem in problems)  # of accepted answers there is one, which stands in `answer`
+    return "".join(json.dumps({k: v for k, v in own.items() if k != "accepted"}) + "\n" for own in fields)

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phfcli.commands.diagnose_view import explain, report_table, step_table
 from phfcli.commands.options import (
     AsJson,
     Configs,
@@ -17,6 +16,7 @@ from phfcli.commands.options import (
     settings_given,
 )
 from phfcli.commands.output import check_plot, log_console, print_json, quiet_libraries, result_console
+from phfcli.commands.views.diagnosis import explain, report_table, step_table
 from phfcli.core.errors import UserError, nearest
 from phfcli.core.names import ENERGIES, EnergyName
 

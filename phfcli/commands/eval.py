@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from phfcli.commands.eval_view import EvaluationBars, details, summary_table
 from phfcli.commands.options import (
     EVALUATION,
     AsJson,
@@ -19,6 +18,7 @@ from phfcli.commands.options import (
     settings_given,
 )
 from phfcli.commands.output import log_console, plain_table, print_json, quiet_libraries, result_console, warn
+from phfcli.commands.views.evaluation import EvaluationBars, details, summary_table
 from phfcli.core.errors import UserError
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phfcli.commands.dry_run import show_plan
 from phfcli.commands.options import (
     OUTPUT,
     TRAINING,
@@ -34,7 +33,8 @@ from phfcli.commands.options import (
     settings_given,
 )
 from phfcli.commands.output import log_console, quiet_libraries, warn
-from phfcli.commands.training_view import show_end, show_stop, watch
+from phfcli.commands.views.dry_run import show_plan
+from phfcli.commands.views.training import show_end, show_stop, watch
 from phfcli.core.errors import UserError
 from phfcli.core.storage.child_processes import end_with_parent
 

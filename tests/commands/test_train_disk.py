@@ -94,10 +94,10 @@ def test_a_file_that_may_not_grow(phf: Phf, small_files: Callable[[int], None], 
     assert phf("train", "--steps", 1, "--output-dir", run, *SMALL).code == 0
     small_files(100_000)
     done = phf("train", "--resume", "--steps", 2, "--output-dir", run, "--quiet")
-    refused(done, str(run), "File too large")
+    refused(done, "File too large")  # already of the adapter that is written before step 1, to try it
     assert checkpoint_steps(run) == [1]
     assert not list(run.rglob(".*"))
-    assert len(metrics(run)) == 2
+    assert len(metrics(run)) == 1
 
 
 def test_a_disk_that_may_not_be_written(phf: Phf, small_disk: Callable[[str], Path]) -> None:

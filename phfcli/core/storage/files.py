@@ -18,7 +18,7 @@ from phfcli.core.errors import DISK_FAULTS, UserError, first_line
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file to write; it takes the place of `path` at once when it is complete and on disk."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with _naming(path):
+    with naming_disk_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
@@ -50,7 +50,7 @@ def as_json(value: Any) -> Any:
 
 def append_lines(path: Path, values: Iterable[Any]) -> None:
     """Appends JSON lines and waits until they are on disk."""
-    with _naming(path), path.open("a", encoding="utf-8") as file:
+    with naming_disk_faults(path), path.open("a", encoding="utf-8") as file:
         file.write(json_lines(values))
         file.flush()
         os.fsync(file.fileno())
@@ -98,7 +98,7 @@ def drop_cut_line(path: Path) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder that appears under its name only when it is complete; what fails leaves nothing under that name."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with _naming(path):
+    with naming_disk_faults(path):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
@@ -146,7 +146,7 @@ def file_hash(path: Path) -> str:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming_disk_faults(path: Path) -> Iterator[None]:
     """Lets a fault of the disk name the file that was to be written, as an OSError.
 
     Python's own does not where a write fails, and libraries in Rust tell the system's number in a text only.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from phfcli.core.errors import UserError, first_line
 from phfcli.core.models.adapters.targets import adapted
 from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.storage.files import naming_disk_faults
 
 TOKENS = 64  # of the sequence that is passed through
 _OWN, _READ = "default", "read-back"  # PEFT's names of the two adapters
@@ -49,7 +50,8 @@ def _check_files(model: LanguageModel, network: PeftModel, tokens: Tensor, folde
     with network.disable_adapter():
         base = _logits(model, tokens)
     own = _logits(model, tokens)
-    network.save_pretrained(str(folder), save_embedding_layers=False)
+    with naming_disk_faults(folder):
+        network.save_pretrained(str(folder), save_embedding_layers=False)
     _read_back(network, folder)
     read = _logits(model, tokens)
     effect, apart = _distance(own, base), _distance(own, read)

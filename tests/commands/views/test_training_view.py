@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from trained import SMALL
 
-from phfcli.commands.training_view import step_table
+from phfcli.commands.views.training import step_table
 
 METRICS = {
     "step": 3,
@@ -78,5 +78,7 @@ def test_off_a_terminal_there_are_lines_alone(phf: Callable[..., Any], tmp_path:
     lines = done.err.splitlines()
     assert lines[0].startswith("training embedded with phf")
     assert lines[1] == "on cpu, torch.float32, attention by sdpa"
-    assert lines[2].startswith("step    1  loss ")
-    assert all(line.startswith("warning: ") for line in lines[3:])
+    assert lines[2].startswith("adapter on 28 modules: 4 x q_proj")
+    assert lines[4].startswith("completions start before any thinking")
+    assert lines[5].startswith("step    1  loss ")
+    assert all(line.startswith("warning: ") for line in lines[6:])
