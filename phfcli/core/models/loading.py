@@ -15,6 +15,7 @@ from phfcli.core.models.architecture.blocks import find_blocks
 from phfcli.core.models.architecture.sizes import width_of
 from phfcli.core.models.description import load_description, pick_device, pick_dtype, skeleton
 from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.quantization import quantized_loading
 from phfcli.core.models.weights import load_weights
 
 # products this small only wait for each other on several threads: far slower wherever another program is at work
@@ -32,9 +33,12 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
     dtype = pick_dtype(settings.dtype, device)
     attention = pick_attention(settings.attention, device, dtype)
     find_blocks(skeleton(description.config))  # refuses a config that describes no model, before any weight
-    options = {"attn_implementation": attention} if attention else {}
+    options = quantized_loading(settings.quantization, dtype, device)
+    if attention:
+        options["attn_implementation"] = attention
     causal: Any = load_weights(settings.model, description.config, dtype=dtype, **options)
-    causal = causal.to(device)
+    if causal.device.type != device.type:
+        causal = causal.to(device)
     if device.type == "cpu" and width_of(causal.config) <= ONE_THREAD_WIDTH:
         torch.set_num_threads(1)
     elif device.type == "cpu":

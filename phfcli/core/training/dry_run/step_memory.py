@@ -20,6 +20,7 @@ from phfcli.core.models.architecture.blocks import find_blocks
 from phfcli.core.models.architecture.sizes import cache_row_bytes, text_config
 from phfcli.core.models.description import pick_device, pick_dtype, skeleton
 from phfcli.core.models.layer_choice import pick_layers
+from phfcli.core.models.quantization import BITS
 from phfcli.core.objectives.contract import Needs
 from phfcli.core.rollouts.transformers_engine import SAMPLER_BYTES, rows_at_once
 from phfcli.core.training.dry_run.pass_memory import pass_memory, reader_memory
@@ -72,7 +73,7 @@ def step_memory(
     device, text = pick_device(config.device), text_config(arch)
     dtype = pick_dtype(config.dtype, device) if config.tuning == "lora" else torch.float32
     causal = skeleton(arch, dtype)
-    frozen = _bytes(causal)
+    frozen = _bytes(causal) - _saved_bits(causal, config.quantization)
     away = 0  # of them, with other processes
     if config.sharding == "fsdp":
         away = sum(map(_bytes, find_blocks(causal)[1])) * (processes - 1) // processes
@@ -148,6 +149,14 @@ def _mark_trained(causal: PreTrainedModel, config: TrainConfig) -> AdapterSummar
 def _chunk(tokens: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> int:
     logits = min(chunk_bytes(device), 2 * tokens * vocabulary * dtype.itemsize)
     return logits + SLAB_TEMPORARIES * max(slab_bytes(device), vocabulary * 4)
+
+
+def _saved_bits(causal: PreTrainedModel, quantization: str) -> int:
+    """Bytes that a quantised base has less: its linear layers but for the head."""
+    if quantization == "none":
+        return 0
+    layers = (m for m in causal.modules() if isinstance(m, nn.Linear) and m is not causal.get_output_embeddings())
+    return int(sum(m.weight.numel() * (m.weight.itemsize - BITS[quantization] / 8) for m in layers))
 
 
 def _bytes(model: nn.Module) -> int:
