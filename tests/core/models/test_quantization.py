@@ -33,7 +33,7 @@ def test_nothing_is_asked_for_a_plain_base() -> None:
 
 @pytest.mark.parametrize("other", ["tuning=full", "sharding=fsdp", "rollout.engine=vllm"])
 def test_what_does_not_go_with_it_is_refused(other: str) -> None:
-    with pytest.raises(UserError, match="^quantization: nf4 "):
+    with pytest.raises(UserError, match=r"^quantization: nf4 "):
         check_base(resolve_train(set_sources(["quantization=nf4", other])), EMBEDDED)
     check_base(resolve_train(set_sources([other])), EMBEDDED)
     check_base(resolve_train(set_sources(["quantization=nf4"])), EMBEDDED)
@@ -42,7 +42,7 @@ def test_what_does_not_go_with_it_is_refused(other: str) -> None:
 def test_a_model_that_comes_quantised_does_not_train_as_a_whole(tmp_path: Path) -> None:
     arch = load_config(str(write(family("qwen3"), tmp_path)))
     arch.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    with pytest.raises(UserError, match="^quantization: bitsandbytes is of a frozen base"):
+    with pytest.raises(UserError, match=r"^quantization: bitsandbytes is of a frozen base"):
         check_base(resolve_train(set_sources(["tuning=full"])), arch)
 
 
