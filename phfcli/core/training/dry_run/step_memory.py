@@ -17,7 +17,7 @@ from phfcli.core.losses.divergence.chunked import SLAB_TEMPORARIES, chunk_bytes,
 from phfcli.core.models.adapters.lora import lora_network
 from phfcli.core.models.adapters.summary import AdapterSummary
 from phfcli.core.models.architecture.blocks import find_blocks
-from phfcli.core.models.architecture.sizes import cache_row_bytes, text_config
+from phfcli.core.models.architecture.sizes import cache_row_bytes, caps_attention, text_config
 from phfcli.core.models.description import pick_device, pick_dtype, skeleton
 from phfcli.core.models.layer_choice import pick_layers
 from phfcli.core.models.quantization import BITS
@@ -83,11 +83,11 @@ def step_memory(
     rows = min(config.micro_batch_size, completions)
     student, teacher = lengths.student + lengths.completion, lengths.teacher + lengths.completion
     own_teacher = needs.teacher and external is None
-    passes = pass_memory(causal, rows, student, teacher if own_teacher else 0, config.attention)
+    passes = pass_memory(causal, rows, student, teacher if own_teacher else 0, _attention(config, arch))
     reading, weights = passes.teacher, 0
     if external is not None:
         other = skeleton(external, pick_dtype(config.dtype, device))
-        reading, weights = reader_memory(other, rows, student, config.attention), _bytes(other)
+        reading, weights = reader_memory(other, rows, student, _attention(config, external)), _bytes(other)
     always = {
         "libraries": peak_memory(device) if device.type == "cpu" else 0,
         "weights": frozen - away,
@@ -131,8 +131,13 @@ def _rollout(
         "key-value cache": rows * per_row,
         "merged weights": merged if dtype == torch.float32 else 0,
         "sampler": rows * text_config(causal.config).vocab_size * SAMPLER_BYTES,
-        "prompts": reader_memory(causal, rows, lengths.student, config.attention),
+        "prompts": reader_memory(causal, rows, lengths.student, _attention(config, causal.config)),
     }
+
+
+def _attention(config: TrainConfig, arch: PreTrainedConfig) -> str:
+    """As `load_model` picks it."""
+    return "eager" if caps_attention(arch) and config.attention == "auto" else config.attention
 
 
 def _mark_trained(causal: PreTrainedModel, config: TrainConfig) -> AdapterSummary | None:
