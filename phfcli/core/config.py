@@ -215,6 +215,7 @@ class ModelSettings(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    quantization: Literal["none", "nf4", "int8"] = "none"  # of the frozen base, by bitsandbytes
     prompt: PromptSettings = PromptSettings()
     vllm: VllmSettings = VllmSettings()
     http: HttpSettings = HttpSettings()

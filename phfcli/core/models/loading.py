@@ -9,12 +9,14 @@ from transformers import GenerationConfig
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from phfcli.core.config import ModelSettings
+from phfcli.core.errors import UserError
 from phfcli.core.models.adapters.lora import load_adapter
 from phfcli.core.models.allocator import return_large_blocks
 from phfcli.core.models.architecture.blocks import find_blocks
-from phfcli.core.models.architecture.sizes import width_of
+from phfcli.core.models.architecture.sizes import caps_attention, width_of
 from phfcli.core.models.description import load_description, pick_device, pick_dtype, skeleton
 from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.quantization import quantized_loading
 from phfcli.core.models.weights import load_weights
 
 # products this small only wait for each other on several threads: far slower wherever another program is at work
@@ -30,11 +32,14 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
     description = load_description(settings.model)
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
-    attention = pick_attention(settings.attention, device, dtype)
+    attention = pick_attention(settings.attention, device, dtype, caps_attention(description.config))
     find_blocks(skeleton(description.config))  # refuses a config that describes no model, before any weight
-    options = {"attn_implementation": attention} if attention else {}
+    options = quantized_loading(settings.quantization, dtype, device)
+    if attention:
+        options["attn_implementation"] = attention
     causal: Any = load_weights(settings.model, description.config, dtype=dtype, **options)
-    causal = causal.to(device)
+    if causal.device.type != device.type:
+        causal = causal.to(device)
     if device.type == "cpu" and width_of(causal.config) <= ONE_THREAD_WIDTH:
         torch.set_num_threads(1)
     elif device.type == "cpu":
@@ -47,15 +52,22 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
     return LanguageModel(network, causal, description)
 
 
-def pick_attention(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+def pick_attention(name: str, device: torch.device, dtype: torch.dtype, capped: bool = False) -> str | None:
     """The attention of that name; "auto" is FlashAttention 2 where it is installed, else None: transformers' choice.
 
     That is PyTorch's own (sdpa) for any model that it knows; FlashAttention skips padded columns and takes no float32.
+
+    capped: attention's own logits are, which sdpa does not compute.
+
+    Raises:
+        UserError: for sdpa in that case.
     """
+    if capped and name == "sdpa":
+        raise UserError("attention: sdpa leaves out the cap on the attention logits of this model; use attention=eager")
     if name != "auto":
         return name
     flash = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
-    return "flash_attention_2" if flash else None
+    return "flash_attention_2" if flash else "eager" if capped else None
 
 
 def load_whole(settings: ModelSettings) -> LanguageModel:

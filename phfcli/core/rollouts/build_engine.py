@@ -45,6 +45,8 @@ def training_engine(
         UserError: where it cannot be used, or does not take the model.
     """
     name = config.rollout.engine
+    if name == "auto" and config.quantization != "none":
+        name = "transformers"
     if name == "auto" and model.device.type == "cuda" and vllm_gap(model.device) is None:
         name = "vllm"
     if name != "vllm" and not is_url(name):

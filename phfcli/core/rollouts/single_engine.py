@@ -14,7 +14,8 @@ def single_engine(config: EvalConfig, serving: Serving) -> Engine:
     """The engine of that name in this process; "auto" is vLLM where it is usable."""
     if is_url(config.engine):
         return HttpEngine(config.engine, serving)
-    usable = config.engine == "auto" and vllm_gap(pick_device(config.device)) is None
+    own = config.engine == "auto" and config.quantization == "none"
+    usable = own and vllm_gap(pick_device(config.device)) is None
     if config.engine == "vllm" or usable:
         return VllmEngine(serving)
     model = load_model(serving.settings, serving.adapter)

@@ -1,8 +1,11 @@
 """Refuses settings that do not go together, before a run starts."""
 
+from transformers import PreTrainedConfig
+
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.quantization import check_quantization, comes_quantized
 from phfcli.core.objectives.contract import Needs
 from phfcli.core.objectives.teachers.bridge import Bridge
 from phfcli.core.objectives.teachers.external import ExternalTeacher
@@ -26,6 +29,12 @@ def check_shares(config: TrainConfig, group_size: int, ranks: Ranks) -> None:
             f"batch_size: with sharding=fsdp a step's {completions} completions must be a multiple of "
             f"{ranks.size} processes"
         )
+
+
+def check_base(config: TrainConfig, arch: PreTrainedConfig) -> None:
+    """Raises UserError for a quantised base where all weights train, are sharded, or another engine draws."""
+    kind = comes_quantized(arch) or config.quantization
+    check_quantization(kind, config.tuning, config.sharding, "auto" if comes_quantized(arch) else config.rollout.engine)
 
 
 def check_external(config: TrainConfig, needs: Needs, student: LanguageModel, teacher: ExternalTeacher) -> None:

@@ -11,6 +11,7 @@ from phfcli.core.grading import Grader
 from phfcli.core.models.adapters.lora import add_lora
 from phfcli.core.models.adapters.round_trip import check_round_trip
 from phfcli.core.models.architecture.self_check import check_computation
+from phfcli.core.models.description import load_config
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.layer_choice import check_layers
 from phfcli.core.models.loading import load_model, load_whole
@@ -31,7 +32,7 @@ from phfcli.core.storage.problem_rows import skipped_rows
 from phfcli.core.training.distributed import ALONE, Ranks
 from phfcli.core.training.learning_rate import build_schedule
 from phfcli.core.training.loop import Trainer
-from phfcli.core.training.refusals import check_external, check_shares
+from phfcli.core.training.refusals import check_base, check_external, check_shares
 from phfcli.core.training.trackers import check_trackers
 from phfcli.core.training.validation import Validation, build_validation
 
@@ -44,6 +45,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     Raises:
         UserError: for a model, data or layers that cannot be used. Nothing has been written then.
     """
+    check_base(config, load_config(config.model))
     model = load_model(config) if config.tuning == "lora" else load_whole(config)
     check_computation(model)
     prompts = build_prompts(model.description.tokenizer, config.prompt, model.description.eos_ids)

@@ -19,7 +19,7 @@ from phfcli.core.models.adapters.targets import adapted
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.storage.files import naming_disk_faults
 
-TOKENS = 64  # of the sequence that is passed through
+TOKENS = 16  # of the sequence that is passed through
 _OWN, _READ = "default", "read-back"  # PEFT's names of the two adapters
 _NOISE = 0.02  # standard deviation
 _SAME = 1e-3  # of the adapter's own effect, that the one read back may differ by

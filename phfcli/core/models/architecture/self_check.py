@@ -35,6 +35,28 @@ def check_computation(model: LanguageModel) -> None:
             f"{type(model.causal).__name__}, so the losses would be of other logits; use another model"
         )
     _check_states(model, states, hidden, own.hidden_states or ())
+    _check_attention(model, ids, own.logits)
+
+
+def _check_attention(model: LanguageModel, ids: Tensor, logits: Tensor) -> None:
+    """Compares with the model's own code for attention, where it has some: kernels may leave out what they lack."""
+    name = model.attention
+    if name == "eager":
+        return
+    try:
+        model.causal.set_attn_implementation("eager")
+    except (ValueError, NotImplementedError):  # it has none
+        return
+    try:
+        with model.computing():
+            other = model.causal(input_ids=ids, use_cache=False).logits
+    finally:
+        model.causal.set_attn_implementation(name)
+    if not _equal(logits, other):
+        raise UserError(
+            f"{model.description.name}: attention by {name} computes something else than the code of "
+            f"{type(model.causal).__name__}; use attention=eager"
+        )
 
 
 def _pass(model: LanguageModel, ids: Tensor) -> tuple[Tensor, Tensor]:

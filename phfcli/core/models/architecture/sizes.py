@@ -30,6 +30,11 @@ def context_of(config: PreTrainedConfig) -> int:
     return next((int(value) for name in _CONTEXTS if (value := getattr(text, name, None))), UNBOUNDED)
 
 
+def caps_attention(config: PreTrainedConfig) -> bool:
+    """Whether attention's own logits are capped, as Gemma 2's are: PyTorch's sdpa leaves that out without a word."""
+    return getattr(text_config(config), "attn_logit_softcapping", None) is not None
+
+
 def cache_row_bytes(config: PreTrainedConfig, itemsize: int) -> int:
     """Bytes of keys and values for each token of a sequence."""
     text, depth = text_config(config), depth_of(config)

@@ -17,9 +17,10 @@ from phfcli.core.losses.divergence.chunked import SLAB_TEMPORARIES, chunk_bytes,
 from phfcli.core.models.adapters.lora import lora_network
 from phfcli.core.models.adapters.summary import AdapterSummary
 from phfcli.core.models.architecture.blocks import find_blocks
-from phfcli.core.models.architecture.sizes import cache_row_bytes, text_config
+from phfcli.core.models.architecture.sizes import cache_row_bytes, caps_attention, text_config
 from phfcli.core.models.description import pick_device, pick_dtype, skeleton
 from phfcli.core.models.layer_choice import pick_layers
+from phfcli.core.models.quantization import BITS
 from phfcli.core.objectives.contract import Needs
 from phfcli.core.rollouts.transformers_engine import SAMPLER_BYTES, rows_at_once
 from phfcli.core.training.dry_run.pass_memory import pass_memory, reader_memory
@@ -72,7 +73,7 @@ def step_memory(
     device, text = pick_device(config.device), text_config(arch)
     dtype = pick_dtype(config.dtype, device) if config.tuning == "lora" else torch.float32
     causal = skeleton(arch, dtype)
-    frozen = _bytes(causal)
+    frozen = _bytes(causal) - _saved_bits(causal, config.quantization)
     away = 0  # of them, with other processes
     if config.sharding == "fsdp":
         away = sum(map(_bytes, find_blocks(causal)[1])) * (processes - 1) // processes
@@ -82,11 +83,11 @@ def step_memory(
     rows = min(config.micro_batch_size, completions)
     student, teacher = lengths.student + lengths.completion, lengths.teacher + lengths.completion
     own_teacher = needs.teacher and external is None
-    passes = pass_memory(causal, rows, student, teacher if own_teacher else 0, config.attention)
+    passes = pass_memory(causal, rows, student, teacher if own_teacher else 0, _attention(config, arch))
     reading, weights = passes.teacher, 0
     if external is not None:
         other = skeleton(external, pick_dtype(config.dtype, device))
-        reading, weights = reader_memory(other, rows, student, config.attention), _bytes(other)
+        reading, weights = reader_memory(other, rows, student, _attention(config, external)), _bytes(other)
     always = {
         "libraries": peak_memory(device) if device.type == "cpu" else 0,
         "weights": frozen - away,
@@ -130,8 +131,13 @@ def _rollout(
         "key-value cache": rows * per_row,
         "merged weights": merged if dtype == torch.float32 else 0,
         "sampler": rows * text_config(causal.config).vocab_size * SAMPLER_BYTES,
-        "prompts": reader_memory(causal, rows, lengths.student, config.attention),
+        "prompts": reader_memory(causal, rows, lengths.student, _attention(config, causal.config)),
     }
+
+
+def _attention(config: TrainConfig, arch: PreTrainedConfig) -> str:
+    """As `load_model` picks it."""
+    return "eager" if caps_attention(arch) and config.attention == "auto" else config.attention
 
 
 def _mark_trained(causal: PreTrainedModel, config: TrainConfig) -> AdapterSummary | None:
@@ -148,6 +154,14 @@ def _mark_trained(causal: PreTrainedModel, config: TrainConfig) -> AdapterSummar
 def _chunk(tokens: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> int:
     logits = min(chunk_bytes(device), 2 * tokens * vocabulary * dtype.itemsize)
     return logits + SLAB_TEMPORARIES * max(slab_bytes(device), vocabulary * 4)
+
+
+def _saved_bits(causal: PreTrainedModel, quantization: str) -> int:
+    """Bytes that a quantised base has less: its linear layers but for the head."""
+    if quantization == "none":
+        return 0
+    layers = (m for m in causal.modules() if isinstance(m, nn.Linear) and m is not causal.get_output_embeddings())
+    return int(sum(m.weight.numel() * (m.weight.itemsize - BITS[quantization] / 8) for m in layers))
 
 
 def _bytes(model: nn.Module) -> int:

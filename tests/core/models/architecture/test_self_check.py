@@ -1,16 +1,19 @@
 """What a model computes against what this program takes for its logits and states; what differs is refused."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, build, family
+from families import FAMILIES, build, family, write
 from torch import Tensor, nn
 
+from phfcli.core.config import ModelSettings
 from phfcli.core.errors import UserError
 from phfcli.core.models.architecture.self_check import check_computation
 from phfcli.core.models.description import load_description
 from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.loading import load_model
 
 
 def model(causal: Any) -> LanguageModel:
@@ -19,7 +22,10 @@ def model(causal: Any) -> LanguageModel:
 
 @pytest.mark.parametrize("kind", [one.kind for one in FAMILIES])
 def test_blocks_and_head_are_found(kind: str) -> None:
-    found = model(build(family(kind)))
+    causal = build(family(kind))
+    if kind == "gemma2":
+        causal.set_attn_implementation("eager")
+    found = model(causal)
     check_computation(found)
     assert len(found.blocks) == 4
 
@@ -41,7 +47,26 @@ def test_what_stands_behind_the_product_is_read(kind: str, scale: float, soft_ca
         nn.init.normal_(causal.get_output_embeddings().bias)
     head = model(causal).output_head
     assert (head.scale, head.soft_cap, head.bias is not None) == (scale, soft_cap, bias)
+    causal.set_attn_implementation("eager")
     check_computation(model(causal))
+
+
+def test_attention_that_leaves_something_out_is_refused() -> None:
+    """sdpa does not cap attention's logits, and says nothing."""
+    causal: Any = build(family("gemma2"))
+    causal.set_attn_implementation("sdpa")
+    with pytest.raises(UserError, match="attention by sdpa computes something else than the code of Gemma2ForCausalLM"):
+        check_computation(model(causal))
+    assert causal.config._attn_implementation == "sdpa"
+    causal.set_attn_implementation("eager")
+    check_computation(model(causal))
+
+
+def test_attention_is_picked_so_that_nothing_is_left_out(tmp_path: Path) -> None:
+    folder = str(write(family("gemma2"), tmp_path))
+    assert load_model(ModelSettings(model=folder, device="cpu")).attention == "eager"
+    with pytest.raises(UserError, match="attention: sdpa leaves out the cap"):
+        load_model(ModelSettings(model=folder, device="cpu", attention="sdpa"))
 
 
 def test_a_head_that_no_list_knows_is_refused() -> None:

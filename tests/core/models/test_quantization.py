@@ -1,0 +1,59 @@
+"""Quantised bases: refused in one line where they cannot be had, counted in the plan where they can."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from families import family, write
+
+from phfcli.core.config import ModelSettings
+from phfcli.core.errors import UserError
+from phfcli.core.models.description import load_config
+from phfcli.core.models.loading import load_model
+from phfcli.core.models.quantization import quantized_loading
+from phfcli.core.objectives.build import build_objective
+from phfcli.core.settings import resolve_train, set_sources
+from phfcli.core.training.dry_run.step_memory import Lengths, step_memory
+from phfcli.core.training.refusals import check_base
+
+EMBEDDED = load_config("embedded")
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+@pytest.mark.parametrize("name", ["nf4", "int8"])
+def test_without_bitsandbytes_it_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(UserError, match=f"^quantization: {name} needs bitsandbytes, which is not installed"):
+        load_model(ModelSettings(quantization=name, device="cpu"))
+
+
+def test_nothing_is_asked_for_a_plain_base() -> None:
+    assert quantized_loading("none", torch.float32, torch.device("cpu")) == {}
+
+
+@pytest.mark.parametrize("other", ["tuning=full", "sharding=fsdp", "rollout.engine=vllm"])
+def test_what_does_not_go_with_it_is_refused(other: str) -> None:
+    with pytest.raises(UserError, match=r"^quantization: nf4 "):
+        check_base(resolve_train(set_sources(["quantization=nf4", other])), EMBEDDED)
+    check_base(resolve_train(set_sources([other])), EMBEDDED)
+    check_base(resolve_train(set_sources(["quantization=nf4"])), EMBEDDED)
+
+
+def test_a_model_that_comes_quantised_does_not_train_as_a_whole(tmp_path: Path) -> None:
+    arch = load_config(str(write(family("qwen3"), tmp_path)))
+    arch.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    with pytest.raises(UserError, match=r"^quantization: bitsandbytes is of a frozen base"):
+        check_base(resolve_train(set_sources(["tuning=full"])), arch)
+
+
+@pytest.mark.parametrize(("name", "bytes_each"), [("nf4", 0.516), ("int8", 1.0)])
+def test_the_plan_counts_its_bits(name: str, bytes_each: float) -> None:
+    def weights(*pairs: str) -> int:
+        config = resolve_train(set_sources(["data=embedded", "device=cpu", *pairs]))
+        memory = step_memory(config, build_objective(config).needs, EMBEDDED, Lengths(20, 40, 30))
+        return memory.always["weights"]
+
+    linear = 4 * (3 * EMBEDDED.hidden_size * EMBEDDED.intermediate_size)  # of four blocks' MLPs at least
+    saved = weights() - weights(f"quantization={name}")
+    assert saved > linear * (4 - bytes_each)
+    assert saved < weights()
