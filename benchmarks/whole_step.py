@@ -1,4 +1,4 @@
-"""A whole step on a real model beside TRL's and beside its matrix products: `python benchmarks/whole_step.py MODEL DATA`.
+"""A whole step on a real model beside TRL's and its matrix products: `python benchmarks/whole_step.py MODEL DATA`.
 
 The model is a folder (`make real-model`), the data problems with solutions. Each contender draws its own rollouts from
 the same prompts. In each round every one runs in a fresh process, in turn; seconds are CPU seconds of the process, so
@@ -20,23 +20,29 @@ from phfcli.core.models.description import load_description
 from phfcli.core.models.prompts import build_prompts
 
 PHASES = ("rollouts", "teacher", "student", "loss", "backward", "update")
+_NEW_TOKENS = "rollout.max_new_tokens"
 Figures = dict[str, Any]
 
 
 def measure_whole_step(task: dict[str, Any], rounds: int, peer: str | None) -> Table:
     """A row for each contender."""
     found: dict[str, list[Figures]] = {}
+
+    def add(name: str, program: str, changes: dict[str, Any], python: str = sys.executable) -> Figures:
+        figures = run_contender(program, task | changes, python)
+        found.setdefault(name, []).append(figures)
+        print(json.dumps({name: figures}), file=sys.stderr, flush=True)
+        return figures
+
     for _ in range(rounds):
-        own = run_contender("own_step", task)
-        found.setdefault("phf", []).append(own)
-        found.setdefault("products", []).append(run_contender("bare_step", task | {"lengths": own["lengths"]}))
+        own = add("phf", "own_step", {})
+        add("products", "bare_step", {"lengths": own["lengths"]})
         if peer:
-            found.setdefault("TRL SDFT", []).append(run_contender("trl_step", task, python=peer))
-        print(json.dumps({name: all_[-1] for name, all_ in found.items()}), file=sys.stderr, flush=True)
+            add("TRL SDFT", "trl_step", {}, peer)
     rows = [_row(name, figures, found) for name, figures in found.items()]
+    work = f"{task['objective']}, {task['dtype']}, {task['batch_size']} rollouts of up to {task[_NEW_TOKENS]} tokens"
     note = (
-        f"{task['objective']}, {task['dtype']}, {task['batch_size']} rollouts of up to {task['rollout.max_new_tokens']} "
-        f"tokens, one core: CPU seconds as median (range) of {rounds} x {task['repeats']} steps, phases as medians; "
+        f"{work}, one core: CPU seconds as median (range) of {rounds} x {task['repeats']} steps, phases as medians; "
         "memory at its peak above the loaded model."
     )
     columns = ["", "seconds", *PHASES, "tokens", "padding", "of products", "of TRL", "memory", "of TRL"]

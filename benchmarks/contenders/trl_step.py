@@ -1,4 +1,4 @@
-"""TRL's SDFTTrainer at the same whole step: the same prompts' tokens, its own rollouts, full-vocabulary JSD, EMA adapter."""
+"""TRL's SDFTTrainer at the same whole step: the same prompts, its own rollouts, full-vocabulary JSD, EMA adapter."""
 
 import json
 import tempfile
