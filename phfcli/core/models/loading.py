@@ -11,7 +11,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from phfcli.core.config import ModelSettings
 from phfcli.core.errors import UserError
 from phfcli.core.models.adapters import load_adapter
-from phfcli.core.models.allocator import return_large_blocks
+from phfcli.core.models.allocator import keep_large_blocks
 from phfcli.core.models.description import from_hub, load_description, pick_device, pick_dtype
 from phfcli.core.models.language_model import LanguageModel
 
@@ -44,7 +44,7 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
     if device.type == "cpu" and causal.config.hidden_size <= ONE_THREAD_WIDTH:
         torch.set_num_threads(1)
     elif device.type == "cpu":
-        return_large_blocks()
+        keep_large_blocks()
     # only where a completion ends is kept: a model's own sampling defaults must not leak into a protocol
     causal.generation_config = GenerationConfig(
         eos_token_id=sorted(description.eos_ids), pad_token_id=description.pad_id
