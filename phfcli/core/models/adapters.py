@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from phfcli.core.config import LoraSettings
 from phfcli.core.errors import UserError, first_line
+from phfcli.core.models.kernels.lora_products import fuse_products
 from phfcli.core.models.language_model import LanguageModel
 
 
@@ -39,6 +40,7 @@ def lora_network(causal: PreTrainedModel, settings: LoraSettings) -> PeftModel:
     except ValueError as error:
         raise UserError(f"lora.target_modules: {first_line(error)}") from None
     assert isinstance(network, PeftModel)
+    fuse_products(network)
     return network
 
 
