@@ -38,7 +38,7 @@ class TransformersEngine:
     ) -> Iterator[tuple[int, Completion]]:
         """Yields (index, completion), a batch of requests at a time; log-probabilities cost nothing and always come."""
         self._model.network.eval()
-        # neighbours in length share a batch, so that little is computed on padding
+        # neighbours in length share a batch, so that little is masked, or computed on padding where there is any
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids))
         longest = max((len(request.prompt_ids) for request in requests), default=0)
         per_row = cache_row_bytes(self._model.causal.config, self._model.head.element_size())

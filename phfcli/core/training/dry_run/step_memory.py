@@ -115,7 +115,7 @@ def step_memory(
 def _rollout(
     config: TrainConfig, causal: PreTrainedModel, completions: int, lengths: Lengths, dtype: torch.dtype
 ) -> dict[str, int]:
-    """transformers' own generation in this process."""
+    """Sampling in this process."""
     length = lengths.student + lengths.completion
     per_row = cache_row_bytes(causal.config, dtype.itemsize) * length
     rows = rows_at_once(completions, per_row, pick_device(config.device))
