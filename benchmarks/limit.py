@@ -17,7 +17,7 @@ from torch import Tensor
 
 from phfcli.core.losses.divergence.fused import fused_divergence
 from phfcli.core.losses.divergence.vocabulary_terms import Kind
-from phfcli.core.models.allocator import return_large_blocks
+from phfcli.core.models.allocator import keep_large_blocks
 
 VOCABULARY = 151_936
 CHUNK = 64
@@ -32,7 +32,7 @@ CASES = (
 def measure_limit(repeats: int, threads: int, tokens: int = 512) -> Table:
     """A row for each precision, width and divergence."""
     torch.set_num_threads(threads)
-    return_large_blocks()  # as a run on a CPU does
+    keep_large_blocks()  # as a run on a CPU does
     rows = []
     for dtype, width, kind in CASES:
         inputs = _inputs(tokens, width, dtype)

@@ -14,8 +14,10 @@ from dry_run import measure_predictions
 from limit import measure_limit
 from probe import FOLDER
 from scaling import measure_loss_memory, measure_scaling
-from step import measure_steps
+from step import has_trl, measure_steps
+from whole_step import make_task, measure_whole_step
 
+REAL = FOLDER.parent / "runs" / "real-model"
 PACKAGES = ("phfcli", "torch", "transformers", "peft", "accelerate")
 
 
@@ -27,16 +29,23 @@ def main(
     repeats: int = 3,
     threads: int = int(os.environ.get("OMP_NUM_THREADS", "1")),
     large: Annotated[bool, typer.Option(help="The model of 0.6 billion parameters as well.")] = True,
+    real: Annotated[Path, typer.Option(help="What `make real-model` makes; without it no whole step.")] = REAL,
 ) -> None:
     """Run all and write the results; on a noisy machine let nothing else run."""
     tables = []
-    for measure in (
+    measures = [
         lambda: measure_limit(repeats, threads),
         lambda: measure_steps([128, 512], repeats, threads, "cpu", str(peer_python)),
         lambda: measure_loss_memory(threads),
         lambda: measure_scaling(repeats, threads, "cpu"),
         lambda: measure_predictions(threads, large),
-    ):
+    ]
+    if real.is_dir():
+        model, data = real / "smollm2-135m-instruct", real / "problems" / "train.jsonl"
+        task = make_task(model, data, "opsd", "float32", tokens=96, batch=16) | {"repeats": 1, "threads": threads}
+        peer = str(peer_python) if has_trl(str(peer_python)) else None
+        measures.insert(0, lambda: measure_whole_step(task, 5, peer))
+    for measure in measures:
         tables.append(measure())
         tables[-1].show()
         output.write_text(f"{_head(threads)}\n" + "\n".join(table.markdown() for table in tables))

@@ -25,7 +25,7 @@ from probe import (
 )
 
 from phfcli.core.losses.divergence.fused import fused_divergence
-from phfcli.core.models.allocator import return_large_blocks
+from phfcli.core.models.allocator import keep_large_blocks
 
 VOCABULARY = 151_936
 BASE = {"tokens": 256, "layers": 4, "batch": 2}
@@ -84,7 +84,7 @@ def _with_ranks(folder: Path, count: int, threads: int) -> list[str]:
 def measure_loss_memory(threads: int, width: int = WIDTH) -> Table:
     """A row for each number of tokens: what the loss holds beyond the hidden states it is given."""
     torch.set_num_threads(threads)
-    return_large_blocks()
+    keep_large_blocks()
     head = torch.nn.Embedding(VOCABULARY, width)
     head.requires_grad_(False)
     rows = []

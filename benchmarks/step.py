@@ -62,14 +62,15 @@ def measure_steps(lengths: list[int], repeats: int, threads: int, device: str, p
 
 def _figures(name: str, task: dict[str, Any], peer: str) -> Figures | None:
     program, objective = CONTENDERS[name]
-    if program == "trl_sdft" and not _has_trl(peer):
+    if program == "trl_sdft" and not has_trl(peer):
         return None
     return run_contender(
         program, task | {"objective": objective}, python=peer if program == "trl_sdft" else sys.executable
     )
 
 
-def _has_trl(python: str) -> bool:
+def has_trl(python: str) -> bool:
+    """Whether that interpreter can import TRL's trainer."""
     return (
         subprocess.run([python, "-c", "import trl.experimental.sdft"], capture_output=True, check=False).returncode == 0
     )

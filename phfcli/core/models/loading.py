@@ -11,7 +11,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from phfcli.core.config import ModelSettings
 from phfcli.core.errors import UserError
 from phfcli.core.models.adapters.lora import load_adapter
-from phfcli.core.models.allocator import return_large_blocks
+from phfcli.core.models.allocator import keep_large_blocks
 from phfcli.core.models.architecture.blocks import find_blocks
 from phfcli.core.models.architecture.sizes import caps_attention, width_of
 from phfcli.core.models.description import load_description, pick_device, pick_dtype, skeleton
@@ -43,7 +43,7 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
     if device.type == "cpu" and width_of(causal.config) <= ONE_THREAD_WIDTH:
         torch.set_num_threads(1)
     elif device.type == "cpu":
-        return_large_blocks()
+        keep_large_blocks()
     # only where a completion ends is kept: a model's own sampling defaults must not leak into a protocol
     causal.generation_config = GenerationConfig(
         eos_token_id=sorted(description.eos_ids), pad_token_id=description.pad_id

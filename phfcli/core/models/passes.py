@@ -2,13 +2,14 @@
 
 Shapes: B samples, T columns, C completion tokens, m selected positions, N valid tokens of the batch, L layers, d width.
 Completions are aligned by their own token ids: each reader finds token t of sample b at its own column
-prompt_length[b] + t.
+prompt_length[b] + t. Where the model allows it, the sequences are computed one behind the other, without padding.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from phfcli.core.losses.head import Head
 from phfcli.core.losses.positions import select_positions
+from phfcli.core.models.kernels.packed_attention import CausalSequences, can_pack, row_arguments
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.logit_lens import LogitLens, capture_logit_lens
 from phfcli.core.names import Where
@@ -91,13 +93,6 @@ class Batch:
             "flows": int((self.lengths > 1).sum()),  # samples with a transition
         }
 
-    @property
-    def padding(self) -> tuple[Tensor, Tensor]:
-        """The padded columns of both readers, and all of their columns."""
-        masks = [reader.attention_mask.flatten() for reader in (self.student, self.teacher) if reader is not None]
-        mask = torch.cat(masks)
-        return (mask == 0).sum(), torch.tensor(mask.numel(), device=mask.device)
-
 
 @dataclass(frozen=True)
 class Pass:
@@ -146,44 +141,80 @@ def run_pass(
     model: LanguageModel, reader: ReaderInput, batch: Batch, layers: Sequence[int], lens: int | None = None
 ) -> Pass:
     """One forward pass; the head is not applied, and only `layers` (1 is the first block) and `lens` are captured."""
-    columns = reader.prompt_lengths[:, None] + batch.positions  # [B, m]
+    layout = _packed(reader) if lens is None and can_pack(model) else _padded(reader)
+    rows, offsets = batch.tokens
+    before = reader.prompt_lengths[rows] + offsets - 1  # the column that predicts each token
+    every = torch.arange(len(batch.positions), device=rows.device)[:, None]
+    selected = layout.at(every, reader.prompt_lengths[:, None] + batch.positions)  # [B, m]
     blocks = [model.blocks[layer - 1] for layer in layers]
     with (
         model.computing(),
-        capture_states(blocks, columns) as stack,
+        capture_states(blocks, selected) as stack,
         capture_logit_lens(model, lens) as lens_at,
     ):
-        out = model.backbone(
-            input_ids=reader.input_ids, attention_mask=reader.attention_mask, use_cache=False
-        ).last_hidden_state  # [B, T, d]
-    rows, offsets = batch.tokens
-    before = reader.prompt_lengths[rows] + offsets - 1  # the column that predicts each token
-    hidden = out[rows, before].to(model.compute or out.dtype)
-    states = stack() if layers else out.new_zeros(0, *columns.shape, out.shape[-1])
+        out = model.backbone(**layout.arguments).last_hidden_state  # [B, T, d], or packed [1, all tokens, d]
+    hidden = out[layout.at(rows, before)].to(model.compute or out.dtype)
+    states = stack() if layers else out.new_zeros(0, *batch.positions.shape, out.shape[-1])
     last = bool(layers) and layers[-1] == len(model.blocks)
-    final = out[torch.arange(len(columns), device=columns.device)[:, None], columns].to(states.dtype) if last else None
+    final = out[selected].to(states.dtype) if last else None
     return Pass(hidden, model.output_head, states, final, lens_at(rows, before))
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """What a model is called with, and where a column of a row is then found."""
+
+    arguments: Mapping[str, Any]
+    starts: Tensor | None  # [B], of each sequence in the packed row; None for rows of their own
+    ends: Tensor | None = None  # [B], the last token of each sequence
+
+    def at(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        if self.starts is None or self.ends is None:
+            return rows, columns
+        # an unused slot of an empty completion lies behind its sequence
+        place = torch.minimum(self.starts[rows] + columns, self.ends[rows])
+        return torch.zeros_like(place), place
+
+
+def _padded(reader: ReaderInput) -> _Layout:
+    arguments = {"input_ids": reader.input_ids, "attention_mask": reader.attention_mask, "use_cache": False}
+    return _Layout(arguments, None)
+
+
+def _packed(reader: ReaderInput) -> _Layout:
+    lengths = reader.attention_mask.sum(1)
+    counts: list[int] = lengths.tolist()
+    rows = [ids[:count] for ids, count in zip(reader.input_ids, counts, strict=True)]
+    ends = lengths.cumsum(0)
+    return _Layout(row_arguments(rows, CausalSequences(counts)), ends - lengths, ends - 1)
+
+
+def padding(model: LanguageModel, batch: Batch, lens: int | None = None) -> tuple[Tensor, Tensor]:
+    """The padded columns that both passes compute, and all of their columns."""
+    masks = [reader.attention_mask.flatten() for reader in (batch.student, batch.teacher) if reader is not None]
+    mask = torch.cat(masks)
+    columns = mask.sum() if lens is None and can_pack(model) else torch.tensor(mask.numel(), device=mask.device)
+    return columns - mask.sum(), columns
+
+
 @contextmanager
-def capture_states(blocks: Sequence[nn.Module], columns: Tensor) -> Iterator[Callable[[], Tensor]]:
-    """Captures the blocks' outputs at columns[B, m]; the value it yields stacks them to [L, B, m, d].
+def capture_states(blocks: Sequence[nn.Module], at: tuple[Tensor, Tensor]) -> Iterator[Callable[[], Tensor]]:
+    """Captures the blocks' outputs at rows and columns [B, m]; the value it yields stacks them to [L, B, m, d].
 
     Under grad the hook only keeps a reference to an output that autograd holds in any case, and the columns are
     picked afterwards: gradient checkpointing may run the block again, and must then find the same operations.
     Without grad the columns are picked at once, so that nothing else is kept.
     """
-    rows = torch.arange(len(columns), device=columns.device)[:, None]
     with_grad = torch.is_grad_enabled()
     kept: dict[int, Tensor] = {}
 
     def keep(index: int, output: Tensor | tuple[Tensor, ...]) -> None:
         state = output if isinstance(output, Tensor) else output[0]  # [B, T, d]
-        kept[index] = state if with_grad else state[rows, columns]
+        kept[index] = state if with_grad else state[at]
 
     def stack() -> Tensor:
         states = [kept[index] for index in range(len(blocks))]
-        return torch.stack([state[rows, columns] for state in states] if with_grad else states)
+        return torch.stack([state[at] for state in states] if with_grad else states)
 
     handles = [
         block.register_forward_hook(lambda _module, _args, output, index=index: keep(index, output))

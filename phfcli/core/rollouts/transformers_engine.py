@@ -1,17 +1,23 @@
-"""Rollouts with transformers' own batched generation and KV cache."""
+"""Rollouts from a transformers model in this process.
+
+Each distinct prompt is read once, all in one packed row; then the rows that have not ended draw a token at a time, with
+keys and values in places taken once. Models whose sequences cannot be packed are left to transformers' own generation.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
-from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import GenerationConfig, LogitsProcessorList
 
 from phfcli.core.models.adapters.lora import merged
 from phfcli.core.models.architecture.sizes import cache_row_bytes
+from phfcli.core.models.kernels.packed_attention import can_pack, packed_arguments, row_arguments
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.sharding import whole_blocks
+from phfcli.core.rollouts.key_value_cache import KeyValueCache, ReadPrompts, next_tokens
+from phfcli.core.rollouts.seeded_sampler import SeededSampler
 from phfcli.core.types import Completion, Request, Sampling
 
 _CPU_CACHE_BYTES = 2 << 30
@@ -33,7 +39,7 @@ class TransformersEngine:
     ) -> Iterator[tuple[int, Completion]]:
         """Yields (index, completion), a batch of requests at a time; log-probabilities cost nothing and always come."""
         self._model.network.eval()
-        # neighbours in length share a batch, so that little is computed on padding
+        # neighbours in length share a batch, so that little is masked, or computed on padding where there is any
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids))
         longest = max((len(request.prompt_ids) for request in requests), default=0)
         per_row = cache_row_bytes(self._model.causal.config, self._model.head.element_size())
@@ -42,7 +48,8 @@ class TransformersEngine:
             for start in range(0, len(order), rows):
                 indices = order[start : start + rows]
                 with merged(self._model), self._model.computing():
-                    completions = self._generate([requests[i] for i in indices], sampling)
+                    draw = draw_rows if can_pack(self._model) else generate_rows
+                    completions = draw(self._model, [requests[i] for i in indices], sampling)
                 yield from zip(indices, completions, strict=True)
 
     def update(self, model: LanguageModel) -> None:
@@ -52,32 +59,86 @@ class TransformersEngine:
     def close(self) -> None:
         """There is no process to end."""
 
-    def _generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        model = self._model
-        width = max(len(request.prompt_ids) for request in requests)
-        pads = [width - len(request.prompt_ids) for request in requests]
-        pad_id = model.description.pad_id
-        ids = torch.tensor([[pad_id] * pad + list(r.prompt_ids) for pad, r in zip(pads, requests, strict=True)])
-        mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads])
-        sampler = SeededSampler([request.seed for request in requests], sampling, model.device)
-        generate: Any = model.causal.generate  # typed as a tensor by torch
-        out = generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            # the sampler leaves one token possible, and greedy decoding takes it
-            generation_config=GenerationConfig(
-                max_new_tokens=sampling.max_new_tokens,
-                do_sample=False,
-                eos_token_id=sorted(model.description.eos_ids),
-                pad_token_id=pad_id,
-            ),
-            logits_processor=LogitsProcessorList([sampler]),
-        )
-        tokens = out[:, width:].tolist()
-        logprobs = sampler.logprobs().tolist()
-        return [
-            _completion(row, scores, model.description.eos_ids) for row, scores in zip(tokens, logprobs, strict=True)
-        ]
+
+def draw_rows(model: LanguageModel, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+    """Completions drawn together, each from its own prompt and seed."""
+    prompts = [request.prompt_ids for request in requests]
+    cache = KeyValueCache(len(prompts), max(map(len, prompts)) + sampling.max_new_tokens)
+    sampler = SeededSampler([request.seed for request in requests], sampling, model.device)
+    tokens: list[list[int]] = [[] for _ in requests]
+    logprobs: list[list[float]] = [[] for _ in requests]
+    live = list(range(len(requests)))  # the request that each of the first rows of the cache belongs to
+    logits = _read_prompts(model, prompts, cache)
+    for step in range(sampling.max_new_tokens):
+        chosen, scores = sampler.draw(logits, torch.tensor(live, device=model.device), step)
+        for request, token, score in zip(live, chosen.tolist(), scores.tolist(), strict=True):
+            tokens[request].append(token)
+            logprobs[request].append(score)
+        lengths = {i: len(prompts[i]) + step for i in live}
+        live = _close_ranks(cache, live, [tokens[i][-1] not in model.description.eos_ids for i in live], lengths)
+        if not live or step + 1 == sampling.max_new_tokens:
+            break
+        logits = _next_logits(model, cache, [tokens[i][-1] for i in live], [lengths[i] for i in live])
+    return [_completion(*drawn, model.description.eos_ids) for drawn in zip(tokens, logprobs, strict=True)]
+
+
+def _read_prompts(model: LanguageModel, prompts: Sequence[tuple[int, ...]], cache: KeyValueCache) -> Tensor:
+    """Reads each distinct prompt once; returns the logits after them, a row for each of `prompts`, [R, V]."""
+    rows: dict[tuple[int, ...], list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        rows.setdefault(prompt, []).append(row)
+    lengths = [len(prompt) for prompt in rows]
+    ids = [torch.tensor(prompt, device=model.device) for prompt in rows]
+    arguments = row_arguments(ids, ReadPrompts(cache, lengths, list(rows.values())))
+    ends = torch.tensor(lengths, device=model.device).cumsum(0) - 1
+    logits: Tensor = model.causal(**arguments, logits_to_keep=ends).logits[0]
+    distinct = {prompt: number for number, prompt in enumerate(rows)}
+    return logits[[distinct[prompt] for prompt in prompts]]
+
+
+def _next_logits(model: LanguageModel, cache: KeyValueCache, tokens: list[int], lengths: list[int]) -> Tensor:
+    """Reads one more token of each row, which so far holds so many; returns the logits after it, [T, V]."""
+    attend = next_tokens(cache, lengths, model.device)
+    ids = torch.tensor(tokens, device=model.device)
+    logits: Tensor = model.causal(**packed_arguments(ids, attend.columns, attend)).logits[0]
+    return logits
+
+
+def _close_ranks(cache: KeyValueCache, live: list[int], goes_on: list[bool], lengths: dict[int, int]) -> list[int]:
+    """Leaves the rows that go on, the last of them in the places of those that have ended; returns whose they are."""
+    count = sum(goes_on)
+    holes = [place for place, on in enumerate(goes_on[:count]) if not on]
+    movers = [place for place, on in enumerate(goes_on) if on and place >= count]
+    cache.move(movers, holes, max((lengths[live[place]] for place in movers), default=0))
+    left = live[:count]
+    for hole, mover in zip(holes, movers, strict=True):
+        left[hole] = live[mover]
+    return left
+
+
+def generate_rows(model: LanguageModel, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+    """The same by transformers' own generation, on prompts padded to one width."""
+    width = max(len(request.prompt_ids) for request in requests)
+    pads = [width - len(request.prompt_ids) for request in requests]
+    pad_id = model.description.pad_id
+    ids = torch.tensor([[pad_id] * pad + list(r.prompt_ids) for pad, r in zip(pads, requests, strict=True)])
+    mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads])
+    sampler = SeededSampler([request.seed for request in requests], sampling, model.device)
+    generate: Any = model.causal.generate  # typed as a tensor by torch
+    out = generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        # the sampler leaves one token possible, and greedy decoding takes it
+        generation_config=GenerationConfig(
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=False,
+            eos_token_id=sorted(model.description.eos_ids),
+            pad_token_id=pad_id,
+        ),
+        logits_processor=LogitsProcessorList([sampler]),
+    )
+    drawn = zip(out[:, width:].tolist(), sampler.logprobs().tolist(), strict=True)
+    return [_completion(row, scores, model.description.eos_ids) for row, scores in drawn]
 
 
 def rows_at_once(count: int, row_bytes: int, device: torch.device) -> int:
@@ -86,53 +147,6 @@ def rows_at_once(count: int, row_bytes: int, device: torch.device) -> int:
     if device.type == "cuda":
         budget = torch.cuda.mem_get_info(device)[0] // 2
     return max(1, min(count, _MOST_ROWS, budget // max(1, row_bytes)))
-
-
-class SeededSampler(LogitsProcessor):
-    """Draws each row's next token from the row's own random stream, by inverting the cumulative distribution.
-
-    Token t of a row uses the t-th uniform number of the row's seed, so a row does not depend on its batch.
-    """
-
-    def __init__(self, seeds: Sequence[int], sampling: Sampling, device: torch.device) -> None:
-        self._warpers = _warpers(sampling)
-        self._greedy = sampling.temperature == 0
-        self._uniforms = torch.stack([_uniforms(seed, sampling.max_new_tokens) for seed in seeds]).to(device)
-        self._logprobs: list[Tensor] = []
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Leaves the drawn token as the only possible one. input_ids[B, T], scores[B, V] -> [B, V]."""
-        logits = scores.float()
-        for warper in self._warpers:
-            logits = warper(input_ids, logits)
-        logprobs = logits.log_softmax(-1)
-        chosen = logprobs.argmax(-1, keepdim=True) if self._greedy else self._draw(logprobs)  # [B, 1]
-        self._logprobs.append(logprobs.gather(1, chosen)[:, 0])
-        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
-
-    def logprobs(self) -> Tensor:
-        """Log-probabilities of the tokens drawn so far, [B, steps]."""
-        return torch.stack(self._logprobs, dim=1).cpu()
-
-    def _draw(self, logprobs: Tensor) -> Tensor:
-        cumulative = logprobs.double().exp().cumsum(-1)  # [B, V]
-        uniform = self._uniforms[:, len(self._logprobs), None] * cumulative[:, -1:]  # the sum is 1 but for rounding
-        return torch.searchsorted(cumulative, uniform, right=True).clamp_max(logprobs.shape[-1] - 1)
-
-
-def _uniforms(seed: int, count: int) -> Tensor:
-    return torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def _warpers(sampling: Sampling) -> list[LogitsProcessor]:
-    warpers: list[LogitsProcessor] = []
-    if sampling.temperature not in (0, 1):
-        warpers.append(TemperatureLogitsWarper(sampling.temperature))
-    if sampling.top_k:
-        warpers.append(TopKLogitsWarper(sampling.top_k))
-    if sampling.top_p < 1:
-        warpers.append(TopPLogitsWarper(sampling.top_p))
-    return warpers
 
 
 def _completion(tokens: list[int], logprobs: list[float], eos_ids: frozenset[int]) -> Completion:

@@ -11,7 +11,7 @@ import torch
 from phfcli.core.errors import FaultError
 from phfcli.core.grading import Status
 from phfcli.core.models.layer_choice import pick_layers
-from phfcli.core.models.passes import Batch, Sample, collate, run_pass
+from phfcli.core.models.passes import Batch, Sample, collate, padding, run_pass
 from phfcli.core.objectives.contract import LossTerms
 from phfcli.core.runs.layout import step_name
 from phfcli.core.runs.training_data import reward_golds
@@ -19,6 +19,7 @@ from phfcli.core.seeds import derive_seed
 from phfcli.core.storage.files import append_lines, as_json, write_json
 from phfcli.core.training.distributed import ALONE, Ranks
 from phfcli.core.training.metrics import Metrics, MetricSums, peak_memory
+from phfcli.core.training.micro_batches import micro_batches, tokens_at_once
 from phfcli.core.training.parts import TrainingParts
 from phfcli.core.training.saving import check_alike, save
 from phfcli.core.types import Completion, Problem, Request, Sampling
@@ -131,10 +132,10 @@ class Trainer(TrainingParts):
 
         Which samples are computed together does not change the loss: it is a sum.
         """
-        size, needs = self.config.micro_batch_size, self.objective.needs
-        order = sorted(range(len(samples)), key=lambda index: samples[index].columns, reverse=True)
-        parts = [[samples[i] for i in sorted(order[first : first + size])] for first in range(0, len(order), size)]
+        needs = self.objective.needs
         pad_id, device = self.model.description.pad_id, self.model.device
+        tokens = tokens_at_once(self.model.causal.config, self.model.head.element_size(), device, self.model.sharded)
+        parts = micro_batches(samples, self.config.micro_batch_size, tokens)
         return [collate(part, needs.positions, pad_id, device, needs.where) for part in parts]
 
     def gradient(
@@ -152,7 +153,7 @@ class Trainer(TrainingParts):
             part = terms.total(counts)
             part.backward()
             loss += part.item()
-            sums.add(terms.metrics | {"padding": batch.padding})
+            sums.add(terms.metrics | {"padding": padding(self.model, batch, self.objective.needs.lens)})
         gradients = [p.grad for p in self.model.trainable().values() if p.grad is not None]
         ranks.sum_(gradients)
         norm = torch.nn.utils.get_total_norm(gradients).item()

@@ -101,8 +101,10 @@ def test_the_teacher_pass_keeps_only_the_selected_columns(student: LanguageModel
 
 
 def test_no_hook_is_left_behind(student: LanguageModel) -> None:
+    zero = torch.zeros(1, 1, dtype=torch.long)
+
     def fail() -> None:
-        with capture_states([student.blocks[0]], torch.zeros(1, 1, dtype=torch.long)):
+        with capture_states([student.blocks[0]], (zero, zero)):
             raise RuntimeError
 
     with pytest.raises(RuntimeError):

@@ -1,13 +1,16 @@
 """Sampling: seeded row by row, from exactly the distribution that was asked for."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.prompts import Prompts
-from phfcli.core.rollouts.transformers_engine import SeededSampler, TransformersEngine
+from phfcli.core.rollouts import transformers_engine
+from phfcli.core.rollouts.seeded_sampler import SeededSampler
+from phfcli.core.rollouts.transformers_engine import TransformersEngine, draw_rows, generate_rows
 from phfcli.core.types import Completion, Request, Sampling
 
 CPU = torch.device("cpu")
@@ -86,3 +89,35 @@ def test_no_token_of_probability_zero_is_drawn() -> None:
 
 def test_nothing_to_sample_is_fine(embedded: LanguageModel) -> None:
     assert sample(embedded, [], Sampling()) == []
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_our_own_loop_draws_what_transformers_generation_draws(
+    embedded: LanguageModel, requests_: list[Request], greedy: bool
+) -> None:
+    cut = Sampling(temperature=0) if greedy else Sampling(temperature=1.1, top_p=0.95, top_k=20)
+    sampling = replace(cut, max_new_tokens=70)
+    with torch.no_grad():
+        own, theirs = draw_rows(embedded, requests_, sampling), generate_rows(embedded, requests_, sampling)
+    assert len({len(completion.ids) for completion in own}) > 1  # rows end at different times
+    for a, b in zip(own, theirs, strict=True):
+        assert (a.ids, a.finish) == (b.ids, b.finish)
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+
+
+def test_a_prompt_of_a_group_is_read_once(embedded: LanguageModel, requests_: list[Request]) -> None:
+    read: list[int] = []
+    handle = embedded.blocks[0].register_forward_hook(lambda _module, _args, out: read.append(out.shape[1]))
+    sample(embedded, [replace(requests_[0], seed=seed) for seed in range(4)], Sampling(max_new_tokens=2))
+    handle.remove()
+    assert read[-2:] == [len(requests_[0].prompt_ids), 4]
+
+
+def test_a_model_that_cannot_be_packed_is_left_to_generation(
+    embedded: LanguageModel, requests_: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampling = Sampling(max_new_tokens=5)
+    own = sample(embedded, requests_, sampling)
+    monkeypatch.setattr(transformers_engine, "can_pack", lambda _model: False)
+    monkeypatch.setattr(transformers_engine, "draw_rows", None)
+    assert [c.ids for c in sample(embedded, requests_, sampling)] == [c.ids for c in own]

@@ -62,8 +62,9 @@ def _check_attention(model: LanguageModel, ids: Tensor, logits: Tensor) -> None:
 def _pass(model: LanguageModel, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Last hidden states [1, T, d] and those of all blocks [L, 1, T, d], as training takes them."""
     columns = torch.arange(TOKENS, device=model.device)[None]
+    rows = torch.zeros_like(columns)
     try:
-        with model.computing(), capture_states(list(model.blocks), columns) as stack:
+        with model.computing(), capture_states(list(model.blocks), (rows, columns)) as stack:
             hidden: Tensor = model.backbone(input_ids=ids, use_cache=False).last_hidden_state
             return hidden, stack()
     except (AttributeError, IndexError, RuntimeError, TypeError) as error:

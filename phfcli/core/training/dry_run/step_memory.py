@@ -25,6 +25,7 @@ from phfcli.core.objectives.contract import Needs
 from phfcli.core.rollouts.transformers_engine import SAMPLER_BYTES, rows_at_once
 from phfcli.core.training.dry_run.pass_memory import pass_memory, reader_memory
 from phfcli.core.training.metrics import peak_memory
+from phfcli.core.training.micro_batches import tokens_at_once
 
 _STATE_COPIES = 8  # float32 tensors like the captured states, that a loss on them makes and keeps
 _HIDDEN_COPIES = 6  # tensors like the hidden states of all tokens, around the fused losses
@@ -82,6 +83,8 @@ def step_memory(
     completions = -(-config.batch_size * needs.group_size // processes)
     rows = min(config.micro_batch_size, completions)
     student, teacher = lengths.student + lengths.completion, lengths.teacher + lengths.completion
+    at_once = tokens_at_once(arch, dtype.itemsize, device, config.sharding == "fsdp")
+    rows = rows if at_once is None else max(1, min(rows, at_once // student))
     own_teacher = needs.teacher and external is None
     passes = pass_memory(causal, rows, student, teacher if own_teacher else 0, _attention(config, arch))
     reading, weights = passes.teacher, 0
@@ -118,7 +121,7 @@ def step_memory(
 def _rollout(
     config: TrainConfig, causal: PreTrainedModel, completions: int, lengths: Lengths, dtype: torch.dtype
 ) -> dict[str, int]:
-    """transformers' own generation in this process."""
+    """Sampling in this process."""
     length = lengths.student + lengths.completion
     per_row = cache_row_bytes(causal.config, dtype.itemsize) * length
     rows = rows_at_once(completions, per_row, pick_device(config.device))

@@ -1,0 +1,73 @@
+"""A linear layer with an adapter as the products that it takes and nothing more: y = x W^T + b + s (x A^T) B^T.
+
+PEFT's layer makes a scaled copy and a sum beside them, of the layer's width, in both directions; here the adapter's
+products are added into the layer's own. Autograd keeps x and x A^T, as it does there.
+
+Shapes: N tokens, i inputs, o outputs, r rank.
+"""
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+
+_ADAPTER = "default"
+
+
+def fuse_products(network: PeftModel) -> None:
+    """From now on the network's adapted linear layers compute as this module does, where they are plain."""
+    for module in network.modules():
+        if type(module) is LoraLinear:
+            module.__class__ = FusedLoraLinear
+
+
+class FusedLoraLinear(LoraLinear):
+    """PEFT's layer, which stays what computes where there is more to it than the products."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """[..., i] -> [..., o]."""
+        if args or kwargs or not self._is_plain(x):
+            out: Tensor = super().forward(x, *args, **kwargs)
+            return out
+        base, down, up = self.get_base_layer(), self.lora_A[_ADAPTER], self.lora_B[_ADAPTER]
+        flat = x.reshape(-1, x.shape[-1])
+        scaling = float(self.scaling[_ADAPTER])
+        fused: Tensor = _LoraProducts.apply(flat, base.weight, base.bias, down.weight, up.weight, scaling)  # type: ignore[no-untyped-call]
+        return fused.view(*x.shape[:-1], fused.shape[-1])
+
+    def _is_plain(self, x: Tensor) -> bool:
+        """One adapter in use that is nothing but its two matrices, everything in one precision."""
+        casting = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+        if casting or self.disable_adapters or self.merged or self.active_adapters != [_ADAPTER]:
+            return False
+        base, down, up = self.get_base_layer(), self.lora_A[_ADAPTER], self.lora_B[_ADAPTER]
+        special = bool(self.lora_variant) or any(getattr(part, "bias", None) is not None for part in (down, up))
+        frozen = not base.weight.requires_grad and (base.bias is None or not base.bias.requires_grad)
+        dropout = not isinstance(self.lora_dropout[_ADAPTER], nn.Identity)
+        alike = {x.dtype, base.weight.dtype, down.weight.dtype, up.weight.dtype} == {x.dtype}
+        return type(base) is nn.Linear and frozen and alike and not special and not dropout
+
+
+class _LoraProducts(torch.autograd.Function):
+    """x [N, i], W [o, i], b [o], A [r, i], B [o, r] -> [N, o]; W and b are frozen."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+        inner_Nr = x @ A.T
+        ctx.save_for_backward(x, W, A, B, inner_Nr)
+        ctx.scaling = scaling
+        return linear(x, W, bias).addmm_(inner_Nr, B.T, alpha=scaling)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_No: Tensor) -> tuple[Tensor | None, ...]:
+        x, W, A, B, inner_Nr = ctx.saved_tensors
+        grad_Nr = (grad_No @ B).mul_(ctx.scaling)
+        grad_x = (grad_No @ W).addmm_(grad_Nr, A) if ctx.needs_input_grad[0] else None
+        grad_A = grad_Nr.T @ x if ctx.needs_input_grad[3] else None
+        grad_B = (grad_No.T @ inner_Nr).mul_(ctx.scaling) if ctx.needs_input_grad[4] else None
+        return grad_x, None, None, grad_A, grad_B, None

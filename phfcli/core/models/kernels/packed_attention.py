@@ -1,0 +1,121 @@
+"""Sequences one behind the other in a single row: nothing is computed on padding.
+
+Every layer but attention works on each token alone, so the row may hold tokens of any sequences; attention is told by
+`attend`, an argument that models hand through to their attention function, which tokens belong together. Whether a
+model does hand it through is tried on the model itself.
+
+Shapes: H heads, G key-value heads, T tokens of the row, h head size.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from phfcli.core.models.language_model import LanguageModel
+
+# (module, query [1, H, T, h], key and value [1, G, T, h], scaling, dropout) -> [1, T, H, h]
+Attend = Callable[[nn.Module, Tensor, Tensor, Tensor, float | None, float], Tensor]
+
+_LARGEST_ERROR = 0.05  # of a trial, relative; a model that cannot be packed is off by about its whole output
+_TRIAL = (7, 5)  # tokens of two sequences
+_known: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class CausalSequences:
+    """Each token attends to the earlier ones of its own sequence."""
+
+    lengths: Sequence[int]
+
+    def __call__(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
+    ) -> Tensor:
+        """One call of the fused attention for each sequence."""
+        gqa = query.shape[1] != key.shape[1]
+        parts = zip(*(x.split(list(self.lengths), dim=2) for x in (query, key, value)), strict=True)
+        out = [
+            scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=gqa)
+            for q, k, v in parts
+        ]
+        return torch.cat([part.transpose(1, 2) for part in out], dim=1)
+
+
+def row_arguments(rows: Sequence[Tensor], attend: Attend) -> dict[str, Any]:
+    """What a model is called with for token ids [T_i] of each sequence, their positions counted from 0."""
+    positions = torch.cat([torch.arange(len(row), device=row.device) for row in rows])
+    return packed_arguments(torch.cat(list(rows)), positions, attend)
+
+
+def packed_arguments(ids: Tensor, positions: Tensor, attend: Attend) -> dict[str, Any]:
+    """What a model is called with for a row of token ids [T] at `positions` [T]."""
+    return {
+        "input_ids": ids[None],
+        "position_ids": positions[None],
+        # of four dimensions: models take it for a mask that is ready, and make none of their own
+        "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device),
+        "use_cache": False,
+        "attend": attend,
+    }
+
+
+def can_pack(model: LanguageModel) -> bool:
+    """Whether a packed row of this model gives what its sequences give alone; a new model is tried once."""
+    if model.causal not in _known:
+        _known[model.causal] = _fits(model) and _trial(model)
+        if not _known[model.causal] and not model.attention.startswith("flash"):  # which leaves padding out by itself
+            kind = model.causal.config.model_type
+            logging.getLogger(__name__).warning(
+                "%s: sequences of one batch are padded, for they cannot be packed", kind
+            )
+    return _known[model.causal]
+
+
+def _fits(model: LanguageModel) -> bool:
+    """Attention by torch in every block, over the whole sequence."""
+    attention = [getattr(block, "self_attn", None) for block in model.blocks]
+    windows = any(getattr(module, "sliding_window", None) for module in attention)
+    chunked = getattr(model.causal.config, "attention_chunk_size", None)
+    return not (model.sharded or model.attention != "sdpa" or None in attention or windows or chunked)
+
+
+@torch.no_grad()
+def _trial(model: LanguageModel) -> bool:
+    count, training = model.head.shape[0], model.network.training
+    rows = [torch.arange(1, 1 + n, device=model.device) * (count // 17) % count for n in _TRIAL]
+    model.network.eval()
+    try:
+        alone = torch.cat([model.backbone(input_ids=row[None]).last_hidden_state[0] for row in rows])
+        packed = model.backbone(**row_arguments(rows, CausalSequences(_TRIAL))).last_hidden_state[0]
+    except (TypeError, ValueError):  # a model that takes no such arguments
+        return False
+    finally:
+        model.network.train(training)
+    return bool((alone - packed).float().norm() <= _LARGEST_ERROR * alone.float().norm())
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    attend: Attend | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """transformers' own "sdpa", but for a row that says how it is to be attended."""
+    if attend is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
+    return attend(module, query, key, value, scaling, dropout), None
+
+
+AttentionInterface.register("sdpa", _attention)
