@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from real_families import FAMILIES, HARDER, HELD_OUT, Worked
 
-from phfcli.core.prompts import INSTRUCTION, TEACHER_TEMPLATE
+from phfcli.core.models.prompts import INSTRUCTION, TEACHER_TEMPLATE
 
 SEED, HARDER_SEED, HELD_OUT_SEED = 1_000_000, 2_000_000, 3_000_000  # further apart than any stream is long
 SIZES = {"train": 1000, "dev": 32, "eval": 64, "format": 800}  # of each family

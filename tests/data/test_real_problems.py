@@ -12,7 +12,7 @@ pytest.importorskip("reasoning_gym", reason="wants the extra: pip install 'phfcl
 from real_families import find_equations, holds, work_words
 from real_problems import SIZES, by_turns, cut, data_card, distinct, draw_sets, json_lines, privileged
 
-from phfcli.core.prompts import Prompts
+from phfcli.core.models.prompts import Prompts
 
 CARD = Path(__file__).parents[2] / "docs" / "study-real" / "DATA.md"
 
