@@ -25,7 +25,7 @@ def check_sampling(model: LanguageModel) -> None:
         together, alone = dict(engine.sample([short, long], sampling))[0], dict(engine.sample([short], sampling))[0]
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{name}: transformers cannot sample from {kind} here: {first_line(error)}") from None
-    if not _alike(together, alone, _SAME.get(model.head.dtype, _COARSE)):
+    if not _alike(together, alone, _SAME.get(model.compute or model.head.dtype, _COARSE)):
         raise UserError(f"{name}: {kind} draws other tokens for a prompt that is padded; use vllm or another model")
 
 

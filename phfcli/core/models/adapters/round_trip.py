@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from phfcli.core.errors import UserError, first_line
 from phfcli.core.models.adapters.targets import adapted
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.storage.files import naming_disk_faults
+from phfcli.core.storage.files import new_folder
 
 TOKENS = 16  # of the sequence that is passed through
 _OWN, _READ = "default", "read-back"  # PEFT's names of the two adapters
@@ -50,9 +50,9 @@ def _check_files(model: LanguageModel, network: PeftModel, tokens: Tensor, folde
     with network.disable_adapter():
         base = _logits(model, tokens)
     own = _logits(model, tokens)
-    with naming_disk_faults(folder):
-        network.save_pretrained(str(folder), save_embedding_layers=False)
-    _read_back(network, folder)
+    with new_folder(folder / "adapter") as target:  # which names the file where the disk is at fault
+        network.save_pretrained(str(target), save_embedding_layers=False)
+    _read_back(network, folder / "adapter")
     read = _logits(model, tokens)
     effect, apart = _distance(own, base), _distance(own, read)
     if not effect > 0:

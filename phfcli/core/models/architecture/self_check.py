@@ -83,7 +83,9 @@ def _check_states(model: LanguageModel, states: Tensor, hidden: Tensor, own: Seq
             raise UserError(
                 f"{name}: the output of block {wrong[0]} of {kind} is not its hidden state; use another model"
             )
-    if not _equal(model.final_norm(states[-1]), hidden):
+    with model.computing():
+        normed = model.final_norm(states[-1])
+    if not _equal(normed, hidden):
         raise UserError(f"{name}: the last block of {kind}, normed, is not what its head reads; use another model")
 
 
@@ -96,6 +98,6 @@ def _unequal(states: Tensor, own: Sequence[Tensor]) -> list[int]:
 def _equal(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape:
         return False
-    tolerance = _TOLERANCE.get(one.dtype, _COARSE)
+    tolerance = max(_TOLERANCE.get(tensor.dtype, _COARSE) for tensor in (one, other))  # products may be in bfloat16
     apart = (one.float() - other.float()).abs().max()
     return bool(apart <= tolerance * other.float().abs().max())
