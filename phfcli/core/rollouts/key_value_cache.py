@@ -24,10 +24,11 @@ class KeyValueCache:
     columns: int
     layers: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def of(self, module: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
+    def of(self, module: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The block's own, for new ones like these, [1, G, T, h] each; under autocast their dtypes differ."""
         if module not in self.layers:
-            shape = (self.rows, like.shape[1], self.columns, like.shape[3])
-            self.layers[module] = (like.new_zeros(shape), like.new_zeros(shape))  # what is masked must be a number
+            keys, values = (x.new_zeros(self.rows, x.shape[1], self.columns, x.shape[3]) for x in (key, value))
+            self.layers[module] = keys, values  # zeros: what is masked must be a number
         return self.layers[module]
 
     def move(self, sources: Sequence[int], targets: Sequence[int], columns: int) -> None:
@@ -48,7 +49,7 @@ class ReadPrompts:
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
     ) -> Tensor:
-        for store, new in zip(self.cache.of(module, key), (key, value), strict=True):
+        for store, new in zip(self.cache.of(module, key, value), (key, value), strict=True):
             for rows, part in zip(self.rows, new[0].split(list(self.lengths), dim=1), strict=True):
                 for row in rows:
                     store[row, :, : part.shape[1]] = part
@@ -70,7 +71,7 @@ class NextTokens:
         count = len(self.columns)
         rows = torch.arange(count, device=query.device)
         held: list[Tensor] = []
-        for store, new in zip(self.cache.of(module, key), (key, value), strict=True):
+        for store, new in zip(self.cache.of(module, key, value), (key, value), strict=True):
             store[rows, :, self.columns] = new[0].transpose(0, 1)
             held.append(store[:count, :, : self.longest])
         # the heads that share keys are so many queries of one head: nothing is repeated

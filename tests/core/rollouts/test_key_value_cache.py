@@ -40,7 +40,8 @@ def test_a_new_token_attends_to_its_row_and_to_itself() -> None:
 def test_rows_move() -> None:
     cache = KeyValueCache(3, 4)
     cache.move([2], [0], 3)  # nothing is held yet
-    keys, values = cache.of(BLOCK, heads(2, 1, 1))
+    keys, values = cache.of(BLOCK, heads(2, 1, 1), heads(2, 1, 2).float())
+    assert (keys.dtype, values.dtype) == (torch.float64, torch.float32)
     keys.copy_(torch.arange(3.0)[:, None, None, None])
     cache.move([2], [0], 3)
     assert keys[0, 0, :, 0].tolist() == [2, 2, 2, 0]
