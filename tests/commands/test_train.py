@@ -201,6 +201,17 @@ def test_weights_that_are_not_finite_end_the_run_in_one_line(phf: Phf, tmp_path:
     assert checkpoint_steps(run) == [1]
 
 
+def test_a_rate_that_breaks_the_weights_ends_the_run_in_one_line(phf: Phf, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ("--set", "optim.lr=1e30", "--set", "optim.max_grad_norm=1e9")
+    done = phf("train", "--steps", 3, "--output-dir", run, *SMALL, *options)
+    assert done.code == 1
+    (line,) = [line for line in done.err.splitlines() if "the clip takes" not in line]
+    assert "the norm of the trained weights is inf after the update; lower optim.lr" in line
+    assert (run / "faults").is_dir()
+    assert checkpoint_steps(run) == []
+
+
 @pytest.mark.slow
 def test_sigterm_saves_at_the_next_step_and_resuming_changes_nothing(phf: Phf, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"

@@ -67,9 +67,13 @@ class Trainer(TrainingParts):
         counts = self.ranks.total({name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts})
         loss, grad_norm, means = self.gradient(batches, counts, self.ranks)
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
-            raise self.fault(loss, grad_norm, samples, counts)
+            words = f"the loss is {loss} and the norm of its gradient {grad_norm}; nothing was updated"
+            raise self.fault(words, loss, grad_norm, samples, counts)
         rate = self.optimizer.param_groups[0]["lr"]
         self.update()
+        if not math.isfinite(norm := self.weight_norm()):
+            words = f"the norm of the trained weights is {norm} after the update; lower optim.lr"
+            raise self.fault(words, loss, grad_norm, samples, counts)
         seconds = time.perf_counter() - started
         return {
             "step": step,
@@ -176,6 +180,11 @@ class Trainer(TrainingParts):
         self.optimizer.zero_grad(set_to_none=True)  # sampling has use for the memory
         self.teacher.update()  # eq. 11
 
+    @torch.no_grad()
+    def weight_norm(self) -> float:
+        """The Euclidean norm of all trained weights, infinite or not a number where they cannot be computed with."""
+        return torch.nn.utils.get_total_norm(list(self.model.trainable().values())).item()
+
     def rollout_metrics(self, completions: Sequence[Completion], samples: Sequence[Sample]) -> Metrics:
         """Means over the completions of all ranks."""
         sums = {
@@ -189,9 +198,9 @@ class Trainer(TrainingParts):
         return {name: total / count for name, total in totals.items()}
 
     def fault(
-        self, loss: float, grad_norm: float, samples: Sequence[Sample], counts: Mapping[str, float]
+        self, words: str, loss: float, grad_norm: float, samples: Sequence[Sample], counts: Mapping[str, float]
     ) -> FaultError:
-        """Saves a batch whose loss or gradient is not finite, and what each of its samples alone adds to them."""
+        """Saves a batch that has led to numbers that are not finite, and what each of its samples alone adds to them."""
         step, records = self.step + 1, []
         for sample in samples:
             alone = self.gradient(self.collate([sample]), counts, ALONE)
@@ -203,10 +212,7 @@ class Trainer(TrainingParts):
         records = self.ranks.gather(records)
         if self.ranks.main:
             write_json(path, as_json({"step": step, "loss": loss, "grad_norm": grad_norm, "samples": records}))
-        return FaultError(
-            f"step {step}: the loss is {loss} and the norm of its gradient {grad_norm}; nothing was updated, the last "
-            f"checkpoint is intact, and the batch is in {path}"
-        )
+        return FaultError(f"step {step}: {words}; the last checkpoint is intact, and the batch is in {path}")
 
     def _rewards(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[float]:
         """1 for a completion whose answer is the problem's, else 0, by the grader of evaluation."""
