@@ -72,7 +72,7 @@ class Trainer(TrainingParts):
         rate = self.optimizer.param_groups[0]["lr"]
         self.update()
         if not math.isfinite(norm := self.weight_norm()):
-            words = f"the norm of the trained weights is {norm} after the update; lower optim.lr"
+            words = f"the norm of the trained weights is {norm} after the update (lower optim.lr)"
             raise self.fault(words, loss, grad_norm, samples, counts)
         seconds = time.perf_counter() - started
         return {
@@ -200,7 +200,7 @@ class Trainer(TrainingParts):
     def fault(
         self, words: str, loss: float, grad_norm: float, samples: Sequence[Sample], counts: Mapping[str, float]
     ) -> FaultError:
-        """Saves a batch that has led to numbers that are not finite, and what each of its samples alone adds to them."""
+        """Saves a batch that has led to numbers that are not finite, and what each of its samples alone adds."""
         step, records = self.step + 1, []
         for sample in samples:
             alone = self.gradient(self.collate([sample]), counts, ALONE)
@@ -212,7 +212,7 @@ class Trainer(TrainingParts):
         records = self.ranks.gather(records)
         if self.ranks.main:
             write_json(path, as_json({"step": step, "loss": loss, "grad_norm": grad_norm, "samples": records}))
-        return FaultError(f"step {step}: {words}; the last checkpoint is intact, and the batch is in {path}")
+        return FaultError(f"step {step}: {words}, the last checkpoint is intact, and the batch is in {path}")
 
     def _rewards(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[float]:
         """1 for a completion whose answer is the problem's, else 0, by the grader of evaluation."""
