@@ -1,6 +1,7 @@
 """The rooms: imports go one way, no circle anywhere, no room too full, each with a sign at its door."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -61,3 +62,9 @@ def test_a_room_is_not_too_full_and_says_what_it_holds(room: Path) -> None:
     assert docstring
     if room.parent == PACKAGE / "core":
         assert 3 <= len(docstring.splitlines()) <= 7
+
+
+def test_the_map_names_every_module_of_core() -> None:
+    named = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")))
+    modules = {path.stem for path in (PACKAGE / "core").rglob("*.py") if path.name != "__init__.py"}
+    assert modules - named == set()

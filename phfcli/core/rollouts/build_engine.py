@@ -8,7 +8,7 @@ from phfcli.core.errors import UserError
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.rollouts.adapter_probe import PROBE_TOKENS, probe_adapter
 from phfcli.core.rollouts.engine import Engine, Serving, TrainingEngine
-from phfcli.core.rollouts.http_engine import HttpEngine
+from phfcli.core.rollouts.http.engine import HttpEngine
 from phfcli.core.rollouts.parallel_engine import ParallelEngine
 from phfcli.core.rollouts.sampling_check import check_sampling
 from phfcli.core.rollouts.single_engine import is_url, single_engine

@@ -4,7 +4,7 @@ from phfcli.core.config import EvalConfig
 from phfcli.core.models.description import pick_device
 from phfcli.core.models.loading import load_model
 from phfcli.core.rollouts.engine import Engine, Serving
-from phfcli.core.rollouts.http_engine import HttpEngine
+from phfcli.core.rollouts.http.engine import HttpEngine
 from phfcli.core.rollouts.sampling_check import check_sampling
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
 from phfcli.core.rollouts.vllm_engine import VllmEngine, vllm_gap

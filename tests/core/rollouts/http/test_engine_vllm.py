@@ -24,7 +24,7 @@ from phfcli.core.models.loading import load_model
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.rollouts.adapter_probe import probe_adapter
 from phfcli.core.rollouts.engine import Serving
-from phfcli.core.rollouts.http_engine import HttpEngine
+from phfcli.core.rollouts.http.engine import HttpEngine
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
 from phfcli.core.shipped_files import embedded_model
 from phfcli.core.types import Completion, Request, Sampling

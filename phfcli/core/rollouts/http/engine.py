@@ -17,8 +17,8 @@ from phfcli.core.models.description import load_description
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.rollouts.checked import ImpossibleCompletionError, checked
 from phfcli.core.rollouts.engine import Serving
-from phfcli.core.rollouts.http_client import HttpClient, TransientError
-from phfcli.core.rollouts.served_models import Adapter, ServedModels
+from phfcli.core.rollouts.http.client import HttpClient, TransientError
+from phfcli.core.rollouts.http.served_models import Adapter, ServedModels
 from phfcli.core.types import Completion, Request, Sampling
 
 T = TypeVar("T")

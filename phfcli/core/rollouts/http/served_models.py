@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from phfcli.core.models.description import locate
 from phfcli.core.rollouts.engine import Serving
-from phfcli.core.rollouts.http_client import HttpClient, TransientError, is_transient
+from phfcli.core.rollouts.http.client import HttpClient, TransientError, is_transient
 from phfcli.core.rollouts.vllm_engine import adapter_rank
 from phfcli.core.storage.files import folder_hash
 

@@ -1,4 +1,4 @@
-"""The HTTP engine against a server that fails on purpose; what it draws is in test_http_engine_vllm.py."""
+"""The HTTP engine against a server that fails on purpose; what it draws is in http/test_engine_vllm.py."""
 
 import json
 import socket
@@ -17,13 +17,13 @@ import pytest
 from phfcli.core.config import EvalConfig, HttpSettings, ModelSettings
 from phfcli.core.errors import FaultError, UserError
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.rollouts import http_client
 from phfcli.core.rollouts import single_engine as one_engine
 from phfcli.core.rollouts.build_engine import evaluation_engine
 from phfcli.core.rollouts.engine import Serving
-from phfcli.core.rollouts.http_client import Patience, TransientError
-from phfcli.core.rollouts.http_engine import HttpEngine
-from phfcli.core.rollouts.served_models import ServedModel, is_model
+from phfcli.core.rollouts.http import client as http_client
+from phfcli.core.rollouts.http.client import Patience, TransientError
+from phfcli.core.rollouts.http.engine import HttpEngine
+from phfcli.core.rollouts.http.served_models import ServedModel, is_model
 from phfcli.core.rollouts.single_engine import single_engine
 from phfcli.core.shipped_files import embedded_model
 from phfcli.core.types import Completion, Request, Sampling
