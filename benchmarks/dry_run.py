@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from probe import Table, make_model, mebibytes, metrics_of, run_phf, scratch
+from harness.models import make_model
+from harness.processes import metrics_of, run_phf, scratch
+from harness.tables import Table, mebibytes
 
 STEPS = 2
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from probe import Table, spread
+from harness.tables import Table, spread
 from torch import Tensor
 
 from phfcli.core.losses.divergence.fused import fused_divergence

@@ -11,8 +11,8 @@ from typing import Annotated
 import torch
 import typer
 from dry_run import measure_predictions
+from harness.processes import FOLDER
 from limit import measure_limit
-from probe import FOLDER
 from scaling import measure_loss_memory, measure_scaling
 from step import has_trl, measure_steps
 from whole_step import make_task, measure_whole_step

@@ -11,18 +11,9 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from probe import (
-    Table,
-    make_model,
-    make_rollouts,
-    mebibytes,
-    metrics_of,
-    peak,
-    reset_peak,
-    run_contender,
-    run_phf,
-    scratch,
-)
+from harness.models import make_model, make_rollouts
+from harness.processes import metrics_of, peak, reset_peak, run_contender, run_phf, scratch
+from harness.tables import Table, mebibytes
 
 from phfcli.core.losses.divergence.fused import fused_divergence
 from phfcli.core.models.allocator import keep_large_blocks

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from probe import Table, make_model, make_rollouts, mebibytes, run_contender, scratch, spread
+from harness.models import make_model, make_rollouts
+from harness.processes import run_contender, scratch
+from harness.tables import Table, mebibytes, spread
 
 VOCABULARY = 151_936
 CONTENDERS = {

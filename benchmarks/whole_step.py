@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from probe import Table, mebibytes, run_contender, spread
+from harness.processes import run_contender
+from harness.tables import Table, mebibytes, spread
 
 from phfcli.core.config import PromptSettings
 from phfcli.core.models.description import load_description

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import torch
-from probe import read_task
+from harness.processes import read_task
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 

@@ -4,7 +4,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from probe import measure, read_task
+from harness.processes import measure, read_task
 
 from phfcli.core.models.passes import Sample
 from phfcli.core.settings import option_source, resolve_train

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from probe import peak, read_task, reset_peak
+from harness.processes import peak, read_task, reset_peak
 
 from phfcli.core.settings import option_source, resolve_train
 from phfcli.core.training import loop

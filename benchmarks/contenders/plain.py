@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from harness.processes import measure, read_task
 from peft import LoraConfig, get_peft_model
-from probe import measure, read_task
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 

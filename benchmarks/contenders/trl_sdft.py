@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from harness.processes import peak, read_task, reset_peak
 from peft import LoraConfig
-from probe import peak, read_task, reset_peak
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 

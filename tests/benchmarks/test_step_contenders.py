@@ -1,29 +1,21 @@
 """The contenders of `benchmarks/step.py` do the same work: their losses agree, step after step."""
 
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-@pytest.fixture
-def probe(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import probe
-
-    yield probe
-    sys.modules.pop("probe")
-
-
 @pytest.mark.slow
-def test_our_step_is_the_plain_one(probe: Any, tmp_path: Path) -> None:
-    model = probe.make_model(tmp_path / "model", layers=2, width=128, vocabulary=1000)
-    rollouts = probe.make_rollouts(2, student=8, teacher=20, completion=200, vocabulary=1000)
+def test_our_step_is_the_plain_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from harness import models, processes
+
+    model = models.make_model(tmp_path / "model", layers=2, width=128, vocabulary=1000)
+    rollouts = models.make_rollouts(2, student=8, teacher=20, completion=200, vocabulary=1000)
     task = {"model": str(model), "device": "cpu", "micro_batch_size": 1, "rollouts": rollouts, "repeats": 2}
     task |= {"threads": 1, "objective": "phf"}  # in micro-batches of one, against the whole batch at once
-    own, plain = (probe.run_contender(name, task)["losses"] for name in ("own", "plain"))
+    own, plain = (processes.run_contender(name, task)["losses"] for name in ("own", "plain"))
     assert own == pytest.approx(plain, rel=2e-5)
     assert own[-1] < own[0]

@@ -1,21 +1,19 @@
-"""What the programs here share: a model of a given shape, rollouts to learn from, and the cost of an update.
+"""Measures updates in processes of their own.
 
-Each contender runs in a process of its own (`contenders/`), reads its task as JSON and prints its figures as JSON. Time
-is the wall clock of an update, rollouts excluded; memory is the most that the process held during its updates, above
-what it held when the model was ready.
+Each contender (`contenders/`) reads its task as JSON and prints its figures as JSON. Time is the wall clock of an
+update, rollouts excluded; memory is the most that the process held during its updates, above what it held when the
+model was ready.
 """
 
 import ctypes
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,47 +21,7 @@ import torch
 
 from phfcli.core.training.metrics import peak_memory
 
-FOLDER = Path(__file__).parent
-Rollout = dict[str, list[int]]  # student_prompt, teacher_prompt, completion
-
-
-def make_model(
-    folder: Path, layers: int = 8, width: int = 512, vocabulary: int = 151_936, dtype: str = "float32"
-) -> Path:
-    """A Qwen3 of that shape with random weights, as a folder that any program can load."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    from phfcli.core.models.description import load_tokenizer
-
-    tokenizer = load_tokenizer("embedded")
-    config = Qwen3Config(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=3 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 64,
-        num_key_value_heads=max(1, width // 128),
-        head_dim=64,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    torch.manual_seed(0)
-    Qwen3ForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def make_rollouts(count: int, student: int, teacher: int, completion: int, vocabulary: int) -> list[Rollout]:
-    """Random token ids in sequences of those lengths; a `completion` of each sample is as long as the others'."""
-    generator = torch.Generator().manual_seed(0)
-
-    def tokens(length: int) -> list[int]:
-        return torch.randint(10, vocabulary, (length,), generator=generator).tolist()
-
-    lengths = {"student_prompt": student, "teacher_prompt": teacher, "completion": completion}
-    return [{name: tokens(length) for name, length in lengths.items()} for _ in range(count)]
+FOLDER = Path(__file__).parents[1]
 
 
 def measure(update: Callable[[], float], model: torch.nn.Module, repeats: int) -> dict[str, Any]:
@@ -115,34 +73,6 @@ def read_task() -> dict[str, Any]:
     return task
 
 
-@dataclass(frozen=True)
-class Table:
-    """What a program has found: a title, a sentence or two, and rows of text."""
-
-    title: str
-    note: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def show(self) -> None:
-        """On the terminal."""
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table as RichTable
-
-        table = RichTable(*self.columns, title=self.title, title_justify="left", box=box.SIMPLE_HEAD)
-        for row in self.rows:
-            table.add_row(*row)
-        out = Console(highlight=False, markup=False)
-        out.print(table)
-        out.print(self.note)
-
-    def markdown(self) -> str:
-        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        return f"## {self.title}\n\n{self.note}\n\n{table}\n"
-
-
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A folder for models and runs, gone afterwards."""
@@ -163,12 +93,3 @@ def run_phf(arguments: Sequence[str], threads: int) -> str:
 def metrics_of(run: Path) -> list[dict[str, Any]]:
     """The steps of a run."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def spread(values: Sequence[float], unit: str = "") -> str:
-    """The median and the range of some figures."""
-    return f"{statistics.median(values):.2f}{unit} ({min(values):.2f} to {max(values):.2f})"
-
-
-def mebibytes(size: float) -> str:
-    return f"{size / 2**20:,.0f} MiB"

@@ -1,0 +1,1 @@
+"""What the programs of this folder share: models and rollouts, measured processes, tables of figures."""
