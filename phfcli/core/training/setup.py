@@ -19,9 +19,10 @@ from phfcli.core.models.logit_lens import check_logit_lens
 from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.models.sharding import shard
 from phfcli.core.objectives.build import build_objective
+from phfcli.core.objectives.contract import Needs
 from phfcli.core.objectives.teachers.contract import Teacher
 from phfcli.core.objectives.teachers.ema import build_teacher
-from phfcli.core.objectives.teachers.external import load_external
+from phfcli.core.objectives.teachers.external import ExternalTeacher, load_external
 from phfcli.core.rollouts.build_engine import training_engine
 from phfcli.core.rollouts.engine import TrainingEngine
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
@@ -53,31 +54,14 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     objective = build_objective(config)
     needs = objective.needs
     check_shares(config, needs.group_size, ranks)
-    sequence_lengths = SequenceLengths(
-        prompts, needs.privileged, None if needs.offline else config.rollout.max_new_tokens
-    )
     from_outside = needs.teacher and config.teacher.kind == "external"
     external = load_external(config, model.description) if from_outside else None
-    contexts = [model.description.context, needs.max_tokens, external.context if external else None]
-    limit = min(context for context in contexts if context is not None)
-    curriculum, skipped = build_curriculum(config, sequence_lengths, limit)
+    curriculum, skipped = _curriculum(config, needs, model, prompts, external)
     warnings = [skipped_rows(config.data, curriculum.bad)] if curriculum.bad else []
     if needs.reward:
         warnings += check_rewards(curriculum.visited(config.steps), config.data)
-    for setting, layers in (("flow.layers", config.flow.layers), ("oprd.layers", config.oprd.layers)):
-        if layers == needs.layers:  # of the two the one that the objective reads
-            check_layers(setting, layers, len(model.blocks))
-    if external is not None:
-        check_external(config, needs, model, external)
-    if needs.lens is not None:
-        check_logit_lens(model, needs.lens)
-    if config.tuning == "lora":
-        model = add_lora(model, config.lora, derive_seed(config.seed, "lora"))
-        check_round_trip(model, prompts.student(curriculum.problems[0].problem))
-    if config.sharding == "fsdp":
-        shard(model, ranks.size)
-    if config.gradient_checkpointing:
-        model.causal.gradient_checkpointing_enable({"use_reentrant": False})
+    _check_states(config, needs, model, external)
+    model = _with_what_trains(config, model, prompts.student(curriculum.problems[0].problem), ranks)
     optim = config.optim
     optimizer = torch.optim.AdamW(
         model.trainable().values(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
@@ -108,6 +92,39 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         notes=[*([] if model.adapter is None else model.adapter.lines()), *prompts.notes()],
         warnings=[*prompts.warnings(), *warnings],
     )
+
+
+def _curriculum(
+    config: TrainConfig, needs: Needs, model: LanguageModel, prompts: Prompts, external: ExternalTeacher | None
+) -> tuple[Curriculum, int]:
+    """The problems that fit into what every reader can read, and how many were left out."""
+    new_tokens = None if needs.offline else config.rollout.max_new_tokens
+    contexts = [model.description.context, needs.max_tokens, external.context if external else None]
+    limit = min(context for context in contexts if context is not None)
+    return build_curriculum(config, SequenceLengths(prompts, needs.privileged, new_tokens), limit)
+
+
+def _check_states(config: TrainConfig, needs: Needs, model: LanguageModel, external: ExternalTeacher | None) -> None:
+    """Raises UserError for layers or a teacher whose states the objective cannot use."""
+    for setting, layers in (("flow.layers", config.flow.layers), ("oprd.layers", config.oprd.layers)):
+        if layers == needs.layers:  # of the two the one that the objective reads
+            check_layers(setting, layers, len(model.blocks))
+    if external is not None:
+        check_external(config, needs, model, external)
+    if needs.lens is not None:
+        check_logit_lens(model, needs.lens)
+
+
+def _with_what_trains(config: TrainConfig, model: LanguageModel, prompt: Sequence[int], ranks: Ranks) -> LanguageModel:
+    """The model with its adapter, which has been tried on a prompt, and spread over the ranks if that is asked for."""
+    if config.tuning == "lora":
+        model = add_lora(model, config.lora, derive_seed(config.seed, "lora"))
+        check_round_trip(model, prompt)
+    if config.sharding == "fsdp":
+        shard(model, ranks.size)
+    if config.gradient_checkpointing:
+        model.causal.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
 
 
 def _build_engine(
