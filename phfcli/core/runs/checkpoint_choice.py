@@ -85,7 +85,8 @@ def _plain_path(text: str) -> Path:
     except (OSError, RuntimeError):  # a loop of links
         raise UserError(f"{text}: the path is a loop of symbolic links, or cannot be followed") from None
     here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    below = path.is_relative_to(here) and here != Path(here.anchor)  # at the root a relative path only loses its slash
+    return path.relative_to(here) if below else path
 
 
 def _is_checkpoint(path: Path) -> bool:
