@@ -136,14 +136,20 @@ def _problem(row: Row, columns: Columns) -> Problem:
         for name, column in (("problem", columns.problem), ("solution", columns.solution))
     }
     accepted = _optional(row, columns.answer, "answer" in columns.required, lambda cell: _answers(cell, columns.gold))
-    own_id = None if columns.id is None else row.get(columns.id)
     return Problem(
-        id=str(own_id) if isinstance(own_id, str | int) and not isinstance(own_id, bool) else "",
+        id=_own_id(row, columns.id),
         problem=texts["problem"] or "",
         solution=texts["solution"],
         answer=accepted[0] if accepted else None,
         accepted=tuple(accepted) if accepted and len(accepted) > 1 else (),
     )
+
+
+def _own_id(row: Row, column: str | None) -> str:
+    """The row's own id, or "" where it has none that can be a name."""
+    cell = None if column is None else row.get(column)
+    named = isinstance(cell, str | int) and not isinstance(cell, bool)
+    return (_optional(row, column, False, _scalar) or "") if named else ""
 
 
 def _optional(row: Row, column: str | None, required: bool, read: Callable[[Any], Any]) -> Any:
@@ -189,16 +195,18 @@ def _scalar(cell: Any) -> str:
         return cell
     if isinstance(cell, bool) or not isinstance(cell, Real | Decimal):
         raise CellError(f"holds {_kind(cell)}, and text or a number is wanted")
-    if not math.isfinite(cell):
+    if isinstance(cell, float | Decimal) and not math.isfinite(
+        cell
+    ):  # integers are finite, and may be too large for it
         raise CellError(f"holds {cell}, which is no number")
     return str(cell)
 
 
 def _turn(messages: Sequence[Any], role: Literal["user", "assistant"] | str) -> str:
     """The content of the last message of that role."""
+    if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
+        raise CellError("holds a list, and text or a list of messages with role and content is wanted")
     for message in reversed(messages):
-        if not (isinstance(message, dict) and isinstance(message.get("role"), str)):
-            raise CellError("holds a list, and text or a list of messages with role and content is wanted")
         if message["role"] == role:
             return _scalar(message.get("content"))
     raise CellError(f"holds messages without a turn of the {role}")

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class _Logprobs(BaseModel):
-    token_logprobs: list[Annotated[float, Field(allow_inf_nan=True)]]
+    token_logprobs: list[Annotated[float, Field(strict=True, allow_inf_nan=True)]]
 
 
 class _Choice(BaseModel):
@@ -161,7 +161,7 @@ class HttpEngine:
             raise TransientError("the server had lost the adapter")
         drawn = self._client.parse(_Drawn, answer)
         if drawn.model != name:
-            raise self._client.refusal(f"it was asked for {name} and has answered with {drawn.model}")
+            raise self._client.refusal(f"it was asked for {name} and has answered with {drawn.model[:100]!r}")
         return self._completion(drawn.choices[0], sampling, logprobs)
 
     def _options(self, sampling: Sampling, logprobs: bool) -> dict[str, Any]:
