@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -16,6 +17,9 @@ from phfcli.core.models.adapters.lora import add_lora
 from phfcli.core.models.description import load_description
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
+
+settings.register_profile("phf")  # a machine that others share may take any time for an example
+settings.load_profile("phf")
 
 
 @pytest.fixture(autouse=True)

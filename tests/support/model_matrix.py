@@ -31,7 +31,7 @@ from phfcli.core.rollouts.transformers_engine import TransformersEngine
 from phfcli.core.runs.layout import step_name
 from phfcli.core.settings import option_source, resolve, set_sources
 from phfcli.core.training.distributed import ALONE
-from phfcli.core.training.start import open_run, start_trainer
+from phfcli.core.training.start import opened_run, start_trainer
 from phfcli.core.types import Request, Sampling
 
 HEADING = """# Models
@@ -209,9 +209,9 @@ def _train(folder: Path, run: str, steps: int) -> None:
         option_source("--steps", "steps", steps),
         option_source("--output-dir", "output_dir", str(folder / run)),
     ]
-    trainer = start_trainer(open_run(sources, True, False, ALONE), ALONE, lambda _: None)
-    for step in trainer.train():
-        assert step["grad_norm"] > 0
+    with opened_run(sources, True, False, ALONE, lambda _: None) as start:
+        for step in start_trainer(start, ALONE, lambda _: None).train():
+            assert step["grad_norm"] > 0
 
 
 def _evaluation(folder: Path) -> None:

@@ -157,7 +157,7 @@ def test_only_shared_problems_count() -> None:
         paired_difference({"a": [1]}, {"b": [1]})
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=20), st.integers(0, 3))
 def test_the_difference_is_antisymmetric_and_blind_to_order(counts: list[tuple[int, int]], seed: int) -> None:
     a, b = (_run([[1.0] * pair[side] + [0.0] * (4 - pair[side]) for pair in counts]) for side in (0, 1))

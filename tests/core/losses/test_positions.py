@@ -37,7 +37,7 @@ def test_short_lengths_take_all(length: int) -> None:
     assert chosen(length, 128) == list(range(length))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(length=st.integers(0, 5000), budget=st.integers(2, 300))
 def test_even_spread(length: int, budget: int) -> None:
     got = chosen(length, budget)
@@ -65,7 +65,7 @@ def test_a_single_position_is_the_first_or_the_last() -> None:
         select_positions(torch.tensor([7]), 0, "last")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(lengths=st.lists(st.integers(0, 400), min_size=1, max_size=6), budget=st.integers(2, 130))
 def test_batch_equals_samples_one_by_one(lengths: list[int], budget: int) -> None:
     positions, valid = select_positions(torch.tensor(lengths), budget)

@@ -54,7 +54,7 @@ def test_pairs_by_hand(alignment: TokenAlignment) -> None:
     )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     pieces=st.lists(st.sampled_from(["<think>", "45", "12", "4", "é", "🙂", "\\boxed{", "\n", "th", " ", "7"])),
     done=st.booleans(),

@@ -38,7 +38,7 @@ def test_tokens_and_log_probabilities_are_the_same(
     torch.testing.assert_close(scored, all_scored, rtol=0, atol=1e-3)  # an entry on the very edge of a nucleus
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 1000), st.integers(1, 30), st.floats(0.05, 0.99))
 def test_what_is_left_is_what_sorting_leaves(seed: int, top_k: int, top_p: float) -> None:
     sampling = Sampling(1.0, top_p, top_k)

@@ -22,7 +22,7 @@ def draw(seed: int, tokens: int = 5, vocabulary: int = 7, scale: float = 2.0) ->
     return student, teacher
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32),
     kind=st.sampled_from(KINDS),
@@ -70,7 +70,7 @@ def test_a_clipped_entry_gives_no_gradient() -> None:
     torch.testing.assert_close(student.grad, open_grad)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32), scale=st.floats(0.01, 50))
 def test_jsd_is_symmetric_at_one_half_and_bounded(seed: int, scale: float) -> None:
     student, teacher = draw(seed, scale=scale)

@@ -26,7 +26,7 @@ def total(terms: FlowTerms) -> Tensor:
     return parts @ torch.linspace(0.3, 1.1, len(parts), dtype=parts.dtype)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**32),
     layers=st.integers(1, 3),
@@ -120,7 +120,7 @@ def test_samples_with_fewer_than_two_positions_are_not_counted() -> None:
     torch.testing.assert_close(terms, alone)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32), counts=st.lists(st.integers(2, 6), min_size=1, max_size=4))
 def test_padded_batch_equals_samples_one_by_one(seed: int, counts: list[int]) -> None:
     student, teacher, valid = random_states(seed, 3, counts, 8, 4)

@@ -35,7 +35,7 @@ def states_differ(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -
     return abs(float(pointwise_loss(*before, VALID).loss - pointwise_loss(*after, VALID).loss)) > 1e-6
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds)
 def test_offsets_change_nothing(seed: int) -> None:
     student, teacher, generator = draw(seed)
@@ -45,7 +45,7 @@ def test_offsets_change_nothing(seed: int) -> None:
     assert states_differ((student, teacher), moved)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds)
 def test_positive_rescaling_of_transitions_changes_nothing(seed: int) -> None:
     student, teacher, generator = draw(seed)
@@ -55,7 +55,7 @@ def test_positive_rescaling_of_transitions_changes_nothing(seed: int) -> None:
     assert states_differ((student, teacher), scaled)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds)
 def test_geometry_ignores_independent_orthogonal_maps(seed: int) -> None:
     student, teacher, generator = draw(seed)
@@ -68,7 +68,7 @@ def test_geometry_ignores_independent_orthogonal_maps(seed: int) -> None:
     assert states_differ((student, teacher), turned)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds)
 def test_all_terms_ignore_a_common_orthogonal_map(seed: int) -> None:
     student, teacher, generator = draw(seed)
@@ -79,7 +79,7 @@ def test_all_terms_ignore_a_common_orthogonal_map(seed: int) -> None:
     assert states_differ((student, teacher), (student @ R, teacher))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds)
 def test_negative_rescaling_does_change_the_flow(seed: int) -> None:
     student, teacher, _ = draw(seed)

@@ -45,7 +45,7 @@ def test_share_and_entropy_by_hand() -> None:
     assert float(entropy(torch.full((28,), 1 / 28))) == pytest.approx(math.log(28))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(energy=st.lists(st.floats(0, 1e300), min_size=1, max_size=40).filter(any))
 def test_share_sums_to_one_and_entropy_is_bounded(energy: list[float]) -> None:
     share = layer_energy_share(torch.tensor(energy, dtype=torch.float64))

@@ -19,7 +19,7 @@ def draw(seed: int, layers: int, counts: list[int], d: int) -> tuple[Tensor, Ten
     return student, teacher, torch.arange(4) < torch.tensor(counts)[:, None]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**32),
     layers=st.integers(1, 3),

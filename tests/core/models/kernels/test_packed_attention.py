@@ -52,7 +52,7 @@ def test_packed_equals_padded(student: LanguageModel, monkeypatch: pytest.Monkey
     student.network.to(dtype)
     assert can_pack(student)
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(any_batch.filter(lambda lengths: any(count for _, count in lengths)))
     def check(lengths: list[tuple[int, int]]) -> None:
         batch = batch_of([(prompt, max(1, count)) for prompt, count in lengths])
