@@ -80,7 +80,7 @@ class NextTokens:
         groups = keys.shape[1]
         grouped = query[0].transpose(0, 1).reshape(count, groups, heads // groups, size)
         out = scaled_dot_product_attention(grouped, keys, values, attn_mask=self.mask, scale=scaling)
-        return out.reshape(1, count, heads, size)
+        return out.reshape(1, count, heads, values.shape[-1])  # which may be of another size than keys
 
 
 def next_tokens(cache: KeyValueCache, lengths: Sequence[int], device: torch.device) -> NextTokens:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from phfcli.core.models.architecture.sizes import text_config
 from phfcli.core.models.passes import Sample
 
 _ACTIVATION_BYTES = 2**30  # on a CPU, where a larger micro-batch is no faster
@@ -40,6 +41,7 @@ def tokens_at_once(config: Any, itemsize: int, device: torch.device, sharded: bo
     """
     if device.type != "cpu" or sharded:
         return None
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    one = config.num_hidden_layers * (_WIDTHS * config.hidden_size + _INNER_WIDTHS * inner) * itemsize
+    text = text_config(config)
+    inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    one = text.num_hidden_layers * (_WIDTHS * text.hidden_size + _INNER_WIDTHS * inner) * itemsize
     return max(1, int(_ACTIVATION_BYTES // one))

@@ -1,15 +1,14 @@
 """Which samples are computed together."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from phfcli.core.models.passes import Sample
 from phfcli.core.training.micro_batches import micro_batches, tokens_at_once
 
 SAMPLES = [Sample([1] * prompt, None, [1] * count) for prompt, count in ((2, 3), (9, 9), (2, 2), (5, 5), (1, 1))]
-SIZES = SimpleNamespace(num_hidden_layers=30, hidden_size=576, intermediate_size=1536)
+SIZES = LlamaConfig(num_hidden_layers=30, hidden_size=576, intermediate_size=1536)
 
 
 def places(size: int, tokens: int | None) -> list[list[int]]:
