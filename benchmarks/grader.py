@@ -32,6 +32,7 @@ SAMPLE_S = 0.02
 ALONE = 3  # answers of the slowest family that are timed one by one
 BENIGN = 100  # ordinary pairs in one run through math-verify
 INTEGERS = 20_000
+PATIENT_S = 60.0  # for ordinary answers, of which none may run out of time on a busy machine
 
 
 @dataclass
@@ -144,7 +145,7 @@ def benign_pairs(count: int, first: int) -> list[Pair]:
 def throughput(pairs: int, runs: int) -> dict[str, float]:
     """Pairs per second, medians of the runs: integers, which need no worker; math-verify with 1 and with 2 workers."""
     rates: dict[str, list[float]] = {"integers": [], "workers_1": [], "workers_2": []}
-    with Grader(1) as one, Grader(2) as two:
+    with Grader(1, timeout_s=PATIENT_S) as one, Grader(2, timeout_s=PATIENT_S) as two:
         for grader in (one, two):
             grader.grade(benign_pairs(10, 10**6))  # starts the workers
         for run in range(runs):
@@ -161,8 +162,7 @@ def _rate(grader: Grader, pairs: list[Pair]) -> float:
     start = time.monotonic()
     grades = grader.grade(pairs)
     seconds = time.monotonic() - start
-    # a busy machine may let one of them run out of time
-    assert all(grade.status in (Status.correct, Status.timeout) for grade in grades), grades
+    assert all(grade.status is Status.correct for grade in grades), grades
     return len(pairs) / seconds
 
 

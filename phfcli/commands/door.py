@@ -38,9 +38,7 @@ def run_guarded(command: Callable[[], object]) -> int:
     try:
         code = command()
         sys.stdout.flush()
-    except typer.Abort:
-        code = _STOPPED
-    except KeyboardInterrupt:
+    except (typer.Abort, KeyboardInterrupt):
         code = _STOPPED
     except BrokenPipeError:
         return _leave_closed_stdout()

@@ -80,11 +80,10 @@ def _checkpoints(folder: Path, config: TrainConfig, full: bool) -> Iterator[Find
     if not found:
         yield Finding("checkpoints", "missing", "there is no complete checkpoint", "--resume starts from the beginning")
         return
-    description: ModelDescription | None = None
-    base = _try(f"base {config.model}", lambda: load_description(config.model), "make the base model reachable again")
-    yield base
-    if base.state == "ok":
-        description = load_description(config.model)
+    base: list[ModelDescription] = []  # none where it cannot be reached
+    advice = "make the base model reachable again"
+    yield _try(f"base {config.model}", lambda: base.append(load_description(config.model)), advice)
+    description = base[0] if base else None
     for _, path in found:
         advice = "--resume sets it aside and goes back to the one before"
         yield _try(f"checkpoints/{path.name}", partial(_check, path, description), advice)

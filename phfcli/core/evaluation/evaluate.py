@@ -129,9 +129,9 @@ class Evaluator:
         if not (plain / "settings.json").is_file():
             return plain
         before = read_form(plain / "settings.json", EvaluationSettingsForm)
-        now = self._settings(bench, sampling)
-        other = {key for key in ("sampling", "seed", "prompt") if key in before and before[key] != now[key]}
-        return plain.with_name(f"{name}+{_sampling_name(now)}") if other else plain
+        own = self._settings(bench, sampling)
+        other = {key for key in ("sampling", "seed", "prompt") if key in before and before[key] != own[key]}
+        return plain.with_name(f"{name}+{_sampling_name(own)}") if other else plain
 
     @property
     def _device(self) -> Any:

@@ -10,9 +10,7 @@ from typing import Any
 import torch
 
 from phfcli.core.models.description import locate, revision
-from phfcli.core.storage.files import (
-    folder_hash,
-)
+from phfcli.core.storage.files import folder_hash
 from phfcli.core.version import __version__
 
 

@@ -22,35 +22,37 @@ def writing_alone(path: Path, busy: str) -> Iterator[None]:
     Raises:
         UserError: `busy`, where another process holds it; and where the file system has no locks.
     """
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _NOT_SUPPORTED:
-                raise UserError(f"{path}: this file system has no locks; use a folder on another one") from None
-            raise UserError(busy) from None
+    with _lock(path, "a", fcntl.LOCK_EX) as fault:
+        if fault in _NOT_SUPPORTED:
+            raise UserError(f"{path}: this file system has no locks; use a folder on another one")
+        if fault:
+            raise UserError(busy)
         yield
 
 
 @contextmanager
 def kept(path: Path) -> Iterator[None]:
     """Keeps others from removing what belongs to the file at `path` while the context lasts; see `unused`."""
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in _NOT_SUPPORTED:
-                raise FileNotFoundError(errno.ENOENT, "it is being removed", str(path)) from None
+    with _lock(path, "rb", fcntl.LOCK_SH) as fault:
+        if fault and fault not in _NOT_SUPPORTED:
+            raise FileNotFoundError(errno.ENOENT, "it is being removed", str(path))
         yield
 
 
 @contextmanager
 def unused(path: Path) -> Iterator[bool]:
     """Whether nobody keeps the file at `path`; within the context nobody can begin to."""
-    with path.open("rb") as file:
+    with _lock(path, "rb", fcntl.LOCK_EX) as fault:
+        yield not fault or fault in _NOT_SUPPORTED
+
+
+@contextmanager
+def _lock(path: Path, mode: str, kind: int) -> Iterator[int | None]:
+    """Locks a file without waiting, while the context lasts; yields None, or the system's number for why it has not."""
+    with path.open(mode) as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            fault = None
         except OSError as error:
-            yield error.errno in _NOT_SUPPORTED
-            return
-        yield True
+            fault = error.errno
+        yield fault

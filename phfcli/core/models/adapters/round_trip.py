@@ -79,9 +79,7 @@ def _read_back(network: PeftModel, folder: Path) -> None:
 
 def _check_gradients(model: LanguageModel, tokens: Tensor) -> None:
     """With lora_B at zero the gradient of a module is zero only if nothing flows through it."""
-    with model.computing():
-        logits = model.causal(input_ids=tokens, use_cache=False).logits
-    loss = nn.functional.cross_entropy(logits[0, :-1].float(), tokens[0, 1:])
+    loss = nn.functional.cross_entropy(_logits(model, tokens)[0, :-1], tokens[0, 1:])
     sides = _sides(model.network, "lora_B", _OWN)
     # not .backward(): other parameters' gradients are none of this check's business
     gradients = torch.autograd.grad(loss, list(sides.values()), allow_unused=True)
