@@ -9,6 +9,10 @@ class UserError(Exception):
     """A mistake in the input: shown as one line that names the field or file and the fix; exit code 2."""
 
 
+class MissingFileError(UserError):
+    """A file that is to be read is not there."""
+
+
 class FaultError(Exception):
     """A fault outside the input and the program, such as a full disk: shown as one line; exit code 1."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from phfcli.core.config import TrainConfig
-from phfcli.core.errors import UserError
+from phfcli.core.errors import MissingFileError, UserError
 from phfcli.core.evaluation.saved_evaluations import load_evaluations
 from phfcli.core.models.adapters.files import check_adapter
 from phfcli.core.models.description import ModelDescription, load_description
@@ -102,6 +102,5 @@ def _try(part: str, look: Callable[[], object], advice: str) -> Finding:
     try:
         look()
     except UserError as error:
-        missing = "no such file" in str(error)
-        return Finding(part, "missing" if missing else "damaged", str(error), advice)
+        return Finding(part, "missing" if isinstance(error, MissingFileError) else "damaged", str(error), advice)
     return Finding(part, "ok")

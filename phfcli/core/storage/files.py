@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from phfcli.core.errors import DISK_FAULTS, UserError, first_line
+from phfcli.core.errors import DISK_FAULTS, MissingFileError, UserError, first_line
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise MissingFileError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:  # no text, no JSON, a huge number, endless nesting
         raise UserError(f"{path}: not readable as JSON: {first_line(error)}") from None
 

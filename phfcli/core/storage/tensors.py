@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from phfcli.core.errors import UserError, first_line
+from phfcli.core.errors import MissingFileError, UserError, first_line
 from phfcli.core.storage.files import replacing
 
 _SEAL, _UNSEALED = "sha256", "0" * 64
@@ -86,6 +86,6 @@ def _telling(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise MissingFileError(f"{path}: no such file") from None
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: damaged or incomplete: {first_line(error)}") from None
