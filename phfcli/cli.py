@@ -13,6 +13,7 @@ from phfcli.commands.door import run_guarded
 from phfcli.commands.eval import evaluate
 from phfcli.commands.export import export
 from phfcli.commands.report import report
+from phfcli.commands.study import study
 from phfcli.commands.train import train
 from phfcli.commands.verify import verify
 
@@ -31,6 +32,7 @@ app.command("compare")(compare)
 app.command("report")(report)
 app.command("export")(export)
 app.command("verify")(verify)
+app.command("study")(study)
 app.add_typer(bridge_app, name="bridge")
 
 

@@ -29,14 +29,14 @@ def evaluate(
         typer.Argument(metavar="TARGET", help="A run, checkpoint, adapter, model folder or hub id."),
     ] = None,
     bench: Annotated[
-        str,
+        str | None,
         Setting("bench", names_of),
         typer.Option(
             metavar="NAME|FILE[,...]",
-            help="Benchmarks or suites ('list' shows them), or files.",
+            help="Benchmarks or suites ('list' shows them), or files (embedded).",
             rich_help_panel=EVALUATION,
         ),
-    ] = "embedded",
+    ] = None,
     n: Annotated[
         int | None, Setting("n"), typer.Option("--n", help="Samples per problem (12).", rich_help_panel=EVALUATION)
     ] = None,

@@ -38,6 +38,7 @@ def settings_given(command: Callable[..., Any], typed: Mapping[str, Any]) -> "li
     sources = [*file_sources(typed.get("config") or []), *set_sources(typed.get("set_") or [])]
     for name, hint in get_type_hints(command, include_extras=True).items():
         setting = next((part for part in getattr(hint, "__metadata__", ()) if isinstance(part, Setting)), None)
+        # an option that was not typed is None: a default of its own would win over --config without a word
         if setting is not None and typed[name] is not None:
             sources.append(option_source(_label(name, hint), setting.key, setting.read(typed[name])))
     return sources

@@ -3,13 +3,27 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from inspect import signature
+from typing import Any, get_type_hints
 
 import pytest
 
 from phfcli import __version__
+from phfcli.commands.eval import evaluate
+from phfcli.commands.options import Setting
+from phfcli.commands.train import train
 
-COMMANDS = (["train"], ["eval"], ["diagnose"], ["compare"], ["report"], ["export"], ["verify"], ["bridge", "fit"])
+COMMANDS = (
+    ["train"],
+    ["eval"],
+    ["diagnose"],
+    ["compare"],
+    ["report"],
+    ["export"],
+    ["verify"],
+    ["study"],
+    ["bridge", "fit"],
+)
 
 
 @pytest.mark.parametrize("args", [["--help"], *([*c, "--help"] for c in COMMANDS)])
@@ -26,6 +40,17 @@ def test_help_has_examples_and_loads_neither_torch_nor_transformers(args: list[s
     if len(args) > 1:
         examples = done.stdout.partition("Examples:")[2].splitlines()
         assert examples[1].strip().startswith(f"phf {' '.join(args[:-1])} ")
+
+
+@pytest.mark.parametrize("command", [train, evaluate], ids=["train", "eval"])
+def test_what_was_not_typed_leaves_the_settings_alone(command: Callable[..., Any]) -> None:
+    """An option with a value of its own would win over a --config file without a word."""
+    hints = get_type_hints(command, include_extras=True)
+    settings = [
+        name for name, hint in hints.items() if any(isinstance(m, Setting) for m in getattr(hint, "__metadata__", ()))
+    ]
+    assert settings
+    assert {signature(command).parameters[name].default for name in settings} == {None}
 
 
 def test_the_module_is_the_command() -> None:

@@ -1,0 +1,113 @@
+"""What a study shows: what is at work, what is left and how long it takes."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phfcli.commands.output import print_json, result_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from phfcli.core.studies.estimate import Estimate
+    from phfcli.core.studies.plan import Study, StudyRun
+    from phfcli.core.studies.schedule import Schedule
+
+_LOOK_EVERY_S = 5.0
+
+
+def show_estimate(study: "Study", left: "Estimate", json_: bool) -> None:
+    """What a study still takes."""
+    if json_:
+        print_json({"runs": left.runs, "steps": left.steps, "evaluations": left.samplings, "job_hours": left.hours})
+        return
+    out = result_console()
+    models = ", ".join(study.models)
+    out.print(f"study      {study.title}", markup=False, soft_wrap=True)
+    out.print(f"of         {models}: {len(study.systems)} systems, {len(study.benches)} benchmarks", markup=False)
+    out.print(
+        f"left       {left.runs} runs, {left.steps:,} steps, {left.samplings} checkpoints to evaluate", markup=False
+    )
+    out.print(f"time       {_hours(left)}", markup=False, soft_wrap=True)
+
+
+def _hours(left: "Estimate") -> str:
+    if not left.runs:
+        return "nothing is left"
+    if left.hours is None:
+        return "not known before a step has been measured: start the study, and ask again"
+    return f"{left.hours:.1f} hours of one job; runs that were not measured are taken to cost what the others do"
+
+
+def run_watched(
+    study: "Study", file: Path, jobs: int | None, log: "Console", only: Set[str], seeds: int | None
+) -> list[str]:
+    """Runs the study with a live table; returns the logs of the runs that failed."""
+    from rich.live import Live
+
+    from phfcli.core.storage.locks import writing_alone
+    from phfcli.core.studies.plan import BASE
+    from phfcli.core.studies.report import write_report
+    from phfcli.core.studies.schedule import Schedule, log_of, slots_for
+
+    folder = Path(study.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def wanted(run: "StudyRun") -> bool:
+        return run.system == BASE or ((not only or run.system in only) and (seeds is None or run.seed < seeds))
+
+    def tell(run: "StudyRun") -> None:
+        write_report(study, file)
+        state = "failed" if run in schedule.failed else "finished"
+        log.print(f"{run.name} {state}", markup=False, soft_wrap=True)
+
+    schedule = Schedule(study, slots_for(study, jobs), tell)
+    with (
+        writing_alone(folder / "lock", f"{folder}: another study is at work there; wait for it or stop it"),
+        Live(console=log, auto_refresh=False, transient=True) as live,
+        _repeating(lambda: live.update(_table(schedule), refresh=log.is_terminal)),
+    ):
+        schedule.run(wanted)
+    return [str(log_of(run)) for run in schedule.failed]
+
+
+@contextmanager
+def _repeating(function: Callable[[], None]) -> Iterator[None]:
+    """Calls a function every few seconds while the context lasts."""
+    end = threading.Event()
+
+    def loop() -> None:
+        while not end.wait(_LOOK_EVERY_S):
+            function()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+def _table(schedule: "Schedule") -> "Table":
+    """A row for each run at work; the title tells what is left."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from phfcli.core.studies.estimate import estimate, steps_done
+
+    left = estimate(schedule.study)
+    hours = "" if left.hours is None else f", {left.hours / schedule.jobs:.1f} hours"
+    table = Table(title=f"{left.runs} runs left{hours}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("at work", "step", "for"):
+        table.add_column(column, justify="left" if column == "at work" else "right")
+    for run, since in list(schedule.at_work.values()):
+        lasted = timedelta(seconds=round(time.monotonic() - since))
+        table.add_row(escape(run.name), f"{steps_done(run)} of {run.evaluated[-1]}", str(lasted))
+    return table

@@ -1,0 +1,96 @@
+"""The pictures of a study: scores over training, differences with their intervals, energy over depth."""
+
+from collections.abc import Sequence
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from phfcli.core.evaluation.average import standard_error
+from phfcli.core.reporting.figures import Panel
+from phfcli.core.reporting.flow_charts import BLUE, GREY, INK, MARKERS, ORANGE, SERIES, name_axes, title
+from phfcli.core.studies.plan import BASE, Study
+from phfcli.core.studies.results import Results, Row
+
+
+def panels(study: Study, results: Results) -> list[Panel]:
+    """What is drawn: for each model its first benchmark over training, the differences on each, and the energy."""
+    drawn: list[Panel] = []
+    for model in study.models:
+        for bench in results.benches(model):
+            rows = results.of(model, bench)
+            if bench == results.benches(model)[0]:
+                drawn.append(partial(_dynamics, rows=rows, named=len(study.models) > 1))
+            drawn.append(partial(_differences, rows=rows, to=study.systems[study.baseline].title))
+        energies = (
+            [row for row in results.of(model, results.benches(model)[0]) if _energy(row)]
+            if results.benches(model)
+            else []
+        )
+        if energies:
+            drawn.append(partial(_energy_over_depth, rows=energies))
+    return drawn
+
+
+def _dynamics(axes: Axes, rows: Sequence[Row], named: bool) -> None:
+    base = next((row for row in rows if row.system == BASE), None)
+    for place, row in enumerate(row for row in rows if row.system != BASE):
+        averages = ({0: base.final} if base else {}) | row.averages
+        means = [100 * fmean(values) for values in averages.values()]
+        errors = [100 * (standard_error(np.array(values)) or 0) for values in averages.values()]
+        axes.errorbar(
+            list(averages),
+            means,
+            errors,
+            label=f"{row.title} ({len(row.final)})",
+            color=SERIES[place % len(SERIES)],
+            marker=MARKERS[place % len(MARKERS)],
+            linestyle="-" if place < len(SERIES) else "--",
+            markersize=4,
+            capsize=2,
+        )
+    if base is not None:
+        axes.axhline(100 * base.final[0], color=GREY, linestyle=":", label="base model")
+    name_axes(axes, "training step", "Average, % ± standard error over seeds")
+    axes.legend(frameon=False, fontsize=7, ncols=2, title="system (seeds)", title_fontsize=7)
+    title(axes, f"{rows[0].bench} over training" + (f", {rows[0].model}" if named else ""))
+
+
+def _differences(axes: Axes, rows: Sequence[Row], to: str) -> None:
+    """Over seeds where there are several (blue), else over problems (orange)."""
+    shown = [row for row in rows if row.difference is not None]
+    for place, row in enumerate(shown):
+        assert row.difference is not None
+        seeds, problems = row.difference.over_seeds, row.difference.over_problems
+        known = seeds.low is not None
+        low, high, colour = (seeds.low, seeds.high, BLUE) if known else (problems.low, problems.high, ORANGE)
+        value = 100 * seeds.difference
+        if low is not None and high is not None:
+            axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=2)
+        axes.plot([value], [place], color=colour, marker="o" if known else "s")
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.set_yticks(range(len(shown)), [row.title for row in shown])
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    name_axes(axes, "points, 95%: circles over seeds, squares over problems", "")
+    title(axes, f"{rows[0].bench}: minus {to}")
+
+
+def _energy_over_depth(axes: Axes, rows: Sequence[Row]) -> None:
+    for place, row in enumerate(rows):
+        energy = _energy(row)
+        assert energy is not None
+        percents = [100 * share for share in energy["share"]]
+        colour = SERIES[place % len(SERIES)]
+        axes.plot(energy["layers"], percents, color=colour, marker=MARKERS[place % len(MARKERS)], markersize=3)
+        axes.lines[-1].set_label(f"{row.title}, {energy['entropy']:.2f} nats")
+        axes.axhline(100 / len(percents), color=GREY, linestyle=":")
+    axes.set_ylim(bottom=0)
+    name_axes(axes, "decoder block", "share of the flow's energy, %")
+    axes.legend(frameon=False, fontsize=7)
+    title(axes, "energy over depth at the end; dotted: uniform")
+
+
+def _energy(row: Row) -> dict[str, Any] | None:
+    return next((record["energy"] for record in row.records if record.get("energy")), None)

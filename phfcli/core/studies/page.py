@@ -1,0 +1,202 @@
+"""The page of a study as Markdown: what was asked, what was found, what it cannot show; where each figure is from."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from phfcli.core.analysis.diagnose import PAPER
+from phfcli.core.studies.plan import BASE, Study, runs_of
+from phfcli.core.studies.rates import searched
+from phfcli.core.studies.results import Results, Row
+
+_LEVEL = 0.05
+_WANTED_HALF_WIDTH = 0.03  # of an interval that one would like to have
+
+
+def page(study: Study, results: Results, file: Path, path: Path) -> str:
+    """The page of what has been run so far.
+
+    Args:
+        file: of the study.
+        path: of the page; the picture and the JSON stand beside it.
+    """
+    parts = [
+        [f"# {study.title}"],
+        [f"Made by `phf study {file}` from the records in `{study.records}`; not to be edited."],
+        *([[_incomplete(results)]] if results.finished < results.wanted else []),
+        [f"**Question.** {study.question.strip()}"],
+        _findings(study, results),
+        [f"![Scores during training, differences to the baseline, energy over depth]({path.with_suffix('.png').name})"],
+        *(
+            table
+            for model in study.models
+            for bench in results.benches(model)
+            for table in _tables(study, results, model, bench)
+        ),
+        *_rates(study),
+        *_energies(results),
+        *_sources(study, path),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def _incomplete(results: Results) -> str:
+    return f"**Not complete: {results.finished} of {results.wanted} runs are finished.** What stands here is of those."
+
+
+def _findings(study: Study, results: Results) -> list[str]:
+    """Three sentences: what is shown, what is a null, what this cannot show."""
+    shown, null, single = [], [], []
+    for row in results.rows:
+        if row.difference is None or row.system == BASE:
+            continue
+        name, over = f"{row.title} on {row.bench} ({row.model})", row.difference.over_seeds
+        if row.difference.corrected is None:
+            single.append(name)
+        elif row.difference.corrected <= _LEVEL:
+            shown.append(f"{name} by {100 * over.difference:+.1f} points")
+        else:
+            null.append(name)
+    to = study.systems[study.baseline].title
+    lines = [
+        f"- **Shown** (p at most {_LEVEL:g} after Holm's correction, seeds as the unit), against {to}: "
+        f"{'; '.join(shown) or 'nothing'}.",
+        f"- **Null**, not told apart from {to}: {'; '.join(null) or 'nothing'}.",
+        f"- **What this cannot show**: {study.limits.strip()}",
+    ]
+    if single:
+        lines.append(f"- **One seed only**, so no statement about the method: {'; '.join(single)}.")
+    return [*lines, *_wanted_seeds(results)]
+
+
+def _wanted_seeds(results: Results) -> Iterator[str]:
+    """How many seeds it would take where an interval is wider than one would like."""
+    for row in results.rows:
+        over = row.difference.over_seeds if row.difference and row.system != BASE else None
+        if over is None or over.low is None or over.high is None:
+            continue
+        half = (over.high - over.low) / 2
+        if half > _WANTED_HALF_WIDTH:
+            yield (
+                f"- The interval of {row.title} on {row.bench} ({row.model}) is ± {100 * half:.1f} points; "
+                f"± {100 * _WANTED_HALF_WIDTH:g} would take {over.seeds_for(_WANTED_HALF_WIDTH)} seeds that spread as "
+                "these do."
+            )
+
+
+def _tables(study: Study, results: Results, model: str, bench: str) -> Iterator[list[str]]:
+    rows = results.of(model, bench)
+    n, problems = rows[0].mean("n") or 0, rows[0].mean("problems") or 0
+    yield [f"## {model}: {bench}, Average@{n:.0f} of {problems:.0f} problems"]
+    to = study.systems[study.baseline].title
+    heads = ["system", "seeds", "Average, %", f"minus {to}", "95% over seeds", "p (Holm)", "95% over problems, seed 0"]
+    heads += ["pass@k, %", "answers a problem", "tokens"]
+    yield _markdown(heads, [_cells(row) for row in rows])
+    if bench == results.benches(model)[0]:
+        costs = [_cost_cells(row) for row in rows if row.system != BASE]
+        yield _markdown(["system", "rate", "s a step", "of it rollouts", "peak MiB"], costs)
+
+
+def _cells(row: Row) -> list[str]:
+    error, over = row.error()
+    average = f"{100 * sum(row.final) / len(row.final):.1f}" + (f" ± {100 * error:.1f}" if error is not None else "")
+    passes = row.pass_at()
+    cells = [row.title, str(len(row.final)), f"{average} ({over})", *_difference_cells(row)]
+    return [
+        *cells,
+        f"{100 * passes[1]:.1f} (k = {passes[0]})" if passes else "",
+        _number(row.mean("distinct_answers"), ".2f"),
+        _number(row.mean("mean_tokens"), ".0f"),
+    ]
+
+
+def _difference_cells(row: Row) -> list[str]:
+    if row.difference is None:
+        return ["", "", "", ""]
+    over, problems = row.difference.over_seeds, row.difference.over_problems
+    corrected = row.difference.corrected
+    return [
+        f"{100 * over.difference:+.1f}",
+        _interval(over.low, over.high),
+        "" if corrected is None else f"{corrected:.3f}",
+        _interval(problems.low, problems.high),
+    ]
+
+
+def _cost_cells(row: Row) -> list[str]:
+    seconds = min(record["seconds_per_step"] for record in row.records)  # what else is at work only slows a run down
+    rollouts = min(record["rollout_seconds_per_step"] for record in row.records)
+    rates = ", ".join(f"{rate:g}" for rate in sorted({record["rate"] for record in row.records}))
+    peak = max(record["peak_memory_bytes"] for record in row.records) / 2**20
+    return [row.title, rates, f"{seconds:.2f}", f"{rollouts:.2f}", f"{peak:,.0f}"]
+
+
+def _rates(study: Study) -> Iterator[list[str]]:
+    runs = searched(study)
+    if not runs or study.search is None:
+        return
+    yield ["## The search of the rates"]
+    yield [
+        f"{study.search.steps} steps of the first system of each family, Average@{study.search.n} on "
+        f"`{study.search.bench}`; the best one is taken."
+    ]
+    rows = [
+        [
+            run.model,
+            study.systems[run.system].family or "",
+            study.systems[run.system].title,
+            f"{run.rate:g}",
+            "missing" if score is None else f"{100 * score:.1f}",
+        ]
+        for run, score in runs
+    ]
+    yield _markdown(["model", "family", "system", "rate", "Average, %"], rows)
+
+
+def _energies(results: Results) -> Iterator[list[str]]:
+    """The flow's energy over depth, beside what the paper reports."""
+    first = {(row.model, row.system): row for row in reversed(results.rows)}
+    found = [row for row in first.values() if any(record.get("energy") for record in row.records)]
+    if not found:
+        return
+    rows = []
+    for row in sorted(found, key=lambda row: results.rows.index(row)):
+        energy = next(record["energy"] for record in row.records if record.get("energy"))
+        layers, share = len(energy["layers"]), energy["largest"]["share"]
+        place = f"{energy['largest']['layer']} of {layers}"
+        rows.append([f"{row.title} ({row.model})", place, f"{100 * share:.1f}", f"{energy['entropy']:.2f}"])
+    rows += [
+        [f"the paper's PHF ({name})", f"? of {layers}", f"{100 * share:.1f}", f"{entropy:.2f}"]
+        for name, layers, share, entropy in PAPER
+    ]
+    yield ["## Where the flow's energy lies, at the end"]
+    yield _markdown(["run (first seed)", "largest layer", "its share, %", "entropy, nats"], rows)
+
+
+def _sources(study: Study, path: Path) -> Iterator[list[str]]:
+    yield ["## Where each figure is from"]
+    yield [
+        "One record a run, with its settings, scores by problem, metrics by step and versions. Intervals over seeds: "
+        "Student's t on the differences paired by seed (same first adapter, same order of problems): would another "
+        "training differ? Intervals over problems: the two checkpoints of seed 0 on problems drawn anew."
+    ]
+    rows = []
+    for run in runs_of(study):
+        state = (
+            f"[`{run.name}.json`]({os.path.relpath(run.record, path.parent)})" if run.record.is_file() else "missing"
+        )
+        rows.append([run.name, state])
+    yield _markdown(["run", "record"], rows)
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    return [*lines, *(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)]
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{100 * low:+.1f} to {100 * high:+.1f}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

@@ -1,0 +1,218 @@
+"""What a study trains and evaluates: the form of its file, and the runs that follow from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from phfcli.core.config import EvalConfig, Positive, Section
+from phfcli.core.errors import UserError, nearest
+from phfcli.core.runs.layout import step_name
+from phfcli.core.settings import Source, file_sources, read_yaml, resolve, resolve_train
+
+BASE = "base"  # the model itself, without training
+Tree = dict[str, Any]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # a part of a folder's name
+
+
+class System(Section):
+    """A row of the tables: what is trained."""
+
+    title: str
+    config: tuple[str, ...] = ()  # recipes or YAML files, over those of the study
+    set: Tree = Field(default={})  # settings of `phf train`
+    family: Name | None = None  # whose rates are searched; None keeps the rate of its recipe
+    seeds: PositiveInt | None = None  # None is the study's
+
+
+class Search(Section):
+    """How the rate of each family is chosen: by short runs of its first system, on problems of their own."""
+
+    rates: Annotated[dict[Name, tuple[Positive, ...]], Field(min_length=1)]  # by family
+    steps: PositiveInt
+    bench: str
+    n: PositiveInt = 2
+
+
+class Study(Section):
+    """A study's file."""
+
+    title: str
+    question: str  # what it asks, in a sentence or two
+    limits: str  # what its numbers cannot show
+    folder: str  # of the runs
+    records: str  # the folder of the records, which are kept with the code
+    page: Annotated[str, Field(pattern=r"\.md$")]  # the Markdown file; beside it go a .json and a .png of its name
+    models: Annotated[dict[Name, Tree], Field(min_length=1)]  # by name, settings of `phf train`: model, dtype, ...
+    config: tuple[str, ...] = ()  # recipes or YAML files of every training run
+    set: Tree = Field(default={})  # settings of every training run
+    benches: Annotated[tuple[str, ...], Field(min_length=1)]
+    eval: Tree = Field(default={})  # settings of `phf eval`
+    evaluated: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]  # steps; training ends at the last
+    baseline: Name
+    seeds: PositiveInt
+    processes: PositiveInt = 1  # of one training run
+    search: Search | None = None
+    systems: Annotated[dict[Name, System], Field(min_length=1)]
+
+    @field_validator("evaluated")
+    @classmethod
+    def _are_checkpoints(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        if list(steps) != sorted(set(steps)) or any(step % steps[0] for step in steps):
+            raise ValueError("must be rising multiples of the first, which is the distance of checkpoints")
+        return steps
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> "Study":
+        if self.baseline not in self.systems:
+            raise ValueError(
+                f"baseline: {self.baseline!r} is none of its systems; {nearest(self.baseline, self.systems)}"
+            )
+        if BASE in self.systems:
+            raise ValueError(f"systems: {BASE!r} is the name of the model itself; use another one")
+        known = self.search.rates if self.search else {}
+        for name, system in self.systems.items():
+            if system.family is not None and system.family not in known:
+                raise ValueError(f"systems.{name}.family: search.rates has no {system.family!r}")
+        return self
+
+    @property
+    def steps(self) -> int:
+        return self.evaluated[-1]
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One model trained by one system under one seed; the system `base` is the model itself.
+
+    Attributes:
+        rate: the learning rate that the search gave or tries; None is the recipe's.
+        searching: whether it is a short run of the search.
+    """
+
+    study: Study
+    model: str
+    system: str
+    seed: int = 0
+    rate: float | None = None
+    searching: bool = False
+
+    @property
+    def name(self) -> str:
+        rate = f"-lr{self.rate:g}" if self.searching else ""
+        return f"{self.model}/{'search-' if self.searching else ''}{self.system}{rate}-seed{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.study.folder) / self.name
+
+    @property
+    def record(self) -> Path:
+        return Path(self.study.records) / f"{self.name}.json"
+
+    @property
+    def trains(self) -> bool:
+        return self.system != BASE
+
+    @property
+    def evaluated(self) -> tuple[int, ...]:
+        """The steps after which it is evaluated; 0 is the model itself."""
+        if not self.trains:
+            return (0,)
+        return (self._search.steps,) if self.searching else self.study.evaluated
+
+    @property
+    def benches(self) -> tuple[str, ...]:
+        return (self._search.bench,) if self.searching else self.study.benches
+
+    def training(self) -> Tree:
+        """The settings of `phf train`, as its file has them."""
+        study, system = self.study, self.study.systems[self.system]
+        sources = [*file_sources([*study.config, *system.config])]
+        sources += [Source("models", study.models[self.model]), Source("set", study.set), Source("set", system.set)]
+        own: Tree = {"seed": self.seed, "steps": self.evaluated[-1], "checkpoint_every": self.evaluated[0]}
+        tree: Tree = {}
+        for source in [*sources, Source("run", own | ({"optim": {"lr": self.rate}} if self.rate else {}))]:
+            tree = merged(tree, source.tree)
+        return tree
+
+    def evaluation(self) -> Tree:
+        """The settings of `phf eval`, but for the model."""
+        model = self.study.models[self.model]
+        shared: Tree = {key: model[key] for key in ("dtype", "device", "attention", "vllm", "http") if key in model}
+        tree = merged(shared, self.study.eval) | {"bench": list(self.benches), "seed": self.seed}
+        return tree | ({"n": self._search.n} if self.searching else {})
+
+    def target(self, step: int) -> str:
+        """What `phf eval` is given for a step."""
+        if not self.trains:
+            return str(self.study.models[self.model].get("model", "embedded"))
+        return str(self.folder / "checkpoints" / step_name(step))
+
+    @property
+    def _search(self) -> Search:
+        assert self.study.search is not None
+        return self.study.search
+
+
+def load_study(path: Path) -> Study:
+    """Reads a study and checks the settings of every run.
+
+    Raises:
+        UserError: one line that names the file and the key, for a file that is no study or a setting that is none.
+    """
+    study = resolve(Study, [Source(str(path), read_yaml(path))])
+    for run in [*search_runs(study), *runs_of(study)]:
+        check_run(run, path)
+    return study
+
+
+def check_run(run: StudyRun, path: Path) -> None:
+    """Raises UserError, naming the study's file, for settings that `phf train` or `phf eval` would refuse."""
+    try:
+        if run.trains:
+            resolve_train([Source(f"{path}: systems.{run.system}", run.training())])
+        resolve(EvalConfig, [Source(f"{path}: eval", run.evaluation())])
+    except UserError as error:
+        raise error if str(path) in str(error) else UserError(f"{path}: systems.{run.system}: {error}") from None
+
+
+def runs_of(study: Study) -> list[StudyRun]:
+    """The runs of the tables, one seed of every system after the other, so that a stopped study has whole seeds."""
+    seeds = {name: system.seeds or study.seeds for name, system in study.systems.items()}
+    runs = [StudyRun(study, model, BASE) for model in study.models]
+    for seed in range(max(seeds.values())):
+        runs += [StudyRun(study, model, name, seed) for model in study.models for name in seeds if seed < seeds[name]]
+    return runs
+
+
+def search_runs(study: Study) -> list[StudyRun]:
+    """The short runs that choose each family's rate: of its first system, with the first seed."""
+    if study.search is None:
+        return []
+    return [
+        StudyRun(study, model, first_of(study, family), 0, rate, searching=True)
+        for model in study.models
+        for family, rates in study.search.rates.items()
+        for rate in rates
+        if len(rates) > 1
+    ]
+
+
+def first_of(study: Study, family: str) -> str:
+    """The system that stands for a family in the search. Raises UserError for a family without one."""
+    found = next((name for name, system in study.systems.items() if system.family == family), None)
+    if found is None:
+        raise UserError(f"search.rates.{family}: none of the systems is of this family")
+    return found
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
+    """One tree of settings over another."""
+    tree = dict(below)
+    for key, value in above.items():
+        inner = tree.get(key)
+        tree[key] = merged(inner, value) if isinstance(value, Mapping) and isinstance(inner, Mapping) else value
+    return tree

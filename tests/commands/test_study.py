@@ -1,0 +1,131 @@
+"""phf study: a small study as a user runs it, stopped and given again; mistakes in its file."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from phfcli.core.config import TrainConfig
+from phfcli.core.settings import Source, resolve_train
+from phfcli.core.studies.plan import load_study, runs_of
+
+STUDIES = Path(__file__).parents[2] / "studies"
+SMALL: dict[str, Any] = {
+    "title": "small",
+    "question": "Does it run?",
+    "limits": "Anything.",
+    "folder": "runs",
+    "records": "docs/records",
+    "page": "docs/page.md",
+    "models": {"embedded": {"model": "embedded"}},
+    "set": {"batch_size": 4, "rollout": {"max_new_tokens": 32}},
+    "benches": ["embedded-dev"],
+    "eval": {"n": 1, "limit": 8, "engine": "transformers", "max_new_tokens": 32},
+    "evaluated": [2],
+    "baseline": "opsd",
+    "seeds": 1,
+    "systems": {"opsd": {"title": "OPSD", "set": {"objective": "opsd"}}},
+}
+
+
+def write(tmp_path: Path, **changes: Any) -> Path:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(SMALL | changes))
+    return file
+
+
+@pytest.mark.parametrize("file", sorted(STUDIES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_shipped_studies_are_equal_in_rollouts(file: Path) -> None:
+    """Each system of a study has the same number of rollouts; other files there are settings of a command."""
+    tree = yaml.safe_load(file.read_text())
+    if "systems" not in tree:
+        assert "model" in tree or "bench" in tree
+        return
+    runs = [run for run in runs_of(load_study(file)) if run.trains]
+    configs = [resolve_train([Source(run.name, run.training())]) for run in runs]
+    assert len({_rollouts(config) for config in configs}) == 1
+
+
+def _rollouts(config: TrainConfig) -> int:
+    return config.batch_size * (config.grpo.group_size if config.objective in ("grpo", "oisd") else 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"systems": {"opsd": {"title": "O", "set": {"objectiv": "opsd"}}}}, "systems.opsd: objectiv: unknown key"),
+        (
+            {"systems": {"opsd": {"title": "O", "set": {"optim": {"lr": -1}}}}},
+            "systems.opsd: optim.lr: must be greater",
+        ),
+        ({"eval": {"nn": 1}}, "eval: nn: unknown key"),
+        ({"baseline": "phf"}, "baseline: 'phf' is none of its systems"),
+        ({"evaluated": [2, 3]}, "evaluated: must be rising multiples of the first"),
+        ({"systems": {"../up": {"title": "O"}}}, "systems"),
+        ({"page": "docs/page.html"}, "page"),
+        ({"systems": {"opsd": {"title": "O", "family": "f"}}}, "search.rates has no 'f'"),
+        ({"search": {"rates": {"f": [1e-3, 1e-4]}, "steps": 1, "bench": "embedded"}}, "search.rates.f: none of the"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line(
+    phf: Callable[..., Any], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    done = phf("study", write(tmp_path, **changes), "--dry-run")
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_an_unknown_system_is_one_line(phf: Callable[..., Any], tmp_path: Path) -> None:
+    done = phf("study", write(tmp_path), "--only", "opds")
+    assert done.code == 2
+    assert "--only: the study has no system 'opds'; did you mean 'opsd'?" in done.err
+
+
+def test_the_dry_run_counts_what_is_left(phf: Callable[..., Any], tmp_path: Path) -> None:
+    left = phf("study", write(tmp_path), "--dry-run", "--json").json
+    assert left == {"runs": 2, "steps": 2, "evaluations": 2, "job_hours": None}
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_study_that_was_killed_goes_on(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    command = [sys.executable, "-m", "phfcli", "study", str(file), "--jobs", "1"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    killed = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    record = tmp_path / "docs/records/embedded/base-seed0.json"
+    deadline = time.monotonic() + 300
+    while not record.is_file() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    first = record.stat().st_mtime_ns
+    time.sleep(5)  # what it had started sees that its parent has gone
+    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "embedded/opsd-seed0 finished" in again.stderr
+    assert record.stat().st_mtime_ns == first  # not made again
+    figures = json.loads((tmp_path / "docs/page.json").read_text())
+    assert (figures["finished"], figures["wanted"]) == (2, 2)
+    evaluation = json.loads((tmp_path / "docs/records/embedded/opsd-seed0.json").read_text())["evaluations"]
+    assert list(evaluation) == ["2"]
+    assert list(evaluation["2"]) == ["embedded-dev"]
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_named_and_the_others_are_made(phf: Callable[..., Any], tmp_path: Path) -> None:
+    bad = {"title": "bad", "set": {"objective": "opsd", "data": str(tmp_path / "missing.jsonl")}}
+    done = phf("study", write(tmp_path, systems=SMALL["systems"] | {"bad": bad}), "--jobs", "1")
+    assert done.code == 1
+    assert "failed     see runs/embedded/bad-seed0.log" in done.out
+    assert "missing.jsonl" in (tmp_path / "runs/embedded/bad-seed0.log").read_text()
+    assert "**Not complete: 2 of 3 runs are finished.**" in (tmp_path / "docs/page.md").read_text()
