@@ -20,7 +20,7 @@ import yaml
 from phfcli.core.errors import UserError
 from phfcli.core.settings import Tree
 from phfcli.core.storage.files import as_json, write_text
-from phfcli.core.studies.plan import Study, StudyRun, search_runs
+from phfcli.core.studies.plan import Study, StudyRun, runs_of, search_runs
 from phfcli.core.studies.rates import known_runs
 from phfcli.core.studies.record import finished, write_record
 
@@ -54,9 +54,12 @@ class Schedule:
         self._one = threading.Lock()  # at a time tells of its end
 
     def run(self, only: Callable[[StudyRun], bool]) -> None:
-        """Searches the rates, then makes the runs of the tables. A failed run leaves the others alone."""
+        """Searches the rates that the wanted runs need, then makes these. A failed run leaves the others alone."""
         with _stopping_by_sigterm():
-            self._all(search_runs(self.study))
+            families = {
+                self.study.systems[run.system].family for run in runs_of(self.study) if run.trains and only(run)
+            }
+            self._all([run for run in search_runs(self.study) if self.study.systems[run.system].family in families])
             self._all([run for run in known_runs(self.study) if only(run)])
 
     def _all(self, runs: Sequence[StudyRun]) -> None:
