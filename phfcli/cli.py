@@ -9,6 +9,7 @@ from phfcli import __version__
 from phfcli.commands.bridge import bridge_app
 from phfcli.commands.compare import compare
 from phfcli.commands.diagnose import diagnose
+from phfcli.commands.doctor import doctor
 from phfcli.commands.door import run_guarded
 from phfcli.commands.eval import evaluate
 from phfcli.commands.export import export
@@ -33,6 +34,7 @@ app.command("report")(report)
 app.command("export")(export)
 app.command("verify")(verify)
 app.command("study")(study)
+app.command("doctor")(doctor)
 app.add_typer(bridge_app, name="bridge")
 
 

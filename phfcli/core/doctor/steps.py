@@ -1,0 +1,138 @@
+"""Real steps of the embedded model: their values against stored ones, kill and resume, several processes, vLLM."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from phfcli.core.doctor.finding import Finding, failed, ok, warning
+from phfcli.core.doctor.program import json_of, metrics_of, run_phf
+from phfcli.core.storage.files import file_hash
+
+REFERENCE = Path(__file__).with_name("reference.json")
+STEPS = 2
+_KILLED_AT = 5
+_SAMPLING_GAP = 0.1  # nats
+_TOLERANCE = 0.02  # relative: kernels round differently, and a rollout may part at a near tie
+_LIMIT_S = 240.0
+_VLLM_LIMIT_S = 420.0
+# greedy enough that machines draw the same rollouts: top_k 1 takes the likeliest entry
+STEP = [
+    *("train", "--objective", "phf", "--quiet", "--set", "batch_size=8", "--set", "micro_batch_size=8"),
+    *("--set", "rollout.max_new_tokens=48", "--set", "rollout.top_k=1", "--set", "dtype=float32"),
+]
+_COMPARED = ("loss", "divergence", "flow", "grad_norm", "rollout_tokens")
+
+
+def reference_step(folder: Path, device: str) -> Finding:
+    """A step on a device against the values of the machine that wrote reference.json: a wrong kernel shows here."""
+    part = f"step on {device}"
+    run = folder / f"step-{device.replace(':', '-')}"
+    options = ["--steps", str(STEPS), "--set", f"device={device}", "--engine", "transformers"]
+    outcome = run_phf([*STEP, *options, "--output-dir", str(run)], _LIMIT_S)
+    if not outcome.done:
+        return failed(part, outcome.why, "look at the line, and report it with doctor.json if it names no cause")
+    return compared(part, metrics_of(run), json.loads(REFERENCE.read_text(encoding="utf-8")))
+
+
+def compared(part: str, lines: list[dict[str, Any]], reference: list[dict[str, float]]) -> Finding:
+    """Each metric of each step against its reference, by its relative error."""
+    apart = [
+        (abs(line[name] - value) / max(abs(value), 1e-9), step, name, line[name], value)
+        for step, (line, known) in enumerate(zip(lines, reference, strict=True), start=1)
+        for name, value in known.items()
+    ]
+    error, step, name, value, wanted = max(apart, key=lambda entry: (not math.isfinite(entry[0]), entry[0]))
+    seconds = median(line["seconds"] for line in lines)
+    if not error <= _TOLERANCE:
+        found = f"{name} of step {step} is {value:.6g}, and should be {wanted:.6g}"
+        return failed(part, found, "a kernel computes something else here: try another torch, or attention=eager")
+    found = f"every value within {max(error, 1e-9):.1g} of the stored ones, {seconds:.2f} s a step"
+    return ok(part, found, largest_error=error, seconds=seconds)
+
+
+def killed_and_resumed(folder: Path) -> Finding:
+    """Ten steps in one go, and ten that were killed in the middle: the same adapter to the bit."""
+    part, whole, killed = "kill and resume", folder / "whole", folder / "killed"
+    options = [*STEP, "--steps", "10", "--checkpoint-every", "2", "--set", "flow.saved_samples=0"]
+    first = run_phf([*options, "--output-dir", str(whole)], _LIMIT_S)
+    cut = run_phf([*options, "--output-dir", str(killed)], _LIMIT_S, kill_at=(killed / "metrics.jsonl", _KILLED_AT))
+    again = run_phf([*options, "--output-dir", str(killed), "--resume"], _LIMIT_S)
+    for outcome in (first, again):
+        if not outcome.done:
+            return failed(part, outcome.why, "look at the line; free disk and memory are the usual causes")
+    if cut.done:
+        return warning(part, "ten steps were over before they could be killed", "run the doctor again")
+    hashes = {file_hash(run / "checkpoints/step-000010/adapter_model.safetensors") for run in (whole, killed)}
+    if len(hashes) > 1:
+        return warning(
+            part, "a resumed run goes on a little differently", "this machine's kernels are not deterministic"
+        )
+    return ok(part, f"killed after step {_KILLED_AT}, resumed, the same adapter to the bit")
+
+
+def several_processes(folder: Path, processes: int) -> Finding:
+    """A step in N processes against the same step in one."""
+    part, run = f"{processes} processes", folder / f"processes-{processes}"
+    options = ["--steps", str(STEPS), "--engine", "transformers", "--processes", str(processes)]
+    outcome = run_phf([*STEP, *options, "--output-dir", str(run)], _LIMIT_S)
+    if outcome.code is None:
+        return failed(part, outcome.why, "a process hangs: look at the network between devices (NCCL_DEBUG=INFO)")
+    if not outcome.done:
+        return failed(part, outcome.why, "try one process fewer; NCCL_DEBUG=INFO says more")
+    return compared(part, metrics_of(run), json.loads(REFERENCE.read_text(encoding="utf-8")))
+
+
+def vllm(folder: Path) -> Iterator[Finding]:
+    """vLLM starts, follows another adapter, and its log-probabilities are the trainer's."""
+    run = folder / "vllm"
+    options = ["--objective", "grpo", "--steps", "2", "--engine", "vllm", "--set", "batch_size=2", "--quiet"]
+    outcome = run_phf(
+        ["train", *options, "--set", "rollout.max_new_tokens=48", "--output-dir", str(run)], _VLLM_LIMIT_S
+    )
+    if not outcome.done:
+        fix = "train and evaluate with --engine transformers, or install the vLLM that fits this torch"
+        yield failed("vLLM", outcome.why, fix)
+        return
+    lines = metrics_of(run)
+    yield ok("vLLM", f"starts, and follows another adapter and back; {outcome.seconds:.0f} s in all")
+    gap = max(line.get("engine_gap", 0.0) for line in lines)
+    if gap > _SAMPLING_GAP:
+        fix = "its probabilities are not the trainer's: use --engine transformers, or the same dtype in both"
+        yield failed("vLLM log-probabilities", f"{gap:.3g} nats from the trainer's", fix, engine_gap=gap)
+    else:
+        yield ok("vLLM log-probabilities", f"at most {gap:.2g} nats from the trainer's, on average", engine_gap=gap)
+
+
+def memory_of(folder: Path, model: str) -> Finding:
+    """The peak of a step on the given model against what the plan predicts, and what a recipe of it takes."""
+    part, run = f"memory of {model}", folder / "memory"
+    own = [*("train", "--model", model, "--data", "embedded", "--steps", "2", "--quiet", "--set", "batch_size=4")]
+    own += [*("--set", "micro_batch_size=4", "--set", "rollout.max_new_tokens=64", "--engine", "transformers")]
+    plan = json_of([*own, "--dry-run"], _LIMIT_S)
+    if plan is None:
+        return failed(part, "its plan cannot be made", f"phf train --model {model} --dry-run says why")
+    outcome = run_phf([*own, "--output-dir", str(run)], 4 * _LIMIT_S)
+    if not outcome.done:
+        return failed(part, outcome.why, f"phf train --model {model} --dry-run shows what it takes")
+    lines = metrics_of(run)
+    peak, planned = max(line["peak_memory_bytes"] for line in lines), plan["memory_bytes"]["total"]
+    ratio = planned / peak
+    seconds, rollouts = median(line["seconds"] for line in lines), median(line["rollout_seconds"] for line in lines)
+    found = (
+        f"predicted {planned / 2**30:.2f} GiB, measured {peak / 2**30:.2f}; {seconds:.1f} s a step of 4, "
+        f"{rollouts:.1f} of it rollouts; 100 steps of 32: {100 * 8 * seconds / 3600:.1f} hours"
+    )
+    figures = {"predicted_bytes": planned, "measured_bytes": peak, "seconds": seconds}
+    if not 0.8 <= ratio <= 1.25:
+        return warning(part, found, "leave more room than the plan says", **figures)
+    return ok(part, found, **figures)
+
+
+def devices() -> list[str]:
+    """Every device that a step is tried on."""
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]

@@ -1,0 +1,5 @@
+"""The command line as a fixture."""
+
+from command_line import phf
+
+__all__ = ["phf"]
