@@ -24,6 +24,8 @@ def token_logprobs(
 ) -> Tensor:
     """ln p(token) of each token, without ever holding the logits of all; the gradient flows to `hidden` and `head`.
 
+    `token_logprobs_and_entropy` gives the entropy of each distribution besides.
+
     Args:
         hidden: [N, d] inputs of the LM head (after the final norm). Logits are computed in its dtype, everything after
             in float32 (float64 for float64).
@@ -40,12 +42,20 @@ def token_logprobs(
     Raises:
         ValueError: shapes that do not fit, or an option out of range.
     """
+    return token_logprobs_and_entropy(hidden, head, tokens, temperature, chunk_size)[0]
+
+
+def token_logprobs_and_entropy(
+    hidden: Tensor, head: Tensor | Head, tokens: Tensor, temperature: float = 1.0, chunk_size: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """`token_logprobs`, and from the same pass the entropy of each distribution, [N] in nats without a gradient."""
     own = as_head(head)
     _check(hidden, own.weight, tokens, temperature, chunk_size)
     if not torch.is_grad_enabled():
         hidden, own = hidden.detach(), own.detach()
     inputs = (hidden, own.weight, own.bias, tokens)
-    result: Tensor = _TokenLogprobs.apply(*inputs, own, temperature, chunk_size)  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor]
+    result = _TokenLogprobs.apply(*inputs, own, temperature, chunk_size)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -95,23 +105,25 @@ class _TokenLogprobs(torch.autograd.Function):
         head: Head,
         temperature: float,
         chunk_size: int | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         logprobs = working(hidden.new_empty(len(hidden)))
+        entropy = torch.empty_like(logprobs)
         slope = torch.empty_like(hidden) if wants_hidden else None  # [N, d]
         own = head.to(hidden.dtype)
         for rows, values, residual_nV in _chunks(hidden, own, tokens, temperature, chunk_size):
-            logprobs[rows] = values
+            logprobs[rows], entropy[rows] = values
             if slope is not None:
                 slope[rows] = residual_nV @ own.weight / temperature
         again = wants_weight or wants_bias
         ctx.save_for_backward(slope, *((hidden, weight, bias, tokens) if again else ()))
         ctx.options = head.scale, head.soft_cap, temperature, chunk_size
-        return logprobs
+        ctx.mark_non_differentiable(entropy)
+        return logprobs, entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         slope, *rest = ctx.saved_tensors
         to_hidden = None if slope is None else (slope * grad[:, None]).to(slope.dtype)
         to_weight, to_bias = None, None
@@ -138,7 +150,7 @@ def _to_head(
 def _chunks(
     hidden: Tensor, head: Head, tokens: Tensor, temperature: float, chunk_size: int | None
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yields a chunk's rows, log-probabilities [n] and what onehot - S is to the products [n, V], in one buffer."""
+    """Yields a chunk's rows; log-probabilities and entropies [2, n]; what onehot - S is to the products [n, V]."""
     chunk = chunked.chunk_rows(hidden, len(head), chunk_size)
     buffer_nV = hidden.new_empty(chunk, len(head))
     for start in range(0, len(hidden), chunk):
@@ -147,17 +159,19 @@ def _chunks(
         with torch.autocast(hidden.device.type, enabled=False):
             logits_nV = torch.mm(hidden[rows], head.weight.T, out=buffer_nV[:count])
         values = [_residual(logits_nV[s], tokens[rows][s, None], temperature, head) for s in chunked.slabs(logits_nV)]
-        yield rows, torch.cat(values), logits_nV
+        yield rows, torch.cat(values, dim=1), logits_nV
 
 
 def _residual(products_nV: Tensor, chosen_n1: Tensor, temperature: float, head: Head) -> Tensor:
-    """Log-probabilities [n] of the chosen tokens; the products become what onehot - S is to them."""
+    """Log-probabilities of the chosen tokens and entropies [2, n]; the products become what onehot - S is to them."""
     logits_nV = head.finish(products_nV)
     logprobs_nV = (working(logits_nV) / temperature).log_softmax(-1)
     values = logprobs_nV.gather(1, chosen_n1)
-    residual_nV = logprobs_nV.exp_().neg_().scatter_add_(1, chosen_n1, torch.ones_like(values))
+    residual_nV = logprobs_nV.exp()
+    entropy = -torch.linalg.vecdot(residual_nV, logprobs_nV)
+    residual_nV.neg_().scatter_add_(1, chosen_n1, torch.ones_like(values))
     products_nV.copy_(head.to_products(residual_nV, logits_nV))
-    return values[:, 0]
+    return torch.stack((values[:, 0], entropy))
 
 
 def _check(hidden: Tensor, head: Tensor, tokens: Tensor, temperature: float, chunk_size: int | None) -> None:

@@ -13,7 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from phfcli.core.losses.divergence.vocabulary_terms import DivergenceSpec, teacher_support, vocabulary_terms
+from phfcli.core.losses.divergence.vocabulary_terms import (
+    DivergenceSpec,
+    logits_entropy,
+    teacher_support,
+    vocabulary_terms,
+)
 from phfcli.core.losses.head import Head
 from phfcli.core.losses.shared import working
 
@@ -27,7 +32,7 @@ SLAB_TEMPORARIES = 10
 class DivergenceSums(NamedTuple):
     """The result of all chunks. The gradients are those of sum_n w_n D_n, or None where they are not wanted."""
 
-    tokens: Tensor  # [3, N] of each token: divergence, divergence after the clip, number of clipped entries
+    tokens: Tensor  # [4, N] of each: divergence, divergence after the clip, clipped entries, the student's entropy
     grad_hidden: Tensor | None  # [N, d] in the dtype of the student's hidden states
     grad_weight: Tensor | None  # [V, d] of the head, in float32 (or float64)
     grad_bias: Tensor | None  # [V]
@@ -50,7 +55,7 @@ class ChunkedDivergence:
         count, vocabulary = len(student), len(self.head)
         chunk = chunk_rows(student, vocabulary, self.chunk_size)
         logits_2nV = student.new_empty(2 * chunk, vocabulary)
-        tokens = weights.new_empty(3, count)
+        tokens = weights.new_empty(4, count)
         grad_hidden = torch.empty_like(student) if self.wants_hidden else None
         grad_weight = torch.zeros_like(self.head.weight, dtype=weights.dtype) if self.wants_weight else None
         grad_bias = weights.new_zeros(vocabulary) if self.wants_bias else None
@@ -67,7 +72,7 @@ class ChunkedDivergence:
         return DivergenceSums(tokens, grad_hidden, grad_weight, grad_bias)
 
     def _chunk(self, student: Tensor, teacher: Tensor, logits_2nV: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states [n, d] -> the gradient to the student's products [n, V] (in `logits_2nV`), tokens [3, n]."""
+        """Hidden states [n, d] -> the gradient to the student's products [n, V] (in `logits_2nV`), tokens [4, n]."""
         count = len(student)
         logits_2nV = logits_2nV[: 2 * count]
         student_nV, teacher_nV = logits_2nV[:count], logits_2nV[count:]
@@ -79,12 +84,15 @@ class ChunkedDivergence:
         return student_nV, torch.cat([self._slab(student_nV[s], teacher_nV[s]) for s in slabs(student_nV)], dim=1)
 
     def _slab(self, student_nV: Tensor, teacher_nV: Tensor) -> Tensor:
-        """Products -> tokens [3, n]; `student_nV` becomes the gradient to itself, where one is wanted."""
+        """Products -> tokens [4, n]; `student_nV` becomes the gradient to itself, where one is wanted."""
         student, teacher = self.head.finish(student_nV), (self.teacher_head or self.head).finish(teacher_nV)
         support = teacher_support(teacher, self.spec)
+        whole = None if support is None else logits_entropy(student, self.spec.temperature)
         if support is not None:
             student, teacher = student.gather(1, support), teacher.gather(1, support)
         grad, tokens = _token_terms(student, teacher, self.spec)
+        if whole is not None:
+            tokens[3] = whole  # that of the whole vocabulary
         if not (self.wants_hidden or self.wants_weight or self.wants_bias):
             return tokens
         grad = self.head.to_products(grad, student)
@@ -95,14 +103,14 @@ class ChunkedDivergence:
         return tokens
 
     def _passes(self, tokens: Tensor) -> Tensor:
-        """[3, n] -> [n]: 0 for a token that is clipped as a whole, else 1."""
+        """[4, n] -> [n]: 0 for a token that is clipped as a whole, else 1."""
         clip = self.spec.clip if self.spec.clip_mode == "token" else None
         return torch.ones_like(tokens[0]) if clip is None else (tokens[0] <= clip).to(tokens.dtype)
 
 
 def _token_terms(student_logits: Tensor, teacher_logits: Tensor, spec: DivergenceSpec) -> tuple[Tensor, Tensor]:
-    """Logits [n, V] -> (gradient to the student's [n, V], before the token clip and 1 / temperature; tokens [3, n])."""
-    value, slope, S = vocabulary_terms(student_logits, teacher_logits, spec)
+    """Logits [n, V] -> (gradient to the student's [n, V], before the token clip and 1 / temperature; tokens [4, n])."""
+    value, slope, S, entropy = vocabulary_terms(student_logits, teacher_logits, spec)
     raw = value.sum(-1)
     kept, clipped = raw, torch.zeros_like(raw)
     if spec.clip is not None and spec.clip_mode == "token":
@@ -113,7 +121,7 @@ def _token_terms(student_logits: Tensor, teacher_logits: Tensor, spec: Divergenc
         slope = torch.addcmul(slope, slope, above, value=-1)
         kept, clipped = held.sum(-1), above.sum(-1)
     grad = torch.addcmul(slope, S, slope.sum(-1, keepdim=True), value=-1)
-    return grad, torch.stack((raw, kept, clipped))
+    return grad, torch.stack((raw, kept, clipped, entropy))
 
 
 def chunk_rows(hidden: Tensor, vocabulary: int, chunk_size: int | None) -> int:

@@ -19,13 +19,18 @@ from phfcli.core.losses.shared import working
 
 
 class ClipStats(NamedTuple):
-    """What the clip did, over the tokens of non-zero weight; 0-dim tensors without a gradient."""
+    """What the clip did, over the tokens of non-zero weight, and what each token is; tensors without a gradient.
+
+    All but the last two are 0-dim.
+    """
 
     entries_clipped: Tensor  # int64, (token, vocabulary entry) pairs above the clip; 0 in the mode "token"
     entries: Tensor  # int64, all such pairs: tokens x V (or x top_k)
     tokens_clipped: Tensor  # int64, tokens with a clipped entry; in the mode "token" those clipped themselves
     raw: Tensor  # sum_n w_n D_n without the clip
     clipped: Tensor  # sum_n w_n D_n with it, the value of the loss
+    divergence: Tensor  # [N] of each token without the clip; 0 where its weight is
+    entropy: Tensor  # [N] of the student at the temperature, over the whole vocabulary, in nats; 0 where the weight is
 
 
 def fused_divergence(
@@ -79,12 +84,12 @@ def fused_divergence_stats(
     outputs: tuple[Tensor, ...] = _FusedDivergence.apply(  # type: ignore[no-untyped-call]
         *inputs, own, other, spec, chunk_size
     )
-    loss, entries_clipped, entries, tokens_clipped, raw = outputs
-    return loss, ClipStats(entries_clipped, entries, tokens_clipped, raw, loss.detach())
+    loss, entries_clipped, entries, tokens_clipped, raw, each, entropy = outputs
+    return loss, ClipStats(entries_clipped, entries, tokens_clipped, raw, loss.detach(), each, entropy)
 
 
 class _FusedDivergence(torch.autograd.Function):
-    """(loss, the first four of ClipStats); the backward pass only scales what the forward pass has kept."""
+    """(loss, ClipStats but for `clipped`); the backward pass only scales what the forward pass has kept."""
 
     @staticmethod
     def forward(
@@ -124,7 +129,9 @@ class _FusedDivergence(torch.autograd.Function):
         if sums.grad_bias is not None and bias is not None:
             grad_bias = sums.grad_bias.to(bias.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-        stats = _statistics(sums.tokens, weights, spec, len(head))
+        each = sums.tokens.new_zeros(2, len(student_hidden))
+        each[:, counted] = sums.tokens[[0, 3]]
+        stats = (*_statistics(sums.tokens, weights, spec, len(head)), *each.unbind())
         ctx.mark_non_differentiable(*stats)
         return ((sums.tokens[1] * weights).sum(), *stats)
 
@@ -136,8 +143,8 @@ class _FusedDivergence(torch.autograd.Function):
 
 
 def _statistics(tokens: Tensor, weights: Tensor, spec: DivergenceSpec, vocabulary: int) -> tuple[Tensor, ...]:
-    """Tokens [3, N] as `DivergenceSums` holds them, weights [N] -> ClipStats but for its last field."""
-    raw, _, clipped = tokens
+    """Tokens [4, N] as `DivergenceSums` holds them, weights [N] -> the first four of ClipStats."""
+    raw, _, clipped, _ = tokens
     by_token = spec.clip is not None and spec.clip_mode == "token"
     entries = len(weights) * min(vocabulary, spec.top_k or vocabulary)
     return (

@@ -62,11 +62,12 @@ class DivergenceSpec:
 
 
 class VocabularyTerms(NamedTuple):
-    """The terms of every vocabulary entry and what their gradient needs; all [..., V]."""
+    """The terms of every vocabulary entry and what their gradient needs, [..., V]; the student's entropy, [...]."""
 
     value: Tensor
     slope: Tensor
     student_p: Tensor
+    entropy: Tensor  # in nats, without a gradient
 
 
 def vocabulary_terms(student_logits: Tensor, teacher_logits: Tensor, spec: DivergenceSpec) -> VocabularyTerms:
@@ -74,15 +75,24 @@ def vocabulary_terms(student_logits: Tensor, teacher_logits: Tensor, spec: Diver
     log_S = _log_probs(student_logits, spec.temperature)
     log_T = _log_probs(teacher_logits, spec.temperature)
     S, T = log_S.exp(), log_T.exp()
+    entropy = -torch.linalg.vecdot(S.detach(), log_S.detach())
     if spec.kind == "forward_kl":
-        return VocabularyTerms(T * (log_T - log_S), -T, S)
+        return VocabularyTerms(T * (log_T - log_S), -T, S, entropy)
     if spec.kind == "reverse_kl":
         value = S * (log_S - log_T)
-        return VocabularyTerms(value, value + S, S)
+        return VocabularyTerms(value, value + S, S, entropy)
     # M >= min(beta, 1-beta) max(S, T), so the mixture loses no precision outside log space, and costs one logarithm
     log_M = torch.lerp(S, T, spec.beta).clamp(min=torch.finfo(S.dtype).tiny).log()
     student_part, teacher_part = S * (log_S - log_M), T * (log_T - log_M)
-    return VocabularyTerms(torch.lerp(student_part, teacher_part, spec.beta), student_part * (1 - spec.beta), S)
+    value = torch.lerp(student_part, teacher_part, spec.beta)
+    return VocabularyTerms(value, student_part * (1 - spec.beta), S, entropy)
+
+
+def logits_entropy(logits: Tensor, temperature: float) -> Tensor:
+    """The entropy of each distribution, in nats: [..., V] -> [...]."""
+    log_p = _log_probs(logits, temperature)
+    negative: Tensor = torch.linalg.vecdot(log_p.exp(), log_p)
+    return -negative
 
 
 def teacher_support(teacher_logits: Tensor, spec: DivergenceSpec) -> Tensor | None:

@@ -152,7 +152,7 @@ def test_no_tokens_is_zero_with_a_gradient(tokens: int) -> None:
     assert not student_grad.any()
     assert not head_grad.any()
     stats = fused_divergence_stats(student, teacher, head, 0 * weights)[1]
-    assert [float(x) for x in stats] == [0] * 5
+    assert [float(x.sum()) for x in stats] == [0] * 7
 
 
 @pytest.mark.parametrize("mode", [None, "element", "token"])
@@ -239,4 +239,20 @@ def test_refused() -> None:
 def test_stats_are_a_named_tuple() -> None:
     stats = fused_divergence_stats(*draw(), clip=0.02)[1]
     assert isinstance(stats, ClipStats)
-    assert stats._fields == ("entries_clipped", "entries", "tokens_clipped", "raw", "clipped")
+    assert stats._fields == ("entries_clipped", "entries", "tokens_clipped", "raw", "clipped", "divergence", "entropy")
+
+
+@pytest.mark.parametrize("top_k", [None, 3])
+@pytest.mark.parametrize("kind", ["jsd", "forward_kl", "reverse_kl"])
+def test_each_tokens_divergence_and_entropy_come_with_it(kind: Any, top_k: int | None) -> None:
+    student, teacher, head, weights = draw()
+    weights = weights.clone()
+    weights[1] = 0
+    options: dict[str, Any] = {"kind": kind, "top_k": top_k, "temperature": 1.3}
+    stats = fused_divergence_stats(student, teacher, head, weights, clip=0.02, **options)[1]
+    counted = (weights != 0).to(student.dtype)
+    each = divergence(student @ head.T, teacher @ head.T, **options) * counted
+    torch.testing.assert_close(stats.divergence, each)
+    entropy = torch.distributions.Categorical(logits=student @ head.T / 1.3).entropy() * counted
+    torch.testing.assert_close(stats.entropy, entropy)
+    assert not stats.entropy.requires_grad
