@@ -1,5 +1,6 @@
 """The settings of a run. The defaults are the published recipe (PHF, appendix A and table 3)."""
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,7 +8,17 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from phfcli.core.errors import nearest
-from phfcli.core.names import ENGINES, BadRows, GoldForm, ObjectiveName, StateDtype, TeacherName, TrackerName, Where
+from phfcli.core.names import (
+    CONTEXTS,
+    ENGINES,
+    BadRows,
+    GoldForm,
+    ObjectiveName,
+    StateDtype,
+    TeacherName,
+    TrackerName,
+    Where,
+)
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -25,6 +36,12 @@ def _positions(choice: str) -> str:
     raise ValueError("use all, last, first-K, last-K or spread-K with a number K")
 
 
+def _context(text: str) -> str:
+    if text in CONTEXTS or re.search(r"\{\w+\}", text):
+        return text
+    raise ValueError(f"{text!r} is unknown; {nearest(text, CONTEXTS)}, or a text with {{COLUMN}} of the data")
+
+
 def _absolute(path: str) -> str:
     """A run is evaluated from any working directory."""
     return str(Path(path).resolve())
@@ -32,6 +49,7 @@ def _absolute(path: str) -> str:
 
 Aggregate = Literal["token", "sequence"]
 EngineName = Annotated[str, AfterValidator(_engine)]
+Context = Annotated[str, AfterValidator(_context)]
 
 # decoder blocks, the first is 1: "even" is 2, 4, ...
 LayerChoice = tuple[PositiveInt, ...] | Literal["last", "all", "even", "odd"]
@@ -96,6 +114,7 @@ class TeacherSettings(Section):
     kind: TeacherName = "ema"
     decay: Fraction = 0.999
     model: str | None = None  # of an external teacher: a hub id or folder
+    context: Context = "reference"  # what it is shown of a problem: a name of core/names.py, or a text with {COLUMN}
 
     @model_validator(mode="after")
     def _has_its_model(self) -> "TeacherSettings":
@@ -103,6 +122,8 @@ class TeacherSettings(Section):
             raise ValueError(
                 "an external teacher is a model of its own: set both teacher.kind=external and teacher.model"
             )
+        if self.kind == "external" and self.context != "reference":
+            raise ValueError("an external teacher reads the problem alone: leave teacher.context out")
         return self
 
 
@@ -115,6 +136,13 @@ class EvaluationSettings(Section):
     limit: PositiveInt | None = 64  # the first so many problems
     max_new_tokens: PositiveInt | None = None  # None is the rollouts'
     patience: PositiveInt | None = None  # so many evaluations without a better one end the run; None is never
+
+
+class HealthSettings(Section):
+    """What is measured of the policy at each step; nothing of it changes the training."""
+
+    fork_entropy: Positive = math.log(2)  # nats: above it a token is a fork, as open as a choice between two
+    every: PositiveInt | None = None  # steps between gradient norms by depth and distances to the base; None is never
 
 
 class SftSettings(Section):
@@ -243,6 +271,7 @@ class TrainConfig(ModelSettings, DataSettings):
     flow: FlowSettings = FlowSettings()
     teacher: TeacherSettings = TeacherSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    health: HealthSettings = HealthSettings()
     sft: SftSettings = SftSettings()
     grpo: GrpoSettings = GrpoSettings()
     oisd: OisdSettings = OisdSettings()

@@ -6,6 +6,7 @@ ObjectiveName = Literal[
     "phf", "phf-local", "direction", "geometry", "pointwise", "opsd", "sft", "grpo", "opd", "oprd", "oisd"
 ]
 TeacherName = Literal["ema", "fixed", "online", "external"]
+ContextName = Literal["reference", "first-third", "answer", "sibling", "other-reference", "wrong-answer"]
 EngineName = Literal["auto", "transformers", "vllm"]
 Where = Literal["spread", "first", "last"]  # the positions of a completion
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
@@ -17,6 +18,7 @@ StateDtype = Literal["model", "float16", "bfloat16"]
 
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
 TEACHERS: tuple[TeacherName, ...] = get_args(TeacherName)
+CONTEXTS: tuple[ContextName, ...] = get_args(ContextName)
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 TRACKERS: tuple[TrackerName, ...] = get_args(TrackerName)
 ENERGIES: tuple[EnergyName, ...] = get_args(EnergyName)

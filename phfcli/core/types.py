@@ -13,6 +13,7 @@ class Problem:
     solution: str | None = None
     answer: str | None = None
     accepted: tuple[str, ...] = ()  # all accepted answers, `answer` first, where there are several
+    columns: tuple[tuple[str, str], ...] = ()  # further cells of the row, where somebody asks for them
 
     @property
     def golds(self) -> tuple[str, ...]:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from phfcli.core.training.validation import ValidationResult
 
 _LINE_EVERY = 10  # steps
-_CLIP_TAKES_MOST = 0.5
 _TABLE_ROWS = 7
 _IN_A_LINE = {
     "loss": "loss",
@@ -30,21 +29,26 @@ _IN_A_LINE = {
     "pointwise": "pointwise",
     "state_cosine": "cos",
     "clip_share": "clipped",
+    "entropy": "entropy",
     "reward": "reward",
     "flat_groups": "flat",
 }
-_SHARES = ("clip_share", "clipped_entries", "clipped_tokens", "flat_groups", "truncated", "padding", "average")
+_SHARES = (
+    *("clip_share", "clipped_entries", "clipped_tokens", "flat_groups", "truncated", "padding", "average"),
+    *("fork_share", "repetition", "foreign_answers", "siblings"),
+)
 
 
 def watch(trainer: "Trainer", log: "Console", report: "Report") -> "Metrics | None":
     """Runs the training and shows each step; returns the metrics of the last step, or None if no step was left."""
     from rich.live import Live
 
-    last, warned = None, False
+    last = None
     started, first, steps = time.monotonic(), trainer.step, trainer.config.steps
     # off a terminal nothing of it is printed; with --quiet a warning must still find its way to stderr
     with Live(console=log, auto_refresh=False, transient=True, redirect_stderr=not log.quiet) as live:
         for last in trainer.train():
+            alarms = last.pop("alarms", [])
             report(last)
             step, scores = last["step"], last.pop("evaluation", None)
             if scores:
@@ -54,12 +58,8 @@ def watch(trainer: "Trainer", log: "Console", report: "Report") -> "Metrics | No
             live.update(step_table(last, steps, left_s), refresh=True)
             if step == 1 or step % _LINE_EVERY == 0:
                 log.print(step_line(last), soft_wrap=True)
-            if trainer.ranks.main and not warned and last.get("clip_share", 0) > _CLIP_TAKES_MOST:
-                warned = True
-                warn(
-                    f"at step {step} the clip takes {last['clip_share']:.0%} of the divergence, and its "
-                    "gradient with it; raise divergence.clip, or set it to null"
-                )
+            for alarm in alarms if trainer.ranks.main else ():
+                warn(alarm["sentence"])
     return last
 
 

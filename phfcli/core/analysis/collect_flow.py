@@ -16,6 +16,7 @@ from phfcli.core.models.prompts import build_prompts
 from phfcli.core.objectives.teachers.ema import AveragedTeacher
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
 from phfcli.core.runs.checkpoint_choice import Target, find_target
+from phfcli.core.runs.contexts import Context
 from phfcli.core.runs.flow_files import Flow, RolloutStates, open_flow, rollout_states_of, write_flow
 from phfcli.core.runs.flow_recorder import record_flow
 from phfcli.core.runs.layout import step_name
@@ -111,6 +112,7 @@ def _new_rollouts(config: TrainConfig, model: LanguageModel, count: int) -> list
     prompts = build_prompts(model.description.tokenizer, config.prompt)
     problems = load_problems(config)
     chosen = Curriculum(problems, min(count, len(problems)), config.seed).batch(1)
+    context = Context(config.teacher.context, problems, config.seed)
     requests = [
         Request(tuple(prompts.student(p.problem)), derive_seed(config.seed, "collect", index))
         for index, p in enumerate(chosen)
@@ -119,7 +121,7 @@ def _new_rollouts(config: TrainConfig, model: LanguageModel, count: int) -> list
     sampling = Sampling(drawn.temperature, drawn.top_p, drawn.top_k, drawn.max_new_tokens)
     completions = dict(TransformersEngine(model).sample(requests, sampling, logprobs=False))
     return [
-        Sample(request.prompt_ids, prompts.teacher(p.problem, p.solution or ""), completions[index].ids)
+        Sample(request.prompt_ids, prompts.teacher(p.problem, context.text(p)), completions[index].ids)
         for index, (p, request) in enumerate(zip(chosen, requests, strict=True))
     ]
 

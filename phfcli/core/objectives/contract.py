@@ -65,11 +65,20 @@ class Term:
 
 
 @dataclass(frozen=True)
+class TokenReadings:
+    """What the pass over the vocabulary has told of each of the N valid tokens, without a gradient."""
+
+    entropy: Tensor  # [N] of the student at the objective's temperature, in nats
+    divergence: Tensor | None = None  # [N] between the readers, before any clip
+
+
+@dataclass(frozen=True)
 class LossTerms:
-    """The terms of a loss, and detached metrics as (sum, count) pairs."""
+    """The terms of a loss, detached metrics as (sum, count) pairs, and what was read of each token on the way."""
 
     terms: dict[str, Term]
     metrics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    readings: TokenReadings | None = None
 
     def total(self, counts: Mapping[str, float]) -> Tensor:
         """The loss of this part, in the units of the whole batch."""
@@ -77,7 +86,7 @@ class LossTerms:
         return torch.stack(parts).sum()
 
     def __add__(self, other: "LossTerms") -> "LossTerms":
-        return LossTerms(self.terms | other.terms, self.metrics | other.metrics)
+        return LossTerms(self.terms | other.terms, self.metrics | other.metrics, self.readings or other.readings)
 
 
 class Objective(Protocol):

@@ -7,9 +7,14 @@ import torch
 from torch import Tensor
 
 from phfcli.core.config import Aggregate, GrpoSettings, RolloutSettings
-from phfcli.core.losses.policy_gradient import clipped_surrogate, group_advantages, token_logprobs, truncated_weights
+from phfcli.core.losses.policy_gradient import (
+    clipped_surrogate,
+    group_advantages,
+    token_logprobs_and_entropy,
+    truncated_weights,
+)
 from phfcli.core.models.passes import Batch, Pass
-from phfcli.core.objectives.contract import LossTerms, Needs, Term
+from phfcli.core.objectives.contract import LossTerms, Needs, Term, TokenReadings
 from phfcli.core.objectives.untruncated_sampling import require_whole_distribution
 
 
@@ -39,7 +44,8 @@ class GroupPolicy:
         return Needs(completions=self.settings.group_size, teacher=False, privileged=False, reward=True)
 
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
-        logprobs = token_logprobs(student.hidden, student.head, batch.token_ids, self.rollout.temperature)
+        temperature = self.rollout.temperature
+        logprobs, entropy = token_logprobs_and_entropy(student.hidden, student.head, batch.token_ids, temperature)
         engine = logprobs.new_tensor([value for sample in batch.samples for value in sample.logprobs])
         weights = truncated_weights(logprobs, engine, self.settings.ratio_cap)
         advantages, flat = sample_advantages(batch, self.settings.normalize, logprobs)
@@ -49,10 +55,9 @@ class GroupPolicy:
         tokens, samples = logprobs.new_tensor(len(rows)), logprobs.new_tensor(len(flat))
         metrics = {
             "flat_groups": (flat.sum(), samples),  # share of groups whose rewards are all equal
-            "engine_gap": ((logprobs.detach() - engine).abs().sum(), tokens),  # nats between trainer and engine
             "weights_capped": ((weights == self.settings.ratio_cap).to(weights.dtype).sum(), tokens),
         }
-        return LossTerms({"policy": Term((losses / divisors).sum(), per)}, metrics)
+        return LossTerms({"policy": Term((losses / divisors).sum(), per)}, metrics, TokenReadings(entropy))
 
 
 def sample_advantages(batch: Batch, normalize: bool, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from phfcli.core.config import DivergenceSettings
 from phfcli.core.losses.divergence.fused import fused_divergence_stats
 from phfcli.core.models.passes import Batch, Pass, common_heads
-from phfcli.core.objectives.contract import LossTerms, Needs, Term
+from phfcli.core.objectives.contract import LossTerms, Needs, Term, TokenReadings
 
 
 @dataclass(frozen=True)
@@ -42,4 +42,5 @@ class OutputDivergence:
             "clipped_entries": (clip.entries_clipped, clip.entries),
             "clipped_tokens": (clip.tokens_clipped, tokens),
         }
-        return LossTerms({"divergence": Term(total, per="tokens")}, metrics)
+        readings = TokenReadings(clip.entropy, clip.divergence)
+        return LossTerms({"divergence": Term(total, per="tokens")}, metrics, readings)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from phfcli.core.config import SftSettings
-from phfcli.core.losses.policy_gradient import token_logprobs
+from phfcli.core.losses.policy_gradient import token_logprobs_and_entropy
 from phfcli.core.models.passes import Batch, Pass
-from phfcli.core.objectives.contract import LossTerms, Needs, Term
+from phfcli.core.objectives.contract import LossTerms, Needs, Term, TokenReadings
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class ReferenceLikelihood:
         return Needs(completions=0, teacher=False, privileged=False, max_tokens=self.settings.max_tokens)
 
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
-        logprobs = token_logprobs(student.hidden, student.head, batch.token_ids)
+        logprobs, entropy = token_logprobs_and_entropy(student.hidden, student.head, batch.token_ids)
         total = -logprobs.sum()
         count = total.new_tensor(len(logprobs))
-        return LossTerms({"nll": Term(total, per="tokens")}, {"nll": (total.detach(), count)})
+        return LossTerms({"nll": Term(total, per="tokens")}, {"nll": (total.detach(), count)}, TokenReadings(entropy))

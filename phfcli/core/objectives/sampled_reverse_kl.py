@@ -6,9 +6,9 @@ import torch
 
 from phfcli.core.config import RolloutSettings
 from phfcli.core.losses.divergence.sampled_token import sampled_reverse_kl
-from phfcli.core.losses.policy_gradient import token_logprobs
+from phfcli.core.losses.policy_gradient import token_logprobs, token_logprobs_and_entropy
 from phfcli.core.models.passes import Batch, Pass, common_heads
-from phfcli.core.objectives.contract import LossTerms, Needs, Term
+from phfcli.core.objectives.contract import LossTerms, Needs, Term, TokenReadings
 from phfcli.core.objectives.untruncated_sampling import require_whole_distribution
 
 
@@ -30,10 +30,11 @@ class SampledReverseKL:
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
         assert teacher is not None
         head, teacher_head = common_heads(student, teacher)
-        logprobs = token_logprobs(student.hidden, head, batch.token_ids, self.temperature)
+        logprobs, entropy = token_logprobs_and_entropy(student.hidden, head, batch.token_ids, self.temperature)
         with torch.no_grad():
             read_by = head if teacher_head is None else teacher_head
             other = token_logprobs(teacher.hidden, read_by, batch.token_ids, self.temperature)
         total = sampled_reverse_kl(logprobs, other).sum()
+        readings = TokenReadings(entropy, logprobs.detach() - other)
         count = total.new_tensor(len(logprobs))
-        return LossTerms({"reverse_kl": Term(total, per="tokens")}, {"reverse_kl": (total.detach(), count)})
+        return LossTerms({"reverse_kl": Term(total, per="tokens")}, {"reverse_kl": (total.detach(), count)}, readings)

@@ -58,6 +58,19 @@ class SeededSampler(LogitsProcessor):
         return ids_Bk.gather(1, place[:, None])[:, 0], logprobs
 
 
+def drawn_logprobs(logits: Tensor, tokens: Tensor, sampling: Sampling) -> Tensor:
+    """ln of the probability that each token [n] is drawn with from logits [n, V]: [n] in float32.
+
+    A token that the cut leaves out by a rounding error, since another engine has drawn it, is as likely as its logit
+    says beside those that are left.
+    """
+    logits = logits.float()
+    few = candidates(logits, sampling)
+    scaled = logits / sampling.temperature
+    kept = _cut(scaled, sampling) if few is None else few[1]
+    return scaled.gather(1, tokens[:, None])[:, 0] - kept.logsumexp(-1)
+
+
 def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor] | None:
     """The entries that a cut may leave, in the vocabulary's order: ids [B, k], logits over temperature or -inf [B, k].
 

@@ -24,7 +24,7 @@ from phfcli.core.storage.locks import writing_alone
 from phfcli.core.storage.schemas import ManifestForm, StepForm, read_form, read_forms
 
 # what may differ when a run goes on: they change where it ends and what it leaves, not the steps themselves
-_FREE_ON_RESUME = ("steps", "checkpoint_every", "keep", "output_dir", "report_to", "sharding", "vllm", "http")
+_FREE_ON_RESUME = ("steps", "checkpoint_every", "keep", "output_dir", "report_to", "sharding", "vllm", "http", "health")
 _CHECKPOINTS_HANG_ON = ("model", "tuning", "lora")
 _WRITTEN_BEFORE_CONFIG = {"lock", "manifest.json", ".manifest.json.tmp", ".config.yaml.tmp"}
 
@@ -160,7 +160,7 @@ def continue_run(folder: Path, step: int) -> None:
     manifest = _manifest(folder)
     manifest.setdefault("resumed", []).append({"step": step, "time": now(), "command": sys.argv})
     write_json(folder / "manifest.json", manifest)
-    for name in ("metrics.jsonl", "evaluations.jsonl"):
+    for name in ("metrics.jsonl", "evaluations.jsonl", "alarms.jsonl"):
         kept = [line for line in read_forms(folder / name, StepForm) if line["step"] <= step]
         if kept or (folder / name).exists():
             write_text(folder / name, json_lines(kept))

@@ -1,7 +1,7 @@
 """Loads the training problems, checks that they fit, and orders them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,9 +9,9 @@ import numpy as np
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.grading import last_box
 from phfcli.core.grading.golds import GOLD_FORMS, check_plausible
 from phfcli.core.models.prompts import Prompts
+from phfcli.core.runs.contexts import Context, columns_in, golds_of
 from phfcli.core.seeds import derive_seed
 from phfcli.core.shipped_files import EMBEDDED, embedded_problems
 from phfcli.core.storage.problem_rows import Columns, ProblemTable, read_problems, rows_hash
@@ -19,8 +19,10 @@ from phfcli.core.storage.tables import looks_like_file, read_hub, read_rows, spl
 from phfcli.core.types import Problem
 
 
-def load_problems(config: TrainConfig) -> ProblemTable:
+def load_problems(config: TrainConfig, further: tuple[str, ...] = ()) -> ProblemTable:
     """The training problems of a file, a hub data set or the embedded set, each with its reference solution.
+
+    further: columns to keep besides those that the teacher's context names.
 
     Raises:
         UserError: for a source that cannot be read, a missing column, or a bad row unless such rows are skipped.
@@ -34,14 +36,10 @@ def load_problems(config: TrainConfig) -> ProblemTable:
         name, configuration, split = split_hub_name(data)
         rows = read_hub(name, split, configuration)
     gold = GOLD_FORMS[config.gold]
-    columns = Columns(own.problem, own.solution, own.answer, required=("problem", "solution"), gold=gold)
+    named = tuple(dict.fromkeys((*columns_in(config.teacher.context), *further)))
+    required = ("problem", "solution")
+    columns = Columns(own.problem, own.solution, own.answer, required=required, gold=gold, further=named)
     return read_problems(rows, columns, data, config.bad_rows)
-
-
-def reward_golds(problem: Problem) -> tuple[str, ...]:
-    """The gold answers that a reward is graded by: the row's own, else the last box of its solution."""
-    box = last_box(problem.solution or "")
-    return problem.golds or (() if box is None else (box,))
 
 
 def check_rewards(problems: Sequence[Problem], source: str) -> list[str]:
@@ -50,7 +48,7 @@ def check_rewards(problems: Sequence[Problem], source: str) -> list[str]:
     Raises:
         UserError: where most problems are so.
     """
-    golds = [reward_golds(problem) for problem in problems]
+    golds = [golds_of(problem) for problem in problems]
     without = [problem.id for problem, own in zip(problems, golds, strict=True) if not own]
     notes = []
     if without:
@@ -76,6 +74,7 @@ class Curriculum:
     problems: Sequence[Problem]
     batch_size: int
     seed: int
+    context: Context = Context()  # what a privileged teacher is shown of them
 
     def batch(self, step: int) -> list[Problem]:
         """The problems of a step; the first step is 1."""
@@ -117,26 +116,30 @@ class SequenceLengths:
     Attributes:
         privileged: a reader sees the prompt that contains the reference.
         rollout: tokens that a completion may have; None where the reference itself is the completion.
+        context: what that reader is shown.
     """
 
     prompts: Prompts
     privileged: bool = True
     rollout: int | None = None
+    context: Context = Context()
 
     def length(self, problem: Problem) -> int:
         """Tokens of the longest sequence that is read."""
         assert problem.solution is not None
-        if self.privileged:
-            prompt = self.prompts.teacher(problem.problem, problem.solution)
-        else:
-            prompt = self.prompts.student(problem.problem)
+        prompt = self.teacher_prompt(problem) if self.privileged else len(self.prompts.student(problem.problem))
         if self.rollout is None:
-            return len(prompt) + len(self.prompts.target(problem.problem, problem.solution))
-        return len(prompt) + self.rollout
+            return prompt + len(self.prompts.target(problem.problem, problem.solution))
+        return prompt + self.rollout
+
+    def teacher_prompt(self, problem: Problem) -> int:
+        """Tokens of the privileged prompt; a rollout that is yet to be drawn for it is as long as it may be."""
+        known = len(self.prompts.teacher(problem.problem, self.context.text(problem)))
+        return known + (self.rollout or 0) * self.context.drawn
 
 
-def build_curriculum(config: TrainConfig, sequence_lengths: SequenceLengths, context: int) -> tuple[Curriculum, int]:
-    """The problems in their order, and how many were left out because they do not fit into `context` tokens.
+def build_curriculum(config: TrainConfig, sequence_lengths: SequenceLengths, limit: int) -> tuple[Curriculum, int]:
+    """The problems in their order, and how many were left out because they do not fit into `limit` tokens.
 
     Only the problems that the run will visit are measured, before any of its time is spent.
 
@@ -144,22 +147,24 @@ def build_curriculum(config: TrainConfig, sequence_lengths: SequenceLengths, con
         UserError: for a problem that does not fit, unless config.overlong is "skip".
     """
     problems = load_problems(config)
-    if sequence_lengths.rollout is not None and sequence_lengths.rollout >= context:
+    context = Context(config.teacher.context, problems, config.seed)
+    sequence_lengths = replace(sequence_lengths, context=context)
+    if sequence_lengths.rollout is not None and sequence_lengths.rollout >= limit:
         raise UserError(
             f"rollout.max_new_tokens: {sequence_lengths.rollout} leave no room for a prompt "
-            f"in the model's context of {context} tokens"
+            f"in the model's context of {limit} tokens"
         )
-    curriculum = Curriculum(problems, config.batch_size, config.seed)
+    curriculum = Curriculum(problems, config.batch_size, config.seed, context)
     if config.overlong == "skip":
-        fitting = problems.where(lambda problem: sequence_lengths.length(problem) <= context)
+        fitting = problems.where(lambda problem: sequence_lengths.length(problem) <= limit)
         if not fitting:
-            raise UserError(f"{config.data}: no problem fits into {context} tokens")
-        return Curriculum(fitting, config.batch_size, config.seed), len(problems) - len(fitting)
+            raise UserError(f"{config.data}: no problem fits into {limit} tokens")
+        return Curriculum(fitting, config.batch_size, config.seed, context), len(problems) - len(fitting)
     for problem in curriculum.visited(config.steps):
-        if (length := sequence_lengths.length(problem)) > context:
+        if (length := sequence_lengths.length(problem)) > limit:
             what = "its reference" if sequence_lengths.rollout is None else f"a rollout of {sequence_lengths.rollout}"
             raise UserError(
-                f"{config.data}: problem {problem.id} takes {length} tokens with {what}, more than the {context} "
+                f"{config.data}: problem {problem.id} takes {length} tokens with {what}, more than the {limit} "
                 "that fit; leave such problems out with --set overlong=skip"
                 + ("" if sequence_lengths.rollout is None else ", or shorten rollout.max_new_tokens")
             )

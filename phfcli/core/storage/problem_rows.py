@@ -37,6 +37,7 @@ class Columns:
     id: str | None = "id"
     required: tuple[str, ...] = ("problem",)
     gold: Callable[[str], str] = str.strip  # from a cell of answers to the gold answer
+    further: tuple[str, ...] = ()  # columns kept as they are; each must be filled in every row
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def rows_hash(problems: Iterable[Problem]) -> str:
     """A sha256 of the problems' content, which tells copies of a data set apart."""
     digest = hashlib.sha256()
     for p in problems:
-        parts = [p.id, p.problem, p.solution, p.answer, *([list(p.accepted)] if p.accepted else [])]
+        parts = [p.id, p.problem, p.solution, p.answer, *([list(p.accepted)] if p.accepted else []), *p.columns]
         digest.update(json.dumps(parts, ensure_ascii=True).encode() + b"\n")
     return digest.hexdigest()
 
@@ -142,6 +143,7 @@ def _problem(row: Row, columns: Columns) -> Problem:
         solution=texts["solution"],
         answer=accepted[0] if accepted else None,
         accepted=tuple(accepted) if accepted and len(accepted) > 1 else (),
+        columns=tuple((column, _optional(row, column, True, _scalar)) for column in columns.further),
     )
 
 
@@ -227,3 +229,6 @@ def _require_columns(rows: Rows, columns: Columns, source: str) -> None:
                 f"{source}: no column {column!r} among {', '.join(known)}; "
                 f"map it with --set columns.{name}=COLUMN ({nearest(column, known)})"
             )
+    for column in columns.further:
+        if column not in known:
+            raise UserError(f"{source}: no column {column!r}, which teacher.context names; {nearest(column, known)}")

@@ -9,15 +9,20 @@ from dataclasses import asdict
 import torch
 
 from phfcli.core.errors import FaultError
-from phfcli.core.grading import Status
+from phfcli.core.grading import Status, last_box
 from phfcli.core.models.layer_choice import pick_layers
-from phfcli.core.models.passes import Batch, Sample, collate, padding, run_pass
-from phfcli.core.objectives.contract import LossTerms
+from phfcli.core.models.passes import Batch, Pass, Sample, collate, padding, run_pass
+from phfcli.core.objectives.contract import LossTerms, TokenReadings
+from phfcli.core.runs.contexts import golds_of
 from phfcli.core.runs.layout import step_name
-from phfcli.core.runs.training_data import reward_golds
 from phfcli.core.seeds import derive_seed
 from phfcli.core.storage.files import append_lines, as_json, write_json
 from phfcli.core.training.distributed import ALONE, Ranks
+from phfcli.core.training.health.alarms import FILE as ALARMS
+from phfcli.core.training.health.engine_gap import engine_gap, sparse_entropy
+from phfcli.core.training.health.rollout_metrics import distinct_answers, repetition
+from phfcli.core.training.health.slow_metrics import base_distance, gradient_by_depth
+from phfcli.core.training.health.token_metrics import entropy_metrics, token_metrics
 from phfcli.core.training.metrics import Metrics, MetricSums, peak_memory
 from phfcli.core.training.micro_batches import micro_batches, tokens_at_once
 from phfcli.core.training.parts import TrainingParts
@@ -35,13 +40,18 @@ class Trainer(TrainingParts):
             while not self.done:
                 metrics, samples = self.train_step(self.step + 1)
                 self.step += 1
+                alarms = self.alarms.look(metrics)
                 if self.ranks.main:
                     append_lines(self.folder / "metrics.jsonl", [metrics])
+                if self.ranks.main and alarms:
+                    append_lines(self.folder / ALARMS, alarms)
                 due = self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps
                 if self.validation is not None and self.validation.due(self.step, self.config.steps):
                     due = True  # a checkpoint with each evaluation, and after it: who goes on from there has both
                     scores = self.validation.run(self.step, self.model, self.engine, self.grader, self.ranks)
                     metrics |= {"evaluation": scores}
+                if alarms:
+                    metrics |= {"alarms": alarms}
                 if due:
                     save(self, samples)
                 yield metrics
@@ -62,10 +72,12 @@ class Trainer(TrainingParts):
         problems = self.problems(step)  # (x, r)
         completions = self.rollout(problems, step)  # y ~ p_S(. | x), eq. 1
         sampled = time.perf_counter()
-        samples = self.make_samples(problems, completions)
+        shown = self.shown(problems, step)
+        samples = self.make_samples(problems, completions, shown)
         batches = self.collate(samples)
         counts = self.ranks.total({name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts})
         loss, grad_norm, means = self.gradient(batches, counts, self.ranks)
+        slow = self.slow_metrics(step, batches)
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
             words = f"the loss is {loss} and the norm of its gradient {grad_norm}; nothing was updated"
             raise self.fault(words, loss, grad_norm, samples, counts)
@@ -80,9 +92,11 @@ class Trainer(TrainingParts):
             "loss": loss,
             **means,
             "grad_norm": grad_norm,
+            **slow,
             "lr": rate,
             **self.teacher.metrics(),
             **self.rollout_metrics(completions, samples),
+            **self.context_metrics(problems, shown),
             "tokens_per_s": counts["tokens"] / seconds,
             "rollout_seconds": sampled - started,
             "seconds": seconds,
@@ -93,27 +107,51 @@ class Trainer(TrainingParts):
         """The problems of a step, of all ranks, each as often as the objective wants a completion of it."""
         return [problem for problem in self.curriculum.batch(step) for _ in range(self.objective.needs.group_size)]
 
-    def rollout(self, problems: Sequence[Problem], step: int) -> list[Completion]:
-        """This rank's share of the student's own completions, in order; of an offline objective the references."""
+    def rollout(self, problems: Sequence[Problem], step: int, purpose: str = "rollout") -> list[Completion]:
+        """This rank's share of the student's own completions, in order; of an offline objective the references.
+
+        Each purpose has random numbers of its own.
+        """
         own = self.ranks.share(len(problems))
         if self.objective.needs.offline:
             return [self._reference(problems[index]) for index in own]
-        settings = self.config.rollout
-        sampling = Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_new_tokens)
         requests = [
             Request(
                 tuple(self.prompts.student(problems[index].problem)),
-                derive_seed(self.config.seed, "rollout", step, index),
+                derive_seed(self.config.seed, purpose, step, index),
             )
             for index in own
         ]
         self.engine.update(self.model)
         return [
-            completion for _, completion in sorted(self.engine.sample(requests, sampling), key=lambda pair: pair[0])
+            completion
+            for _, completion in sorted(self.engine.sample(requests, self.sampling), key=lambda pair: pair[0])
         ]
 
-    def make_samples(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[Sample]:
-        """This rank's completions after the student's prompt and, where the objective asks, after the teacher's."""
+    @property
+    def sampling(self) -> Sampling:
+        settings = self.config.rollout
+        return Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_new_tokens)
+
+    def shown(self, problems: Sequence[Problem], step: int) -> list[str | None]:
+        """What the teacher is shown of this rank's problems; None where it is a rollout, and the one drawn is wrong."""
+        own = [problems[index] for index in self.ranks.share(len(problems))]
+        if not self.objective.needs.privileged:
+            return [None] * len(own)
+        if not self.curriculum.context.drawn:
+            return [self.curriculum.context.text(problem) for problem in own]
+        siblings = self.rollout(problems, step, "sibling")
+        right = self._rewards(own, siblings)
+        texts = [self.model.description.text(completion.ids) for completion in siblings]
+        return [text if reward else None for text, reward in zip(texts, right, strict=True)]
+
+    def make_samples(
+        self, problems: Sequence[Problem], completions: Sequence[Completion], shown: Sequence[str | None]
+    ) -> list[Sample]:
+        """This rank's completions after the student's prompt and, where the objective asks, after the teacher's.
+
+        Where the teacher is shown nothing it reads the student's prompt.
+        """
         own, size = self.ranks.share(len(problems)), self.objective.needs.group_size
         rewards = [0.0] * len(problems)
         if self.objective.needs.reward:  # a group may be spread over ranks
@@ -121,13 +159,13 @@ class Trainer(TrainingParts):
         samples = [
             Sample(
                 student_prompt=self.prompts.student(problems[index].problem),
-                teacher_prompt=self._teacher_prompt(problems[index]),
+                teacher_prompt=self._teacher_prompt(problems[index], context),
                 completion=completion.ids,
                 logprobs=completion.logprobs,
                 reward=rewards[index],
                 group=rewards[index - index % size :][:size],
             )
-            for index, completion in zip(own, completions, strict=True)
+            for index, completion, context in zip(own, completions, shown, strict=True)
         ]
         return [self.teacher.prepare(sample, problems[index]) for index, sample in zip(own, samples, strict=True)]
 
@@ -153,24 +191,48 @@ class Trainer(TrainingParts):
         self.model.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         for batch in batches:
-            terms = self.terms(batch)
+            terms, student = self.terms(batch)
             part = terms.total(counts)
             part.backward()
             loss += part.item()
             sums.add(terms.metrics | {"padding": padding(self.model, batch, self.objective.needs.lens)})
+            self.add_health(sums, terms.readings, student, batch)
         gradients = [p.grad for p in self.model.trainable().values() if p.grad is not None]
         ranks.sum_(gradients)
         norm = torch.nn.utils.get_total_norm(gradients).item()
         return ranks.total({"loss": loss})["loss"], norm, sums.means(ranks)
 
-    def terms(self, batch: Batch) -> LossTerms:
-        """The loss terms of a batch: both passes over the same tokens, then the objective."""
+    def add_health(self, sums: MetricSums, readings: TokenReadings | None, student: Pass, batch: Batch) -> None:
+        """Adds what a batch says of the policy: its entropy, and how far the engine is from it."""
+        fork_entropy = self.config.health.fork_entropy
+        if not self.objective.needs.offline:
+            gap, largest = engine_gap(student, batch, self.sampling)
+            sums.add(gap)
+            sums.add_largest("engine_gap_largest", largest)
+        if readings is None:
+            sums.add(entropy_metrics(sparse_entropy(student, self.sampling.temperature), fork_entropy))
+        else:
+            sums.add(token_metrics(readings, batch, fork_entropy))
+
+    def terms(self, batch: Batch) -> tuple[LossTerms, Pass]:
+        """The loss terms of a batch, by both passes over the same tokens and the objective; and the student's pass."""
         layers = pick_layers(self.objective.needs.layers, len(self.model.blocks))
         teacher = None
         if self.objective.needs.teacher:
             teacher = self.teacher.run_pass(self.model, batch, layers)  # p_T(. | x, r, y_<t), eq. 2
         student = run_pass(self.model, batch.student, batch, layers, self.objective.needs.lens)
-        return self.objective.loss(student, teacher, batch)
+        return self.objective.loss(student, teacher, batch), student
+
+    def slow_metrics(self, step: int, batches: Sequence[Batch]) -> Metrics:
+        """What costs a pass: the gradient by depth and, with an adapter, the first batch's distance to the base."""
+        every = self.config.health.every
+        if every is None or step % every:
+            return {}
+        metrics: Metrics = {"grad_norm_by_depth": gradient_by_depth(self.model.trainable(), len(self.model.blocks))}
+        if self.config.tuning == "lora":
+            own = base_distance(self.model, batches[0], self.config.rollout.temperature)
+            metrics["base_distance"] = self.ranks.total({"kl": own})["kl"] / self.ranks.size
+        return metrics
 
     def update(self) -> None:
         """Clips the gradient, and updates the weights, the learning rate and the teacher."""
@@ -190,12 +252,29 @@ class Trainer(TrainingParts):
         sums = {
             "rollout_tokens": sum(len(c.ids) for c in completions),
             "truncated": sum(c.finish == "length" for c in completions),
+            "repetition": sum(repetition(c.ids) for c in completions),
             **({"reward": sum(s.reward for s in samples)} if self.objective.needs.reward else {}),
             "count": len(completions),
         }
         totals = self.ranks.total(sums)
         count = totals.pop("count")
-        return {name: total / count for name, total in totals.items()}
+        metrics = {name: total / count for name, total in totals.items()}
+        if (size := self.objective.needs.group_size) > 1:
+            answers = [last_box(self.model.description.text(c.ids)) for c in completions]
+            metrics["distinct_answers"] = distinct_answers(self.ranks.gather(answers), size)
+        return metrics
+
+    def context_metrics(self, problems: Sequence[Problem], shown: Sequence[str | None]) -> Metrics:
+        """The share of problems whose teacher is shown another answer than the gold; of drawn contexts those there."""
+        if not self.objective.needs.privileged:
+            return {}
+        own = [problems[index] for index in self.ranks.share(len(problems))]
+        pairs = [(p.golds, text) for p, text in zip(own, shown, strict=True) if p.golds and text and last_box(text)]
+        wrong = sum(grade.status == Status.wrong for grade in self.grader.grade(pairs))
+        there = sum(text is not None for text in shown)
+        totals = self.ranks.total({"wrong": wrong, "pairs": len(pairs), "there": there, "all": len(shown)})
+        metrics = {"foreign_answers": totals["wrong"] / totals["pairs"]} if totals["pairs"] else {}
+        return metrics | ({"siblings": totals["there"] / totals["all"]} if self.curriculum.context.drawn else {})
 
     def fault(
         self, words: str, loss: float, grad_norm: float, samples: Sequence[Sample], counts: Mapping[str, float]
@@ -217,7 +296,7 @@ class Trainer(TrainingParts):
     def _rewards(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[float]:
         """1 for a completion whose answer is the problem's, else 0, by the grader of evaluation."""
         texts = [self.model.description.text(completion.ids) for completion in completions]
-        golds = [reward_golds(problem) for problem in problems]
+        golds = [golds_of(problem) for problem in problems]
         grades = self.grader.grade(list(zip(golds, texts, strict=True)))
         whole = [completion.finish == "stop" for completion in completions]
         return [float(ok and grade.status == Status.correct) for ok, grade in zip(whole, grades, strict=True)]
@@ -226,11 +305,7 @@ class Trainer(TrainingParts):
         assert problem.solution is not None
         return Completion(tuple(self.prompts.target(problem.problem, problem.solution)), (), finish="stop")
 
-    def _teacher_prompt(self, problem: Problem) -> list[int] | None:
-        needs = self.objective.needs
-        if not needs.teacher:
+    def _teacher_prompt(self, problem: Problem, shown: str | None) -> list[int] | None:
+        if not self.objective.needs.teacher:
             return None
-        assert problem.solution is not None
-        if needs.privileged:
-            return self.prompts.teacher(problem.problem, problem.solution)
-        return self.prompts.student(problem.problem)
+        return self.prompts.student(problem.problem) if shown is None else self.prompts.teacher(problem.problem, shown)

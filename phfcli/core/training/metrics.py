@@ -24,21 +24,27 @@ class MetricSums:
     """Sums and counts of metrics over the micro-batches of a step that are this rank's."""
 
     totals: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    largest: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, metrics: dict[str, tuple[Tensor, Tensor]]) -> None:
         for name, (total, count) in metrics.items():
             before = self.totals.get(name)
             self.totals[name] = (total, count) if before is None else (before[0] + total, before[1] + count)
 
+    def add_largest(self, name: str, value: Tensor) -> None:
+        self.largest[name] = torch.maximum(self.largest.get(name, value), value)
+
     def means(self, ranks: Ranks) -> Metrics:
-        """Of each metric the mean over all ranks."""
+        """Of each metric the mean over all ranks, or the largest value."""
         sums = [tensor.to(torch.float64, copy=True) for pair in self.totals.values() for tensor in pair]
         ranks.sum_(sums)
         pairs = zip(sums[::2], sums[1::2], strict=True)
-        return {
+        means = {
             name: (total / count.clamp_min(1e-30)).tolist()
             for name, (total, count) in zip(self.totals, pairs, strict=True)
         }
+        largest = ranks.gather([{name: value.item() for name, value in self.largest.items()}])
+        return means | {name: max(own.get(name, 0.0) for own in largest) for name in largest[0]}
 
 
 def peak_memory(device: torch.device) -> int:

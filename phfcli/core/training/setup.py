@@ -58,7 +58,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     external = load_external(config, model.description) if from_outside else None
     curriculum, skipped = _curriculum(config, needs, model, prompts, external)
     warnings = [skipped_rows(config.data, curriculum.bad)] if curriculum.bad else []
-    if needs.reward:
+    if needs.reward or (needs.privileged and curriculum.context.drawn):
         warnings += check_rewards(curriculum.visited(config.steps), config.data)
     _check_states(config, needs, model, external)
     model = _with_what_trains(config, model, prompts.student(curriculum.problems[0].problem), ranks)

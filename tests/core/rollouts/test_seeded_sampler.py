@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from phfcli.core.rollouts import seeded_sampler
-from phfcli.core.rollouts.seeded_sampler import SeededSampler, candidates
+from phfcli.core.rollouts.seeded_sampler import SeededSampler, candidates, drawn_logprobs
 from phfcli.core.types import Sampling
 
 CPU = torch.device("cpu")
@@ -68,3 +68,12 @@ def test_rows_keep_their_own_streams() -> None:
     every, _ = sampler.draw(scores, torch.arange(4), 2)
     some, _ = sampler.draw(scores[[3, 1]], torch.tensor([3, 1]), 2)
     assert some.tolist() == every[[3, 1]].tolist()
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(1.1, 0.95, 20), Sampling(0.7, 0.9), Sampling(1.3), Sampling(1.0, 1.0, 5)]
+)
+def test_a_drawn_token_is_as_likely_as_it_was(sampling: Sampling) -> None:
+    scores = logits(50, 300, seed=4)
+    ids, scored = SeededSampler(range(50), sampling, CPU).draw(scores, torch.arange(50), 0)
+    torch.testing.assert_close(drawn_logprobs(scores, ids, sampling), scored)

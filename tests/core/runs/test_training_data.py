@@ -45,9 +45,9 @@ def test_overlong_problems_are_an_error_or_a_counted_skip(tmp_path: Path, prompt
     data = write(tmp_path / "rows.jsonl", ["1" * 300, "1", "2" * 300, "2"])
     settings = {"data": data, "rollout": {"max_new_tokens": 100}, "steps": 1, "batch_size": 4}
     with pytest.raises(UserError, match="with a rollout of 100, more than the 256 that fit"):
-        build_curriculum(TrainConfig.model_validate(settings), SequenceLengths(prompts, rollout=100), context=256)
+        build_curriculum(TrainConfig.model_validate(settings), SequenceLengths(prompts, rollout=100), limit=256)
     kept, skipped = build_curriculum(
-        TrainConfig.model_validate({**settings, "overlong": "skip"}), SequenceLengths(prompts, rollout=100), context=256
+        TrainConfig.model_validate({**settings, "overlong": "skip"}), SequenceLengths(prompts, rollout=100), limit=256
     )
     assert ([p.solution for p in kept.problems], skipped) == (["1", "2"], 2)
     with pytest.raises(UserError, match="no problem fits"):
@@ -62,7 +62,7 @@ def test_only_problems_that_the_run_visits_are_measured(tmp_path: Path, prompts:
     data = write(tmp_path / "rows.jsonl", ["1"] * 40 + ["1" * 300])
     settings = {"data": data, "rollout": {"max_new_tokens": 100}, "steps": 1, "batch_size": 2}
     curriculum, skipped = build_curriculum(
-        TrainConfig.model_validate(settings), SequenceLengths(prompts, rollout=100), context=256
+        TrainConfig.model_validate(settings), SequenceLengths(prompts, rollout=100), limit=256
     )
     assert (len(curriculum.problems), skipped) == (41, 0)
 
@@ -74,11 +74,11 @@ def test_offline_the_prompt_and_the_reference_must_fit(tmp_path: Path, prompts: 
     long = Problem("1", "P", "2" * 90)
     length = len(prompts.student("P")) + len(prompts.target("P", "2" * 90))
     assert sequence_lengths.length(long) == length
-    assert build_curriculum(config, sequence_lengths, context=length)[1] == 0
+    assert build_curriculum(config, sequence_lengths, limit=length)[1] == 0
     with pytest.raises(UserError, match=f"problem 1 takes {length} tokens with its reference.*overlong=skip$"):
-        build_curriculum(config, sequence_lengths, context=length - 1)
+        build_curriculum(config, sequence_lengths, limit=length - 1)
     kept, skipped = build_curriculum(
-        config.model_copy(update={"overlong": "skip"}), sequence_lengths, context=length - 1
+        config.model_copy(update={"overlong": "skip"}), sequence_lengths, limit=length - 1
     )
     assert ([p.solution for p in kept.problems], skipped) == (["1"], 1)
 

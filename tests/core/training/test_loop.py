@@ -57,7 +57,7 @@ def trainer(folder: Path, objective: Objective, *pairs: str) -> Trainer:
 def test_an_offline_objective_reads_the_references(tmp_path: Path) -> None:
     loop = trainer(tmp_path, CrossEntropy(), "optim.lr=0.01", "optim.max_grad_norm=1")
     problems = loop.problems(1)
-    samples = loop.make_samples(problems, loop.rollout(problems, 1))
+    samples = loop.make_samples(problems, loop.rollout(problems, 1), loop.shown(problems, 1))
     for problem, sample in zip(problems, samples, strict=True):
         assert sample.teacher_prompt is None
         assert loop.model.description.tokenizer.decode(list(sample.completion)) == f"{problem.solution}<|im_end|>"
@@ -74,7 +74,7 @@ def test_a_rewarded_objective_gets_groups_of_graded_completions(tmp_path: Path) 
     completions = loop.rollout(problems, 1)
     assert len({completion.ids for completion in completions[:3]}) > 1
     with loop.grader:
-        samples = loop.make_samples(problems, completions)
+        samples = loop.make_samples(problems, completions, loop.shown(problems, 1))
     for index, (problem, sample) in enumerate(zip(problems, samples, strict=True)):
         text = str(loop.model.description.tokenizer.decode(list(sample.completion), skip_special_tokens=True))
         assert sample.reward == float(text.endswith(f"\\boxed{{{problem.answer}}}"))
@@ -87,7 +87,7 @@ def test_a_rewarded_objective_gets_groups_of_graded_completions(tmp_path: Path) 
 def test_samples_of_like_length_are_computed_together(tmp_path: Path) -> None:
     loop = trainer(tmp_path, CrossEntropy(), "batch_size=8", "micro_batch_size=2")
     problems = loop.problems(1)
-    samples = loop.make_samples(problems, loop.rollout(problems, 1))
+    samples = loop.make_samples(problems, loop.rollout(problems, 1), loop.shown(problems, 1))
     batches = loop.collate(samples)
     assert sorted(map(id, samples)) == sorted(id(sample) for batch in batches for sample in batch.samples)
     lengths = [sample.columns for batch in batches for sample in sorted(batch.samples, key=lambda s: -s.columns)]

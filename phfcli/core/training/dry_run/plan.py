@@ -12,6 +12,7 @@ from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.models.token_alignment import same_tokens
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.objectives.contract import Needs
+from phfcli.core.runs.contexts import Context
 from phfcli.core.runs.training_data import Curriculum, SequenceLengths, load_problems
 from phfcli.core.training.dry_run.step_memory import Lengths, Memory, step_memory
 from phfcli.core.types import Problem
@@ -59,9 +60,10 @@ def plan_run(config: TrainConfig, processes: int = 1, tokens_per_s: float | None
     arch = _try(plan, lambda: load_config(config.model))
     lengths = Lengths(_PROMPT_TOKENS, _PROMPT_TOKENS, config.rollout.max_new_tokens)
     if prompts is not None and problems is not None:
-        plan.prompts = _render(prompts, needs, problems[0])
+        shown = Context(config.teacher.context, problems, config.seed)
+        plan.prompts = _render(prompts, needs, problems[0], shown)
         context = None if arch is None else context_of(arch)
-        lengths = _lengths(config, needs, prompts, problems, context)
+        lengths = _lengths(config, needs, prompts, problems, context, shown)
     if external is not None and tokenizer is not None and problems is not None:
         other = _try(plan, lambda: load_tokenizer(external))
         if other is not None:  # which reads the student's own format if it has its tokens
@@ -79,31 +81,35 @@ def plan_run(config: TrainConfig, processes: int = 1, tokens_per_s: float | None
 
 
 def _lengths(
-    config: TrainConfig, needs: Needs, prompts: Prompts, problems: Sequence[Problem], context: int | None
+    config: TrainConfig,
+    needs: Needs,
+    prompts: Prompts,
+    problems: Sequence[Problem],
+    context: int | None,
+    shown: Context,
 ) -> Lengths:
     """The lengths of the longest problem that the run will visit, with every rollout as long as it may be."""
+    new_tokens = None if needs.offline else config.rollout.max_new_tokens
+    sequence_lengths = SequenceLengths(prompts, needs.privileged, new_tokens, shown)
     if config.overlong == "skip" and context is not None:
-        sequence_lengths = SequenceLengths(
-            prompts, needs.privileged, None if needs.offline else config.rollout.max_new_tokens
-        )
         limit = min(context, needs.max_tokens or context)
         problems = [problem for problem in problems if sequence_lengths.length(problem) <= limit] or problems
     visited = Curriculum(problems, config.batch_size, config.seed).visited(config.steps)
     student = max(len(prompts.student(p.problem)) for p in visited)
     teacher, completion = student, config.rollout.max_new_tokens
     if needs.privileged:
-        teacher = max(len(prompts.teacher(p.problem, p.solution or "")) for p in visited)
+        teacher = max(sequence_lengths.teacher_prompt(p) for p in visited)
     if needs.offline:
         completion = max(len(prompts.target(p.problem, p.solution or "")) for p in visited)
     return Lengths(student, teacher, completion)
 
 
-def _render(prompts: Prompts, needs: Needs, problem: Problem) -> dict[str, str]:
+def _render(prompts: Prompts, needs: Needs, problem: Problem, shown: Context) -> dict[str, str]:
     """What each reader of the first problem sees, and the target of an offline objective."""
     assert problem.solution is not None
     texts = {"student": prompts.student_text(problem.problem)}
     if needs.teacher and needs.privileged:
-        texts["teacher"] = prompts.teacher_text(problem.problem, problem.solution)
+        texts["teacher"] = prompts.teacher_text(problem.problem, shown.text(problem))
     if needs.offline:
         texts["target"] = prompts.target_text(problem.problem, problem.solution)
     return texts

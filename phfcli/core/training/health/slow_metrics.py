@@ -1,0 +1,44 @@
+"""Metrics that cost a pass or a look at every gradient: every `health.every` steps only."""
+
+import math
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from phfcli.core.losses.divergence.fused import fused_divergence
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.passes import Batch, run_pass
+from phfcli.core.objectives.teachers.ema import AveragedTeacher
+
+_PARTS = 4  # of the depth
+_BLOCK = re.compile(r"\.(\d+)\.")
+
+
+def gradient_by_depth(parameters: Mapping[str, nn.Parameter], blocks: int) -> list[float]:
+    """The norm of the gradient in each quarter of the decoder blocks, from the first to the last."""
+    squares = [0.0] * _PARTS
+    for name, p in parameters.items():
+        found = _BLOCK.search(name)
+        if found is not None and p.grad is not None:
+            squares[min(int(found[1]) * _PARTS // blocks, _PARTS - 1)] += p.grad.square().sum().item()
+    return [math.sqrt(square) for square in squares]
+
+
+@torch.no_grad()
+def base_distance(model: LanguageModel, batch: Batch, temperature: float) -> float:
+    """KL(policy || base) per token on a micro-batch's rollouts, the base being the model without its adapter."""
+    mode = model.network.training
+    model.network.eval()
+    own = run_pass(model, batch.student, batch, ())
+    # an adapter whose second factor is zero adds nothing
+    factors = {name: p for name, p in model.trainable().items() if ".lora_B." in name}
+    without = AveragedTeacher(factors, decay=1.0)
+    without.load_state_dict({name: torch.zeros_like(p) for name, p in factors.items()})
+    with without.weights():
+        base = run_pass(model, batch.student, batch, ())
+    model.network.train(mode)
+    weights = own.hidden.new_ones(len(own.hidden), dtype=torch.float32)
+    total = fused_divergence(own.hidden, base.hidden, own.head, weights, kind="reverse_kl", temperature=temperature)
+    return total.item() / len(own.hidden)
