@@ -13,6 +13,7 @@ from phfcli.commands.doctor import doctor
 from phfcli.commands.door import run_guarded
 from phfcli.commands.eval import evaluate
 from phfcli.commands.export import export
+from phfcli.commands.probe import probe
 from phfcli.commands.report import report
 from phfcli.commands.study import study
 from phfcli.commands.train import train
@@ -30,6 +31,7 @@ app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("diagnose")(diagnose)
 app.command("compare")(compare)
+app.command("probe")(probe)
 app.command("report")(report)
 app.command("export")(export)
 app.command("verify")(verify)

@@ -4,22 +4,20 @@ The page is complete without its script, which sorts and filters. Text is escape
 writer. Like the page of samples it asks no network, and its policy allows nothing but its own style and script.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.axes import Axes
 
 from phfcli.core.analysis.compare import Comparison, compare
-from phfcli.core.evaluation.page_style import common_style, page_policy
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation, load_evaluations, named_path, summaries_of
 from phfcli.core.reporting import score_charts
 from phfcli.core.reporting.comparison_tables import view_of
 from phfcli.core.reporting.figures import differences_height, layer_panels, view_panels
 from phfcli.core.reporting.inline_svg import inline_svg
+from phfcli.core.reporting.page_parts import Figure, render_page, sortable
 from phfcli.core.reporting.problem_grid import problem_grid
 from phfcli.core.reporting.run_summaries import (
     RunSummary,
@@ -33,7 +31,6 @@ from phfcli.core.runs.provenance import now
 from phfcli.core.storage.files import write_text
 from phfcli.core.version import __version__
 
-_FOLDER = Path(__file__).parent / "page"
 _CURVES = {
     "loss": "Loss of each step: the whole objective, so it compares runs of one objective only.",
     "divergence": "Divergence of the next-token distributions, mean over tokens, before its weight.",
@@ -60,16 +57,7 @@ _FLOW_CAPTIONS = {
     "agreement": "Cosine of student's and teacher's transitions, and CKA of their states, by block. One is agreement.",
     "ranks": "Effective rank of the directions along a rollout, for both readers. A low one is a flow on few lines.",
 }
-_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]\d+)?(?=\s|$)")
-_BELOW_ALL = "-1000000000"  # what an empty cell sorts by
 _POINTS = 200  # of a curve
-
-
-class Figure(NamedTuple):
-    """A picture of the page, with what it shows."""
-
-    svg: str
-    caption: str
 
 
 def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = False) -> None:
@@ -93,28 +81,17 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
         "version": __version__,
         "created": now(),
         "notes": comparison.notes,
-        "tables": [_sortable(table) for table in view_of("runs", comparison).tables],
+        "tables": [sortable(table) for table in view_of("runs", comparison).tables],
         "scores": _scores(comparison, steps),
         "training": _training(runs),
         "flows": flows,
         "energy": "Energy: loss, (direction + geometry) / 2, eq. 8 of the paper, of the flows saved with checkpoints.",
         "grids": [problem_grid(comparison, bench, place, path) for place, bench in enumerate(comparison.benches)],
-        "settings": _sortable(differing),
-        "same": _sortable(same),
-        "provenance": _sortable(provenance_table(runs)),
+        "settings": sortable(differing),
+        "same": sortable(same),
+        "provenance": sortable(provenance_table(runs)),
     }
-    write_text(path, _page(context))
-
-
-def _page(context: dict[str, Any]) -> str:
-    loader = FileSystemLoader(_FOLDER)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = environment.get_template("report.html")
-    style = common_style() + (_FOLDER / "report.css").read_text(encoding="utf-8")
-    script = "".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("tablesort.min.js", "report.js"))
-    policy = page_policy(f"<style>{style}</style><script>{script}</script>")
-    page = template.render(context | {"style": style, "script": script, "policy": policy})
-    return page.encode("utf-8", "replace").decode()  # half a character pair cannot be written
+    write_text(path, render_page("report.html", context))
 
 
 def _scores(comparison: Comparison, steps: list[SavedEvaluation]) -> list[Figure]:
@@ -181,27 +158,8 @@ def _flow(run: RunSummary, place: int) -> dict[str, Any]:
         )
         for name, panel in drawn.items()
     ]
-    return {"name": run.name, "summary": summary, "figures": figures, "table": _sortable(table)}
+    return {"name": run.name, "summary": summary, "figures": figures, "table": sortable(table)}
 
 
 def _short(value: object) -> str:
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _sortable(table: ResultTable) -> dict[str, Any]:
-    """A table for the page: whether a column holds numbers, and for each cell what it sorts by, None for text."""
-    numbers = []
-    for index, _ in enumerate(table.columns):
-        cells = [row[index] for row in table.rows]
-        numbers.append(any(map(_leading, cells)) and all(cell == "-" or _leading(cell) for cell in cells))
-    rows = [
-        [(cell, (_leading(cell) or _BELOW_ALL) if number else None) for cell, number in zip(row, numbers, strict=True)]
-        for row in table.rows
-    ]
-    return {"title": table.title, "columns": list(zip(table.columns, numbers, strict=True)), "rows": rows}
-
-
-def _leading(cell: str) -> str:
-    """The number that a cell begins with, without an exponent, which the sorting does not know; or nothing."""
-    found = _NUMBER.match(cell)
-    return f"{float(found[0].replace(',', '')):.12f}".rstrip("0").rstrip(".") if found else ""
