@@ -54,7 +54,7 @@ def test_overlong_problems_are_an_error_or_a_counted_skip(tmp_path: Path, prompt
         build_curriculum(
             TrainConfig.model_validate({**settings, "overlong": "skip"}),
             SequenceLengths(prompts, rollout=100),
-            context=110,
+            limit=110,
         )
 
 
