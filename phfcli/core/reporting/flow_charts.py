@@ -64,7 +64,7 @@ def share_map(axes: Axes, reports: Sequence[LayerReport]) -> None:
     rows = [[report.share[index] * depth for report in reports] for index in range(depth)]
     steps = [str(place if report.step is None else report.step) for place, report in enumerate(reports)]
     layers = [str(layer) for layer in reports[0].layers]
-    _cells(axes, rows, layers, steps, lambda row, column: f"block {layers[row]}, step {steps[column]}")
+    cells(axes, rows, layers, steps, lambda row, column: f"block {layers[row]}, step {steps[column]}")
     name_axes(axes, "training step", "decoder block")
     title(axes, "share / uniform share over training")
 
@@ -74,7 +74,7 @@ def position_map(axes: Axes, report: LayerReport) -> None:
     parts = len(report.position_map[0])
     layers = [str(layer) for layer in report.layers]
     edges = [str(round(100 * (part + 1) / parts)) for part in range(parts)]
-    _cells(axes, report.position_map, layers, edges, lambda row, column: f"block {layers[row]}, to {edges[column]} %")
+    cells(axes, report.position_map, layers, edges, lambda row, column: f"block {layers[row]}, to {edges[column]} %")
     name_axes(axes, "along the rollout, %", "decoder block")
     title(axes, f"{at_step(report)}{report.energy} energy along the rollout")
 
@@ -155,7 +155,7 @@ def _by_layer(axes: Axes, report: LayerReport, name: str, label: str, place: int
     axes.set_xticks(_ticks(report.layers, 12))
 
 
-def _cells(axes: Axes, rows: Sequence[Sequence[float | None]], ys: list[str], xs: list[str], name: Any) -> None:
+def cells(axes: Axes, rows: Sequence[Sequence[float | None]], ys: list[str], xs: list[str], name: Any) -> None:
     """A map of values from white to blue, each cell a mark of its own, with a scale at the right."""
     known = [value for row in rows for value in row if value is not None]
     scale = Normalize(min(0.0, *known), max(*known, 1e-12))

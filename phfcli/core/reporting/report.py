@@ -16,6 +16,7 @@ from phfcli.core.evaluation.saved_evaluations import SavedEvaluation, load_evalu
 from phfcli.core.reporting import score_charts
 from phfcli.core.reporting.comparison_tables import view_of
 from phfcli.core.reporting.figures import differences_height, layer_panels, view_panels
+from phfcli.core.reporting.health_charts import MAPS, part_map
 from phfcli.core.reporting.inline_svg import inline_svg
 from phfcli.core.reporting.page_parts import Figure, render_page, sortable
 from phfcli.core.reporting.problem_grid import problem_grid
@@ -36,6 +37,13 @@ _CURVES = {
     "divergence": "Divergence of the next-token distributions, mean over tokens, before its weight.",
     "flow": "Flow loss (eq. 13), mean over rollouts.",
     "pointwise": "Pointwise loss of the states, mean over rollouts.",
+    "entropy": "Entropy of the policy's next token, in nats.",
+    "fork_share": "Share of tokens that are forks: as open as a choice between two, or more.",
+    "repetition": "Share of runs of eight tokens that the rollout has written before.",
+    "truncated": "Share of rollouts cut at the token limit.",
+    "engine_gap": "Gap between the engine's and the trainer's log-probability of a token, in nats.",
+    "distinct_answers": "Different answers of a problem's rollouts, mean over problems.",
+    "base_distance": "KL divergence of the policy from its base on its rollouts, nats a token.",
     "reward": "Share of right completions in training.",
     "clip_share": "Share of the divergence that the clip takes, and its gradient with it.",
     "grad_norm": "Norm of the gradient before it is clipped.",
@@ -83,7 +91,8 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
         "notes": comparison.notes,
         "tables": [sortable(table) for table in view_of("runs", comparison).tables],
         "scores": _scores(comparison, steps),
-        "training": _training(runs),
+        "training": [*_training(runs), *_maps(runs)],
+        "alarms": [f"{run.name}: {alarm['sentence']}." for run in runs for alarm in run.alarms],
         "flows": flows,
         "energy": "Energy: loss, (direction + geometry) / 2, eq. 8 of the paper, of the flows saved with checkpoints.",
         "grids": [problem_grid(comparison, bench, place, path) for place, bench in enumerate(comparison.benches)],
@@ -125,6 +134,16 @@ def _training(runs: Sequence[RunSummary]) -> list[Figure]:
         if any(curves.values()):
             panel = partial(score_charts.curves, curves=curves, name=key.replace("_", " "))
             drawn.append(Figure(inline_svg(panel, caption, f"curve-{key}"), caption))
+    return drawn
+
+
+def _maps(runs: Sequence[RunSummary]) -> list[Figure]:
+    drawn = []
+    for place, run in enumerate(runs):
+        for key, (_, _, told) in MAPS.items():
+            if any(key in line for line in run.metrics):
+                caption, panel = f"{run.name}: {told}", partial(part_map, metrics=run.metrics, key=key)
+                drawn.append(Figure(inline_svg(panel, caption, f"map-{place}-{key}"), caption))
     return drawn
 
 

@@ -1,7 +1,7 @@
 """Reads the runs of a study, and puts their settings and provenance side by side."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from phfcli.core.reporting.table_export import ResultTable
 from phfcli.core.runs.layout import evaluation_files, is_run
 from phfcli.core.settings import read_yaml
 from phfcli.core.storage.files import read_json
-from phfcli.core.storage.schemas import StepForm, read_forms
+from phfcli.core.storage.schemas import AlarmForm, StepForm, read_forms
+from phfcli.core.training.health.alarms import FILE as ALARMS
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class RunSummary:
     manifest: dict[str, Any]  # of the training, or of the evaluation where there was none
     metrics: list[dict[str, Any]]
     flows: list[LayerReport]
+    alarms: list[dict[str, Any]] = field(default_factory=list)
 
 
 def load_run_summary(name: str | None, folder: Path) -> RunSummary:
@@ -43,6 +45,7 @@ def load_run_summary(name: str | None, folder: Path) -> RunSummary:
         read_json(told[0]) if told else {},
         read_forms(folder / "metrics.jsonl", StepForm),
         comparable([diagnose_file(file, "loss") for file in saved]),
+        read_forms(folder / ALARMS, AlarmForm),
     )
 
 

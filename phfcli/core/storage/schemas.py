@@ -52,6 +52,14 @@ class StepForm(Form):
     step: PositiveInt
 
 
+class AlarmForm(Form):
+    """a line of alarms.jsonl"""
+
+    step: PositiveInt
+    alarm: StrictStr
+    sentence: StrictStr
+
+
 class ValidationForm(Form):
     """a line of evaluations.jsonl"""
 

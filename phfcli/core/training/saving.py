@@ -18,7 +18,7 @@ from phfcli.core.runs.flow_files import save_flow
 from phfcli.core.runs.flow_recorder import record_flow
 from phfcli.core.runs.layout import step_name
 from phfcli.core.runs.run_folder import continue_run
-from phfcli.core.storage.schemas import StepForm, read_forms
+from phfcli.core.storage.schemas import AlarmForm, StepForm, read_forms
 from phfcli.core.training.health.alarms import FILE as ALARMS
 from phfcli.core.training.health.alarms import resumed_alarms
 from phfcli.core.training.learning_rate import restore_schedule
@@ -45,8 +45,8 @@ def resume(trainer: TrainingParts, warn: Callable[[str], None]) -> None:
             for reason in skipped:
                 warn(f"{reason}; going back to {f'step {trainer.step}' if trainer.step else 'the start'}")
             continue_run(trainer.folder, trainer.step)
-        metrics, raised = (read_forms(trainer.folder / name, StepForm) for name in ("metrics.jsonl", ALARMS))
-        trainer.alarms = resumed_alarms(metrics, raised)
+        metrics = read_forms(trainer.folder / "metrics.jsonl", StepForm)
+        trainer.alarms = resumed_alarms(metrics, read_forms(trainer.folder / ALARMS, AlarmForm))
         if trainer.validation is not None:
             trainer.validation.read(trainer.step)
             if trainer.ranks.main:

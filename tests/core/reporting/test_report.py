@@ -42,7 +42,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = {"objective": objective, "seed": 0, "flow": {"alpha": 0.05 * place, "layers": ATTACK}}
         rows = {problem: right[place] for problem, right in PROBLEMS.items()}
         evaluation(run, rows, config=config, answer=ATTACK if place else "7")
-        lines = [{"step": step, "loss": 1 / step, "flow": 0.1, "grad_norm": 0.2} for step in range(1, 301)]
+        parts = {"divergence_by_position": [0.1] * 16, "divergence_by_entropy": [0.2] * 8}
+        lines = [{"step": step, "loss": 1 / step, "flow": 0.1, "grad_norm": 0.2, **parts} for step in range(1, 301)]
+        alarm = {"step": 3, "alarm": "clip", "sentence": f"the clip takes 64%{ATTACK}"}
+        (run / "alarms.jsonl").write_text(json.dumps(alarm) + "\n")
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         for step in (50, 100):
             flow(run, step)
@@ -54,7 +57,7 @@ def test_the_page_is_complete_without_its_script(study: Path) -> None:
     page = study.read_text()
     assert page.count("<script") == page.count("</script>") == 1
     assert "<img" not in page
-    assert page.count("<svg") == 2 + 3 + 2 * 8  # scores and differences, curves, and the panels of two flows
+    assert page.count("<svg") == 2 + 3 + 4 + 2 * 8  # scores and differences, curves, maps, and the panels of two flows
     assert "var(--series-0)" in page
     assert page.count('style="') == 0  # which the policy would not allow
     assert 'runs/phf/evals/step-000100/aime-n3/samples.html#p%2F10%20%3Cb%3E/0"' in page
@@ -197,3 +200,12 @@ def test_without_scripts_everything_can_be_read(shown: Page) -> None:
         assert len(shown.all("#flow svg")) == 16
     finally:
         shown.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_alarms_stand_above_the_curves_and_maps_below(study: Path) -> None:
+    text = study.read_text()
+    assert text.count("the clip takes 64%") == 2
+    training = text[text.index('<section id="training">') : text.index('<section id="flow">')]
+    assert training.index("opsd: the clip takes") < training.index("<svg")
+    for told in ("Divergence by sixteenth of the rollout", "own uncertainty over training"):
+        assert len(re.findall(f"<figcaption>[^<]*{told}", training)) == 2

@@ -77,9 +77,7 @@ def test_offline_the_prompt_and_the_reference_must_fit(tmp_path: Path, prompts: 
     assert build_curriculum(config, sequence_lengths, limit=length)[1] == 0
     with pytest.raises(UserError, match=f"problem 1 takes {length} tokens with its reference.*overlong=skip$"):
         build_curriculum(config, sequence_lengths, limit=length - 1)
-    kept, skipped = build_curriculum(
-        config.model_copy(update={"overlong": "skip"}), sequence_lengths, limit=length - 1
-    )
+    kept, skipped = build_curriculum(config.model_copy(update={"overlong": "skip"}), sequence_lengths, limit=length - 1)
     assert ([p.solution for p in kept.problems], skipped) == (["1"], 1)
 
 
