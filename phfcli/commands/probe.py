@@ -59,13 +59,13 @@ def probe(
     log.print(experiment.cost_sentence(), markup=False, soft_wrap=True)
     report = run_probe(experiment, lambda text: log.print(text, markup=False, soft_wrap=True))
     if output is not None:
-        from phfcli.core.reporting.probe_page import write_probe
+        from phfcli.core.reporting.probe.probe_page import write_probe
 
         write_probe(output, report)
     if json_:
         print_json(report.as_json())
         return
-    from phfcli.core.reporting.probe_page import context_table
+    from phfcli.core.reporting.probe.probe_page import context_table
 
     out, table = result_console(), context_table(report)
     out.print(plain_table(table.title, table.columns, table.rows))

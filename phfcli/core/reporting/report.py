@@ -16,7 +16,8 @@ from phfcli.core.evaluation.saved_evaluations import SavedEvaluation, load_evalu
 from phfcli.core.reporting import score_charts
 from phfcli.core.reporting.comparison_tables import view_of
 from phfcli.core.reporting.figures import differences_height, layer_panels, view_panels
-from phfcli.core.reporting.health_charts import MAPS, part_map
+from phfcli.core.reporting.health.health_charts import MAPS, part_map
+from phfcli.core.reporting.health.rollout_view import FULL, rollout_views
 from phfcli.core.reporting.inline_svg import inline_svg
 from phfcli.core.reporting.page_parts import Figure, render_page, sortable
 from phfcli.core.reporting.problem_grid import problem_grid
@@ -94,6 +95,8 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
         "training": [*_training(runs), *_maps(runs)],
         "alarms": [f"{run.name}: {alarm['sentence']}." for run in runs for alarm in run.alarms],
         "flows": flows,
+        "followed": rollout_views(runs),
+        "full": FULL,
         "energy": "Energy: loss, (direction + geometry) / 2, eq. 8 of the paper, of the flows saved with checkpoints.",
         "grids": [problem_grid(comparison, bench, place, path) for place, bench in enumerate(comparison.benches)],
         "settings": sortable(differing),

@@ -155,7 +155,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 def continue_run(folder: Path, step: int) -> None:
     """Notes the resumption in the manifest, and removes metrics after the checkpoint and half-written files."""
-    for part in ("checkpoints", "flows"):
+    for part in ("checkpoints", "flows", "rollouts"):
         remove_hidden(folder / part)
     manifest = _manifest(folder)
     manifest.setdefault("resumed", []).append({"step": step, "time": now(), "command": sys.argv})

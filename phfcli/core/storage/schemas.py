@@ -68,6 +68,27 @@ class ValidationForm(Form):
     average: Share
 
 
+class RolloutForm(Form):
+    student_prompt: list[Count]
+    teacher_prompt: list[Count]
+    completion: list[Count]
+    problem: StrictStr
+    context: StrictStr
+    tokens: list[StrictStr]
+    student: list[FiniteFloat]
+    teacher: list[FiniteFloat]
+    divergence: list[FiniteFloat]
+    clip_took: list[FiniteFloat]
+    flow: dict[str, FiniteFloat]
+
+
+class RolloutsForm(Form):
+    """a file of rollouts that a run followed"""
+
+    step: PositiveInt
+    rollouts: list[RolloutForm]
+
+
 class AdapterForm(Form):
     """an adapter_config.json of LoRA"""
 

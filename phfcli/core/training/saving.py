@@ -17,6 +17,7 @@ from phfcli.core.runs.checkpoints import (
 from phfcli.core.runs.flow_files import save_flow
 from phfcli.core.runs.flow_recorder import record_flow
 from phfcli.core.runs.layout import step_name
+from phfcli.core.runs.rollout_readings import followed, read_rollouts, save_readings
 from phfcli.core.runs.run_folder import continue_run
 from phfcli.core.storage.schemas import AlarmForm, StepForm, read_forms
 from phfcli.core.training.health.alarms import FILE as ALARMS
@@ -33,8 +34,18 @@ def save(trainer: TrainingParts, samples: Sequence[Sample]) -> None:
         if ranks.main and flow.saves(trainer.step) and needs.teacher and needs.privileged:
             recorded = record_flow(trainer.model, trainer.teacher, samples[: flow.saved_samples], flow.positions)
             save_flow(trainer.folder, trainer.step, recorded, flow.saved_dtype)
+            _follow(trainer, samples[: flow.saved_samples])
     if ranks.main:
         _write_checkpoint(trainer)
+
+
+def _follow(trainer: TrainingParts, fresh: Sequence[Sample]) -> None:
+    """Reads the rollouts that the run follows under the present weights."""
+    config = trainer.config
+    samples = followed(trainer.folder, trainer.step, fresh)
+    temperature = config.divergence.temperature or config.rollout.temperature
+    read = read_rollouts(trainer.model, trainer.teacher, samples, config.divergence, temperature, config.flow.positions)
+    save_readings(trainer.folder, trainer.step, read)
 
 
 def resume(trainer: TrainingParts, warn: Callable[[str], None]) -> None:

@@ -21,7 +21,7 @@ from phfcli.core.losses.shared import working
 class ClipStats(NamedTuple):
     """What the clip did, over the tokens of non-zero weight, and what each token is; tensors without a gradient.
 
-    All but the last two are 0-dim.
+    All but the last three are 0-dim.
     """
 
     entries_clipped: Tensor  # int64, (token, vocabulary entry) pairs above the clip; 0 in the mode "token"
@@ -30,6 +30,7 @@ class ClipStats(NamedTuple):
     raw: Tensor  # sum_n w_n D_n without the clip
     clipped: Tensor  # sum_n w_n D_n with it, the value of the loss
     divergence: Tensor  # [N] of each token without the clip; 0 where its weight is
+    kept: Tensor  # [N] of each token with the clip; 0 where its weight is
     entropy: Tensor  # [N] of the student at the temperature, over the whole vocabulary, in nats; 0 where the weight is
 
 
@@ -84,8 +85,8 @@ def fused_divergence_stats(
     outputs: tuple[Tensor, ...] = _FusedDivergence.apply(  # type: ignore[no-untyped-call]
         *inputs, own, other, spec, chunk_size
     )
-    loss, entries_clipped, entries, tokens_clipped, raw, each, entropy = outputs
-    return loss, ClipStats(entries_clipped, entries, tokens_clipped, raw, loss.detach(), each, entropy)
+    loss, entries_clipped, entries, tokens_clipped, raw, *each = outputs
+    return loss, ClipStats(entries_clipped, entries, tokens_clipped, raw, loss.detach(), *each)
 
 
 class _FusedDivergence(torch.autograd.Function):
@@ -129,8 +130,8 @@ class _FusedDivergence(torch.autograd.Function):
         if sums.grad_bias is not None and bias is not None:
             grad_bias = sums.grad_bias.to(bias.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-        each = sums.tokens.new_zeros(2, len(student_hidden))
-        each[:, counted] = sums.tokens[[0, 3]]
+        each = sums.tokens.new_zeros(3, len(student_hidden))
+        each[:, counted] = sums.tokens[[0, 1, 3]]
         stats = (*_statistics(sums.tokens, weights, spec, len(head)), *each.unbind())
         ctx.mark_non_differentiable(*stats)
         return ((sums.tokens[1] * weights).sum(), *stats)

@@ -152,7 +152,7 @@ def test_no_tokens_is_zero_with_a_gradient(tokens: int) -> None:
     assert not student_grad.any()
     assert not head_grad.any()
     stats = fused_divergence_stats(student, teacher, head, 0 * weights)[1]
-    assert [float(x.sum()) for x in stats] == [0] * 7
+    assert [float(x.sum()) for x in stats] == [0] * 8
 
 
 @pytest.mark.parametrize("mode", [None, "element", "token"])
@@ -239,7 +239,8 @@ def test_refused() -> None:
 def test_stats_are_a_named_tuple() -> None:
     stats = fused_divergence_stats(*draw(), clip=0.02)[1]
     assert isinstance(stats, ClipStats)
-    assert stats._fields == ("entries_clipped", "entries", "tokens_clipped", "raw", "clipped", "divergence", "entropy")
+    sums = ("entries_clipped", "entries", "tokens_clipped", "raw", "clipped")
+    assert stats._fields == (*sums, "divergence", "kept", "entropy")
 
 
 @pytest.mark.parametrize("top_k", [None, 3])
@@ -253,6 +254,8 @@ def test_each_tokens_divergence_and_entropy_come_with_it(kind: Any, top_k: int |
     counted = (weights != 0).to(student.dtype)
     each = divergence(student @ head.T, teacher @ head.T, **options) * counted
     torch.testing.assert_close(stats.divergence, each)
+    kept = divergence(student @ head.T, teacher @ head.T, clip=0.02, **options) * counted
+    torch.testing.assert_close(stats.kept, kept)
     entropy = torch.distributions.Categorical(logits=student @ head.T / 1.3).entropy() * counted
     torch.testing.assert_close(stats.entropy, entropy)
     assert not stats.entropy.requires_grad

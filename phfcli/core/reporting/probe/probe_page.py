@@ -8,9 +8,9 @@ from phfcli.core.analysis.probe.context_findings import FIRST_TOKENS, FORKS, Con
 from phfcli.core.analysis.probe.run import ProbeReport
 from phfcli.core.analysis.probe.token_kinds import KINDS
 from phfcli.core.printable import printable
-from phfcli.core.reporting import probe_charts
 from phfcli.core.reporting.inline_svg import inline_svg
 from phfcli.core.reporting.page_parts import Figure, render_page, sortable
+from phfcli.core.reporting.probe import probe_charts
 from phfcli.core.reporting.table_export import ResultTable
 from phfcli.core.runs.provenance import now
 from phfcli.core.storage.files import write_text

@@ -1,0 +1,56 @@
+"""A run follows a few of its own rollouts: the same tokens, read again at each checkpoint."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from phfcli.core.errors import UserError
+from phfcli.core.reporting.report import write_report
+from phfcli.core.runs.rollout_readings import load_readings
+from phfcli.core.settings import resolve_train, set_sources
+from phfcli.core.training.setup import build_trainer
+
+SMALL = ("batch_size=3", "steps=4", "checkpoint_every=2", "rollout.max_new_tokens=48", "flow.saved_samples=2")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    trainer = build_trainer(resolve_train(set_sources([*SMALL, "optim.lr=0.01"])), tmp_path / "run", fresh=True)
+    for _ in trainer.train():
+        pass
+    return tmp_path / "run"
+
+
+def test_the_same_rollouts_are_read_again(run: Path) -> None:
+    first, second = load_readings(run)
+    assert (first["step"], second["step"]) == (2, 4)
+    assert len(first["rollouts"]) == 2
+    for before, after in zip(first["rollouts"], second["rollouts"], strict=True):
+        assert before["completion"] == after["completion"]
+        assert "".join(before["tokens"]).startswith("<think>")
+        assert before["student"] != after["student"]
+        assert all(len(before[name]) == len(before["tokens"]) for name in ("student", "teacher", "divergence"))
+        assert all(0 <= p <= 1 for name in ("student", "teacher") for p in before[name])
+        for whole, taken in zip(before["divergence"], before["clip_took"], strict=True):
+            assert 0 <= taken <= whole + 1e-5
+        assert set(before["flow"]) <= {str(place) for place in range(len(before["tokens"]))}
+        assert "reference solution" in before["context"]
+        assert "reference solution" not in before["problem"]
+
+
+def test_the_report_shows_them_escaped_and_a_damaged_file_is_named(run: Path, tmp_path: Path) -> None:
+    path = run / "rollouts" / "step-000004.json"
+    tree = json.loads(path.read_text())
+    tree["rollouts"][0]["tokens"][0] = "<script>alert(1)</script>"
+    path.write_text(json.dumps(tree))
+    page = tmp_path / "report.html"
+    write_report(page, [str(run)], "A run")
+    text = page.read_text()
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert text.count("<dt>step 2</dt>") == text.count("<dt>step 4</dt>") == 2
+    assert "the clip took" in text
+    path.write_text(json.dumps({"step": 4, "rollouts": [{}]}))
+    with pytest.raises(UserError, match=r"step-000004.json: rollouts.0.student_prompt: field required"):
+        write_report(page, [str(run)], "A run")
