@@ -34,16 +34,16 @@ def save_readings(run: Path, step: int, rollouts: Sequence[dict[str, Any]]) -> N
 
 def load_readings(run: Path) -> list[dict[str, Any]]:
     """What was read at each saved step, in order. Raises UserError for a file of another form."""
-    paths = [path for path in (run / _FOLDER).glob("*.json") if step_of(path.stem) is not None]
-    return [read_form(path, RolloutsForm) for path in sorted(paths, key=lambda path: step_of(path.stem) or 0)]
+    return [read_form(path, RolloutsForm) for _, path in _files(run)]
 
 
 def followed(run: Path, step: int, fresh: Sequence[Sample]) -> list[Sample]:
     """The rollouts that a run follows: those of its first saved step, or these where this is the first."""
-    earlier = [reading for reading in load_readings(run) if reading["step"] < step]
-    if not earlier:
+    first = next((path for earlier, path in _files(run) if earlier < step), None)
+    if first is None:
         return list(fresh)
-    return [Sample(r["student_prompt"], r["teacher_prompt"], r["completion"]) for r in earlier[0]["rollouts"]]
+    rollouts = read_form(first, RolloutsForm)["rollouts"]
+    return [Sample(r["student_prompt"], r["teacher_prompt"], r["completion"]) for r in rollouts]
 
 
 @torch.no_grad()
@@ -76,6 +76,12 @@ def read_rollouts(
         }
         for place, sample in enumerate(samples)
     ]
+
+
+def _files(run: Path) -> list[tuple[int, Path]]:
+    """The files of a run with their steps, in order."""
+    steps = [(step_of(path.stem), path) for path in (run / _FOLDER).glob("*.json")]
+    return sorted((step, path) for step, path in steps if step is not None)
 
 
 def _tokens(

@@ -74,7 +74,8 @@ def build_experiment(
     """
     found = find_target(target)
     own = [saved_config(found.run)] if found.run else []
-    sources = [*own, option_source("MODEL", "model", found.model), *typed]
+    itself = {"kind": "ema", "model": None}  # also of a run whose teacher was another model
+    sources = [*own, option_source("MODEL", "model", found.model), option_source("MODEL", "teacher", itself), *typed]
     names = list(dict.fromkeys((REFERENCE, *contexts, OTHER)))
     for name in names:  # each is checked as the setting that it is in training
         resolve_train([*sources, option_source("--contexts", "teacher.context", name)])
