@@ -101,19 +101,15 @@ def evaluate(
 
     settings = resolve(EvalConfig, sources)
     from phfcli.core.evaluation import evaluate as core
+    from phfcli.core.evaluation.scores import notes_of
 
     quiet_libraries()
     progress = EvaluationBars(log_console(quiet))
     with progress.bars:
         summaries = core.evaluate(settings, progress.start, progress.show, warn)
     for summary in summaries:
-        for note in summary["notes"]:
+        for note in notes_of(summary):
             warn(note)
-        if summary["unusable_golds"]:
-            unusable = ", ".join(summary["unusable_golds"])
-            warn(f"{summary['bench']}: left out, since their gold answers cannot be read: {unusable}")
-        if summary["grader_failures"]:
-            warn(f"{summary['bench']}: {summary['grader_failures']} answers were not graded and count as not correct")
     if json_:
         print_json({"target": target, "benches": summaries})
     else:

@@ -18,6 +18,7 @@ StateDtype = Literal["model", "float16", "bfloat16"]
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
 TEACHERS: tuple[TeacherName, ...] = get_args(TeacherName)
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+GRADERS = ("math",)
 TRACKERS: tuple[TrackerName, ...] = get_args(TrackerName)
 ENERGIES: tuple[EnergyName, ...] = get_args(EnergyName)
 VIEWS: tuple[ViewName, ...] = get_args(ViewName)

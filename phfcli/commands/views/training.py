@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from phfcli.core.training.loop import Trainer
     from phfcli.core.training.metrics import Metrics
-    from phfcli.core.training.trackers import Report
+    from phfcli.core.training.start import Running
     from phfcli.core.training.validation import ValidationResult
 
 _LINE_EVERY = 10  # steps
@@ -36,16 +36,15 @@ _IN_A_LINE = {
 _SHARES = ("clip_share", "clipped_entries", "clipped_tokens", "flat_groups", "truncated", "padding", "average")
 
 
-def watch(trainer: "Trainer", log: "Console", report: "Report") -> "Metrics | None":
+def watch(run: "Running", log: "Console") -> "Metrics | None":
     """Runs the training and shows each step; returns the metrics of the last step, or None if no step was left."""
     from rich.live import Live
 
-    last, warned = None, False
+    trainer, last, warned = run.trainer, None, False
     started, first, steps = time.monotonic(), trainer.step, trainer.config.steps
     # off a terminal nothing of it is printed; with --quiet a warning must still find its way to stderr
     with Live(console=log, auto_refresh=False, transient=True, redirect_stderr=not log.quiet) as live:
-        for last in trainer.train():
-            report(last)
+        for last in run.steps():
             step, scores = last["step"], last.pop("evaluation", None)
             if scores:
                 log.print(evaluation_line(scores, step), soft_wrap=True, markup=False)

@@ -6,7 +6,6 @@ writer. Like the page of samples it asks no network, and its policy allows nothi
 
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,6 @@ from matplotlib.axes import Axes
 from phfcli.core.analysis.compare import Comparison, compare
 from phfcli.core.evaluation.page_style import common_style, page_policy
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation, load_evaluations, named_path, summaries_of
-from phfcli.core.reporting import score_charts
 from phfcli.core.reporting.comparison_tables import view_of
 from phfcli.core.reporting.figures import differences_height, layer_panels, view_panels
 from phfcli.core.reporting.inline_svg import inline_svg
@@ -29,21 +27,12 @@ from phfcli.core.reporting.run_summaries import (
     with_distinct_names,
 )
 from phfcli.core.reporting.table_export import ResultTable, layer_table
+from phfcli.core.reporting.training_curves import CURVES, training_panels
 from phfcli.core.runs.provenance import now
 from phfcli.core.storage.files import write_text
 from phfcli.core.version import __version__
 
 _FOLDER = Path(__file__).parent / "page"
-_CURVES = {
-    "loss": "Loss of each step: the whole objective, so it compares runs of one objective only.",
-    "divergence": "Divergence of the next-token distributions, mean over tokens, before its weight.",
-    "flow": "Flow loss (eq. 13), mean over rollouts.",
-    "pointwise": "Pointwise loss of the states, mean over rollouts.",
-    "reward": "Share of right completions in training.",
-    "clip_share": "Share of the divergence that the clip takes, and its gradient with it.",
-    "grad_norm": "Norm of the gradient before it is clipped.",
-    "rollout_tokens": "Mean length of a rollout, in tokens.",
-}
 _FLOW_CAPTIONS = {
     "shares": "Share of the energy that each decoder block carries. Even bars at the dashed line would be a flow that "
     "differs alike at every depth.",
@@ -62,7 +51,6 @@ _FLOW_CAPTIONS = {
 }
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]\d+)?(?=\s|$)")
 _BELOW_ALL = "-1000000000"  # what an empty cell sorts by
-_POINTS = 200  # of a curve
 
 
 class Figure(NamedTuple):
@@ -142,21 +130,8 @@ def _scores(comparison: Comparison, steps: list[SavedEvaluation]) -> list[Figure
 
 
 def _training(runs: Sequence[RunSummary]) -> list[Figure]:
-    drawn = []
-    for key, caption in _CURVES.items():
-        curves = {run.name: _curve(run.metrics, key) for run in runs if run.metrics}
-        if any(curves.values()):
-            panel = partial(score_charts.curves, curves=curves, name=key.replace("_", " "))
-            drawn.append(Figure(inline_svg(panel, caption, f"curve-{key}"), caption))
-    return drawn
-
-
-def _curve(metrics: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
-    """(step, value), of a long run the means of neighbouring steps."""
-    points = [(float(line["step"]), float(line[key])) for line in metrics if key in line]
-    every = max(1, -(-len(points) // _POINTS))
-    parts = [points[start : start + every] for start in range(0, len(points), every)]
-    return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
+    panels = training_panels({run.name: run.metrics for run in runs})
+    return [Figure(inline_svg(panel, CURVES[key], f"curve-{key}"), CURVES[key]) for key, panel in panels.items()]
 
 
 def _flow(run: RunSummary, place: int) -> dict[str, Any]:

@@ -110,4 +110,6 @@ def curves(axes: Axes, curves: Mapping[str, Sequence[tuple[float, float]]], name
 
 
 def _legend_above(axes: Axes, entries: int) -> None:
+    if not axes.get_legend_handles_labels()[0]:
+        return  # a single run without a name
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(3, entries), frameon=False, fontsize=9)
