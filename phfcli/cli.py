@@ -8,6 +8,7 @@ import typer
 from phfcli import __version__
 from phfcli.commands.bridge import bridge_app
 from phfcli.commands.compare import compare
+from phfcli.commands.config import config_app
 from phfcli.commands.diagnose import diagnose
 from phfcli.commands.doctor import doctor
 from phfcli.commands.door import run_guarded
@@ -15,6 +16,7 @@ from phfcli.commands.eval import evaluate
 from phfcli.commands.export import export
 from phfcli.commands.report import report
 from phfcli.commands.study import study
+from phfcli.commands.runs import runs, watch
 from phfcli.commands.train import train
 from phfcli.commands.verify import verify
 
@@ -35,7 +37,10 @@ app.command("export")(export)
 app.command("verify")(verify)
 app.command("study")(study)
 app.command("doctor")(doctor)
+app.command("runs")(runs)
+app.command("watch")(watch)
 app.add_typer(bridge_app, name="bridge")
+app.add_typer(config_app, name="config")
 
 
 def _show_version(wanted: bool) -> None:

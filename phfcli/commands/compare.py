@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phfcli.commands.options import OUTPUT, AsJson, Csv, Plot, Quiet, names_of
-from phfcli.commands.output import check_plot, plain_table, print_json, result_console, warn
+from phfcli.commands.output import check_plot, print_json, print_table, result_console, warn
 from phfcli.core.errors import one_of
 from phfcli.core.names import VIEWS
 from phfcli.core.printable import printable
@@ -70,7 +70,7 @@ def compare(
         return
     out = result_console()
     for table in shown.tables:
-        out.print(plain_table(table.title, table.columns, table.rows))
+        print_table(out, table.title, table.columns, table.rows)
     for pair in comparison.pairs if changed else []:
         _show_changed(out, pair, changed)
     for what, path in written.items():

@@ -16,7 +16,7 @@ from phfcli.commands.options import (
     settings_given,
 )
 from phfcli.commands.output import check_plot, log_console, print_json, quiet_libraries, result_console
-from phfcli.commands.views.diagnosis import explain, report_table, step_table
+from phfcli.commands.views.diagnosis import explain, show_report, show_steps
 from phfcli.core.errors import UserError, one_of
 from phfcli.core.names import ENERGIES
 
@@ -105,9 +105,9 @@ def diagnose(
         print_json(reports[-1].as_json() | {"steps": [report.as_json() for report in reports]})
         return
     out = result_console()
-    out.print(report_table(reports[-1]))
+    show_report(out, reports[-1])
     if len(reports) > 1:
-        out.print(step_table(reports))
+        show_steps(out, reports)
     if not quiet:
         explain(out, reports[-1])
         for what, path in (("picture", plot), ("csv", csv), ("flow", save)):

@@ -6,6 +6,7 @@ import typer
 
 from phfcli.commands.options import (
     EVALUATION,
+    OUTPUT,
     AsJson,
     Base,
     Configs,
@@ -17,8 +18,9 @@ from phfcli.commands.options import (
     names_of,
     settings_given,
 )
-from phfcli.commands.output import log_console, plain_table, print_json, quiet_libraries, result_console, warn
-from phfcli.commands.views.evaluation import EvaluationBars, details, summary_table
+from phfcli.commands.output import log_console, print_json, print_table, quiet_libraries, result_console, warn
+from phfcli.commands.views.dry_run import show_evaluation_plan
+from phfcli.commands.views.evaluation import EvaluationBars, details, show_summaries
 from phfcli.core.errors import UserError
 
 
@@ -71,6 +73,10 @@ def evaluate(
         int | None, Setting("seed"), typer.Option(help="Seed of the samples (0).", rich_help_panel=EVALUATION)
     ] = None,
     output_dir: OutputDir = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show settings, samples and a prompt; load no weights.", rich_help_panel=OUTPUT),
+    ] = False,
     config: Configs = None,
     set_: Sets = None,
     json_: AsJson = False,
@@ -97,9 +103,12 @@ def evaluate(
         raise UserError("TARGET: name a run, a checkpoint, an adapter, a model folder or a hub id")
     sources = settings_given(evaluate, locals())
     from phfcli.core.config import EvalConfig
-    from phfcli.core.settings import resolve
+    from phfcli.core.settings import origins, resolve
 
     settings = resolve(EvalConfig, sources)
+    if dry_run:
+        show_evaluation_plan(settings, origins(sources), json_)
+        return
     from phfcli.core.evaluation import evaluate as core
     from phfcli.core.evaluation.scores import notes_of
 
@@ -114,9 +123,9 @@ def evaluate(
         print_json({"target": target, "benches": summaries})
     else:
         out = result_console()
-        out.print(summary_table(summaries))
+        show_summaries(out, summaries)
         for summary in summaries:
-            out.print(f"{summary['bench']:<11}{details(summary)}", markup=False, soft_wrap=True)
+            out.print(f"{summary['bench']:<10} {details(summary)}", markup=False, soft_wrap=True)
             out.print(f"samples    {summary['folder']}/samples.html", markup=False, soft_wrap=True)
 
 
@@ -135,5 +144,5 @@ def _list_benchmarks(json_: bool) -> None:
         rows.append((name, source.hub_id, source.split, columns, (source.revision or "newest")[:12]))
     rows += [(name, f"suite: {', '.join(members)}", "", "", "") for name, members in SUITES.items()]
     out = result_console()
-    out.print(plain_table("benchmarks", ("name", "source", "split", "columns", "revision"), rows))
+    print_table(out, "benchmarks", ("name", "source", "split", "columns", "revision"), rows)
     out.print("any .jsonl, .csv or .parquet file with problem and answer, by its path", markup=False)

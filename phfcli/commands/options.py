@@ -171,6 +171,16 @@ Steps = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+LearningRate = Annotated[
+    float | None,
+    Setting("optim.lr"),
+    typer.Option("--lr", "--learning-rate", help="The highest learning rate (5e-6).", rich_help_panel=TRAINING),
+]
+BatchSize = Annotated[
+    int | None,
+    Setting("batch_size"),
+    typer.Option("--batch-size", help="Problems a step, of all processes (32).", rich_help_panel=TRAINING),
+]
 CheckpointEvery = Annotated[
     int | None,
     Setting("checkpoint_every"),

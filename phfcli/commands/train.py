@@ -12,12 +12,14 @@ from phfcli.commands.options import (
     TRAINING,
     Alpha,
     AsJson,
+    BatchSize,
     CheckpointEvery,
     Configs,
     Data,
     EvalBench,
     EvalEvery,
     Keep,
+    LearningRate,
     Model,
     Objective,
     OutputDir,
@@ -68,6 +70,8 @@ def train(
     ] = None,
     engine: RolloutEngine = None,
     steps: Steps = None,
+    lr: LearningRate = None,
+    batch_size: BatchSize = None,
     seed: Seed = None,
     processes: Annotated[
         int | None,
@@ -126,11 +130,11 @@ def train(
     SIGTERM ends a run after its present step, with a checkpoint and exit code 143.
     """
     sources = settings_given(train, locals())
-    from phfcli.core.settings import resolve_train
+    from phfcli.core.settings import resolve_train, train_origins
 
     settings = resolve_train(sources)
     if dry_run:
-        show_plan(settings, json_, processes or 1, tokens_per_s)
+        show_plan(settings, train_origins(sources), json_, processes or 1, tokens_per_s)
         return
     if tokens_per_s is not None:
         raise UserError("--tokens-per-s: only with --dry-run, which predicts steps per hour from it")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _LINE_EVERY = 10  # steps
 _CLIP_TAKES_MOST = 0.5
 _TABLE_ROWS = 7
+_PAIR_WIDTH = 34  # of a name and its value in the table
 _IN_A_LINE = {
     "loss": "loss",
     "divergence": "jsd",
@@ -50,14 +51,15 @@ def watch(run: "Running", log: "Console") -> "Metrics | None":
                 log.print(evaluation_line(scores, step), soft_wrap=True, markup=False)
                 last |= {"average": scores["average"]}
             left_s = (time.monotonic() - started) / (step - first) * (steps - step)
-            live.update(step_table(last, steps, left_s), refresh=True)
+            live.update(step_table(last, steps, left_s, log.width), refresh=True)
             if step == 1 or step % _LINE_EVERY == 0:
                 log.print(step_line(last), soft_wrap=True)
             if trainer.ranks.main and not warned and last.get("clip_share", 0) > _CLIP_TAKES_MOST:
                 warned = True
                 warn(
                     f"at step {step} the clip takes {last['clip_share']:.0%} of the divergence, and its "
-                    "gradient with it; raise divergence.clip, or set it to null"
+                    "gradient with it; raise divergence.clip, or set it to null",
+                    log,
                 )
     return last
 
@@ -75,7 +77,7 @@ def evaluation_line(scores: "ValidationResult", step: int) -> str:
     return f"step {step:>4}  {scores['bench']} {average} %  ({scores['problems']} problems x {scores['n']})"
 
 
-def step_table(metrics: "Metrics", steps: int, left_s: float) -> "Table":
+def step_table(metrics: "Metrics", steps: int, left_s: float, width: int = 120) -> "Table":
     """Every number of a step in columns, and above them the progress and the time left."""
     from rich import box
     from rich.table import Table
@@ -84,10 +86,11 @@ def step_table(metrics: "Metrics", steps: int, left_s: float) -> "Table":
     title = f"step {metrics['step']} of {steps}, {left} left"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False, pad_edge=False)
     cells = [_cells(name, value) for name, value in metrics.items() if name != "step" and not isinstance(value, list)]
-    columns = [cells[first : first + _TABLE_ROWS] for first in range(0, len(cells), _TABLE_ROWS)]
+    rows = max(_TABLE_ROWS, -(-len(cells) // max(1, width // _PAIR_WIDTH)))
+    columns = [cells[first : first + rows] for first in range(0, len(cells), rows)]
     for _ in columns:
-        table.add_column()
-        table.add_column(justify="right")
+        table.add_column(no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
     for row in zip_longest(*columns, fillvalue=("", "")):
         table.add_row(*(text for cell in row for text in cell))
     return table

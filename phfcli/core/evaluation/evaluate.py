@@ -208,7 +208,7 @@ def _evaluate(
     if target.adapter is not None:
         check_adapter(target.adapter, description)
         _check_base(target, identity["model"])
-    prompts = build_prompts(description.tokenizer, _prompt_settings(config, target))
+    prompts = build_prompts(description.tokenizer, prompt_settings(config, target))
     if prompts.chat_template == PLAIN_TEMPLATE:
         warn(prompts.notes()[1])
     length = max(_longest(prompts, b) + sampling_of(config, description, prompts, b).max_new_tokens for b in benches)
@@ -283,7 +283,7 @@ def _check_base(target: Target, model: Mapping[str, Any]) -> None:
             )
 
 
-def _prompt_settings(config: EvalConfig, target: Target) -> PromptSettings:
+def prompt_settings(config: EvalConfig, target: Target) -> PromptSettings:
     """The prompts to evaluate with: those that the run was trained with, unless others are asked for."""
     if config.prompt == PromptSettings() and target.run is not None:
         return resolve(TrainConfig, [saved_config(target.run)]).prompt

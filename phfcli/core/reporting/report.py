@@ -47,7 +47,8 @@ _FLOW_CAPTIONS = {
     "terms": "Direction, geometry and neighbouring-layer terms by block, means over rollouts. Together they are the "
     "flow loss.",
     "agreement": "Cosine of student's and teacher's transitions, and CKA of their states, by block. One is agreement.",
-    "ranks": "Effective rank of the directions along a rollout, for both readers. A low one is a flow on few lines.",
+    "ranks": "Effective rank of the directions along a rollout, for both readers. A low one means "
+    "that the path keeps to few directions.",
 }
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]\d+)?(?=\s|$)")
 _BELOW_ALL = "-1000000000"  # what an empty cell sorts by

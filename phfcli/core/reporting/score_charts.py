@@ -51,7 +51,7 @@ def differences(axes: Axes, pairs: Sequence[Pair]) -> None:
     )
     axes.set_ylim(len(pairs) - 0.4, -0.6)
     name_axes(axes, "points, with 95% interval", "")
-    title(axes, "differences; grey: too small to show")
+    title(axes, "differences; in the grey the test could not show one")
 
 
 def variants(axes: Axes, comparison: Comparison) -> None:

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import torch
+
 from phfcli.core.config import EvalConfig, TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.extensions import find
@@ -81,6 +83,8 @@ def _environments(config: EvalConfig) -> list[Mapping[str, str]]:
         return [{"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}] * workers if workers else []
     if config.workers is not None:
         raise UserError("--workers is for the CPU, --devices for GPUs: give one of them")
+    if not torch.cuda.is_available():
+        raise UserError("--devices: torch finds no GPU on this machine; --workers N samples in N processes on the CPU")
     size = config.vllm.tensor_parallel
     if len(config.devices) % size:
         raise UserError(f"--devices: {len(config.devices)} devices cannot be shared out by vllm.tensor_parallel {size}")
