@@ -15,8 +15,8 @@ from phfcli.commands.door import run_guarded
 from phfcli.commands.eval import evaluate
 from phfcli.commands.export import export
 from phfcli.commands.report import report
-from phfcli.commands.study import study
 from phfcli.commands.runs import runs, watch
+from phfcli.commands.study import study
 from phfcli.commands.train import train
 from phfcli.commands.verify import verify
 
