@@ -17,7 +17,9 @@ from phfcli.core.runs.checkpoints import (
 from phfcli.core.runs.flow_files import save_flow
 from phfcli.core.runs.flow_recorder import record_flow
 from phfcli.core.runs.layout import step_name
+from phfcli.core.runs.model_card import model_card
 from phfcli.core.runs.run_folder import continue_run
+from phfcli.core.storage.files import write_text
 from phfcli.core.training.learning_rate import restore_schedule
 from phfcli.core.training.parts import TrainingParts
 
@@ -63,6 +65,7 @@ def _write_checkpoint(trainer: TrainingParts) -> None:
     state = {"step": trainer.step, "model": stable_name(config.model), "schedule": trainer.schedule.state_dict()}
     folder = trainer.folder / "checkpoints" / step_name(trainer.step)
     save_checkpoint(folder, model, trainer.teacher, trainer.optimizer, state)
+    write_text(folder / "README.md", model_card(config, trainer.step))
     best = trainer.validation and trainer.validation.best
     if trainer.validation and best and best["step"] == trainer.step:
         trainer.validation.point()
