@@ -58,7 +58,7 @@ lint: install
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/hadolint Dockerfile
 
-docs: $(VENV)/docs ## the documentation site, in build/site
+docs: $(VENV)/docs ## the documentation site, in build/site; brings Jupyter too, so that `make test` runs the notebooks
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site       build/site/index.html"
 
