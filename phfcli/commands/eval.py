@@ -133,15 +133,18 @@ def _list_benchmarks(json_: bool) -> None:
     from dataclasses import asdict
 
     from phfcli.core.evaluation.benchmarks import EMBEDDED_SPLITS, HUB, SUITES
+    from phfcli.core.extensions import names
 
+    added = names("benchmarks")
     if json_:
         hub = {name: {k: v for k, v in asdict(source).items() if k != "gold"} for name, source in HUB.items()}
-        print_json({"embedded": list(EMBEDDED_SPLITS), "hub": hub, "suites": SUITES})
+        print_json({"embedded": list(EMBEDDED_SPLITS), "hub": hub, "suites": SUITES, "added": added})
         return
     rows = [(name, "embedded", "", "problem, answer", "") for name in EMBEDDED_SPLITS]
     for name, source in HUB.items():
         columns = f"{source.problem}, {source.answer}"
         rows.append((name, source.hub_id, source.split, columns, (source.revision or "newest")[:12]))
+    rows += [(name, "added", "", "problem, answer", "") for name in added]
     rows += [(name, f"suite: {', '.join(members)}", "", "", "") for name, members in SUITES.items()]
     out = result_console()
     print_table(out, "benchmarks", ("name", "source", "split", "columns", "revision"), rows)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
+from phfcli.core.extensions import names
 from phfcli.core.names import ENGINES, OBJECTIVES, TEACHERS, TRACKERS
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _label(name: str, hint: Any) -> str:
 
 
 def _objectives(incomplete: str) -> list[str]:
-    return [name for name in OBJECTIVES if name.startswith(incomplete)]
+    return [name for name in [*OBJECTIVES, *names("objectives")] if name.startswith(incomplete)]
 
 
 Configs = Annotated[
