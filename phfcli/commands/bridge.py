@@ -11,15 +11,15 @@ from phfcli.commands.output import (
     check_plot,
     log_console,
     percent,
-    plain_table,
     print_json,
+    print_table,
     quiet_libraries,
     result_console,
 )
 from phfcli.core.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
 
     from phfcli.core.analysis.fit_bridge import BridgeReport
 
@@ -81,20 +81,20 @@ def fit(
         print_json({"bridge": str(output), **asdict(report)})
         return
     out = result_console()
-    out.print(_table(report))
+    _show(out, report)
     if not quiet:
         out.print(f"bridge     {output}", markup=False, soft_wrap=True)
         out.print(f"pairs      {report.pairs} fitted, {report.held_out} held out; {report.tokenizer} tokenizer")
 
 
-def _table(report: "BridgeReport") -> "Table":
+def _show(out: "Console", report: "BridgeReport") -> None:
     rows = [
         (str(row.rank), percent(row.explained), f"{row.before:+.3f}", f"{row.after:+.3f}", _mark(row.rank, report))
         for row in report.by_rank
     ]
     pairs = ", ".join(f"{a}-{b}" for a, b in zip(report.layers, report.teacher_layers, strict=True))
     title = f"Cosine on held-out rollouts, blocks {pairs}"
-    return plain_table(title, ("rank", "variance %", "before", "after", ""), rows)
+    print_table(out, title, ("rank", "variance %", "before", "after", ""), rows)
 
 
 def _mark(rank: int, report: "BridgeReport") -> str:

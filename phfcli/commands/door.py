@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import typer
 
+from phfcli.commands.spellings import answer
 from phfcli.core.errors import DISK_FAULTS, FaultError, UserError, first_line
 from phfcli.core.printable import printable
 from phfcli.core.version import __version__
@@ -56,7 +57,7 @@ def _tell_error(error: Exception) -> int:
     if isinstance(error, FaultError):
         return _tell(str(error), 1)
     if isinstance(error, typer.TyperException):
-        return _tell(error.format_message() if hasattr(error, "format_message") else str(error), 2)
+        return _tell(_of_usage(error), 2)
     if isinstance(error, OSError):
         return _tell(_of_system(error), 1)
     if isinstance(error, RecursionError):
@@ -69,6 +70,13 @@ def _tell_error(error: Exception) -> int:
         )
     traceback.print_exception(error)
     return _tell(f"this is a fault of phf {__version__} itself: please report it with the lines above. {_GO_ON}", 1)
+
+
+def _of_usage(error: typer.TyperException) -> str:
+    """What is wrong with the command line; another trainer's option is answered with ours."""
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    ours = answer(getattr(error, "option_name", ""))
+    return f"{getattr(error, 'option_name', '')}: {ours}" if ours else message
 
 
 def _of_system(error: OSError) -> str:

@@ -6,6 +6,7 @@ import typer
 
 from phfcli.commands.options import (
     EVALUATION,
+    OUTPUT,
     AsJson,
     Base,
     Configs,
@@ -17,8 +18,9 @@ from phfcli.commands.options import (
     names_of,
     settings_given,
 )
-from phfcli.commands.output import log_console, plain_table, print_json, quiet_libraries, result_console, warn
-from phfcli.commands.views.evaluation import EvaluationBars, details, summary_table
+from phfcli.commands.output import log_console, print_json, print_table, quiet_libraries, result_console, warn
+from phfcli.commands.views.dry_run import show_evaluation_plan
+from phfcli.commands.views.evaluation import EvaluationBars, details, show_summaries
 from phfcli.core.errors import UserError
 
 
@@ -71,6 +73,10 @@ def evaluate(
         int | None, Setting("seed"), typer.Option(help="Seed of the samples (0).", rich_help_panel=EVALUATION)
     ] = None,
     output_dir: OutputDir = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show settings, samples and a prompt; load no weights.", rich_help_panel=OUTPUT),
+    ] = False,
     config: Configs = None,
     set_: Sets = None,
     json_: AsJson = False,
@@ -97,30 +103,29 @@ def evaluate(
         raise UserError("TARGET: name a run, a checkpoint, an adapter, a model folder or a hub id")
     sources = settings_given(evaluate, locals())
     from phfcli.core.config import EvalConfig
-    from phfcli.core.settings import resolve
+    from phfcli.core.settings import origins, resolve
 
     settings = resolve(EvalConfig, sources)
+    if dry_run:
+        show_evaluation_plan(settings, origins(sources), json_)
+        return
     from phfcli.core.evaluation import evaluate as core
+    from phfcli.core.evaluation.scores import notes_of
 
     quiet_libraries()
     progress = EvaluationBars(log_console(quiet))
     with progress.bars:
         summaries = core.evaluate(settings, progress.start, progress.show, warn)
     for summary in summaries:
-        for note in summary["notes"]:
+        for note in notes_of(summary):
             warn(note)
-        if summary["unusable_golds"]:
-            unusable = ", ".join(summary["unusable_golds"])
-            warn(f"{summary['bench']}: left out, since their gold answers cannot be read: {unusable}")
-        if summary["grader_failures"]:
-            warn(f"{summary['bench']}: {summary['grader_failures']} answers were not graded and count as not correct")
     if json_:
         print_json({"target": target, "benches": summaries})
     else:
         out = result_console()
-        out.print(summary_table(summaries))
+        show_summaries(out, summaries)
         for summary in summaries:
-            out.print(f"{summary['bench']:<11}{details(summary)}", markup=False, soft_wrap=True)
+            out.print(f"{summary['bench']:<10} {details(summary)}", markup=False, soft_wrap=True)
             out.print(f"samples    {summary['folder']}/samples.html", markup=False, soft_wrap=True)
 
 
@@ -128,16 +133,19 @@ def _list_benchmarks(json_: bool) -> None:
     from dataclasses import asdict
 
     from phfcli.core.evaluation.benchmarks import EMBEDDED_SPLITS, HUB, SUITES
+    from phfcli.core.extensions import names
 
+    added = names("benchmarks")
     if json_:
         hub = {name: {k: v for k, v in asdict(source).items() if k != "gold"} for name, source in HUB.items()}
-        print_json({"embedded": list(EMBEDDED_SPLITS), "hub": hub, "suites": SUITES})
+        print_json({"embedded": list(EMBEDDED_SPLITS), "hub": hub, "suites": SUITES, "added": added})
         return
     rows = [(name, "embedded", "", "problem, answer", "") for name in EMBEDDED_SPLITS]
     for name, source in HUB.items():
         columns = f"{source.problem}, {source.answer}"
         rows.append((name, source.hub_id, source.split, columns, (source.revision or "newest")[:12]))
+    rows += [(name, "added", "", "problem, answer", "") for name in added]
     rows += [(name, f"suite: {', '.join(members)}", "", "", "") for name, members in SUITES.items()]
     out = result_console()
-    out.print(plain_table("benchmarks", ("name", "source", "split", "columns", "revision"), rows))
+    print_table(out, "benchmarks", ("name", "source", "split", "columns", "revision"), rows)
     out.print("any .jsonl, .csv or .parquet file with problem and answer, by its path", markup=False)

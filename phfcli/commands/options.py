@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
+from phfcli.core.extensions import names
 from phfcli.core.names import ENGINES, OBJECTIVES, TEACHERS, TRACKERS
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _label(name: str, hint: Any) -> str:
 
 
 def _objectives(incomplete: str) -> list[str]:
-    return [name for name in OBJECTIVES if name.startswith(incomplete)]
+    return [name for name in [*OBJECTIVES, *names("objectives")] if name.startswith(incomplete)]
 
 
 Configs = Annotated[
@@ -170,6 +171,16 @@ Steps = Annotated[
         help="Train to this step (100). The learning rate falls over optim.horizon_steps, not over these.",
         rich_help_panel=TRAINING,
     ),
+]
+LearningRate = Annotated[
+    float | None,
+    Setting("optim.lr"),
+    typer.Option("--lr", "--learning-rate", help="The highest learning rate (5e-6).", rich_help_panel=TRAINING),
+]
+BatchSize = Annotated[
+    int | None,
+    Setting("batch_size"),
+    typer.Option("--batch-size", help="Problems a step, of all processes (32).", rich_help_panel=TRAINING),
 ]
 CheckpointEvery = Annotated[
     int | None,

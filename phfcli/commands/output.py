@@ -24,18 +24,42 @@ def result_console() -> "Console":
     """Where results go: stdout; a file or a pipe has room for the widest table."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_WIDTH)
+    return Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _FILE_WIDTH)
 
 
-def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
+def print_table(
+    out: "Console", title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], first_to_go: Sequence[str] = ()
+) -> None:
+    """Prints a table whose cells are never cut: where it is too wide, pictures in it go first, then it runs over.
+
+    first_to_go: columns that are left out one by one until the rest fits.
+    """
+    kept = list(range(len(columns)))
+    widths = [max(map(_width, (column, *(row[place] for row in rows)))) for place, column in enumerate(columns)]
+    for name in first_to_go:
+        if sum(widths[place] + 3 for place in kept) > out.width:
+            kept.remove(columns.index(name))
+    shown = [[row[place] for place in kept] for row in rows]
+    out.print(_table(title, [columns[place] for place in kept], shown), crop=False)
+
+
+def _width(cell: str) -> int:
+    from rich.cells import cell_len
+
+    return cell_len(printable(cell))
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
     """A table whose cells are text, columns of numbers to the right."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column, cell in zip(columns, rows[0], strict=True):
-        table.add_column(escape(printable(column)), justify="right" if cell[:1] in "+-0123456789" else "left")
+    for place, (column, cell) in enumerate(zip(columns, rows[0], strict=True)):
+        width = max(_width(text) for text in (column, *(row[place] for row in rows)))
+        side: Any = "right" if cell[:1] in "+-0123456789" else "left"
+        table.add_column(escape(printable(column)), justify=side, no_wrap=True, min_width=width)
     for row in rows:
         table.add_row(*(escape(printable(cell)) for cell in row))
     return table
@@ -45,14 +69,18 @@ def log_console(quiet: bool) -> "Console":
     """Where progress and notes go: stderr."""
     from rich.console import Console
 
-    return Console(stderr=True, quiet=quiet, highlight=False)
+    return Console(stderr=True, quiet=quiet, highlight=False, emoji=False)
 
 
-def warn(message: str) -> None:
-    """Writes a warning as one line on stderr, also with --quiet."""
+def warn(message: str, live: "Console | None" = None) -> None:
+    """Writes a warning as one line on stderr, also with --quiet.
+
+    live: a console that draws a live table, which would draw over what another one writes.
+    """
     from rich.markup import escape
 
-    log_console(quiet=False).print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+    out = log_console(quiet=False) if live is None or live.quiet else live
+    out.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -84,3 +112,10 @@ def with_error(value: float | None, stderr: float | None) -> str:
     """A percentage with its standard error in points, or the error alone."""
     parts = [*([] if value is None else [percent(value)]), *([] if stderr is None else [f"± {percent(stderr)}"])]
     return " ".join(parts) or "-"
+
+
+def as_yaml(value: object) -> str:
+    """A value as YAML has it, on one line."""
+    import yaml
+
+    return str(yaml.safe_dump([value], default_flow_style=True, width=10**6, allow_unicode=True)).strip()[1:-1]

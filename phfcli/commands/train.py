@@ -12,12 +12,14 @@ from phfcli.commands.options import (
     TRAINING,
     Alpha,
     AsJson,
+    BatchSize,
     CheckpointEvery,
     Configs,
     Data,
     EvalBench,
     EvalEvery,
     Keep,
+    LearningRate,
     Model,
     Objective,
     OutputDir,
@@ -40,7 +42,6 @@ from phfcli.core.storage.child_processes import end_with_parent
 
 if TYPE_CHECKING:
     from phfcli.core.settings import Source
-    from phfcli.core.training.distributed import Ranks
 
 _TERMINATED = 143  # by SIGTERM, as a shell reports it: whoever waits for the run must not take it for a finished one
 
@@ -69,6 +70,8 @@ def train(
     ] = None,
     engine: RolloutEngine = None,
     steps: Steps = None,
+    lr: LearningRate = None,
+    batch_size: BatchSize = None,
     seed: Seed = None,
     processes: Annotated[
         int | None,
@@ -127,46 +130,32 @@ def train(
     SIGTERM ends a run after its present step, with a checkpoint and exit code 143.
     """
     sources = settings_given(train, locals())
-    from phfcli.core.settings import resolve_train
+    from phfcli.core.settings import resolve_train, train_origins
 
     settings = resolve_train(sources)
     if dry_run:
-        show_plan(settings, json_, processes or 1, tokens_per_s)
+        show_plan(settings, train_origins(sources), json_, processes or 1, tokens_per_s)
         return
     if tokens_per_s is not None:
         raise UserError("--tokens-per-s: only with --dry-run, which predicts steps per hour from it")
     if _starts_others(processes):
         sys.exit(_launch(processes or 1))  # one of them has said what there was to say
     quiet_libraries()
-    from phfcli.core.training.distributed import joined
-
-    with joined(settings.device) as ranks:
-        _run(sources, resume, force, json_, quiet, ranks)
+    _run(sources, resume, force, json_, quiet)
 
 
-def _run(sources: "list[Source]", resume: bool, force: bool, json_: bool, quiet: bool, ranks: "Ranks") -> None:
-    """Starts or goes on with a run in this process, one of `ranks`, and shows it to its end."""
-    from phfcli.core.training.start import open_trackers, opened_run, start_trainer, stops_at_sigterm
+def _run(sources: "list[Source]", resume: bool, force: bool, json_: bool, quiet: bool) -> None:
+    """Starts or goes on with a run in this process, which may be one of several, and shows it to its end."""
+    from phfcli.core.training.start import running
 
-    log = log_console(quiet or not ranks.main)
-    with opened_run(sources, resume, force, ranks, warn) as start:
-        many = f" in {ranks.size} processes" if ranks.size > 1 else ""
-        what = f"training {start.config.model} with {start.config.objective} in {start.folder}{many}"
-        log.print(what, markup=False, soft_wrap=True)
-        trainer = start_trainer(start, ranks, warn)
-        model = trainer.model
-        log.print(f"on {model.device}, {model.compute or model.head.dtype}, attention by {model.attention}")
-        for note in trainer.notes:
-            log.print(note, markup=False, soft_wrap=True)
-        if start.resumes:
-            log.print(f"going on after step {trainer.step} of {start.config.steps}")
-        with stops_at_sigterm(trainer), open_trackers(trainer) as report:
-            last = watch(trainer, log, report)
-        if ranks.main:
+    log = log_console(quiet)
+    with running(sources, resume, force, warn, lambda line: log.print(line, markup=False, soft_wrap=True)) as run:
+        trainer = run.trainer
+        last = watch(run, log_console(quiet or not trainer.ranks.main))
+        if trainer.ranks.main:
             show_end(trainer, last, json_)
             if not trainer.done:
                 show_stop(trainer)
-        ranks.wait()  # a launcher ends the others when one has ended
     if not trainer.done:
         raise typer.Exit(_TERMINATED)
 

@@ -8,15 +8,17 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from phfcli.core.errors import nearest
+from phfcli.core.extensions import known
 from phfcli.core.names import (
     CONTEXTS,
     ENGINES,
+    GRADERS,
+    OBJECTIVES,
+    TEACHERS,
+    TRACKERS,
     BadRows,
     GoldForm,
-    ObjectiveName,
     StateDtype,
-    TeacherName,
-    TrackerName,
     Where,
 )
 
@@ -24,10 +26,11 @@ Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+_known_engine = known("engines", ENGINES, ", or the http://HOST:PORT of a vLLM server")
+
+
 def _engine(name: str) -> str:
-    if name in ENGINES or name.startswith(("http://", "https://")):
-        return name
-    raise ValueError(f"{name!r} is unknown; {nearest(name, ENGINES)}, or the http://HOST:PORT of a vLLM server")
+    return name if name.startswith(("http://", "https://")) else _known_engine(name)
 
 
 def _positions(choice: str) -> str:
@@ -50,6 +53,10 @@ def _absolute(path: str) -> str:
 Aggregate = Literal["token", "sequence"]
 EngineName = Annotated[str, AfterValidator(_engine)]
 Context = Annotated[str, AfterValidator(_context)]
+ObjectiveChoice = Annotated[str, AfterValidator(known("objectives", OBJECTIVES))]
+TeacherChoice = Annotated[str, AfterValidator(known("teachers", TEACHERS))]
+TrackerChoice = Annotated[str, AfterValidator(known("trackers", TRACKERS))]
+GraderChoice = Annotated[str, AfterValidator(known("graders", GRADERS))]
 
 # decoder blocks, the first is 1: "even" is 2, 4, ...
 LayerChoice = tuple[PositiveInt, ...] | Literal["last", "all", "even", "odd"]
@@ -111,7 +118,7 @@ class FlowSettings(Section):
 
 
 class TeacherSettings(Section):
-    kind: TeacherName = "ema"
+    kind: TeacherChoice = "ema"
     decay: Fraction = 0.999
     model: str | None = None  # of an external teacher: a hub id or folder
     context: Context = "reference"  # what it is shown of a problem: a name of core/names.py, or a text with {COLUMN}
@@ -234,6 +241,7 @@ class DataSettings(Section):
     columns: ColumnSettings = ColumnSettings()
     bad_rows: BadRows = "error"  # or "skip": they are counted, listed and left out
     gold: GoldForm = "as-is"  # how a gold answer is read out of its cell
+    grader: GraderChoice = "math"  # of answers, where a benchmark does not bring its own
 
 
 class ModelSettings(Section):
@@ -252,7 +260,7 @@ class ModelSettings(Section):
 class TrainConfig(ModelSettings, DataSettings):
     data: str = "siyanzhao/Openthoughts_math_30k_opsd"  # a file, "embedded", or HUB, HUB:SPLIT, HUB:CONFIG:SPLIT
     overlong: Literal["error", "skip"] = "error"  # problems whose prompt, reference and rollout exceed the context
-    objective: ObjectiveName = "phf"
+    objective: ObjectiveChoice = "phf"
     seed: int = 0
     steps: PositiveInt = 100
     batch_size: PositiveInt = 32  # problems a step
@@ -261,7 +269,7 @@ class TrainConfig(ModelSettings, DataSettings):
     checkpoint_every: PositiveInt = 25
     keep: PositiveInt | None = None  # the newest so many checkpoints; None is all, and their flows stay in any case
     output_dir: str | None = None
-    report_to: tuple[TrackerName, ...] = ()
+    report_to: tuple[TrackerChoice, ...] = ()
     tuning: Literal["lora", "full"] = "lora"  # an adapter, or every weight (kept in float32)
     sharding: Literal["none", "fsdp"] = "none"  # of the frozen base over processes
     lora: LoraSettings = LoraSettings()

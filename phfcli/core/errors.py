@@ -2,7 +2,10 @@
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+Name = TypeVar("Name", bound=str)
 
 
 class UserError(Exception):
@@ -35,3 +38,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(names)}"
+
+
+def one_of(label: str, word: str, known: Sequence[Name]) -> Name:
+    """The one of the known names that a word is. Raises UserError, which begins with the label, for another word."""
+    for name in known:
+        if name == word:
+            return name
+    raise UserError(f"{label}: {word!r} is unknown; {nearest(word, known)}")

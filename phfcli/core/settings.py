@@ -33,14 +33,24 @@ def resolve(kind: type[Config], sources: Iterable[Source]) -> Config:
         UserError: one line on the first key that is unknown or whose value is impossible.
     """
     tree: Tree = {}
-    origin: dict[str, str] = {}
-    for source in sources:
+    given = list(sources)
+    for source in given:
         _merge(tree, source.tree)
-        origin.update(dict.fromkeys(_leaves(source.tree), source.label))
+    origin = origins(given)
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
         raise UserError(_explain(kind, error.errors(include_url=False)[0], origin)) from None
+
+
+def origins(sources: Iterable[Source]) -> dict[str, str]:
+    """Of each dotted key that is given, which source gave it last."""
+    return {key: source.label for source in sources for key in leaves(source.tree)}
+
+
+def train_origins(sources: list[Source]) -> dict[str, str]:
+    """`origins` of a training run, whose model and objective bring recipes."""
+    return origins([*_beneath(sources), *sources])
 
 
 def resolve_train(sources: list[Source]) -> TrainConfig:
@@ -135,12 +145,13 @@ def _merge(into: Tree, tree: Mapping[str, Any]) -> None:
             into[key] = dict(value) if isinstance(value, Mapping) else value
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
-    paths = []
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree as one level: each value by its dotted key."""
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         inner = isinstance(value, Mapping) and value
-        paths += _leaves(value, f"{prefix}{key}.") if inner else [f"{prefix}{key}"]
-    return paths
+        flat |= leaves(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flat
 
 
 def _explain(kind: type[BaseModel], error: ErrorDetails, origin: Mapping[str, str]) -> str:

@@ -2,13 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from phfcli.commands.output import percent, plain_table
+from phfcli.commands.output import percent, print_table
 from phfcli.core.names import EnergyName
 from phfcli.core.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from phfcli.core.analysis.diagnose import LayerReport
 
@@ -23,7 +22,7 @@ _SHADES = " ░▒▓█"
 _TOKENS = 8
 
 
-def report_table(report: "LayerReport") -> "Table":
+def show_report(out: "Console", report: "LayerReport") -> None:
     """The newest step, a row for each layer."""
     step = "" if report.step is None else f"step {report.step}, "
     top = max(report.share)
@@ -35,7 +34,7 @@ def report_table(report: "LayerReport") -> "Table":
         rows.append((str(layer), f"{value:.4g}", percent(share), bar, *own, _shades(report, index)))
     title = f"Layer energy at {step}{report.samples} rollouts"
     columns = ("layer", "energy", "share %", "", *_COLUMNS, "along rollout")
-    return plain_table(title, columns, rows)
+    print_table(out, title, columns, rows, first_to_go=("", "along rollout"))
 
 
 _COLUMNS = {
@@ -58,7 +57,7 @@ def _shades(report: "LayerReport", index: int) -> str:
     return "".join(_SHADES[round(steps * (value or 0) / top)] for value in report.position_map[index])
 
 
-def step_table(reports: "list[LayerReport]") -> "Table":
+def show_steps(out: "Console", reports: "list[LayerReport]") -> None:
     """Every saved step, a row each."""
     rows = []
     for report in reports:
@@ -68,7 +67,7 @@ def step_table(reports: "list[LayerReport]") -> "Table":
         mean = sum(report.energies) / len(report.energies)
         rows.append((step, f"{mean:.4g}", f"{report.entropy:.3f}", str(layer), percent(share), moved))
     columns = ("step", "mean energy", "entropy", "largest layer", "its share %", "share moved since the first, %")
-    return plain_table("Over the checkpoints", columns, rows)
+    print_table(out, "Over the checkpoints", columns, rows)
 
 
 def explain(out: "Console", report: "LayerReport") -> None:

@@ -2,12 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from phfcli.commands.output import percent, plain_table, with_error
+from phfcli.commands.output import percent, print_table, with_error
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
-    from rich.table import Table
 
     from phfcli.core.evaluation.evaluate import EvaluationProgress, Evaluator
 
@@ -42,7 +41,7 @@ class EvaluationBars:
             self._console.print(f"{running.bench}: {running.done} of {running.total}  {line}", markup=False)
 
 
-def summary_table(summaries: list[dict[str, Any]]) -> "Table":
+def show_summaries(out: "Console", summaries: list[dict[str, Any]]) -> None:
     """The scores of every benchmark, a row each."""
     n = summaries[0]["n"]
     columns = "bench", "problems", f"Average@{n}", "sampling", f"pass@{n}", f"majority@{n}", "truncated", "completed"
@@ -60,7 +59,7 @@ def summary_table(summaries: list[dict[str, Any]]) -> "Table":
         for summary in summaries
     ]
     title = f"{summaries[0]['target']}, percent ± standard error over problems (sampling: of the samples alone)"
-    return plain_table(title, columns, rows)
+    print_table(out, title, columns, rows)
 
 
 def details(summary: dict[str, Any]) -> str:

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
     from phfcli.core.training.loop import Trainer
     from phfcli.core.training.metrics import Metrics
-    from phfcli.core.training.trackers import Report
+    from phfcli.core.training.start import Running
     from phfcli.core.training.validation import ValidationResult
 
 _LINE_EVERY = 10  # steps
 _TABLE_ROWS = 7
+_PAIR_WIDTH = 34  # of a name and its value in the table
 _IN_A_LINE = {
     "loss": "loss",
     "divergence": "jsd",
@@ -39,27 +40,26 @@ _SHARES = (
 )
 
 
-def watch(trainer: "Trainer", log: "Console", report: "Report") -> "Metrics | None":
+def watch(run: "Running", log: "Console") -> "Metrics | None":
     """Runs the training and shows each step; returns the metrics of the last step, or None if no step was left."""
     from rich.live import Live
 
-    last = None
+    trainer, last = run.trainer, None
     started, first, steps = time.monotonic(), trainer.step, trainer.config.steps
     # off a terminal nothing of it is printed; with --quiet a warning must still find its way to stderr
     with Live(console=log, auto_refresh=False, transient=True, redirect_stderr=not log.quiet) as live:
-        for last in trainer.train():
+        for last in run.steps():
             alarms = last.pop("alarms", [])
-            report(last)
             step, scores = last["step"], last.pop("evaluation", None)
             if scores:
                 log.print(evaluation_line(scores, step), soft_wrap=True, markup=False)
                 last |= {"average": scores["average"]}
             left_s = (time.monotonic() - started) / (step - first) * (steps - step)
-            live.update(step_table(last, steps, left_s), refresh=True)
+            live.update(step_table(last, steps, left_s, log.width), refresh=True)
             if step == 1 or step % _LINE_EVERY == 0:
                 log.print(step_line(last), soft_wrap=True)
             for alarm in alarms if trainer.ranks.main else ():
-                warn(alarm["sentence"])
+                warn(alarm["sentence"], log)
     return last
 
 
@@ -76,7 +76,7 @@ def evaluation_line(scores: "ValidationResult", step: int) -> str:
     return f"step {step:>4}  {scores['bench']} {average} %  ({scores['problems']} problems x {scores['n']})"
 
 
-def step_table(metrics: "Metrics", steps: int, left_s: float) -> "Table":
+def step_table(metrics: "Metrics", steps: int, left_s: float, width: int = 120) -> "Table":
     """Every number of a step in columns, and above them the progress and the time left."""
     from rich import box
     from rich.table import Table
@@ -85,10 +85,11 @@ def step_table(metrics: "Metrics", steps: int, left_s: float) -> "Table":
     title = f"step {metrics['step']} of {steps}, {left} left"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False, pad_edge=False)
     cells = [_cells(name, value) for name, value in metrics.items() if name != "step" and not isinstance(value, list)]
-    columns = [cells[first : first + _TABLE_ROWS] for first in range(0, len(cells), _TABLE_ROWS)]
+    rows = max(_TABLE_ROWS, -(-len(cells) // max(1, width // _PAIR_WIDTH)))
+    columns = [cells[first : first + rows] for first in range(0, len(cells), rows)]
     for _ in columns:
-        table.add_column()
-        table.add_column(justify="right")
+        table.add_column(no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
     for row in zip_longest(*columns, fillvalue=("", "")):
         table.add_row(*(text for cell in row for text in cell))
     return table

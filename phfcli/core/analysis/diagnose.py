@@ -5,7 +5,7 @@ rollout's transitions is taken first, then the mean over rollouts, as in the los
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from phfcli.core.analysis.flow_totals import FlowTotals, TokenEnergy
-from phfcli.core.errors import UserError
+from phfcli.core.errors import UserError, one_of
 from phfcli.core.losses.hidden_states.layer_energy import entropy, layer_energy_share
 from phfcli.core.losses.hidden_states.rollout_measures import measure_rollout
-from phfcli.core.names import EnergyName
+from phfcli.core.names import ENERGIES, EnergyName
 from phfcli.core.runs.flow_files import RolloutStates, open_flow
 from phfcli.core.runs.layout import is_run, step_name
 
@@ -174,6 +174,17 @@ def diagnose(source: FlowSource, energy: EnergyName, parts: int = PARTS) -> Laye
 def diagnose_file(path: Path, energy: EnergyName, parts: int = PARTS) -> LayerReport:
     """The report of a flow file. Raises UserError for another kind of file, or one without a transition."""
     return diagnose(open_flow(path), energy, parts)
+
+
+def diagnose_saved(paths: Sequence[Path], energy: str, steps: list[int], parts: int = PARTS) -> list[LayerReport]:
+    """The reports of the flows saved in runs, checkpoints, folders or files, by step; `steps` names the only ones.
+
+    Raises:
+        UserError: where there are none, for an unknown energy, and for models of different depth.
+    """
+    kind = one_of("energy", energy, ENERGIES)
+    files = of_steps([file for path in paths for file in flow_files(path)], steps)
+    return comparable([diagnose_file(file, kind, parts) for file in files])
 
 
 def _known(values: Tensor) -> list[float | None]:

@@ -16,8 +16,8 @@ from phfcli.core.runs.checkpoints import check_sums, checkpoints_of
 from phfcli.core.runs.flow_files import open_flow
 from phfcli.core.runs.layout import evaluation_files, is_run
 from phfcli.core.runs.run_folder import saved_config
+from phfcli.core.runs.run_list import in_use
 from phfcli.core.settings import resolve
-from phfcli.core.storage.locks import unused
 from phfcli.core.storage.schemas import ManifestForm, StepForm, read_form, read_forms
 
 State = Literal["ok", "damaged", "missing", "in use"]
@@ -68,11 +68,7 @@ def _findings(folder: Path, full: bool) -> Iterator[Finding]:
 
 
 def _lock(folder: Path) -> Finding:
-    lock = folder / "lock"
-    if not lock.exists():
-        return Finding("lock", "ok")
-    with unused(lock) as free:
-        return Finding("lock", "ok") if free else Finding("lock", "in use", "a phf train is at work in this run")
+    return Finding("lock", "in use", "a phf train is at work in this run") if in_use(folder) else Finding("lock", "ok")
 
 
 def _checkpoints(folder: Path, config: TrainConfig, full: bool) -> Iterator[Finding]:

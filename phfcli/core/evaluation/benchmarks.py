@@ -7,11 +7,12 @@ from pathlib import Path
 
 from phfcli.core.config import EvalConfig
 from phfcli.core.errors import UserError, nearest
-from phfcli.core.grading import Grader
+from phfcli.core.extensions import find, names
+from phfcli.core.grading import Grading
 from phfcli.core.grading.golds import GOLD_FORMS, check_plausible
 from phfcli.core.shipped_files import EMBEDDED, embedded_problems
 from phfcli.core.storage.problem_rows import Columns, read_problems, rows_hash, skipped_rows
-from phfcli.core.storage.tables import looks_like_file, read_hub, read_rows
+from phfcli.core.storage.tables import ListedRows, Row, Rows, looks_like_file, read_hub, read_rows
 from phfcli.core.types import Problem
 
 
@@ -30,6 +31,19 @@ class Source:
 
 
 @dataclass(frozen=True)
+class OwnBenchmark:
+    """A benchmark that somebody has added.
+
+    Attributes:
+        rows: gives its rows, with `problem` and `answer`, when it is evaluated.
+        grader: the name of its grader; None is the one of the settings.
+    """
+
+    rows: Callable[[], Iterable[Row]]
+    grader: str | None = None
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """Problems with their gold answers, and the hash that tells copies of one benchmark apart."""
 
@@ -38,6 +52,7 @@ class Benchmark:
     sha256: str  # of all rows
     source: str  # a hub id with its revision, a file, or "embedded"
     unusable: tuple[str, ...] = ()  # ids of the rows left out, since their golds cannot be read
+    grader: str = "math"
     notes: tuple[str, ...] = ()  # what somebody who reads the score should know of the rows
 
 
@@ -76,6 +91,8 @@ SUITES = {"paper": ("aime24", "aime25", "hmmt25")}
 
 EMBEDDED_SPLITS = {EMBEDDED: "eval", "embedded-dev": "dev"}
 
+OWN_NAMES = (*EMBEDDED_SPLITS, *HUB, *SUITES)
+
 
 def load_benchmarks(names: Iterable[str], config: EvalConfig) -> list[Benchmark]:
     """The benchmarks of these names; a suite's name stands for its members."""
@@ -93,29 +110,39 @@ def load_benchmark(name: str, config: EvalConfig) -> Benchmark:
     Raises:
         UserError: for an unknown name, a source that cannot be read, a missing column or an empty cell.
     """
-    if name in EMBEDDED_SPLITS:
-        rows, columns, source = read_rows(embedded_problems(EMBEDDED_SPLITS[name])), _own_columns(config), EMBEDDED
-    elif name in HUB:
-        hub, revision = HUB[name], config.revision or HUB[name].revision
-        rows, source = read_hub(hub.hub_id, hub.split, hub.config, revision), f"{hub.hub_id}@{revision or 'newest'}"
-        columns = _hub_columns(hub, config)
-    elif looks_like_file(name):
-        rows, columns, source = read_rows(Path(name)), _own_columns(config), name
-    else:
-        known = [*EMBEDDED_SPLITS, *HUB, *SUITES]
-        raise UserError(
-            f"bench {name}: neither a benchmark nor a file; {nearest(name, known)}; see phf eval --bench list"
-        )
+    own: OwnBenchmark | None = None if name in OWN_NAMES else find("benchmarks", name)
+    rows, columns, source = (_added(own), _own_columns(config), "added") if own else _found(name, config)
     table = read_problems(rows, columns, name, config.bad_rows)
     problems = list(table[: config.limit])
+    grader = own.grader if own and own.grader else config.grader
     notes = [skipped_rows(name, table.bad)] if table.bad else []
-    if warning := check_plausible([gold for problem in problems for gold in problem.golds], name):
+    golds = [gold for problem in problems for gold in problem.golds]
+    if grader == "math" and (warning := check_plausible(golds, name)):
         notes.append(warning)
     own_name = Path(name).stem if source == name else name
-    return Benchmark(own_name, problems, rows_hash(problems), source, notes=tuple(notes))
+    return Benchmark(own_name, problems, rows_hash(problems), source, grader=grader, notes=tuple(notes))
 
 
-def check_golds(bench: Benchmark, grader: Grader) -> Benchmark:
+def _added(own: OwnBenchmark) -> Rows:
+    rows = list(own.rows())
+    return ListedRows(rows, list(rows[0]) if rows else [])
+
+
+def _found(name: str, config: EvalConfig) -> tuple[Rows, Columns, str]:
+    """The rows of one of our own benchmarks or of a file, their columns, and where they come from."""
+    if name in EMBEDDED_SPLITS:
+        return read_rows(embedded_problems(EMBEDDED_SPLITS[name])), _own_columns(config), EMBEDDED
+    if name in HUB:
+        hub, revision = HUB[name], config.revision or HUB[name].revision
+        rows = read_hub(hub.hub_id, hub.split, hub.config, revision)
+        return rows, _hub_columns(hub, config), f"{hub.hub_id}@{revision or 'newest'}"
+    if looks_like_file(name):
+        return read_rows(Path(name)), _own_columns(config), name
+    known = [*OWN_NAMES, *names("benchmarks")]
+    raise UserError(f"bench {name}: neither a benchmark nor a file; {nearest(name, known)}; see phf eval --bench list")
+
+
+def check_golds(bench: Benchmark, grader: Grading) -> Benchmark:
     """The benchmark without the problems whose gold answer cannot be read, or does not equal itself.
 
     Raises UserError if that leaves none.

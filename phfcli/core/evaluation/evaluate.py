@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from phfcli.core.evaluation.sample_file import GradedSample, Key, SampleFile
 from phfcli.core.evaluation.sample_page import write_page
 from phfcli.core.evaluation.sample_tasks import SampleTask, grade, sample_tasks
 from phfcli.core.evaluation.scores import score_notes, summarise
-from phfcli.core.grading import Grader, Status
+from phfcli.core.grading import Grading, Status, build_grader
 from phfcli.core.models.adapters.files import check_adapter
 from phfcli.core.models.chat_template import PLAIN_TEMPLATE
 from phfcli.core.models.description import ModelDescription, load_description, pick_device, pick_dtype
@@ -84,10 +84,9 @@ class Evaluator:
     description: ModelDescription
     prompts: Prompts
     engine: Engine
-    grader: Grader
     identity: dict[str, Any]  # what must not change between two parts of one evaluation
 
-    def run(self, bench: Benchmark, on_progress: Progress) -> dict[str, Any]:
+    def run(self, bench: Benchmark, grader: Grading, on_progress: Progress) -> dict[str, Any]:
         """Samples what is missing, grades it, and returns the summary, which is also on disk.
 
         Raises:
@@ -97,10 +96,10 @@ class Evaluator:
         file = SampleFile(self.folder(bench, sampling))
         about = {"created": now(), "engine_options": self.config.vllm.model_dump(), **environment(self._device)}
         with file.claim(self._settings(bench, sampling), about):
-            seconds = self._sample(file, bench, sampling, on_progress)
+            seconds = self._sample(file, bench, grader, sampling, on_progress)
             samples = file.read(bench.problems, self.config.n)
             summary = {
-                **summarise(samples, bench.problems, self.grader, self.config.n),
+                **summarise(samples, bench.problems, grader, self.config.n),
                 "bench": bench.name,
                 "unusable_golds": list(bench.unusable),
                 "target": self.target.name,
@@ -147,9 +146,12 @@ class Evaluator:
             "prompt": {"template": self.prompts.student_template, "thinking": self.prompts.thinking}
             | ({} if (chat := self.prompts.chat_template) is None else {"chat_template": chat}),
             "sampling": asdict(sampling),
+            **({} if bench.grader == "math" else {"grader": bench.grader}),
         }
 
-    def _sample(self, file: SampleFile, bench: Benchmark, sampling: Sampling, on_progress: Progress) -> float:
+    def _sample(
+        self, file: SampleFile, bench: Benchmark, grader: Grading, sampling: Sampling, on_progress: Progress
+    ) -> float:
         """Draws and grades every (problem, sample) that is not on disk yet; returns the seconds spent so far."""
         done = file.read(bench.problems, self.config.n)
         running_average = RunningAverage(bench.name, len(bench.problems) * self.config.n, done)
@@ -162,9 +164,7 @@ class Evaluator:
 
         def record(drawn: Sequence[tuple[SampleTask, Completion]]) -> None:
             seconds = running_average.seconds_before + time.perf_counter() - started
-            samples = [
-                {**sample, "seconds": round(seconds, 3)} for sample in grade(drawn, self.description, self.grader)
-            ]
+            samples = [{**sample, "seconds": round(seconds, 3)} for sample in grade(drawn, self.description, grader)]
             file.append(samples)
             running_average.add(samples)
             on_progress(running_average.running(seconds))
@@ -208,17 +208,19 @@ def _evaluate(
     if target.adapter is not None:
         check_adapter(target.adapter, description)
         _check_base(target, identity["model"])
-    prompts = build_prompts(description.tokenizer, _prompt_settings(config, target))
+    prompts = build_prompts(description.tokenizer, prompt_settings(config, target))
     if prompts.chat_template == PLAIN_TEMPLATE:
         warn(prompts.notes()[1])
     length = max(_longest(prompts, b) + sampling_of(config, description, prompts, b).max_new_tokens for b in benches)
     serving = Serving(config.model_copy(update={"model": target.model}), length, target.adapter)
-    with Grader(timeout_s=config.grader_timeout_s) as grader:
-        benches = [check_golds(bench, grader) for bench in benches]
-        with closing(evaluation_engine(config, serving, warn)) as engine:
-            evaluation = Evaluator(config, target, description, prompts, engine, grader, identity)
-            on_start(evaluation)
-            return [evaluation.run(bench, on_progress) for bench in benches]
+    with ExitStack() as stack:
+        names = dict.fromkeys(bench.grader for bench in benches)
+        graders = {name: stack.enter_context(build_grader(name, config.grader_timeout_s)) for name in names}
+        benches = [check_golds(bench, graders[bench.grader]) for bench in benches]
+        engine = stack.enter_context(closing(evaluation_engine(config, serving, warn)))
+        evaluation = Evaluator(config, target, description, prompts, engine, identity)
+        on_start(evaluation)
+        return [evaluation.run(bench, graders[bench.grader], on_progress) for bench in benches]
 
 
 def _sampling_name(settings: Mapping[str, Any]) -> str:
@@ -281,7 +283,7 @@ def _check_base(target: Target, model: Mapping[str, Any]) -> None:
             )
 
 
-def _prompt_settings(config: EvalConfig, target: Target) -> PromptSettings:
+def prompt_settings(config: EvalConfig, target: Target) -> PromptSettings:
     """The prompts to evaluate with: those that the run was trained with, unless others are asked for."""
     if config.prompt == PromptSettings() and target.run is not None:
         return resolve(TrainConfig, [saved_config(target.run)]).prompt

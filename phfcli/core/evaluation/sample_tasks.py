@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from phfcli.core.evaluation.benchmarks import Benchmark
 from phfcli.core.evaluation.sample_file import GradedSample
-from phfcli.core.grading import Grader, Status
+from phfcli.core.grading import Grading, Status
 from phfcli.core.models.description import ModelDescription
 from phfcli.core.seeds import derive_seed
 from phfcli.core.types import Completion, Problem
@@ -26,7 +26,7 @@ def sample_tasks(bench: Benchmark, n: int, seed: int) -> list[SampleTask]:
 
 
 def grade(
-    drawn: Sequence[tuple[SampleTask, Completion]], description: ModelDescription, grader: Grader
+    drawn: Sequence[tuple[SampleTask, Completion]], description: ModelDescription, grader: Grading
 ) -> list[GradedSample]:
     """Grades drawn completions; a completion that the token limit has cut is "truncated" and has no answer."""
     texts = [description.text(completion.ids) for _, completion in drawn]

@@ -1,7 +1,7 @@
 """Computes the scores of an evaluation from its samples."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,14 +9,14 @@ import numpy as np
 from phfcli.core.evaluation.average import average
 from phfcli.core.evaluation.pass_at_k import majority, pass_at_ks
 from phfcli.core.evaluation.sample_file import GradedSample, Key
-from phfcli.core.grading import Grader, Status
+from phfcli.core.grading import Grading, Status
 from phfcli.core.types import Problem
 
 _QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)
 
 
 def summarise(
-    samples: Mapping[Key, GradedSample], problems: Sequence[Problem], grader: Grader, n: int
+    samples: Mapping[Key, GradedSample], problems: Sequence[Problem], grader: Grading, n: int
 ) -> dict[str, Any]:
     """The scores and counts of an evaluation; fractions are 0..1, lengths are in tokens."""
     rows = [[samples[p.id, i] for i in range(n)] for p in problems]
@@ -57,7 +57,17 @@ def score_notes(summary: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _majority(rows: Sequence[Sequence[GradedSample]], scores: Sequence[Sequence[float]], grader: Grader) -> float:
+def notes_of(summary: Mapping[str, Any]) -> Iterator[str]:
+    """What somebody who reads the scores should know, a sentence each."""
+    bench, unusable, failures = summary["bench"], summary["unusable_golds"], summary["grader_failures"]
+    yield from summary["notes"]
+    if unusable:
+        yield f"{bench}: left out, since their gold answers cannot be read: {', '.join(unusable)}"
+    if failures:
+        yield f"{bench}: {failures} answers were not graded and count as not correct"
+
+
+def _majority(rows: Sequence[Sequence[GradedSample]], scores: Sequence[Sequence[float]], grader: Grading) -> float:
     votes = [grader.equivalence_classes([s["answer"] for s in row]) for row in rows]
     right = [
         {vote for vote, score in zip(row, own, strict=True) if vote is not None and score}

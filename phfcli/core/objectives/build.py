@@ -5,6 +5,7 @@ from pathlib import Path
 
 from phfcli.core.config import DivergenceSettings, TrainConfig
 from phfcli.core.errors import UserError
+from phfcli.core.extensions import find
 from phfcli.core.losses.hidden_states.flow import Local
 from phfcli.core.objectives.contract import LossTerms, Needs, Objective, Sum, Term
 from phfcli.core.objectives.group_policy import GroupPolicy
@@ -19,7 +20,10 @@ from phfcli.core.objectives.teachers.bridge import load_bridge
 
 def build_objective(config: TrainConfig) -> Objective:
     """The objective that config.objective names. Raises UserError for settings that it cannot be computed with."""
-    return _BUILDERS[config.objective](config)
+    builder = _BUILDERS.get(config.objective) or find("objectives", config.objective)
+    assert builder is not None  # the settings have been checked
+    objective: Objective = builder(config)
+    return objective
 
 
 def _privileged(config: TrainConfig) -> bool:

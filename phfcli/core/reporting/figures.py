@@ -1,6 +1,8 @@
 """Draws pictures into files: several charts side by side, by matplotlib without a screen."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from io import BytesIO
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -19,6 +21,7 @@ Panel = Callable[[Axes], None]
 _COLUMNS = 3
 _MOST_PAIRS = 24  # differences in one panel
 _SIZE = (4.9, 3.7)  # of a panel, in inches
+_DPI = 130
 
 
 def layer_panels(reports: Sequence[LayerReport]) -> dict[str, Panel]:
@@ -39,24 +42,50 @@ def layer_panels(reports: Sequence[LayerReport]) -> dict[str, Panel]:
     }
 
 
-def draw_layers(reports: Sequence[LayerReport], path: Path) -> None:
+def layers_figure(reports: Sequence[LayerReport]) -> Figure:
     """All panels of a diagnosis as one picture."""
-    draw_panels(list(layer_panels(reports).values()), path, columns=_COLUMNS if len(reports) == 1 else 4)
+    return figure_of(list(layer_panels(reports).values()), columns=_COLUMNS if len(reports) == 1 else 4)
 
 
-def draw_panels(drawn: Sequence[Panel], path: Path, columns: int = _COLUMNS, size: tuple[float, float] = _SIZE) -> None:
+def draw_layers(reports: Sequence[LayerReport], path: Path) -> None:
+    """The picture of a diagnosis, in a file."""
+    save_figure(layers_figure(reports), path)
+
+
+def _plain_text() -> AbstractContextManager[None]:
+    """In which a dollar in a name is a dollar."""
+    return rc_context({"text.parse_math": False})
+
+
+class Picture(Figure):
+    """A figure that notebooks show as it is."""
+
+    def _repr_png_(self) -> bytes:
+        out = BytesIO()
+        with _plain_text():
+            self.savefig(out, format="png", dpi=_DPI)
+        return out.getvalue()
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure into a file of the kind that its name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _plain_text():
+        figure.savefig(path, dpi=_DPI)
+
+
+def figure_of(drawn: Sequence[Panel], columns: int = _COLUMNS, size: tuple[float, float] = _SIZE) -> Figure:
     """Panels side by side, in rows of so many."""
     columns = min(columns, len(drawn))
     rows = -(-len(drawn) // columns)
-    figure = Figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
-    with rc_context({"text.parse_math": False}):  # a dollar in a name is a dollar
+    figure = Picture(figsize=(columns * size[0], rows * size[1]), layout="constrained")
+    with _plain_text():
         grid = figure.subplots(rows, columns, squeeze=False).flatten()
         for axes, panel in zip(grid, drawn, strict=False):
             panel(axes)
         for axes in grid[len(drawn) :]:
             axes.set_axis_off()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
+    return figure
 
 
 def view_panels(name: ViewName, comparison: Comparison) -> list[Panel]:
@@ -84,14 +113,19 @@ def differences_height(comparison: Comparison) -> float:
     return max(_SIZE[1], 0.45 * len(drawn_pairs(comparison)) + 1)
 
 
-def draw_view(name: ViewName, comparison: Comparison, path: Path) -> None:
+def view_figure(name: ViewName, comparison: Comparison) -> Figure:
     """A view as one picture."""
     height = _SIZE[1]
     if name in ("runs", "methods"):
         height = differences_height(comparison)
     elif name == "ablations":
         height = max(height, 0.45 * len(comparison.arms) + 1)
-    draw_panels(view_panels(name, comparison), path, size=(6, height))
+    return figure_of(view_panels(name, comparison), size=(6, height))
+
+
+def draw_view(name: ViewName, comparison: Comparison, path: Path) -> None:
+    """The picture of a view, in a file."""
+    save_figure(view_figure(name, comparison), path)
 
 
 def _scores(comparison: Comparison, model: str) -> Panel:
@@ -114,4 +148,4 @@ def _trajectory(points: Sequence[score_charts.Point], model: str, bench: str, na
 
 def draw_bridge(report: BridgeReport, path: Path) -> None:
     """How well a bridge's two sides agree, by rank."""
-    draw_panels([lambda axes: flow_charts.bridge(axes, report)], path)
+    save_figure(figure_of([lambda axes: flow_charts.bridge(axes, report)]), path)

@@ -113,7 +113,7 @@ def agreement(axes: Axes, report: LayerReport) -> None:
     axes.set_ylim(top=1.005)
     name_axes(axes, "decoder block", "student and teacher")
     axes.legend(frameon=False, fontsize=9)
-    title(axes, f"{at_step(report)}agreement, 1 is none apart")
+    title(axes, f"{at_step(report)}agreement of both readers, 1 is alike")
 
 
 def ranks(axes: Axes, report: LayerReport) -> None:

@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 
 from phfcli.core.analysis.compare import Comparison, compare
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation, load_evaluations, named_path, summaries_of
-from phfcli.core.reporting import score_charts
 from phfcli.core.reporting.comparison_tables import view_of
 from phfcli.core.reporting.figures import differences_height, layer_panels, view_panels
 from phfcli.core.reporting.health.health_charts import MAPS, part_map
@@ -29,27 +28,12 @@ from phfcli.core.reporting.run_summaries import (
     with_distinct_names,
 )
 from phfcli.core.reporting.table_export import ResultTable, layer_table
+from phfcli.core.reporting.training_curves import CURVES, training_panels
 from phfcli.core.runs.provenance import now
 from phfcli.core.storage.files import write_text
 from phfcli.core.version import __version__
 
-_CURVES = {
-    "loss": "Loss of each step: the whole objective, so it compares runs of one objective only.",
-    "divergence": "Divergence of the next-token distributions, mean over tokens, before its weight.",
-    "flow": "Flow loss (eq. 13), mean over rollouts.",
-    "pointwise": "Pointwise loss of the states, mean over rollouts.",
-    "entropy": "Entropy of the policy's next token, in nats.",
-    "fork_share": "Share of tokens that are forks: as open as a choice between two, or more.",
-    "repetition": "Share of runs of eight tokens that the rollout has written before.",
-    "truncated": "Share of rollouts cut at the token limit.",
-    "engine_gap": "Gap between the engine's and the trainer's log-probability of a token, in nats.",
-    "distinct_answers": "Different answers of a problem's rollouts, mean over problems.",
-    "base_distance": "KL divergence of the policy from its base on its rollouts, nats a token.",
-    "reward": "Share of right completions in training.",
-    "clip_share": "Share of the divergence that the clip takes, and its gradient with it.",
-    "grad_norm": "Norm of the gradient before it is clipped.",
-    "rollout_tokens": "Mean length of a rollout, in tokens.",
-}
+_FOLDER = Path(__file__).parent / "page"
 _FLOW_CAPTIONS = {
     "shares": "Share of the energy that each decoder block carries. Even bars at the dashed line would be a flow that "
     "differs alike at every depth.",
@@ -64,9 +48,9 @@ _FLOW_CAPTIONS = {
     "terms": "Direction, geometry and neighbouring-layer terms by block, means over rollouts. Together they are the "
     "flow loss.",
     "agreement": "Cosine of student's and teacher's transitions, and CKA of their states, by block. One is agreement.",
-    "ranks": "Effective rank of the directions along a rollout, for both readers. A low one is a flow on few lines.",
+    "ranks": "Effective rank of the directions along a rollout, for both readers. A low one means "
+    "that the path keeps to few directions.",
 }
-_POINTS = 200  # of a curve
 
 
 def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = False) -> None:
@@ -131,13 +115,8 @@ def _scores(comparison: Comparison, steps: list[SavedEvaluation]) -> list[Figure
 
 
 def _training(runs: Sequence[RunSummary]) -> list[Figure]:
-    drawn = []
-    for key, caption in _CURVES.items():
-        curves = {run.name: _curve(run.metrics, key) for run in runs if run.metrics}
-        if any(curves.values()):
-            panel = partial(score_charts.curves, curves=curves, name=key.replace("_", " "))
-            drawn.append(Figure(inline_svg(panel, caption, f"curve-{key}"), caption))
-    return drawn
+    panels = training_panels({run.name: run.metrics for run in runs})
+    return [Figure(inline_svg(panel, CURVES[key], f"curve-{key}"), CURVES[key]) for key, panel in panels.items()]
 
 
 def _maps(runs: Sequence[RunSummary]) -> list[Figure]:
@@ -148,14 +127,6 @@ def _maps(runs: Sequence[RunSummary]) -> list[Figure]:
                 caption, panel = f"{run.name}: {told}", partial(part_map, metrics=run.metrics, key=key)
                 drawn.append(Figure(inline_svg(panel, caption, f"map-{place}-{key}"), caption))
     return drawn
-
-
-def _curve(metrics: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
-    """(step, value), of a long run the means of neighbouring steps."""
-    points = [(float(line["step"]), float(line[key])) for line in metrics if key in line]
-    every = max(1, -(-len(points) // _POINTS))
-    parts = [points[start : start + every] for start in range(0, len(points), every)]
-    return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
 
 
 def _flow(run: RunSummary, place: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from phfcli.core.evaluation.saved_evaluations import summaries_of
 from phfcli.core.printable import printable
 from phfcli.core.reporting.table_export import ResultTable
 from phfcli.core.runs.layout import evaluation_files, is_run
-from phfcli.core.settings import read_yaml
+from phfcli.core.settings import leaves, read_yaml
 from phfcli.core.storage.files import read_json
 from phfcli.core.storage.schemas import AlarmForm, StepForm, read_forms
 from phfcli.core.training.health.alarms import FILE as ALARMS
@@ -65,7 +65,7 @@ def with_distinct_names(runs: Sequence[RunSummary]) -> list[RunSummary]:
 def settings_tables(runs: Sequence[RunSummary]) -> tuple[ResultTable, ResultTable]:
     """The settings of the runs side by side: those that differ, and the others."""
     trained = [run for run in runs if run.config]
-    flat = [dict(_leaves(run.config)) for run in trained]
+    flat = [leaves(run.config) for run in trained]
     keys = list(dict.fromkeys(key for own in flat for key in own))
     differing, same = [], []
     for key in keys:
@@ -78,13 +78,6 @@ def settings_tables(runs: Sequence[RunSummary]) -> tuple[ResultTable, ResultTabl
     return ResultTable("Settings that differ between the runs", ["setting", *names], differing), ResultTable(
         "Settings of all runs", ["setting", "value"], same
     )
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    leaves = []
-    for key, value in tree.items():
-        leaves += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return leaves
 
 
 def provenance_table(runs: Sequence[RunSummary]) -> ResultTable:

@@ -51,7 +51,7 @@ def differences(axes: Axes, pairs: Sequence[Pair]) -> None:
     )
     axes.set_ylim(len(pairs) - 0.4, -0.6)
     name_axes(axes, "points, with 95% interval", "")
-    title(axes, "differences; grey: too small to show")
+    title(axes, "differences; in the grey the test could not show one")
 
 
 def variants(axes: Axes, comparison: Comparison) -> None:
@@ -110,4 +110,6 @@ def curves(axes: Axes, curves: Mapping[str, Sequence[tuple[float, float]]], name
 
 
 def _legend_above(axes: Axes, entries: int) -> None:
+    if not axes.get_legend_handles_labels()[0]:
+        return  # a single run without a name
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(3, entries), frameon=False, fontsize=9)

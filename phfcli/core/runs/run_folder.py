@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ _CHECKPOINTS_HANG_ON = ("model", "tuning", "lora")
 _WRITTEN_BEFORE_CONFIG = {"lock", "manifest.json", ".manifest.json.tmp", ".config.yaml.tmp"}
 
 
-def default_folder(config: TrainConfig) -> Path:
-    """runs/OBJECTIVE-MODEL-seedN."""
-    return Path("runs") / f"{config.objective}-{Path(config.model).name.lower()}-seed{config.seed}"
+def default_folder(config: TrainConfig, free: bool = False) -> Path:
+    """runs/OBJECTIVE-MODEL-seedN; with `free` the first of it, NAME-2, NAME-3 that holds nothing yet."""
+    name = f"{config.objective}-{Path(config.model).name.lower()}-seed{config.seed}"
+    folders = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in count(1))
+    return next(folder for folder in folders if not free or not folder.exists())
 
 
 def claim_folder(folder: Path) -> None:

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from phfcli.core.reporting.figures import draw_panels
+from phfcli.core.reporting.figures import figure_of, save_figure
 from phfcli.core.storage.files import write_json, write_text
 from phfcli.core.studies.charts import panels
 from phfcli.core.studies.page import page
@@ -21,7 +21,7 @@ def write_report(study: Study, file: Path) -> Path:
     write_json(path.with_suffix(".json"), _figures(study, results))
     drawn = panels(study, results)
     if drawn:
-        draw_panels(drawn, path.with_suffix(".png"), size=_SIZE)
+        save_figure(figure_of(drawn, size=_SIZE), path.with_suffix(".png"))
     write_text(path, page(study, results, file, path))
     return path
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from phfcli.core.config import TrainConfig
-from phfcli.core.grading import Grader
+from phfcli.core.grading import Grader, Grading
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.objectives.contract import Objective
@@ -38,7 +38,7 @@ class TrainingParts:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
     ranks: Ranks = ALONE
-    grader: Grader = field(default_factory=Grader)  # its workers start when there is something to grade
+    grader: Grading = field(default_factory=Grader)  # its workers start when there is something to grade
     validation: Validation | None = None
     step: int = 0  # completed
     notes: Sequence[str] = ()  # what is shown at the start, a line each

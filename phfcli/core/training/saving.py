@@ -17,8 +17,10 @@ from phfcli.core.runs.checkpoints import (
 from phfcli.core.runs.flow_files import save_flow
 from phfcli.core.runs.flow_recorder import record_flow
 from phfcli.core.runs.layout import step_name
+from phfcli.core.runs.model_card import model_card
 from phfcli.core.runs.rollout_readings import followed, read_rollouts, save_readings
 from phfcli.core.runs.run_folder import continue_run
+from phfcli.core.storage.files import write_text
 from phfcli.core.storage.schemas import AlarmForm, StepForm, read_forms
 from phfcli.core.training.health.alarms import FILE as ALARMS
 from phfcli.core.training.health.alarms import resumed_alarms
@@ -79,6 +81,7 @@ def _write_checkpoint(trainer: TrainingParts) -> None:
     state = {"step": trainer.step, "model": stable_name(config.model), "schedule": trainer.schedule.state_dict()}
     folder = trainer.folder / "checkpoints" / step_name(trainer.step)
     save_checkpoint(folder, model, trainer.teacher, trainer.optimizer, state)
+    write_text(folder / "README.md", model_card(config, trainer.step))
     best = trainer.validation and trainer.validation.best
     if trainer.validation and best and best["step"] == trainer.step:
         trainer.validation.point()

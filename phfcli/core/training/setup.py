@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from phfcli.core.config import TrainConfig
-from phfcli.core.grading import Grader
+from phfcli.core.extensions import find
+from phfcli.core.grading import build_grader
 from phfcli.core.models.adapters.lora import add_lora
 from phfcli.core.models.adapters.round_trip import check_round_trip
 from phfcli.core.models.architecture.self_check import check_computation
@@ -67,12 +68,12 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         model.trainable().values(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
     )
     schedule = build_schedule(config, optimizer, curriculum.steps_per_epoch)
-    grader = Grader()  # whose workers start when there is something to grade
+    grader = build_grader(config.grader)  # whose workers start when there is something to grade
     validation = build_validation(config, folder, model.description, prompts, grader)
     engine: TrainingEngine = TransformersEngine(model)  # which holds nothing of its own, and stays idle offline
     if not needs.offline:
         engine = _build_engine(config, model, prompts, curriculum, validation)
-    teacher: Teacher = external or build_teacher(model.trainable() if needs.teacher else {}, config.teacher)
+    teacher = external or _teacher(config, model, needs)
     if fresh and ranks.main:
         start_run(folder, config, model, curriculum, skipped, ranks.size)
     return Trainer(
@@ -92,6 +93,15 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         notes=[*([] if model.adapter is None else model.adapter.lines()), *prompts.notes()],
         warnings=[*prompts.warnings(), *warnings],
     )
+
+
+def _teacher(config: TrainConfig, model: LanguageModel, needs: Needs) -> Teacher:
+    """One that somebody has added, or the student itself under other weights."""
+    added = find("teachers", config.teacher.kind)
+    if added is None:
+        return build_teacher(model.trainable() if needs.teacher else {}, config.teacher)
+    teacher: Teacher = added(config, model)
+    return teacher
 
 
 def _curriculum(

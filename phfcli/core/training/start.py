@@ -1,6 +1,7 @@
 """Starts or resumes a training run up to its first step, and stops it between two steps at a signal."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,13 +18,15 @@ from phfcli.core.runs.run_folder import (
     training_alone,
 )
 from phfcli.core.settings import Source, resolve_train
-from phfcli.core.training.distributed import Ranks
+from phfcli.core.training.distributed import Ranks, joined
 from phfcli.core.training.loop import Trainer
+from phfcli.core.training.metrics import Metrics
 from phfcli.core.training.saving import resume
 from phfcli.core.training.setup import build_trainer
 from phfcli.core.training.trackers import Report, reporting
 
 Warn = Callable[[str], None]
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,70 @@ class Start:
         return self.forced is not None
 
 
+@dataclass(frozen=True)
+class Running:
+    """A run that is open: its trainer, and where each step is reported to."""
+
+    trainer: Trainer
+    report: Report
+
+    def steps(self) -> Iterator[Metrics]:
+        """Trains to the end; yields the metrics of each step once they are on disk and reported."""
+        for metrics in self.trainer.train():
+            self.report({name: value for name, value in metrics.items() if name != "alarms"})
+            yield metrics
+
+
 @contextmanager
-def opened_run(sources: Sequence[Source], resume_it: bool, force: bool, ranks: Ranks, warn: Warn) -> Iterator[Start]:
+def running(
+    sources: Sequence[Source], resume_it: bool, force: bool, warn: Warn, tell: Tell, fresh_folder: bool = False
+) -> Iterator[Running]:
+    """Opens a run, a new one or one that goes on, up to its next step; SIGTERM then ends it after the present step.
+
+    tell: takes what is said at the start, a sentence at a time; only the main one of several processes speaks.
+    fresh_folder: where the default folder is taken, the run takes the next free one: NAME-2, NAME-3.
+
+    Raises:
+        UserError: for whatever cannot be trained; nothing has been written then.
+    """
+    with (
+        joined(resolve_train(list(sources)).device) as ranks,
+        opened_run(sources, resume_it, force, ranks, warn, fresh_folder) as start,
+    ):
+        told = tell if ranks.main else _nothing
+        many = f" in {ranks.size} processes" if ranks.size > 1 else ""
+        told(f"training {start.config.model} with {start.config.objective} in {start.folder}{many}")
+        trainer = start_trainer(start, ranks, warn)
+        for line in _about(trainer, start):
+            told(line)
+        with stops_at(trainer, signal.SIGTERM), open_trackers(trainer) as report:
+            yield Running(trainer, report)
+        ranks.wait()  # a launcher ends the others when one has ended
+
+
+def _nothing(_line: str) -> None:
+    """What the other processes say."""
+
+
+def _about(trainer: Trainer, start: Start) -> Iterator[str]:
+    model = trainer.model
+    yield f"on {model.device}, {model.compute or model.head.dtype}, attention by {model.attention}"
+    yield from trainer.notes
+    if start.resumes:
+        yield f"going on after step {trainer.step} of {start.config.steps}"
+
+
+@contextmanager
+def opened_run(
+    sources: Sequence[Source], resume_it: bool, force: bool, ranks: Ranks, warn: Warn, fresh_folder: bool = False
+) -> Iterator[Start]:
     """The folder and the settings of a run, a new one or with `resume_it` the one in the folder, locked while it runs.
 
     Raises:
         UserError: for a folder that holds something else, or settings that differ from the run's and are not forced.
     """
     config = resolve_train(list(sources))
-    folder = Path(config.output_dir) if config.output_dir else default_folder(config)
+    folder = Path(config.output_dir) if config.output_dir else default_folder(config, free=fresh_folder)
     with ExitStack() as stack:
         with ranks.together():
             if ranks.main:
@@ -97,14 +155,22 @@ def open_trackers(trainer: Trainer) -> AbstractContextManager[Report]:
 
 
 @contextmanager
-def stops_at_sigterm(trainer: Trainer) -> Iterator[None]:
-    """Within it SIGTERM, which schedulers send before they take a machine away, only asks the trainer to stop."""
+def stops_at(trainer: Trainer, number: signal.Signals) -> Iterator[None]:
+    """Within it a signal only asks the trainer to stop after the present step; a second one does what it did before.
+
+    SIGTERM is what schedulers send before they take a machine away. Only the main thread can be asked this way.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def ask(_number: int, _frame: object) -> None:
         trainer.stopping = True
+        if number == signal.SIGINT:
+            signal.signal(number, before)
 
-    before = signal.signal(signal.SIGTERM, ask)
+    before = signal.signal(number, ask)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)

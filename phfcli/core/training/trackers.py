@@ -6,10 +6,11 @@ What the trackers get is what metrics.jsonl and evaluations.jsonl hold: nothing 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
+from phfcli.core.extensions import find
 from phfcli.core.storage.schemas import ManifestForm, read_form
 
 _PROJECT = "phf"
@@ -17,10 +18,24 @@ _PROJECT = "phf"
 Report = Callable[[Mapping[str, Any]], None]
 
 
+class Tracker(Protocol):
+    """Where metrics go, such as a service with pages of curves."""
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        """Takes the settings of a new run, by dotted key with slashes."""
+        ...
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        """Takes the numbers of a step; a list is NAME/1, NAME/2."""
+        ...
+
+    def finish(self) -> None: ...
+
+
 @contextmanager
 def reporting(config: TrainConfig, folder: Path, step: int) -> Iterator[Report]:
     """Opens the trackers of a run after so many steps; within it the value that it yields takes a step's metrics."""
-    trackers = [_start(name, folder, step) for name in config.report_to]
+    trackers = [_added(name, folder) or _start(name, folder, step) for name in config.report_to]
     if step == 0:
         for tracker in trackers:
             tracker.store_init_configuration(_flat(config.model_dump(mode="json"), as_text=True))
@@ -45,8 +60,14 @@ def check_trackers(config: TrainConfig) -> None:
 
     available = {str(name) for name in get_available_trackers()}
     for name in config.report_to:
-        if name not in available:
+        if find("trackers", name) is None and name not in available:
             raise UserError(f"--report-to {name}: its package is not installed: pip install {name}")
+
+
+def _added(name: str, folder: Path) -> "Tracker | None":
+    """A tracker that somebody has added, opened for a run."""
+    build = find("trackers", name)
+    return None if build is None else build(folder)
 
 
 def _start(name: str, folder: Path, step: int) -> Any:

@@ -17,7 +17,7 @@ from phfcli.core.evaluation.benchmarks import check_golds, load_benchmark
 from phfcli.core.evaluation.evaluate import sampling_of
 from phfcli.core.evaluation.sample_file import GradedSample
 from phfcli.core.evaluation.sample_tasks import SampleTask, grade, sample_tasks
-from phfcli.core.grading import Grader, Status
+from phfcli.core.grading import Grading, Status
 from phfcli.core.models.description import ModelDescription
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.prompts import Prompts
@@ -62,7 +62,7 @@ class Validation:
         return len(self.results) - 1 - self.results.index(self.best) >= self.patience
 
     def run(
-        self, step: int, model: LanguageModel, engine: TrainingEngine, grader: Grader, ranks: Ranks
+        self, step: int, model: LanguageModel, engine: TrainingEngine, grader: Grading, ranks: Ranks
     ) -> ValidationResult:
         """Evaluates the present weights, each rank its share of the samples; the result is also on disk."""
         started = time.perf_counter()
@@ -94,7 +94,7 @@ class Validation:
 
 
 def build_validation(
-    config: TrainConfig, folder: Path, description: ModelDescription, prompts: Prompts, grader: Grader
+    config: TrainConfig, folder: Path, description: ModelDescription, prompts: Prompts, grader: Grading
 ) -> Validation | None:
     """The validation that the settings ask for, or None.
 
@@ -111,10 +111,14 @@ def build_validation(
     asked = EvalConfig(
         model=config.model,
         columns=config.columns,
+        grader=config.grader,
         limit=settings.limit,
         max_new_tokens=settings.max_new_tokens or config.rollout.max_new_tokens,
     )
-    bench = check_golds(load_benchmark(settings.bench, asked), grader)
+    bench = load_benchmark(settings.bench, asked)
+    if bench.grader != config.grader:
+        raise UserError(f"--eval-bench: {bench.name} has a grader of its own; train with --set grader={bench.grader}")
+    bench = check_golds(bench, grader)
     tasks = sample_tasks(bench, settings.n, asked.seed)
     return Validation(
         folder=folder,

@@ -16,15 +16,14 @@ from phfcli.commands.options import (
     settings_given,
 )
 from phfcli.commands.output import check_plot, log_console, print_json, quiet_libraries, result_console
-from phfcli.commands.views.diagnosis import explain, report_table, step_table
-from phfcli.core.errors import UserError, nearest
-from phfcli.core.names import ENERGIES, EnergyName
+from phfcli.commands.views.diagnosis import explain, show_report, show_steps
+from phfcli.core.errors import UserError, one_of
+from phfcli.core.names import ENERGIES
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from phfcli.core.analysis.collect_flow import Collection
-    from phfcli.core.analysis.diagnose import LayerReport
     from phfcli.core.settings import Source
 
 COLLECT = "With --collect"  # a panel of the help
@@ -79,9 +78,7 @@ def diagnose(
       phf diagnose --collect Qwen/Qwen3-1.7B --data problems.jsonl --samples 4
     """
     check_plot(plot)
-    kind = next((name for name in ENERGIES if name == energy), None)
-    if kind is None:
-        raise UserError(f"--energy: {energy!r} is unknown; {nearest(energy, ENERGIES)}")
+    kind = one_of("--energy", energy, ENERGIES)
     if collect:
         from phfcli.core.analysis.diagnose import diagnose as read
 
@@ -93,7 +90,9 @@ def diagnose(
     elif given := [name for name, value in _only_collecting(data, rollouts, base, save, config, set_) if value]:
         raise UserError(f"{given[0]}: only with --collect; saved flows are read as they are")
     else:
-        reports = _read(flows, _numbers(steps), kind, parts)
+        from phfcli.core.analysis.diagnose import diagnose_saved
+
+        reports = diagnose_saved(flows, kind, _numbers(steps), parts)
     if plot is not None:
         from phfcli.core.reporting.figures import draw_layers
 
@@ -106,9 +105,9 @@ def diagnose(
         print_json(reports[-1].as_json() | {"steps": [report.as_json() for report in reports]})
         return
     out = result_console()
-    out.print(report_table(reports[-1]))
+    show_report(out, reports[-1])
     if len(reports) > 1:
-        out.print(step_table(reports))
+        show_steps(out, reports)
     if not quiet:
         explain(out, reports[-1])
         for what, path in (("picture", plot), ("csv", csv), ("flow", save)):
@@ -125,13 +124,6 @@ def _numbers(text: str) -> list[int]:
     if not all(part.isdecimal() for part in parts):
         raise UserError(f"--steps {text}: expected numbers such as 50,100")
     return [int(part) for part in parts]
-
-
-def _read(paths: list[Path], steps: list[int], kind: EnergyName, parts: int) -> "list[LayerReport]":
-    from phfcli.core.analysis import diagnose as core
-
-    files = core.of_steps([file for path in paths for file in core.flow_files(path)], steps)
-    return core.comparable([core.diagnose_file(file, kind, parts) for file in files])
 
 
 def _collection(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from phfcli.commands.options import AsJson, Quiet
-from phfcli.commands.output import plain_table, print_json, quiet_libraries, result_console
+from phfcli.commands.output import print_json, print_table, quiet_libraries, result_console
 
 
 def verify(
@@ -34,7 +34,7 @@ def verify(
         print_json({"run": str(run), "ok": not bad, "findings": [asdict(finding) for finding in findings]})
     elif bad or not quiet:
         out = result_console()
-        out.print(plain_table(str(run), ("part", "state"), [(finding.part, finding.state) for finding in findings]))
+        print_table(out, str(run), ("part", "state"), [(finding.part, finding.state) for finding in findings])
         for finding in bad:
             out.print(f"{finding.state:<11}{finding.reason}", markup=False, soft_wrap=True)
             out.print(f"{'do':<11}{finding.advice}", markup=False, soft_wrap=True)

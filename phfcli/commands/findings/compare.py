@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phfcli.commands.options import OUTPUT, AsJson, Csv, Plot, Quiet, names_of
-from phfcli.commands.output import check_plot, plain_table, print_json, result_console, warn
-from phfcli.core.errors import UserError, nearest
+from phfcli.commands.output import check_plot, print_json, print_table, result_console, warn
+from phfcli.core.errors import one_of
 from phfcli.core.names import VIEWS
 from phfcli.core.printable import printable
 
@@ -52,9 +52,7 @@ def compare(
       phf compare runs/phf/checkpoints/step-000050 runs/phf --changed 5
     """
     check_plot(plot)
-    chosen = next((name for name in VIEWS if name == view), None)
-    if chosen is None:
-        raise UserError(f"--view: {view!r} is unknown; {nearest(view, VIEWS)}")
+    chosen = one_of("--view", view, VIEWS)
     from phfcli.core.analysis.compare import compare as core
     from phfcli.core.evaluation.saved_evaluations import load_evaluations
     from phfcli.core.reporting.comparison_files import write_comparison
@@ -72,7 +70,7 @@ def compare(
         return
     out = result_console()
     for table in shown.tables:
-        out.print(plain_table(table.title, table.columns, table.rows))
+        print_table(out, table.title, table.columns, table.rows)
     for pair in comparison.pairs if changed else []:
         _show_changed(out, pair, changed)
     for what, path in written.items():

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from phfcli.commands.options import OUTPUT, AsJson, Configs, Data, Quiet, Seed, Sets, settings_given
-from phfcli.commands.output import log_console, plain_table, print_json, quiet_libraries, result_console, warn
+from phfcli.commands.output import log_console, print_json, print_table, quiet_libraries, result_console, warn
 from phfcli.core.errors import UserError
 from phfcli.core.names import CONTEXTS
 
@@ -68,7 +68,7 @@ def probe(
     from phfcli.core.reporting.probe.probe_page import context_table
 
     out, table = result_console(), context_table(report)
-    out.print(plain_table(table.title, table.columns, table.rows))
+    print_table(out, table.title, table.columns, table.rows)
     for sentence in report.verdict.sentences:
         out.print(sentence.text, markup=False, soft_wrap=True)
     out.print(f"verdict    {report.verdict.outcome}", markup=False)

@@ -1,0 +1,84 @@
+"""Pages of the site that are made from the program itself: the commands from Typer, the settings from their models."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from pydantic import BaseModel
+from typer.main import get_command
+
+from phfcli.cli import app
+from phfcli.core.config import EvalConfig, Section, TrainConfig
+from phfcli.core.settings import leaves
+
+_FIELD = re.compile(r"^    (\w+): .*?(?:  # (.*))?$")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages, as mkdocs asks for."""
+    for name, lines in (("commands.md", commands()), ("settings.md", settings())):
+        files.append(File.generated(config, name, content="\n".join(lines) + "\n"))
+    return files
+
+
+def commands() -> Iterator[str]:
+    """Every command: what it does, its examples, its options."""
+    yield "# Commands\n\nEach takes `--help`. Exit codes: 0 done, 1 a fault outside, 2 a mistake in the input, "
+    yield "130 stopped by Ctrl-C, 143 stopped by SIGTERM. Results go to stdout, everything else to stderr.\n"
+    yield from _of(get_command(app), "phf")
+
+
+def _of(command: Any, name: str) -> Iterator[str]:
+    for own, inner in sorted(getattr(command, "commands", {}).items()):
+        if hasattr(inner, "commands"):
+            yield from _of(inner, f"{name} {own}")
+        else:
+            yield from _command(inner, f"{name} {own}")
+
+
+def _command(command: Any, name: str) -> Iterator[str]:
+    yield f"## {name}\n"
+    for part in inspect.cleandoc(command.help or "").split("\n\n"):
+        plain = part.replace("\b\n", "")
+        yield f"```text\n{plain}\n```\n" if plain != part else f"{plain}\n"
+    yield "| | |\n|---|---|"
+    for parameter in command.params:
+        told = getattr(parameter, "help", None) or ""
+        names = ", ".join(f"`{option}`" for option in parameter.opts) if parameter.param_type_name == "option" else ""
+        yield f"| {names or f'`{parameter.metavar or parameter.name}`'} | {_cell(told)} |"
+    yield ""
+
+
+def settings() -> Iterator[str]:
+    """Every setting of a run and of an evaluation, with its default and what it means."""
+    yield "# Settings\n\nIn a YAML file for `--config`, on the command line with `--set KEY=VALUE`, in Python with "
+    yield "`config={KEY: VALUE}`. `phf config show RECIPE` says what a recipe makes of them.\n"
+    for title, kind in (("A training run", TrainConfig), ("An evaluation", EvalConfig)):
+        yield f"## {title}\n\n| setting | default | |\n|---|---|---|"
+        meanings = meanings_of(kind)
+        for key, value in leaves(kind().model_dump(mode="json")).items():
+            yield f"| `{key}` | `{value}` | {_cell(meanings.get(key, ''))} |"
+        yield ""
+
+
+def meanings_of(kind: type[BaseModel], prefix: str = "") -> dict[str, str]:
+    """The comment beside each field, or above it, by dotted key; those of inner sections too."""
+    meanings: dict[str, str] = {}
+    for model in [base for base in reversed(kind.__mro__) if issubclass(base, Section)]:
+        above = ""
+        for line in inspect.getsource(model).splitlines():
+            if (field := _FIELD.match(line)) and field[1] in kind.model_fields:
+                meanings[prefix + field[1]] = field[2] or above
+            above = line.strip().removeprefix("# ") if line.strip().startswith("#") else ""
+    for name, field_info in kind.model_fields.items():
+        inner = field_info.annotation
+        if inspect.isclass(inner) and issubclass(inner, Section):
+            meanings |= meanings_of(inner, f"{prefix}{name}.")
+    return meanings
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,117 @@
+"""Comparison of evaluations from Python."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phfcli.api.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from phfcli.api.run import Run
+    from phfcli.core.analysis.compare import Comparison as Compared
+    from phfcli.core.analysis.paired_difference import PairedDifference
+    from phfcli.core.names import ViewName
+    from phfcli.core.reporting.comparison_tables import View
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Evaluations side by side, and each difference with its interval; fractions are 0..1.
+
+    Attributes:
+        core: what was compared, with every score.
+        shown: the tables of the chosen view.
+    """
+
+    core: "Compared"
+    shown: "View"
+    view: "ViewName" = "runs"
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A row for each evaluation, or for each method where that is the view."""
+        import pandas as pd
+
+        return pd.DataFrame(self.shown.records)
+
+    def pairs(self) -> "pd.DataFrame":
+        """A row for each two of them on each benchmark: `difference` is b - a; stderr, low, high, p_value, p_holm."""
+        import pandas as pd
+
+        from phfcli.core.reporting.comparison_tables import pair_records
+
+        return pd.DataFrame(pair_records(self.core.pairs))
+
+    @property
+    def notes(self) -> list[str]:
+        """Which settings differ between what is compared."""
+        return self.core.notes
+
+    def plot(self) -> "Figure":
+        """The picture of `phf compare --plot`."""
+        from phfcli.core.reporting.figures import view_figure
+
+        return view_figure(self.view, self.core)
+
+    def __repr__(self) -> str:
+        pairs = [f"{p.bench}: {p.b} - {p.a} {_interval(p.result)}" for p in self.core.pairs]
+        return f"Comparison({'; '.join(pairs) or f'{len(self.core.results)} evaluations'})"
+
+    def _repr_html_(self) -> str:
+        pairs = self.pairs().to_html(index=False) if self.core.pairs else ""
+        return f"<p>{escape(repr(self))}</p>{self.to_pandas().to_html(index=False)}{pairs}"
+
+
+def _interval(result: "PairedDifference") -> str:
+    difference = f"{100 * result.difference:+.1f} points"
+    if result.low is None or result.high is None:
+        return difference
+    return f"{difference} ({100 * result.low:+.1f} to {100 * result.high:+.1f})"
+
+
+def compare(
+    evaluated: "Sequence[Run | Evaluation | str | Path] | Mapping[str, Run | Evaluation | str | Path]",
+    bench: str | Sequence[str] = (),
+    *,
+    view: str = "runs",
+    unequal: bool = False,
+) -> Comparison:
+    """Compare evaluations: Average@n side by side, and each difference with its interval, paired by problem.
+
+        difference = phf.compare([a, b])
+        difference = phf.compare({"OPSD": a, "PHF": b}, bench="embedded")
+        difference.pairs(), difference.to_pandas(), difference.plot()
+
+    Args:
+        evaluated: runs, evaluations, or the paths of runs, checkpoints or summary files; a mapping gives them names.
+            Runs that differ in their seed alone are pooled.
+        bench: only this benchmark, or these.
+        view: "runs", "methods" (seeds pooled), "ablations" or "dynamics" (over the steps of a run).
+        unequal: compare also where prompts or sampling differ.
+
+    Raises:
+        UserError: where something has not been evaluated, or was evaluated on other rows or under other settings.
+    """
+    from phfcli.core.analysis.compare import compare as core
+    from phfcli.core.errors import one_of
+    from phfcli.core.evaluation.saved_evaluations import load_evaluations
+    from phfcli.core.names import VIEWS
+    from phfcli.core.reporting.comparison_tables import view_of
+
+    chosen = one_of("view", view, VIEWS)
+    named = evaluated.items() if isinstance(evaluated, Mapping) else [("", thing) for thing in evaluated]
+    paths = [f"{name}={path}" if name else path for name, thing in named for path in _paths(thing)]
+    steps = chosen == "dynamics"
+    benches = [bench] if isinstance(bench, str) else list(bench)
+    comparison = core(load_evaluations(paths, benches, all_steps=steps), unequal, tested=not steps)
+    return Comparison(comparison, view_of(chosen, comparison), chosen)
+
+
+def _paths(thing: "Run | Evaluation | str | Path") -> list[str]:
+    if isinstance(thing, Evaluation):
+        return [str(summary["folder"]) for summary in thing.summaries]
+    return [str(getattr(thing, "folder", thing))]

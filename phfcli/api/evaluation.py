@@ -1,0 +1,116 @@
+"""The scores of an evaluation, as Python sees them."""
+
+import math
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+_COLUMNS = ("bench", "problems", "n", "average", "stderr", "sampling_stderr", "majority", "truncated_share")
+_COUNTS = ("no_answer", "grader_failures", "mean_tokens", "tokens_per_s", "step", "folder")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of one model on one benchmark or several; fractions are 0..1.
+
+    Attributes:
+        summaries: the summary.json of each benchmark.
+    """
+
+    summaries: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def load(cls, *folders: str | Path) -> "Evaluation":
+        """Evaluations that are on disk, by their folders."""
+        from phfcli.core.storage.schemas import SummaryForm, read_form
+
+        return cls(tuple({**read_form(Path(f) / "summary.json", SummaryForm), "folder": str(f)} for f in folders))
+
+    def __getitem__(self, bench: str) -> "Evaluation":
+        """The evaluation of one of its benchmarks."""
+        return Evaluation(tuple(summary for summary in self.summaries if summary["bench"] == bench) or _no(bench))
+
+    @property
+    def average(self) -> float:
+        """Average@n; of several benchmarks the mean over them."""
+        return math.fsum(summary["average"] for summary in self.summaries) / len(self.summaries)
+
+    @property
+    def stderr(self) -> float | None:
+        """Its standard error over problems; None where there is a single problem."""
+        errors = [summary.get("stderr") for summary in self.summaries]
+        known = [error for error in errors if error is not None]
+        return math.hypot(*known) / len(errors) if len(known) == len(errors) else None
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A row for each benchmark: scores with their errors, pass_at_K for each K, counts, lengths, speed, folder."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {
+                    **{name: summary.get(name) for name in _COLUMNS},
+                    **{f"pass_at_{k}": value for k, value in (summary.get("pass_at_k") or {}).items()},
+                    **{name: summary.get(name) for name in _COUNTS},
+                }
+                for summary in self.summaries
+            ]
+        )
+
+    def samples(self) -> "pd.DataFrame":
+        """A row for each sample: bench, problem, sample, status, correct, answer, gold, tokens, seed, text."""
+        import pandas as pd
+
+        from phfcli.core.storage.schemas import SampleForm, read_forms
+
+        rows = [
+            {"bench": summary["bench"], **{key: value for key, value in line.items() if key not in ("sum", "seconds")}}
+            for summary in self.summaries
+            for line in read_forms(Path(summary["folder"]) / "samples.jsonl", SampleForm)
+        ]
+        frame = pd.DataFrame(rows)
+        frame.insert(3, "correct", frame["status"] == "correct")
+        return frame
+
+    def problems(self) -> "pd.DataFrame":
+        """A row for each problem: bench, problem, gold, samples, correct (their share), truncated, mean_tokens."""
+        drawn = self.samples()
+        drawn["truncated"] = drawn["status"] == "truncated"
+        return drawn.groupby(["bench", "problem"], sort=False, as_index=False).agg(
+            gold=("gold", "first"),
+            samples=("sample", "count"),
+            correct=("correct", "mean"),
+            truncated=("truncated", "mean"),
+            mean_tokens=("tokens", "mean"),
+        )
+
+    def plot(self) -> "Figure":
+        """The average on each benchmark with its standard error."""
+        from phfcli.core.analysis.compare import compare
+        from phfcli.core.evaluation.saved_evaluations import load_evaluations
+        from phfcli.core.reporting.figures import view_figure
+
+        folders = [str(summary["folder"]) for summary in self.summaries]
+        return view_figure("runs", compare(load_evaluations(folders, [])))
+
+    def __repr__(self) -> str:
+        parts = [f"{s['bench']} {_points(s['average'], s.get('stderr'))}" for s in self.summaries]
+        one = self.summaries[0]
+        step = f" step {one['step']}" if one.get("step") else ""
+        return f"Evaluation({one['target']}{step}, n {one.get('n')}: {', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>{self.to_pandas().to_html(index=False)}"
+
+
+def _points(average: float, stderr: float | None) -> str:
+    return f"{100 * average:.1f}{'' if stderr is None else f' ± {100 * stderr:.1f}'} %"
+
+
+def _no(bench: str) -> tuple[dict[str, Any], ...]:
+    raise KeyError(bench)

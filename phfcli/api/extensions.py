@@ -1,0 +1,62 @@
+"""Adds what is not ours: objectives, teachers, engines, benchmarks, graders, trackers. docs/extending.md has each."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phfcli.core.extensions import register
+from phfcli.core.names import ENGINES, GRADERS, OBJECTIVES, TEACHERS, TRACKERS
+
+if TYPE_CHECKING:
+    from phfcli.core.config import TrainConfig
+    from phfcli.core.grading import Rule
+    from phfcli.core.models.language_model import LanguageModel
+    from phfcli.core.objectives.contract import Objective
+    from phfcli.core.objectives.teachers.contract import Teacher
+    from phfcli.core.rollouts.engine import Engine, Serving
+    from phfcli.core.training.trackers import Tracker
+
+
+def register_objective(name: str, build: "Callable[[TrainConfig], Objective]") -> None:
+    """Adds an objective, for `train(objective=name)`. `build` makes it from the settings of a run."""
+    register("objectives", name, build, taken=OBJECTIVES)
+
+
+def register_teacher(name: str, build: "Callable[[TrainConfig, LanguageModel], Teacher]") -> None:
+    """Adds a teacher, for `train(teacher=name)`. `build` makes it from the settings and the student."""
+    register("teachers", name, build, taken=TEACHERS)
+
+
+def register_engine(name: str, build: "Callable[[Serving], Engine]") -> None:
+    """Adds a rollout engine, for `train` and `evaluate(engine=name)`.
+
+    `build` makes it from what it is to serve. An engine that is to draw while a model trains has `update(model)` too;
+    before the first step it is shown to follow the weights.
+    """
+    register("engines", name, build, taken=ENGINES)
+
+
+def register_benchmark(
+    name: str, rows: Callable[[], Iterable[Mapping[str, Any]]], grader: "Rule | str | None" = None
+) -> None:
+    """Adds a benchmark, for `evaluate(run, bench=name)`.
+
+    rows: gives its rows, mappings with `problem` and `answer`, when it is evaluated.
+    grader: a rule, or the name of one, that grades it; None is the mathematical one.
+    """
+    from phfcli.core.evaluation.benchmarks import OWN_NAMES, OwnBenchmark
+
+    if callable(grader):
+        register_grader(name, grader)
+        grader = name
+    register("benchmarks", name, OwnBenchmark(rows, grader), taken=OWN_NAMES)
+
+
+def register_grader(name: str, rule: "Rule") -> None:
+    """Adds a grader, for `config={"grader": name}`: a rule from a gold answer and a whole completion to a `Grade`."""
+    register("graders", name, rule, taken=GRADERS)
+
+
+def register_tracker(name: str, build: "Callable[[Path], Tracker]") -> None:
+    """Adds a tracker, for `train(report_to=[name])`. `build` makes it from the folder of the run."""
+    register("trackers", name, build, taken=TRACKERS)

@@ -1,0 +1,72 @@
+"""The bar of a call that takes its time, on a terminal or in a notebook."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from phfcli.core.evaluation.evaluate import EvaluationProgress
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Within it the bars of transformers stay away, which would break up our own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+class Bar:
+    """A bar for each thing that is counted; with `shown` false it does nothing."""
+
+    def __init__(self, shown: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        text = TextColumn("{task.description}", markup=False)
+        columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), text)
+        self._bars = Progress(*columns, console=Console(stderr=True, quiet=not shown, highlight=False))
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def tell(self, line: str) -> None:
+        """Writes a line above the bars."""
+        self._bars.console.print(line, markup=False, soft_wrap=True)
+
+    def move(self, name: str, done: int, total: int, text: str) -> None:
+        """Moves the bar of that name, a new one the first time."""
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(text)
+        self._bars.update(self._tasks[name], completed=done, total=total, description=text)
+
+
+class StepBar(Bar):
+    """The bar of a training run."""
+
+    def show(self, metrics: Mapping[str, Any], steps: int) -> None:
+        self.move("steps", metrics["step"], steps, f"loss {metrics['loss']:.4f}  {metrics['tokens_per_s']:,.0f} tok/s")
+
+
+class SampleBar(Bar):
+    """The bars of an evaluation, one for each benchmark."""
+
+    def show(self, running: "EvaluationProgress") -> None:
+        text = f"{running.bench}  {100 * running.average:.1f} %"
+        self.move(running.bench, running.done, running.total, text)

@@ -1,0 +1,93 @@
+"""Evaluation from Python."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phfcli.api.arguments import sources_of
+from phfcli.api.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from phfcli.api.run import Run
+    from phfcli.core.config import EvalConfig
+
+
+def evaluate(
+    target: "Run | str | Path",
+    bench: str | Path | Sequence[str | Path] | None = None,
+    n: int | None = None,
+    *,
+    base: str | Path | None = None,
+    engine: str | None = None,
+    devices: Sequence[str] | None = None,
+    workers: int | None = None,
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    output_dir: str | Path | None = None,
+    config: "str | Path | Mapping[str, Any] | EvalConfig | Sequence[Any]" = (),
+    progress: bool = True,
+) -> Evaluation:
+    """Sample n completions of each problem, grade each, and average: Average@n with its standard error.
+
+        scores = phf.evaluate(run, bench="embedded", n=12)
+        scores = phf.evaluate("Qwen/Qwen3-4B", ["aime24", "aime25"], devices=["0", "1"])
+        scores.average, scores.to_pandas(), scores.samples(), scores.problems()
+
+    Samples are on disk as they finish. The same call again goes on where a stopped one ended, and reads what is done.
+    vLLM starts processes: a script that samples with it wants its calls under `if __name__ == "__main__":`.
+
+    Args:
+        target: a `Run` (its newest checkpoint), or the path of a run, a checkpoint, an adapter or a model, or a hub id.
+        bench: a benchmark's name or file, or several; "embedded" if none is given.
+        n: samples of each problem (12).
+        base: the model under an adapter, if not the one that the adapter names.
+        engine: what samples: "auto", "transformers", "vllm", the URL of a server, or one that was registered.
+        devices: GPUs to sample on, one process for each.
+        workers: so many sampling processes on the CPU.
+        max_new_tokens: of a completion; None is 38,912, or what the model's context leaves.
+        temperature: 1.0 is the published one; 0 is greedy.
+        limit: only the first so many problems.
+        seed: of the samples (0).
+        output_dir: where the evaluation is kept; None is the run's own folder, or one under runs/.
+        config: settings beneath the arguments, as in `train`.
+        progress: show a bar, on a terminal or in a notebook.
+
+    Raises:
+        UserError: for anything that can be mended; all of it is looked at before the model is loaded.
+        FaultError: for a fault outside, such as a lost server; finished samples are kept.
+    """
+    benches = None if bench is None else [str(b) for b in ([bench] if isinstance(bench, str | Path) else bench)]
+    given = {
+        "target": ("model", str(getattr(target, "folder", target))),
+        "bench": ("bench", benches),
+        "n": ("n", n),
+        "base": ("base", base),
+        "engine": ("engine", engine),
+        "devices": ("devices", None if devices is None else list(devices)),
+        "workers": ("workers", workers),
+        "max_new_tokens": ("max_new_tokens", max_new_tokens),
+        "temperature": ("temperature", temperature),
+        "limit": ("limit", limit),
+        "seed": ("seed", seed),
+        "output_dir": ("output_dir", output_dir),
+    }
+    sources = sources_of(config, given)
+    from phfcli.api.progress import SampleBar, quiet_libraries
+    from phfcli.core.config import EvalConfig
+    from phfcli.core.evaluation import evaluate as core
+    from phfcli.core.evaluation.scores import notes_of
+    from phfcli.core.settings import resolve
+
+    settings = resolve(EvalConfig, sources)
+    with quiet_libraries(), SampleBar(progress) as bar:
+        summaries = core.evaluate(settings, lambda _: None, bar.show, _warn)
+    for note in (note for summary in summaries for note in notes_of(summary)):
+        _warn(note)
+    return Evaluation(tuple(summaries))
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=3)

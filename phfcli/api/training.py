@@ -1,0 +1,176 @@
+"""Training from Python: a whole run, or its steps one by one."""
+
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phfcli.api.arguments import sources_of
+from phfcli.api.run import Run
+
+if TYPE_CHECKING:
+    from phfcli.core.config import TrainConfig
+    from phfcli.core.settings import Source
+    from phfcli.core.training.start import Running
+
+Metrics = dict[str, Any]
+
+
+def train(
+    model: str | Path | None = None,
+    data: str | Path | None = None,
+    objective: str | None = None,
+    *,
+    alpha: float | None = None,
+    teacher: str | None = None,
+    engine: str | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    eval_every: int | None = None,
+    eval_bench: str | Path | None = None,
+    patience: int | None = None,
+    output_dir: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    keep: int | None = None,
+    report_to: Sequence[str] | None = None,
+    config: "str | Path | Mapping[str, Any] | TrainConfig | Sequence[Any]" = (),
+    resume: bool = False,
+    force: bool = False,
+    progress: bool = True,
+    on_step: Callable[[Metrics], None] | None = None,
+) -> Run:
+    """Train a model on its own rollouts, with itself as the teacher that has seen the reference solution.
+
+        run = phf.train(model="embedded", objective="phf", steps=20)
+        run = phf.train("Qwen/Qwen3-4B", "problems.jsonl", config={"optim.lr": 1e-5, "batch_size": 16})
+        run = phf.train(config=["qwen3-4b", "opsd"], seed=1)
+
+    An interrupt (Ctrl-C, or a notebook's stop button) ends the run after its present step with a checkpoint; a second
+    one ends it at once. `phf.train(output_dir=run.folder, resume=True)` goes on from the newest checkpoint.
+
+    Args:
+        model: a hub id, a folder, or "embedded" (the default), a small model that trains on any CPU.
+        data: problems with reference solutions: a hub id, a .jsonl, .csv or .parquet file, or "embedded".
+        objective: what is learnt: "phf" (the default), "opsd", "sft", "grpo" and others, or one that was registered.
+        alpha: the weight of the hidden-flow term (0.05).
+        teacher: "ema" (the default), "fixed", "online", "external", or one that was registered.
+        engine: what draws rollouts: "auto", "transformers", "vllm", the URL of a server, or one that was registered.
+        steps: the last step (100). The learning rate falls over `optim.horizon_steps`, not over these.
+        seed: of every random choice (0).
+        eval_every: evaluate `eval_bench`, and save a checkpoint, every so many steps.
+        eval_bench: a benchmark's name or file.
+        patience: stop after so many evaluations without a better one.
+        output_dir: the folder of the run; None is runs/OBJECTIVE-MODEL-seedN, or the first of -2, -3 that is free.
+        checkpoint_every: steps between checkpoints (25).
+        keep: only the newest so many checkpoints; None is all.
+        report_to: trackers: "tensorboard", "wandb", "trackio", or one that was registered.
+        config: settings beneath the arguments: a recipe's name, a YAML file, a mapping with dotted keys, a
+            `TrainConfig`, or a sequence of these, of which later ones win. docs/settings.md lists every key.
+        resume: go on with the run in `output_dir`.
+        force: with `resume`, go on under other settings too.
+        progress: show a bar, on a terminal or in a notebook.
+        on_step: called with the metrics of each step.
+
+    Returns:
+        The run, which is also on disk.
+
+    Raises:
+        UserError: for settings, a model or data that cannot be used; nothing has been written then.
+        FaultError: for a fault outside, such as a full disk; the last checkpoint is intact.
+    """
+    given = {
+        "model": ("model", model),
+        "data": ("data", data),
+        "objective": ("objective", objective),
+        "alpha": ("flow.alpha", alpha),
+        "teacher": ("teacher.kind", teacher),
+        "engine": ("rollout.engine", engine),
+        "steps": ("steps", steps),
+        "seed": ("seed", seed),
+        "eval_every": ("evaluation.every", eval_every),
+        "eval_bench": ("evaluation.bench", eval_bench),
+        "patience": ("evaluation.patience", patience),
+        "output_dir": ("output_dir", output_dir),
+        "checkpoint_every": ("checkpoint_every", checkpoint_every),
+        "keep": ("keep", keep),
+        "report_to": ("report_to", report_to),
+    }
+    steps_ = Training(sources_of(config, given), resume, force, progress, interruptible=True)
+    for metrics in steps_:
+        if on_step is not None:
+            on_step(metrics)
+    return steps_.run
+
+
+def training(
+    config: "str | Path | Mapping[str, Any] | TrainConfig | Sequence[Any]" = (),
+    *,
+    output_dir: str | Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+) -> "Training":
+    """The steps of a run one by one, for a loop or a scheduler of your own.
+
+        for metrics in (steps := phf.training({"model": "embedded", "steps": 50})):
+            if metrics["loss"] < 0.002:
+                steps.stop()  # saves a checkpoint, then the loop ends
+        run = steps.run
+
+    The model is loaded at the first step. A loop that is left early leaves a run that `resume` takes up at its newest
+    checkpoint.
+
+    Args:
+        config, output_dir, resume, force: as those of `train`.
+
+    Raises:
+        UserError: at the first step, for settings, a model or data that cannot be used.
+    """
+    return Training(sources_of(config, {"output_dir": ("output_dir", output_dir)}), resume, force)
+
+
+class Training:
+    """Iterates over the metrics of each step; see `training`."""
+
+    def __init__(
+        self, sources: "list[Source]", resume: bool, force: bool, progress: bool = False, interruptible: bool = False
+    ) -> None:
+        self._sources, self._resume, self._force = sources, resume, force
+        self._progress, self._interruptible = progress, interruptible
+        self._running: Running | None = None
+        self._folder: Path | None = None
+
+    def __iter__(self) -> Iterator[Metrics]:
+        from phfcli.api.progress import StepBar, quiet_libraries
+        from phfcli.core.training.start import running, stops_at
+
+        free = not self._resume and not any("output_dir" in source.tree for source in self._sources)
+        with ExitStack() as stack:
+            stack.enter_context(quiet_libraries())
+            bar = stack.enter_context(StepBar(self._progress))
+            opened = running(self._sources, self._resume, self._force, _warn, bar.tell, free)
+            self._running = stack.enter_context(opened)
+            trainer = self._running.trainer
+            self._folder = trainer.folder
+            if self._interruptible:
+                stack.enter_context(stops_at(trainer, signal.SIGINT))
+            for metrics in self._running.steps():
+                bar.show(metrics, trainer.config.steps)
+                yield metrics
+
+    @property
+    def run(self) -> Run:
+        """The run, from its first step on."""
+        if self._folder is None:
+            raise RuntimeError("the run has a folder from its first step on")
+        return Run(self._folder)
+
+    def stop(self) -> None:
+        """Ends the run after its present step, with a checkpoint."""
+        if self._running is not None:
+            self._running.trainer.stopping = True
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=2)

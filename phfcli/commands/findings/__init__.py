@@ -1,0 +1,1 @@
+"""Commands that read what is on disk and say what it means."""

@@ -1,0 +1,57 @@
+"""What other packages add: objectives, teachers, engines, benchmarks, graders and trackers, each under a name.
+
+A program registers them; an installed package names them in its entry points, which are loaded when the name is asked
+for. What each has to do is said in docs/extending.md.
+"""
+
+from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
+from typing import Any, Literal, get_args
+
+from phfcli.core.errors import UserError, first_line, nearest
+
+Kind = Literal["objectives", "teachers", "engines", "benchmarks", "graders", "trackers"]
+
+_registered: dict[Kind, dict[str, Any]] = {kind: {} for kind in get_args(Kind)}
+
+
+def register(kind: Kind, name: str, thing: Any, taken: Iterable[str] = ()) -> None:
+    """Adds a thing under a name; a later one of that name takes its place.
+
+    taken: the names of our own of that kind, which cannot be taken.
+    """
+    if name in taken:
+        raise UserError(f"{name}: one of phf's own {kind} has this name; choose another")
+    _registered[kind][name] = thing
+
+
+def names(kind: Kind) -> list[str]:
+    """The names that have been added, those of installed packages among them."""
+    return sorted({*_registered[kind], *entry_points(group=f"phfcli.{kind}").names})
+
+
+def find(kind: Kind, name: str) -> Any | None:
+    """What was added under a name, or None.
+
+    Raises:
+        UserError: where an installed package names it and cannot be loaded.
+    """
+    if name not in _registered[kind]:
+        for entry in entry_points(group=f"phfcli.{kind}", name=name):
+            try:
+                _registered[kind][name] = entry.load()
+            except Exception as error:
+                raise UserError(f"{name}: {entry.value} cannot be loaded: {first_line(error)}") from error
+    return _registered[kind].get(name)
+
+
+def known(kind: Kind, own: Iterable[str], more: str = "") -> Callable[[str], str]:
+    """A check that a name is one of our own, or was added; `more` says what else it may be."""
+    ours = tuple(own)
+
+    def check(name: str) -> str:
+        if name in ours or name in (added := names(kind)):
+            return name
+        raise ValueError(f"{name!r} is unknown; {nearest(name, [*ours, *added])}{more}")
+
+    return check

@@ -1,0 +1,71 @@
+"""Grading by a rule of somebody's own, for answers that are no mathematics: a program's output, a date, a choice."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from phfcli.core.errors import UserError
+from phfcli.core.extensions import find
+from phfcli.core.grading.grader import Grade, Grader, Status
+
+Rule = Callable[[str, str], Grade]  # (gold, completion): the whole text of the completion, thinking included
+
+
+class Grading(Protocol):
+    """What evaluation and rewards ask of a grader; `Grader` says what each does."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def grade(self, pairs: Sequence[tuple[str | Sequence[str], str]]) -> list[Grade]: ...
+    def check_golds(self, golds: Sequence[str]) -> list[bool]: ...
+    def equivalence_classes(self, answers: Sequence[str | None]) -> list[int | None]: ...
+
+
+@dataclass(frozen=True)
+class RuleGrader:
+    """Grades by a rule. What the rule raises is a failure of the grader, never a wrong answer."""
+
+    rule: Rule
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def grade(self, pairs: Sequence[tuple[str | Sequence[str], str]]) -> list[Grade]:
+        return [self._best((golds,) if isinstance(golds, str) else golds, completion) for golds, completion in pairs]
+
+    def check_golds(self, golds: Sequence[str]) -> list[bool]:
+        """Any gold answer that says something is usable."""
+        return [bool(gold.strip()) for gold in golds]
+
+    def equivalence_classes(self, answers: Sequence[str | None]) -> list[int | None]:
+        """Answers are equal where they are spelt alike."""
+        places = {answer: place for place, answer in enumerate(dict.fromkeys(a for a in answers if a is not None))}
+        return [None if answer is None else places[answer] for answer in answers]
+
+    def _best(self, golds: Sequence[str], completion: str) -> Grade:
+        """The grade under the accepted answers: correct if it is so under one of them."""
+        grades = [self._one(gold, completion) for gold in golds]
+        return next((grade for grade in grades if grade.status == Status.correct), grades[0])
+
+    def _one(self, gold: str, completion: str) -> Grade:
+        try:
+            return self.rule(gold, completion)
+        except Exception:  # whatever a rule of others may raise
+            return Grade(Status.error, None)
+
+
+def build_grader(name: str, timeout_s: float = 5.0) -> Grading:
+    """The grader of that name: "math", ours, or a rule that somebody has added."""
+    if name == "math":
+        return Grader(timeout_s=timeout_s)
+    rule = find("graders", name)
+    if rule is None:
+        raise UserError(f"grader: {name!r} is unknown; register it first")
+    return RuleGrader(rule)

@@ -1,0 +1,80 @@
+"""phf config: what settings are, where they come from, and how two differ."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phfcli.core.shipped_files import recipes
+
+Phf = Callable[..., Any]
+
+
+def test_each_setting_says_where_it_comes_from(phf: Phf) -> None:
+    shown = phf("config", "show", "qwen3-4b", "opsd", "--set", "optim.lr=1e-5", "--json").json
+    assert shown["optim.lr"] == {"value": 1e-5, "from": "--set optim.lr"}
+    assert shown["objective"] == {"value": "opsd", "from": "--config opsd"}
+    assert shown["batch_size"] == {"value": 32, "from": "--config qwen3-4b"}
+    assert shown["optim.warmup_steps"]["from"] == "default"
+
+
+def test_two_recipes_differ_in_what_the_paper_says(phf: Phf) -> None:
+    changed = phf("config", "diff", "qwen3-4b", "qwen3-8b", "--json").json
+    assert changed == {"model": ["Qwen/Qwen3-4B", "Qwen/Qwen3-8B"], "divergence.clip": [0.05, 0.06]}
+    assert phf("config", "diff", "opsd", "opsd").out == "the same settings\n"
+
+
+def test_the_schema_in_the_repository_is_the_present_one(phf: Phf) -> None:
+    """Made by `phf config schema > recipes/schema.json`."""
+    folder = next(iter(recipes().values())).parent
+    assert json.loads((folder / "schema.json").read_text()) == phf("config", "schema").json
+
+
+@pytest.mark.parametrize("path", recipes().values(), ids=lambda path: path.stem)
+def test_a_recipe_names_its_schema(path: Path) -> None:
+    assert path.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--max-steps", 3), "phf: --max-steps: here it is --steps\n"),
+        (("--num_generations", 3), "phf: --num_generations: here it is --set grpo.group_size=N\n"),
+        (("--lora-r", 3), "phf: --lora-r: here it is --set lora.r=N\n"),
+    ],
+)
+def test_options_of_other_trainers_are_answered_with_ours(phf: Phf, words: tuple[Any, ...], told: str) -> None:
+    done = phf("train", *words)
+    assert (done.code, done.err) == (2, told)
+
+
+def test_usual_spellings_are_accepted(phf: Phf) -> None:
+    for option in ("--lr", "--learning-rate"):
+        plan = phf("train", option, "1e-4", "--batch-size", 8, "--dry-run", "--json").json
+        assert (plan["settings"]["optim"]["lr"], plan["settings"]["batch_size"]) == (1e-4, 8)
+
+
+def test_a_dry_run_shows_what_applies_and_whose_it_is(phf: Phf) -> None:
+    done = phf("train", "--objective", "opsd", "--alpha", "0.2", "--dry-run")
+    lines = [line.strip() for line in done.out.splitlines()]
+    assert any(line.startswith("flow.alpha: 0.2") and line.endswith("# --alpha") for line in lines)
+    assert any(line.startswith("optim.lr: 0.0003") and line.endswith("# recipe embedded") for line in lines)
+    assert not any(line.startswith(("grpo.", "sft.", "http.", "vllm.")) for line in lines)
+    assert "a GPU of 24 GiB: fits" in done.out
+
+
+def test_a_dry_run_of_an_evaluation_loads_nothing(phf: Phf, tmp_path: Path) -> None:
+    plan = phf("eval", "embedded", "--n", 3, "--limit", 5, "--dry-run", "--json").json
+    assert [(bench["bench"], bench["samples"]) for bench in plan["benches"]] == [("embedded", 15)]
+    assert "Start with" in plan["prompt"]
+    assert phf("eval", "embedded", "--dry-run").code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_devices_without_a_gpu_are_refused(phf: Phf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    done = phf("eval", "embedded", "--devices", "0,1")
+    assert done.code == 2
+    assert done.err.startswith("phf: --devices: torch finds no GPU on this machine")

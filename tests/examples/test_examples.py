@@ -1,0 +1,76 @@
+"""The examples run as they stand, and stay short."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.rollouts.transformers_engine import TransformersEngine
+from phfcli.core.types import Request, Sampling
+
+FOLDER = Path(__file__).parents[2] / "examples"
+MOST_LINES = 40
+
+
+def run(name: str, folder: Path, *arguments: str) -> str:
+    command = [sys.executable, str(FOLDER / name), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_is_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MOST_LINES
+
+
+def test_a_token_weighting_trains(tmp_path: Path) -> None:
+    assert "teacher_entropy" in run("token_weighting.py", tmp_path)
+    assert (tmp_path / "runs/unsure-tokens-embedded-seed0/checkpoints/step-000002").is_dir()
+
+
+def test_a_hidden_state_loss_trains(tmp_path: Path) -> None:
+    assert "apart" in run("hidden_loss.py", tmp_path)
+
+
+def test_a_benchmark_is_graded_by_its_own_rule(tmp_path: Path) -> None:
+    assert "parity" in run("own_benchmark.py", tmp_path)
+    [samples] = tmp_path.glob("runs/embedded/evals/parity-n4/samples.jsonl")
+    assert {json.loads(line)["answer"] for line in samples.read_text().splitlines()} <= {"even", "odd", None}
+
+
+@pytest.fixture
+def server(embedded: LanguageModel) -> Iterator[str]:
+    """Draws from the embedded model, as the example's protocol has it."""
+    engine = TransformersEngine(embedded)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            sampling = Sampling(asked["temperature"], max_new_tokens=asked["max_new_tokens"])
+            [(_, drawn)] = engine.sample([Request(tuple(asked["prompt"]), asked["seed"])], sampling, logprobs=False)
+            body = json.dumps({"ids": drawn.ids, "stop": drawn.finish == "stop"}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as listening:
+        thread = threading.Thread(target=listening.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.server_port}"
+        listening.shutdown()
+        thread.join()
+
+
+def test_an_engine_draws_from_its_server(tmp_path: Path, server: str) -> None:
+    assert "Evaluation(embedded, n 1" in run("served_engine.py", tmp_path, server)
