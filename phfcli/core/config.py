@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
@@ -25,6 +25,11 @@ def _positions(choice: str) -> str:
     raise ValueError("use all, last, first-K, last-K or spread-K with a number K")
 
 
+def _own_clip(divergence: dict[str, Any]) -> float | None:
+    """The published clip is of jsd; one on the entries of a KL divergence drives some of them the wrong way."""
+    return 0.05 if divergence["kind"] == "jsd" else None
+
+
 def _absolute(path: str) -> str:
     """A run is evaluated from any working directory."""
     return str(Path(path).resolve())
@@ -33,8 +38,10 @@ def _absolute(path: str) -> str:
 Aggregate = Literal["token", "sequence"]
 EngineName = Annotated[str, AfterValidator(_engine)]
 
-# decoder blocks, the first is 1: "even" is 2, 4, ...
-LayerChoice = tuple[PositiveInt, ...] | Literal["last", "all", "even", "odd"]
+# decoder blocks, the first is 1; or how deep they lie: "50%" is the middle one
+DepthShare = Annotated[str, Field(pattern=r"^([1-9]\d?(\.\d+)?|0\.\d*[1-9]\d*|100)%$")]
+Layers = tuple[PositiveInt, ...] | tuple[DepthShare, ...]
+LayerChoice = Layers | Literal["last", "all", "even", "odd"]  # "even" is 2, 4, ...
 
 ALL_POSITIONS = 2**31 - 1  # more than a completion has
 
@@ -75,7 +82,7 @@ class DivergenceSettings(Section):
     kind: Literal["jsd", "forward_kl", "reverse_kl"] = "jsd"
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
     temperature: Positive | None = None  # of both distributions; None is the rollout's
-    clip: Positive | None = 0.05
+    clip: Positive | None = Field(default_factory=_own_clip)  # 0.05 for jsd, none for a KL divergence
     clip_mode: Literal["element", "token"] = "element"
     top_k: PositiveInt | None = None  # both distributions on the teacher's likeliest entries; None is the vocabulary
 
@@ -83,7 +90,7 @@ class DivergenceSettings(Section):
 class FlowSettings(Section):
     alpha: Annotated[float, Field(ge=0)] = 0.05
     positions: Annotated[int, Field(ge=2)] = 128
-    layers: tuple[PositiveInt, ...] | None = None  # 1 is the first decoder block; None is all of them
+    layers: Layers | None = None  # 1 is the first decoder block; None is all of them
     saved_samples: Annotated[int, Field(ge=0)] = 8  # rollouts whose flow is saved with a checkpoint
     saved_every: PositiveInt = 1  # only with checkpoints of a step that is a multiple of it
     saved_dtype: StateDtype = "model"  # of the saved states: the model's own, or a compact one

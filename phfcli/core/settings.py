@@ -44,8 +44,11 @@ def resolve(kind: type[Config], sources: Iterable[Source]) -> Config:
 
 
 def resolve_train(sources: list[Source]) -> TrainConfig:
-    """Like `resolve`, starting from the shipped recipes of the chosen model and objective where there are any."""
-    return resolve(TrainConfig, [*_beneath(sources), *sources])
+    """Like `resolve`, starting from the shipped recipes of the chosen model and objective where there are any.
+
+    A clip is of the divergence that it was given for: choosing another kind leaves it behind.
+    """
+    return resolve(TrainConfig, _with_fitting_clips([*_beneath(sources), *sources]))
 
 
 def file_sources(names: Iterable[str]) -> list[Source]:
@@ -97,6 +100,26 @@ def _beneath(sources: list[Source]) -> list[Source]:
     objective = _last(sources, "objective") or shipped.get(own, {}).get("objective")
     names = [own, f"{objective}", f"{own}-{objective}"]
     return [Source(f"recipe {name}", shipped[name]) for name in names if name in shipped]
+
+
+def _with_fitting_clips(sources: list[Source]) -> list[Source]:
+    """The sources, without the clips that were given before the kind of the divergence became another one."""
+    kind, changed = "jsd", 0
+    for index, source in enumerate(sources):
+        own = _section(source, "divergence").get("kind", kind)
+        kind, changed = own, changed if own == kind else index
+    return [*(_without_clip(source) for source in sources[:changed]), *sources[changed:]]
+
+
+def _without_clip(source: Source) -> Source:
+    kept = {key: value for key, value in _section(source, "divergence").items() if key != "clip"}
+    return Source(source.label, source.tree | {"divergence": kept}) if "divergence" in source.tree else source
+
+
+def _section(source: Source, key: str) -> Tree:
+    """A section of a source's tree, empty where it is none."""
+    tree = source.tree.get(key)
+    return tree if isinstance(tree, dict) else {}
 
 
 def _last(sources: list[Source], key: str) -> Any:

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from phfcli.core.training.validation import ValidationResult
 
 _LINE_EVERY = 10  # steps
-_CLIP_TAKES_MOST = 0.5
+_CLIP_TAKES_MOST, _CLIP_TURNS_MANY = 0.5, 0.01  # of the divergence; of the tokens
 _TABLE_ROWS = 7
 _IN_A_LINE = {
     "loss": "loss",
-    "divergence": "jsd",
+    "divergence": "divergence",
     "flow": "flow",
     "reverse_kl": "kl",
     "pointwise": "pointwise",
@@ -33,14 +33,25 @@ _IN_A_LINE = {
     "reward": "reward",
     "flat_groups": "flat",
 }
-_SHARES = ("clip_share", "clipped_entries", "clipped_tokens", "flat_groups", "truncated", "padding", "average")
+_SHARES = (
+    "clip_share",
+    "clipped_entries",
+    "clipped_tokens",
+    "turned_tokens",
+    "flat_groups",
+    "truncated",
+    "padding",
+    "average",
+)
 
 
 def watch(trainer: "Trainer", log: "Console", report: "Report") -> "Metrics | None":
     """Runs the training and shows each step; returns the metrics of the last step, or None if no step was left."""
     from rich.live import Live
 
-    last, warned = None, False
+    from phfcli.core.objectives.build import output_divergence
+
+    last, warned, kind = None, False, output_divergence(trainer.config).kind
     started, first, steps = time.monotonic(), trainer.step, trainer.config.steps
     # off a terminal nothing of it is printed; with --quiet a warning must still find its way to stderr
     with Live(console=log, auto_refresh=False, transient=True, redirect_stderr=not log.quiet) as live:
@@ -53,19 +64,27 @@ def watch(trainer: "Trainer", log: "Console", report: "Report") -> "Metrics | No
             left_s = (time.monotonic() - started) / (step - first) * (steps - step)
             live.update(step_table(last, steps, left_s), refresh=True)
             if step == 1 or step % _LINE_EVERY == 0:
-                log.print(step_line(last), soft_wrap=True)
-            if trainer.ranks.main and not warned and last.get("clip_share", 0) > _CLIP_TAKES_MOST:
+                log.print(step_line(last, kind), soft_wrap=True)
+            if trainer.ranks.main and not warned and (warning := clip_warning(last)):
                 warned = True
-                warn(
-                    f"at step {step} the clip takes {last['clip_share']:.0%} of the divergence, and its "
-                    "gradient with it; raise divergence.clip, or set it to null"
-                )
+                warn(warning)
     return last
 
 
-def step_line(metrics: "Metrics") -> str:
-    """The most important metrics of a step."""
-    terms = [f"{label} {metrics[name]:.4f}" for name, label in _IN_A_LINE.items() if name in metrics]
+def clip_warning(metrics: "Metrics") -> str | None:
+    """What a clip does to the gradient of a step, where that is more than a trust region does."""
+    step, fix = metrics["step"], "raise divergence.clip, or set it to null"
+    if (turned := metrics.get("turned_tokens", 0)) > _CLIP_TURNS_MANY:
+        return f"at step {step} the clip turns the gradient of {turned:.0%} of the tokens against the divergence; {fix}"
+    if (taken := metrics.get("clip_share", 0)) > _CLIP_TAKES_MOST:
+        return f"at step {step} the clip takes {taken:.0%} of the divergence, and its gradient with it; {fix}"
+    return None
+
+
+def step_line(metrics: "Metrics", divergence: str = "divergence") -> str:
+    """The most important metrics of a step; `divergence` is the name of the one that is in them."""
+    labels = _IN_A_LINE | {"divergence": divergence}
+    terms = [f"{label} {metrics[name]:.4f}" for name, label in labels.items() if name in metrics]
     sizes = f"grad {metrics['grad_norm']:.3f}  len {metrics['rollout_tokens']:.0f}  {metrics['tokens_per_s']:.0f} tok/s"
     return f"step {metrics['step']:>4}  {'  '.join(terms)}  {sizes}"
 

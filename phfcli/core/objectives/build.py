@@ -28,7 +28,15 @@ def _privileged(config: TrainConfig) -> bool:
 
 
 def _opsd(config: TrainConfig) -> Objective:
-    return OutputDivergence(config.divergence, _temperature(config), Needs(privileged=_privileged(config)))
+    return OutputDivergence(output_divergence(config), _temperature(config), Needs(privileged=_privileged(config)))
+
+
+def output_divergence(config: TrainConfig) -> DivergenceSettings:
+    """The divergence of the two outputs that the objective takes: OPD's is the reverse KL over a support of its own."""
+    if config.objective not in ("opd", "oprd"):
+        return config.divergence
+    top_k = config.opd.top_k if config.opd.support == "top_k" else None
+    return DivergenceSettings(kind="reverse_kl", top_k=top_k)
 
 
 def _temperature(config: TrainConfig) -> float:
@@ -52,12 +60,9 @@ def _flow(adjacent: bool, local: Local = "both") -> Callable[[TrainConfig], Obje
 
 
 def _opd(config: TrainConfig) -> Objective:
-    needs = Needs(privileged=_privileged(config))
-    if config.opd.support == "sampled":
-        return SampledReverseKL(config.rollout, _temperature(config), needs)
-    top_k = config.opd.top_k if config.opd.support == "top_k" else None
-    divergence = DivergenceSettings(kind="reverse_kl", clip=None, top_k=top_k)
-    return OutputDivergence(divergence, _temperature(config), needs)
+    if config.opd.support != "sampled":
+        return _opsd(config)
+    return SampledReverseKL(config.rollout, _temperature(config), Needs(privileged=_privileged(config)))
 
 
 def _oprd(config: TrainConfig) -> Objective:

@@ -41,5 +41,6 @@ class OutputDivergence:
             "clip_share": (clip.raw - clip.clipped, clip.raw),  # of the divergence, that the clip takes
             "clipped_entries": (clip.entries_clipped, clip.entries),
             "clipped_tokens": (clip.tokens_clipped, tokens),
+            "turned_tokens": (clip.tokens_turned, tokens),  # the clip drives these away from where they would go
         }
         return LossTerms({"divergence": Term(total, per="tokens")}, metrics)

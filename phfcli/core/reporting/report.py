@@ -41,6 +41,9 @@ _CURVES = {
     "pointwise": "Pointwise loss of the states, mean over rollouts.",
     "reward": "Share of right completions in training.",
     "clip_share": "Share of the divergence that the clip takes, and its gradient with it.",
+    "turned_tokens": "Share of the tokens whose gradient the clip turns against the divergence.",
+    "state_cosine": "Cosine of the two readers' states, mean over layers and positions, then over rollouts.",
+    "attention_gap": "Divergence of the shadow block's attention from the last block's, mean over rollouts.",
     "grad_norm": "Norm of the gradient before it is clipped.",
     "rollout_tokens": "Mean length of a rollout, in tokens.",
 }

@@ -27,7 +27,7 @@ SLAB_TEMPORARIES = 10
 class DivergenceSums(NamedTuple):
     """The result of all chunks. The gradients are those of sum_n w_n D_n, or None where they are not wanted."""
 
-    tokens: Tensor  # [3, N] of each token: divergence, divergence after the clip, number of clipped entries
+    tokens: Tensor  # [4, N] of each token: divergence, the same after the clip, clipped entries, 1 if it is turned
     grad_hidden: Tensor | None  # [N, d] in the dtype of the student's hidden states
     grad_weight: Tensor | None  # [V, d] of the head, in float32 (or float64)
     grad_bias: Tensor | None  # [V]
@@ -50,7 +50,7 @@ class ChunkedDivergence:
         count, vocabulary = len(student), len(self.head)
         chunk = chunk_rows(student, vocabulary, self.chunk_size)
         logits_2nV = student.new_empty(2 * chunk, vocabulary)
-        tokens = weights.new_empty(3, count)
+        tokens = weights.new_empty(4, count)
         grad_hidden = torch.empty_like(student) if self.wants_hidden else None
         grad_weight = torch.zeros_like(self.head.weight, dtype=weights.dtype) if self.wants_weight else None
         grad_bias = weights.new_zeros(vocabulary) if self.wants_bias else None
@@ -67,7 +67,7 @@ class ChunkedDivergence:
         return DivergenceSums(tokens, grad_hidden, grad_weight, grad_bias)
 
     def _chunk(self, student: Tensor, teacher: Tensor, logits_2nV: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states [n, d] -> the gradient to the student's products [n, V] (in `logits_2nV`), tokens [3, n]."""
+        """Hidden states [n, d] -> the gradient to the student's products [n, V] (in `logits_2nV`), tokens [4, n]."""
         count = len(student)
         logits_2nV = logits_2nV[: 2 * count]
         student_nV, teacher_nV = logits_2nV[:count], logits_2nV[count:]
@@ -79,7 +79,7 @@ class ChunkedDivergence:
         return student_nV, torch.cat([self._slab(student_nV[s], teacher_nV[s]) for s in slabs(student_nV)], dim=1)
 
     def _slab(self, student_nV: Tensor, teacher_nV: Tensor) -> Tensor:
-        """Products -> tokens [3, n]; `student_nV` becomes the gradient to itself, where one is wanted."""
+        """Products -> tokens [4, n]; `student_nV` becomes the gradient to itself, where one is wanted."""
         student, teacher = self.head.finish(student_nV), (self.teacher_head or self.head).finish(teacher_nV)
         support = teacher_support(teacher, self.spec)
         if support is not None:
@@ -95,25 +95,30 @@ class ChunkedDivergence:
         return tokens
 
     def _passes(self, tokens: Tensor) -> Tensor:
-        """[3, n] -> [n]: 0 for a token that is clipped as a whole, else 1."""
+        """[4, n] -> [n]: 0 for a token that is clipped as a whole, else 1."""
         clip = self.spec.clip if self.spec.clip_mode == "token" else None
         return torch.ones_like(tokens[0]) if clip is None else (tokens[0] <= clip).to(tokens.dtype)
 
 
 def _token_terms(student_logits: Tensor, teacher_logits: Tensor, spec: DivergenceSpec) -> tuple[Tensor, Tensor]:
-    """Logits [n, V] -> (gradient to the student's [n, V], before the token clip and 1 / temperature; tokens [3, n])."""
+    """Logits [n, V] -> (gradient to the student's [n, V], before the token clip and 1 / temperature; tokens [4, n])."""
     value, slope, S = vocabulary_terms(student_logits, teacher_logits, spec)
     raw = value.sum(-1)
-    kept, clipped = raw, torch.zeros_like(raw)
+    kept, clipped, turned = raw, torch.zeros_like(raw), torch.zeros_like(raw)
+    grad = _to_logits(slope, S)
     if spec.clip is not None and spec.clip_mode == "token":
         kept = raw.clamp(max=spec.clip)
     elif spec.clip is not None and bool(value.amax() > spec.clip):
         held = value.clamp(max=spec.clip)
         above = (value - held).sign()  # 1 where clipped, else 0: on a CPU far cheaper than a boolean mask
-        slope = torch.addcmul(slope, slope, above, value=-1)
-        kept, clipped = held.sum(-1), above.sum(-1)
-    grad = torch.addcmul(slope, S, slope.sum(-1, keepdim=True), value=-1)
-    return grad, torch.stack((raw, kept, clipped))
+        whole, grad = grad, _to_logits(torch.addcmul(slope, slope, above, value=-1), S)
+        kept, clipped, turned = held.sum(-1), above.sum(-1), ((whole * grad).sum(-1) < 0).to(raw.dtype)
+    return grad, torch.stack((raw, kept, clipped, turned))
+
+
+def _to_logits(slope: Tensor, S: Tensor) -> Tensor:
+    """The slopes of all entries [n, V] -> the gradient of their sum to the student's logits, times the temperature."""
+    return torch.addcmul(slope, S, slope.sum(-1, keepdim=True), value=-1)
 
 
 def chunk_rows(hidden: Tensor, vocabulary: int, chunk_size: int | None) -> int:

@@ -26,6 +26,7 @@ class ClipStats(NamedTuple):
     tokens_clipped: Tensor  # int64, tokens with a clipped entry; in the mode "token" those clipped themselves
     raw: Tensor  # sum_n w_n D_n without the clip
     clipped: Tensor  # sum_n w_n D_n with it, the value of the loss
+    tokens_turned: Tensor  # int64, tokens whose gradient to the logits points away from the unclipped one
 
 
 def fused_divergence(
@@ -79,12 +80,12 @@ def fused_divergence_stats(
     outputs: tuple[Tensor, ...] = _FusedDivergence.apply(  # type: ignore[no-untyped-call]
         *inputs, own, other, spec, chunk_size
     )
-    loss, entries_clipped, entries, tokens_clipped, raw = outputs
-    return loss, ClipStats(entries_clipped, entries, tokens_clipped, raw, loss.detach())
+    loss, entries_clipped, entries, tokens_clipped, raw, turned = outputs
+    return loss, ClipStats(entries_clipped, entries, tokens_clipped, raw, loss.detach(), turned)
 
 
 class _FusedDivergence(torch.autograd.Function):
-    """(loss, the first four of ClipStats); the backward pass only scales what the forward pass has kept."""
+    """(loss, ClipStats without `clipped`); the backward pass only scales what the forward pass has kept."""
 
     @staticmethod
     def forward(
@@ -136,8 +137,8 @@ class _FusedDivergence(torch.autograd.Function):
 
 
 def _statistics(tokens: Tensor, weights: Tensor, spec: DivergenceSpec, vocabulary: int) -> tuple[Tensor, ...]:
-    """Tokens [3, N] as `DivergenceSums` holds them, weights [N] -> ClipStats but for its last field."""
-    raw, _, clipped = tokens
+    """Tokens [4, N] as `DivergenceSums` holds them, weights [N] -> ClipStats but for `clipped`."""
+    raw, _, clipped, turned = tokens
     by_token = spec.clip is not None and spec.clip_mode == "token"
     entries = len(weights) * min(vocabulary, spec.top_k or vocabulary)
     return (
@@ -145,6 +146,7 @@ def _statistics(tokens: Tensor, weights: Tensor, spec: DivergenceSpec, vocabular
         torch.tensor(entries, device=weights.device),
         (raw > spec.clip).sum() if by_token else (clipped > 0).sum(),
         (raw * weights).sum(),
+        turned.long().sum(),
     )
 
 
