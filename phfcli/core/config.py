@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
 from phfcli.core.errors import nearest
 from phfcli.core.names import ENGINES, BadRows, GoldForm, ObjectiveName, StateDtype, TeacherName, TrackerName, Where
@@ -30,6 +30,16 @@ def _own_clip(divergence: dict[str, Any]) -> float | None:
     return 0.05 if divergence["kind"] == "jsd" else None
 
 
+def _layer(layer: object) -> object:
+    """A decoder block, 1 is the first; or how deep it lies: "50%" is the middle one."""
+    if isinstance(layer, int) and layer >= 1:
+        return layer
+    share = re.fullmatch(r"(\d+(?:\.\d+)?)%", str(layer))
+    if share and 0 < float(share[1]) <= 100:
+        return layer
+    raise ValueError("a block is its number, 1 is the first, or a share of the depth such as 50%")
+
+
 def _absolute(path: str) -> str:
     """A run is evaluated from any working directory."""
     return str(Path(path).resolve())
@@ -38,9 +48,7 @@ def _absolute(path: str) -> str:
 Aggregate = Literal["token", "sequence"]
 EngineName = Annotated[str, AfterValidator(_engine)]
 
-# decoder blocks, the first is 1; or how deep they lie: "50%" is the middle one
-DepthShare = Annotated[str, Field(pattern=r"^([1-9]\d?(\.\d+)?|0\.\d*[1-9]\d*|100)%$")]
-Layers = tuple[PositiveInt, ...] | tuple[DepthShare, ...]
+Layers = tuple[Annotated[int | str, BeforeValidator(_layer)], ...]
 LayerChoice = Layers | Literal["last", "all", "even", "odd"]  # "even" is 2, 4, ...
 
 ALL_POSITIONS = 2**31 - 1  # more than a completion has

@@ -76,9 +76,9 @@ def test_a_clip_is_of_the_divergence_that_it_was_given_for(given: list[str], cli
     assert TrainConfig.model_validate(yaml.safe_load(write_yaml(config))) == config
 
 
-@pytest.mark.parametrize("layers", ["[0%]", "[101%]", "[0.0%]", "[25%, 3]", "[half]", "[0.5]"])
+@pytest.mark.parametrize("layers", ["[0%]", "[101%]", "[0.0%]", "[half]", "[0.5]", "[0]"])
 def test_layers_are_blocks_or_shares_of_the_depth(layers: str) -> None:
-    with pytest.raises(UserError, match=r"flow\.layers"):
+    with pytest.raises(UserError, match="a block is its number, 1 is the first, or a share"):
         resolve_train(set_sources([f"flow.layers={layers}"]))
 
 

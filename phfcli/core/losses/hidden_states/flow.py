@@ -19,6 +19,9 @@ from phfcli.core.losses.shared import check_states, mean_over_samples, working
 Local = Literal["both", "direction", "geometry"]
 
 
+_SCALE = 2.0**-80  # a power of two, so that nothing is rounded
+
+
 class FlowTerms(NamedTuple):
     """The terms of the flow, each the mean over the `samples` samples that have a transition (zero if none)."""
 
@@ -87,10 +90,16 @@ def transitions(states: Tensor, linked: Tensor) -> Tensor:
     return (states[:, :, 1:] - states[:, :, :-1]).masked_fill(~linked[None, :, :, None], 0)
 
 
-def directions(states: Tensor, linked: Tensor, eps: float) -> Tensor:
+def directions(states: Tensor, linked: Tensor, eps: float | Tensor) -> Tensor:
     """[L, B, m-1, d]: eq. 5; zero where there is no transition or one of length zero."""
     delta = transitions(states, linked)
     length = torch.linalg.vector_norm(delta, dim=-1, keepdim=True)
+    if bool(
+        (beyond := length.isinf()).any()
+    ):  # |dh|^2 is no float32, |dh| may be: a scaled transition points as it does
+        scale = torch.where(beyond, _SCALE, 1.0)
+        delta, eps = delta * scale, eps * scale
+        length = torch.linalg.vector_norm(delta, dim=-1, keepdim=True)
     return delta / torch.where(length > 0, length + eps, torch.inf)  # x / inf: value and gradient are zero
 
 

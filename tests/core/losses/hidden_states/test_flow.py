@@ -168,6 +168,19 @@ def test_a_transition_of_length_zero() -> None:
     assert student.grad.abs().max() < 100  # finite, and not of the order 1 / eps
 
 
+def test_a_transition_whose_square_is_no_float32_has_its_direction_and_gradient() -> None:
+    student, teacher, valid = random_states(5, 2, [4, 3], 4, 3)
+    student[0] *= 2.0**80  # a layer of transitions around 1e24
+    large = student.float().requires_grad_()
+    student.requires_grad_()
+    terms, want = flow_terms(large, teacher.float(), valid), flow_terms(student, teacher, valid)
+    for got, expected in zip(terms[:3], want[:3], strict=True):
+        torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-6)
+    (got_grad,) = torch.autograd.grad(total(terms), large)
+    (want_grad,) = torch.autograd.grad(total(want), student)
+    torch.testing.assert_close(got_grad.double() * 2.0**80, want_grad * 2.0**80, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_float32_inside(dtype: torch.dtype) -> None:
     student, teacher, valid = random_states(4, 3, [6, 4], 6, 8)
