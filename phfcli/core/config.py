@@ -7,7 +7,17 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
 from phfcli.core.errors import nearest
-from phfcli.core.names import ENGINES, BadRows, GoldForm, ObjectiveName, StateDtype, TeacherName, TrackerName, Where
+from phfcli.core.names import (
+    ENGINES,
+    BadRows,
+    GoldForm,
+    ObjectiveName,
+    StateDtype,
+    StatesTeacherName,
+    TeacherName,
+    TrackerName,
+    Where,
+)
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -93,12 +103,14 @@ class DivergenceSettings(Section):
     clip: Positive | None = Field(default_factory=_own_clip)  # 0.05 for jsd, none for a KL divergence
     clip_mode: Literal["element", "token"] = "element"
     top_k: PositiveInt | None = None  # both distributions on the teacher's likeliest entries; None is the vocabulary
+    aggregate: Aggregate = "token"  # mean over all tokens, or over each completion's and then these
 
 
 class FlowSettings(Section):
     alpha: Annotated[float, Field(ge=0)] = 0.05
     positions: Annotated[int, Field(ge=2)] = 128
     layers: Layers | None = None  # 1 is the first decoder block; None is all of them
+    adjacent: Literal["selected", "next"] = "selected"  # a chosen block is related to the next chosen, or the very next
     saved_samples: Annotated[int, Field(ge=0)] = 8  # rollouts whose flow is saved with a checkpoint
     saved_every: PositiveInt = 1  # only with checkpoints of a step that is a multiple of it
     saved_dtype: StateDtype = "model"  # of the saved states: the model's own, or a compact one
@@ -111,6 +123,13 @@ class TeacherSettings(Section):
     kind: TeacherName = "ema"
     decay: Fraction = 0.999
     model: str | None = None  # of an external teacher: a hub id or folder
+    states: StatesTeacherName = "same"  # whose hidden states are the target, beside these outputs
+
+    @model_validator(mode="after")
+    def _is_itself_where_states_are_anothers(self) -> "TeacherSettings":
+        if self.kind == "external" and self.states != "same":
+            raise ValueError("teacher.states is for a teacher that is the student itself, not for an external one")
+        return self
 
     @model_validator(mode="after")
     def _has_its_model(self) -> "TeacherSettings":

@@ -102,3 +102,21 @@ def test_a_line_names_the_divergence_that_is_in_it(phf: Phf, tmp_path: Path) -> 
     for options, name in ((("--config", "opsd-forward-kl"), "forward_kl"), (("--objective", "opsd"), "jsd")):
         done = phf("train", *options, "--steps", 1, *loud, "--output-dir", tmp_path / name)
         assert f" {name} " in next(line for line in done.err.splitlines() if line.startswith("step"))
+
+
+@pytest.mark.parametrize("source", ["unprivileged", "fixed"])
+def test_a_run_whose_hidden_target_is_another_source_resumes_to_the_same_end(
+    phf: Phf, tmp_path: Path, source: str
+) -> None:
+    options = ("--set", f"teacher.states={source}", *SMALL)
+    for steps in (1, 2):
+        assert phf("train", "--steps", steps, *options, "--resume", "--output-dir", tmp_path / "cut").code == 0
+    assert phf("train", "--steps", 2, *options, "--output-dir", tmp_path / "whole").code == 0
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
+def test_a_hidden_target_of_its_own_needs_two_targets(phf: Phf) -> None:
+    for options in (("--objective", "opsd"), ("--objective", "oprd")):
+        done = phf("train", *options, "--set", "teacher.states=fixed", "--dry-run")
+        assert done.code == 2
+        assert "has no two targets" in done.err

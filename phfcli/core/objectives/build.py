@@ -1,6 +1,7 @@
 """Builds the objective that the settings name."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from phfcli.core.config import DivergenceSettings, TrainConfig
@@ -51,8 +52,19 @@ def _oisd(config: TrainConfig) -> Objective:
     return Sum(_grpo(config), InternalAlignment(config.oisd, config.grpo, _temperature(config)))
 
 
+def _pointwise(config: TrainConfig) -> Objective:
+    needs = replace(_states(config), next_layers=False)
+    return Sum(_opsd(config), PointwiseStates(config.flow.alpha, needs, normalized=True))
+
+
 def _states(config: TrainConfig) -> Needs:
-    return Needs(privileged=_privileged(config), layers=config.flow.layers, positions=config.flow.positions)
+    flow = config.flow
+    return Needs(
+        privileged=_privileged(config),
+        layers=flow.layers,
+        next_layers=flow.adjacent == "next",
+        positions=flow.positions,
+    )
 
 
 def _flow(adjacent: bool, local: Local = "both") -> Callable[[TrainConfig], Objective]:
@@ -88,11 +100,11 @@ _BUILDERS: dict[str, Callable[[TrainConfig], Objective]] = {
     "opsd": _opsd,
     "phf": _flow(adjacent=True),
     "phf-local": _flow(adjacent=False),
+    "phf-direction": _flow(adjacent=True, local="half-direction"),
+    "phf-geometry": _flow(adjacent=True, local="half-geometry"),
     "direction": _flow(adjacent=False, local="direction"),
     "geometry": _flow(adjacent=False, local="geometry"),
-    "pointwise": lambda config: Sum(
-        _opsd(config), PointwiseStates(config.flow.alpha, _states(config), normalized=True)
-    ),
+    "pointwise": _pointwise,
     "sft": lambda config: ReferenceLikelihood(config.sft),
     "grpo": _grpo,
     "opd": _opd,

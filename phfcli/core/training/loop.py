@@ -10,7 +10,6 @@ import torch
 
 from phfcli.core.errors import FaultError
 from phfcli.core.grading import Status
-from phfcli.core.models.layer_choice import pick_layers
 from phfcli.core.models.passes import Batch, Sample, collate, padding, run_pass
 from phfcli.core.objectives.contract import LossTerms
 from phfcli.core.runs.layout import step_name
@@ -165,7 +164,7 @@ class Trainer(TrainingParts):
 
     def terms(self, batch: Batch) -> LossTerms:
         """The loss terms of a batch: both passes over the same tokens, then the objective."""
-        layers = pick_layers(self.objective.needs.layers, len(self.model.blocks))
+        layers = self.objective.needs.blocks(len(self.model.blocks))
         teacher = None
         if self.objective.needs.teacher:
             teacher = self.teacher.run_pass(self.model, batch, layers)  # p_T(. | x, r, y_<t), eq. 2

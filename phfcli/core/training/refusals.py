@@ -42,6 +42,10 @@ def check_states(config: TrainConfig, needs: Needs, causal: PreTrainedModel) -> 
     for setting, layers in (("flow.layers", config.flow.layers), ("oprd.layers", config.oprd.layers)):
         if layers == needs.layers:  # of the two the one that the objective reads
             check_layers(setting, layers, depth_of(causal.config))
+    if config.teacher.states != "same" and not (needs.teacher and needs.outputs and needs.layers != ()):
+        raise UserError(
+            f"teacher.states: {config.objective} has no two targets, of outputs and of hidden states, to take apart"
+        )
     if needs.lens is not None:
         check_logit_lens(causal, needs.lens)
 

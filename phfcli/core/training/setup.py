@@ -18,7 +18,7 @@ from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.models.sharding import shard
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.objectives.teachers.contract import Teacher
-from phfcli.core.objectives.teachers.ema import build_teacher
+from phfcli.core.objectives.teachers.coupled import build_own_teacher
 from phfcli.core.objectives.teachers.external import load_external
 from phfcli.core.rollouts.build_engine import training_engine
 from phfcli.core.rollouts.engine import TrainingEngine
@@ -71,7 +71,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     engine: TrainingEngine = TransformersEngine(model)  # which holds nothing of its own, and stays idle offline
     if not needs.offline:
         engine = _build_engine(config, model, prompts, curriculum, validation)
-    teacher: Teacher = external or build_teacher(model.trainable() if needs.teacher else {}, config.teacher)
+    teacher: Teacher = external or build_own_teacher(model.trainable() if needs.teacher else {}, config.teacher)
     if fresh and ranks.main:
         start_run(folder, config, model, curriculum, skipped, ranks.size)
     return Trainer(
