@@ -94,16 +94,27 @@ class RolloutSettings(Section):
     temperature: Positive = 1.1
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     top_k: Annotated[int, Field(ge=0)] = 20  # 0 is off
+    per_problem: PositiveInt = 1  # completions of each problem, for a distillation; GRPO has a group_size
+    references: Fraction = 0.0  # the share of samples that have the reference in the place of a rollout
 
 
 class DivergenceSettings(Section):
     kind: Literal["jsd", "forward_kl", "reverse_kl"] = "jsd"
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
     temperature: Positive | None = None  # of both distributions; None is the rollout's
+    teacher_temperature: Positive | None = None  # of the teacher's; None is the same
     clip: Positive | None = Field(default_factory=_own_clip)  # 0.05 for jsd, none for a KL divergence
     clip_mode: Literal["element", "token"] = "element"
-    top_k: PositiveInt | None = None  # both distributions on the teacher's likeliest entries; None is the vocabulary
+    top_k: PositiveInt | None = None  # both distributions on so many entries; None is the vocabulary
+    support: Literal["teacher", "student", "union"] = "teacher"  # whose likeliest entries those are
+    tail: bool = False  # all other entries are one more; without it both are renormalised on the support
     aggregate: Aggregate = "token"  # mean over all tokens, or over each completion's and then these
+
+    @model_validator(mode="after")
+    def _has_entries(self) -> "DivergenceSettings":
+        if self.top_k is None and (self.tail or self.support != "teacher"):
+            raise ValueError("divergence.support and divergence.tail are of divergence.top_k entries: set it as well")
+        return self
 
 
 class FlowSettings(Section):
@@ -122,6 +133,7 @@ class FlowSettings(Section):
 class TeacherSettings(Section):
     kind: TeacherName = "ema"
     decay: Fraction = 0.999
+    every: PositiveInt | None = None  # steps after which a synced teacher is the student again
     model: str | None = None  # of an external teacher: a hub id or folder
     states: StatesTeacherName = "same"  # whose hidden states are the target, beside these outputs
 
@@ -129,6 +141,12 @@ class TeacherSettings(Section):
     def _is_itself_where_states_are_anothers(self) -> "TeacherSettings":
         if self.kind == "external" and self.states != "same":
             raise ValueError("teacher.states is for a teacher that is the student itself, not for an external one")
+        return self
+
+    @model_validator(mode="after")
+    def _is_synced_every_so_often(self) -> "TeacherSettings":
+        if (self.kind == "synced") != (self.every is not None):
+            raise ValueError("a synced teacher follows in jumps: set both teacher.kind=synced and teacher.every")
         return self
 
     @model_validator(mode="after")
@@ -282,6 +300,24 @@ class TrainConfig(ModelSettings, DataSettings):
     oisd: OisdSettings = OisdSettings()
     opd: OpdSettings = OpdSettings()
     oprd: OprdSettings = OprdSettings()
+
+    @model_validator(mode="after")
+    def _draws_what_it_needs(self) -> "TrainConfig":
+        if self.rollout.per_problem > 1 and self.objective in ("sft", "grpo", "oisd"):
+            raise ValueError(
+                f"rollout.per_problem: {self.objective} has its own number of completions (grpo.group_size; sft none)"
+            )
+        if self.rollout.references > 0 and self.draws_to_estimate:
+            raise ValueError(
+                f"rollout.references: {self.objective} estimates from tokens that the student drew, so all have to be"
+            )
+        return self
+
+    @property
+    def draws_to_estimate(self) -> bool:
+        """Whether the objective holds only for completions that were drawn from the student."""
+        opd = self.objective == "opd" or (self.objective == "oprd" and self.oprd.mu is not None)
+        return self.objective in ("sft", "grpo", "oisd") or (opd and self.opd.support == "sampled")
 
 
 class EvalConfig(ModelSettings, DataSettings):

@@ -17,7 +17,7 @@ ObjectiveName = Literal[
     "oprd",
     "oisd",
 ]
-TeacherName = Literal["ema", "fixed", "online", "external"]
+TeacherName = Literal["ema", "fixed", "online", "synced", "external"]
 StatesTeacherName = Literal["same", "unprivileged", "ema", "fixed", "online"]
 EngineName = Literal["auto", "transformers", "vllm"]
 Where = Literal["spread", "first", "last"]  # the positions of a completion

@@ -29,7 +29,12 @@ def _privileged(config: TrainConfig) -> bool:
 
 
 def _opsd(config: TrainConfig) -> Objective:
-    return OutputDivergence(output_divergence(config), _temperature(config), Needs(privileged=_privileged(config)))
+    return OutputDivergence(output_divergence(config), _temperature(config), _needs(config))
+
+
+def _needs(config: TrainConfig) -> Needs:
+    """What every distillation needs."""
+    return Needs(completions=config.rollout.per_problem, privileged=_privileged(config))
 
 
 def output_divergence(config: TrainConfig) -> DivergenceSettings:
@@ -59,12 +64,7 @@ def _pointwise(config: TrainConfig) -> Objective:
 
 def _states(config: TrainConfig) -> Needs:
     flow = config.flow
-    return Needs(
-        privileged=_privileged(config),
-        layers=flow.layers,
-        next_layers=flow.adjacent == "next",
-        positions=flow.positions,
-    )
+    return replace(_needs(config), layers=flow.layers, next_layers=flow.adjacent == "next", positions=flow.positions)
 
 
 def _flow(adjacent: bool, local: Local = "both") -> Callable[[TrainConfig], Objective]:
@@ -74,7 +74,7 @@ def _flow(adjacent: bool, local: Local = "both") -> Callable[[TrainConfig], Obje
 def _opd(config: TrainConfig) -> Objective:
     if config.opd.support != "sampled":
         return _opsd(config)
-    return SampledReverseKL(config.rollout, _temperature(config), Needs(privileged=_privileged(config)))
+    return SampledReverseKL(config.rollout, _temperature(config), _needs(config))
 
 
 def _oprd(config: TrainConfig) -> Objective:
@@ -83,8 +83,8 @@ def _oprd(config: TrainConfig) -> Objective:
     if bridge is not None and (settings.layers is not None or config.teacher.kind != "external"):
         raise UserError("oprd.bridge: it brings its own oprd.layers, and leads to the teacher.model it was fitted to")
     count, where = settings.selection
-    needs = Needs(
-        privileged=_privileged(config),
+    needs = replace(
+        _needs(config),
         outputs=settings.mu is not None,
         layers=bridge.layers if bridge is not None else settings.layers or "last",
         positions=count,

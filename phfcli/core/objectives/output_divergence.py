@@ -37,6 +37,9 @@ class OutputDivergence:
             clip=self.settings.clip,
             clip_mode=self.settings.clip_mode,
             top_k=self.settings.top_k,
+            support=self.settings.support,
+            tail=self.settings.tail,
+            teacher_temperature=self.settings.teacher_temperature,
         )
         tokens = weights.new_tensor(len(weights))
         metrics = {

@@ -19,7 +19,8 @@ def fitting_curriculum(
     """
     new_tokens = None if needs.offline else config.rollout.max_new_tokens
     limit = min(context for context in (*contexts, needs.max_tokens) if context is not None)
-    return build_curriculum(config, SequenceLengths(prompts, needs.privileged, new_tokens), limit)
+    lengths = SequenceLengths(prompts, needs.privileged, new_tokens, references=config.rollout.references > 0)
+    return build_curriculum(config, lengths, limit)
 
 
 def curriculum_warnings(config: TrainConfig, needs: Needs, curriculum: Curriculum) -> list[str]:

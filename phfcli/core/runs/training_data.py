@@ -117,11 +117,13 @@ class SequenceLengths:
     Attributes:
         privileged: a reader sees the prompt that contains the reference.
         rollout: tokens that a completion may have; None where the reference itself is the completion.
+        references: some samples have the reference in the place of a rollout.
     """
 
     prompts: Prompts
     privileged: bool = True
     rollout: int | None = None
+    references: bool = False
 
     def length(self, problem: Problem) -> int:
         """Tokens of the longest sequence that is read."""
@@ -130,9 +132,10 @@ class SequenceLengths:
             prompt = self.prompts.teacher(problem.problem, problem.solution)
         else:
             prompt = self.prompts.student(problem.problem)
-        if self.rollout is None:
-            return len(prompt) + len(self.prompts.target(problem.problem, problem.solution))
-        return len(prompt) + self.rollout
+        target = 0
+        if self.rollout is None or self.references:
+            target = len(self.prompts.target(problem.problem, problem.solution))
+        return len(prompt) + max(target, self.rollout or 0)
 
 
 def build_curriculum(config: TrainConfig, sequence_lengths: SequenceLengths, context: int) -> tuple[Curriculum, int]:

@@ -1,6 +1,7 @@
 """The training loop. A step is the paper's algorithm; the loop does not know which objective it runs."""
 
 import math
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -93,10 +94,17 @@ class Trainer(TrainingParts):
         return [problem for problem in self.curriculum.batch(step) for _ in range(self.objective.needs.group_size)]
 
     def rollout(self, problems: Sequence[Problem], step: int) -> list[Completion]:
-        """This rank's share of the student's own completions, in order; of an offline objective the references."""
+        """This rank's share of the completions, in order: the student's own, or references in their place."""
         own = self.ranks.share(len(problems))
-        if self.objective.needs.offline:
-            return [self._reference(problems[index]) for index in own]
+        share = 1.0 if self.objective.needs.offline else self.config.rollout.references
+        read = {index: self._reference(problems[index]) for index in own if self._by_chance(share, step, index)}
+        drawn = [index for index in own if index not in read]
+        if drawn:
+            read |= dict(zip(drawn, self._draw(problems, drawn, step), strict=True))
+        return [read[index] for index in own]
+
+    def _draw(self, problems: Sequence[Problem], indices: Sequence[int], step: int) -> list[Completion]:
+        """The student's completions of the problems at some indices of a step, in order."""
         settings = self.config.rollout
         sampling = Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_new_tokens)
         requests = [
@@ -104,7 +112,7 @@ class Trainer(TrainingParts):
                 tuple(self.prompts.student(problems[index].problem)),
                 derive_seed(self.config.seed, "rollout", step, index),
             )
-            for index in own
+            for index in indices
         ]
         self.engine.update(self.model)
         return [
@@ -220,6 +228,10 @@ class Trainer(TrainingParts):
         grades = self.grader.grade(list(zip(golds, texts, strict=True)))
         whole = [completion.finish == "stop" for completion in completions]
         return [float(ok and grade.status == Status.correct) for ok, grade in zip(whole, grades, strict=True)]
+
+    def _by_chance(self, share: float, step: int, index: int) -> bool:
+        """Whether a sample is among the share that has the reference in the place of a rollout."""
+        return random.Random(derive_seed(self.config.seed, "reference", step, index)).random() < share
 
     def _reference(self, problem: Problem) -> Completion:
         assert problem.solution is not None

@@ -24,6 +24,10 @@ def check_shares(config: TrainConfig, group_size: int, processes: int) -> None:
         raise UserError("sharding: there is one process only; start several, with --processes or torchrun")
     if sharded and config.tuning == "full":
         raise UserError("sharding: fsdp spreads a frozen base; with tuning=full every process holds all weights")
+    if sharded and 0 < config.rollout.references < 1:
+        raise UserError(
+            "sharding: with fsdp every process draws as often as the others, so rollout.references must be 0 or 1"
+        )
     if sharded and completions % processes:
         raise UserError(
             f"batch_size: with sharding=fsdp a step's {completions} completions must be a multiple of "

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from phfcli.core.losses.divergence.vocabulary_terms import DivergenceSpec, teacher_support, vocabulary_terms
+from phfcli.core.losses.divergence.support import restrict, spread_gradient
+from phfcli.core.losses.divergence.vocabulary_terms import DivergenceSpec, vocabulary_terms
 from phfcli.core.losses.head import Head
 from phfcli.core.losses.shared import working
 
@@ -81,17 +82,11 @@ class ChunkedDivergence:
     def _slab(self, student_nV: Tensor, teacher_nV: Tensor) -> Tensor:
         """Products -> tokens [4, n]; `student_nV` becomes the gradient to itself, where one is wanted."""
         student, teacher = self.head.finish(student_nV), (self.teacher_head or self.head).finish(teacher_nV)
-        support = teacher_support(teacher, self.spec)
-        if support is not None:
-            student, teacher = student.gather(1, support), teacher.gather(1, support)
-        grad, tokens = _token_terms(student, teacher, self.spec)
-        if not (self.wants_hidden or self.wants_weight or self.wants_bias):
-            return tokens
-        grad = self.head.to_products(grad, student)
-        if support is None:
-            student_nV.copy_(grad)
-        else:
-            student_nV.zero_().scatter_(1, support, grad.to(student_nV.dtype))
+        restricted = restrict(student, teacher, self.spec)
+        grad, tokens = _token_terms(restricted.student, restricted.teacher, self.spec)
+        if self.wants_hidden or self.wants_weight or self.wants_bias:
+            grad = spread_gradient(grad, student, restricted, self.spec)
+            student_nV.copy_(self.head.to_products(grad, student))
         return tokens
 
     def _passes(self, tokens: Tensor) -> Tensor:

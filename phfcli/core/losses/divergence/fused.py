@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from phfcli.core.losses.divergence.chunked import ChunkedDivergence
+from phfcli.core.losses.divergence.support import entry_count
 from phfcli.core.losses.divergence.vocabulary_terms import DivergenceOptions, DivergenceSpec
 from phfcli.core.losses.head import Head, as_head
 from phfcli.core.losses.shared import working
@@ -22,7 +23,7 @@ class ClipStats(NamedTuple):
     """What the clip did, over the tokens of non-zero weight; 0-dim tensors without a gradient."""
 
     entries_clipped: Tensor  # int64, (token, vocabulary entry) pairs above the clip; 0 in the mode "token"
-    entries: Tensor  # int64, all such pairs: tokens x V (or x top_k)
+    entries: Tensor  # int64, all such pairs: tokens x V (or x the entries of top_k)
     tokens_clipped: Tensor  # int64, tokens with a clipped entry; in the mode "token" those clipped themselves
     raw: Tensor  # sum_n w_n D_n without the clip
     clipped: Tensor  # sum_n w_n D_n with it, the value of the loss
@@ -50,7 +51,8 @@ def fused_divergence(
         teacher_head: that of an external teacher with its own head (its d may differ); default `head`.
         chunk_size: tokens whose logits are held at once; by default as many as 75 MiB hold (64 at V = 151,936),
             on a GPU 512 MiB.
-        options: kind, beta, temperature, clip, clip_mode, top_k, as in `divergence`.
+        options: kind, beta, temperature, clip, clip_mode, top_k, support, tail and teacher_temperature, as in
+            `divergence`.
 
     Raises:
         ValueError: shapes that do not fit, or an option out of range.
@@ -140,7 +142,7 @@ def _statistics(tokens: Tensor, weights: Tensor, spec: DivergenceSpec, vocabular
     """Tokens [4, N] as `DivergenceSums` holds them, weights [N] -> ClipStats but for `clipped`."""
     raw, _, clipped, turned = tokens
     by_token = spec.clip is not None and spec.clip_mode == "token"
-    entries = len(weights) * min(vocabulary, spec.top_k or vocabulary)
+    entries = len(weights) * entry_count(vocabulary, spec)
     return (
         clipped.long().sum(),
         torch.tensor(entries, device=weights.device),

@@ -84,7 +84,9 @@ def build_own_teacher(trainable: Mapping[str, nn.Parameter], settings: TeacherSe
         return teacher
     if settings.states == "unprivileged":
         return CoupledTeacher(teacher, Unprivileged(teacher))
-    return CoupledTeacher(teacher, build_teacher(trainable, settings.model_copy(update={"kind": settings.states})))
+    return CoupledTeacher(
+        teacher, build_teacher(trainable, TeacherSettings(kind=settings.states, decay=settings.decay))
+    )
 
 
 def copies_of(settings: TeacherSettings) -> int:

@@ -142,8 +142,9 @@ def _lengths(config: TrainConfig, needs: Needs, prompts: Prompts, curriculum: Cu
     teacher, completion = student, config.rollout.max_new_tokens
     if needs.privileged:
         teacher = max(len(prompts.teacher(p.problem, p.solution or "")) for p in visited)
-    if needs.offline:
-        completion = max(len(prompts.target(p.problem, p.solution or "")) for p in visited)
+    if needs.offline or config.rollout.references > 0:
+        target = max(len(prompts.target(p.problem, p.solution or "")) for p in visited)
+        completion = target if needs.offline else max(target, completion)
     return Lengths(student, teacher, completion)
 
 

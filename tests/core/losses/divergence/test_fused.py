@@ -9,7 +9,7 @@ from largest import Largest
 from torch import Tensor
 
 from phfcli.core.losses.divergence import chunked
-from phfcli.losses import ClipStats, divergence, fused_divergence, fused_divergence_stats
+from phfcli.losses import ClipStats, Head, divergence, fused_divergence, fused_divergence_stats
 
 N, V, D = 7, 11, 5
 KINDS = ["jsd", "forward_kl", "reverse_kl"]
@@ -49,6 +49,35 @@ def test_equals_plain(kind: str, clip: dict[str, Any], chunk_size: int | None) -
         options = {"kind": kind, "beta": 0.3, "temperature": temperature, "top_k": top_k, **clip}
         got = value_and_grads(fused_divergence, *draw(), chunk_size=chunk_size, **options)
         torch.testing.assert_close(got, value_and_grads(plain, *draw(), **options))
+
+
+@pytest.mark.parametrize("support", ["teacher", "student", "union"])
+@pytest.mark.parametrize("tail", [False, True])
+@pytest.mark.parametrize("soft_cap", [None, 3.0])
+def test_every_support_equals_plain(support: str, tail: bool, soft_cap: float | None) -> None:
+    student, teacher, head, weights = draw(4)
+
+    def from_logits(student: Tensor, teacher: Tensor, head: Tensor, weights: Tensor, **options: Any) -> Tensor:
+        own = Head(head, scale=0.5, soft_cap=soft_cap)
+        return divergence(own.logits(student), own.logits(teacher).detach(), **options) @ weights
+
+    def from_states(student: Tensor, teacher: Tensor, head: Tensor, weights: Tensor, **options: Any) -> Tensor:
+        return fused_divergence(student, teacher, Head(head, scale=0.5, soft_cap=soft_cap), weights, **options)
+
+    for kind, clip, top_k in itertools.product(KINDS, CLIPS, [1, 3, 6, V - 1, V]):
+        options = {"kind": kind, "temperature": 1.1, "teacher_temperature": 0.8, "top_k": top_k, **clip}
+        options |= {"support": support, "tail": tail}
+        got = value_and_grads(from_states, student, teacher, head, weights, chunk_size=3, **options)
+        torch.testing.assert_close(got, value_and_grads(from_logits, student, teacher, head, weights, **options))
+
+
+def test_a_tail_keeps_the_mass_beside_the_support() -> None:
+    student, teacher, head, weights = draw(4)
+    common = {"kind": "forward_kl", "top_k": 3}
+    whole = plain(student, teacher, head, weights, kind="forward_kl")
+    tailed, cut = (fused_divergence(student, teacher, head, weights, tail=x, **common) for x in (True, False))  # type: ignore[arg-type]
+    assert 0 < tailed < whole  # a coarser view of both
+    assert tailed != cut
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -274,6 +303,10 @@ def test_refused() -> None:
         fused_divergence(student, teacher, head, weights, teacher_head=head[:3])
     with pytest.raises(ValueError, match="chunk_size"):
         fused_divergence(student, teacher, head, weights, chunk_size=0)
+    with pytest.raises(ValueError, match="without top_k there are none"):
+        fused_divergence(student, teacher, head, weights, tail=True)
+    with pytest.raises(ValueError, match="temperature"):
+        fused_divergence(student, teacher, head, weights, teacher_temperature=0.0)
     with pytest.raises(ValueError, match="clip"):
         fused_divergence(student, teacher, head, weights, clip=-1.0)
     with pytest.raises(TypeError, match="clipp"):
