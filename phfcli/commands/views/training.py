@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from phfcli.core.training.validation import ValidationResult
 
 _LINE_EVERY = 10  # steps
-_CLIP_TAKES_MOST, _CLIP_TURNS_MANY = 0.5, 0.01  # of the divergence; of the tokens
+_CLIP_TAKES_MOST, _CLIP_TURNS_MANY = 0.5, 0.05  # of the divergence; of the tokens
 _TABLE_ROWS = 7
 _IN_A_LINE = {
     "loss": "loss",
@@ -73,12 +73,13 @@ def watch(trainer: "Trainer", log: "Console", report: "Report") -> "Metrics | No
 
 def clip_warning(metrics: "Metrics") -> str | None:
     """What a clip does to the gradient of a step, where that is more than a trust region does."""
-    step, fix = metrics["step"], "raise divergence.clip, or set it to null"
-    if (turned := metrics.get("turned_tokens", 0)) > _CLIP_TURNS_MANY:
-        return f"at step {step} the clip turns the gradient of {turned:.0%} of the tokens against the divergence; {fix}"
-    if (taken := metrics.get("clip_share", 0)) > _CLIP_TAKES_MOST:
-        return f"at step {step} the clip takes {taken:.0%} of the divergence, and its gradient with it; {fix}"
-    return None
+    taken, turned = metrics.get("clip_share", 0), metrics.get("turned_tokens", 0)
+    if taken <= _CLIP_TAKES_MOST and turned <= _CLIP_TURNS_MANY:
+        return None
+    return (
+        f"at step {metrics['step']} the clip takes {taken:.0%} of the divergence, and its gradient with it, and turns "
+        f"the gradient of {turned:.0%} of the tokens against the divergence; raise divergence.clip, or set it to null"
+    )
 
 
 def step_line(metrics: "Metrics", divergence: str = "divergence") -> str:
