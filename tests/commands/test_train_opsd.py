@@ -104,15 +104,22 @@ def test_a_line_names_the_divergence_that_is_in_it(phf: Phf, tmp_path: Path) -> 
         assert f" {name} " in next(line for line in done.err.splitlines() if line.startswith("step"))
 
 
-@pytest.mark.parametrize("source", ["unprivileged", "fixed"])
-def test_a_run_whose_hidden_target_is_another_source_resumes_to_the_same_end(
-    phf: Phf, tmp_path: Path, source: str
-) -> None:
-    options = ("--set", f"teacher.states={source}", *SMALL)
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        ("--set", "teacher.states=unprivileged"),
+        ("--set", "teacher.states=fixed"),
+        ("--teacher", "synced", "--set", "teacher.every=2"),
+    ],
+)
+def test_every_teacher_resumes_to_the_same_end_and_is_diagnosed(phf: Phf, tmp_path: Path, teacher: Any) -> None:
+    options = (*teacher, *SMALL)
     for steps in (1, 2):
         assert phf("train", "--steps", steps, *options, "--resume", "--output-dir", tmp_path / "cut").code == 0
     assert phf("train", "--steps", 2, *options, "--output-dir", tmp_path / "whole").code == 0
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    checkpoint = tmp_path / "whole" / "checkpoints" / "step-000002"
+    assert phf("diagnose", "--collect", checkpoint, "--json").code == 0
 
 
 def test_a_hidden_target_of_its_own_needs_two_targets(phf: Phf) -> None:

@@ -13,10 +13,10 @@ from phfcli.core.config import TeacherSettings
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Batch, Pass, Sample
 from phfcli.core.objectives.teachers.contract import Teacher
-from phfcli.core.objectives.teachers.ema import build_teacher
+from phfcli.core.objectives.teachers.ema import OWN, build_teacher
 from phfcli.core.types import Problem
 
-_STATES = "states."  # before the names of the second teacher's tensors
+_STATES = f"{OWN}states."  # before the names of the second teacher's tensors
 
 
 @dataclass(frozen=True)

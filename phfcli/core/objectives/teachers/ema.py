@@ -14,7 +14,8 @@ from phfcli.core.models.passes import Batch, Pass, Sample, run_pass
 from phfcli.core.types import Problem
 
 _DECAY = {"fixed": 1.0, "online": 0.0}
-_STEPS = "phf.steps"  # no parameter is called so
+OWN = "phf."  # begins the names of what a teacher's file holds beside averages; no parameter is called so
+_STEPS = f"{OWN}steps"
 
 
 class AveragedTeacher:
@@ -100,6 +101,11 @@ class SyncedTeacher(AveragedTeacher):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)
         self._steps = int(state[_STEPS])
+
+
+def averages_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The averaged parameters in the state of a teacher, whatever else it holds."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith(OWN)}
 
 
 def build_teacher(trainable: Mapping[str, nn.Parameter], settings: TeacherSettings) -> AveragedTeacher:
