@@ -3,9 +3,9 @@
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
 from phfcli.core.errors import nearest
 from phfcli.core.extensions import known
@@ -19,6 +19,7 @@ from phfcli.core.names import (
     BadRows,
     GoldForm,
     StateDtype,
+    StatesTeacherName,
     Where,
 )
 
@@ -45,6 +46,21 @@ def _context(text: str) -> str:
     raise ValueError(f"{text!r} is unknown; {nearest(text, CONTEXTS)}, or a text with {{COLUMN}} of the data")
 
 
+def _own_clip(divergence: dict[str, Any]) -> float | None:
+    """The published clip is of jsd; one on the entries of a KL divergence drives some of them the wrong way."""
+    return 0.05 if divergence["kind"] == "jsd" else None
+
+
+def _layer(layer: object) -> object:
+    """A decoder block, 1 is the first; or how deep it lies: "50%" is the middle one."""
+    if isinstance(layer, int) and layer >= 1:
+        return layer
+    share = re.fullmatch(r"(\d+(?:\.\d+)?)%", str(layer))
+    if share and 0 < float(share[1]) <= 100:
+        return layer
+    raise ValueError("a block is its number, 1 is the first, or a share of the depth such as 50%")
+
+
 def _absolute(path: str) -> str:
     """A run is evaluated from any working directory."""
     return str(Path(path).resolve())
@@ -58,8 +74,8 @@ TeacherChoice = Annotated[str, AfterValidator(known("teachers", TEACHERS))]
 TrackerChoice = Annotated[str, AfterValidator(known("trackers", TRACKERS))]
 GraderChoice = Annotated[str, AfterValidator(known("graders", GRADERS))]
 
-# decoder blocks, the first is 1: "even" is 2, 4, ...
-LayerChoice = tuple[PositiveInt, ...] | Literal["last", "all", "even", "odd"]
+Layers = tuple[Annotated[int | str, BeforeValidator(_layer)], ...]
+LayerChoice = Layers | Literal["last", "all", "even", "odd"]  # "even" is 2, 4, ...
 
 ALL_POSITIONS = 2**31 - 1  # more than a completion has
 
@@ -94,21 +110,38 @@ class RolloutSettings(Section):
     temperature: Positive = 1.1
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     top_k: Annotated[int, Field(ge=0)] = 20  # 0 is off
+    per_problem: PositiveInt = 1  # completions of each problem, for a distillation; GRPO has a group_size
+    references: Fraction = 0.0  # the share of samples that have the reference in the place of a rollout
 
 
 class DivergenceSettings(Section):
     kind: Literal["jsd", "forward_kl", "reverse_kl"] = "jsd"
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
     temperature: Positive | None = None  # of both distributions; None is the rollout's
-    clip: Positive | None = 0.05
+    teacher_temperature: Positive | None = None  # of the teacher's; None is the same
+    clip: Positive | None = Field(default_factory=_own_clip)  # 0.05 for jsd, none for a KL divergence
     clip_mode: Literal["element", "token"] = "element"
-    top_k: PositiveInt | None = None  # both distributions on the teacher's likeliest entries; None is the vocabulary
+    top_k: PositiveInt | None = None  # both distributions on so many entries; None is the vocabulary
+    support: Literal["teacher", "student", "union"] = "teacher"  # whose likeliest entries those are
+    tail: bool = False  # all other entries are one more; without it both are renormalised on the support
+    aggregate: Aggregate = "token"  # mean over all tokens, or over each completion's and then these
+
+    @model_validator(mode="after")
+    def _has_entries(self) -> "DivergenceSettings":
+        if self.top_k is None and (self.tail or self.support != "teacher"):
+            raise ValueError("divergence.support and divergence.tail are of divergence.top_k entries: set it as well")
+        return self
+
+    def of_each_token(self) -> dict[str, Any]:
+        """What defines the divergence of a token, but for the temperature, which may be the rollout's."""
+        return self.model_dump(exclude={"temperature", "aggregate"})
 
 
 class FlowSettings(Section):
     alpha: Annotated[float, Field(ge=0)] = 0.05
     positions: Annotated[int, Field(ge=2)] = 128
-    layers: tuple[PositiveInt, ...] | None = None  # 1 is the first decoder block; None is all of them
+    layers: Layers | None = None  # 1 is the first decoder block; None is all of them
+    adjacent: Literal["selected", "next"] = "selected"  # a chosen block is related to the next chosen, or the very next
     saved_samples: Annotated[int, Field(ge=0)] = 8  # rollouts whose flow is saved with a checkpoint
     saved_every: PositiveInt = 1  # only with checkpoints of a step that is a multiple of it
     saved_dtype: StateDtype = "model"  # of the saved states: the model's own, or a compact one
@@ -120,8 +153,22 @@ class FlowSettings(Section):
 class TeacherSettings(Section):
     kind: TeacherChoice = "ema"
     decay: Fraction = 0.999
+    every: PositiveInt | None = None  # steps after which a synced teacher is the student again
     model: str | None = None  # of an external teacher: a hub id or folder
     context: Context = "reference"  # what it is shown of a problem: a name of core/names.py, or a text with {COLUMN}
+    states: StatesTeacherName = "same"  # whose hidden states are the target, beside these outputs
+
+    @model_validator(mode="after")
+    def _is_itself_where_states_are_anothers(self) -> "TeacherSettings":
+        if self.kind == "external" and self.states != "same":
+            raise ValueError("teacher.states is for a teacher that is the student itself, not for an external one")
+        return self
+
+    @model_validator(mode="after")
+    def _is_synced_every_so_often(self) -> "TeacherSettings":
+        if (self.kind == "synced") != (self.every is not None):
+            raise ValueError("a synced teacher follows in jumps: set both teacher.kind=synced and teacher.every")
+        return self
 
     @model_validator(mode="after")
     def _has_its_model(self) -> "TeacherSettings":
@@ -285,6 +332,24 @@ class TrainConfig(ModelSettings, DataSettings):
     oisd: OisdSettings = OisdSettings()
     opd: OpdSettings = OpdSettings()
     oprd: OprdSettings = OprdSettings()
+
+    @model_validator(mode="after")
+    def _draws_what_it_needs(self) -> "TrainConfig":
+        if self.rollout.per_problem > 1 and self.objective in ("sft", "grpo", "oisd"):
+            raise ValueError(
+                f"rollout.per_problem: {self.objective} has its own number of completions (grpo.group_size; sft none)"
+            )
+        if self.rollout.references > 0 and self.draws_to_estimate:
+            raise ValueError(
+                f"rollout.references: {self.objective} estimates from tokens that the student drew, so all have to be"
+            )
+        return self
+
+    @property
+    def draws_to_estimate(self) -> bool:
+        """Whether the objective holds only for completions that were drawn from the student."""
+        opd = self.objective == "opd" or (self.objective == "oprd" and self.oprd.mu is not None)
+        return self.objective in ("sft", "grpo", "oisd") or (opd and self.opd.support == "sampled")
 
 
 class EvalConfig(ModelSettings, DataSettings):

@@ -16,6 +16,10 @@ class MissingFileError(UserError):
     """A file that is to be read is not there."""
 
 
+class UnreachableError(UserError):
+    """The hub, which would have what is asked for, does not answer: what stands in it is not known to be wrong."""
+
+
 class FaultError(Exception):
     """A fault outside the input and the program, such as a full disk: shown as one line; exit code 1."""
 

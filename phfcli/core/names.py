@@ -3,9 +3,22 @@
 from typing import Literal, get_args
 
 ObjectiveName = Literal[
-    "phf", "phf-local", "direction", "geometry", "pointwise", "opsd", "sft", "grpo", "opd", "oprd", "oisd"
+    "phf",
+    "phf-local",
+    "phf-direction",
+    "phf-geometry",
+    "direction",
+    "geometry",
+    "pointwise",
+    "opsd",
+    "sft",
+    "grpo",
+    "opd",
+    "oprd",
+    "oisd",
 ]
-TeacherName = Literal["ema", "fixed", "online", "external"]
+TeacherName = Literal["ema", "fixed", "online", "synced", "external"]
+StatesTeacherName = Literal["same", "unprivileged", "ema", "fixed", "online"]
 ContextName = Literal["reference", "first-third", "answer", "sibling", "other-reference", "wrong-answer"]
 EngineName = Literal["auto", "transformers", "vllm"]
 Where = Literal["spread", "first", "last"]  # the positions of a completion

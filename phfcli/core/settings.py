@@ -2,7 +2,7 @@
 
 import reprlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,10 +20,11 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True)
 class Source:
-    """Some settings and where they come from, as an error would name it."""
+    """Some settings and where they come from, as an error would name it; of a recipe also its name."""
 
     label: str
     tree: Tree
+    recipe: str = ""
 
 
 def resolve(kind: type[Config], sources: Iterable[Source]) -> Config:
@@ -50,17 +51,21 @@ def origins(sources: Iterable[Source]) -> dict[str, str]:
 
 def train_origins(sources: list[Source]) -> dict[str, str]:
     """`origins` of a training run, whose model and objective bring recipes."""
-    return origins([*_beneath(sources), *sources])
+    return origins(_with_recipes(sources))
 
 
 def resolve_train(sources: list[Source]) -> TrainConfig:
-    """Like `resolve`, starting from the shipped recipes of the chosen model and objective where there are any."""
-    return resolve(TrainConfig, [*_beneath(sources), *sources])
+    """Like `resolve`, starting from the shipped recipes of the chosen model and objective where there are any.
+
+    After each shipped recipe NAME lies MODEL-NAME, if there is one: what NAME has to be for the model of recipe MODEL.
+    A clip is of the divergence that it was given for: choosing another kind leaves it behind.
+    """
+    return resolve(TrainConfig, _with_fitting_clips(_with_recipes(sources)))
 
 
 def file_sources(names: Iterable[str]) -> list[Source]:
     """The --config files, each a shipped recipe's name or a path."""
-    return [Source(f"--config {name}", read_yaml(find_recipe(name))) for name in names]
+    return [Source(f"--config {name}", read_yaml(find_recipe(name)), name) for name in names]
 
 
 def set_sources(pairs: Iterable[str]) -> list[Source]:
@@ -82,6 +87,20 @@ def option_source(label: str, key: str, value: Any) -> Source:
     return Source(label, tree)
 
 
+def _with_recipes(sources: list[Source]) -> list[Source]:
+    """The sources over their model's and objective's recipes, each recipe under what the model needs of it."""
+    shipped = {name: read_yaml(path) for name, path in recipes().items()}
+    model = _last(sources, "model") or EMBEDDED
+    own = next((name for name, tree in shipped.items() if tree.get("model") == model), "")
+    objective = _last(sources, "objective") or shipped.get(own, {}).get("objective")
+    beneath = [Source(f"recipe {name}", shipped[name], name) for name in (own, f"{objective}") if name in shipped]
+    every = []
+    for source in [*beneath, *sources]:
+        name = f"{own}-{source.recipe}"
+        every += [source, *([Source(f"recipe {name}", shipped[name])] if name in shipped else [])]
+    return every
+
+
 def read_yaml(path: Path) -> Tree:
     """A YAML file that holds a mapping. Raises UserError for anything else."""
     try:
@@ -99,14 +118,24 @@ def write_yaml(config: Section) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _beneath(sources: list[Source]) -> list[Source]:
-    """The recipe that names the model, the one with the objective's name, and the one with both their names."""
-    shipped = {name: read_yaml(path) for name, path in recipes().items()}
-    model = _last(sources, "model") or EMBEDDED
-    own = next((name for name, tree in shipped.items() if tree.get("model") == model), "")
-    objective = _last(sources, "objective") or shipped.get(own, {}).get("objective")
-    names = [own, f"{objective}", f"{own}-{objective}"]
-    return [Source(f"recipe {name}", shipped[name]) for name in names if name in shipped]
+def _with_fitting_clips(sources: list[Source]) -> list[Source]:
+    """The sources, without the clips that were given before the kind of the divergence became another one."""
+    kind, changed = "jsd", 0
+    for index, source in enumerate(sources):
+        own = _section(source, "divergence").get("kind", kind)
+        kind, changed = own, changed if own == kind else index
+    return [*(_without_clip(source) for source in sources[:changed]), *sources[changed:]]
+
+
+def _without_clip(source: Source) -> Source:
+    kept = {key: value for key, value in _section(source, "divergence").items() if key != "clip"}
+    return replace(source, tree=source.tree | {"divergence": kept}) if "divergence" in source.tree else source
+
+
+def _section(source: Source, key: str) -> Tree:
+    """A section of a source's tree, empty where it is none."""
+    tree = source.tree.get(key)
+    return tree if isinstance(tree, dict) else {}
 
 
 def _last(sources: list[Source], key: str) -> Any:

@@ -152,8 +152,16 @@ def test_an_external_teacher_teaches_and_resumes(phf: Phf, tmp_path: Path, twin:
     assert not (whole / "flows").exists()
 
 
+def test_a_dry_run_refuses_what_the_start_refuses(phf: Phf, stranger: Path) -> None:
+    options = ("--objective", "oprd", *external(stranger))
+    refused(phf("train", *options, "--dry-run"), "has another tokenizer", "phf bridge fit")
+    assert phf("train", *options, "--dry-run").err == phf("train", *options, *SMALL).err
+
+
 def test_a_dry_run_shows_the_external_teacher(phf: Phf, stranger: Path) -> None:
-    done = phf("train", "--objective", "oprd", *external(stranger), "--dry-run", "--json")
+    assert phf(*FIT, "--teacher", stranger, "-o", "b.safetensors").code == 0
+    bridge = ("--objective", "oprd", "--set", "oprd.bridge=b.safetensors")
+    done = phf("train", *bridge, *external(stranger), "--dry-run", "--json")
     assert done.code == 0
     assert done.json["prompts"].keys() == {"student", "teacher"}
     assert "reference" not in done.json["prompts"]["teacher"]

@@ -59,6 +59,29 @@ def test_the_recipe_of_the_objective_lies_over_that_of_the_model() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "clip"),
+    [
+        (["divergence.kind=forward_kl"], None),  # that of the model's recipe is of jsd
+        (["divergence.clip=0.1", "divergence.kind=reverse_kl"], None),
+        (["divergence.kind=reverse_kl", "divergence.clip=0.1"], 0.1),
+        (["divergence={kind: forward_kl, clip: 0.05}"], 0.05),  # as runs of earlier versions have it
+        (["divergence.kind=jsd"], 0.06),
+        (["divergence.kind=forward_kl", "divergence.kind=jsd"], 0.05),
+    ],
+)
+def test_a_clip_is_of_the_divergence_that_it_was_given_for(given: list[str], clip: float | None) -> None:
+    config = resolve_train([*file_sources(["qwen3-8b"]), *set_sources(given)])
+    assert config.divergence.clip == clip
+    assert TrainConfig.model_validate(yaml.safe_load(write_yaml(config))) == config
+
+
+@pytest.mark.parametrize("layers", ["[0%]", "[101%]", "[0.0%]", "[half]", "[0.5]", "[0]"])
+def test_layers_are_blocks_or_shares_of_the_depth(layers: str) -> None:
+    with pytest.raises(UserError, match="a block is its number, 1 is the first, or a share"):
+        resolve_train(set_sources([f"flow.layers={layers}"]))
+
+
 def test_an_unknown_model_gets_the_published_defaults() -> None:
     config = resolve_train([option_source("--model", "model", "someone/else")])
     assert (config.optim.lr, config.data) == (5e-6, "siyanzhao/Openthoughts_math_30k_opsd")

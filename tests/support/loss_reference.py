@@ -90,6 +90,12 @@ def entry(s: float, t: float, kind: str, beta: float) -> float:
     return beta * x_log_ratio(t, mixture) + (1 - beta) * x_log_ratio(s, mixture)
 
 
+def _on(entries: list[int], p: list[float], tail: bool) -> list[float]:
+    """The probabilities of some entries, renormalised, or with all others as one more."""
+    kept = [p[v] for v in entries]
+    return [*kept, sum(p) - sum(kept)] if tail else [x / sum(kept) for x in kept]
+
+
 def divergence(
     student: list[float],
     teacher: list[float],
@@ -99,13 +105,17 @@ def divergence(
     clip: float | None = None,
     clip_mode: str = "element",
     top_k: int | None = None,
+    support: str = "teacher",
+    tail: bool = False,
+    teacher_temperature: float | None = None,
 ) -> float:
     """Of one token, from its logits."""
+    S, T = softmax(student, temperature), softmax(teacher, teacher_temperature or temperature)
     if top_k is not None:
-        best = sorted(range(len(teacher)), key=lambda v: -teacher[v])[:top_k]
-        student, teacher = [student[v] for v in best], [teacher[v] for v in best]
-    pairs = zip(softmax(student, temperature), softmax(teacher, temperature), strict=True)
-    values = [entry(s, t, kind, beta) for s, t in pairs]
+        readers = {"teacher": [teacher], "student": [student], "union": [teacher, student]}[support]
+        best = sorted({v for z in readers for v in sorted(range(len(z)), key=lambda v: -z[v])[:top_k]})
+        S, T = (_on(best, p, tail) for p in (S, T))
+    values = [entry(s, t, kind, beta) for s, t in zip(S, T, strict=True)]
     if clip is None:
         return sum(values)
     return sum(min(v, clip) for v in values) if clip_mode == "element" else min(sum(values), clip)

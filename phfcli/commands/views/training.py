@@ -24,7 +24,7 @@ _TABLE_ROWS = 7
 _PAIR_WIDTH = 34  # of a name and its value in the table
 _IN_A_LINE = {
     "loss": "loss",
-    "divergence": "jsd",
+    "divergence": "divergence",
     "flow": "flow",
     "reverse_kl": "kl",
     "pointwise": "pointwise",
@@ -35,8 +35,8 @@ _IN_A_LINE = {
     "flat_groups": "flat",
 }
 _SHARES = (
-    *("clip_share", "clipped_entries", "clipped_tokens", "flat_groups", "truncated", "padding", "average"),
-    *("fork_share", "repetition", "foreign_answers", "siblings"),
+    *("clip_share", "clipped_entries", "clipped_tokens", "turned_tokens", "flat_groups", "truncated", "padding"),
+    *("average", "fork_share", "repetition", "foreign_answers", "siblings"),
 )
 
 
@@ -44,7 +44,9 @@ def watch(run: "Running", log: "Console") -> "Metrics | None":
     """Runs the training and shows each step; returns the metrics of the last step, or None if no step was left."""
     from rich.live import Live
 
-    trainer, last = run.trainer, None
+    from phfcli.core.objectives.build import output_divergence
+
+    trainer, last, kind = run.trainer, None, output_divergence(run.trainer.config).kind
     started, first, steps = time.monotonic(), trainer.step, trainer.config.steps
     # off a terminal nothing of it is printed; with --quiet a warning must still find its way to stderr
     with Live(console=log, auto_refresh=False, transient=True, redirect_stderr=not log.quiet) as live:
@@ -57,15 +59,16 @@ def watch(run: "Running", log: "Console") -> "Metrics | None":
             left_s = (time.monotonic() - started) / (step - first) * (steps - step)
             live.update(step_table(last, steps, left_s, log.width), refresh=True)
             if step == 1 or step % _LINE_EVERY == 0:
-                log.print(step_line(last), soft_wrap=True)
+                log.print(step_line(last, kind), soft_wrap=True)
             for alarm in alarms if trainer.ranks.main else ():
                 warn(alarm["sentence"], log)
     return last
 
 
-def step_line(metrics: "Metrics") -> str:
-    """The most important metrics of a step."""
-    terms = [f"{label} {metrics[name]:.4f}" for name, label in _IN_A_LINE.items() if name in metrics]
+def step_line(metrics: "Metrics", divergence: str = "divergence") -> str:
+    """The most important metrics of a step; `divergence` is the name of the one that is in them."""
+    labels = _IN_A_LINE | {"divergence": divergence}
+    terms = [f"{label} {metrics[name]:.4f}" for name, label in labels.items() if name in metrics]
     sizes = f"grad {metrics['grad_norm']:.3f}  len {metrics['rollout_tokens']:.0f}  {metrics['tokens_per_s']:.0f} tok/s"
     return f"step {metrics['step']:>4}  {'  '.join(terms)}  {sizes}"
 

@@ -13,7 +13,7 @@ from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
 from phfcli.core.models.passes import Sample
 from phfcli.core.models.prompts import build_prompts
-from phfcli.core.objectives.teachers.ema import AveragedTeacher
+from phfcli.core.objectives.teachers.ema import AveragedTeacher, averages_of
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
 from phfcli.core.runs.checkpoint_choice import Target, find_target
 from phfcli.core.runs.contexts import Context
@@ -127,10 +127,10 @@ def _new_rollouts(config: TrainConfig, model: LanguageModel, count: int) -> list
 
 
 def _teacher(target: Target, model: LanguageModel) -> tuple[AveragedTeacher, str]:
-    """The teacher saved with a checkpoint, or the model itself where none was saved."""
+    """The teacher of the outputs saved with a checkpoint, or the model itself where none was saved."""
     folder = target.adapter or Path(target.model) / "state"  # of a checkpoint of all weights
     file = folder / "teacher.safetensors"
-    averages = read_tensors(file) if file.is_file() else {}
+    averages = averages_of(read_tensors(file)) if file.is_file() else {}
     if not averages:
         return AveragedTeacher({}, decay=0.0), "the model itself"
     own = dict(model.network.named_parameters())

@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from phfcli.core.errors import UserError, first_line
+from phfcli.core.errors import UnreachableError, UserError, first_line
 from phfcli.core.models.architecture.sizes import context_of, text_config
 from phfcli.core.models.chat_template import turn_ends
 from phfcli.core.shipped_files import EMBEDDED, embedded_model
@@ -163,7 +163,7 @@ def from_hub(loader: Any, name: str, what: str, **options: Any) -> Any:
         raise
     except Exception as error:  # the hub's client, transformers, safetensors and torch each have their own ones
         if not answers:
-            raise UserError(f"{name}: no such folder, and the hub cannot be reached for its {what}") from None
+            raise UnreachableError(f"{name}: no such folder, and the hub cannot be reached for its {what}") from None
         where = "its folder" if local else "the hub"
         raise UserError(f"{name}: its {what} cannot be loaded from {where}: {first_line(error)}") from None
 

@@ -14,7 +14,19 @@ def pick_layers(choice: LayerChoice | None, depth: int) -> tuple[int, ...]:
         return tuple(range(2, depth + 1, 2))
     if choice == "odd":
         return tuple(range(1, depth + 1, 2))
-    return tuple(range(1, depth + 1)) if choice is None or choice == "all" else tuple(sorted(set(choice)))
+    if choice is None or choice == "all":
+        return tuple(range(1, depth + 1))
+    return tuple(sorted({_block(layer, depth) for layer in choice}))
+
+
+def with_next(layers: Sequence[int], depth: int) -> tuple[int, ...]:
+    """The blocks and the next one of each, where the model has it."""
+    return tuple(sorted({block for layer in layers for block in (layer, layer + 1) if block <= depth}))
+
+
+def _block(layer: int | str, depth: int) -> int:
+    """The block itself, or the nearest one to a share of the depth such as "25%", halves up and at least the first."""
+    return layer if isinstance(layer, int) else max(1, int(float(layer.removesuffix("%")) * depth / 100 + 0.5))
 
 
 def check_layers(setting: str, choice: LayerChoice | None, depth: int) -> None:

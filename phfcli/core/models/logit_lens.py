@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from phfcli.core.errors import UserError
 from phfcli.core.losses.hidden_states.attention import Attention
+from phfcli.core.models.architecture.blocks import final_norm, find_blocks, find_decoder
+from phfcli.core.models.architecture.sizes import width_of
 from phfcli.core.models.language_model import LanguageModel
 
 _SHARE_OF_DEPTH = 6  # layer 6 of 36, as OISD has it for Qwen3-4B and 8B
@@ -34,13 +37,14 @@ def lens_layer(wanted: int, depth: int) -> int:
     return wanted or max(1, round(depth / _SHARE_OF_DEPTH))
 
 
-def check_logit_lens(model: LanguageModel, wanted: int) -> None:
-    """Raises UserError where no block lies below the last one, or attention cannot be captured."""
-    depth, kind = len(model.blocks), model.causal.config.model_type
+def check_logit_lens(causal: PreTrainedModel, wanted: int) -> None:
+    """Raises UserError where no block lies below the last one, or attention cannot be captured; reads no weight."""
+    blocks, kind = find_blocks(causal)[1], causal.config.model_type
+    depth, norm = len(blocks), final_norm(find_decoder(causal), blocks, width_of(causal.config))
     if lens_layer(wanted, depth) >= depth:
         raise UserError(f"oisd.layer: must lie below the last of the model's {depth} decoder blocks, got {wanted}")
-    attention = [getattr(block, "self_attn", None) for block in model.blocks]
-    if not model.causal._supports_attention_backend or None in attention or isinstance(model.final_norm, nn.Identity):
+    attention = [getattr(block, "self_attn", None) for block in blocks]
+    if not causal._supports_attention_backend or None in attention or norm is None:
         raise UserError(f"{kind}: its attention cannot be captured, which oisd needs")
     if any(getattr(module, "sliding_window", None) for module in attention):
         raise UserError(f"{kind}: some of its blocks attend to a sliding window, which oisd does not know")

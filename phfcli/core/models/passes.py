@@ -103,6 +103,8 @@ class Pass:
     states: Tensor  # [L, B, m, d], output of each wanted block at the selected positions, before the final norm
     final: Tensor | None = None  # [B, m, d], where the last of these is the model's last block: after the final norm
     lens: LogitLens | None = None  # where one is wanted
+    layers: tuple[int, ...] = ()  # of the states, 1 is the first block
+    depth: int = 0  # of the model, in blocks
 
 
 def collate(
@@ -157,7 +159,7 @@ def run_pass(
     states = stack() if layers else out.new_zeros(0, *batch.positions.shape, out.shape[-1])
     last = bool(layers) and layers[-1] == len(model.blocks)
     final = out[selected].to(states.dtype) if last else None
-    return Pass(hidden, model.output_head, states, final, lens_at(rows, before))
+    return Pass(hidden, model.output_head, states, final, lens_at(rows, before), tuple(layers), len(model.blocks))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Builds the objective that the settings name."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from phfcli.core.config import DivergenceSettings, TrainConfig
@@ -32,7 +33,20 @@ def _privileged(config: TrainConfig) -> bool:
 
 
 def _opsd(config: TrainConfig) -> Objective:
-    return OutputDivergence(config.divergence, _temperature(config), Needs(privileged=_privileged(config)))
+    return OutputDivergence(output_divergence(config), _temperature(config), _needs(config))
+
+
+def _needs(config: TrainConfig) -> Needs:
+    """What every distillation needs."""
+    return Needs(completions=config.rollout.per_problem, privileged=_privileged(config))
+
+
+def output_divergence(config: TrainConfig) -> DivergenceSettings:
+    """The divergence of the two outputs that the objective takes: OPD's is the reverse KL over a support of its own."""
+    if config.objective not in ("opd", "oprd"):
+        return config.divergence
+    top_k = config.opd.top_k if config.opd.support == "top_k" else None
+    return DivergenceSettings(kind="reverse_kl", top_k=top_k)
 
 
 def _temperature(config: TrainConfig) -> float:
@@ -47,8 +61,14 @@ def _oisd(config: TrainConfig) -> Objective:
     return Sum(_grpo(config), InternalAlignment(config.oisd, config.grpo, _temperature(config)))
 
 
+def _pointwise(config: TrainConfig) -> Objective:
+    needs = replace(_states(config), next_layers=False)
+    return Sum(_opsd(config), PointwiseStates(config.flow.alpha, needs, normalized=True))
+
+
 def _states(config: TrainConfig) -> Needs:
-    return Needs(privileged=_privileged(config), layers=config.flow.layers, positions=config.flow.positions)
+    flow = config.flow
+    return replace(_needs(config), layers=flow.layers, next_layers=flow.adjacent == "next", positions=flow.positions)
 
 
 def _flow(adjacent: bool, local: Local = "both") -> Callable[[TrainConfig], Objective]:
@@ -56,12 +76,9 @@ def _flow(adjacent: bool, local: Local = "both") -> Callable[[TrainConfig], Obje
 
 
 def _opd(config: TrainConfig) -> Objective:
-    needs = Needs(privileged=_privileged(config))
-    if config.opd.support == "sampled":
-        return SampledReverseKL(config.rollout, _temperature(config), needs)
-    top_k = config.opd.top_k if config.opd.support == "top_k" else None
-    divergence = DivergenceSettings(kind="reverse_kl", clip=None, top_k=top_k)
-    return OutputDivergence(divergence, _temperature(config), needs)
+    if config.opd.support != "sampled":
+        return _opsd(config)
+    return SampledReverseKL(config.rollout, _temperature(config), _needs(config))
 
 
 def _oprd(config: TrainConfig) -> Objective:
@@ -70,8 +87,8 @@ def _oprd(config: TrainConfig) -> Objective:
     if bridge is not None and (settings.layers is not None or config.teacher.kind != "external"):
         raise UserError("oprd.bridge: it brings its own oprd.layers, and leads to the teacher.model it was fitted to")
     count, where = settings.selection
-    needs = Needs(
-        privileged=_privileged(config),
+    needs = replace(
+        _needs(config),
         outputs=settings.mu is not None,
         layers=bridge.layers if bridge is not None else settings.layers or "last",
         positions=count,
@@ -87,11 +104,11 @@ _BUILDERS: dict[str, Callable[[TrainConfig], Objective]] = {
     "opsd": _opsd,
     "phf": _flow(adjacent=True),
     "phf-local": _flow(adjacent=False),
+    "phf-direction": _flow(adjacent=True, local="half-direction"),
+    "phf-geometry": _flow(adjacent=True, local="half-geometry"),
     "direction": _flow(adjacent=False, local="direction"),
     "geometry": _flow(adjacent=False, local="geometry"),
-    "pointwise": lambda config: Sum(
-        _opsd(config), PointwiseStates(config.flow.alpha, _states(config), normalized=True)
-    ),
+    "pointwise": _pointwise,
     "sft": lambda config: ReferenceLikelihood(config.sft),
     "grpo": _grpo,
     "opd": _opd,

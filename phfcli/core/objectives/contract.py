@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from phfcli.core.config import LayerChoice
+from phfcli.core.models.layer_choice import pick_layers, with_next
 from phfcli.core.models.passes import Batch, Pass
 from phfcli.core.names import Where
 from phfcli.core.objectives.teachers.bridge import Bridge
@@ -24,6 +25,7 @@ class Needs:
         outputs: the two next-token distributions are compared, so both readers must have one tokenizer.
         reward: graded completions; each sample then knows its reward and those of its problem's other completions.
         layers: blocks whose states are wanted, 1 is the first; None is all of them, () is none.
+        next_layers: the states of each one's next block as well.
         positions: at most so many states of each completion.
         where: which positions those are.
         bridge: the projectors through which an external teacher's states are compared; None compares them as they are.
@@ -38,11 +40,17 @@ class Needs:
     outputs: bool = True
     reward: bool = False
     layers: LayerChoice | None = ()
+    next_layers: bool = False
     positions: int = 128
     where: Where = "spread"
     bridge: Bridge | None = None
     lens: int | None = None
     max_tokens: int | None = None
+
+    def blocks(self, depth: int) -> tuple[int, ...]:
+        """The blocks of a model of that depth whose states are wanted, ascending."""
+        chosen = pick_layers(self.layers, depth)
+        return with_next(chosen, depth) if self.next_layers else chosen
 
     @property
     def group_size(self) -> int:

@@ -1,12 +1,10 @@
 """GRPO: rewards relative to those of the same problem's other completions."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-import torch
 from torch import Tensor
 
-from phfcli.core.config import Aggregate, GrpoSettings, RolloutSettings
+from phfcli.core.config import GrpoSettings, RolloutSettings
 from phfcli.core.losses.policy_gradient import (
     clipped_surrogate,
     group_advantages,
@@ -15,6 +13,7 @@ from phfcli.core.losses.policy_gradient import (
 )
 from phfcli.core.models.passes import Batch, Pass
 from phfcli.core.objectives.contract import LossTerms, Needs, Term, TokenReadings
+from phfcli.core.objectives.token_means import token_divisors
 from phfcli.core.objectives.untruncated_sampling import require_whole_distribution
 
 
@@ -68,9 +67,3 @@ def sample_advantages(batch: Batch, normalize: bool, like: Tensor) -> tuple[Tens
     place = (groups == own).int().argmax(-1, keepdim=True)
     advantages = group_advantages(groups, normalize).gather(-1, place)[:, 0]
     return advantages, (groups.amax(-1) == groups.amin(-1)).to(like.dtype)
-
-
-def token_divisors(batch: Batch, aggregate: Aggregate) -> tuple[Tensor, Literal["tokens", "samples"]]:
-    """What divides each token [N], and then their sum: a mean over all tokens, or over each completion's own first."""
-    rows, _ = batch.tokens
-    return (torch.ones_like(rows), "tokens") if aggregate == "token" else (batch.lengths[rows], "samples")

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from phfcli.core.losses.hidden_states.flow import Local, flow_loss, flow_terms, layer_losses
+from phfcli.core.losses.hidden_states.flow import Local, flow_loss, flow_terms, layer_losses, terms_of_blocks
+from phfcli.core.models.layer_choice import pick_layers
 from phfcli.core.models.passes import Batch, Pass
 from phfcli.core.objectives.contract import LossTerms, Needs, Term
 
@@ -19,6 +20,8 @@ class HiddenFlow:
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
         assert teacher is not None
         terms = flow_terms(student.states, teacher.states, batch.valid)
+        if self.needs.next_layers:
+            terms = terms_of_blocks(terms, student.layers, pick_layers(self.needs.layers, student.depth))
         loss = flow_loss(terms, adjacent=self.adjacent, local=self.local)
         count = terms.samples
         layer_energy = layer_losses(terms).detach()  # eq. 8, [L]

@@ -11,7 +11,8 @@ from phfcli.core.losses.shared import working
 from phfcli.core.models.logit_lens import LogitLens
 from phfcli.core.models.passes import Batch, Pass
 from phfcli.core.objectives.contract import LossTerms, Needs, Term
-from phfcli.core.objectives.group_policy import sample_advantages, token_divisors
+from phfcli.core.objectives.group_policy import sample_advantages
+from phfcli.core.objectives.token_means import token_divisors
 
 
 @dataclass(frozen=True)

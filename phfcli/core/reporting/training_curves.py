@@ -22,6 +22,9 @@ CURVES = {
     "base_distance": "KL divergence of the policy from its base on its rollouts, nats a token.",
     "reward": "Share of right completions in training.",
     "clip_share": "Share of the divergence that the clip takes, and its gradient with it.",
+    "turned_tokens": "Share of the tokens whose gradient the clip turns against the divergence.",
+    "state_cosine": "Cosine of the two readers' states, mean over layers and positions, then over rollouts.",
+    "attention_gap": "Divergence of the shadow block's attention from the last block's, mean over rollouts.",
     "grad_norm": "Norm of the gradient before it is clipped.",
     "rollout_tokens": "Mean length of a rollout, in tokens.",
 }

@@ -89,7 +89,7 @@ def _tokens(
 ) -> dict[str, Tensor]:
     """Of each token [N] both probabilities, the divergence, and what the clip took."""
     weights = own.hidden.new_ones(len(own.hidden), dtype=torch.float32)
-    options = settings.model_dump(exclude={"temperature"})
+    options = settings.of_each_token()
     stats = fused_divergence_stats(own.hidden, other.hidden, own.head, weights, temperature=temperature, **options)[1]
     student, teacher = (token_logprobs(p.hidden, own.head, batch.token_ids, temperature).exp() for p in (own, other))
     taken = stats.divergence - stats.kept

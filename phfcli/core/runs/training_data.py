@@ -116,21 +116,24 @@ class SequenceLengths:
     Attributes:
         privileged: a reader sees the prompt that contains the reference.
         rollout: tokens that a completion may have; None where the reference itself is the completion.
+        references: some samples have the reference in the place of a rollout.
         context: what that reader is shown.
     """
 
     prompts: Prompts
     privileged: bool = True
     rollout: int | None = None
+    references: bool = False
     context: Context = Context()
 
     def length(self, problem: Problem) -> int:
         """Tokens of the longest sequence that is read."""
         assert problem.solution is not None
         prompt = self.teacher_prompt(problem) if self.privileged else len(self.prompts.student(problem.problem))
-        if self.rollout is None:
-            return prompt + len(self.prompts.target(problem.problem, problem.solution))
-        return prompt + self.rollout
+        target = 0
+        if self.rollout is None or self.references:
+            target = len(self.prompts.target(problem.problem, problem.solution))
+        return prompt + max(target, self.rollout or 0)
 
     def teacher_prompt(self, problem: Problem) -> int:
         """Tokens of the privileged prompt; a rollout that is yet to be drawn for it is as long as it may be."""

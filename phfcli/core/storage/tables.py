@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from phfcli.core.errors import UserError, first_line
+from phfcli.core.errors import UnreachableError, UserError, first_line
 from phfcli.core.storage.hub import hub_answers
 
 Row = Mapping[str, Any]
@@ -113,7 +113,7 @@ def read_hub(name: str, split: str, config: str | None = None, revision: str | N
         loaded = datasets.load_dataset(name, config, split=split, revision=revision)
     except Exception as error:  # the hub client has dozens of ways to fail, none of them ours
         if not answers and not Path(name).exists():
-            raise UserError(f"{name}: no such file, and the hub cannot be reached for it") from None
+            raise UnreachableError(f"{name}: no such file, and the hub cannot be reached for it") from None
         raise UserError(f"{name}: cannot be loaded from the hub: {first_line(error)}") from None
     rows = ArrowRows(loaded.data.table)
     if not len(rows):

@@ -1,6 +1,7 @@
 """The training loop. A step is the paper's algorithm; the loop does not know which objective it runs."""
 
 import math
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -10,7 +11,6 @@ import torch
 
 from phfcli.core.errors import FaultError
 from phfcli.core.grading import Status, last_box
-from phfcli.core.models.layer_choice import pick_layers
 from phfcli.core.models.passes import Batch, Pass, Sample, collate, padding, run_pass
 from phfcli.core.objectives.contract import LossTerms, TokenReadings
 from phfcli.core.runs.contexts import golds_of
@@ -108,19 +108,26 @@ class Trainer(TrainingParts):
         return [problem for problem in self.curriculum.batch(step) for _ in range(self.objective.needs.group_size)]
 
     def rollout(self, problems: Sequence[Problem], step: int, purpose: str = "rollout") -> list[Completion]:
-        """This rank's share of the student's own completions, in order; of an offline objective the references.
+        """This rank's share of the completions, in order: the student's own, or references in their place.
 
         Each purpose has random numbers of its own.
         """
         own = self.ranks.share(len(problems))
-        if self.objective.needs.offline:
-            return [self._reference(problems[index]) for index in own]
+        share = 1.0 if self.objective.needs.offline else self.config.rollout.references
+        read = {index: self._reference(problems[index]) for index in own if self._by_chance(share, step, index)}
+        drawn = [index for index in own if index not in read]
+        if drawn:
+            read |= dict(zip(drawn, self._draw(problems, drawn, step, purpose), strict=True))
+        return [read[index] for index in own]
+
+    def _draw(self, problems: Sequence[Problem], indices: Sequence[int], step: int, purpose: str) -> list[Completion]:
+        """The student's completions of the problems at some indices of a step, in order."""
         requests = [
             Request(
                 tuple(self.prompts.student(problems[index].problem)),
                 derive_seed(self.config.seed, purpose, step, index),
             )
-            for index in own
+            for index in indices
         ]
         self.engine.update(self.model)
         return [
@@ -216,7 +223,7 @@ class Trainer(TrainingParts):
 
     def terms(self, batch: Batch) -> tuple[LossTerms, Pass]:
         """The loss terms of a batch, by both passes over the same tokens and the objective; and the student's pass."""
-        layers = pick_layers(self.objective.needs.layers, len(self.model.blocks))
+        layers = self.objective.needs.blocks(len(self.model.blocks))
         teacher = None
         if self.objective.needs.teacher:
             teacher = self.teacher.run_pass(self.model, batch, layers)  # p_T(. | x, r, y_<t), eq. 2
@@ -300,6 +307,10 @@ class Trainer(TrainingParts):
         grades = self.grader.grade(list(zip(golds, texts, strict=True)))
         whole = [completion.finish == "stop" for completion in completions]
         return [float(ok and grade.status == Status.correct) for ok, grade in zip(whole, grades, strict=True)]
+
+    def _by_chance(self, share: float, step: int, index: int) -> bool:
+        """Whether a sample is among the share that has the reference in the place of a rollout."""
+        return random.Random(derive_seed(self.config.seed, "reference", step, index)).random() < share
 
     def _reference(self, problem: Problem) -> Completion:
         assert problem.solution is not None

@@ -1,33 +1,37 @@
 """Refuses settings that do not go together, before a run starts."""
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.architecture.sizes import depth_of, width_of
+from phfcli.core.models.layer_choice import check_layers
+from phfcli.core.models.logit_lens import check_logit_lens
 from phfcli.core.models.quantization import check_quantization, comes_quantized
 from phfcli.core.objectives.contract import Needs
 from phfcli.core.objectives.teachers.bridge import Bridge
-from phfcli.core.objectives.teachers.external import ExternalTeacher
 from phfcli.core.runs.provenance import model_identity
-from phfcli.core.training.distributed import Ranks
 
 
-def check_shares(config: TrainConfig, group_size: int, ranks: Ranks) -> None:
+def check_shares(config: TrainConfig, group_size: int, processes: int) -> None:
     """Raises UserError where a step cannot be shared out: in equal shares, if ranks need each other in every pass."""
     completions, sharded = config.batch_size * group_size, config.sharding == "fsdp"
-    if completions < ranks.size:
+    if completions < processes:
         raise UserError(
-            f"batch_size: a step's {completions} completions are too few for {ranks.size} processes to share"
+            f"batch_size: a step's {completions} completions are too few for {processes} processes to share"
         )
-    if sharded and ranks.size == 1:
+    if sharded and processes == 1:
         raise UserError("sharding: there is one process only; start several, with --processes or torchrun")
     if sharded and config.tuning == "full":
         raise UserError("sharding: fsdp spreads a frozen base; with tuning=full every process holds all weights")
-    if sharded and completions % ranks.size:
+    if sharded and 0 < config.rollout.references < 1:
+        raise UserError(
+            "sharding: with fsdp every process draws as often as the others, so rollout.references must be 0 or 1"
+        )
+    if sharded and completions % processes:
         raise UserError(
             f"batch_size: with sharding=fsdp a step's {completions} completions must be a multiple of "
-            f"{ranks.size} processes"
+            f"{processes} processes"
         )
 
 
@@ -37,21 +41,47 @@ def check_base(config: TrainConfig, arch: PreTrainedConfig) -> None:
     check_quantization(kind, config.tuning, config.sharding, "auto" if comes_quantized(arch) else config.rollout.engine)
 
 
-def check_external(config: TrainConfig, needs: Needs, student: LanguageModel, teacher: ExternalTeacher) -> None:
+def check_states(config: TrainConfig, needs: Needs, causal: PreTrainedModel) -> None:
+    """Raises UserError for layers that the model does not have, or whose states the objective cannot use."""
+    for setting, layers in (("flow.layers", config.flow.layers), ("oprd.layers", config.oprd.layers)):
+        if layers == needs.layers:  # of the two the one that the objective reads
+            check_layers(setting, layers, depth_of(causal.config))
+    if config.teacher.states != "same" and not (needs.teacher and needs.outputs and needs.layers != ()):
+        raise UserError(
+            f"teacher.states: {config.objective} has no two targets, of outputs and of hidden states, to take apart"
+        )
+    if needs.lens is not None:
+        check_logit_lens(causal, needs.lens)
+
+
+def check_external(
+    config: TrainConfig, needs: Needs, student: PreTrainedConfig, teacher: PreTrainedConfig, same_tokens: bool
+) -> None:
     """Raises UserError for a teacher whose outputs or states cannot be compared with the student's."""
     name, fix = f"teacher.model: {config.teacher.model}", "fit one with `phf bridge fit`"
     if needs.bridge is not None:
         _check_bridge(config, needs.bridge)
-    elif teacher.alignment is not None:
+    elif not same_tokens:
         raise UserError(
             f"{name} has another tokenizer than {config.model}, so without a bridge neither next tokens nor states can "
             f"be compared; {fix} and train with --objective oprd --set oprd.bridge=FILE"
         )
-    elif needs.layers != () and student.head.shape[1] != teacher.model.head.shape[1]:
-        widths = f"{teacher.model.head.shape[1]}, and those of {config.model} of {student.head.shape[1]}"
+    elif needs.layers != () and width_of(student) != width_of(teacher):
+        widths = f"{width_of(teacher)}, and those of {config.model} of {width_of(student)}"
         raise UserError(f"{name} has states of width {widths}; they need a bridge: {fix}, then --set oprd.bridge=FILE")
-    if needs.outputs and teacher.alignment is not None:
+    if needs.outputs and not same_tokens:
         raise UserError(f"{name} has another tokenizer, so its next tokens cannot be compared: --set oprd.mu=null")
+
+
+def settings_warnings(config: TrainConfig) -> list[str]:
+    """What is allowed and does harm, a sentence each."""
+    divergence = config.divergence
+    if divergence.kind == "jsd" or divergence.clip is None or divergence.clip_mode != "element":
+        return []
+    return [
+        f"divergence.clip: on the entries of {divergence.kind} it drives those that it holds away from the teacher; "
+        "set it to null, or divergence.clip_mode to token"
+    ]
 
 
 def _check_bridge(config: TrainConfig, bridge: Bridge) -> None:

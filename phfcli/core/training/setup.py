@@ -14,27 +14,25 @@ from phfcli.core.models.adapters.round_trip import check_round_trip
 from phfcli.core.models.architecture.self_check import check_computation
 from phfcli.core.models.description import load_config
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.layer_choice import check_layers
 from phfcli.core.models.loading import load_model, load_whole
-from phfcli.core.models.logit_lens import check_logit_lens
 from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.models.sharding import shard
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.objectives.contract import Needs
 from phfcli.core.objectives.teachers.contract import Teacher
-from phfcli.core.objectives.teachers.ema import build_teacher
-from phfcli.core.objectives.teachers.external import ExternalTeacher, load_external
+from phfcli.core.objectives.teachers.coupled import build_own_teacher
+from phfcli.core.objectives.teachers.external import load_external
 from phfcli.core.rollouts.build_engine import training_engine
 from phfcli.core.rollouts.engine import TrainingEngine
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
+from phfcli.core.runs.fitting_problems import curriculum_warnings, fitting_curriculum
 from phfcli.core.runs.run_folder import start_run
-from phfcli.core.runs.training_data import Curriculum, SequenceLengths, build_curriculum, check_rewards
+from phfcli.core.runs.training_data import Curriculum
 from phfcli.core.seeds import derive_seed
-from phfcli.core.storage.problem_rows import skipped_rows
 from phfcli.core.training.distributed import ALONE, Ranks
 from phfcli.core.training.learning_rate import build_schedule
 from phfcli.core.training.loop import Trainer
-from phfcli.core.training.refusals import check_base, check_external, check_shares
+from phfcli.core.training.refusals import check_base, check_external, check_shares, check_states, settings_warnings
 from phfcli.core.training.trackers import check_trackers
 from phfcli.core.training.validation import Validation, build_validation
 
@@ -54,14 +52,16 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     check_trackers(config)
     objective = build_objective(config)
     needs = objective.needs
-    check_shares(config, needs.group_size, ranks)
+    check_shares(config, needs.group_size, ranks.size)
     from_outside = needs.teacher and config.teacher.kind == "external"
     external = load_external(config, model.description) if from_outside else None
-    curriculum, skipped = _curriculum(config, needs, model, prompts, external)
-    warnings = [skipped_rows(config.data, curriculum.bad)] if curriculum.bad else []
-    if needs.reward or (needs.privileged and curriculum.context.drawn):
-        warnings += check_rewards(curriculum.visited(config.steps), config.data)
-    _check_states(config, needs, model, external)
+    contexts = [model.description.context, *([external.context] if external else [])]
+    curriculum, skipped = fitting_curriculum(config, needs, prompts, contexts)
+    warnings = [*settings_warnings(config), *curriculum_warnings(config, needs, curriculum)]
+    check_states(config, needs, model.causal)
+    if external is not None:
+        own, other = model.description.config, external.model.description.config
+        check_external(config, needs, own, other, external.alignment is None)
     model = _with_what_trains(config, model, prompts.student(curriculum.problems[0].problem), ranks)
     optim = config.optim
     optimizer = torch.optim.AdamW(
@@ -73,7 +73,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     engine: TrainingEngine = TransformersEngine(model)  # which holds nothing of its own, and stays idle offline
     if not needs.offline:
         engine = _build_engine(config, model, prompts, curriculum, validation)
-    teacher = external or _teacher(config, model, needs)
+    teacher: Teacher = external or _own_teacher(config, model, needs)
     if fresh and ranks.main:
         start_run(folder, config, model, curriculum, skipped, ranks.size)
     return Trainer(
@@ -95,34 +95,13 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     )
 
 
-def _teacher(config: TrainConfig, model: LanguageModel, needs: Needs) -> Teacher:
+def _own_teacher(config: TrainConfig, model: LanguageModel, needs: Needs) -> Teacher:
     """One that somebody has added, or the student itself under other weights."""
     added = find("teachers", config.teacher.kind)
     if added is None:
-        return build_teacher(model.trainable() if needs.teacher else {}, config.teacher)
+        return build_own_teacher(model.trainable() if needs.teacher else {}, config.teacher)
     teacher: Teacher = added(config, model)
     return teacher
-
-
-def _curriculum(
-    config: TrainConfig, needs: Needs, model: LanguageModel, prompts: Prompts, external: ExternalTeacher | None
-) -> tuple[Curriculum, int]:
-    """The problems that fit into what every reader can read, and how many were left out."""
-    new_tokens = None if needs.offline else config.rollout.max_new_tokens
-    contexts = [model.description.context, needs.max_tokens, external.context if external else None]
-    limit = min(context for context in contexts if context is not None)
-    return build_curriculum(config, SequenceLengths(prompts, needs.privileged, new_tokens), limit)
-
-
-def _check_states(config: TrainConfig, needs: Needs, model: LanguageModel, external: ExternalTeacher | None) -> None:
-    """Raises UserError for layers or a teacher whose states the objective cannot use."""
-    for setting, layers in (("flow.layers", config.flow.layers), ("oprd.layers", config.oprd.layers)):
-        if layers == needs.layers:  # of the two the one that the objective reads
-            check_layers(setting, layers, len(model.blocks))
-    if external is not None:
-        check_external(config, needs, model, external)
-    if needs.lens is not None:
-        check_logit_lens(model, needs.lens)
 
 
 def _with_what_trains(config: TrainConfig, model: LanguageModel, prompt: Sequence[int], ranks: Ranks) -> LanguageModel:

@@ -22,6 +22,7 @@ from phfcli.core.models.layer_choice import check_layers, pair_layers, pick_laye
         ("even", (2, 4)),
         ("odd", (1, 3, 5)),
         ((4, 2), (2, 4)),
+        (("1%", "30%", "100%"), (1, 2, 5)),
         ((), ()),
     ],
 )

@@ -98,9 +98,9 @@ def test_the_default_is_a_sixth_of_the_depth(depth: int, layer: int) -> None:
 
 def test_what_cannot_be_captured_is_refused(random_model: Model) -> None:
     model = random_model()
-    check_logit_lens(model, 2)
+    check_logit_lens(model.causal, 2)
     with pytest.raises(UserError, match=r"oisd.layer: must lie below the last of the model's 3 decoder blocks, got 3"):
-        check_logit_lens(model, 3)
+        check_logit_lens(model.causal, 3)
     sliding = random_model(use_sliding_window=True, sliding_window=4, max_window_layers=1)
     with pytest.raises(UserError, match="attend to a sliding window"):
-        check_logit_lens(add_lora(sliding, LoraSettings(r=2), 0), 1)
+        check_logit_lens(add_lora(sliding, LoraSettings(r=2), 0).causal, 1)

@@ -12,6 +12,7 @@ from torch import Tensor
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.losses.divergence.plain import divergence
+from phfcli.core.losses.hidden_states.flow import flow_terms
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.layer_choice import pick_layers
 from phfcli.core.models.passes import Sample, collate, run_pass
@@ -39,7 +40,7 @@ def loss_and_gradient(
     batches = [collate(part, needs.positions, student.description.pad_id, CPU, needs.where) for part in parts]
     counts = {name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts}
     total = 0.0
-    layers = pick_layers(needs.layers, len(LAYERS))
+    layers = needs.blocks(len(LAYERS))
     for batch in batches:
         privileged = None
         if needs.teacher:
@@ -67,7 +68,10 @@ def test_batch_8_equals_8_times_batch_1(name: ObjectiveName, student: LanguageMo
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("options", [{}, {"kind": "reverse_kl", "clip": None, "top_k": 5}, {"kind": "forward_kl"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"clip": 0.05}, {"kind": "reverse_kl", "top_k": 5}, {"kind": "forward_kl"}, {"kind": "forward_kl", "clip": 0.05}],
+)
 def test_opsd_is_the_mean_divergence_over_tokens(
     student: LanguageModel, teacher: AveragedTeacher, options: dict[str, Any]
 ) -> None:
@@ -81,8 +85,21 @@ def test_opsd_is_the_mean_divergence_over_tokens(
                 reader = one.teacher_prompt or []
                 other = student.causal(input_ids=torch.tensor([[*reader, *one.completion]])).logits[0]
         pair = own[len(one.student_prompt) - 1 : -1], other[len(reader) - 1 : -1]
-        values.append(divergence(*pair, **{"kind": "jsd", "temperature": 1.1, "clip": 0.05, **options}))
+        values.append(divergence(*pair, **{"kind": "jsd", "temperature": 1.1, **options}))
     assert loss == pytest.approx(torch.cat(values).mean().item(), rel=1e-6)
+
+
+def test_opsd_as_a_mean_of_each_rollout_first(student: LanguageModel, teacher: AveragedTeacher) -> None:
+    def mean(parts: Sequence[Sequence[Sample]], aggregate: str) -> tuple[float, list[Tensor]]:
+        config = TrainConfig.model_validate({"objective": "opsd", "divergence": {"aggregate": aggregate}})
+        return loss_and_gradient(student, teacher, config, parts)
+
+    loss, gradient = mean([SAMPLES[:3], SAMPLES[3:]], "sequence")
+    alone = [mean([[sample]], "token") for sample in SAMPLES]
+    assert loss == pytest.approx(sum(value for value, _ in alone) / len(SAMPLES), rel=1e-6)
+    for got, *each in zip(gradient, *(grads for _, grads in alone), strict=True):
+        torch.testing.assert_close(got, torch.stack(each).mean(0), rtol=1e-5, atol=1e-9)
+    assert loss != pytest.approx(mean([SAMPLES], "token")[0])
 
 
 def test_phf_is_opsd_plus_alpha_times_flow(student: LanguageModel, teacher: AveragedTeacher) -> None:
@@ -97,6 +114,30 @@ def test_phf_is_opsd_plus_alpha_times_flow(student: LanguageModel, teacher: Aver
     assert loss("phf", 0.05) == pytest.approx(opsd + 0.05 * flow)
     parts = loss("direction", 1.0) - opsd, loss("geometry", 1.0) - opsd
     assert loss("phf-local", 1.0) - opsd == pytest.approx(sum(parts) / 2)
+    without_gram = flow - parts[1] / 4  # half of L_local is half of direction and half of geometry
+    assert loss("phf-direction", 1.0) - opsd == pytest.approx(without_gram, rel=1e-5)
+    assert loss("phf-geometry", 1.0) - opsd == pytest.approx(flow - parts[0] / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize(("layers", "pairs"), [([1], [0]), ([1, 3], [0]), ([2], [1]), ([3], []), (["40%"], [0])])
+def test_a_selection_is_related_to_the_very_next_blocks(
+    student: LanguageModel, teacher: AveragedTeacher, layers: list[Any], pairs: list[int]
+) -> None:
+    flow = {"layers": layers, "adjacent": "next", "alpha": 1.0}
+    config = TrainConfig.model_validate({"objective": "phf", "flow": flow})
+    loss, gradient = loss_and_gradient(student, teacher, config, [SAMPLES[:3], SAMPLES[3:]])
+    opsd, opsd_gradient = loss_and_gradient(student, teacher, TrainConfig(objective="opsd"), [SAMPLES])
+    batch = collate(SAMPLES, 128, student.description.pad_id, CPU)
+    own = run_pass(student, batch.student, batch, LAYERS).states
+    other = teacher.run_pass(student, batch, LAYERS).states
+    terms = flow_terms(own, other, batch.valid)
+    chosen = [block - 1 for block in pick_layers(tuple(layers), len(LAYERS))]
+    local = (terms.direction[chosen] + terms.geometry[chosen]).mean() / 2
+    want = local / 2 + (terms.adjacent[pairs].mean() / 2 if pairs else 0)
+    assert loss - opsd == pytest.approx(want.item(), rel=1e-5)
+    want.backward()
+    for got, before, p in zip(gradient, opsd_gradient, student.trainable().values(), strict=True):
+        torch.testing.assert_close(got - before, p.grad, rtol=1e-4, atol=1e-7)
 
 
 def test_pointwise_is_opsd_plus_oprd_at_the_flows_positions(student: LanguageModel, teacher: AveragedTeacher) -> None:

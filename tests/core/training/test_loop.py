@@ -37,6 +37,16 @@ class CrossEntropy:
 
 
 @dataclass(frozen=True)
+class Distillation:
+    """One completion of each problem, whoever wrote it."""
+
+    needs: Needs = Needs(completions=1, teacher=False)
+
+    def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
+        return LossTerms({"nll": Term(-token_logprobs(student, batch).sum(), per="tokens")})
+
+
+@dataclass(frozen=True)
 class PolicyGradient:
     """Rewards relative to their group's mean."""
 
@@ -64,6 +74,39 @@ def test_an_offline_objective_reads_the_references(tmp_path: Path) -> None:
     losses = [metrics["loss"] for metrics in loop.train()]
     assert len(losses) == 2
     assert not (tmp_path / "flows").exists()
+
+
+def test_some_samples_have_the_reference_in_the_place_of_a_rollout(tmp_path: Path) -> None:
+    own, mixed, every = (
+        trainer(tmp_path / str(share), Distillation(), "batch_size=12", f"rollout.references={share}")
+        for share in (0, 0.5, 1)
+    )
+    problems = own.problems(1)
+    drawn, some, references = (loop.rollout(problems, 1) for loop in (own, mixed, every))
+    read = [one.ids == reference.ids for one, reference in zip(some, references, strict=True)]
+    assert 0 < sum(read) < 12
+    for is_reference, one, rollout in zip(read, some, drawn, strict=True):
+        assert is_reference or one.ids == rollout.ids  # the others are what they were
+    assert mixed.rollout(problems, 1) == some
+
+
+def test_a_distillation_may_draw_several_completions_of_a_problem(tmp_path: Path) -> None:
+    built = build_trainer(
+        resolve_train(set_sources([*SMALL, "objective=opsd", "rollout.per_problem=3"])), tmp_path, fresh=True
+    )
+    problems = built.problems(1)
+    assert [problem.id for problem in problems[:3]] == [problems[0].id] * 3
+    assert len(problems) == 6
+    assert len({completion.ids for completion in built.rollout(problems, 1)[:3]}) > 1
+
+
+@pytest.mark.parametrize("objective", ["grpo", "oisd", "sft", "opd"])
+def test_what_is_estimated_from_rollouts_takes_no_references(objective: str) -> None:
+    with pytest.raises(UserError, match=r"rollout\.references: \w+ estimates from tokens that the student drew"):
+        resolve_train(set_sources([f"objective={objective}", "rollout.references=0.5"]))
+    if objective != "opd":
+        with pytest.raises(UserError, match=r"rollout\.per_problem: \w+ has its own number"):
+            resolve_train(set_sources([f"objective={objective}", "rollout.per_problem=2"]))
 
 
 def test_a_rewarded_objective_gets_groups_of_graded_completions(tmp_path: Path) -> None:

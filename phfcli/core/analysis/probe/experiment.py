@@ -102,7 +102,7 @@ def _fitting(
     limit: int,
 ) -> list[Problem]:
     """The first problems in the seed's order whose sequences fit into the model's context under every context."""
-    lengths = [SequenceLengths(prompts, True, config.rollout.max_new_tokens, context) for context in contexts]
+    lengths = [SequenceLengths(prompts, True, config.rollout.max_new_tokens, context=context) for context in contexts]
     order = Curriculum(table, len(table), config.seed).batch(1)
     chosen: list[Problem] = []
     for problem in order:

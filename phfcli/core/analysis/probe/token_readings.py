@@ -98,18 +98,13 @@ def _teacher(experiment: Experiment, samples: Sequence[Sample], prompts: Sequenc
 
 
 def _divergence(experiment: Experiment, student: Tensor, teacher: Tensor) -> ClipStats:
-    settings = experiment.config.divergence
     return fused_divergence_stats(
         student,
         teacher,
         experiment.model.output_head,
         torch.ones(len(student), device=student.device),
-        kind=settings.kind,
-        beta=settings.beta,
         temperature=experiment.temperature,
-        clip=settings.clip,
-        clip_mode=settings.clip_mode,
-        top_k=settings.top_k,
+        **experiment.config.divergence.of_each_token(),
     )[1]
 
 

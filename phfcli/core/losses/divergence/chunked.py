@@ -13,12 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from phfcli.core.losses.divergence.vocabulary_terms import (
-    DivergenceSpec,
-    logits_entropy,
-    teacher_support,
-    vocabulary_terms,
-)
+from phfcli.core.losses.divergence.support import restrict, spread_gradient
+from phfcli.core.losses.divergence.vocabulary_terms import DivergenceSpec, logits_entropy, vocabulary_terms
 from phfcli.core.losses.head import Head
 from phfcli.core.losses.shared import working
 
@@ -32,7 +28,7 @@ SLAB_TEMPORARIES = 10
 class DivergenceSums(NamedTuple):
     """The result of all chunks. The gradients are those of sum_n w_n D_n, or None where they are not wanted."""
 
-    tokens: Tensor  # [4, N] of each: divergence, divergence after the clip, clipped entries, the student's entropy
+    tokens: Tensor  # [5, N] of each token: divergence, the same after the clip, clipped entries, 1 if turned, entropy
     grad_hidden: Tensor | None  # [N, d] in the dtype of the student's hidden states
     grad_weight: Tensor | None  # [V, d] of the head, in float32 (or float64)
     grad_bias: Tensor | None  # [V]
@@ -55,7 +51,7 @@ class ChunkedDivergence:
         count, vocabulary = len(student), len(self.head)
         chunk = chunk_rows(student, vocabulary, self.chunk_size)
         logits_2nV = student.new_empty(2 * chunk, vocabulary)
-        tokens = weights.new_empty(4, count)
+        tokens = weights.new_empty(5, count)
         grad_hidden = torch.empty_like(student) if self.wants_hidden else None
         grad_weight = torch.zeros_like(self.head.weight, dtype=weights.dtype) if self.wants_weight else None
         grad_bias = weights.new_zeros(vocabulary) if self.wants_bias else None
@@ -72,7 +68,7 @@ class ChunkedDivergence:
         return DivergenceSums(tokens, grad_hidden, grad_weight, grad_bias)
 
     def _chunk(self, student: Tensor, teacher: Tensor, logits_2nV: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states [n, d] -> the gradient to the student's products [n, V] (in `logits_2nV`), tokens [4, n]."""
+        """Hidden states [n, d] -> the gradient to the student's products [n, V] (in `logits_2nV`), tokens [5, n]."""
         count = len(student)
         logits_2nV = logits_2nV[: 2 * count]
         student_nV, teacher_nV = logits_2nV[:count], logits_2nV[count:]
@@ -84,44 +80,42 @@ class ChunkedDivergence:
         return student_nV, torch.cat([self._slab(student_nV[s], teacher_nV[s]) for s in slabs(student_nV)], dim=1)
 
     def _slab(self, student_nV: Tensor, teacher_nV: Tensor) -> Tensor:
-        """Products -> tokens [4, n]; `student_nV` becomes the gradient to itself, where one is wanted."""
+        """Products -> tokens [5, n]; `student_nV` becomes the gradient to itself, where one is wanted."""
         student, teacher = self.head.finish(student_nV), (self.teacher_head or self.head).finish(teacher_nV)
-        support = teacher_support(teacher, self.spec)
-        whole = None if support is None else logits_entropy(student, self.spec.temperature)
-        if support is not None:
-            student, teacher = student.gather(1, support), teacher.gather(1, support)
-        grad, tokens = _token_terms(student, teacher, self.spec)
-        if whole is not None:
-            tokens[3] = whole  # that of the whole vocabulary
-        if not (self.wants_hidden or self.wants_weight or self.wants_bias):
-            return tokens
-        grad = self.head.to_products(grad, student)
-        if support is None:
-            student_nV.copy_(grad)
-        else:
-            student_nV.zero_().scatter_(1, support, grad.to(student_nV.dtype))
+        restricted = restrict(student, teacher, self.spec)
+        grad, tokens = _token_terms(restricted.student, restricted.teacher, self.spec)
+        if restricted.entries is not None:
+            tokens[4] = logits_entropy(student, self.spec.temperature)  # that of the whole vocabulary
+        if self.wants_hidden or self.wants_weight or self.wants_bias:
+            grad = spread_gradient(grad, student, restricted, self.spec)
+            student_nV.copy_(self.head.to_products(grad, student))
         return tokens
 
     def _passes(self, tokens: Tensor) -> Tensor:
-        """[4, n] -> [n]: 0 for a token that is clipped as a whole, else 1."""
+        """[5, n] -> [n]: 0 for a token that is clipped as a whole, else 1."""
         clip = self.spec.clip if self.spec.clip_mode == "token" else None
         return torch.ones_like(tokens[0]) if clip is None else (tokens[0] <= clip).to(tokens.dtype)
 
 
 def _token_terms(student_logits: Tensor, teacher_logits: Tensor, spec: DivergenceSpec) -> tuple[Tensor, Tensor]:
-    """Logits [n, V] -> (gradient to the student's [n, V], before the token clip and 1 / temperature; tokens [4, n])."""
+    """Logits [n, V] -> (gradient to the student's [n, V], before the token clip and 1 / temperature; tokens [5, n])."""
     value, slope, S, entropy = vocabulary_terms(student_logits, teacher_logits, spec)
     raw = value.sum(-1)
-    kept, clipped = raw, torch.zeros_like(raw)
+    kept, clipped, turned = raw, torch.zeros_like(raw), torch.zeros_like(raw)
+    grad = _to_logits(slope, S)
     if spec.clip is not None and spec.clip_mode == "token":
         kept = raw.clamp(max=spec.clip)
     elif spec.clip is not None and bool(value.amax() > spec.clip):
         held = value.clamp(max=spec.clip)
         above = (value - held).sign()  # 1 where clipped, else 0: on a CPU far cheaper than a boolean mask
-        slope = torch.addcmul(slope, slope, above, value=-1)
-        kept, clipped = held.sum(-1), above.sum(-1)
-    grad = torch.addcmul(slope, S, slope.sum(-1, keepdim=True), value=-1)
-    return grad, torch.stack((raw, kept, clipped, entropy))
+        whole, grad = grad, _to_logits(torch.addcmul(slope, slope, above, value=-1), S)
+        kept, clipped, turned = held.sum(-1), above.sum(-1), ((whole * grad).sum(-1) < 0).to(raw.dtype)
+    return grad, torch.stack((raw, kept, clipped, turned, entropy))
+
+
+def _to_logits(slope: Tensor, S: Tensor) -> Tensor:
+    """The slopes of all entries [n, V] -> the gradient of their sum to the student's logits, times the temperature."""
+    return torch.addcmul(slope, S, slope.sum(-1, keepdim=True), value=-1)
 
 
 def chunk_rows(hidden: Tensor, vocabulary: int, chunk_size: int | None) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from phfcli.core.losses.divergence.chunked import ChunkedDivergence
+from phfcli.core.losses.divergence.support import entry_count
 from phfcli.core.losses.divergence.vocabulary_terms import DivergenceOptions, DivergenceSpec
 from phfcli.core.losses.head import Head, as_head
 from phfcli.core.losses.shared import working
@@ -25,10 +26,11 @@ class ClipStats(NamedTuple):
     """
 
     entries_clipped: Tensor  # int64, (token, vocabulary entry) pairs above the clip; 0 in the mode "token"
-    entries: Tensor  # int64, all such pairs: tokens x V (or x top_k)
+    entries: Tensor  # int64, all such pairs: tokens x V (or x the entries of top_k)
     tokens_clipped: Tensor  # int64, tokens with a clipped entry; in the mode "token" those clipped themselves
     raw: Tensor  # sum_n w_n D_n without the clip
     clipped: Tensor  # sum_n w_n D_n with it, the value of the loss
+    tokens_turned: Tensor  # int64, tokens whose gradient to the logits points away from the unclipped one
     divergence: Tensor  # [N] of each token without the clip; 0 where its weight is
     kept: Tensor  # [N] of each token with the clip; 0 where its weight is
     entropy: Tensor  # [N] of the student at the temperature, over the whole vocabulary, in nats; 0 where the weight is
@@ -55,7 +57,8 @@ def fused_divergence(
         teacher_head: that of an external teacher with its own head (its d may differ); default `head`.
         chunk_size: tokens whose logits are held at once; by default as many as 75 MiB hold (64 at V = 151,936),
             on a GPU 512 MiB.
-        options: kind, beta, temperature, clip, clip_mode, top_k, as in `divergence`.
+        options: kind, beta, temperature, clip, clip_mode, top_k, support, tail and teacher_temperature, as in
+            `divergence`.
 
     Raises:
         ValueError: shapes that do not fit, or an option out of range.
@@ -85,8 +88,8 @@ def fused_divergence_stats(
     outputs: tuple[Tensor, ...] = _FusedDivergence.apply(  # type: ignore[no-untyped-call]
         *inputs, own, other, spec, chunk_size
     )
-    loss, entries_clipped, entries, tokens_clipped, raw, *each = outputs
-    return loss, ClipStats(entries_clipped, entries, tokens_clipped, raw, loss.detach(), *each)
+    loss, entries_clipped, entries, tokens_clipped, raw, turned, *each = outputs
+    return loss, ClipStats(entries_clipped, entries, tokens_clipped, raw, loss.detach(), turned, *each)
 
 
 class _FusedDivergence(torch.autograd.Function):
@@ -131,7 +134,7 @@ class _FusedDivergence(torch.autograd.Function):
             grad_bias = sums.grad_bias.to(bias.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         each = sums.tokens.new_zeros(3, len(student_hidden))
-        each[:, counted] = sums.tokens[[0, 1, 3]]
+        each[:, counted] = sums.tokens[[0, 1, 4]]
         stats = (*_statistics(sums.tokens, weights, spec, len(head)), *each.unbind())
         ctx.mark_non_differentiable(*stats)
         return ((sums.tokens[1] * weights).sum(), *stats)
@@ -144,15 +147,16 @@ class _FusedDivergence(torch.autograd.Function):
 
 
 def _statistics(tokens: Tensor, weights: Tensor, spec: DivergenceSpec, vocabulary: int) -> tuple[Tensor, ...]:
-    """Tokens [4, N] as `DivergenceSums` holds them, weights [N] -> the first four of ClipStats."""
-    raw, _, clipped, _ = tokens
+    """Tokens [5, N] as `DivergenceSums` holds them, weights [N] -> the first of ClipStats but for `clipped`."""
+    raw, _, clipped, turned, _ = tokens
     by_token = spec.clip is not None and spec.clip_mode == "token"
-    entries = len(weights) * min(vocabulary, spec.top_k or vocabulary)
+    entries = len(weights) * entry_count(vocabulary, spec)
     return (
         clipped.long().sum(),
         torch.tensor(entries, device=weights.device),
         (raw > spec.clip).sum() if by_token else (clipped > 0).sum(),
         (raw * weights).sum(),
+        turned.long().sum(),
     )
 
 

@@ -2,17 +2,9 @@
 
 from torch import Tensor
 
-from phfcli.core.losses.divergence.vocabulary_terms import (
-    ClipMode,
-    DivergenceSpec,
-    Kind,
-    teacher_support,
-    vocabulary_terms,
-)
+from phfcli.core.losses.divergence.support import LOWEST_LOGIT, restrict
+from phfcli.core.losses.divergence.vocabulary_terms import ClipMode, DivergenceSpec, Kind, Support, vocabulary_terms
 from phfcli.core.losses.shared import working
-
-# Stands for the logit -inf. Finite, so that 0 ln 0 = 0 without a mask and a clipped entry's gradient is 0, not NaN.
-_LOWEST_LOGIT = -1e30
 
 
 def divergence(
@@ -24,6 +16,9 @@ def divergence(
     clip: float | None = None,
     clip_mode: ClipMode = "element",
     top_k: int | None = None,
+    support: Support = "teacher",
+    tail: bool = False,
+    teacher_temperature: float | None = None,
 ) -> Tensor:
     """The divergence of each token, in nats; the gradient flows to the student's logits only.
 
@@ -37,7 +32,10 @@ def divergence(
         clip: the largest value kept; what lies above it is held there and gives no gradient.
         clip_mode: "element" clips each vocabulary entry before the sum over the vocabulary, "token" clips the sum.
             Entries of a KL divergence can be negative and are not clipped from below: their clipped sum can be too.
-        top_k: restrict both distributions to the teacher's `top_k` entries, renormalised there.
+        top_k: restrict both distributions to `top_k` entries, renormalised there.
+        support: whose likeliest entries those are; "union" is the teacher's and the student's, each counted once.
+        tail: nothing is renormalised; all other entries together are one more.
+        teacher_temperature: divides the teacher's logits; None is `temperature`.
 
     Returns:
         [N] in float32, or float64 for float64 logits.
@@ -48,13 +46,11 @@ def divergence(
     if student_logits.shape != teacher_logits.shape:
         shapes = f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}"
         raise ValueError(f"student and teacher logits must have one shape; got {shapes}")
-    spec = DivergenceSpec(kind, beta, temperature, clip, clip_mode, top_k)
-    student_logits = working(student_logits).clamp(min=_LOWEST_LOGIT)
-    teacher_logits = working(teacher_logits.detach()).clamp(min=_LOWEST_LOGIT)
-    support = teacher_support(teacher_logits, spec)
-    if support is not None:
-        student_logits, teacher_logits = student_logits.gather(-1, support), teacher_logits.gather(-1, support)
-    value = vocabulary_terms(student_logits, teacher_logits, spec).value
+    spec = DivergenceSpec(kind, beta, temperature, clip, clip_mode, top_k, support, tail, teacher_temperature)
+    student_logits = working(student_logits).clamp(min=LOWEST_LOGIT)
+    teacher_logits = working(teacher_logits.detach()).clamp(min=LOWEST_LOGIT)
+    restricted = restrict(student_logits, teacher_logits, spec)
+    value = vocabulary_terms(restricted.student, restricted.teacher, spec).value
     if clip is None:
         return value.sum(-1)
     return value.clamp(max=clip).sum(-1) if clip_mode == "element" else value.sum(-1).clamp(max=clip)

@@ -22,6 +22,7 @@ from phfcli.core.losses.shared import working
 
 Kind = Literal["jsd", "forward_kl", "reverse_kl"]
 ClipMode = Literal["element", "token"]
+Support = Literal["teacher", "student", "union"]
 
 
 class DivergenceOptions(TypedDict, total=False):
@@ -33,6 +34,9 @@ class DivergenceOptions(TypedDict, total=False):
     clip: float | None
     clip_mode: ClipMode
     top_k: int | None
+    support: Support
+    tail: bool
+    teacher_temperature: float | None
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,9 @@ class DivergenceSpec:
     clip: float | None = None
     clip_mode: ClipMode = "element"
     top_k: int | None = None
+    support: Support = "teacher"
+    tail: bool = False
+    teacher_temperature: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -53,12 +60,22 @@ class DivergenceSpec:
             raise ValueError(f"clip_mode must be one of {', '.join(get_args(ClipMode))}; got {self.clip_mode!r}")
         if self.kind == "jsd" and not 0 < self.beta < 1:
             raise ValueError(f"beta of jsd must be between 0 and 1, both excluded; got {self.beta}")
-        if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise ValueError(f"temperature must be positive and finite; got {self.temperature}")
+        for temperature in (self.temperature, self.of_teacher):
+            if not (temperature > 0 and math.isfinite(temperature)):
+                raise ValueError(f"temperature must be positive and finite; got {temperature}")
+        if self.support not in get_args(Support):
+            raise ValueError(f"support must be one of {', '.join(get_args(Support))}; got {self.support!r}")
+        if self.top_k is None and (self.tail or self.support != "teacher"):
+            raise ValueError("a support and a tail are of the top_k entries; without top_k there are none")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip must be positive, or None for no clip; got {self.clip}")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, or None for the full vocabulary; got {self.top_k}")
+
+    @property
+    def of_teacher(self) -> float:
+        """The temperature of the teacher's logits."""
+        return self.temperature if self.teacher_temperature is None else self.teacher_temperature
 
 
 class VocabularyTerms(NamedTuple):
@@ -73,7 +90,7 @@ class VocabularyTerms(NamedTuple):
 def vocabulary_terms(student_logits: Tensor, teacher_logits: Tensor, spec: DivergenceSpec) -> VocabularyTerms:
     """The unclipped entries of FINITE logits [..., V]; float32 inside, float64 for float64."""
     log_S = _log_probs(student_logits, spec.temperature)
-    log_T = _log_probs(teacher_logits, spec.temperature)
+    log_T = _log_probs(teacher_logits, spec.of_teacher)
     S, T = log_S.exp(), log_T.exp()
     entropy = -torch.linalg.vecdot(S.detach(), log_S.detach())
     if spec.kind == "forward_kl":
@@ -93,14 +110,6 @@ def logits_entropy(logits: Tensor, temperature: float) -> Tensor:
     log_p = _log_probs(logits, temperature)
     negative: Tensor = torch.linalg.vecdot(log_p.exp(), log_p)
     return -negative
-
-
-def teacher_support(teacher_logits: Tensor, spec: DivergenceSpec) -> Tensor | None:
-    """[..., k] indices of the teacher's `top_k` entries, or None where the whole vocabulary counts."""
-    vocabulary = teacher_logits.shape[-1]
-    if spec.top_k is None or spec.top_k >= vocabulary:
-        return None
-    return teacher_logits.topk(spec.top_k, dim=-1, sorted=False).indices
 
 
 def _log_probs(logits: Tensor, temperature: float) -> Tensor:

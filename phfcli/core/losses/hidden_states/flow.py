@@ -9,6 +9,7 @@ Two choices that the paper leaves open:
   passes 1/eps = 1e8 there, which would drown every other gradient of the batch).
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,7 +17,13 @@ from torch import Tensor
 
 from phfcli.core.losses.shared import check_states, mean_over_samples, working
 
-Local = Literal["both", "direction", "geometry"]
+Local = Literal["both", "direction", "geometry", "half-direction", "half-geometry"]
+
+
+_SCALE = 2.0**-80  # a power of two, so that nothing is rounded
+
+
+_PARTS = {"direction": (1.0, 0.0), "geometry": (0.0, 1.0), "half-direction": (0.5, 0.0), "half-geometry": (0.0, 0.5)}
 
 
 class FlowTerms(NamedTuple):
@@ -55,8 +62,9 @@ def flow_terms(student: Tensor, teacher: Tensor, valid: Tensor, eps: float = 1e-
 def flow_loss(terms: FlowTerms, adjacent: bool = True, local: Local = "both") -> Tensor:
     """L_flow: L_local / 2 + L_adj / 2 (eq. 13), or L_local alone (eq. 12) without `adjacent`.
 
-    `local` "direction" or "geometry" keeps only that part of each layer: the paper's ablations. With one layer there is
-    no neighbour and L_adj is zero.
+    `local` keeps only one part of each layer, the paper's ablations in two readings: "direction" and "geometry" have it
+    in the place of eq. 8, "half-direction" and "half-geometry" at the weight it has there. With one layer there is no
+    neighbour and L_adj is zero.
     """
     local_mean = layer_losses(terms, local).mean()
     if not adjacent:
@@ -66,14 +74,23 @@ def flow_loss(terms: FlowTerms, adjacent: bool = True, local: Local = "both") ->
 
 
 def layer_losses(terms: FlowTerms, local: Local = "both") -> Tensor:
-    """[L]: L_layer = (L_dir + L_geo) / 2 (eq. 8), or the one part that `local` names."""
+    """[L]: L_layer = (L_dir + L_geo) / 2 (eq. 8), or the one part that `local` names, as `flow_loss` has it."""
     if local == "both":
         return (terms.direction + terms.geometry) / 2
-    if local == "direction":
-        return terms.direction
-    if local == "geometry":
-        return terms.geometry
-    raise ValueError(f"local must be both, direction or geometry; got {local!r}")
+    if local not in _PARTS:
+        raise ValueError(f"local must be both, {', '.join(_PARTS)}; got {local!r}")
+    direction, geometry = _PARTS[local]
+    return terms.direction * direction if direction else terms.geometry * geometry
+
+
+def terms_of_blocks(terms: FlowTerms, captured: Sequence[int], chosen: Sequence[int]) -> FlowTerms:
+    """Of the terms of `captured` blocks those of the `chosen` ones, each related to the very next block alone.
+
+    Both ascend, and captured holds the chosen blocks and the next block of each that has one.
+    """
+    own = [captured.index(block) for block in chosen]
+    related = [captured.index(block) for block in chosen if block + 1 in captured]
+    return FlowTerms(terms.direction[own], terms.geometry[own], terms.adjacent[related], terms.samples)
 
 
 def transition_mask(valid: Tensor) -> Tensor:
@@ -87,10 +104,16 @@ def transitions(states: Tensor, linked: Tensor) -> Tensor:
     return (states[:, :, 1:] - states[:, :, :-1]).masked_fill(~linked[None, :, :, None], 0)
 
 
-def directions(states: Tensor, linked: Tensor, eps: float) -> Tensor:
+def directions(states: Tensor, linked: Tensor, eps: float | Tensor) -> Tensor:
     """[L, B, m-1, d]: eq. 5; zero where there is no transition or one of length zero."""
     delta = transitions(states, linked)
     length = torch.linalg.vector_norm(delta, dim=-1, keepdim=True)
+    if bool(
+        (beyond := length.isinf()).any()
+    ):  # |dh|^2 is no float32, |dh| may be: a scaled transition points as it does
+        scale = torch.where(beyond, _SCALE, 1.0)
+        delta, eps = delta * scale, eps * scale
+        length = torch.linalg.vector_norm(delta, dim=-1, keepdim=True)
     return delta / torch.where(length > 0, length + eps, torch.inf)  # x / inf: value and gradient are zero
 
 

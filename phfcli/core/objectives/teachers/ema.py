@@ -14,6 +14,8 @@ from phfcli.core.models.passes import Batch, Pass, Sample, run_pass
 from phfcli.core.types import Problem
 
 _DECAY = {"fixed": 1.0, "online": 0.0}
+OWN = "phf."  # begins the names of what a teacher's file holds beside averages; no parameter is called so
+_STEPS = f"{OWN}steps"
 
 
 class AveragedTeacher:
@@ -81,6 +83,33 @@ class AveragedTeacher:
             p.data, self._average[name] = self._average[name], p.data
 
 
+class SyncedTeacher(AveragedTeacher):
+    """The student as it was after the last step that is a multiple of `every`, or at the start."""
+
+    def __init__(self, trainable: Mapping[str, nn.Parameter], every: int) -> None:
+        super().__init__(trainable, decay=0.0)
+        self._every, self._steps = every, 0
+
+    def update(self) -> None:
+        self._steps += 1
+        if self._steps % self._every == 0:
+            super().update()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return super().state_dict() | {_STEPS: torch.tensor(self._steps)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        self._steps = int(state[_STEPS])
+
+
+def averages_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The averaged parameters in the state of a teacher, whatever else it holds."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith(OWN)}
+
+
 def build_teacher(trainable: Mapping[str, nn.Parameter], settings: TeacherSettings) -> AveragedTeacher:
-    """The teacher the settings ask for: ema, fixed (the initial policy) or online (the student itself)."""
+    """The teacher the settings ask for: ema, fixed (the initial policy), online (the student itself) or synced."""
+    if settings.kind == "synced" and settings.every is not None:
+        return SyncedTeacher(trainable, settings.every)
     return AveragedTeacher(trainable, _DECAY.get(settings.kind, settings.decay))

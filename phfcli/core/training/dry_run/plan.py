@@ -1,20 +1,27 @@
-"""Plans a run without loading a weight: renders its prompts and predicts its memory."""
+"""Plans a run without loading a weight: refuses what its start would, renders its prompts and predicts its memory."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
 from phfcli.core.config import TrainConfig
-from phfcli.core.errors import UserError
-from phfcli.core.models.architecture.sizes import context_of
-from phfcli.core.models.description import load_config, load_tokenizer
+from phfcli.core.errors import UnreachableError
+from phfcli.core.grading import Grader
+from phfcli.core.models.architecture.sizes import UNBOUNDED, context_of
+from phfcli.core.models.description import load_config, load_description, load_tokenizer, skeleton
 from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.models.token_alignment import same_tokens
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.objectives.contract import Needs
-from phfcli.core.runs.contexts import Context
-from phfcli.core.runs.training_data import Curriculum, SequenceLengths, load_problems
+from phfcli.core.runs.fitting_problems import curriculum_warnings, fitting_curriculum
+from phfcli.core.runs.training_data import Curriculum, SequenceLengths
 from phfcli.core.training.dry_run.step_memory import Lengths, Memory, step_memory
+from phfcli.core.training.refusals import check_base, check_external, check_shares, check_states, settings_warnings
+from phfcli.core.training.trackers import check_trackers
+from phfcli.core.training.validation import build_validation
 from phfcli.core.types import Problem
 
 T = TypeVar("T")
@@ -45,79 +52,121 @@ class Plan:
             "gaps": self.gaps,
         }
 
+    def find(self, get: Callable[[], T]) -> T | None:
+        """What it gets, or None where the hub does not answer, which is then a gap."""
+        try:
+            return get()
+        except UnreachableError as error:
+            self.gaps.append(str(error))
+            return None
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What could be found of a model; None is what the hub did not give."""
+
+    arch: PreTrainedConfig | None
+    tokenizer: PreTrainedTokenizerBase | None
+
+    @property
+    def context(self) -> int:
+        return UNBOUNDED if self.arch is None else context_of(self.arch)
+
+    def reads_tokens_of(self, other: "_Reader") -> bool:
+        """Whether both have one tokenizer, as far as that is known."""
+        if self.tokenizer is None or other.tokenizer is None:
+            return True
+        return same_tokens(self.tokenizer, other.tokenizer)
+
 
 def plan_run(config: TrainConfig, processes: int = 1, tokens_per_s: float | None = None) -> Plan:
-    """The plan of a run in so many processes. What cannot be loaded, and so is not shown, is named in `gaps`.
+    """The plan of a run in so many processes. What the hub does not give is not shown, and named in `gaps`.
 
     tokens_per_s: of completions, as some run has measured it; the plan then has its steps an hour.
+
+    Raises:
+        UserError: for all that a start refuses before it loads a weight.
     """
-    plan = Plan()
-    needs = build_objective(config).needs
-    tokenizer = _try(plan, lambda: load_tokenizer(config.model))
-    prompts = None if tokenizer is None else build_prompts(tokenizer, config.prompt)
-    problems = _try(plan, lambda: load_problems(config))
-    external = config.teacher.model if needs.teacher and config.teacher.kind == "external" else None
-    arch = _try(plan, lambda: load_config(config.model))
+    plan, needs = Plan(), build_objective(config).needs
+    check_trackers(config)
+    check_shares(config, needs.group_size, processes)
+    student = _read(plan, config.model)
+    external = needs.teacher and config.teacher.kind == "external"
+    teacher = _read(plan, config.teacher.model or "") if external else None
+    _check(config, needs, student, teacher)
     lengths = Lengths(_PROMPT_TOKENS, _PROMPT_TOKENS, config.rollout.max_new_tokens)
-    if prompts is not None and problems is not None:
-        shown = Context(config.teacher.context, problems, config.seed)
-        plan.prompts = _render(prompts, needs, problems[0], shown)
-        context = None if arch is None else context_of(arch)
-        lengths = _lengths(config, needs, prompts, problems, context, shown)
-    if external is not None and tokenizer is not None and problems is not None:
-        other = _try(plan, lambda: load_tokenizer(external))
-        if other is not None:  # which reads the student's own format if it has its tokens
-            read = build_prompts(tokenizer if same_tokens(tokenizer, other) else other, config.prompt)
-            plan.prompts["teacher"] = read.student_text(problems[0].problem)
-    other_arch = None if external is None else _try(plan, lambda: load_config(external))
-    if arch is not None and (external is None or other_arch is not None):
-        plan.memory = step_memory(config, needs, arch, lengths, processes, other_arch)
+    warnings = settings_warnings(config)
+    if student.tokenizer is not None:
+        prompts = build_prompts(student.tokenizer, config.prompt)
+        contexts = [student.context, *([teacher.context] if teacher and teacher.reads_tokens_of(student) else [])]
+        curriculum = plan.find(lambda: fitting_curriculum(config, needs, prompts, contexts)[0])
+        plan.find(lambda: _check_validation(config, prompts))
+        if curriculum is not None:
+            plan.prompts = _render(config, prompts, needs, curriculum, student, teacher)
+            lengths = _lengths(config, needs, prompts, curriculum)
+            warnings += curriculum_warnings(config, needs, curriculum)
+        warnings = [*prompts.notes(), *prompts.warnings(), *warnings]
+    if student.arch is not None and (teacher is None or teacher.arch is not None):
+        other = None if teacher is None else teacher.arch
+        plan.memory = step_memory(config, needs, student.arch, lengths, processes, other)
     adapter = plan.memory and plan.memory.adapter
-    plan.notes = [*(adapter.lines() if adapter else ()), *([*prompts.notes(), *prompts.warnings()] if prompts else ())]
+    plan.notes = [*(adapter.lines() if adapter else ()), *warnings]
     if tokens_per_s is not None:
-        tokens = config.batch_size * needs.group_size * lengths.completion
-        plan.steps_per_hour = 3600 * tokens_per_s / tokens
+        plan.steps_per_hour = 3600 * tokens_per_s / (config.batch_size * needs.group_size * lengths.completion)
     return plan
 
 
-def _lengths(
-    config: TrainConfig,
-    needs: Needs,
-    prompts: Prompts,
-    problems: Sequence[Problem],
-    context: int | None,
-    shown: Context,
-) -> Lengths:
+def _read(plan: Plan, model: str) -> _Reader:
+    return _Reader(plan.find(lambda: load_config(model)), plan.find(lambda: load_tokenizer(model)))
+
+
+def _check(config: TrainConfig, needs: Needs, student: _Reader, teacher: _Reader | None) -> None:
+    """Raises UserError for models that the start would refuse, as far as their configs tell."""
+    if student.arch is None:
+        return
+    check_base(config, student.arch)
+    check_states(config, needs, skeleton(student.arch))
+    if teacher is not None and teacher.arch is not None:
+        check_external(config, needs, student.arch, teacher.arch, teacher.reads_tokens_of(student))
+
+
+def _check_validation(config: TrainConfig, prompts: Prompts) -> None:
+    with Grader() as grader:
+        build_validation(config, Path(), load_description(config.model), prompts, grader)
+
+
+def _lengths(config: TrainConfig, needs: Needs, prompts: Prompts, curriculum: Curriculum) -> Lengths:
     """The lengths of the longest problem that the run will visit, with every rollout as long as it may be."""
-    new_tokens = None if needs.offline else config.rollout.max_new_tokens
-    sequence_lengths = SequenceLengths(prompts, needs.privileged, new_tokens, shown)
-    if config.overlong == "skip" and context is not None:
-        limit = min(context, needs.max_tokens or context)
-        problems = [problem for problem in problems if sequence_lengths.length(problem) <= limit] or problems
-    visited = Curriculum(problems, config.batch_size, config.seed).visited(config.steps)
+    visited: Sequence[Problem] = curriculum.visited(config.steps)
     student = max(len(prompts.student(p.problem)) for p in visited)
     teacher, completion = student, config.rollout.max_new_tokens
     if needs.privileged:
-        teacher = max(sequence_lengths.teacher_prompt(p) for p in visited)
-    if needs.offline:
-        completion = max(len(prompts.target(p.problem, p.solution or "")) for p in visited)
+        new_tokens = None if needs.offline else config.rollout.max_new_tokens
+        lengths = SequenceLengths(prompts, needs.privileged, new_tokens, context=curriculum.context)
+        teacher = max(lengths.teacher_prompt(p) for p in visited)
+    if needs.offline or config.rollout.references > 0:
+        target = max(len(prompts.target(p.problem, p.solution or "")) for p in visited)
+        completion = target if needs.offline else max(target, completion)
     return Lengths(student, teacher, completion)
 
 
-def _render(prompts: Prompts, needs: Needs, problem: Problem, shown: Context) -> dict[str, str]:
+def _render(
+    config: TrainConfig,
+    prompts: Prompts,
+    needs: Needs,
+    curriculum: Curriculum,
+    student: _Reader,
+    teacher: _Reader | None,
+) -> dict[str, str]:
     """What each reader of the first problem sees, and the target of an offline objective."""
+    problem = curriculum.problems[0]
     assert problem.solution is not None
     texts = {"student": prompts.student_text(problem.problem)}
     if needs.teacher and needs.privileged:
-        texts["teacher"] = prompts.teacher_text(problem.problem, shown.text(problem))
+        texts["teacher"] = prompts.teacher_text(problem.problem, curriculum.context.text(problem))
     if needs.offline:
         texts["target"] = prompts.target_text(problem.problem, problem.solution)
+    if teacher is not None and teacher.tokenizer is not None:  # with the student's tokens it reads the student's format
+        own = prompts if teacher.reads_tokens_of(student) else build_prompts(teacher.tokenizer, config.prompt)
+        texts["teacher"] = own.student_text(problem.problem)
     return texts
-
-
-def _try(plan: Plan, get: Callable[[], T]) -> T | None:
-    try:
-        return get()
-    except UserError as error:
-        plan.gaps.append(str(error))
-        return None

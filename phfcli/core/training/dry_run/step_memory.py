@@ -19,9 +19,9 @@ from phfcli.core.models.adapters.summary import AdapterSummary
 from phfcli.core.models.architecture.blocks import find_blocks
 from phfcli.core.models.architecture.sizes import cache_row_bytes, caps_attention, text_config
 from phfcli.core.models.description import pick_device, pick_dtype, skeleton
-from phfcli.core.models.layer_choice import pick_layers
 from phfcli.core.models.quantization import BITS
 from phfcli.core.objectives.contract import Needs
+from phfcli.core.objectives.teachers.coupled import copies_of
 from phfcli.core.rollouts.transformers_engine import SAMPLER_BYTES, rows_at_once
 from phfcli.core.training.dry_run.pass_memory import pass_memory, reader_memory
 from phfcli.core.training.metrics import peak_memory
@@ -95,11 +95,11 @@ def step_memory(
         "libraries": peak_memory(device) if device.type == "cpu" else 0,
         "weights": frozen - away,
         "adapter": trained if config.tuning == "lora" else 0,
-        "teacher": weights or (trained if own_teacher else 0),
+        "teacher": weights or (trained * copies_of(config.teacher) if own_teacher else 0),
         "AdamW": 2 * trained,
     }
     tokens = rows * lengths.completion
-    layers, positions = pick_layers(needs.layers, text.num_hidden_layers), min(needs.positions, lengths.completion)
+    layers, positions = needs.blocks(text.num_hidden_layers), min(needs.positions, lengths.completion)
     states = len(layers) * rows * positions * text.hidden_size * 4
     hidden = tokens * text.hidden_size * dtype.itemsize
     lens = 0 if needs.lens is None else rows * student * _LENS_WIDTHS * text.hidden_size * dtype.itemsize

@@ -11,6 +11,7 @@ FILE = "alarms.jsonl"
 FIRST_STEPS = 5  # whose means are the run's own level
 
 CLIP_TAKES = 0.5  # of the divergence
+CLIP_TURNS = 0.05  # of the tokens, against the divergence
 ENTROPY_LEFT = 0.05  # of the first steps' entropy
 LENGTH_GROWN = 2.0  # times the first steps' length
 TRUNCATED_MORE = 0.3  # above the first steps' share
@@ -68,12 +69,13 @@ def _means(steps: Sequence[Metrics]) -> Metrics:
 
 
 def _clip(judged: Judged) -> str | None:
-    share = judged.now.get("clip_share", 0)
-    if share <= CLIP_TAKES:
+    """Where a clip does more than a trust region does."""
+    taken, turned = judged.now.get("clip_share", 0), judged.now.get("turned_tokens", 0)
+    if taken <= CLIP_TAKES and turned <= CLIP_TURNS:
         return None
     return (
-        f"at step {judged.step} the clip takes {share:.0%} of the divergence, and its gradient with it; "
-        "raise divergence.clip, or set it to null"
+        f"at step {judged.step} the clip takes {taken:.0%} of the divergence, and its gradient with it, and turns the "
+        f"gradient of {turned:.0%} of the tokens against the divergence; raise divergence.clip, or set it to null"
     )
 
 

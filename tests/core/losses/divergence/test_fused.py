@@ -9,7 +9,7 @@ from largest import Largest
 from torch import Tensor
 
 from phfcli.core.losses.divergence import chunked
-from phfcli.losses import ClipStats, divergence, fused_divergence, fused_divergence_stats
+from phfcli.losses import ClipStats, Head, divergence, fused_divergence, fused_divergence_stats
 
 N, V, D = 7, 11, 5
 KINDS = ["jsd", "forward_kl", "reverse_kl"]
@@ -49,6 +49,35 @@ def test_equals_plain(kind: str, clip: dict[str, Any], chunk_size: int | None) -
         options = {"kind": kind, "beta": 0.3, "temperature": temperature, "top_k": top_k, **clip}
         got = value_and_grads(fused_divergence, *draw(), chunk_size=chunk_size, **options)
         torch.testing.assert_close(got, value_and_grads(plain, *draw(), **options))
+
+
+@pytest.mark.parametrize("support", ["teacher", "student", "union"])
+@pytest.mark.parametrize("tail", [False, True])
+@pytest.mark.parametrize("soft_cap", [None, 3.0])
+def test_every_support_equals_plain(support: str, tail: bool, soft_cap: float | None) -> None:
+    student, teacher, head, weights = draw(4)
+
+    def from_logits(student: Tensor, teacher: Tensor, head: Tensor, weights: Tensor, **options: Any) -> Tensor:
+        own = Head(head, scale=0.5, soft_cap=soft_cap)
+        return divergence(own.logits(student), own.logits(teacher).detach(), **options) @ weights
+
+    def from_states(student: Tensor, teacher: Tensor, head: Tensor, weights: Tensor, **options: Any) -> Tensor:
+        return fused_divergence(student, teacher, Head(head, scale=0.5, soft_cap=soft_cap), weights, **options)
+
+    for kind, clip, top_k in itertools.product(KINDS, CLIPS, [1, 3, 6, V - 1, V]):
+        options = {"kind": kind, "temperature": 1.1, "teacher_temperature": 0.8, "top_k": top_k, **clip}
+        options |= {"support": support, "tail": tail}
+        got = value_and_grads(from_states, student, teacher, head, weights, chunk_size=3, **options)
+        torch.testing.assert_close(got, value_and_grads(from_logits, student, teacher, head, weights, **options))
+
+
+def test_a_tail_keeps_the_mass_beside_the_support() -> None:
+    student, teacher, head, weights = draw(4)
+    common = {"kind": "forward_kl", "top_k": 3}
+    whole = plain(student, teacher, head, weights, kind="forward_kl")
+    tailed, cut = (fused_divergence(student, teacher, head, weights, tail=x, **common) for x in (True, False))  # type: ignore[arg-type]
+    assert 0 < tailed < whole  # a coarser view of both
+    assert tailed != cut
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -152,7 +181,7 @@ def test_no_tokens_is_zero_with_a_gradient(tokens: int) -> None:
     assert not student_grad.any()
     assert not head_grad.any()
     stats = fused_divergence_stats(student, teacher, head, 0 * weights)[1]
-    assert [float(x.sum()) for x in stats] == [0] * 8
+    assert [float(x.sum()) for x in stats] == [0] * 9
 
 
 @pytest.mark.parametrize("mode", [None, "element", "token"])
@@ -181,6 +210,50 @@ def test_statistics(mode: Any, top_k: int | None, chunk_size: int | None) -> Non
     torch.testing.assert_close(stats.clipped, loss, rtol=0, atol=0)
     assert not any(x.requires_grad for x in stats)
     assert [x.dtype for x in stats[:3]] == [torch.int64] * 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("clip", [None, 0.02, 0.2])
+@pytest.mark.parametrize("top_k", TOP_KS)
+def test_turned_tokens_are_those_whose_gradient_points_away_from_the_unclipped_one(
+    kind: Any, clip: float | None, top_k: int | None
+) -> None:
+    student, teacher, head, weights = draw(2, tokens=40)
+    options: dict[str, Any] = {"kind": kind, "top_k": top_k}
+    gradients = []
+    for bound in (None, clip):
+        logits = (student @ head.T).requires_grad_()
+        divergence(logits, teacher @ head.T, clip=bound, **options).sum().backward()
+        gradients.append(logits.grad)
+    whole, clipped = gradients
+    assert whole is not None
+    assert clipped is not None
+    turned = ((whole * clipped).sum(-1) < 0) & (weights != 0)
+    stats = fused_divergence_stats(student, teacher, head, weights, clip=clip, **options)[1]
+    assert int(stats.tokens_turned) == int(turned.sum())
+    assert clip is None or kind == "jsd" or int(turned.sum()) > 0
+
+
+@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl"])
+def test_the_element_clip_keeps_a_kl_divergence_from_being_learnt(kind: Any) -> None:
+    """400 steps on free logits, as an audit of the recipes found it."""
+    torch.manual_seed(0)
+    teacher = 2 * torch.randn(16, V, dtype=torch.float64)
+
+    def trained(clip: float | None) -> tuple[float, float]:
+        logits = torch.zeros_like(teacher, requires_grad=True)
+        optimizer = torch.optim.Adam([logits], lr=0.05)
+        before = divergence(logits, teacher, kind).mean().item()
+        for _ in range(400):
+            optimizer.zero_grad()
+            divergence(logits, teacher, kind, clip=clip).mean().backward()
+            optimizer.step()
+        return before, divergence(logits, teacher, kind).mean().item()
+
+    before, after = trained(clip=None)
+    assert after < 0.05 * before
+    before, clipped = trained(clip=0.05)
+    assert clipped > (before if kind == "forward_kl" else 0.8 * before)
 
 
 def entry_values(student_logits: Tensor, teacher_logits: Tensor, top_k: int | None) -> Tensor:
@@ -230,6 +303,10 @@ def test_refused() -> None:
         fused_divergence(student, teacher, head, weights, teacher_head=head[:3])
     with pytest.raises(ValueError, match="chunk_size"):
         fused_divergence(student, teacher, head, weights, chunk_size=0)
+    with pytest.raises(ValueError, match="without top_k there are none"):
+        fused_divergence(student, teacher, head, weights, tail=True)
+    with pytest.raises(ValueError, match="temperature"):
+        fused_divergence(student, teacher, head, weights, teacher_temperature=0.0)
     with pytest.raises(ValueError, match="clip"):
         fused_divergence(student, teacher, head, weights, clip=-1.0)
     with pytest.raises(TypeError, match="clipp"):
@@ -239,7 +316,7 @@ def test_refused() -> None:
 def test_stats_are_a_named_tuple() -> None:
     stats = fused_divergence_stats(*draw(), clip=0.02)[1]
     assert isinstance(stats, ClipStats)
-    sums = ("entries_clipped", "entries", "tokens_clipped", "raw", "clipped")
+    sums = ("entries_clipped", "entries", "tokens_clipped", "raw", "clipped", "tokens_turned")
     assert stats._fields == (*sums, "divergence", "kept", "entropy")
 
 

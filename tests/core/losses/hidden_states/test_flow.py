@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from phfcli.core.losses.hidden_states.flow import terms_of_blocks
+from phfcli.core.models.layer_choice import with_next
 from phfcli.losses import FlowTerms, flow_loss, flow_terms
 
 
@@ -81,8 +83,28 @@ def test_flow_loss_weights() -> None:
     assert float(flow_loss(terms, adjacent=False, local="geometry")) == 7
     assert float(flow_loss(terms)) == 4.5 / 2 + 7 / 2
     assert float(flow_loss(terms, local="direction")) == 2 / 2 + 7 / 2
+    assert float(flow_loss(terms, local="half-direction")) == 2 / 4 + 7 / 2
+    assert float(flow_loss(terms, local="half-geometry")) == 7 / 4 + 7 / 2
     with pytest.raises(ValueError, match="local"):
         flow_loss(terms, local="gram")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("chosen", "pairs"), [([2], [1]), ([1, 3], [0, 2]), ([1, 2, 4], [0, 1]), ([4], [])])
+def test_chosen_blocks_are_related_to_their_very_next_ones(chosen: list[int], pairs: list[int]) -> None:
+    student, teacher, valid = random_states(7, 4, [5, 2, 4], 5, 3)
+    captured = with_next(chosen, 4)
+    rows = [block - 1 for block in captured]
+    student = student[rows].requires_grad_()
+    terms = terms_of_blocks(flow_terms(student, teacher[rows], valid), captured, chosen)
+    whole = torch.zeros(4, *student.shape[1:], dtype=torch.float64)
+    whole[rows] = student
+    direction, geometry, adjacent, _ = reference.flow(whole, teacher, valid)
+    own = [block - 1 for block in chosen]
+    want = FlowTerms(direction[own], geometry[own], adjacent[pairs], terms.samples)
+    for got, expected in zip(terms[:3], want[:3], strict=True):
+        torch.testing.assert_close(got, expected)
+    grads = (torch.autograd.grad(total(x), student, retain_graph=True)[0] for x in (terms, want))
+    torch.testing.assert_close(*grads)
 
 
 def test_opposite_directions_cost_two() -> None:
@@ -166,6 +188,19 @@ def test_a_transition_of_length_zero() -> None:
     total(terms).backward()
     assert student.grad is not None
     assert student.grad.abs().max() < 100  # finite, and not of the order 1 / eps
+
+
+def test_a_transition_whose_square_is_no_float32_has_its_direction_and_gradient() -> None:
+    student, teacher, valid = random_states(5, 2, [4, 3], 4, 3)
+    student[0] *= 2.0**80  # a layer of transitions around 1e24
+    large = student.float().requires_grad_()
+    student.requires_grad_()
+    terms, want = flow_terms(large, teacher.float(), valid), flow_terms(student, teacher, valid)
+    for got, expected in zip(terms[:3], want[:3], strict=True):
+        torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-6)
+    (got_grad,) = torch.autograd.grad(total(terms), large)
+    (want_grad,) = torch.autograd.grad(total(want), student)
+    torch.testing.assert_close(got_grad.double() * 2.0**80, want_grad * 2.0**80, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

@@ -43,6 +43,27 @@ def test_kinds(kind: str, expected: float) -> None:
     assert teacher.distance() == pytest.approx(abs(5 - expected) * 3**0.5)
 
 
+def test_a_synced_teacher_follows_in_jumps_and_goes_on_from_a_checkpoint() -> None:
+    p = parameter(0.0)
+    settings = TeacherSettings(kind="synced", every=3)
+    teacher, seen = build_teacher({"p": p}, settings), []
+    for step in range(1, 9):
+        p.data.fill_(step)
+        if step == 5:
+            again = build_teacher({"p": p}, settings)
+            again.load_state_dict(teacher.state_dict())
+            teacher = again
+        teacher.update()
+        seen.append(teacher.state_dict()["p"][0].item())
+    assert seen == [0, 0, 3, 3, 3, 6, 6, 6]
+
+
+@pytest.mark.parametrize("settings", [{"kind": "synced"}, {"every": 5}, {"kind": "fixed", "every": 5}])
+def test_only_a_synced_teacher_is_synced_every_so_often(settings: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"set both teacher\.kind=synced and teacher\.every"):
+        TeacherSettings.model_validate(settings)
+
+
 def test_the_student_comes_back_after_a_failed_pass() -> None:
     p = parameter(1.0)
     teacher = AveragedTeacher({"p": p}, 1.0)

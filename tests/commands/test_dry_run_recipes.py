@@ -1,0 +1,92 @@
+"""Every recipe can be run with each of the three Qwen3 models: the dry run refuses what a start refuses."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phfcli.core.shipped_files import embedded_model, recipes
+
+Phf = Callable[..., Any]
+
+SIZES = {  # hidden size, blocks, heads, intermediate size, tied head
+    "1.7b": (2048, 28, 16, 6144, True),
+    "4b": (2560, 36, 32, 9728, True),
+    "8b": (4096, 36, 32, 12288, False),
+}
+OVERLAYS = sorted(name for name in recipes() if not name.startswith(("embedded", "qwen3")))
+
+
+@pytest.fixture(scope="session")
+def qwen3(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The three models' configs, beside a tokenizer of ours."""
+    folders = {size: tmp_path_factory.mktemp(size) for size in SIZES}
+    for size, folder in folders.items():
+        for path in embedded_model().glob("*token*"):
+            shutil.copy(path, folder)
+        (folder / "config.json").write_text(json.dumps(config(*SIZES[size])))
+    return folders
+
+
+def config(hidden: int, depth: int, heads: int, inner: int, tied: bool) -> dict[str, Any]:
+    return {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "hidden_size": hidden,
+        "num_hidden_layers": depth,
+        "num_attention_heads": heads,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": inner,
+        "tie_word_embeddings": tied,
+        "vocab_size": 151936,
+        "max_position_embeddings": 40960,
+        "rope_theta": 1000000,
+        "rms_norm_eps": 1e-6,
+        "dtype": "bfloat16",
+        "attention_bias": False,
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("recipe", [None, *OVERLAYS])
+def test_a_recipe_runs_over_each_qwen3_model(phf: Phf, qwen3: dict[str, Path], size: str, recipe: str | None) -> None:
+    over = () if recipe is None else ("--config", recipe)
+    options = ("--config", f"qwen3-{size}", *over, "--data", "embedded", "--model", qwen3[size])
+    done = phf("train", *options, "--dry-run", "--json")
+    assert done.code == 0, done.err
+    assert done.json["gaps"] == []
+    assert done.json["settings"]["model"] == str(qwen3[size])
+
+
+@pytest.mark.parametrize("recipe", [name.removeprefix("embedded-") for name in recipes() if "embedded-" in name])
+def test_a_recipe_that_has_a_form_for_the_embedded_model_runs_over_it(phf: Phf, recipe: str) -> None:
+    done = phf("train", "--config", "embedded", "--config", recipe, "--dry-run", "--json")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("flow.layers=[9,36]",), "flow.layers: 36 is beyond the model's 28 decoder blocks"),
+        (("rollout.max_new_tokens=40960",), "leave no room for a prompt in the model's context of 40960 tokens"),
+        (("objective=oisd", "oisd.layer=28", "rollout.top_p=1", "rollout.top_k=0"), "oisd.layer: must lie below"),
+        (("report_to=[wandb]",), "--report-to wandb: its package is not installed"),
+        (("lora.target_modules=[wrong]",), "lora.target_modules"),
+        (("sharding=fsdp",), "sharding: there is one process only"),
+        (("evaluation.every=5", "evaluation.bench=nowhere"), "bench nowhere: neither a benchmark nor a file"),
+        (("evaluation.patience=2",), "--patience"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_start_refuses(
+    phf: Phf, qwen3: dict[str, Path], settings: tuple[str, ...], message: str
+) -> None:
+    sets = [word for pair in settings for word in ("--set", pair)]
+    done = phf("train", "--model", qwen3["1.7b"], "--data", "embedded", *sets, "--dry-run")
+    assert done.code == 2
+    assert message in done.err
+    assert done.err.count("\n") == 1
