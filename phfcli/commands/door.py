@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import typer
 
@@ -31,11 +32,12 @@ _FIXES = {
     errno.EEXIST: "a file stands where a folder should be",
 }
 # torch's words for it on a CPU; its class on a GPU is OutOfMemoryError
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory")
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory", "failed to map segment")
 
 
 def run_guarded(command: Callable[[], object]) -> int:
     """Runs a command line; returns its exit code. Every expected error is one line on stderr."""
+    _open_closed_streams()
     try:
         code = command()
         sys.stdout.flush()
@@ -48,6 +50,13 @@ def run_guarded(command: Callable[[], object]) -> int:
     if code == _STOPPED:
         _tell(f"stopped; {_GO_ON}")
     return int(code) if isinstance(code, int) else 0
+
+
+def _open_closed_streams() -> None:
+    """A stream that was closed before the start is None in Python: what is written to it goes nowhere instead."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
 
 
 def _tell_error(error: Exception) -> int:

@@ -309,8 +309,8 @@ def shell(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[
 ONLINE = {"HF_HUB_OFFLINE": "0"}
 SHELL = [
     ("mkdir gone; cd gone; rmdir ../gone; phf train --steps 1 --quiet", {}, ""),
-    ("ulimit -n 16; phf eval embedded --n 1 --limit 1 --engine transformers --quiet", {}, "ulimit -n"),
-    ("ulimit -v 1500000; phf train --steps 1 --quiet", {}, "memory"),
+    ("ulimit -n 8; phf eval embedded --n 1 --limit 1 --engine transformers --quiet", {}, "ulimit -n"),
+    ("ulimit -v 700000; phf train --steps 1 --quiet", {}, "memory"),
     (
         "phf train --steps 1 --quiet --data some/set",
         ONLINE | {"ALL_PROXY": "socks5://127.0.0.1:9"},

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -29,6 +30,29 @@ def load_weights(name: str, config: PreTrainedConfig, **options: Any) -> PreTrai
     Raises:
         UserError: naming a tensor, where any is missing, unexpected, of another shape or not finite.
     """
+    model = _complete(name, config, **options)
+    check_finite(name, model.named_parameters())
+    return model
+
+
+def check_files(name: str, config: PreTrainedConfig) -> None:
+    """Looks at the weights that another program is going to load: each tensor is read once, and none is kept.
+
+    Those of a quantised checkpoint are left to that program.
+
+    Raises:
+        UserError: as `load_weights` does.
+    """
+    if getattr(config, "quantization_config", None) is not None:
+        return
+    _complete(name, config, device_map={"": "meta"})
+    for file in sorted(Path(locate(name)).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            check_finite(name, ((key, tensors.get_tensor(key)) for key in tensors.keys()))  # noqa: SIM118 - no mapping
+
+
+def _complete(name: str, config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
+    """The model with every tensor that its config asks for, and no other."""
     check_format(name)
     model: PreTrainedModel
     model, found = from_hub(
@@ -42,7 +66,6 @@ def load_weights(name: str, config: PreTrainedConfig, **options: Any) -> PreTrai
         **options,
     )
     check_complete(name, found)
-    check_finite(name, model.named_parameters())
     return model
 
 
@@ -73,4 +96,9 @@ def check_finite(name: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
 
 
 def _finite(tensor: Tensor) -> bool:
-    return all(bool(part.isfinite().all()) for part in tensor.reshape(-1).split(_PART))
+    """A sum is not finite if one of its terms is not; only where it overflows does each number have to be looked at."""
+    return all(
+        bool(part.sum(dtype=torch.float64 if part.dtype == torch.float64 else torch.float32).isfinite())
+        or bool(part.isfinite().all())
+        for part in tensor.reshape(-1).split(_PART)
+    )

@@ -23,6 +23,7 @@ from phfcli.core.models.architecture.sizes import width_of
 from phfcli.core.models.description import fetch, load_config, load_description, pick_device, pick_dtype
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import ONE_THREAD_WIDTH
+from phfcli.core.models.weights import check_files
 from phfcli.core.rollouts.checked import ImpossibleCompletionError, checked
 from phfcli.core.rollouts.engine import Serving
 from phfcli.core.storage.schemas import AdapterForm, read_form
@@ -79,6 +80,8 @@ class VllmEngine:
         if serving.adapter is not None:
             rank = adapter_rank(serving.adapter)
         description = load_description(serving.settings.model)
+        if not training:  # a trainer has read the same weights
+            check_files(serving.settings.model, description.config)
         self._stops, self._vocabulary = sorted(description.eos_ids), description.vocabulary
         self._sleeps = training and device.type == "cuda" and serving.settings.vllm.sleep
         self._engine = _start(engine_options(serving, rank, device, training))
