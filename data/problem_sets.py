@@ -42,5 +42,7 @@ def as_problems(name: str, chains: Sequence[Chain]) -> list[Problem]:
 
 
 def json_lines(problems: Iterable[Problem]) -> str:
-    fields = (asdict(problem) for problem in problems)  # of accepted answers there is one, which stands in `answer`
-    return "".join(json.dumps({k: v for k, v in own.items() if k != "accepted"}) + "\n" for own in fields)
+    fields = (asdict(problem) for problem in problems)
+    # of accepted answers there is one, which stands in `answer`; further columns there are none
+    kept = ({k: v for k, v in own.items() if k not in ("accepted", "columns")} for own in fields)
+    return "".join(json.dumps(own) + "\n" for own in kept)

@@ -33,3 +33,4 @@ def build(config: TrainConfig) -> Sum:
 if __name__ == "__main__":
     phf.register_objective("cosine-states", build)
     run = phf.train(objective="cosine-states", steps=2, config={"batch_size": 4, "rollout.max_new_tokens": 48})
+    print(run.metrics.to_pandas()[["loss", "apart"]])

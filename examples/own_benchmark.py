@@ -23,3 +23,4 @@ def last_number(gold: str, completion: str) -> Grade:
 if __name__ == "__main__":
     phf.register_benchmark("parity", rows, grader=last_number)
     scores = phf.evaluate("embedded", "parity", n=4, engine="transformers")
+    print(scores)

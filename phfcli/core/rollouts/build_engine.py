@@ -25,9 +25,9 @@ def evaluation_engine(config: EvalConfig, serving: Serving, warn: Callable[[str]
     Raises:
         UserError: where it cannot be used, or does not take the model.
     """
-    environments = _environments(config)
-    if environments and is_url(config.engine):
+    if (config.devices or config.workers) and is_url(config.engine):
         raise UserError("--devices and --workers: not with the URL of a server, which has its own data parallelism")
+    environments = _environments(config)
     if environments:
         return ParallelEngine(config, serving, environments, warn)
     return single_engine(config, serving)

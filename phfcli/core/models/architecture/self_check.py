@@ -59,7 +59,8 @@ def _check_attention(model: LanguageModel, ids: Tensor) -> None:
         _, others = _through_blocks(model, ids, inputs)
     finally:
         model.causal.set_attn_implementation(name)
-    if any(not _equal_by_token(output, other) for output, other in zip(outputs, others, strict=True)):
+    tolerance = _tolerance(outputs[0].dtype, model.compute or outputs[0].dtype)
+    if any(not _equal_by_token(output, other, tolerance) for output, other in zip(outputs, others, strict=True)):
         raise UserError(
             f"{model.description.name}: attention by {name} computes something else than the code of "
             f"{type(model.causal).__name__}; use attention=eager"
@@ -132,14 +133,14 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape:
         return False
     apart = (one.float() - other.float()).abs().max()
-    return bool(apart <= _tolerance(one, other) * other.float().abs().max())
+    return bool(apart <= _tolerance(one.dtype, other.dtype) * other.float().abs().max())
 
 
-def _equal_by_token(one: Tensor, other: Tensor) -> bool:
+def _equal_by_token(one: Tensor, other: Tensor, tolerance: float) -> bool:
     """By the norm over the last dimension: one token's huge value does not hide what differs at the others."""
     apart = (one.float() - other.float()).norm(dim=-1)
-    return bool((apart <= _tolerance(one, other) * other.float().norm(dim=-1)).all())
+    return bool((apart <= tolerance * other.float().norm(dim=-1)).all())
 
 
-def _tolerance(one: Tensor, other: Tensor) -> float:
-    return max(_TOLERANCE.get(tensor.dtype, _COARSE) for tensor in (one, other))  # products may be in bfloat16
+def _tolerance(*dtypes: torch.dtype) -> float:
+    return max(_TOLERANCE.get(dtype, _COARSE) for dtype in dtypes)
