@@ -53,7 +53,7 @@ class Head:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., d] -> [..., V], all at once."""
-        return self.finish(hidden @ self.weight.T)
+        return self.finish(hidden.to(self.weight.dtype) @ self.weight.T)
 
     def finish(self, products: Tensor) -> Tensor:
         """Products without the bias [n, V] -> logits, in the working precision unless there is nothing to do."""

@@ -33,7 +33,7 @@ def check_computation(model: LanguageModel) -> None:
     hidden, states = _pass(model, ids)
     with model.computing():
         own = model.causal(input_ids=ids, use_cache=False, output_hidden_states=True)
-    if not _equal(model.output_head.logits(hidden.to(model.head.dtype)), own.logits):
+    if not _equal(model.output_head.logits(hidden), own.logits):
         raise UserError(
             f"{model.description.name}: its code does more between hidden states and logits than this program knows of "
             f"{type(model.causal).__name__}, so the losses would be of other logits; use another model"
