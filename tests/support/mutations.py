@@ -6,11 +6,30 @@ from typing import Any
 
 from phfcli.core.storage import schemas
 from phfcli.core.storage.schemas import Form
+from phfcli.core.studies.record import RecordForm
 
+ROLLOUT = {
+    **{"student_prompt": [1], "teacher_prompt": [1, 2], "completion": [3], "problem": "p", "context": "c"},
+    **{
+        "tokens": ["t"],
+        "student": [-0.1],
+        "teacher": [-0.2],
+        "divergence": [0.1],
+        "clip_took": [0.0],
+        "flow": {"1": 0.5},
+    },
+}
+EVALUATION = {"average": 0.5, "stderr": None, "n": 2, "scores": {"p": 0.5}}
 VALID_FORMS: dict[type[Form], dict[str, Any]] = {
     schemas.TrainerForm: {"step": 3, "model": "m", "schedule": {"last_epoch": 3}, "sha256": {"a": "b"}},
     schemas.ManifestForm: {"created": "now", "model": {"name": "m"}, "resumed": [{"step": 1}]},
     schemas.StepForm: {"step": 1, "loss": 0.5},
+    schemas.AlarmForm: {"step": 1, "alarm": "clip", "sentence": "s"},
+    schemas.RolloutsForm: {"step": 1, "rollouts": [ROLLOUT]},
+    RecordForm: {
+        **{"model": "m", "system": "s", "seed": 0, "settings": {}, "evaluation_settings": {}, "rate": 1e-3},
+        **{"evaluations": {"60": {"b": EVALUATION}}, "seconds_per_step": 1.0, "peak_memory_bytes": 1, "energy": None},
+    },
     schemas.ValidationForm: {"step": 1, "bench": "b", "average": 0.5},
     schemas.AdapterForm: {"r": 8, "rank_pattern": {"q": 4}, "base_model_name_or_path": "m"},
     schemas.EvaluationSettingsForm: {"model": {"name": "m"}, "seed": 0, "sampling": {"top_p": 1}, "prompt": {}},
