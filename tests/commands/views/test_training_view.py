@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from trained import SMALL
 
-from phfcli.commands.views.training import clip_warning, step_table
+from phfcli.commands.views.training import step_table
 
 METRICS = {
     "step": 3,
@@ -43,17 +43,6 @@ def test_the_table_shows_each_number_in_its_unit() -> None:
     assert "tokens/s 12,346" in lines
     assert "peak memory 3,072 MiB" in lines
     assert not [line for line in lines if "layer" in line]
-
-
-@pytest.mark.parametrize(
-    ("taken", "turned", "warned"), [(0.4, 0.01, False), (0.6, 0.0, True), (0.1, 0.2, True), (0.0, 0.0, False)]
-)
-def test_a_clip_is_warned_of_where_it_takes_or_turns_much(taken: float, turned: float, warned: bool) -> None:
-    warning = clip_warning({"step": 3, "clip_share": taken, "turned_tokens": turned})
-    assert (warning is not None) == warned
-    assert warning is None or f"takes {taken:.0%} of the divergence" in warning
-    assert warning is None or f"the gradient of {turned:.0%} of the tokens" in warning
-    assert clip_warning({"step": 3}) is None
 
 
 def on_a_terminal(*args: str) -> tuple[int, str]:
