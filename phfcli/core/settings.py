@@ -33,15 +33,20 @@ def resolve(kind: type[Config], sources: Iterable[Source]) -> Config:
     Raises:
         UserError: one line on the first key that is unknown or whose value is impossible.
     """
-    tree: Tree = {}
     given = list(sources)
-    for source in given:
-        _merge(tree, source.tree)
     origin = origins(given)
     try:
-        return kind.model_validate(tree)
+        return kind.model_validate(merged(source.tree for source in given))
     except ValidationError as error:
         raise UserError(_explain(kind, error.errors(include_url=False)[0], origin)) from None
+
+
+def merged(trees: Iterable[Mapping[str, Any]]) -> Tree:
+    """One tree of settings out of several, where later ones win."""
+    whole: Tree = {}
+    for tree in trees:
+        _merge(whole, tree)
+    return whole
 
 
 def origins(sources: Iterable[Source]) -> dict[str, str]:

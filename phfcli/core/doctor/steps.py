@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,17 +25,25 @@ STEP = [
     *("train", "--objective", "phf", "--quiet", "--set", "batch_size=8", "--set", "micro_batch_size=8"),
     *("--set", "rollout.max_new_tokens=48", "--set", "rollout.top_k=1", "--set", "dtype=float32"),
 ]
-_COMPARED = ("loss", "divergence", "flow", "grad_norm", "rollout_tokens")
 
 
 def reference_step(folder: Path, device: str) -> Finding:
     """A step on a device against the values of the machine that wrote reference.json: a wrong kernel shows here."""
-    part = f"step on {device}"
-    run = folder / f"step-{device.replace(':', '-')}"
-    options = ["--steps", str(STEPS), "--set", f"device={device}", "--engine", "transformers"]
-    outcome = run_phf([*STEP, *options, "--output-dir", str(run)], _LIMIT_S)
+    fix = "look at the line, and report it with doctor.json if it names no cause"
+    return _step(f"step on {device}", folder / device.replace(":", "-"), ["--set", f"device={device}"], fix)
+
+
+def several_processes(folder: Path, processes: int) -> Finding:
+    """A step in N processes against the same step in one."""
+    fix = "a process fails or hangs: NCCL_DEBUG=INFO says more of the network between devices; try one process fewer"
+    return _step(f"{processes} processes", folder / f"processes-{processes}", ["--processes", str(processes)], fix)
+
+
+def _step(part: str, run: Path, options: Sequence[str], fix: str) -> Finding:
+    own = ["--steps", str(STEPS), "--engine", "transformers", *options, "--output-dir", str(run)]
+    outcome = run_phf([*STEP, *own], _LIMIT_S)
     if not outcome.done:
-        return failed(part, outcome.why, "look at the line, and report it with doctor.json if it names no cause")
+        return failed(part, outcome.why, fix)
     return compared(part, metrics_of(run), json.loads(REFERENCE.read_text(encoding="utf-8")))
 
 
@@ -73,18 +81,6 @@ def killed_and_resumed(folder: Path) -> Finding:
             part, "a resumed run goes on a little differently", "this machine's kernels are not deterministic"
         )
     return ok(part, f"killed after step {_KILLED_AT}, resumed, the same adapter to the bit")
-
-
-def several_processes(folder: Path, processes: int) -> Finding:
-    """A step in N processes against the same step in one."""
-    part, run = f"{processes} processes", folder / f"processes-{processes}"
-    options = ["--steps", str(STEPS), "--engine", "transformers", "--processes", str(processes)]
-    outcome = run_phf([*STEP, *options, "--output-dir", str(run)], _LIMIT_S)
-    if outcome.code is None:
-        return failed(part, outcome.why, "a process hangs: look at the network between devices (NCCL_DEBUG=INFO)")
-    if not outcome.done:
-        return failed(part, outcome.why, "try one process fewer; NCCL_DEBUG=INFO says more")
-    return compared(part, metrics_of(run), json.loads(REFERENCE.read_text(encoding="utf-8")))
 
 
 def vllm(folder: Path) -> Iterator[Finding]:

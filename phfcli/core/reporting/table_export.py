@@ -35,9 +35,14 @@ class ResultTable:
 
 
 def as_markdown(table: ResultTable) -> str:
-    header, *body = [[_markdown_cell(cell) for cell in row] for row in (table.columns, *table.rows)]
-    lines = [f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *body]]
+    lines = markdown_lines(table.columns, table.rows)
     return f"**{_markdown_cell(table.title)}**\n\n" + "\n".join(lines) + "\n"
+
+
+def markdown_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table without a title, line by line."""
+    header, *body = [[_markdown_cell(cell) for cell in row] for row in (columns, *rows)]
+    return [f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *body]]
 
 
 def as_latex(table: ResultTable) -> str:

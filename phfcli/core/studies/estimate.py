@@ -8,7 +8,7 @@ from typing import Any
 from phfcli.core.storage.schemas import StepForm, read_forms
 from phfcli.core.studies.plan import Study, StudyRun, runs_of, search_runs
 from phfcli.core.studies.rates import known_runs
-from phfcli.core.studies.record import finished, read_record
+from phfcli.core.studies.record import read_record
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,15 @@ class Estimate:
 def estimate(study: Study) -> Estimate:
     """Counts what is left. A system that was not measured is taken to cost what the measured ones do, at the median."""
     runs = [*search_runs(study), *runs_of(study)]
-    recorded = {run.name: read_record(run) for run in [*search_runs(study), *known_runs(study)] if finished(run)}
+    known = [*search_runs(study), *known_runs(study)]
+    recorded = {run.name: record for run in known if (record := read_record(run)) is not None}
     done, left = list(recorded.values()), [run for run in runs if run.name not in recorded]
     costs = _seconds_per_step(runs, done)
-    known = [seconds for own in costs.values() for seconds in own]
+    measured = [seconds for own in costs.values() for seconds in own]
     per_sampling = [_sampling_seconds(record) for record in done]
     hours = None
-    if known:
-        training = sum(_steps_left(run) * median(costs.get((run.model, run.system)) or known) for run in left)
+    if measured:
+        training = sum(_steps_left(run) * median(costs.get((run.model, run.system)) or measured) for run in left)
         sampling = sum(len(run.evaluated) for run in left) * (fmean(per_sampling) if per_sampling else 0.0)
         hours = (training + sampling) / 3600
     return Estimate(len(left), sum(map(_steps_left, left)), sum(len(run.evaluated) for run in left), hours)

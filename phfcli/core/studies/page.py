@@ -1,11 +1,12 @@
 """The page of a study as Markdown: what was asked, what was found, what it cannot show; where each figure is from."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from phfcli.core.analysis.diagnose import PAPER
-from phfcli.core.studies.plan import BASE, Study, runs_of
+from phfcli.core.reporting.table_export import markdown_lines
+from phfcli.core.studies.plan import BASE, Study, StudyRun, runs_of
 from phfcli.core.studies.rates import searched
 from phfcli.core.studies.results import Results, Row
 
@@ -91,10 +92,10 @@ def _tables(study: Study, results: Results, model: str, bench: str) -> Iterator[
     to = study.systems[study.baseline].title
     heads = ["system", "seeds", "Average, %", f"minus {to}", "95% over seeds", "p (Holm)", "95% over problems, seed 0"]
     heads += ["pass@k, %", "answers a problem", "tokens"]
-    yield _markdown(heads, [_cells(row) for row in rows])
+    yield markdown_lines(heads, [_cells(row) for row in rows])
     if bench == results.benches(model)[0]:
         costs = [_cost_cells(row) for row in rows if row.system != BASE]
-        yield _markdown(["system", "rate", "s a step", "of it rollouts", "peak MiB"], costs)
+        yield markdown_lines(["system", "rate", "s a step", "of it rollouts", "peak MiB"], costs)
 
 
 def _cells(row: Row) -> list[str]:
@@ -150,7 +151,7 @@ def _rates(study: Study) -> Iterator[list[str]]:
         ]
         for run, score in runs
     ]
-    yield _markdown(["model", "family", "system", "rate", "Average, %"], rows)
+    yield markdown_lines(["model", "family", "system", "rate", "Average, %"], rows)
 
 
 def _energies(results: Results) -> Iterator[list[str]]:
@@ -170,7 +171,7 @@ def _energies(results: Results) -> Iterator[list[str]]:
         for name, layers, share, entropy in PAPER
     ]
     yield ["## Where the flow's energy lies, at the end"]
-    yield _markdown(["run (first seed)", "largest layer", "its share, %", "entropy, nats"], rows)
+    yield markdown_lines(["run (first seed)", "largest layer", "its share, %", "entropy, nats"], rows)
 
 
 def _sources(study: Study, path: Path) -> Iterator[list[str]]:
@@ -180,18 +181,13 @@ def _sources(study: Study, path: Path) -> Iterator[list[str]]:
         "Student's t on the differences paired by seed (same first adapter, same order of problems): would another "
         "training differ? Intervals over problems: the two checkpoints of seed 0 on problems drawn anew."
     ]
-    rows = []
-    for run in runs_of(study):
-        state = (
-            f"[`{run.name}.json`]({os.path.relpath(run.record, path.parent)})" if run.record.is_file() else "missing"
-        )
-        rows.append([run.name, state])
-    yield _markdown(["run", "record"], rows)
+    yield [f"- {_source(run, path)}" for run in runs_of(study)]
 
 
-def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    return [*lines, *(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)]
+def _source(run: StudyRun, path: Path) -> str:
+    if not run.record.is_file():
+        return f"{run.name}: missing"
+    return f"[`{run.name}.json`]({os.path.relpath(run.record, path.parent)})"
 
 
 def _interval(low: float | None, high: float | None) -> str:

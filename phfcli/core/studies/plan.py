@@ -1,19 +1,17 @@
 """What a study trains and evaluates: the form of its file, and the runs that follow from it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from phfcli.core.config import EvalConfig, Positive, Section
 from phfcli.core.errors import UserError, nearest
 from phfcli.core.runs.layout import step_name
-from phfcli.core.settings import Source, file_sources, read_yaml, resolve, resolve_train
+from phfcli.core.settings import Source, Tree, file_sources, merged, read_yaml, resolve, resolve_train
 
 BASE = "base"  # the model itself, without training
-Tree = dict[str, Any]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # a part of a folder's name
 
 
@@ -130,19 +128,16 @@ class StudyRun:
     def training(self) -> Tree:
         """The settings of `phf train`, as its file has them."""
         study, system = self.study, self.study.systems[self.system]
-        sources = [*file_sources([*study.config, *system.config])]
-        sources += [Source("models", study.models[self.model]), Source("set", study.set), Source("set", system.set)]
+        files = [source.tree for source in file_sources([*study.config, *system.config])]
         own: Tree = {"seed": self.seed, "steps": self.evaluated[-1], "checkpoint_every": self.evaluated[0]}
-        tree: Tree = {}
-        for source in [*sources, Source("run", own | ({"optim": {"lr": self.rate}} if self.rate else {}))]:
-            tree = merged(tree, source.tree)
-        return tree
+        rate = {"optim": {"lr": self.rate}} if self.rate else {}
+        return merged([*files, study.models[self.model], study.set, system.set, own, rate])
 
     def evaluation(self) -> Tree:
         """The settings of `phf eval`, but for the model."""
         model = self.study.models[self.model]
         shared: Tree = {key: model[key] for key in ("dtype", "device", "attention", "vllm", "http") if key in model}
-        tree = merged(shared, self.study.eval) | {"bench": list(self.benches), "seed": self.seed}
+        tree = merged([shared, self.study.eval]) | {"bench": list(self.benches), "seed": self.seed}
         return tree | ({"n": self._search.n} if self.searching else {})
 
     def target(self, step: int) -> str:
@@ -165,7 +160,8 @@ def load_study(path: Path) -> Study:
     """
     study = resolve(Study, [Source(str(path), read_yaml(path))])
     for run in [*search_runs(study), *runs_of(study)]:
-        check_run(run, path)
+        if run.seed == 0:  # the others differ in their seed alone
+            check_run(run, path)
     return study
 
 
@@ -207,12 +203,3 @@ def first_of(study: Study, family: str) -> str:
     if found is None:
         raise UserError(f"search.rates.{family}: none of the systems is of this family")
     return found
-
-
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
-    """One tree of settings over another."""
-    tree = dict(below)
-    for key, value in above.items():
-        inner = tree.get(key)
-        tree[key] = merged(inner, value) if isinstance(value, Mapping) and isinstance(inner, Mapping) else value
-    return tree

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from phfcli.core.studies.plan import Study, StudyRun, runs_of, search_runs
-from phfcli.core.studies.record import finished, read_record
+from phfcli.core.studies.record import read_record
 
 Rates = dict[tuple[str, str], float]  # by model and family
 
@@ -27,23 +28,24 @@ def chosen_rates(study: Study) -> Rates:
     """
     families = study.search.rates if study.search else {}
     rates = {(model, family): own[0] for model in study.models for family, own in families.items() if len(own) == 1}
-    tried: dict[tuple[str, str], list[StudyRun]] = {}
-    for run in search_runs(study):
-        tried.setdefault((run.model, study.systems[run.system].family or ""), []).append(run)
-    for key, runs in tried.items():
-        if all(finished(run) for run in runs):
-            best = max(runs, key=lambda run: (search_score(run), -(run.rate or 0)))
-            rates[key] = best.rate or 0
+    tried: dict[tuple[str, str], list[tuple[StudyRun, float | None]]] = {}
+    for run, score in searched(study):
+        tried.setdefault((run.model, study.systems[run.system].family or ""), []).append((run, score))
+    for key, scored in tried.items():
+        known = [(score, -(run.rate or 0)) for run, score in scored if score is not None]
+        if len(known) == len(scored):
+            rates[key] = -max(known)[1]
     return rates
 
 
-def search_score(run: StudyRun) -> float:
-    """What a run of the search scored."""
-    (evaluations,) = read_record(run)["evaluations"].values()
+def searched(study: Study) -> Sequence[tuple[StudyRun, float | None]]:
+    """The runs of the search with what they scored; None for one that is missing."""
+    return [(run, _score(read_record(run))) for run in search_runs(study)]
+
+
+def _score(record: dict[str, Any] | None) -> float | None:
+    if record is None:
+        return None
+    (evaluations,) = record["evaluations"].values()
     (evaluation,) = evaluations.values()
     return float(evaluation["average"])
-
-
-def searched(study: Study) -> Sequence[tuple[StudyRun, float | None]]:
-    """The runs of the search with their scores; None for one that is missing."""
-    return [(run, search_score(run) if finished(run) else None) for run in search_runs(study)]

@@ -59,16 +59,18 @@ class RecordForm(Form):
 
 
 def finished(run: StudyRun) -> bool:
-    """Whether the run has a record.
+    """Whether the run has a record. Raises UserError as `read_record` does."""
+    return read_record(run) is not None
+
+
+def read_record(run: StudyRun) -> dict[str, Any] | None:
+    """The record of a run; None for a run that is not finished.
 
     Raises:
         UserError: for a record of other settings than the study's file has now, or of another form.
     """
-    return run.record.is_file() and bool(read_record(run))
-
-
-def read_record(run: StudyRun) -> dict[str, Any]:
-    """The record of a finished run. Raises UserError as `finished` does."""
+    if not run.record.is_file():
+        return None
     record = read_form(run.record, RecordForm)
     given = settings_of(run)
     if {key: record[key] for key in given} != given:

@@ -12,7 +12,7 @@ from phfcli.core.analysis.seed_difference import SeedDifference, seed_difference
 from phfcli.core.evaluation.average import standard_error
 from phfcli.core.studies.plan import BASE, Study, runs_of
 from phfcli.core.studies.rates import known_runs
-from phfcli.core.studies.record import finished, read_record
+from phfcli.core.studies.record import read_record
 
 Record = dict[str, Any]
 
@@ -100,7 +100,7 @@ class Results:
 
 def results_of(study: Study) -> Results:
     """Reads the records. Raises UserError for one that is not the study's."""
-    records = [read_record(run) for run in known_runs(study) if finished(run)]
+    records = [record for run in known_runs(study) if (record := read_record(run)) is not None]
     rows = [
         row for model in study.models for name in (BASE, *study.systems) for row in _rows(study, model, name, records)
     ]

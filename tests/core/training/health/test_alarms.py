@@ -141,3 +141,14 @@ def test_a_sibling_is_shown_where_one_was_right(tmp_path: Path) -> None:
         assert (sample.teacher_prompt == student) == (text is None)
     (metrics,) = loop.train()
     assert metrics["siblings"] == sum(text is not None for text in shown) / 8
+
+
+@pytest.mark.parametrize(
+    ("taken", "turned", "warned"), [(0.4, 0.01, False), (0.6, 0.0, True), (0.1, 0.2, True), (0.0, 0.0, False)]
+)
+def test_a_clip_is_warned_of_where_it_takes_or_turns_much(taken: float, turned: float, warned: bool) -> None:
+    alarms = Alarms().look({"step": 3, "clip_share": taken, "turned_tokens": turned})
+    assert [alarm["alarm"] for alarm in alarms] == (["clip"] if warned else [])
+    assert all(f"takes {taken:.0%} of the divergence" in alarm["sentence"] for alarm in alarms)
+    assert all(f"the gradient of {turned:.0%} of the tokens" in alarm["sentence"] for alarm in alarms)
+    assert Alarms().look({"step": 3}) == []

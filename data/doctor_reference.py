@@ -1,0 +1,24 @@
+"""Writes what `phf doctor` compares a machine with: `python data/doctor_reference.py`, on a trusted machine."""
+
+import json
+import tempfile
+from pathlib import Path
+
+from phfcli.core.doctor.program import metrics_of, run_phf
+from phfcli.core.doctor.steps import REFERENCE, STEP, STEPS
+
+METRICS = ("loss", "divergence", "flow", "grad_norm", "rollout_tokens")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        own = ["--steps", str(STEPS), "--engine", "transformers", "--output-dir", str(run)]
+        outcome = run_phf([*STEP, *own], within_s=600)
+        assert outcome.done, outcome.why
+        values = [{name: line[name] for name in METRICS} for line in metrics_of(run)]
+    REFERENCE.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
