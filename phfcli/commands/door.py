@@ -5,6 +5,7 @@ a fault of this program shows its traceback, with the words to report it.
 """
 
 import errno
+import logging
 import os
 import sys
 import traceback
@@ -38,6 +39,7 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory"
 def run_guarded(command: Callable[[], object]) -> int:
     """Runs a command line; returns its exit code. Every expected error is one line on stderr."""
     _open_closed_streams()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it speaks whenever a library imports it
     try:
         code = command()
         sys.stdout.flush()

@@ -146,7 +146,7 @@ class Evaluator:
             "prompt": {"template": self.prompts.student_template, "thinking": self.prompts.thinking}
             | ({} if (chat := self.prompts.chat_template) is None else {"chat_template": chat}),
             "sampling": asdict(sampling),
-            **({} if bench.grader == "math" else {"grader": bench.grader}),
+            "grader": bench.grader,
         }
 
     def _sample(
@@ -211,6 +211,8 @@ def _evaluate(
     prompts = build_prompts(description.tokenizer, prompt_settings(config, target))
     if prompts.chat_template == PLAIN_TEMPLATE:
         warn(prompts.notes()[1])
+    if trained := _trained_otherwise(config, target):
+        warn(trained)
     length = max(_longest(prompts, b) + sampling_of(config, description, prompts, b).max_new_tokens for b in benches)
     serving = Serving(config.model_copy(update={"model": target.model}), length, target.adapter)
     with ExitStack() as stack:
@@ -254,6 +256,7 @@ def _identity(config: EvalConfig, target: Target) -> dict[str, Any]:
         "adapter_sha256": file_hash(target.adapter / "adapter_model.safetensors") if target.adapter else None,
         "adapter_config": _adapter_config_hash(target.adapter) if target.adapter else None,
         "dtype": str(pick_dtype(config.dtype, pick_device(config.device))),
+        "quantization": config.quantization,
     }
 
 
@@ -281,6 +284,20 @@ def _check_base(target: Target, model: Mapping[str, Any]) -> None:
                 f"{target.adapter}: was trained on {trained_on['name']} with {key} {trained_on[key]}, "
                 f"and {target.model} has {model[key]}; name the right base model with --base"
             )
+
+
+def _trained_otherwise(config: EvalConfig, target: Target) -> str | None:
+    """A sentence where an adapter was trained over its base in another form than it is evaluated over."""
+    if target.run is None or target.adapter is None:
+        return None
+    trained, own = resolve(TrainConfig, [saved_config(target.run)]).quantization, config.quantization
+    if trained == own:
+        return None
+    words = {"none": "as it stands"}
+    return (
+        f"{target.name} was trained over its base {words.get(trained, f'in {trained}')} and is evaluated over it "
+        f"{words.get(own, f'in {own}')}; --set quantization={trained} takes the former"
+    )
 
 
 def prompt_settings(config: EvalConfig, target: Target) -> PromptSettings:

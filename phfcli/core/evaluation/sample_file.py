@@ -16,6 +16,7 @@ GradedSample = dict[str, Any]  # a line of samples.jsonl
 Key = tuple[str, int]  # problem id, number of the sample
 
 _WRITTEN_FIRST = {"lock", ".settings.json.tmp"}
+_UNWRITTEN = {"quantization": "none", "grader": "math"}  # what a settings.json without such a key was sampled with
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ class SampleFile:
     def _check(self, settings: Mapping[str, Any]) -> None:
         before = read_form(self.folder / "settings.json", EvaluationSettingsForm)
         for key, value in settings.items():
-            if key in before and before[key] != value:
+            earlier = before.get(key, _UNWRITTEN.get(key, value))
+            if earlier != value:
                 raise UserError(
-                    f"{self.folder} was sampled with {key} {before.get(key)!r}, now it is {value!r}; "
+                    f"{self.folder} was sampled with {key} {earlier!r}, now it is {value!r}; "
                     "remove the folder or choose another --output-dir"
                 )

@@ -16,7 +16,7 @@ from phfcli.core.models.architecture.blocks import find_blocks
 from phfcli.core.models.architecture.sizes import caps_attention, width_of
 from phfcli.core.models.description import load_description, pick_device, pick_dtype, skeleton
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.quantization import quantized_loading
+from phfcli.core.models.quantization import keep_gradients, quantized_loading
 from phfcli.core.models.weights import load_weights
 
 # products this small only wait for each other on several threads: far slower wherever another program is at work
@@ -38,6 +38,7 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
     if attention:
         options["attn_implementation"] = attention
     causal: Any = load_weights(settings.model, description.config, dtype=dtype, **options)
+    keep_gradients(causal)
     if causal.device.type != device.type:
         causal = causal.to(device)
     if device.type == "cpu" and width_of(causal.config) <= ONE_THREAD_WIDTH:

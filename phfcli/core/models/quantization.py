@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig
 
 from phfcli.core.errors import UserError
@@ -32,6 +33,16 @@ def quantized_loading(name: str, dtype: torch.dtype, device: torch.device) -> di
         )
     )
     return {"quantization_config": config, "device_map": {"": device}}  # it is quantised where it will be used
+
+
+def keep_gradients(network: nn.Module) -> None:
+    """Keeps bitsandbytes from packing four-bit weights for a CPU's inference.
+
+    It packs them at the first pass without a gradient, for good, and a gradient never passes through them again.
+    """
+    for module in network.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def check_quantization(name: str, tuning: str, sharding: str, engine: str) -> None:

@@ -1,10 +1,12 @@
 """Quantised bases: refused in one line where they cannot be had, counted in the plan where they can."""
 
-from importlib.util import find_spec
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import Done, phf  # noqa: F401 - a fixture
 from families import family, write
 
 from phfcli.core.config import ModelSettings
@@ -14,15 +16,16 @@ from phfcli.core.models.loading import load_model
 from phfcli.core.models.quantization import quantized_loading
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.settings import resolve_train, set_sources
+from phfcli.core.storage.tensors import read_tensors
 from phfcli.core.training.dry_run.step_memory import Lengths, step_memory
 from phfcli.core.training.refusals import check_base
 
 EMBEDDED = load_config("embedded")
 
 
-@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 @pytest.mark.parametrize("name", ["nf4", "int8"])
-def test_without_bitsandbytes_it_is_refused_in_one_line(name: str) -> None:
+def test_without_bitsandbytes_it_is_refused_in_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # what an import finds where it is not installed
     with pytest.raises(UserError, match=f"^quantization: {name} needs bitsandbytes, which is not installed"):
         load_model(ModelSettings(quantization=name, device="cpu"))
 
@@ -57,3 +60,49 @@ def test_the_plan_counts_its_bits(name: str, bytes_each: float) -> None:
     saved = weights() - weights(f"quantization={name}")
     assert saved > linear * (4 - bytes_each)
     assert saved < weights()
+
+
+TINY = ("--set", "rollout.max_new_tokens=8", "--set", "batch_size=2", "--set", "lora.r=4", "--set", "device=cpu")
+
+
+@pytest.fixture
+def wide_enough(tmp_path: Path) -> Path:
+    """A tiny model whose weights fill whole blocks of 64 numbers."""
+    return write(family("qwen3"), tmp_path / "base", hidden_size=64, intermediate_size=128, num_attention_heads=4)
+
+
+@pytest.mark.parametrize("name", ["nf4", "int8"])
+def test_a_quantised_base_trains_resumes_and_is_evaluated(
+    name: str, wide_enough: Path, phf: Callable[..., Done], tmp_path: Path
+) -> None:
+    options = ("--model", wide_enough, "--data", "embedded", "--set", f"quantization={name}", *TINY)
+    assert phf("train", *options, "--steps", 2, "--output-dir", "whole", "--quiet").code == 0
+    assert phf("train", *options, "--steps", 1, "--output-dir", "parts", "--quiet").code == 0
+    assert phf("train", *options, "--steps", 2, "--output-dir", "parts", "--quiet", "--resume").code == 0
+    files = [tmp_path / run / "checkpoints/step-000002/adapter_model.safetensors" for run in ("whole", "parts")]
+    whole, parts = map(read_tensors, files)
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert all(tensor.any() for key, tensor in whole.items() if "lora_B" in key)  # every module has learned
+
+    evaluation = ("eval", "whole", "--limit", 2, "--n", 1, "--max-new-tokens", 8, "--engine", "transformers")
+    plain = phf(*evaluation)
+    assert plain.code == 0
+    assert f"was trained over its base in {name} and is evaluated over it as it stands" in plain.err
+    mixed = phf(*evaluation, "--set", f"quantization={name}")
+    assert mixed.code == 2
+    assert f"was sampled with quantization 'none', now it is '{name}'" in mixed.err
+    as_trained = phf(*evaluation, "--set", f"quantization={name}", "--output-dir", "other")
+    assert as_trained.code == 0
+    assert "was trained over" not in as_trained.err
+
+
+def test_four_bits_let_gradients_through_after_a_pass_without(wide_enough: Path) -> None:
+    """bitsandbytes packs the weights for a CPU's inference, and a packed product has no gradient."""
+    model = load_model(ModelSettings(model=str(wide_enough), quantization="nf4", device="cpu"))
+    ids = torch.arange(5)[None]
+    with torch.no_grad():
+        model.causal(input_ids=ids)
+    embedded = model.causal.get_input_embeddings()(ids).detach().requires_grad_()
+    hidden = model.causal(inputs_embeds=embedded, output_hidden_states=True).hidden_states
+    [gradient] = torch.autograd.grad(hidden[1].sum() - hidden[0].sum(), embedded)  # of what one block adds
+    assert gradient.abs().max() > 0
