@@ -3,18 +3,15 @@
 Both are of the whole process. `--large` adds a Qwen3 of 0.6 billion parameters, which takes minutes on a CPU.
 """
 
-import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
+from harness.dry_runs import STEPS, compare_peaks
 from harness.models import make_model
-from harness.processes import metrics_of, run_phf, scratch
+from harness.processes import scratch
 from harness.tables import Table, mebibytes
-
-STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -48,31 +45,15 @@ def measure_predictions(threads: int, large: bool) -> Table:
             shape = f"{case.layers}-{case.width}-{case.dtype}"
             if not (folder / shape).exists():
                 make_model(folder / shape, layers=case.layers, width=case.width, dtype=case.dtype)
-            predicted, phase, measured = _both(case, folder / shape, folder / case.name.replace(" ", "-"), threads)
-            ratio = f"{predicted / measured - 1:+.1%}"
+            settings = (f"dtype={case.dtype}", f"rollout.max_new_tokens={case.tokens}", *case.settings)
+            peaks = compare_peaks(folder / shape, folder / case.name.replace(" ", "-"), settings, threads)
+            error = f"{peaks.predicted / peaks.measured - 1:+.1%}"
             columns = [f"{case.layers} x {case.width}", case.dtype, str(case.tokens)]
-            rows.append([case.name, *columns, mebibytes(predicted), mebibytes(measured), ratio, phase])
+            both = [mebibytes(peaks.predicted), mebibytes(peaks.measured)]
+            rows.append([case.name, *columns, *both, error, peaks.phase])
     columns = ["objective", "layers x width", "precision", "tokens", "predicted", "measured", "error", "peak in"]
     note = f"Peaks of whole processes over {STEPS} steps of `phf train`, 2 rollouts a step, vocabulary 151,936."
     return Table("Memory: the dry run beside the run", note, columns, rows)
-
-
-def _both(case: Case, model: Path, run: Path, threads: int) -> tuple[int, str, int]:
-    """Predicted bytes, the phase they are for, measured bytes."""
-    common = (
-        f"dtype={case.dtype}",
-        f"rollout.max_new_tokens={case.tokens}",
-        "rollout.engine=transformers",
-        "batch_size=2",
-        "micro_batch_size=2",
-        "flow.saved_samples=0",
-    )
-    options = [part for setting in (*common, *case.settings) for part in ("--set", setting)]
-    command = ["train", "--model", str(model), "--data", "embedded", "--steps", str(STEPS), *options]
-    plan = json.loads(run_phf([*command, "--dry-run", "--json"], threads))
-    run_phf([*command, "--output-dir", str(run), "--quiet"], threads)
-    measured = max(step["peak_memory_bytes"] for step in metrics_of(run))
-    return plan["memory_bytes"]["total"], plan["peak_phase"], measured
 
 
 def main(

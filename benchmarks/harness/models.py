@@ -1,6 +1,7 @@
 """A model of a given shape, and rollouts to learn from."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,6 +32,20 @@ def make_model(
     )
     torch.manual_seed(0)
     Qwen3ForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_family(folder: Path, kind: str, **sizes: Any) -> Path:
+    """A model of another `model_type` with random float32 weights; sizes not given are the defaults."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from phfcli.core.models.description import load_tokenizer
+
+    tokenizer = load_tokenizer("embedded")
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **ends)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -1,12 +1,10 @@
 """Quantised bases: refused in one line where they cannot be had, counted in the plan where they can."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from command_line import Done, phf  # noqa: F401 - a fixture
 from families import family, write
 
 from phfcli.core.config import ModelSettings
@@ -16,7 +14,6 @@ from phfcli.core.models.loading import load_model
 from phfcli.core.models.quantization import quantized_loading
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.settings import resolve_train, set_sources
-from phfcli.core.storage.tensors import read_tensors
 from phfcli.core.training.dry_run.step_memory import Lengths, step_memory
 from phfcli.core.training.refusals import check_base
 
@@ -62,43 +59,10 @@ def test_the_plan_counts_its_bits(name: str, bytes_each: float) -> None:
     assert saved < weights()
 
 
-TINY = ("--set", "rollout.max_new_tokens=8", "--set", "batch_size=2", "--set", "lora.r=4", "--set", "device=cpu")
-
-
-@pytest.fixture
-def wide_enough(tmp_path: Path) -> Path:
-    """A tiny model whose weights fill whole blocks of 64 numbers."""
-    return write(family("qwen3"), tmp_path / "base", hidden_size=64, intermediate_size=128, num_attention_heads=4)
-
-
-@pytest.mark.parametrize("name", ["nf4", "int8"])
-def test_a_quantised_base_trains_resumes_and_is_evaluated(
-    name: str, wide_enough: Path, phf: Callable[..., Done], tmp_path: Path
-) -> None:
-    options = ("--model", wide_enough, "--data", "embedded", "--set", f"quantization={name}", *TINY)
-    assert phf("train", *options, "--steps", 2, "--output-dir", "whole", "--quiet").code == 0
-    assert phf("train", *options, "--steps", 1, "--output-dir", "parts", "--quiet").code == 0
-    assert phf("train", *options, "--steps", 2, "--output-dir", "parts", "--quiet", "--resume").code == 0
-    files = [tmp_path / run / "checkpoints/step-000002/adapter_model.safetensors" for run in ("whole", "parts")]
-    whole, parts = map(read_tensors, files)
-    assert all(torch.equal(whole[key], parts[key]) for key in whole)
-    assert all(tensor.any() for key, tensor in whole.items() if "lora_B" in key)  # every module has learned
-
-    evaluation = ("eval", "whole", "--limit", 2, "--n", 1, "--max-new-tokens", 8, "--engine", "transformers")
-    plain = phf(*evaluation)
-    assert plain.code == 0
-    assert f"was trained over its base in {name} and is evaluated over it as it stands" in plain.err
-    mixed = phf(*evaluation, "--set", f"quantization={name}")
-    assert mixed.code == 2
-    assert f"was sampled with quantization 'none', now it is '{name}'" in mixed.err
-    as_trained = phf(*evaluation, "--set", f"quantization={name}", "--output-dir", "other")
-    assert as_trained.code == 0
-    assert "was trained over" not in as_trained.err
-
-
-def test_four_bits_let_gradients_through_after_a_pass_without(wide_enough: Path) -> None:
+def test_four_bits_let_gradients_through_after_a_pass_without(tmp_path: Path) -> None:
     """bitsandbytes packs the weights for a CPU's inference, and a packed product has no gradient."""
-    model = load_model(ModelSettings(model=str(wide_enough), quantization="nf4", device="cpu"))
+    base = write(family("qwen3"), tmp_path, hidden_size=64, intermediate_size=128)  # whole blocks of 64 numbers
+    model = load_model(ModelSettings(model=str(base), quantization="nf4", device="cpu"))
     ids = torch.arange(5)[None]
     with torch.no_grad():
         model.causal(input_ids=ids)
