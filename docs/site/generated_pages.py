@@ -1,20 +1,17 @@
 """Pages of the site that are made from the program itself: the commands from Typer, the settings from their models."""
 
 import inspect
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from pydantic import BaseModel
 from typer.main import get_command
 
 from phfcli.cli import app
-from phfcli.core.config import EvalConfig, Section, TrainConfig
+from phfcli.core.config import EvalConfig, TrainConfig
+from phfcli.core.setting_notes import setting_notes
 from phfcli.core.settings import leaves
-
-_FIELD = re.compile(r"^    (\w+): .*?(?:  # (.*))?$")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -58,26 +55,10 @@ def settings() -> Iterator[str]:
     yield "`config={KEY: VALUE}`. `phf config show RECIPE` says what a recipe makes of them.\n"
     for title, kind in (("A training run", TrainConfig), ("An evaluation", EvalConfig)):
         yield f"## {title}\n\n| setting | default | |\n|---|---|---|"
-        meanings = meanings_of(kind)
+        notes = setting_notes(kind)
         for key, value in leaves(kind().model_dump(mode="json")).items():
-            yield f"| `{key}` | `{value}` | {_cell(meanings.get(key, ''))} |"
+            yield f"| `{key}` | `{value}` | {_cell(notes.get(key, ''))} |"
         yield ""
-
-
-def meanings_of(kind: type[BaseModel], prefix: str = "") -> dict[str, str]:
-    """The comment beside each field, or above it, by dotted key; those of inner sections too."""
-    meanings: dict[str, str] = {}
-    for model in [base for base in reversed(kind.__mro__) if issubclass(base, Section)]:
-        above = ""
-        for line in inspect.getsource(model).splitlines():
-            if (field := _FIELD.match(line)) and field[1] in kind.model_fields:
-                meanings[prefix + field[1]] = field[2] or above
-            above = line.strip().removeprefix("# ") if line.strip().startswith("#") else ""
-    for name, field_info in kind.model_fields.items():
-        inner = field_info.annotation
-        if inspect.isclass(inner) and issubclass(inner, Section):
-            meanings |= meanings_of(inner, f"{prefix}{name}.")
-    return meanings
 
 
 def _cell(text: str) -> str:

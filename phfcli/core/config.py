@@ -87,40 +87,40 @@ class Section(BaseModel):
 
 
 class LoraSettings(Section):
-    r: PositiveInt = 64
-    alpha: PositiveInt = 128
+    r: PositiveInt = 64  # rank of the adapter
+    alpha: PositiveInt = 128  # the adapter's product counts alpha / r times
     # names of linear layers of the decoder blocks; "all-linear" is every one: for Qwen3 the seven published
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
 
 
 class OptimSettings(Section):
-    lr: Positive = 5e-6
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: Positive = 0.1
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    lr: Positive = 5e-6  # AdamW's learning rate at its highest
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # AdamW's
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0  # AdamW's
+    max_grad_norm: Positive = 0.1  # gradients are scaled down to this norm
+    warmup_steps: Annotated[int, Field(ge=0)] = 0  # in which the rate rises from 0
     # the horizon of the cosine; training itself ends at `steps`
     horizon_epochs: Positive = 30
-    horizon_steps: PositiveInt | None = None
+    horizon_steps: PositiveInt | None = None  # the same horizon in steps, instead
 
 
 class RolloutSettings(Section):
-    engine: EngineName = "auto"
-    max_new_tokens: PositiveInt = 1024
-    temperature: Positive = 1.1
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    engine: EngineName = "auto"  # auto is vLLM on a GPU where it is installed, else transformers
+    max_new_tokens: PositiveInt = 1024  # of a completion
+    temperature: Positive = 1.1  # of the student's sampling
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95  # tokens are drawn from the likeliest that reach this probability
     top_k: Annotated[int, Field(ge=0)] = 20  # 0 is off
     per_problem: PositiveInt = 1  # completions of each problem, for a distillation; GRPO has a group_size
     references: Fraction = 0.0  # the share of samples that have the reference in the place of a rollout
 
 
 class DivergenceSettings(Section):
-    kind: Literal["jsd", "forward_kl", "reverse_kl"] = "jsd"
-    beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    kind: Literal["jsd", "forward_kl", "reverse_kl"] = "jsd"  # between teacher and student, of each token
+    beta: Annotated[float, Field(gt=0, lt=1)] = 0.5  # of jsd: the teacher's weight in the mixture
     temperature: Positive | None = None  # of both distributions; None is the rollout's
     teacher_temperature: Positive | None = None  # of the teacher's; None is the same
     clip: Positive | None = Field(default_factory=_own_clip)  # 0.05 for jsd, none for a KL divergence
-    clip_mode: Literal["element", "token"] = "element"
+    clip_mode: Literal["element", "token"] = "element"  # the clip is of each vocabulary entry, or of a token's sum
     top_k: PositiveInt | None = None  # both distributions on so many entries; None is the vocabulary
     support: Literal["teacher", "student", "union"] = "teacher"  # whose likeliest entries those are
     tail: bool = False  # all other entries are one more; without it both are renormalised on the support
@@ -138,8 +138,8 @@ class DivergenceSettings(Section):
 
 
 class FlowSettings(Section):
-    alpha: Annotated[float, Field(ge=0)] = 0.05
-    positions: Annotated[int, Field(ge=2)] = 128
+    alpha: Annotated[float, Field(ge=0)] = 0.05  # weight of the flow loss beside the divergence
+    positions: Annotated[int, Field(ge=2)] = 128  # of a completion at most, evenly spread
     layers: Layers | None = None  # 1 is the first decoder block; None is all of them
     adjacent: Literal["selected", "next"] = "selected"  # a chosen block is related to the next chosen, or the very next
     saved_samples: Annotated[int, Field(ge=0)] = 8  # rollouts whose flow is saved with a checkpoint
@@ -151,8 +151,8 @@ class FlowSettings(Section):
 
 
 class TeacherSettings(Section):
-    kind: TeacherChoice = "ema"
-    decay: Fraction = 0.999
+    kind: TeacherChoice = "ema"  # an average of the student, the base, the student itself, or another model
+    decay: Fraction = 0.999  # of the average, at each step
     every: PositiveInt | None = None  # steps after which a synced teacher is the student again
     model: str | None = None  # of an external teacher: a hub id or folder
     context: Context = "reference"  # what it is shown of a problem: a name of core/names.py, or a text with {COLUMN}
@@ -185,8 +185,8 @@ class EvaluationSettings(Section):
     """Evaluation in the course of training, sampled as `phf eval` does but for these."""
 
     every: PositiveInt | None = None  # steps; None is never
-    bench: str | None = None
-    n: PositiveInt = 4
+    bench: str | None = None  # as in `phf eval --bench`
+    n: PositiveInt = 4  # samples of each problem
     limit: PositiveInt | None = 64  # the first so many problems
     max_new_tokens: PositiveInt | None = None  # None is the rollouts'
     patience: PositiveInt | None = None  # so many evaluations without a better one end the run; None is never
@@ -217,7 +217,7 @@ class OisdSettings(Section):
     layer: PositiveInt | None = None  # the shadow student, 1 is the first block; None is a sixth of the depth
     think: Annotated[float, Field(ge=0)] = 0.1  # weight of the logit alignment
     attention: Annotated[float, Field(ge=0)] = 0.1  # weight of the attention alignment
-    advantage_clip: Positive = 1.0
+    advantage_clip: Positive = 1.0  # advantages count at most so much
     queries: PositiveInt = 32  # of each completion, evenly spread
     window: PositiveInt = 64  # a query's newest keys
     strided: Annotated[int, Field(ge=0)] = 64  # and at most so many of the earlier ones
@@ -226,13 +226,14 @@ class OisdSettings(Section):
 class OpdSettings(Section):
     """The reverse KL divergence, and over what of the vocabulary it is taken."""
 
+    # the token that was drawn, the teacher's likeliest ones, or the whole vocabulary
     support: Literal["sampled", "top_k", "full"] = "sampled"
     top_k: PositiveInt = 16  # the teacher's likeliest entries, with support top_k
 
 
 class OprdSettings(Section):
     layers: LayerChoice | None = None  # None is the last; a bridge has its own
-    positions: Annotated[str, AfterValidator(_positions)] = "all"
+    positions: Annotated[str, AfterValidator(_positions)] = "all"  # all, last, first-K, last-K or spread-K
     normalized: bool = False  # each layer's error over the teacher's mean square
     mu: Annotated[float, Field(ge=0)] | None = None  # None is OPRD alone, else OPD + mu * OPRD
     bridge: str | None = None  # a file of `phf bridge fit`
@@ -249,8 +250,8 @@ class OprdSettings(Section):
 class PromptSettings(Section):
     """Templates with {problem} and, for the teacher, {solution}. None is the wording of core/models/prompts.py."""
 
-    student: str | None = None
-    teacher: str | None = None
+    student: str | None = None  # the student's template
+    teacher: str | None = None  # the teacher's template
     thinking: bool = True  # the student's mode, in training and evaluation
     teacher_thinking: bool | None = None  # None is the student's
     chat_template: Annotated[str, AfterValidator(_absolute)] | None = None  # a Jinja file; None is the tokenizer's own
@@ -259,9 +260,9 @@ class PromptSettings(Section):
 class ColumnSettings(Section):
     """The names of a data set's columns."""
 
-    problem: str = "problem"
-    solution: str = "solution"
-    answer: str = "answer"
+    problem: str = "problem"  # the column of problems
+    solution: str = "solution"  # the column of reference solutions
+    answer: str = "answer"  # the column of gold answers
 
 
 class VllmSettings(Section):
@@ -294,9 +295,10 @@ class DataSettings(Section):
 class ModelSettings(Section):
     """What train and eval share: the model, where it runs, how it is prompted."""
 
-    model: str = "embedded"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    device: str = "auto"
+    model: str = "embedded"  # a folder, a hub id, or "embedded"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto is bfloat16 on a GPU and float32 on a CPU
+    device: str = "auto"  # auto is the GPU if there is one
+    # auto is FlashAttention 2 on a GPU where it is installed
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     quantization: Literal["none", "nf4", "int8"] = "none"  # of the frozen base, by bitsandbytes
     prompt: PromptSettings = PromptSettings()
@@ -307,16 +309,16 @@ class ModelSettings(Section):
 class TrainConfig(ModelSettings, DataSettings):
     data: str = "siyanzhao/Openthoughts_math_30k_opsd"  # a file, "embedded", or HUB, HUB:SPLIT, HUB:CONFIG:SPLIT
     overlong: Literal["error", "skip"] = "error"  # problems whose prompt, reference and rollout exceed the context
-    objective: ObjectiveChoice = "phf"
-    seed: int = 0
-    steps: PositiveInt = 100
+    objective: ObjectiveChoice = "phf"  # what is minimised
+    seed: int = 0  # of everything that is drawn
+    steps: PositiveInt = 100  # the last step
     batch_size: PositiveInt = 32  # problems a step
     micro_batch_size: PositiveInt = 4  # sequences a forward and backward pass
-    gradient_checkpointing: bool = False
-    checkpoint_every: PositiveInt = 25
+    gradient_checkpointing: bool = False  # activations are computed again in the backward pass
+    checkpoint_every: PositiveInt = 25  # steps
     keep: PositiveInt | None = None  # the newest so many checkpoints; None is all, and their flows stay in any case
-    output_dir: str | None = None
-    report_to: tuple[TrackerChoice, ...] = ()
+    output_dir: str | None = None  # None is runs/OBJECTIVE-MODEL-seedN
+    report_to: tuple[TrackerChoice, ...] = ()  # trackers
     tuning: Literal["lora", "full"] = "lora"  # an adapter, or every weight (kept in float32)
     sharding: Literal["none", "fsdp"] = "none"  # of the frozen base over processes
     lora: LoraSettings = LoraSettings()
@@ -356,17 +358,17 @@ class EvalConfig(ModelSettings, DataSettings):
     """The defaults are the published protocol (PHF, appendix B); `model` is any checkpoint, run, adapter or model."""
 
     base: str | None = None  # the model under an adapter, where it is not the one that the adapter names
-    bench: tuple[str, ...] = ("embedded",)
+    bench: tuple[str, ...] = ("embedded",)  # names, files, or hub ids
     revision: str | None = None  # of every hub benchmark; None is the registry's
-    n: PositiveInt = 12
-    seed: int = 0
+    n: PositiveInt = 12  # samples of each problem
+    seed: int = 0  # of the samples
     limit: PositiveInt | None = None  # the first so many problems
-    engine: EngineName = "auto"
+    engine: EngineName = "auto"  # auto is vLLM where it can be used, else transformers
     temperature: Annotated[float, Field(ge=0)] = 1.0  # 0 is greedy
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    top_k: Annotated[int, Field(ge=0)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95  # tokens are drawn from the likeliest that reach this probability
+    top_k: Annotated[int, Field(ge=0)] = 0  # 0 is off
     max_new_tokens: PositiveInt | None = None  # None is 38,912, or what the model's context leaves
     devices: tuple[str, ...] | None = None  # one process for each, or for each `vllm.tensor_parallel` of them
     workers: PositiveInt | None = None  # so many processes on the CPU
-    grader_timeout_s: Positive = 5.0
-    output_dir: str | None = None
+    grader_timeout_s: Positive = 5.0  # for one answer
+    output_dir: str | None = None  # None is the run's own folder
