@@ -15,6 +15,7 @@ from phfcli.commands.door import run_guarded
 from phfcli.commands.eval import evaluate
 from phfcli.commands.findings.compare import compare
 from phfcli.commands.findings.diagnose import diagnose
+from phfcli.commands.findings.grade import grade
 from phfcli.commands.findings.probe import probe
 from phfcli.commands.findings.report import report
 from phfcli.commands.run_folders.export import export
@@ -37,6 +38,7 @@ app.command("eval")(evaluate)
 app.command("diagnose")(diagnose)
 app.command("compare")(compare)
 app.command("probe")(probe)
+app.command("grade")(grade)
 app.command("report")(report)
 app.command("export")(export)
 app.command("verify")(verify)

@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", *(ROOT / "docs" / name for name in ("index.md", "me
 PAGES += sorted((ROOT / "docs" / "guides").glob("*.md"))
 MOST_LINES = 120  # of README
 _FENCE = re.compile(r"(?:<!-- (gpu|not run) -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
-_COMMANDS = "train|eval|diagnose|compare|report|export|verify|runs|watch|push|config \\w+|bridge fit"
+_COMMANDS = "train|eval|diagnose|compare|report|export|verify|grade|runs|watch|push|config \\w+|bridge fit"
 
 page_ids = [str(page.relative_to(ROOT)) for page in PAGES]
 

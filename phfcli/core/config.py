@@ -18,6 +18,7 @@ from phfcli.core.names import (
     TRACKERS,
     BadRows,
     GoldForm,
+    PolicyName,
     StateDtype,
     StatesTeacherName,
     Where,
@@ -370,5 +371,22 @@ class EvalConfig(ModelSettings, DataSettings):
     max_new_tokens: PositiveInt | None = None  # None is 38,912, or what the model's context leaves
     devices: tuple[str, ...] | None = None  # one process for each, or for each `vllm.tensor_parallel` of them
     workers: PositiveInt | None = None  # so many processes on the CPU
+    grading: PolicyName = "phf"  # by which mathematics is graded; docs/grading.md says what each does
     grader_timeout_s: Positive = 5.0  # for one answer
     output_dir: str | None = None  # None is the run's own folder
+
+
+class SampleColumns(Section):
+    """The names of the columns of a table of completions."""
+
+    problem: str = "problem"  # or an id; rows of the same one are samples of it
+    answer: str = "answer"  # the gold answer
+    completion: str = "completion"  # the whole text
+
+
+class GradeConfig(Section):
+    """How saved samples are graded again."""
+
+    columns: SampleColumns = SampleColumns()
+    gold: GoldForm | None = None  # how a gold answer is read out of its cell; None is as it looks
+    grader_timeout_s: Positive = 5.0  # for one answer

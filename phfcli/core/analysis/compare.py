@@ -19,7 +19,7 @@ from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
 
 SUITE = "average"  # the name of the mean over benchmarks
 
-_SPOIL = ("bench_sha256", "prompt", "sampling")  # where they differ, so does what is measured
+_SPOIL = ("bench_sha256", "prompt", "sampling", "grading")  # where they differ, so does what is measured
 _LISTED = ("n", "engine", "dtype", "seed", "versions", "device")
 _MANY = 0.5  # of a problem's samples: more than these are right where it counts as solved
 

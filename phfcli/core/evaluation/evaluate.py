@@ -36,6 +36,7 @@ from phfcli.core.storage.schemas import AdapterForm, EvaluationSettingsForm, Man
 from phfcli.core.types import Completion, Request, Sampling
 
 PUBLISHED_NEW_TOKENS = 38_912
+OUR_POLICY = "phf"
 
 Progress = Callable[["EvaluationProgress"], None]
 Warn = Callable[[str], None]
@@ -110,6 +111,7 @@ class Evaluator:
                 "bench_sha256": bench.sha256,
                 "bench_source": bench.source,
                 "sampling": asdict(sampling),
+                **self._policy(),
                 "folder": str(file.folder),
             }
             summary["notes"] = [*bench.notes, *score_notes(summary)]
@@ -120,7 +122,7 @@ class Evaluator:
     def folder(self, bench: Benchmark, sampling: Sampling) -> Path:
         """RUN/evals/step-000100/BENCH-nN; what is not a run gets such a folder under runs/.
 
-        Where that folder was sampled under other sampling settings, they are added to the name.
+        Where that folder was sampled or graded under other settings, they are added to the name.
         """
         run = Path(self.config.output_dir) if self.config.output_dir else self.target.run
         name = f"{bench.name}-n{self.config.n}"
@@ -129,8 +131,10 @@ class Evaluator:
             return plain
         before = read_form(plain / "settings.json", EvaluationSettingsForm)
         own = self._settings(bench, sampling)
-        other = {key for key in ("sampling", "seed", "prompt") if key in before and before[key] != own[key]}
-        return plain.with_name(f"{name}+{_sampling_name(own)}") if other else plain
+        sampled = {key for key in ("sampling", "seed", "prompt") if key in before and before[key] != own[key]}
+        graded = before.get("grading", OUR_POLICY) != self.config.grading
+        marks = [*([_sampling_name(own)] if sampled else []), *([f"graded-{self.config.grading}"] if graded else [])]
+        return plain.with_name("+".join([name, *marks]))
 
     @property
     def _device(self) -> Any:
@@ -147,7 +151,12 @@ class Evaluator:
             | ({} if (chat := self.prompts.chat_template) is None else {"chat_template": chat}),
             "sampling": asdict(sampling),
             "grader": bench.grader,
+            "grading": self.config.grading,
         }
+
+    def _policy(self) -> dict[str, str]:
+        """The grading policy for the summary, where it is not ours."""
+        return {} if self.config.grading == OUR_POLICY else {"grading": self.config.grading}
 
     def _sample(
         self, file: SampleFile, bench: Benchmark, grader: Grading, sampling: Sampling, on_progress: Progress
@@ -217,12 +226,18 @@ def _evaluate(
     serving = Serving(config.model_copy(update={"model": target.model}), length, target.adapter)
     with ExitStack() as stack:
         names = dict.fromkeys(bench.grader for bench in benches)
-        graders = {name: stack.enter_context(build_grader(name, config.grader_timeout_s)) for name in names}
+        graders = {name: stack.enter_context(_grader(name, config)) for name in names}
         benches = [check_golds(bench, graders[bench.grader]) for bench in benches]
         engine = stack.enter_context(closing(evaluation_engine(config, serving, warn)))
         evaluation = Evaluator(config, target, description, prompts, engine, identity)
         on_start(evaluation)
         return [evaluation.run(bench, graders[bench.grader], on_progress) for bench in benches]
+
+
+def _grader(name: str, config: EvalConfig) -> Grading:
+    if name != "math" and config.grading != OUR_POLICY:
+        raise UserError(f"grading: {config.grading} grades mathematics, and grader {name!r} is a rule of its own")
+    return build_grader(name, config.grader_timeout_s, config.grading)
 
 
 def _sampling_name(settings: Mapping[str, Any]) -> str:

@@ -16,7 +16,8 @@ GradedSample = dict[str, Any]  # a line of samples.jsonl
 Key = tuple[str, int]  # problem id, number of the sample
 
 _WRITTEN_FIRST = {"lock", ".settings.json.tmp"}
-_UNWRITTEN = {"quantization": "none", "grader": "math"}  # what a settings.json without such a key was sampled with
+# what a settings.json without such a key was sampled with
+_UNWRITTEN = {"quantization": "none", "grader": "math", "grading": "phf"}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Any
 
 from phfcli.core.evaluation.formulas import Formulas
 from phfcli.core.evaluation.page_style import common_style, page_policy
+from phfcli.core.grading.boxes import split_thinking
 from phfcli.core.storage.files import write_text
 from phfcli.core.types import Problem
 
@@ -67,7 +68,7 @@ def _head(problem: Problem, samples: Sequence[dict[str, Any]], formulas: Formula
 
 def _body(sample: dict[str, Any], end: int, formulas: Formulas) -> dict[str, Any]:
     """The part of a sample that the page shows. The seed is text, because JavaScript would round it."""
-    thinking, text = _split_thinking(sample["text"])
+    thinking, text = split_thinking(sample["text"])
     first, left_out, last = _both_ends(text, end)
     return {
         "answer": formulas.answer(sample["answer"]),
@@ -76,14 +77,6 @@ def _body(sample: dict[str, Any], end: int, formulas: Formulas) -> dict[str, Any
         "thinking": _both_ends(thinking, end) if thinking else None,
         "text": (formulas.split(first), left_out, formulas.split(last)),
     }
-
-
-def _split_thinking(text: str) -> tuple[str, str]:
-    """The thinking, and what follows it. The prompt may have opened the thinking, the token limit may have cut it."""
-    thinking, closed, rest = text.partition("</think>")
-    if not closed and not text.lstrip().startswith("<think>"):
-        return "", text
-    return thinking.lstrip().removeprefix("<think>").strip(), rest.strip()
 
 
 def _both_ends(text: str, end: int) -> tuple[str, int, str]:

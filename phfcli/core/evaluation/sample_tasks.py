@@ -28,11 +28,12 @@ def sample_tasks(bench: Benchmark, n: int, seed: int) -> list[SampleTask]:
 def grade(
     drawn: Sequence[tuple[SampleTask, Completion]], description: ModelDescription, grader: Grading
 ) -> list[GradedSample]:
-    """Grades drawn completions; a completion that the token limit has cut is "truncated" and has no answer."""
+    """Grades drawn completions; one that the token limit has cut is "truncated", or `cut` where it is graded anyhow."""
     texts = [description.text(completion.ids) for _, completion in drawn]
-    ended = [i for i, (_, completion) in enumerate(drawn) if completion.finish == "stop"]
-    graded = grader.grade([(drawn[i][0].problem.golds, texts[i]) for i in ended])
-    grades = dict(zip(ended, graded, strict=True))
+    cut = [completion.finish != "stop" for _, completion in drawn]
+    read = [i for i in range(len(drawn)) if grader.reads_cut or not cut[i]]
+    graded = grader.grade([(drawn[i][0].problem.golds, texts[i]) for i in read])
+    grades = dict(zip(read, graded, strict=True))
     samples = []
     for i, (task, completion) in enumerate(drawn):
         verdict = grades.get(i)
@@ -46,6 +47,7 @@ def grade(
                 "tokens": len(completion.ids),
                 "seed": task.seed,
                 "text": texts[i],
+                **({"cut": True} if verdict and cut[i] else {}),
             }
         )
     return samples

@@ -145,7 +145,9 @@ def _load(path: Path, name: str | None) -> SavedEvaluation:
     _check_average(path, summary, scores)
     settings_file = path.parent / "settings.json"
     settings = read_form(settings_file, EvaluationSettingsForm) if settings_file.is_file() and not alone else {}
-    told = {key: summary[key] for key in ("bench_sha256", "sampling", "n", "engine", "prompt") if key in summary}
+    told = {
+        key: summary[key] for key in ("bench_sha256", "sampling", "n", "engine", "prompt", "grading") if key in summary
+    }
     run = run_of_evaluation(path.parent)
     home = str((path if alone else run).resolve())
     config = read_yaml(run / "config.yaml") if is_run(run) and not alone else {}
@@ -161,7 +163,7 @@ def _load(path: Path, name: str | None) -> SavedEvaluation:
         home=home,
         model=printable(Path(str(model)).name),
         summary={"stderr": None, **summary},
-        settings=told | settings,
+        settings={"grading": "phf"} | told | settings,
         folder=path.parent,
         samples=samples,
         scores=scores,

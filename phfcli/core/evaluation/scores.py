@@ -24,6 +24,7 @@ def summarise(
     scores = [[float(s["status"] == Status.correct) for s in row] for row in rows]
     mean = average(scores)
     statuses = Counter(s["status"] for s in everything)
+    cut = sum(map(is_cut, everything))
     return {
         "n": n,
         "problems": len(problems),
@@ -33,13 +34,18 @@ def summarise(
         "sampling_stderr": mean.sampling_stderr,
         "pass_at_k": {str(k): value for k, value in pass_at_ks([int(sum(row)) for row in scores], n).items()},
         "majority": _majority(rows, scores, grader),
-        "truncated": statuses[Status.truncated],
-        "truncated_share": statuses[Status.truncated] / len(everything),
+        "truncated": cut,
+        "truncated_share": cut / len(everything),
         "completed_average": _completed_average(everything),
         "no_answer": statuses[Status.no_answer],
         "grader_failures": statuses[Status.timeout] + statuses[Status.error],
         **_lengths(everything),
     }
+
+
+def is_cut(sample: GradedSample) -> bool:
+    """Whether the token limit has cut a sample; some policies grade it all the same."""
+    return bool(sample["status"] == Status.truncated or sample.get("cut", False))
 
 
 def score_notes(summary: Mapping[str, Any]) -> list[str]:
@@ -52,6 +58,8 @@ def score_notes(summary: Mapping[str, Any]) -> list[str]:
         )
     if summary["average"] == 1 and summary["problems"] > 1:
         notes.append(f"{bench}: every sample is correct, so this benchmark cannot tell better models from this one")
+    if "grading" in summary:
+        notes.append(f"{bench}: graded under the policy {summary['grading']}, not by phf's own rules")
     if summary["sampling"]["temperature"] == 0 and n > 1:
         notes.append(f"{bench}: at temperature 0 the {n} samples of a problem are the same; --n 1 says as much")
     return notes
@@ -78,7 +86,7 @@ def _majority(rows: Sequence[Sequence[GradedSample]], scores: Sequence[Sequence[
 
 def _completed_average(samples: Sequence[GradedSample]) -> float | None:
     """The share of correct ones among the samples that the token limit has not cut; None if it has cut all."""
-    completed = [s for s in samples if s["status"] != Status.truncated]
+    completed = [s for s in samples if not is_cut(s)]
     return sum(s["status"] == Status.correct for s in completed) / len(completed) if completed else None
 
 

@@ -7,6 +7,7 @@ a model has written is executed.
 
 from phfcli.core.grading.boxes import last_box
 from phfcli.core.grading.grader import Grade, Grader, Status
-from phfcli.core.grading.own_rule import Grading, Rule, build_grader
+from phfcli.core.grading.own_rule import Grading, Rule
+from phfcli.core.grading.policies.graders import build_grader
 
 __all__ = ["Grade", "Grader", "Grading", "Rule", "Status", "build_grader", "last_box"]

@@ -48,6 +48,14 @@ def last_boxes(text: str) -> list[str]:
     return boxes
 
 
+def split_thinking(text: str) -> tuple[str, str]:
+    """The thinking, and what follows it. The prompt may have opened the thinking, the token limit may have cut it."""
+    thinking, closed, rest = text.partition("</think>")
+    if not closed and not text.lstrip().startswith("<think>"):
+        return "", text
+    return thinking.lstrip().removeprefix("<think>").strip(), rest.strip()
+
+
 def group_end(text: str, brace: int) -> int | None:
     """Position of the brace that closes the one at `brace`, or None where there is none."""
     depth = 0

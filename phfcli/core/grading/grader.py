@@ -13,7 +13,7 @@ from phfcli.core.grading.boxes import last_box, last_boxes, split_commas
 from phfcli.core.grading.limits import Refused
 from phfcli.core.grading.pool import DIED, TIMEOUT, Pool
 
-_MEMORY_BYTES = 2 << 30  # for each worker, above what its imports take
+MEMORY_BYTES = 2 << 30  # for each worker, above what its imports take
 _MAX_WORKERS = 8  # by default: on a large machine others share the memory that hostile answers may take
 
 
@@ -54,10 +54,11 @@ class Grade:
     answer: str | None
 
 
-_STATUS = {
+STATUS_OF = {  # what a judge, or the pool, says
     "equal": Status.correct,
     "different": Status.wrong,
     "bad_gold": Status.bad_gold,
+    "no_answer": Status.no_answer,
     "unreadable": Status.error,
     "error": Status.error,
     TIMEOUT: Status.timeout,
@@ -74,11 +75,13 @@ class Grader:
     Use it as a context manager. Threads may share one; their calls take turns.
     """
 
+    reads_cut = False  # a completion that the token limit has cut has no answer
+
     def __init__(self, workers: int | None = None, timeout_s: float = 5.0) -> None:
-        workers = _usable_cpus() if workers is None else workers
+        workers = usable_cpus() if workers is None else workers
         if workers < 1 or timeout_s <= 0:
             raise ValueError(f"a grader needs a worker and some time, not workers={workers}, timeout_s={timeout_s}")
-        self._pool = Pool(workers, timeout_s, _MEMORY_BYTES)
+        self._pool = Pool(workers, timeout_s, MEMORY_BYTES)
 
     def __enter__(self) -> Self:
         return self
@@ -110,7 +113,7 @@ class Grader:
             for gold in accepted
         ]
         statuses = iter(self._compare(compared))
-        best = [min((next(statuses) for _ in accepted), key=_PREFERRED.index) for accepted in golds]
+        best = [best_status([next(statuses) for _ in accepted]) for accepted in golds]
         return [Grade(status, answer) for status, answer in zip(best, answers, strict=True)]
 
     def check_golds(self, golds: Sequence[str]) -> list[bool]:
@@ -144,10 +147,15 @@ class Grader:
         open_pairs = [_texts(pair) for pair, status in zip(pairs, decided, strict=True) if status is None]
         distinct = list(dict.fromkeys(open_pairs))
         words = dict(zip(distinct, self._pool.judge(distinct), strict=True))
-        return [status or _STATUS[words[_texts(pair)]] for pair, status in zip(pairs, decided, strict=True)]
+        return [status or STATUS_OF[words[_texts(pair)]] for pair, status in zip(pairs, decided, strict=True)]
 
 
-def _usable_cpus() -> int:
+def best_status(statuses: Sequence[Status]) -> Status:
+    """Of the statuses under several accepted answers the one that counts."""
+    return min(statuses, key=_PREFERRED.index)
+
+
+def usable_cpus() -> int:
     """CPUs that this process may run on, at most _MAX_WORKERS. Only Linux tells them from those that there are."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cpus, _MAX_WORKERS)

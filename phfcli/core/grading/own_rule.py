@@ -7,13 +7,18 @@ from typing import Protocol, Self
 
 from phfcli.core.errors import UserError
 from phfcli.core.extensions import find
-from phfcli.core.grading.grader import Grade, Grader, Status
+from phfcli.core.grading.grader import Grade, Status
 
 Rule = Callable[[str, str], Grade]  # (gold, completion): the whole text of the completion, thinking included
 
 
 class Grading(Protocol):
     """What evaluation and rewards ask of a grader; `Grader` says what each does."""
+
+    @property
+    def reads_cut(self) -> bool:
+        """Whether a completion that the token limit has cut is graded as it stands."""
+        ...
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -29,6 +34,7 @@ class RuleGrader:
     """Grades by a rule. What the rule raises is a failure of the grader, never a wrong answer."""
 
     rule: Rule
+    reads_cut: bool = False
 
     def __enter__(self) -> Self:
         return self
@@ -61,10 +67,8 @@ class RuleGrader:
             return Grade(Status.error, None)
 
 
-def build_grader(name: str, timeout_s: float = 5.0) -> Grading:
-    """The grader of that name: "math", ours, or a rule that somebody has added."""
-    if name == "math":
-        return Grader(timeout_s=timeout_s)
+def find_rule(name: str) -> RuleGrader:
+    """The grader of a rule that somebody has added."""
     rule = find("graders", name)
     if rule is None:
         raise UserError(f"grader: {name!r} is unknown; register it first")

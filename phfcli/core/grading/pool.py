@@ -20,6 +20,7 @@ DIED = "died"
 _START_S = 180.0  # importing sympy, on a busy machine
 _MAX_FAILED_STARTS = 3
 _SERVE = "phfcli.core.grading.worker:serve"
+OUR_JUDGE = "phfcli.core.grading.judge:judge"
 # the same hash order and number types everywhere, so that a judgement does not depend on the machine
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "SYMPY_GROUND_TYPES": "python", "MPMATH_NOGMPY": "1", "PYTHONWARNINGS": "ignore"}
 
@@ -27,8 +28,8 @@ _ENVIRONMENT = {"PYTHONHASHSEED": "0", "SYMPY_GROUND_TYPES": "python", "MPMATH_N
 class _Worker:
     """One process. `job` is the index it works on, None while it starts or idles."""
 
-    def __init__(self, timeout_s: float, memory_bytes: int) -> None:
-        self.child = ChildProcess(_SERVE, [timeout_s, memory_bytes], _ENVIRONMENT, silent=True)
+    def __init__(self, timeout_s: float, memory_bytes: int, judge: str) -> None:
+        self.child = ChildProcess(_SERVE, [timeout_s, memory_bytes, judge], _ENVIRONMENT, silent=True)
         self.ready = False
         self.job: int | None = None
         self.deadline = time.monotonic() + _START_S
@@ -42,10 +43,13 @@ class _Worker:
 
 
 class Pool:
-    """Judges pairs of normalised texts in at most `workers` processes, which start when first needed."""
+    """Judges pairs of texts in at most `workers` processes, which start when first needed.
 
-    def __init__(self, workers: int, timeout_s: float, memory_bytes: int) -> None:
-        self._size, self._timeout_s, self._memory_bytes = workers, timeout_s, memory_bytes
+    judge: the function that decides a pair, as "module:name"; what it says is handed on.
+    """
+
+    def __init__(self, workers: int, timeout_s: float, memory_bytes: int, judge: str = OUR_JUDGE) -> None:
+        self._size, self._timeout_s, self._memory_bytes, self._judge = workers, timeout_s, memory_bytes, judge
         self._workers: list[_Worker] = []
         self._lock = threading.Lock()
         self._failed_starts = 0
@@ -53,7 +57,7 @@ class Pool:
         self._finalizer = weakref.finalize(self, _kill_all, self._workers, os.getpid())
 
     def judge(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
-        """One word per pair: a verdict of judge.py, "error", TIMEOUT (overran `timeout_s`) or DIED (crashed, killed).
+        """One word per pair: what the judge says, "error", TIMEOUT (overran `timeout_s`) or DIED (crashed, killed).
 
         Takes at most about len(pairs) / workers * (timeout_s + the start of a process).
         Raises FaultError if processes cannot be started.
@@ -83,7 +87,7 @@ class Pool:
                     self._drop(worker)
         starting = sum(not worker.ready for worker in self._workers)
         while len(self._workers) < self._size and starting < len(todo):
-            self._workers.append(_Worker(self._timeout_s, self._memory_bytes))
+            self._workers.append(_Worker(self._timeout_s, self._memory_bytes, self._judge))
             starting += 1
 
     def _collect(self, words: list[str]) -> None:

@@ -1,9 +1,10 @@
-"""The worker process: reads (gold, answer) pairs from its pipe and writes back one word for each."""
+"""The worker process: reads (gold, answer) pairs from its pipe and writes back a judgement of each."""
 
 import contextlib
 import logging
 import os
 import signal
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from phfcli.core.storage.child_processes import receive, send
 READY = "ready"
 
 
-def serve(connection: Connection, timeout_s: float, memory_bytes: int) -> None:
-    """Runs until the pipe closes. READY is sent when the slow imports are done."""
+def serve(connection: Connection, timeout_s: float, memory_bytes: int, judge: str) -> None:
+    """Judges by `judge`, a "module:function", until the pipe closes. READY is sent when the slow imports are done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     logging.disable(logging.CRITICAL)  # nobody reads what math-verify would say
-    from phfcli.core.grading.judge import judge  # sympy: one or two seconds
+    module, _, name = judge.partition(":")
+    decide = getattr(import_module(module), name)  # sympy: one or two seconds
 
     _limit_memory(memory_bytes)
     send(connection, READY)
@@ -28,7 +30,7 @@ def serve(connection: Connection, timeout_s: float, memory_bytes: int) -> None:
         # the kernel ends this process even inside a C loop, should the parent no longer be there to do so
         signal.setitimer(signal.ITIMER_REAL, 2 * timeout_s + 5)
         try:
-            verdict: str = judge(gold, answer)
+            verdict: str = decide(gold, answer)
         except MemoryError:
             os._exit(1)  # a fresh process rather than a damaged one; the parent counts an error
         except Exception:

@@ -104,6 +104,7 @@ class EvaluationSettingsForm(Form):
     seed: int | None = None
     sampling: dict[str, Any] = {}
     prompt: dict[str, Any] = {}
+    grading: StrictStr = "phf"
 
 
 class SampleForm(Form):
@@ -117,6 +118,7 @@ class SampleForm(Form):
     seconds: Annotated[float, Field(ge=0)] = 0.0
     gold: StrictStr | None = None
     text: StrictStr = ""
+    cut: bool = False
 
 
 class SummaryForm(Form):
