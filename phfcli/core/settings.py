@@ -4,13 +4,13 @@ import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from phfcli.core.config import Section, TrainConfig
+from phfcli.core.config import EvalConfig, Section, TrainConfig
 from phfcli.core.errors import UserError, first_line, nearest
 from phfcli.core.shipped_files import EMBEDDED, find_recipe, recipes
 
@@ -74,14 +74,44 @@ def file_sources(names: Iterable[str]) -> list[Source]:
 
 
 def set_sources(pairs: Iterable[str]) -> list[Source]:
-    """The --set KEY=VALUE pairs; the key is dotted, the value is read as YAML."""
+    """The --set KEY=VALUE pairs; the key is dotted, the value is YAML, or for a setting of text the text."""
     sources = []
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not (key and equals):
             raise UserError(f"--set {pair}: expected KEY=VALUE, such as optim.lr=1e-5")
-        sources.append(option_source(f"--set {key}", key, _parse_yaml(text, f"--set {key}")))
+        sources.append(option_source(f"--set {key}", key, _set_value(key, text)))
     return sources
+
+
+def _set_value(key: str, text: str) -> Any:
+    """What is typed for a setting. A template or a name may look like other YAML: "Solve this: {problem}" is text."""
+    if not _is_text(key):
+        return _parse_yaml(text, f"--set {key}")
+    try:
+        value = _parse_yaml(text, f"--set {key}")
+    except UserError:
+        return text
+    return value if value is None or isinstance(value, str) else text
+
+
+def _is_text(key: str) -> bool:
+    """Whether a dotted key is a setting that holds text, or none."""
+    *sections, name = key.split(".")
+    for kind in (TrainConfig, EvalConfig):
+        own: Any = kind
+        for section in sections:
+            own = getattr(own, "model_fields", {}).get(section)
+            own = own and own.annotation
+        field = getattr(own, "model_fields", {}).get(name)
+        if field and str in (field.annotation, *map(_plain, get_args(field.annotation))):
+            return True
+    return False
+
+
+def _plain(annotation: Any) -> Any:
+    """An annotated type without its notes."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def option_source(label: str, key: str, value: Any) -> Source:

@@ -7,7 +7,7 @@ import yaml
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.settings import file_sources, option_source, resolve, resolve_train, set_sources, write_yaml
+from phfcli.core.settings import file_sources, leaves, option_source, resolve, resolve_train, set_sources, write_yaml
 from phfcli.core.shipped_files import recipes
 
 
@@ -140,3 +140,24 @@ def test_settings_do_not_change_after_loading() -> None:
     config = resolve(TrainConfig, [])
     with pytest.raises(ValueError, match="frozen"):
         config.steps = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("key", "typed", "read"),
+    [
+        ("prompt.student", "Solve this: {problem}", "Solve this: {problem}"),
+        ("prompt.teacher", "Q: {problem} A: {solution}", "Q: {problem} A: {solution}"),
+        ("teacher.context", "{hint}", "{hint}"),
+        ("output_dir", "2026-11-25", "2026-11-25"),
+        ("model", "4", "4"),
+        ("data", "'quoted: text'", "quoted: text"),
+        ("prompt.chat_template", "null", None),
+        ("engine", "on", "on"),  # of an evaluation
+        ("divergence.clip", "null", None),
+        ("flow.layers", "[1, 50%]", [1, "50%"]),
+        ("steps", "3", 3),
+    ],
+)
+def test_text_is_taken_as_it_is_typed(key: str, typed: str, read: object) -> None:
+    [source] = set_sources([f"{key}={typed}"])
+    assert leaves(source.tree) == {key: read}

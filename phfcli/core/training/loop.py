@@ -215,7 +215,8 @@ class Trainer(TrainingParts):
         if not self.objective.needs.offline:
             gap, largest = engine_gap(student, batch, self.sampling)
             sums.add(gap)
-            sums.add_largest("engine_gap_largest", largest)
+            if largest is not None:
+                sums.add_largest("engine_gap_largest", largest)
         if readings is None:
             sums.add(entropy_metrics(sparse_entropy(student, self.sampling.temperature), fork_entropy))
         else:

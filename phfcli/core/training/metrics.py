@@ -35,16 +35,18 @@ class MetricSums:
         self.largest[name] = torch.maximum(self.largest.get(name, value), value)
 
     def means(self, ranks: Ranks) -> Metrics:
-        """Of each metric the mean over all ranks, or the largest value."""
+        """Of each metric the mean over all ranks, or the largest value; none of what nothing was counted for."""
         sums = [tensor.to(torch.float64, copy=True) for pair in self.totals.values() for tensor in pair]
         ranks.sum_(sums)
         pairs = zip(sums[::2], sums[1::2], strict=True)
         means = {
             name: (total / count.clamp_min(1e-30)).tolist()
             for name, (total, count) in zip(self.totals, pairs, strict=True)
+            if count.any()
         }
         largest = ranks.gather([{name: value.item() for name, value in self.largest.items()}])
-        return means | {name: max(own.get(name, 0.0) for own in largest) for name in largest[0]}
+        names = {name: None for own in largest for name in own}
+        return means | {name: max(own[name] for own in largest if name in own) for name in names}
 
 
 def peak_memory(device: torch.device) -> int:

@@ -4,6 +4,8 @@ Both have a log-probability of each token, of the distribution that was drawn fr
 each micro-batch, evenly spread, whose logits are computed once more: a percent of a large batch's work.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,15 +21,26 @@ _LARGEST = 20.0  # nats, whose exponential is still a number
 
 
 @torch.no_grad()
-def engine_gap(student: Pass, batch: Batch, sampling: Sampling) -> tuple[Sums, Tensor]:
-    """The mean gap in nats, KL(engine || trainer), which is never negative here, and the largest gap."""
-    chosen = _spread(len(student.hidden), student.hidden.device)
+def engine_gap(student: Pass, batch: Batch, sampling: Sampling) -> tuple[Sums, Tensor | None]:
+    """The mean gap in nats, KL(engine || trainer), which is never negative here, and the largest gap.
+
+    Tokens that no engine has drawn, those of references, are left out. Where there are no others the counts are 0, and
+    nothing is largest.
+    """
+    engine = student.hidden.new_tensor(_engine_logprobs(batch), dtype=torch.float64)
+    drawn = engine.isfinite().nonzero()[:, 0]
+    chosen = drawn[_spread(len(drawn), drawn.device)]
     logits = working(student.head.logits(student.hidden[chosen].detach()))
-    engine = logits.new_tensor([value for sample in batch.samples for value in sample.logprobs])[chosen]
-    gap = drawn_logprobs(logits, batch.token_ids[chosen], sampling) - engine
+    gap = drawn_logprobs(logits, batch.token_ids[chosen], sampling) - engine[chosen].to(logits.dtype)
     count = gap.new_tensor(len(chosen))
     kl = gap.clamp(max=_LARGEST).exp() - 1 - gap
-    return {"engine_gap": (gap.abs().sum(), count), "engine_kl": (kl.sum(), count)}, gap.abs().max()
+    sums = {"engine_gap": (gap.abs().sum(), count), "engine_kl": (kl.sum(), count)}
+    return sums, gap.abs().max() if len(gap) else None
+
+
+def _engine_logprobs(batch: Batch) -> list[float]:
+    """Of each of the N tokens; NaN where the sample has none."""
+    return [value for s in batch.samples for value in (s.logprobs or [math.nan] * len(s.completion))]
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """Entropy, forks and maps of every objective, against whole logits."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from rollout_samples import BASE, CPU, SAMPLES
@@ -9,7 +11,7 @@ from phfcli.core.config import TrainConfig
 from phfcli.core.losses.token_parts import POSITION_PARTS, position_part
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.layer_choice import pick_layers
-from phfcli.core.models.passes import collate, run_pass
+from phfcli.core.models.passes import Sample, collate, run_pass
 from phfcli.core.names import OBJECTIVES, ObjectiveName
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.training.health.engine_gap import engine_gap, sparse_entropy
@@ -81,5 +83,24 @@ def test_the_gap_is_between_the_distributions_that_were_drawn_from(sampling: Sam
     gap = uncut - logits.logsumexp(-1) - engine
     total, count = sums["engine_gap"]
     assert (total / count).item() == pytest.approx(gap.abs().mean().item(), rel=1e-4)
+    assert largest is not None
     assert largest.item() == pytest.approx(gap.abs().max().item(), rel=1e-4)
     assert (sums["engine_kl"][0] / count).item() == pytest.approx((gap.exp() - 1 - gap).mean().item(), rel=1e-3)
+
+
+def test_the_gap_leaves_out_what_no_engine_has_drawn(student: LanguageModel) -> None:
+    """References among the rollouts have no log-probabilities of an engine."""
+    drawn, reference = SAMPLES[0], replace(SAMPLES[1], logprobs=())
+    pad = student.description.pad_id
+
+    def gap(*samples: Sample) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor | None]:
+        batch = collate(samples, 2, pad, CPU)
+        return engine_gap(run_pass(student, batch.student, batch, ()), batch, Sampling(1.1))
+
+    (alone, largest), (mixed, largest_mixed) = gap(drawn), gap(reference, drawn)
+    for name in alone:
+        torch.testing.assert_close(mixed[name], alone[name], rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(largest_mixed, largest, rtol=1e-6, atol=1e-9)
+    none, largest_none = gap(reference)
+    assert largest_none is None
+    assert none["engine_gap"][1] == 0
