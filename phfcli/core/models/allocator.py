@@ -8,6 +8,12 @@ _LARGE = 32 * 2**20  # the most that glibc takes
 _SPARE = 2**31 - 1
 
 
+def give_back_free_blocks() -> None:
+    """Gives the system what loading has left free: copies of weights that were put together, or converted."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def keep_large_blocks() -> None:
     """From now on the memory of a freed tensor of up to 32 MB stays with the process, for the next one.
 

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import GenerationConfig
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from phfcli.core.config import ModelSettings
 from phfcli.core.errors import UserError
 from phfcli.core.models.adapters.lora import load_adapter
-from phfcli.core.models.allocator import keep_large_blocks
+from phfcli.core.models.allocator import give_back_free_blocks, keep_large_blocks
 from phfcli.core.models.architecture.blocks import find_blocks
 from phfcli.core.models.architecture.sizes import caps_attention, width_of
 from phfcli.core.models.description import load_description, pick_device, pick_dtype, skeleton
@@ -39,11 +40,13 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
         options["attn_implementation"] = attention
     causal: Any = load_weights(settings.model, description.config, dtype=dtype, **options)
     keep_gradients(causal)
+    turn_off_dropout(causal)
     if causal.device.type != device.type:
         causal = causal.to(device)
     if device.type == "cpu" and width_of(causal.config) <= ONE_THREAD_WIDTH:
         torch.set_num_threads(1)
     elif device.type == "cpu":
+        give_back_free_blocks()
         keep_large_blocks()
     # only where a completion ends is kept: a model's own sampling defaults must not leak into a protocol
     causal.generation_config = GenerationConfig(
@@ -51,6 +54,16 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
     )
     network = causal.eval() if adapter is None else load_adapter(causal, adapter)
     return LanguageModel(network, causal, description)
+
+
+def turn_off_dropout(network: nn.Module) -> None:
+    """What trains is then the policy that has drawn the rollouts, and a pass is the same whenever it is made."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name, value in vars(module).items():  # what attention and others hand to functions
+            if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
+                setattr(module, name, 0.0)
 
 
 def pick_attention(name: str, device: torch.device, dtype: torch.dtype, capped: bool = False) -> str | None:

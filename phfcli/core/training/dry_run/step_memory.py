@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from phfcli.core.config import TrainConfig
@@ -19,16 +18,18 @@ from phfcli.core.models.adapters.summary import AdapterSummary
 from phfcli.core.models.architecture.blocks import find_blocks
 from phfcli.core.models.architecture.sizes import cache_row_bytes, caps_attention, text_config
 from phfcli.core.models.description import pick_device, pick_dtype, skeleton
-from phfcli.core.models.quantization import BITS
+from phfcli.core.models.loading import ONE_THREAD_WIDTH
 from phfcli.core.objectives.contract import Needs
 from phfcli.core.objectives.teachers.coupled import copies_of
 from phfcli.core.rollouts.transformers_engine import SAMPLER_BYTES, rows_at_once
 from phfcli.core.training.dry_run.pass_memory import pass_memory, reader_memory
+from phfcli.core.training.dry_run.weights_memory import bytes_of, weights_memory
 from phfcli.core.training.metrics import peak_memory
 from phfcli.core.training.micro_batches import tokens_at_once
 
 _STATE_COPIES = 8  # float32 tensors like the captured states, that a loss on them makes and keeps
 _HIDDEN_COPIES = 6  # tensors like the hidden states of all tokens, around the fused losses
+_HEAP = 1.25  # what a heap that keeps its blocks takes for the activations of a step: blocks of many sizes leave gaps
 _LENS_WIDTHS = 5  # of a token: one block's output, queries and keys of two
 
 
@@ -74,10 +75,11 @@ def step_memory(
     device, text = pick_device(config.device), text_config(arch)
     dtype = pick_dtype(config.dtype, device) if config.tuning == "lora" else torch.float32
     causal = skeleton(arch, dtype)
-    frozen = _bytes(causal) - _saved_bits(causal, config.quantization)
+    on_cpu = device.type == "cpu"
+    frozen = weights_memory(config.model, causal, dtype, config.quantization, mapped=on_cpu)
     away = 0  # of them, with other processes
     if config.sharding == "fsdp":
-        away = sum(map(_bytes, find_blocks(causal)[1])) * (processes - 1) // processes
+        away = sum(map(bytes_of, find_blocks(causal)[1])) * (processes - 1) // processes
     summary = _mark_trained(causal, config)
     trained = sum(p.numel() * p.itemsize for p in causal.parameters() if p.requires_grad)
     completions = -(-config.batch_size * needs.group_size // processes)
@@ -86,13 +88,18 @@ def step_memory(
     at_once = tokens_at_once(arch, dtype.itemsize, device, config.sharding == "fsdp")
     rows = rows if at_once is None else max(1, min(rows, at_once // student))
     own_teacher = needs.teacher and external is None
+    heap = _HEAP if on_cpu and text.hidden_size > ONE_THREAD_WIDTH else 1
     passes = pass_memory(causal, rows, student, teacher if own_teacher else 0, _attention(config, arch))
+    kept_for_backward, backward = int(heap * passes.kept), int(heap * passes.backward)
     reading, weights = passes.teacher, 0
     if external is not None:
-        other = skeleton(external, pick_dtype(config.dtype, device))
-        reading, weights = reader_memory(other, rows, student, _attention(config, external)), _bytes(other)
+        assert config.teacher.model is not None
+        precision = pick_dtype(config.dtype, device)
+        other = skeleton(external, precision)
+        reading = reader_memory(other, rows, student, _attention(config, external))
+        weights = weights_memory(config.teacher.model, other, precision, "none", mapped=on_cpu)
     always = {
-        "libraries": peak_memory(device) if device.type == "cpu" else 0,
+        "libraries": peak_memory(device) if on_cpu else 0,
         "weights": frozen - away,
         "adapter": trained if config.tuning == "lora" else 0,
         "teacher": weights or (trained * copies_of(config.teacher) if own_teacher else 0),
@@ -104,16 +111,16 @@ def step_memory(
     hidden = tokens * text.hidden_size * dtype.itemsize
     lens = 0 if needs.lens is None else rows * student * _LENS_WIDTHS * text.hidden_size * dtype.itemsize
     head = 2 * text.vocab_size * text.hidden_size * 4 if config.tuning == "full" else 0
-    kept = {"activations": passes.kept, "logit lens": lens, "captured states": _STATE_COPIES * states}
+    kept = {"activations": kept_for_backward, "logit lens": lens, "captured states": _STATE_COPIES * states}
     phases = {
         "loss": kept
         | {"hidden states": _HIDDEN_COPIES * hidden, "head's gradient": head}
         | {"logits chunk": _chunk(tokens, text.vocab_size, dtype, device)},
-        "backward": kept | {"hidden states": hidden, "gradients": passes.backward - passes.kept},
+        "backward": kept | {"hidden states": hidden, "gradients": backward - kept_for_backward},
     }
     if needs.teacher:
         phases["teacher"] = {"activations": reading, "captured states": states}
-    if not needs.offline and (config.rollout.engine == "transformers" or device.type == "cpu"):
+    if not needs.offline and (config.rollout.engine == "transformers" or on_cpu):
         phases["rollout"] = _rollout(config, causal, completions, lengths, dtype) | {"whole blocks": away}
     return Memory(always, phases, summary)
 
@@ -157,15 +164,3 @@ def _mark_trained(causal: PreTrainedModel, config: TrainConfig) -> AdapterSummar
 def _chunk(tokens: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> int:
     logits = min(chunk_bytes(device), 2 * tokens * vocabulary * dtype.itemsize)
     return logits + SLAB_TEMPORARIES * max(slab_bytes(device), vocabulary * 4)
-
-
-def _saved_bits(causal: PreTrainedModel, quantization: str) -> int:
-    """Bytes that a quantised base has less: its linear layers but for the head."""
-    if quantization == "none":
-        return 0
-    layers = (m for m in causal.modules() if isinstance(m, nn.Linear) and m is not causal.get_output_embeddings())
-    return int(sum(m.weight.numel() * (m.weight.itemsize - BITS[quantization] / 8) for m in layers))
-
-
-def _bytes(model: nn.Module) -> int:
-    return sum(p.numel() * p.itemsize for p in model.parameters())

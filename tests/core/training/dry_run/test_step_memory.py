@@ -47,7 +47,8 @@ def test_more_is_predicted_for_what_takes_more() -> None:
 
 
 def test_a_teacher_that_is_another_model_costs_its_weights() -> None:
-    found = memory(external=True, objective="opd", rollout={"top_p": 1, "top_k": 0})
+    teacher = {"kind": "external", "model": "embedded"}
+    found = memory(external=True, objective="opd", rollout={"top_p": 1, "top_k": 0}, teacher=teacher)
     assert found.always["teacher"] == found.always["weights"]
 
 
