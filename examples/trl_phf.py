@@ -45,14 +45,9 @@ def build_trainer(folder: str, **changes: Any) -> PhfTrainer:
     rows = Dataset.from_json(str(embedded_problems("train"))).rename_column("solution", "privileged_context")
     rows = rows.map(lambda row: {"prompt": [{"role": "user", "content": row["problem"]}]})
     settings = {"distillation_mode": "full_logits", "distillation_alpha": 0.5, "num_loss_tokens_to_skip": 0}
-    common = {
-        "per_device_train_batch_size": 4,
-        "num_generations": 1,
-        "max_completion_length": 48,
-        "logging_steps": 1,
-        "report_to": [],
-    }
-    arguments = SDFTConfig(folder, max_steps=2, use_cpu=True, disable_tqdm=True, **settings, **common, **changes)
+    steps = {"max_steps": 2, "per_device_train_batch_size": 4, "num_generations": 1, "max_completion_length": 48}
+    shown = {"logging_steps": 1, "report_to": [], "disable_tqdm": True, "use_cpu": True, "bf16": False}
+    arguments = SDFTConfig(folder, **(settings | steps | shown | changes))
     lora, tokenizer = LoraConfig(r=16, target_modules="all-linear"), AutoTokenizer.from_pretrained(name)
     return PhfTrainer(AutoModelForCausalLM.from_pretrained(name), arguments, rows, None, tokenizer, peft_config=lora)
 
