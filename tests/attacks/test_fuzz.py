@@ -12,16 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from failing_server import BASE, END, Server
 from mutations import VALID_FORMS, damaged, mutated
+from safetensors.torch import save_file
+from torch import Tensor
 
 from phfcli.core.config import HttpSettings, ModelSettings
 from phfcli.core.errors import FaultError, UserError
 from phfcli.core.rollouts.engine import Serving
 from phfcli.core.rollouts.http.engine import HttpEngine
+from phfcli.core.runs.flow_files import open_flow
 from phfcli.core.storage.problem_rows import Columns, read_problems
 from phfcli.core.storage.schemas import Form, read_form
 from phfcli.core.storage.tables import read_rows
+from phfcli.core.storage.tensors import write_tensors
 from phfcli.core.types import Request, Sampling
 
 TRIES = int(os.environ.get("PHF_FUZZ_TRIES", "200"))
@@ -111,3 +116,62 @@ def test_an_answer_of_a_server() -> None:
                 assert all(type(token) is int and 0 <= token < 512 for token in drawn.ids)
                 assert all(type(score) is not bool and math.isfinite(score) for score in drawn.logprobs)
     server.stop()
+
+
+def flow_tensors() -> dict[str, Tensor]:
+    """A small flow as it is on disk: two rollouts, of three and two valid positions."""
+    states = torch.arange(2 * 2 * 3 * 4).reshape(2, 2, 3, 4).sin()
+    return {
+        **{"student": states, "teacher": states.flip(0)},
+        "positions": torch.tensor([[0, 1, 3], [0, 2, 0]], dtype=torch.int32),
+        "valid": torch.tensor([[True, True, True], [True, True, False]]),
+        "layers": torch.tensor([1, 2], dtype=torch.int32),
+        "ids": torch.arange(13, dtype=torch.int32),
+        "lengths": torch.tensor([[1, 2, 4], [1, 2, 3]], dtype=torch.int32),
+    }
+
+
+def changed(tensor: Tensor, draw: random.Random) -> Tensor:
+    """The tensor in another type or shape, or with another number in it."""
+    kind = draw.random()
+    if kind < 0.25:
+        return tensor.to(draw.choice([torch.float32, torch.int64, torch.bool, torch.float16, torch.uint8]))
+    if kind < 0.5:
+        return draw.choice([tensor[:1], tensor[:0], tensor.flip(0), tensor.unsqueeze(0), tensor.reshape(-1), tensor.T])
+    changed = tensor.clone()
+    numbers = [0, 1, -1, 10**6, 2**31 - 1, math.nan, math.inf]
+    number = draw.choice(numbers if changed.is_floating_point() else numbers[:5])
+    changed.view(-1)[draw.randrange(changed.numel())] = number
+    return changed
+
+
+@pytest.mark.filterwarnings("ignore:The use of `x.T`")
+def test_a_flow_file(tmp_path: Path) -> None:
+    """A sealed file is read as it was written or refused; without a seal, what it holds has to fit together."""
+    draw, path = random.Random(SEED), tmp_path / "step-000001.safetensors"
+    metadata = {"format": "phf-flow", "version": "2", "texts": json.dumps({"3": "t"})}
+    write_tensors(path, flow_tensors(), metadata | {"version": "3"}, sealed=True)
+    sealed = path.read_bytes()
+    for number in range(TRIES):
+        tensors = flow_tensors()
+        if number % 2:
+            path.write_bytes(damaged(sealed, draw))
+        else:
+            name = draw.choice(list(tensors))
+            tensors[name] = changed(tensors[name], draw).contiguous()
+            told = metadata | draw.choice([{}, {}, {"texts": json.dumps(mutated({"3": "t"}, draw))}, {"version": "x"}])
+            save_file(tensors, path, told)
+        try:
+            read = open_flow(path)
+            rollouts = list(read.rollout_states())
+        except UserError as error:
+            one_line(error, f"{path}: ")
+            continue
+        assert len(read.counts) == 2
+        assert len(rollouts) == sum(count > 1 for count in read.counts)
+        for states in rollouts:
+            assert states.student.isfinite().all()
+            assert states.teacher.isfinite().all()
+            assert len(states.tokens) == states.student.shape[1]
+        if number % 2:
+            assert path.read_bytes() == sealed

@@ -153,10 +153,10 @@ def test_a_flow_of_the_first_version_is_read(phf: Phf, run: Path) -> None:
 
 def test_a_flow_of_a_later_version_is_refused(phf: Phf, run: Path) -> None:
     path = run / "flows" / "step-000002.safetensors"
-    save_file(load_file(path), run / "new.safetensors", {"version": "3"})
+    save_file(load_file(path), run / "new.safetensors", {"version": "4"})
     done = phf("diagnose", run / "new.safetensors")
     assert done.code == 2
-    assert "a flow file of version 3; this phf reads up to 2" in done.err
+    assert "a flow file of version 4; this phf reads up to 3" in done.err
 
 
 @pytest.mark.parametrize(

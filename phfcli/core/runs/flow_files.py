@@ -5,8 +5,9 @@ flows/step-000100.safetensors holds, of B rollouts,
     positions, valid  [B, m]         positions within the completion; the valid ones are a prefix of each row
     layers            [L]            1 is the first decoder block
     ids, lengths      [N], [B, 3]    student's prompt, teacher's prompt and completion of each rollout, end to end
-and, as metadata, the format's version and the text of each token at a selected position. Version 1 had neither ids nor
-metadata and is read as well. A file is read one rollout at a time, so its size does not matter.
+and, as metadata, the format's version, the text of each token at a selected position, and a checksum of the whole
+file. Version 1 had neither ids nor metadata, version 2 no checksum or one of the tensors alone; both are read as well.
+A file is read one rollout at a time, so its size does not matter.
 """
 
 import json
@@ -24,9 +25,11 @@ from phfcli.core.names import StateDtype
 from phfcli.core.runs.layout import step_name
 from phfcli.core.storage.tensors import check_seal, open_tensors, write_tensors
 
-_VERSION = 2
+_VERSION = 3
+_SEALED = 3  # files from this version on carry a checksum
 _STATES = ("student", "teacher")
 _REQUIRED = (*_STATES, "positions", "valid", "layers")
+_FLOATS = ("F64", "F32", "F16", "BF16")
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -85,6 +88,8 @@ class FlowFile:
                 continue
             with open_tensors(self.path) as file:
                 student, teacher = (file.get_slice(name)[:, index, :count] for name in _STATES)
+            if not (student.isfinite().all() and teacher.isfinite().all()):
+                raise UserError(f"{self.path}: damaged: the states of rollout {index} are not finite")
             tokens = []
             if self.rollouts:
                 tokens = [self.rollouts[index].completion[p] for p in self.positions[index, :count].tolist()]
@@ -131,23 +136,22 @@ def open_flow(path: Path) -> FlowFile:
     Raises:
         UserError: for a file that is missing, damaged, of a newer format, or holds something else.
     """
-    check_seal(path)
+    sealed = check_seal(path)
     with open_tensors(path) as file:
         metadata = file.metadata() or {}
-        _check_header(path, file, metadata)
-        valid = file.get_tensor("valid")
-        rollouts = []
-        if "lengths" in file.keys():  # noqa: SIM118  it is no mapping
-            rollouts = _rollouts(file.get_tensor("ids").tolist(), file.get_tensor("lengths").tolist())
-        texts = _texts(path, metadata)
-        return FlowFile(
-            path,
-            layers=file.get_tensor("layers").tolist(),
-            counts=valid.sum(1).tolist(),
-            positions=file.get_tensor("positions"),
-            rollouts=rollouts,
-            texts=texts,
-        )
+        _check_header(path, file, metadata, sealed)
+        small = {name: file.get_tensor(name) for name in file.keys() if name not in _STATES}  # noqa: SIM118  no mapping
+    rollouts = _rollouts(path, small["ids"], small["lengths"]) if {"ids", "lengths"} <= set(small) else []
+    _check_positions(path, small["positions"], small["valid"], rollouts)
+    _require(path, "layers", _whole(small["layers"]) and bool((small["layers"] > 0).all()))
+    return FlowFile(
+        path,
+        layers=small["layers"].tolist(),
+        counts=small["valid"].sum(1).tolist(),
+        positions=small["positions"],
+        rollouts=rollouts,
+        texts=_texts(path, metadata),
+    )
 
 
 def _texts(path: Path, metadata: dict[str, str]) -> dict[int, str]:
@@ -158,26 +162,49 @@ def _texts(path: Path, metadata: dict[str, str]) -> dict[int, str]:
         raise UserError(f"{path}: not a flow file: the texts of its tokens cannot be read") from None
 
 
-def _check_header(path: Path, file: Any, metadata: dict[str, str]) -> None:
+def _check_header(path: Path, file: Any, metadata: dict[str, str], sealed: bool) -> None:
     missing = [name for name in _REQUIRED if name not in file.keys()]  # noqa: SIM118
     if missing:
         raise UserError(f"{path}: not a flow file: {', '.join(missing)} missing")
     version = metadata.get("version", "1")
     if version not in map(str, range(1, _VERSION + 1)):
         raise UserError(f"{path}: a flow file of version {version}; this phf reads up to {_VERSION}, so update it")
+    if int(version) >= _SEALED and not sealed:
+        raise UserError(f"{path}: damaged: its checksum is gone")
     shapes = {name: tuple(file.get_slice(name).get_shape()) for name in _REQUIRED}
     L, B, m, d = shapes["student"] if len(shapes["student"]) == 4 else (0, 0, 0, 0)
     fitting = {"student": (L, B, m, d), "teacher": (L, B, m, d), "positions": (B, m), "valid": (B, m), "layers": (L,)}
     if shapes != fitting or L == 0:
         raise UserError(f"{path}: not a flow file: its shapes do not fit together: {shapes}")
+    _require(path, "states", all(file.get_slice(name).get_dtype() in _FLOATS for name in _STATES))
 
 
-def _rollouts(ids: list[int], lengths: list[list[int]]) -> list[Rollout]:
-    rollouts, start = [], 0
-    for row in lengths:
-        parts = []
-        for length in row:
-            parts.append(tuple(ids[start : start + length]))
-            start += length
-        rollouts.append(Rollout(*parts))
-    return rollouts
+def _rollouts(path: Path, ids: Tensor, lengths: Tensor) -> list[Rollout]:
+    """ids [N] and lengths [B, 3], whose sum is N."""
+    fitting = _whole(ids) and ids.dim() == 1 and bool((ids >= 0).all())
+    _require(path, "ids", fitting)
+    fitting = _whole(lengths) and lengths.dim() == 2 and lengths.shape[1] == 3 and bool((lengths >= 0).all())
+    _require(path, "lengths", fitting and int(lengths.sum()) == len(ids))
+    parts = iter(ids.split(lengths.flatten().tolist()))
+    return [Rollout(*(tuple(next(parts).tolist()) for _ in range(3))) for _ in lengths]
+
+
+def _check_positions(path: Path, positions: Tensor, valid: Tensor, rollouts: Sequence[Rollout]) -> None:
+    """The valid ones are a prefix of each row [B, m], rise, and lie within the row's completion."""
+    prefix = valid.dtype == torch.bool and bool((valid[:, 1:] <= valid[:, :-1]).all())
+    _require(path, "valid", prefix)
+    rising = _whole(positions) and bool((positions[:, 1:] > positions[:, :-1])[valid[:, 1:]].all())
+    _require(path, "positions", rising and bool((positions[valid] >= 0).all()))
+    _require(path, "lengths", not rollouts or len(rollouts) == len(positions))
+    ends = [int(row[mask][-1]) if mask.any() else -1 for row, mask in zip(positions, valid, strict=True)]
+    within = all(end < len(rollout.completion) for end, rollout in zip(ends, rollouts, strict=False))
+    _require(path, "positions", within)
+
+
+def _whole(numbers: Tensor) -> bool:
+    return numbers.dtype in (torch.int32, torch.int64)
+
+
+def _require(path: Path, name: str, fitting: bool) -> None:
+    if not fitting:
+        raise UserError(f"{path}: not a flow file: its {name} do not fit the rest")

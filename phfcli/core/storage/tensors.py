@@ -13,7 +13,8 @@ from torch import Tensor
 from phfcli.core.errors import MissingFileError, UserError, first_line
 from phfcli.core.storage.files import replacing
 
-_SEAL, _UNSEALED = "sha256", "0" * 64
+_SEAL, _UNSEALED = "seal", "0" * 64  # a checksum of the whole file but for itself
+_OLD_SEAL = "sha256"  # of what follows the header alone, in files of phf 0.1
 _PART = 1 << 20  # bytes read at once
 
 
@@ -22,7 +23,7 @@ def write_tensors(
 ) -> None:
     """Writes a safetensors file; a reader finds the old one or the new one.
 
-    sealed: its header carries a checksum of the tensors, which `check_seal` compares.
+    sealed: its header carries a checksum of the file, which `check_seal` compares.
     """
     on_cpu = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
     about = dict(metadata or {}) | ({_SEAL: _UNSEALED} if sealed else {})
@@ -32,30 +33,39 @@ def write_tensors(
             _seal(temporary)
 
 
-def check_seal(path: Path) -> None:
-    """Raises UserError if the tensors of a sealed file are not what was written; other files pass."""
+def check_seal(path: Path) -> bool:
+    """Whether a file is sealed. Raises UserError if a sealed one is not what was written."""
     with open_tensors(path) as file:
-        wanted = (file.metadata() or {}).get(_SEAL)
+        about = file.metadata() or {}
+    wanted = about.get(_SEAL) or about.get(_OLD_SEAL)
     if wanted is None:
-        return
+        return False
     with path.open("rb") as stream:
-        stream.seek(8 + int.from_bytes(stream.read(8), "little"))
-        if _hash_of_rest(stream) != wanted:
+        header = _header(stream)
+        covered = header.replace(wanted.encode(), _UNSEALED.encode()) if _SEAL in about else b""
+        if _checksum(covered, stream) != wanted:
             raise UserError(f"{path}: damaged: its content is not what was written (checksum)")
+    return True
 
 
 def _seal(path: Path) -> None:
-    """Puts the checksum of what follows the header into the header, in the place of as many zeros."""
+    """Puts the checksum of the file into its header, in the place of as many zeros."""
     with path.open("r+b") as stream:
-        header = stream.read(int.from_bytes(stream.read(8), "little"))
-        digest = _hash_of_rest(stream)
-        stream.seek(8 + header.index(_UNSEALED.encode()))
+        header = _header(stream)
+        digest = _checksum(header, stream)
+        stream.seek(header.index(_UNSEALED.encode()))
         stream.write(digest.encode())
 
 
-def _hash_of_rest(stream: BinaryIO) -> str:
-    """A sha256 of a file from the present place on."""
-    digest = hashlib.sha256()
+def _header(stream: BinaryIO) -> bytes:
+    """A safetensors file up to its first tensor: the length of its header, and the header."""
+    length = stream.read(8)
+    return length + stream.read(int.from_bytes(length, "little"))
+
+
+def _checksum(header: bytes, stream: BinaryIO) -> str:
+    """A sha256 of a header and of a file from the present place on."""
+    digest = hashlib.sha256(header)
     while part := stream.read(_PART):
         digest.update(part)
     return digest.hexdigest()
