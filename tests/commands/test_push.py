@@ -1,12 +1,17 @@
-"""phf push --dry-run: what would leave this machine, and what its card says. The hub itself is not asked."""
+"""phf push: what leaves this machine, what its card says, and an upload to a server that speaks the hub's API."""
 
+import json
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hub_server import HubServer
 from trained import SMALL
 
 from phfcli.core.config import TrainConfig
@@ -50,3 +55,44 @@ def test_a_card_has_scores_with_intervals_and_names_of_the_hub() -> None:
     header = yaml.safe_load(card.split("---")[1])
     assert (header["base_model"], header["datasets"]) == ("Qwen/Qwen3-4B", ["openai/gsm8k"])
     assert "| aime24 | 12 | 30 | 70.0 (60.2 to 79.8) |" in card
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    server = HubServer()
+    yield server
+    server.stop()
+
+
+def pushed(hub: HubServer, run: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    """`phf push` in a process of its own: the hub's address is read when its library is imported."""
+    own = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_secret", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    command = [sys.executable, "-m", "phfcli", "push", str(run), "me/model", *options]
+    return subprocess.run(command, env=os.environ | own, capture_output=True, text=True, check=False)
+
+
+def test_an_upload_brings_every_file_as_it_is(hub: HubServer, run: Path) -> None:
+    done = pushed(hub, run, "--private", "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["sent"] is True
+    checkpoint = run / "checkpoints" / "step-000001"
+    for name in ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json"):
+        assert hub.files[name] == (checkpoint / name).read_bytes()
+    assert hub.files["phf-config.yaml"] == (run / "config.yaml").read_bytes()
+    assert b"# embedded, opsd, step 1" in hub.files["README.md"]
+    assert not {"optimizer.safetensors", "teacher.safetensors", "trainer.json"} & hub.files.keys()
+    assert hub.repos[0]["visibility"] == "private"
+    assert hub.message == "phf: run, step 1"
+    assert "Bearer hf_secret" in hub.tokens
+    assert "hf_secret" not in done.stdout + done.stderr
+    assert b"hf_secret" not in b"".join(hub.files.values())
+
+
+def test_a_hub_that_refuses_is_one_line(hub: HubServer, run: Path) -> None:
+    hub.refusing = 403
+    done = pushed(hub, run)
+    assert done.returncode == 2
+    assert done.stderr.startswith("phf: me/model: the hub refuses: ")
+    assert done.stderr.count("\n") == 1
+    assert "hf_secret" not in done.stderr

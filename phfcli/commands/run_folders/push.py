@@ -29,6 +29,10 @@ def push(
     """
     from phfcli.core.analysis.push import push as core
 
+    if json_ or quiet:
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
     files = core(target, repo, private, dry_run)
     if json_:
         print_json({"repo": repo, "sent": not dry_run, "files": files})
