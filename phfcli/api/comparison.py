@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from phfcli.api.run import Run
     from phfcli.core.analysis.compare import Comparison as Compared
     from phfcli.core.analysis.paired_difference import PairedDifference
+    from phfcli.core.analysis.seed_difference import SeedDifference
     from phfcli.core.names import ViewName
     from phfcli.core.reporting.comparison_tables import View
 
@@ -39,7 +40,7 @@ class Comparison:
         return pd.DataFrame(self.shown.records)
 
     def pairs(self) -> "pd.DataFrame":
-        """A row for each two of them on each benchmark: `difference` is b - a; stderr, low, high, p_value, p_holm."""
+        """A row for each two of them on each benchmark: `difference` is b - a; stderr, low, high, p_value, unit."""
         import pandas as pd
 
         from phfcli.core.reporting.comparison_tables import pair_records
@@ -58,7 +59,7 @@ class Comparison:
         return view_figure(self.view, self.core)
 
     def __repr__(self) -> str:
-        pairs = [f"{p.bench}: {p.b} - {p.a} {_interval(p.result)}" for p in self.core.pairs]
+        pairs = [f"{p.bench}: {p.b} - {p.a} {_interval(p.result)} over {p.measured.unit}" for p in self.core.pairs]
         return f"Comparison({'; '.join(pairs) or f'{len(self.core.results)} evaluations'})"
 
     def _repr_html_(self) -> str:
@@ -66,7 +67,7 @@ class Comparison:
         return f"<p>{escape(repr(self))}</p>{self.to_pandas().to_html(index=False)}{pairs}"
 
 
-def _interval(result: "PairedDifference") -> str:
+def _interval(result: "PairedDifference | SeedDifference") -> str:
     difference = f"{100 * result.difference:+.1f} points"
     if result.low is None or result.high is None:
         return difference
@@ -79,6 +80,7 @@ def compare(
     *,
     view: str = "runs",
     unequal: bool = False,
+    unit: str | None = None,
 ) -> Comparison:
     """Compare evaluations: Average@n side by side, and each difference with its interval, paired by problem.
 
@@ -92,6 +94,8 @@ def compare(
         bench: only this benchmark, or these.
         view: "runs", "methods" (seeds pooled), "ablations" or "dynamics" (over the steps of a run).
         unequal: compare also where prompts or sampling differ.
+        unit: "seeds" (would another training differ?) or "problems" (would these checkpoints, on other problems?); by
+            default seeds where both sides have several.
 
     Raises:
         UserError: where something has not been evaluated, or was evaluated on other rows or under other settings.
@@ -99,15 +103,16 @@ def compare(
     from phfcli.core.analysis.compare import compare as core
     from phfcli.core.errors import one_of
     from phfcli.core.evaluation.saved_evaluations import load_evaluations
-    from phfcli.core.names import VIEWS
+    from phfcli.core.names import UNITS, VIEWS
     from phfcli.core.reporting.comparison_tables import view_of
 
     chosen = one_of("view", view, VIEWS)
+    over = None if unit is None else one_of("unit", unit, UNITS)
     named = evaluated.items() if isinstance(evaluated, Mapping) else [("", thing) for thing in evaluated]
     paths = [f"{name}={path}" if name else path for name, thing in named for path in _paths(thing)]
     steps = chosen == "dynamics"
     benches = [bench] if isinstance(bench, str) else list(bench)
-    comparison = core(load_evaluations(paths, benches, all_steps=steps), unequal, tested=not steps)
+    comparison = core(load_evaluations(paths, benches, all_steps=steps), unequal, not steps, over)
     return Comparison(comparison, view_of(chosen, comparison), chosen)
 
 

@@ -257,3 +257,23 @@ def test_a_name_is_shown_as_text(phf: Phf, run: Path) -> None:
     done = phf("compare", run, "--markdown", "t.md")
     assert "[red]x[/]" in done.out
     assert "\x1b[2J" not in done.out
+
+
+def test_each_interval_says_which_question_it_answers(phf: Phf, tmp_path: Path) -> None:
+    for objective, right in (("opsd", 0), ("phf", 1)):
+        for seed in (0, 1):
+            correct = {f"p{i}": [1, right if i else seed] for i in range(30)}
+            evaluation(tmp_path / f"{objective}{seed}", correct, config={"objective": objective, "seed": seed})
+    runs = ("opsd0", "opsd1", "phf0", "phf1")
+    done = phf("compare", *runs, "--markdown", "c.md", "--csv", "c.csv")
+    text = (tmp_path / "c.md").read_text()
+    assert "Over seeds: would another training differ? Over problems: would these checkpoints, elsewhere?" in text
+    assert "| 2 seeds |" in text
+    assert "| 30 problems | at most 0.0001 | - |" in text
+    assert "surer" not in done.out
+    pairs = list(csv.DictReader((tmp_path / "c-pairs.csv").read_text().splitlines()))
+    assert pairs[0]["unit"] == "seeds"
+    assert pairs[0]["p_value_over_problems"] != pairs[0]["p_value"]
+    assert phf("compare", *runs, "--unit", "problems", "--json").json["pairs"][0]["unit"] == "problems"
+    assert "--unit: 'runs' is unknown" in phf("compare", *runs, "--unit", "runs").err
+    assert phf("compare", "opsd0", "phf0", "phf1", "--unit", "seeds").code == 2

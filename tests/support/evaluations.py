@@ -28,10 +28,15 @@ def evaluation(
     bench: str = "aime",
     step: int | None = 100,
     answer: str = "7",
+    answers: Mapping[str, Sequence[str]] | None = None,
+    tokens: int = 10,
     config: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Path:
-    """One evaluation in a run's folder: 0 or 1 of each sample by problem. A config makes the folder a run."""
+    """One evaluation in a run's folder: 0 or 1 of each sample by problem. A config makes the folder a run.
+
+    answers: of each sample by problem, where they are not all the same.
+    """
     n = len(next(iter(correct.values())))
     folder = evaluation_folder(run, step, f"{bench}-n{n}")
     folder.mkdir(parents=True)
@@ -54,7 +59,8 @@ def evaluation(
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "settings.json").write_text(json.dumps(own))
     lines = [
-        {"problem": problem, "sample": i, "status": "correct" if right else "wrong", "answer": answer, "gold": "7"}
+        {"problem": problem, "sample": i, "status": "correct" if right else "wrong", "gold": "7"}
+        | {"answer": answers[problem][i] if answers else answer, "tokens": tokens}
         for problem, row in correct.items()
         for i, right in enumerate(row)
     ]

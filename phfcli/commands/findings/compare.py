@@ -8,7 +8,7 @@ import typer
 from phfcli.commands.options import OUTPUT, AsJson, Csv, Plot, Quiet, names_of
 from phfcli.commands.output import check_plot, print_json, print_table, result_console, warn
 from phfcli.core.errors import one_of
-from phfcli.core.names import VIEWS
+from phfcli.core.names import UNITS, VIEWS
 from phfcli.core.printable import printable
 
 if TYPE_CHECKING:
@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 def compare(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="[NAME=]RUN|CHECKPOINT|SUMMARY...", help="What was evaluated; seeds pool."),
+        typer.Argument(metavar="[NAME=]RUN|CHECKPOINT|SUMMARY...", help="What was evaluated; seeds are grouped."),
     ],
     bench: Annotated[str, typer.Option(metavar="NAME[,...]", help="Only these benchmarks.")] = "",
     view: Annotated[str, typer.Option("--view", metavar="KIND", help=", ".join(VIEWS))] = "runs",
     changed: Annotated[int, typer.Option(min=0, help="Name so many problems gained and lost of each pair.")] = 0,
+    unit: Annotated[
+        str | None,
+        typer.Option(metavar="seeds|problems", help="Of what intervals speak (seeds where both sides have several)."),
+    ] = None,
     unequal: Annotated[bool, typer.Option("--unequal", help="Compare even where prompts or sampling differ.")] = False,
     plot: Plot = None,
     markdown: Annotated[
@@ -42,6 +46,8 @@ def compare(
     \b
     Views: runs, every evaluation; methods, the paper's Table 1, seeds pooled; ablations, its Table 2;
     dynamics, its Figure 2, from the evaluations of a run's checkpoints.
+    --unit seeds: would another training differ? --unit problems: would these checkpoints, on other problems?
+    What kind of gain a difference is follows rules that are told with their figures.
     --csv writes the differences as well, in a file beside it whose name ends in -pairs.csv.
     \b
     Examples:
@@ -53,14 +59,15 @@ def compare(
     """
     check_plot(plot)
     chosen = one_of("--view", view, VIEWS)
+    over = None if unit is None else one_of("--unit", unit, UNITS)
     from phfcli.core.analysis.compare import compare as core
     from phfcli.core.evaluation.saved_evaluations import load_evaluations
     from phfcli.core.reporting.comparison_files import write_comparison
-    from phfcli.core.reporting.comparison_tables import view_of
+    from phfcli.core.reporting.comparison_tables import gain_sentences, view_of
 
     steps = chosen == "dynamics"
     evaluations = load_evaluations(paths, names_of(bench), all_steps=steps)
-    comparison = core(evaluations, unequal, tested=not steps)
+    comparison = core(evaluations, unequal, not steps, over)
     shown = view_of(chosen, comparison)
     written = write_comparison(chosen, shown, comparison, plot, markdown, latex, csv)
     for note in comparison.notes if not quiet else []:
@@ -71,6 +78,8 @@ def compare(
     out = result_console()
     for table in shown.tables:
         print_table(out, table.title, table.columns, table.rows)
+    for sentence in gain_sentences(comparison.pairs):
+        out.print(sentence, markup=False, soft_wrap=True)
     for pair in comparison.pairs if changed else []:
         _show_changed(out, pair, changed)
     for what, path in written.items():

@@ -1,21 +1,23 @@
-"""Compares evaluations: pools the seeds of one method, and tests each pair on the problems that both have.
+"""Compares evaluations: groups the seeds of one method, and tests each pair of methods.
 
-Scores are compared problem by problem. Where a method has several seeds, a problem's score is the mean over them, so
-the interval speaks of these seeds on other problems; how far seeds lie apart stands beside it.
+Two questions, two intervals. Over seeds: would another training differ? Over problems: would these very checkpoints
+differ on other problems? There a problem's score is the mean over the seeds.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-
-from phfcli.core.analysis.paired_difference import PairedDifference, holm, pool, suite_difference
+from phfcli.core.analysis.arms import Arm, group
+from phfcli.core.analysis.gain import Finding, findings_of, forgotten
+from phfcli.core.analysis.paired_difference import PairedDifference, holm
+from phfcli.core.analysis.seed_difference import SeedDifference
+from phfcli.core.analysis.units import Measured, measure, of_scores
 from phfcli.core.errors import UserError
-from phfcli.core.evaluation.average import average
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
+from phfcli.core.names import UnitName
 
 SUITE = "average"  # the name of the mean over benchmarks
 
@@ -23,75 +25,37 @@ _SPOIL = ("bench_sha256", "prompt", "sampling", "grading")  # where they differ,
 _LISTED = ("n", "engine", "dtype", "seed", "versions", "device")
 _MANY = 0.5  # of a problem's samples: more than these are right where it counts as solved
 
-Scores = dict[str, list[float]]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A method on a model: one run, or several that differ in their seed."""
-
-    name: str
-    model: str
-    results: Sequence[SavedEvaluation]
-
-    @property
-    def benches(self) -> list[str]:
-        return list(dict.fromkeys(result.bench for result in self.results))
-
-    @property
-    def seeds(self) -> int:
-        return max(sum(r.bench == bench for r in self.results) for bench in self.benches)
-
-    def of(self, bench: str) -> list[SavedEvaluation]:
-        return [result for result in self.results if result.bench == bench]
-
-    def scores(self, bench: str) -> Scores:
-        """The scores of each problem: of every sample of a single run, or the mean of each seed."""
-        own = [result.scores for result in self.of(bench)]
-        if not own or not all(own):
-            return {}
-        return own[0] if len(own) == 1 else pool(own)
-
-    def average(self, bench: str) -> tuple[float, float | None]:
-        """Average@n over the seeds, and its standard error over problems."""
-        if scores := self.scores(bench):
-            pooled = average(list(scores.values()))
-            return pooled.average, pooled.stderr
-        summaries = [result.summary for result in self.of(bench)]
-        single = summaries[0]["stderr"] if len(summaries) == 1 else None
-        return math.fsum(s["average"] for s in summaries) / len(summaries), single
-
-    def suite(self, benches: Sequence[str]) -> tuple[float, float | None] | None:
-        """The mean over benchmarks with its standard error; None where the arm lacks one of them."""
-        if not set(benches) <= set(self.benches):
-            return None
-        values = [self.average(bench) for bench in benches]
-        errors = [error for _, error in values if error is not None]
-        mean = math.fsum(value for value, _ in values) / len(values)
-        return mean, math.hypot(*errors) / len(values) if len(errors) == len(values) else None
-
-    def seed_spread(self, bench: str) -> float | None:
-        """The standard deviation of Average@n from seed to seed; None for a single one."""
-        values = [result.summary["average"] for result in self.of(bench)]
-        return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
 
 @dataclass(frozen=True)
 class Pair:
-    """The difference b - a on a benchmark, or on the mean of several."""
+    """The difference b - a on a benchmark, or on the mean of several.
 
-    model: str  # of b
+    Attributes:
+        model: of b.
+        measured: over problems, and over seeds where both have several.
+        p_holm: of the unit that counts, corrected for all pairs.
+        gain: what kind of difference it is, by stated rules.
+    """
+
+    model: str
     bench: str
     a: str
     b: str
-    result: PairedDifference
+    measured: Measured
     p_holm: float
+    gain: list[Finding]
     gained: list[dict[str, Any]]
     lost: list[dict[str, Any]]
 
+    @property
+    def result(self) -> PairedDifference | SeedDifference:
+        """Over the unit that counts."""
+        return self.measured.result
+
     def as_json(self) -> dict[str, Any]:
-        head = {"model": self.model, "bench": self.bench, "a": self.a, "b": self.b, **asdict(self.result)}
-        return head | {"p_holm": self.p_holm, "gained": self.gained, "lost": self.lost}
+        head = {"model": self.model, "bench": self.bench, "a": self.a, "b": self.b, **self.measured.as_json()}
+        named = [asdict(finding) for finding in self.gain]
+        return head | {"p_holm": self.p_holm, "gain": named, "gained": self.gained, "lost": self.lost}
 
 
 @dataclass(frozen=True)
@@ -136,53 +100,51 @@ class Comparison:
         }
 
 
-def compare(results: list[SavedEvaluation], unequal: bool = False, tested: bool = True) -> Comparison:
+def compare(
+    results: list[SavedEvaluation], unequal: bool = False, tested: bool = True, unit: UnitName | None = None
+) -> Comparison:
     """Pools seeds, refuses evaluations that were sampled differently, and tests every pair of arms of one model.
 
     Args:
         unequal: compare also evaluations with other prompts or sampling.
         tested: with differences; not where several steps of a run stand for one arm.
+        unit: of what the intervals speak; None is seeds where both arms have several, else problems.
 
     Raises:
         UserError: for evaluations of one benchmark whose rows, or without `unequal` whose prompts or sampling, differ.
     """
     arms = group(results, apart=tested)
     notes = [note for bench in dict.fromkeys(r.bench for r in results) for note in _check(results, bench, unequal)]
-    differences = list(_differences(arms)) if tested else []
-    corrected = holm([difference.p_value for _, _, _, difference in differences])
+    differences = list(_differences(arms, unit)) if tested else []
+    corrected = holm([measured.p_value for _, _, _, measured in differences])
     pairs = []
-    for (bench, a, b, difference), p in zip(differences, corrected, strict=True):
+    for (bench, a, b, measured), p in zip(differences, corrected, strict=True):
         gained, lost = changed(a, b, bench) if bench in a.benches else ([], [])
-        pairs.append(Pair(b.model, bench, a.name, b.name, difference, p, gained, lost))
-    return Comparison(results, arms, pairs, notes, tested)
+        gain = findings_of(a, b, bench, measured) if bench in a.benches else []
+        pairs.append(Pair(b.model, bench, a.name, b.name, measured, p, gain, gained, lost))
+    return Comparison(results, arms, _with_forgetting(pairs), notes, tested)
 
 
-def group(results: Sequence[SavedEvaluation], apart: bool = True) -> list[Arm]:
-    """Arms in the order of their first run. Seeds of one method on one model make one arm.
-
-    apart: several checkpoints of a run are several arms, the newest of each run with those of the other seeds.
-    """
-    found: dict[tuple[str, str, int], list[SavedEvaluation]] = {}
-    for result in results:
-        age = _age(result, results) if apart else 0
-        found.setdefault((result.model, result.method, age), []).append(result)
-    several = {key for key, own in found.items() if max(_count(own).values()) > 1}
-    named = [found[key][0].objective for key in several]
-    arms = []
-    for key, own in found.items():
-        unique = key in several and named.count(own[0].objective) == 1
-        arms.append(Arm(own[0].objective if unique else own[0].name, key[0], own))
-    return arms
-
-
-def _age(result: SavedEvaluation, results: Sequence[SavedEvaluation]) -> int:
-    """How many evaluations of the same run and benchmark are newer or have more samples."""
-    own = {_moment(r) for r in results if (r.home, r.bench) == (result.home, result.bench)}
-    return sum(moment > _moment(result) for moment in own)
-
-
-def _moment(result: SavedEvaluation) -> tuple[int, int]:
-    return result.step or 0, result.summary.get("n") or 0
+def _with_forgetting(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs, where something was gained with what the same two arms lost on other benchmarks."""
+    own = {(p.a, p.b, p.model, p.bench): p.result for p in pairs if p.bench != SUITE}
+    return [
+        replace(
+            pair,
+            gain=[
+                *pair.gain,
+                *forgotten(
+                    pair.result,
+                    {
+                        bench: result
+                        for (*arms, bench), result in own.items()
+                        if arms == [pair.a, pair.b, pair.model] and bench != pair.bench
+                    },
+                ),
+            ],
+        )
+        for pair in pairs
+    ]
 
 
 def changed(a: Arm, b: Arm, bench: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -214,7 +176,7 @@ def _example(results: Sequence[SavedEvaluation], problem: str, right: bool) -> s
     return None
 
 
-def _differences(arms: Sequence[Arm]) -> Iterator[tuple[str, Arm, Arm, PairedDifference]]:
+def _differences(arms: Sequence[Arm], unit: UnitName | None) -> Iterator[tuple[str, Arm, Arm, Measured]]:
     """Every two arms of one model on every benchmark and, where there are several, on their mean.
 
     Where no model has two arms, arms of different models are compared.
@@ -225,11 +187,10 @@ def _differences(arms: Sequence[Arm]) -> Iterator[tuple[str, Arm, Arm, PairedDif
         if within and a.model != b.model:
             continue
         shared = [bench for bench in a.benches if b.scores(bench) and a.scores(bench)]
-        scores = [(b.scores(bench), a.scores(bench)) for bench in shared]
-        for bench, both in zip(shared, scores, strict=True):
-            yield bench, a, b, suite_difference([both])
+        for bench in shared:
+            yield bench, a, b, measure(a, b, [bench], of_scores, unit)
         if len(shared) > 1:
-            yield SUITE, a, b, suite_difference(scores)
+            yield SUITE, a, b, measure(a, b, shared, of_scores, unit)
 
 
 def _check(results: Sequence[SavedEvaluation], bench: str, unequal: bool) -> Iterator[str]:
@@ -261,10 +222,3 @@ def _difference(a: Any, b: Any) -> str:
     if isinstance(a, dict) and isinstance(b, dict):
         return ", ".join(f"{k} {a.get(k)} / {b.get(k)}" for k in a | b if a.get(k) != b.get(k))
     return f"{a} / {b}"
-
-
-def _count(results: Sequence[SavedEvaluation]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for result in results:
-        counts[result.bench] = counts.get(result.bench, 0) + 1
-    return counts

@@ -1,4 +1,11 @@
-"""The difference of two runs, paired by problem: its error, its interval and its permutation test."""
+"""The difference of two runs, paired by problem: its error, its permutation test, and the interval that inverts it.
+
+The test exchanges the two runs on each problem. Shifted by a supposed difference, a pattern of exchanges is as extreme
+as what was observed exactly where the supposed difference lies between the mean over the exchanged problems and the
+mean over the others. So the p-value of every supposed difference is a count of such pairs of means, and the 95%
+interval, which holds the differences with a p-value of at least 0.05, is read off their order: it excludes 0 exactly
+where p < 0.05.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +25,8 @@ _MAX_EXACT = 14  # problems up to which every sign flip is enumerated
 
 _ROUNDING = 1e-12  # two sums of the same terms may differ by this
 
+_ODDS = 20  # one in so many: the level of the test, 5%
+
 _DETECTABLE = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)  # standard errors
 
 Scores = Mapping[str, Sequence[float]]  # problem id to the scores of its samples
@@ -27,8 +36,12 @@ Scores = Mapping[str, Sequence[float]]  # problem id to the scores of its sample
 class PairedDifference:
     """Score of a minus score of b on the problems that both have.
 
-    stderr, low, high: over problems, the interval being a 95% percentile bootstrap; None for a single problem.
+    stderr: over problems; None for a single problem.
     p_value: two-sided, by exchanging a and b on each problem: a permutation test.
+    p_floor: the smallest p-value that the test can give: too few problems cannot reject, and of many problems not all
+        exchanges are tried.
+    low, high: the 95% interval that inverts the test; what is possible at all where the test can reject nothing (fewer
+        than six problems), and None where that has no bounds, and for a single problem.
     detectable: the true difference that a test at 5% would find in four of five such comparisons, from stderr; None
         where that is not known, or is zero.
     """
@@ -40,31 +53,43 @@ class PairedDifference:
     p_value: float
     problems: int
     detectable: float | None
+    p_floor: float
 
 
-def paired_difference(a: Scores, b: Scores, seed: int = 0) -> PairedDifference:
+def paired_difference(a: Scores, b: Scores, seed: int = 0, most: float | None = 1.0) -> PairedDifference:
     """Compares two runs (problem id -> scores of its samples) on the problems they share.
 
+    most: the largest difference that is possible; None for values that have no bounds.
     Raises UserError if they share none. The result depends on the seed, not on the order of the problems.
     """
-    return suite_difference([(a, b)], seed)
+    return suite_difference([(a, b)], seed, most)
 
 
-def suite_difference(benches: Sequence[tuple[Scores, Scores]], seed: int = 0) -> PairedDifference:
+def suite_difference(
+    benches: Sequence[tuple[Scores, Scores]], seed: int = 0, most: float | None = 1.0
+) -> PairedDifference:
     """Compares two runs on the mean of their scores on several benchmarks, each of which weighs the same.
 
-    Problems are drawn anew within their benchmark. Raises UserError where the runs share no problem of a benchmark.
+    A supposed difference is that of every benchmark. Raises UserError where the runs share no problem of a benchmark.
     """
     groups = [_differences(a, b) for a, b in benches]
-    rng = np.random.default_rng(seed)
     alone = any(len(group) < 2 for group in groups)
-    low, high = (None, None) if alone else _bootstrap(groups, rng)
-    # each problem's part of the mean of means
-    parts = np.concatenate([group / (len(group) * len(groups)) for group in groups])
+    values = np.concatenate(groups)
+    weights = np.concatenate([np.full(len(group), 1 / (len(group) * len(groups))) for group in groups])
+    lows, highs = _ends(values, weights, np.random.default_rng(seed))
+    patterns, inside = len(lows), int(np.sum((lows <= 0) & (highs >= 0)))
+    low, high = (None, None) if alone else _interval(lows, highs, most)
     stderr = None if alone else math.hypot(*(standard_error(group) or 0.0 for group in groups)) / len(groups)
-    difference = float(np.mean([group.mean() for group in groups]))
-    p_value = _sign_flip(parts, rng)
-    return PairedDifference(difference, stderr, low, high, p_value, len(parts), (stderr or 0) * _DETECTABLE or None)
+    return PairedDifference(
+        difference=float(np.mean([group.mean() for group in groups])),
+        stderr=stderr,
+        low=low,
+        high=high,
+        p_value=inside / patterns,
+        problems=len(values),
+        detectable=(stderr or 0) * _DETECTABLE or None,
+        p_floor=(2 if len(values) <= _MAX_EXACT else 1) / patterns,
+    )
 
 
 def pool(seeds: Sequence[Scores]) -> dict[str, list[float]]:
@@ -90,29 +115,37 @@ def _differences(a: Scores, b: Scores) -> Floats:
     return problem_means([a[i] for i in shared]) - problem_means([b[i] for i in shared])
 
 
-def _bootstrap(groups: Sequence[Floats], rng: np.random.Generator) -> tuple[float, float]:
-    means = []
-    for size in _chunks():
-        drawn = [group[rng.integers(0, len(group), (size, len(group)))].mean(axis=1) for group in groups]
-        means.append(np.mean(drawn, axis=0))
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return float(low), float(high)
+def _ends(values: Floats, weights: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Of each pattern of exchanges the lower and the higher of its two means; the observed one has no ends."""
+    found = [_means(flipped, values, weights) for flipped in _patterns(len(values), rng)]
+    means = np.concatenate(found, axis=1)  # [2, pattern]
+    means[np.abs(means) <= _ROUNDING] = 0.0
+    low, high = means.min(axis=0), means.max(axis=0)
+    trivial = np.isnan(low)
+    return np.where(trivial, -np.inf, low), np.where(trivial, np.inf, high)
 
 
-def _sign_flip(parts: Floats, rng: np.random.Generator) -> float:
-    """Share of the sign patterns whose sum is as far from zero as the observed one."""
-    problems = len(parts)
-    observed = abs(float(parts.sum())) - _ROUNDING
+def _means(flipped: Floats, values: Floats, weights: Floats) -> Floats:
+    """The weighted means over the exchanged problems and over the others, [2, pattern]; nan where there are none."""
+    masks = np.stack([flipped, 1 - flipped])
+    with np.errstate(invalid="ignore"):
+        return np.asarray((masks @ (weights * values)) / (masks @ weights))
+
+
+def _patterns(problems: int, rng: np.random.Generator) -> Iterator[Floats]:
+    """Patterns of exchanges, [pattern, problem] of 0 and 1: all of them, or the observed one and many at random."""
     if problems <= _MAX_EXACT:
-        bits = (np.arange(2**problems)[:, None] >> np.arange(problems)) & 1
-        return float((np.abs((1 - 2 * bits) @ parts) >= observed).mean())
-    extreme = 0
-    for size in _chunks():
-        signs = 1 - 2 * rng.integers(0, 2, (size, problems))
-        extreme += int((np.abs(signs @ parts) >= observed).sum())
-    return (extreme + 1) / (_RESAMPLES + 1)  # the observed pattern is one of them
-
-
-def _chunks() -> Iterator[int]:
+        yield ((np.arange(2**problems)[:, None] >> np.arange(problems)) & 1).astype(float)
+        return
+    yield np.zeros((1, problems))
     for start in range(0, _RESAMPLES, _CHUNK):
-        yield min(_CHUNK, _RESAMPLES - start)
+        yield rng.integers(0, 2, (min(_CHUNK, _RESAMPLES - start), problems)).astype(float)
+
+
+def _interval(lows: Floats, highs: Floats, most: float | None) -> tuple[float | None, float | None]:
+    """The supposed differences that lie between the means of at least one pattern in twenty."""
+    place = -(-len(lows) // _ODDS) - 1
+    low, high = float(np.partition(lows, place)[place]), -float(np.partition(-highs, place)[place])
+    if most is not None:
+        low, high = max(low, -most), min(high, most)
+    return (low if math.isfinite(low) else None), (high if math.isfinite(high) else None)

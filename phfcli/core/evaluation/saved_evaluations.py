@@ -32,6 +32,7 @@ class SavedSample:
     number: int
     status: str
     answer: str | None
+    tokens: int = 0
 
     @property
     def correct(self) -> bool:
@@ -202,7 +203,9 @@ def _samples(path: Path) -> tuple[dict[str, list[SavedSample]], dict[str, str | 
     keyed: dict[tuple[str, int], SavedSample] = {}
     golds: dict[str, str | None] = {}
     for line in read_forms(path, SampleForm):
-        keyed[line["problem"], line["sample"]] = SavedSample(line["sample"], line["status"], line["answer"])
+        keyed[line["problem"], line["sample"]] = SavedSample(
+            line["sample"], line["status"], line["answer"], line.get("tokens", 0)
+        )
         golds[line["problem"]] = line.get("gold")
     drawn: dict[str, list[SavedSample]] = {}
     for (problem, _), sample in sorted(keyed.items()):

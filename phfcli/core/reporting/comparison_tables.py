@@ -7,13 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from phfcli.core.analysis.compare import SUITE, Arm, Comparison, Pair
+from phfcli.core.analysis.arms import Arm
+from phfcli.core.analysis.compare import SUITE, Comparison, Pair
+from phfcli.core.analysis.paired_difference import PairedDifference
+from phfcli.core.analysis.seed_difference import SeedDifference
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
 from phfcli.core.names import ViewName
 from phfcli.core.reporting.table_export import ResultTable
 
 Record = dict[str, Any]
 
+_P_FLOOR = 1e-4
 _ERROR = "Average@n in percent ± standard error over problems"
 
 
@@ -93,25 +97,54 @@ def trajectories(comparison: Comparison) -> list[tuple[Arm, str, int, float, flo
 
 
 def pair_table(pairs: Sequence[Pair]) -> ResultTable:
-    """The tested differences, in points."""
-    columns = ["bench", "difference of", "points", "95% interval", "p", "p, Holm", "could show", "problems", "+", "-"]
+    """The tested differences, in points: a row for each question that an interval answers."""
+    columns = ["bench", "difference of", "points", "95% interval", "over", "p", "p, Holm", "could show", "+", "-"]
     several = len({pair.model for pair in pairs}) > 1
     rows = []
     for pair in pairs:
-        told = pair.result
-        interval = "-" if told.low is None else f"{_points(told.low)} to {_points(told.high)}"
-        error = "" if told.stderr is None else f" ± {percent(told.stderr)}"
-        tests = f"{told.p_value:.4f}", f"{pair.p_holm:.4f}", percent(told.detectable)
-        counts = ("-", "-") if pair.bench == SUITE else (str(len(pair.gained)), str(len(pair.lost)))
-        points = f"{_points(told.difference)}{error}"
+        measured = pair.measured
         bench = f"{pair.model}, {pair.bench}" if several else pair.bench
-        rows.append([bench, f"{pair.b} - {pair.a}", points, interval, *tests, str(told.problems), *counts])
-    return ResultTable("Differences, paired by problem", columns, rows)
+        counts = ["-", "-"] if pair.bench == SUITE else [str(len(pair.gained)), str(len(pair.lost))]
+        own = [bench, f"{pair.b} - {pair.a}"]
+        rows.append([*own, *_unit_cells(measured.result, p_text(pair.p_holm)), *counts])
+        if measured.over_seeds is not None:
+            other = measured.over_problems if measured.unit == "seeds" else measured.over_seeds
+            rows.append([*own, *_unit_cells(other, "-"), "-", "-"])
+    title = "Differences. Over seeds: would another training differ? Over problems: would these checkpoints, elsewhere?"
+    return ResultTable(title, columns, rows)
+
+
+def p_text(p_value: float | None) -> str:
+    """A p-value to four places; the smallest that the permutation test can tell is its floor."""
+    if p_value is None:
+        return "-"
+    return "at most 0.0001" if p_value <= _P_FLOOR else f"{p_value:.4f}"
+
+
+def gain_sentences(pairs: Sequence[Pair]) -> list[str]:
+    """What kind of gain each difference is, with the rule and its figures."""
+    return [f"{pair.bench}, {pair.b} - {pair.a}: {finding.sentence}" for pair in pairs for finding in pair.gain]
+
+
+def _unit_cells(told: PairedDifference | SeedDifference, p_holm: str) -> list[str]:
+    error = "" if told.stderr is None else f" ± {percent(told.stderr)}"
+    interval = "-" if told.low is None else f"{_points(told.low)} to {_points(told.high)}"
+    over = f"{told.seeds} seeds" if isinstance(told, SeedDifference) else f"{told.problems} problems"
+    tests = p_text(told.p_value), p_holm, percent(told.detectable)
+    return [f"{_points(told.difference)}{error}", interval, over, *tests]
 
 
 def pair_records(pairs: Sequence[Pair]) -> list[Record]:
     """The tested differences as fractions, the changed problems as counts."""
-    return [pair.as_json() | {"gained": len(pair.gained), "lost": len(pair.lost)} for pair in pairs]
+    counts = [{"gained": len(pair.gained), "lost": len(pair.lost)} for pair in pairs]
+    return [
+        {key: value for key, value in pair.as_json().items() if key not in ("over_problems", "over_seeds")}
+        | {"gain": "; ".join(finding.name for finding in pair.gain)}
+        | {f"{side}_over_seeds": getattr(pair.measured.over_seeds, side, None) for side in ("low", "high", "p_value")}
+        | {f"{side}_over_problems": getattr(pair.measured.over_problems, side) for side in ("low", "high", "p_value")}
+        | own
+        for pair, own in zip(pairs, counts, strict=True)
+    ]
 
 
 def percent(value: float | None) -> str:

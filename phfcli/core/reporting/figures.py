@@ -104,7 +104,7 @@ def view_panels(name: ViewName, comparison: Comparison) -> list[Panel]:
 def drawn_pairs(comparison: Comparison) -> list[Pair]:
     """The differences of a picture: of means over benchmarks where there are several, the clearest of very many."""
     pairs = [pair for pair in comparison.pairs if pair.bench == SUITE] or comparison.pairs
-    kept = sorted(pairs, key=lambda pair: pair.result.p_value)[:_MOST_PAIRS]
+    kept = sorted(pairs, key=lambda pair: pair.measured.p_value)[:_MOST_PAIRS]
     return [pair for pair in pairs if pair in kept]
 
 

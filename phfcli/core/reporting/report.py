@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from phfcli.core.analysis.compare import Comparison, compare
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation, load_evaluations, named_path, summaries_of
-from phfcli.core.reporting.comparison_tables import view_of
+from phfcli.core.reporting.comparison_tables import gain_sentences, view_of
 from phfcli.core.reporting.figures import differences_height, layer_panels, view_panels
 from phfcli.core.reporting.health.health_charts import MAPS, part_map
 from phfcli.core.reporting.health.rollout_view import FULL, rollout_views
@@ -75,6 +75,7 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
         "created": now(),
         "notes": comparison.notes,
         "tables": [sortable(table) for table in view_of("runs", comparison).tables],
+        "gains": gain_sentences(comparison.pairs),
         "scores": _scores(comparison, steps),
         "training": [*_training(runs), *_maps(runs)],
         "alarms": [f"{run.name}: {alarm['sentence']}." for run in runs for alarm in run.alarms],
@@ -98,7 +99,8 @@ def _scores(comparison: Comparison, steps: list[SavedEvaluation]) -> list[Figure
         comparison.models
     )
     captions.append(
-        "Differences paired by problem with their 95% intervals, of very many the clearest. Within the grey, the test "
+        "Differences with their 95% intervals, over seeds where both sides have several, else over problems; of very "
+        "many the clearest. Within the grey, the test "
         "would have missed a true difference more than one time in five."
     )
     drawn = [

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from phfcli.core.analysis.compare import Arm, Comparison, Pair
+from phfcli.core.analysis.arms import Arm
+from phfcli.core.analysis.compare import Comparison, Pair
 from phfcli.core.reporting.flow_charts import BLUE, INK, LINE, MARKERS, SERIES, name_axes, tell, title
 
 Point = tuple[Arm, str, int, float, float | None]  # benchmark, step, score, its error
@@ -50,7 +51,8 @@ def differences(axes: Axes, pairs: Sequence[Pair]) -> None:
         fontsize=9,
     )
     axes.set_ylim(len(pairs) - 0.4, -0.6)
-    name_axes(axes, "points, with 95% interval", "")
+    units = " and ".join(dict.fromkeys(pair.measured.unit for pair in pairs))
+    name_axes(axes, f"points, with 95% interval over {units}", "")
     title(axes, "differences; in the grey the test could not show one")
 
 

@@ -138,11 +138,43 @@ def test_random_flips_agree_with_the_enumeration() -> None:
 
 
 def test_equal_runs_do_not_differ() -> None:
-    for problems in (4, 40):
+    for problems, bounds in ((4, (-1, 1)), (40, (0, 0))):  # four problems can show nothing
         run = _run([[1, 0, 1]] * problems)
         result = paired_difference(run, run)
-        assert (result.difference, result.stderr, result.low, result.high) == (0, 0, 0, 0)
+        assert (result.difference, result.stderr) == (0, 0)
+        assert (result.low, result.high) == bounds
         assert result.p_value == 1
+
+
+@given(st.lists(st.integers(-4, 4), min_size=2, max_size=24), st.integers(0, 5))
+def test_the_interval_excludes_zero_exactly_where_the_test_rejects(counts: list[int], seed: int) -> None:
+    result = paired_difference(_run([[c / 4] for c in counts]), _run([[0.0]] * len(counts)), seed)
+    assert result.low is not None
+    assert result.high is not None
+    assert (result.low > 0 or result.high < 0) == (result.p_value < 0.05)
+    assert result.low <= result.difference <= result.high
+
+
+def test_the_interval_holds_the_differences_that_the_test_does_not_reject() -> None:
+    """Brute force: every supposed difference is taken off, and tested."""
+    differences = [0.5, -0.25, 0.75, 0.0, 1.0, 0.25, 0.6]
+    result = paired_difference(_run([[d] for d in differences]), _run([[0.0]] * 7))
+    assert result.low is not None
+    assert result.high is not None
+    for supposed in np.linspace(-0.9, 0.95, 75) + 0.0011:
+        left = paired_difference(_run([[d - supposed] for d in differences]), _run([[0.0]] * 7)).p_value
+        assert (left >= 0.05) == (result.low <= supposed <= result.high)
+
+
+def test_few_problems_can_show_nothing_and_say_so() -> None:
+    result = paired_difference(_run([[1.0]] * 5), _run([[0.0]] * 5))
+    assert result.p_value == result.p_floor == 2 / 2**5
+    assert (result.low, result.high) == (-1, 1)
+    unbounded = paired_difference(_run([[70.0]] * 5), _run([[0.0]] * 5), most=None)
+    assert (unbounded.low, unbounded.high) == (None, None)
+    six = paired_difference(_run([[1.0]] * 6), _run([[0.0]] * 6))
+    assert (six.p_value, six.low, six.high) == (2 / 2**6, 1, 1)
+    assert paired_difference(_run([[1.0]] * 40), _run([[0.0]] * 40)).p_floor == 1 / 10_001
 
 
 def test_a_single_problem_has_no_interval() -> None:
@@ -170,7 +202,7 @@ def test_the_difference_is_antisymmetric_and_blind_to_order(counts: list[tuple[i
 
 def test_the_seed_is_the_only_randomness() -> None:
     rng = np.random.default_rng(1)
-    a, b = (_run((rng.random((30, 4)) < 0.5).astype(float).tolist()) for _ in range(2))
+    a, b = (_run(rng.random((30, 4)).tolist()) for _ in range(2))
     assert paired_difference(a, b, seed=5) == paired_difference(a, b, seed=5)
     assert paired_difference(a, b, seed=5) != paired_difference(a, b, seed=6)
 
@@ -197,7 +229,7 @@ def test_the_random_flips_keep_their_size_under_the_null() -> None:
     assert 0.01 <= rejected / 300 <= 0.10
 
 
-def test_the_bootstrap_interval_covers() -> None:
+def test_the_interval_covers() -> None:
     """The mean over problems of a true difference of 0.1 lies inside most intervals (95% for many problems)."""
     rng = np.random.default_rng(9)
     covered = 0
