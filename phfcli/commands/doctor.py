@@ -44,9 +44,14 @@ def doctor(
     """
     if engine not in (None, "vllm", "transformers"):
         raise UserError(f"--engine: {engine!r} is unknown; choose from transformers, vllm")
+    if model is not None and quick:
+        raise UserError("--model: --quick makes no step on a model of yours; leave one of the two out")
     from phfcli.core.doctor.examine import examine
+    from phfcli.core.models.description import load_config
     from phfcli.core.storage.files import as_json, write_json
 
+    if model is not None:
+        load_config(model)  # refuses one that is not there, before minutes of other checks
     findings: list[Finding] = []
     log = log_console(quiet or json_)
     with log.status("checking the machine") as status:

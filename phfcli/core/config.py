@@ -26,6 +26,7 @@ from phfcli.core.names import (
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
 _known_engine = known("engines", ENGINES, ", or the http://HOST:PORT of a vLLM server")
@@ -96,7 +97,7 @@ class LoraSettings(Section):
 
 class OptimSettings(Section):
     lr: Positive = 5e-6  # AdamW's learning rate at its highest
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # AdamW's
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)  # AdamW's
     weight_decay: Annotated[float, Field(ge=0)] = 0.0  # AdamW's
     max_grad_norm: Positive = 0.1  # gradients are scaled down to this norm
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # in which the rate rises from 0

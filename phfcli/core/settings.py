@@ -222,7 +222,8 @@ def _explain(kind: type[BaseModel], error: ErrorDetails, origin: Mapping[str, st
     names = [str(part) for part in error["loc"]]
     path, given = ".".join(names), reprlib.repr(error["input"])
     related = [label for leaf, label in origin.items() if f"{leaf}.".startswith(f"{path}.") or path.startswith(leaf)]
-    source = related[-1] if related else "settings"
+    labels = [*dict.fromkeys(origin.values())]
+    source = related[-1] if related else labels[0] if len(labels) == 1 else "settings"
     where = source if source.lstrip("-").split(" ")[-1] == path else f"{source}: {path}".removesuffix(": ")
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown key; {nearest(names[-1], _keys(kind, names[:-1]))}"

@@ -132,3 +132,16 @@ def test_a_run_to_diagnose_or_compare_that_is_not_there(phf: Phf, tmp_path: Path
     refused(phf("diagnose", tmp_path / "flow.safetensors"), "flow.safetensors", "damaged")
     (tmp_path / "summary.json").write_text("{}")
     refused(phf("compare", tmp_path / "summary.json"), "summary.json", "expected a summary")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--model", "./nowhere"), "./nowhere: no such model folder"),
+        (("--model", "embedded", "--quick"), "--quick makes no step on a model of yours"),
+    ],
+)
+def test_the_doctor_looks_at_the_model_first(phf: Phf, words: tuple[str, ...], told: str) -> None:
+    done = phf("doctor", *words)
+    assert (done.code, done.out) == (2, "")
+    assert told in done.err

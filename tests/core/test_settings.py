@@ -7,8 +7,18 @@ import yaml
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.settings import file_sources, leaves, option_source, resolve, resolve_train, set_sources, write_yaml
+from phfcli.core.settings import (
+    Source,
+    file_sources,
+    leaves,
+    option_source,
+    resolve,
+    resolve_train,
+    set_sources,
+    write_yaml,
+)
 from phfcli.core.shipped_files import recipes
+from phfcli.core.studies.plan import Study
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))
@@ -161,3 +171,14 @@ def test_settings_do_not_change_after_loading() -> None:
 def test_text_is_taken_as_it_is_typed(key: str, typed: str, read: object) -> None:
     [source] = set_sources([f"{key}={typed}"])
     assert leaves(source.tree) == {key: read}
+
+
+def test_a_missing_key_names_its_file() -> None:
+    with pytest.raises(UserError, match=r"^s\.yaml: title: Field required"):
+        resolve(Study, [Source("s.yaml", {"systems": {}})])
+
+
+@pytest.mark.parametrize("betas", ["[1, 0.9]", "[0.9, 1]"])
+def test_an_average_that_never_moves_is_refused(betas: str) -> None:
+    with pytest.raises(UserError, match=r"^--set optim.betas: .*less than 1"):
+        resolve_train(set_sources([f"optim.betas={betas}"]))

@@ -30,7 +30,7 @@ def push(
     from phfcli.core.analysis.push import push as core
 
     if json_ or quiet:
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()
     files = core(target, repo, private, dry_run)
