@@ -132,12 +132,16 @@ def evaluate(
 def _list_benchmarks(json_: bool) -> None:
     from dataclasses import asdict
 
-    from phfcli.core.evaluation.benchmarks import EMBEDDED_SPLITS, HUB, SUITES
+    from phfcli.core.evaluation.benchmarks import EMBEDDED_SPLITS
+    from phfcli.core.evaluation.hub_sources import HUB, SUITES
     from phfcli.core.extensions import names
 
     added = names("benchmarks")
     if json_:
-        hub = {name: {k: v for k, v in asdict(source).items() if k != "gold"} for name, source in HUB.items()}
+        hub = {
+            name: {k: v for k, v in asdict(source).items() if k not in ("gold", "choices")}
+            for name, source in HUB.items()
+        }
         print_json({"embedded": list(EMBEDDED_SPLITS), "hub": hub, "suites": SUITES, "added": added})
         return
     rows = [(name, "embedded", "", "problem, answer", "") for name in EMBEDDED_SPLITS]

@@ -372,6 +372,8 @@ class EvalConfig(ModelSettings, DataSettings):
     max_new_tokens: PositiveInt | None = None  # None is 38,912, or what the model's context leaves
     devices: tuple[str, ...] | None = None  # one process for each, or for each `vllm.tensor_parallel` of them
     workers: PositiveInt | None = None  # so many processes on the CPU
+    options_seed: int = 0  # of the order of a multiple choice's options
+    overlap: str | None = None  # look for the problems in this data, as --data has it; "run" is what the run trained on
     grading: PolicyName = "phf"  # by which mathematics is graded; docs/grading.md says what each does
     grader_timeout_s: Positive = 5.0  # for one answer
     output_dir: str | None = None  # None is the run's own folder

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from phfcli.core.config import EvalConfig
 from phfcli.core.errors import UserError, nearest
+from phfcli.core.evaluation.hub_sources import HUB, SUITES, Source, as_problem
 from phfcli.core.extensions import find, names
 from phfcli.core.grading import Grading
 from phfcli.core.grading.golds import GOLD_FORMS, check_plausible
@@ -14,20 +15,6 @@ from phfcli.core.shipped_files import EMBEDDED, embedded_problems
 from phfcli.core.storage.problem_rows import Columns, read_problems, rows_hash, skipped_rows
 from phfcli.core.storage.tables import ListedRows, Row, Rows, looks_like_file, read_hub, read_rows
 from phfcli.core.types import Problem
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a benchmark lies on the hub, and which columns hold what."""
-
-    hub_id: str
-    split: str
-    problem: str = "problem"
-    answer: str = "answer"
-    id: str | None = None
-    config: str | None = None
-    revision: str | None = None  # a commit of the hub's repository; None is its newest
-    gold: Callable[[str], str] = str.strip  # from the answer's column to the gold answer
 
 
 @dataclass(frozen=True)
@@ -56,40 +43,9 @@ class Benchmark:
     notes: tuple[str, ...] = ()  # what somebody who reads the score should know of the rows
 
 
-# the commits that others have evaluated on; where none is known, the newest one is taken and its rows' hash recorded
-HUB = {
-    "aime24": Source("HuggingFaceH4/aime_2024", "train", id="id", revision="2fe88a2f1091d5048c0f36abc874fb997b3dd99a"),
-    "aime25": Source(
-        "yentinglin/aime_2025", "train", id="problem_idx", revision="6f71d77b0b89b9dabe07ab466c51df33f514df7f"
-    ),
-    "hmmt25": Source("MathArena/hmmt_feb_2025", "train", id="problem_idx"),
-    "math500": Source(
-        "HuggingFaceH4/MATH-500",
-        "test",
-        answer="solution",
-        id="unique_id",
-        revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
-        gold=GOLD_FORMS["last-box"],  # the published script takes the last box of the solution as gold
-    ),
-    "amc23": Source(
-        "math-ai/amc23", "test", problem="question", id="id", revision="80815d37005feb82cd7f8fbc6901d5d3eff43057"
-    ),
-    "minerva": Source(
-        "math-ai/minervamath", "test", problem="question", revision="ee46ddc498933b1977577953250ca5c66be64f96"
-    ),
-    "gsm8k": Source(
-        "openai/gsm8k",
-        "test",
-        problem="question",
-        config="main",
-        revision="cc7b047b6e5bb11b4f1af84efc572db110a51b3c",
-        gold=GOLD_FORMS["after-hashes"],
-    ),
-}
-
-SUITES = {"paper": ("aime24", "aime25", "hmmt25")}
-
 EMBEDDED_SPLITS = {EMBEDDED: "eval", "embedded-dev": "dev"}
+
+_REQUIRED = ("problem", "answer")
 
 OWN_NAMES = (*EMBEDDED_SPLITS, *HUB, *SUITES)
 
@@ -112,10 +68,15 @@ def load_benchmark(name: str, config: EvalConfig) -> Benchmark:
     """
     own: OwnBenchmark | None = None if name in OWN_NAMES else find("benchmarks", name)
     rows, columns, source = (_added(own), _own_columns(config), "added") if own else _found(name, config)
+    hub = None if own else HUB.get(name)
     table = read_problems(rows, columns, name, config.bad_rows)
     problems = list(table[: config.limit])
-    grader = own.grader if own and own.grader else config.grader
+    grader = own.grader if own and own.grader else "choice" if hub and hub.choices else config.grader
     notes = [skipped_rows(name, table.bad)] if table.bad else []
+    if source.endswith("@newest"):
+        notes.append(f"{name}: read at its newest revision, for none is pinned; the hash of its rows is recorded")
+    if hub and hub.choices:
+        notes.append(f"{name}: its options stand in the order that options_seed={config.options_seed} gives")
     golds = [gold for problem in problems for gold in problem.golds]
     if grader == "math" and (warning := check_plausible(golds, name)):
         notes.append(warning)
@@ -135,7 +96,12 @@ def _found(name: str, config: EvalConfig) -> tuple[Rows, Columns, str]:
     if name in HUB:
         hub, revision = HUB[name], config.revision or HUB[name].revision
         rows = read_hub(hub.hub_id, hub.split, hub.config, revision)
-        return rows, _hub_columns(hub, config), f"{hub.hub_id}@{revision or 'newest'}"
+        source = f"{hub.hub_id}@{revision or 'newest'}"
+        if hub.choices is not None:
+            return _multiple_choice(name, hub, rows, config), Columns(answer="answer", required=_REQUIRED), source
+        columns = _hub_columns(hub, config)
+        _check_columns(name, hub, rows, (columns.problem, columns.answer or ""))
+        return rows, columns, source
     if looks_like_file(name):
         return read_rows(Path(name)), _own_columns(config), name
     known = [*OWN_NAMES, *names("benchmarks")]
@@ -156,12 +122,36 @@ def check_golds(bench: Benchmark, grader: Grading) -> Benchmark:
     return replace(bench, problems=problems, unusable=tuple(p.id for p in bench.problems if p.id not in kept))
 
 
+def _multiple_choice(name: str, hub: Source, rows: Rows, config: EvalConfig) -> Rows:
+    """Each row as a problem with lettered options; what does not hold a question is told by its place."""
+    assert hub.choices is not None
+    _check_columns(name, hub, rows, (hub.problem, hub.answer))
+    listed = []
+    for place, row in enumerate(rows):
+        try:
+            listed.append(as_problem(hub.choices(row), config.options_seed))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{name}: {rows.place(place)} of {hub.hub_id} is not in the form that is known: {error}"
+            ) from None
+    return ListedRows(listed, ["id", "problem", "answer"])
+
+
+def _check_columns(name: str, hub: Source, rows: Rows, wanted: tuple[str, str]) -> None:
+    """Raises UserError where a table of the hub has other columns than it had."""
+    missing = [column for column in wanted if column not in rows.columns]
+    if missing:
+        raise UserError(
+            f"{name}: {hub.hub_id} has no column {missing[0]!r} among {', '.join(map(str, rows.columns))}: "
+            "it has changed; name an earlier commit with --set revision=COMMIT, or give a file with problem and answer"
+        )
+
+
 def _own_columns(config: EvalConfig) -> Columns:
     own = config.columns
-    required = ("problem", "answer")
-    return Columns(own.problem, answer=own.answer, required=required, gold=GOLD_FORMS[config.gold])
+    return Columns(own.problem, answer=own.answer, required=_REQUIRED, gold=GOLD_FORMS[config.gold])
 
 
 def _hub_columns(hub: Source, config: EvalConfig) -> Columns:
     gold = hub.gold if config.gold == "as-is" else GOLD_FORMS[config.gold]
-    return Columns(hub.problem, answer=hub.answer, id=hub.id, required=("problem", "answer"), gold=gold)
+    return Columns(hub.problem, answer=hub.answer, id=hub.id, required=_REQUIRED, gold=gold)

@@ -1,5 +1,6 @@
 """Grading by a rule of somebody's own, for answers that are no mathematics: a program's output, a date, a choice."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -7,7 +8,10 @@ from typing import Protocol, Self
 
 from phfcli.core.errors import UserError
 from phfcli.core.extensions import find
+from phfcli.core.grading.boxes import last_box
 from phfcli.core.grading.grader import Grade, Status
+
+_CHOICE = re.compile(r"\s*\$?\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*\(?\s*([A-Za-z])(?![A-Za-z0-9])")
 
 Rule = Callable[[str, str], Grade]  # (gold, completion): the whole text of the completion, thinking included
 
@@ -65,6 +69,14 @@ class RuleGrader:
             return self.rule(gold, completion)
         except Exception:  # whatever a rule of others may raise
             return Grade(Status.error, None)
+
+
+def choice(gold: str, completion: str) -> Grade:
+    r"""The letter of an option, which the last box holds or begins with: C, (C), C. and \text{(C) 15} alike."""
+    found = _CHOICE.match(last_box(completion) or "")
+    if found is None:
+        return Grade(Status.no_answer, None)
+    return Grade(Status.correct if found[1].upper() == gold else Status.wrong, found[1].upper())
 
 
 def find_rule(name: str) -> RuleGrader:

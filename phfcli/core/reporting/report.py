@@ -73,7 +73,7 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
         "runs": [run.name for run in runs],
         "version": __version__,
         "created": now(),
-        "notes": comparison.notes,
+        "notes": [*comparison.notes, *_overlaps(comparison)],
         "tables": [sortable(table) for table in view_of("runs", comparison).tables],
         "gains": gain_sentences(comparison.pairs),
         "scores": _scores(comparison, steps),
@@ -89,6 +89,17 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
         "provenance": sortable(provenance_table(runs)),
     }
     write_text(path, render_page("report.html", context))
+
+
+def _overlaps(comparison: Comparison) -> list[str]:
+    """What evaluations found of their benchmarks in training data; each finding once for all samples of a kind."""
+    told = [
+        f"{result.name}: {note}"
+        for result in comparison.results
+        if "overlap" in result.summary
+        for note in result.summary.get("notes", [])[-1:]
+    ]
+    return list(dict.fromkeys(told))
 
 
 def _scores(comparison: Comparison, steps: list[SavedEvaluation]) -> list[Figure]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from phfcli.core.grading.boxes import last_box, split_thinking
 from phfcli.core.grading.grader import MEMORY_BYTES, STATUS_OF, Grade, Grader, Status, best_status, usable_cpus
-from phfcli.core.grading.own_rule import Grading, Rule, find_rule
+from phfcli.core.grading.own_rule import Grading, Rule, RuleGrader, choice, find_rule
 from phfcli.core.grading.pool import Pool
 from phfcli.core.names import PolicyName
 
@@ -72,7 +72,9 @@ class MathVerify(Grader):
 
 
 def build_grader(name: str, timeout_s: float = 5.0, policy: PolicyName = "phf") -> Grading:
-    """The grader of that name: "math", under a policy, or a rule that somebody has added, which has none."""
+    """The grader of that name: "math" under a policy; "choice", or a rule that somebody has added, which have none."""
+    if name == "choice":
+        return RuleGrader(choice)
     if name != "math":
         return find_rule(name)
     builders: dict[PolicyName, Callable[[], Grading]] = {
