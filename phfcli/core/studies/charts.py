@@ -54,7 +54,9 @@ def _dynamics(axes: Axes, rows: Sequence[Row], named: bool) -> None:
     if base is not None:
         axes.axhline(100 * base.final[0], color=GREY, linestyle=":", label="base model")
     name_axes(axes, "training step", "Average, % ± standard error over seeds")
-    axes.legend(frameon=False, fontsize=7, ncols=2, title="system (seeds)", title_fontsize=7)
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(top=top + 0.4 * (top - bottom))  # the legend's own room, above every line
+    axes.legend(frameon=False, fontsize=7, ncols=2, title="system (seeds)", title_fontsize=7, loc="upper left")
     title(axes, f"{rows[0].bench} over training" + (f", {rows[0].model}" if named else ""))
 
 
