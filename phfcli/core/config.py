@@ -220,7 +220,7 @@ class OisdSettings(Section):
     think: Annotated[float, Field(ge=0)] = 0.1  # weight of the logit alignment
     attention: Annotated[float, Field(ge=0)] = 0.1  # weight of the attention alignment
     advantage_clip: Positive = 1.0  # advantages count at most so much
-    queries: PositiveInt = 32  # of each completion, evenly spread
+    queries: Annotated[int, Field(ge=2)] = 32  # of each completion, evenly spread
     window: PositiveInt = 64  # a query's newest keys
     strided: Annotated[int, Field(ge=0)] = 64  # and at most so many of the earlier ones
 

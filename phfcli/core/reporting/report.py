@@ -29,6 +29,7 @@ from phfcli.core.reporting.run_summaries import (
 )
 from phfcli.core.reporting.table_export import ResultTable, layer_table
 from phfcli.core.reporting.training_curves import CURVES, training_panels
+from phfcli.core.reporting.verdict import verdict
 from phfcli.core.runs.provenance import now
 from phfcli.core.storage.files import write_text
 from phfcli.core.version import __version__
@@ -73,6 +74,7 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
         "runs": [run.name for run in runs],
         "version": __version__,
         "created": now(),
+        "verdict": verdict(comparison, runs),
         "notes": [*comparison.notes, *_overlaps(comparison)],
         "tables": [sortable(table) for table in view_of("runs", comparison).tables],
         "gains": gain_sentences(comparison.pairs),

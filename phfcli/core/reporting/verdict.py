@@ -1,0 +1,63 @@
+"""What a report says first: the scores, what is told apart, and how the trainings went, a sentence each."""
+
+from collections.abc import Sequence
+
+from phfcli.core.analysis.compare import Comparison, Pair
+from phfcli.core.analysis.seed_difference import SeedDifference
+from phfcli.core.reporting.run_summaries import RunSummary
+
+_LEVEL = 0.05
+_NAMED = 3  # pairs that are named before the rest is counted
+
+
+def verdict(comparison: Comparison, runs: Sequence[RunSummary]) -> list[str]:
+    """At most three sentences; one that there is nothing to say for is left out."""
+    return [sentence for sentence in (_scores(comparison), _differences(comparison), _health(runs)) if sentence]
+
+
+def _scores(comparison: Comparison) -> str:
+    """The best arm of each benchmark, and the others' range."""
+    told = []
+    for bench in comparison.benches:
+        averages = {arm.name: arm.average(bench) for arm in comparison.arms if bench in arm.benches}
+        best = max(averages, key=lambda name: averages[name][0])
+        own = f"{best} {_percent(averages[best][0])}"
+        others = sorted(average for name, (average, _) in averages.items() if name != best)
+        span = " to ".join(dict.fromkeys(_percent(end) for end in (*others[:1], *others[-1:])))
+        told.append(f"on {bench} {own}" + (f", the rest {span}" if others else ""))
+    return f"Share of right samples: {'; '.join(told)}." if told else ""
+
+
+def _differences(comparison: Comparison) -> str:
+    """Which differences have p at most 0.05 after Holm's correction."""
+    if not comparison.pairs:
+        return ""
+    apart = [pair for pair in comparison.pairs if pair.p_holm <= _LEVEL]
+    if not apart:
+        return "No two of them are told apart (p at most 0.05 after Holm's correction)."
+    more = f", and {len(apart) - _NAMED} more" if len(apart) > _NAMED else ""
+    named = "; ".join(_named(pair) for pair in apart[:_NAMED])
+    return f"Told apart (p at most 0.05 after Holm's correction): {named}{more}, of {len(comparison.pairs)} compared."
+
+
+def _named(pair: Pair) -> str:
+    result = pair.result
+    above, below = (pair.b, pair.a) if result.difference > 0 else (pair.a, pair.b)
+    unit = "seeds" if isinstance(result, SeedDifference) else "problems"
+    return f"{above} is {100 * abs(result.difference):.1f} points above {below} on {pair.bench} (over {unit})"
+
+
+def _health(runs: Sequence[RunSummary]) -> str:
+    """The alarms of the trainings, by run."""
+    trained = [run for run in runs if run.metrics]
+    if not trained:
+        return ""
+    rang = {run.name: sorted({alarm["alarm"] for alarm in run.alarms}) for run in trained if run.alarms}
+    if not rang:
+        return "No alarm rang in training."
+    told = [f"{name} ({', '.join(kinds)})" for name, kinds in rang.items()]
+    return f"Alarms in training: {'; '.join(told)}."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,47 @@
+"""What a report says first."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from evaluations import evaluation
+
+from phfcli.core.analysis.compare import Comparison, compare
+from phfcli.core.evaluation.saved_evaluations import load_evaluations
+from phfcli.core.reporting.run_summaries import RunSummary
+from phfcli.core.reporting.verdict import verdict
+
+
+def comparison(folder: Path, **shares: Sequence[int]) -> Comparison:
+    """Each run with so many of ten samples right on every problem, by name; a pattern repeats over 20 problems."""
+    for name, pattern in shares.items():
+        rows = {f"p{i}": [int(j < pattern[i % len(pattern)]) for j in range(10)] for i in range(20)}
+        evaluation(folder / name, rows, config={"objective": name, "seed": 0})
+    return compare(load_evaluations([str(folder / name) for name in shares], []))
+
+
+def trained(name: str, alarms: Sequence[Mapping[str, str]] = ()) -> RunSummary:
+    return RunSummary(name, Path(name), {}, {}, [{"step": 1}], [], [dict(alarm) for alarm in alarms])
+
+
+def test_a_clear_difference_is_told_with_its_unit(tmp_path: Path) -> None:
+    found = comparison(tmp_path, opsd=[2, 4], phf=[7, 8])
+    scores, differences, health = verdict(found, [trained("opsd"), trained("phf")])
+    assert scores == "Share of right samples: on aime phf 75.0 %, the rest 30.0 %."
+    assert "phf is 45.0 points above opsd on aime (over problems), of 1 compared" in differences
+    assert health == "No alarm rang in training."
+
+
+def test_what_is_not_told_apart_is_said(tmp_path: Path) -> None:
+    _, differences, _ = verdict(comparison(tmp_path, opsd=[2, 5], phf=[5, 2]), [trained("opsd")])
+    assert differences.startswith("No two of them are told apart")
+
+
+def test_one_run_has_a_score_and_its_alarms(tmp_path: Path) -> None:
+    alarm = {"alarm": "clip", "sentence": "the clip takes all"}
+    told = verdict(comparison(tmp_path, phf=[5]), [trained("phf", [alarm, alarm])])
+    assert told == ["Share of right samples: on aime phf 50.0 %.", "Alarms in training: phf (clip)."]
+
+
+def test_an_evaluated_model_alone_says_nothing_of_training(tmp_path: Path) -> None:
+    base = RunSummary("base", Path("base"), {}, {}, [], [])
+    assert verdict(comparison(tmp_path, phf=[5]), [base]) == ["Share of right samples: on aime phf 50.0 %."]
