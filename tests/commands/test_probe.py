@@ -94,3 +94,9 @@ def test_bad_input_is_one_line(phf: Callable[..., Any], options: list[str], word
     assert done.code == 2
     assert words in done.err
     assert len(done.err.splitlines()) == 1
+
+
+def test_a_model_that_is_not_there_is_named_and_not_the_data(phf: Callable[..., Any]) -> None:
+    done = phf("probe", "./nowhere")
+    assert done.code == 2
+    assert done.err.strip() == "phf: ./nowhere: no such model folder"

@@ -33,6 +33,7 @@ def test_a_sound_run_is_ok(phf: Phf, run: Path) -> None:
     assert set(parts.values()) == {"ok"}
     assert {"manifest.json", "checkpoints/step-000002", "flows/step-000001.safetensors"} <= set(parts)
     assert "evals/step-000002/embedded-n1" in parts
+    assert {"rollouts/step-000001.json", "rollouts/step-000002.json"} <= set(parts)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,8 @@ def test_a_sound_run_is_ok(phf: Phf, run: Path) -> None:
         ("manifest.json", lambda path: path.write_text("[]"), "manifest.json", "expected an object"),
         ("manifest.json", lambda path: path.unlink(), "manifest.json", "no such file"),
         ("metrics.jsonl", lambda path: path.write_text('{"step": 0}\n'), "metrics.jsonl", "line 1: step"),
+        ("alarms.jsonl", lambda path: path.write_text('{"step": 1, "alarm": "clip"}\n'), "alarms.jsonl", "sentence"),
+        ("rollouts/step-000001.json", lambda path: path.write_text("{}"), "rollouts/step-000001.json", "step"),
         ("evals/step-000002/embedded-n1/samples.jsonl", flip, "evals/step-000002/embedded-n1", "line 2"),
     ],
 )

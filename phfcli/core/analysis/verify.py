@@ -15,10 +15,12 @@ from phfcli.core.models.loading import load_model
 from phfcli.core.runs.checkpoints import check_sums, checkpoints_of
 from phfcli.core.runs.flow_files import open_flow
 from phfcli.core.runs.layout import evaluation_files, is_run
+from phfcli.core.runs.rollout_readings import reading_files
 from phfcli.core.runs.run_folder import saved_config
 from phfcli.core.runs.run_list import in_use
 from phfcli.core.settings import resolve
-from phfcli.core.storage.schemas import ManifestForm, StepForm, read_form, read_forms
+from phfcli.core.storage.schemas import AlarmForm, ManifestForm, RolloutsForm, StepForm, read_form, read_forms
+from phfcli.core.training.health.alarms import FILE as ALARMS
 
 State = Literal["ok", "damaged", "missing", "in use"]
 
@@ -58,10 +60,16 @@ def _findings(folder: Path, full: bool) -> Iterator[Finding]:
         lambda: read_forms(folder / "metrics.jsonl", StepForm),
         "remove the line that is named; the weights do not depend on it",
     )
+    if (folder / ALARMS).is_file():
+        advice = "remove the line that is named; an alarm that it held may ring once more"
+        yield _try(ALARMS, lambda: read_forms(folder / ALARMS, AlarmForm), advice)
     yield from _checkpoints(folder, config, full)
     for path in sorted((folder / "flows").glob("*.safetensors")):
         advice = "remove it; phf diagnose --collect makes another"
         yield _try(f"flows/{path.name}", partial(open_flow, path), advice)
+    for path in reading_files(folder):
+        advice = "remove it; a run whose first file is gone follows the rollouts of its next checkpoint"
+        yield _try(f"{path.parent.name}/{path.name}", partial(read_form, path, RolloutsForm), advice)
     for path in evaluation_files(folder, "summary.json"):
         advice = "remove its folder and run phf eval again"
         yield _try(str(path.parent.relative_to(folder)), partial(load_evaluations, [str(path)], []), advice)

@@ -34,12 +34,18 @@ def save_readings(run: Path, step: int, rollouts: Sequence[dict[str, Any]]) -> N
 
 def load_readings(run: Path) -> list[dict[str, Any]]:
     """What was read at each saved step, in order. Raises UserError for a file of another form."""
-    return [read_form(path, RolloutsForm) for _, path in _files(run)]
+    return [read_form(path, RolloutsForm) for path in reading_files(run)]
+
+
+def reading_files(run: Path) -> list[Path]:
+    """The files of a run, by their steps."""
+    steps = [(step_of(path.stem), path) for path in (run / _FOLDER).glob("*.json")]
+    return [path for _, path in sorted((step, path) for step, path in steps if step is not None)]
 
 
 def followed(run: Path, step: int, fresh: Sequence[Sample]) -> list[Sample]:
     """The rollouts that a run follows: those of its first saved step, or these where this is the first."""
-    first = next((path for earlier, path in _files(run) if earlier < step), None)
+    first = next((path for path in reading_files(run) if (step_of(path.stem) or 0) < step), None)
     if first is None:
         return list(fresh)
     rollouts = read_form(first, RolloutsForm)["rollouts"]
@@ -76,12 +82,6 @@ def read_rollouts(
         }
         for place, sample in enumerate(samples)
     ]
-
-
-def _files(run: Path) -> list[tuple[int, Path]]:
-    """The files of a run with their steps, in order."""
-    steps = [(step_of(path.stem), path) for path in (run / _FOLDER).glob("*.json")]
-    return sorted((step, path) for step, path in steps if step is not None)
 
 
 def _tokens(
