@@ -29,7 +29,9 @@ from phfcli.core.training.micro_batches import tokens_at_once
 
 _STATE_COPIES = 8  # float32 tensors like the captured states, that a loss on them makes and keeps
 _HIDDEN_COPIES = 6  # tensors like the hidden states of all tokens, around the fused losses
-_HEAP = 1.25  # what a heap that keeps its blocks takes for the activations of a step: blocks of many sizes leave gaps
+# what a heap that keeps its blocks takes for the activations of a step: blocks of many sizes leave gaps, all the more
+# where copies of quantised weights come and go between them; measured (benchmarks/family_memory.py)
+_HEAP, _HEAP_OF_COPIES = 1.25, 1.85
 _LENS_WIDTHS = 5  # of a token: one block's output, queries and keys of two
 
 
@@ -88,7 +90,8 @@ def step_memory(
     at_once = tokens_at_once(arch, dtype.itemsize, device, config.sharding == "fsdp")
     rows = rows if at_once is None else max(1, min(rows, at_once // student))
     own_teacher = needs.teacher and external is None
-    heap = _HEAP if on_cpu and text.hidden_size > ONE_THREAD_WIDTH else 1
+    gaps = _HEAP if config.quantization == "none" else _HEAP_OF_COPIES
+    heap = gaps if on_cpu and text.hidden_size > ONE_THREAD_WIDTH else 1
     passes = pass_memory(causal, rows, student, teacher if own_teacher else 0, _attention(config, arch))
     kept_for_backward, backward = int(heap * passes.kept), int(heap * passes.backward)
     reading, weights = passes.teacher, 0
