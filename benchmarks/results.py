@@ -11,6 +11,7 @@ from typing import Annotated
 import torch
 import typer
 from dry_run import measure_predictions
+from family_memory import measure_families
 from harness.processes import FOLDER
 from limit import measure_limit
 from scaling import measure_loss_memory, measure_scaling
@@ -39,6 +40,7 @@ def main(
         lambda: measure_loss_memory(threads),
         lambda: measure_scaling(repeats, threads, "cpu"),
         lambda: measure_predictions(threads, large),
+        lambda: measure_families(threads, []),
     ]
     if real.is_dir():
         model, data = real / "smollm2-135m-instruct", real / "problems" / "train.jsonl"
