@@ -85,7 +85,9 @@ def warn(message: str, live: "Console | None" = None) -> None:
 
 def print_json(value: Any) -> None:
     """The machine-readable result, as the only thing on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    # half a character cannot be written as UTF-8; escaped it is JSON as well
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
 
 
 def check_plot(path: Path | None) -> None:

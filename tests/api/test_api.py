@@ -96,6 +96,9 @@ def test_a_comparison_has_frames(run: phf.Run, scores: phf.Evaluation) -> None:
     assert (pair["a"], pair["b"], pair["problems"]) == ("base", "PHF", 4)
     assert pair["difference"] == pytest.approx(scores.average - base.average)
     assert "PHF - base" in repr(compared)
+    assert pair["unit"] == "problems"  # a single seed on each side
+    with pytest.raises(phf.UserError, match="--unit seeds: base has a single seed"):
+        phf.compare({"base": base, "PHF": run}, unit="seeds")
 
 
 def test_a_diagnosis_has_frames(run: phf.Run) -> None:

@@ -34,6 +34,15 @@ def test_the_table_shows_where_they_differ_and_escapes(phf: Phf, tmp_path: Path)
     assert line["text"] == rows[0]["completion"]
 
 
+def test_half_a_character_is_shown_and_written(phf: Phf, tmp_path: Path) -> None:
+    (tmp_path / "half.jsonl").write_text('{"answer": "7", "completion": "\\ud800 7"}\n')
+    done = phf("grade", "half.jsonl", "--json", "-o", "differing.jsonl")
+    assert done.code == 0
+    assert done.json["differing"][0]["text"] == "\ud800 7"
+    assert json.loads((tmp_path / "differing.jsonl").read_text())["text"] == "\ud800 7"
+    assert phf("grade", "half.jsonl").code == 0
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

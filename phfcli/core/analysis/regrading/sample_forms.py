@@ -70,7 +70,8 @@ def _read(path: Path, config: GradeConfig) -> tuple[str, Iterator[SavedText]]:
     for form, (needed, read) in _FORMS.items():
         if needed <= set(rows.columns):
             return form, _checked(path, read(rows, config))
-    return "a table of completions", _table(rows, path, config)
+    _check_columns(rows, path, config)
+    return "a table of completions", _checked(path, _table(rows, config))
 
 
 def _checked(path: Path, texts: Iterator[SavedText]) -> Iterator[SavedText]:
@@ -128,8 +129,7 @@ def _value(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _table(rows: Rows, path: Path, config: GradeConfig) -> Iterator[SavedText]:
-    """One completion a row. Raises UserError for a column that is missing."""
+def _check_columns(rows: Rows, path: Path, config: GradeConfig) -> None:
     columns = config.columns
     for name in ("answer", "completion"):
         if (column := getattr(columns, name)) not in rows.columns:
@@ -138,18 +138,29 @@ def _table(rows: Rows, path: Path, config: GradeConfig) -> Iterator[SavedText]:
                 f"{path}: neither of phf, lm-evaluation-harness nor lighteval, and no column {column!r} among "
                 f"{', '.join(known)}; name it with --set columns.{name}=COLUMN ({nearest(column, known)})"
             )
-    drawn: dict[str, int] = {}
+
+
+def _table(rows: Rows, config: GradeConfig) -> Iterator[SavedText]:
+    """One completion a row."""
+    columns, drawn = config.columns, dict[str, int]()
     for place, row in enumerate(rows):
         problem = str(row.get(columns.problem, place))
         number = drawn[problem] = drawn.get(problem, -1) + 1
         answer, completion = row[columns.answer], row[columns.completion]
         golds = _golds(answer if isinstance(answer, list) else [answer], config)
-        yield SavedText(problem, number, golds, str(completion or ""), {})
+        yield SavedText(problem, number, golds, _text(completion), {})
+
+
+def _text(cell: Any) -> str:
+    """Text or a number as text, nothing as the empty one. Raises TypeError for anything else."""
+    if not isinstance(cell, str | int | float | None):
+        raise TypeError(f"{cell!r:.40} where text is wanted")
+    return "" if cell is None else str(cell)
 
 
 def _golds(cells: Sequence[Any], config: GradeConfig) -> tuple[str, ...]:
     """Gold answers in the form that is asked for, or that each looks like: a target may be a whole solution."""
-    texts = ["" if cell is None else str(cell).strip() for cell in cells]
+    texts = [_text(cell).strip() for cell in cells]
     forms = [config.gold or ((found := doubt(text)) and found.form) or "as-is" for text in texts]
     return tuple(GOLD_FORMS[form](text) for form, text in zip(forms, texts, strict=True))
 

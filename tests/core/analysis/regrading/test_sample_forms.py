@@ -103,6 +103,8 @@ def test_a_problems_mean_is_no_score_of_a_sample(tmp_path: Path) -> None:
         ("a.eval", "no zip", "not a whole .eval log"),
         ("a.jsonl", '{"doc_id": 0, "target": "7", "resps": 3, "filter": "", "metrics": []}', "not in the form"),
         ("a.jsonl", '{"answer": "", "completion": "7"}', "no completion has a gold answer"),
+        ("a.jsonl", '{"answer": {"a": 1}, "completion": "7"}', "where text is wanted"),
+        ("a.jsonl", '{"answer": "7", "completion": ["7"]}', "where text is wanted"),
         ("a.txt", "7", "unknown kind of file"),
     ],
 )
