@@ -15,7 +15,9 @@ from phfcli.core.names import (
     GRADERS,
     OBJECTIVES,
     TEACHERS,
+    TOKEN_WEIGHTS,
     TRACKERS,
+    WEIGHTED_OBJECTIVES,
     BadRows,
     GoldForm,
     PolicyName,
@@ -40,6 +42,12 @@ def _positions(choice: str) -> str:
     if re.fullmatch(r"all|last|(first|last|spread)-[1-9]\d*", choice):
         return choice
     raise ValueError("use all, last, first-K, last-K or spread-K with a number K")
+
+
+def _weights(kind: str) -> str:
+    if kind in TOKEN_WEIGHTS or re.fullmatch(r"skip-first-[1-9]\d*", kind):
+        return kind
+    raise ValueError(f"{kind!r} is unknown; use skip-first-N with a number N, or: {nearest(kind, TOKEN_WEIGHTS)}")
 
 
 def _context(text: str) -> str:
@@ -312,6 +320,8 @@ class TrainConfig(ModelSettings, DataSettings):
     data: str = "siyanzhao/Openthoughts_math_30k_opsd"  # a file, "embedded", or HUB, HUB:SPLIT, HUB:CONFIG:SPLIT
     overlong: Literal["error", "skip"] = "error"  # problems whose prompt, reference and rollout exceed the context
     objective: ObjectiveChoice = "phf"  # what is minimised
+    # which tokens of a completion a distillation looks at: uniform, early, late, forks, prefix-importance, skip-first-N
+    weights: Annotated[str, AfterValidator(_weights)] = "uniform"
     seed: int = 0  # of everything that is drawn
     steps: PositiveInt = 100  # the last step
     batch_size: PositiveInt = 32  # problems a step
@@ -347,7 +357,14 @@ class TrainConfig(ModelSettings, DataSettings):
             raise ValueError(
                 f"rollout.references: {self.objective} estimates from tokens that the student drew, so all have to be"
             )
+        if self.weights != "uniform" and not self.weighs_tokens:
+            raise ValueError(f"weights: {self.objective} has a term that weighs all tokens alike; leave weights out")
         return self
+
+    @property
+    def weighs_tokens(self) -> bool:
+        """Whether every term of the objective can look at some tokens more than at others."""
+        return self.objective in WEIGHTED_OBJECTIVES or (self.objective == "opd" and self.opd.support != "sampled")
 
     @property
     def draws_to_estimate(self) -> bool:

@@ -31,7 +31,9 @@ GoldForm = Literal["as-is", "last-box", "after-hashes", "last-number"]
 BadRows = Literal["error", "skip"]
 StateDtype = Literal["model", "float16", "bfloat16"]
 
+TOKEN_WEIGHTS = ("uniform", "early", "late", "forks", "prefix-importance")
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
+WEIGHTED_OBJECTIVES = ("opsd", "phf", "phf-local", "phf-direction", "phf-geometry", "direction", "geometry")
 TEACHERS: tuple[TeacherName, ...] = get_args(TeacherName)
 CONTEXTS: tuple[ContextName, ...] = get_args(ContextName)
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)

@@ -29,6 +29,7 @@ TRIED: dict[str, tuple[str, ...]] = {
     "prompt.chat_template": ("chat.jinja",),
     "overlong": ("skip",),
     "seed": ("7",),
+    "weights": ("forks",),
     "steps": ("2",),
     "batch_size": ("3",),
     "micro_batch_size": ("1",),

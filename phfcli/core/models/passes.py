@@ -69,6 +69,7 @@ class Batch:
     positions: Tensor  # [B, m], selected positions within the completion
     valid: Tensor  # [B, m]
     in_teacher_tokens: "Batch | None" = None  # the same samples in the teacher's own tokens, where those are others
+    weights: Tensor | None = None  # [N] of the tokens, with the mean 1 over each completion; None is 1 for each
 
     @cached_property
     def tokens(self) -> tuple[Tensor, Tensor]:
@@ -76,6 +77,15 @@ class Batch:
         steps = torch.arange(int(self.lengths.max()), device=self.lengths.device)
         rows, offsets = torch.nonzero(steps < self.lengths[:, None], as_tuple=True)
         return rows, offsets
+
+    @property
+    def position_weights(self) -> Tensor | None:
+        """Those of the tokens at the selected positions, [B, m]; 0 where the position is not valid."""
+        if self.weights is None:
+            return None
+        starts = self.lengths.cumsum(0) - self.lengths
+        index = (starts[:, None] + self.positions).masked_fill(~self.valid, 0)
+        return self.weights[index].masked_fill(~self.valid, 0)
 
     @cached_property
     def token_ids(self) -> Tensor:

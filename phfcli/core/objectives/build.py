@@ -17,6 +17,7 @@ from phfcli.core.objectives.pointwise_states import PointwiseStates
 from phfcli.core.objectives.reference_likelihood import ReferenceLikelihood
 from phfcli.core.objectives.sampled_reverse_kl import SampledReverseKL
 from phfcli.core.objectives.teachers.bridge import load_bridge
+from phfcli.core.objectives.weighted import Weighted
 
 
 def build_objective(config: TrainConfig) -> Objective:
@@ -24,7 +25,9 @@ def build_objective(config: TrainConfig) -> Objective:
     builder = _BUILDERS.get(config.objective) or find("objectives", config.objective)
     assert builder is not None  # the settings have been checked
     objective: Objective = builder(config)
-    return objective
+    if config.weights == "uniform":
+        return objective
+    return Weighted(objective, config.weights, _temperature(config), config.health.fork_entropy)
 
 
 def _privileged(config: TrainConfig) -> bool:

@@ -19,7 +19,7 @@ class HiddenFlow:
 
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
         assert teacher is not None
-        terms = flow_terms(student.states, teacher.states, batch.valid)
+        terms = flow_terms(student.states, teacher.states, batch.valid, weights=batch.position_weights)
         if self.needs.next_layers:
             terms = terms_of_blocks(terms, student.layers, pick_layers(self.needs.layers, student.depth))
         loss = flow_loss(terms, adjacent=self.adjacent, local=self.local)

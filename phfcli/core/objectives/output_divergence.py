@@ -23,7 +23,7 @@ class OutputDivergence:
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
         assert teacher is not None
         divisors, per = token_divisors(batch, self.settings.aggregate)
-        weights = 1 / divisors.float()
+        weights = (1.0 if batch.weights is None else batch.weights) / divisors.float()
         head, teacher_head = common_heads(student, teacher)
         total, clip = fused_divergence_stats(
             student.hidden,

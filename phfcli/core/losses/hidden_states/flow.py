@@ -35,13 +35,17 @@ class FlowTerms(NamedTuple):
     samples: Tensor  # 0-dim int64
 
 
-def flow_terms(student: Tensor, teacher: Tensor, valid: Tensor, eps: float = 1e-8) -> FlowTerms:
+def flow_terms(
+    student: Tensor, teacher: Tensor, valid: Tensor, eps: float = 1e-8, weights: Tensor | None = None
+) -> FlowTerms:
     """The direction, geometry and neighbouring-layer terms of every layer; the gradient flows to `student` only.
 
     Args:
         student, teacher: [L, B, m, d] residual states at the selected positions, any floating dtype (float32 inside).
         valid: [B, m] bool; a transition joins two neighbouring slots that are both valid.
         eps: the epsilon of eq. 5.
+        weights: [B, m] of the positions, or None for all alike. A transition has the weight of the position it leads
+            to, a pair of transitions the product of both; over a sample's transitions they are scaled to the mean 1.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -51,8 +55,11 @@ def flow_terms(student: Tensor, teacher: Tensor, valid: Tensor, eps: float = 1e-
     student_D = directions(student, linked, eps)
     teacher_D = directions(teacher.detach(), linked, eps)
     counts = linked.sum(-1)  # [B], each m - 1
+    shares = linked.to(student_D.dtype) if weights is None else _shares(weights, linked)  # [B, m-1]
+    if weights is not None:  # the square root on both sides of a product is the weight of its summand
+        student_D, teacher_D = (D * shares.sqrt()[None, :, :, None] for D in (student_D, teacher_D))
     return FlowTerms(
-        direction=_direction_term(student_D, teacher_D, counts),
+        direction=_direction_term(student_D, teacher_D, shares.sum(-1), counts),
         geometry=_relation_term((student_D, student_D), (teacher_D, teacher_D), counts),
         adjacent=_relation_term((student_D[:-1], student_D[1:]), (teacher_D[:-1], teacher_D[1:]), counts),
         samples=(counts > 0).sum(),
@@ -117,10 +124,21 @@ def directions(states: Tensor, linked: Tensor, eps: float | Tensor) -> Tensor:
     return delta / torch.where(length > 0, length + eps, torch.inf)  # x / inf: value and gradient are zero
 
 
-def _direction_term(student_D: Tensor, teacher_D: Tensor, counts: Tensor) -> Tensor:
-    """[L]: mean_i (1 - <dS_i, dT_i>), eq. 6; a zero direction of an absent transition adds to neither sum."""
+def _shares(weights: Tensor, linked: Tensor) -> Tensor:
+    """[B, m-1]: the weights of the transitions, with the mean 1 over a sample's; all 0 where none has any."""
+    own = working(weights)[:, 1:].masked_fill(~linked, 0)
+    sums = own.sum(-1, keepdim=True)
+    scale = linked.sum(-1, keepdim=True) / sums.clamp_min(torch.finfo(own.dtype).tiny)
+    return torch.where(sums > 0, own * scale, 0)
+
+
+def _direction_term(student_D: Tensor, teacher_D: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+    """[L]: mean_i (1 - <dS_i, dT_i>), eq. 6; a zero direction of an absent transition adds to neither sum.
+
+    weight: [B] of all transitions of a sample together; their number, unless some count for more.
+    """
     cosines = (student_D * teacher_D).sum((-2, -1))  # [L, B]
-    return mean_over_samples((counts - cosines) / counts.clamp(min=1), counts > 0)
+    return mean_over_samples((weight - cosines) / counts.clamp(min=1), counts > 0)
 
 
 def _relation_term(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], counts: Tensor) -> Tensor:

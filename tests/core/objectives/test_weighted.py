@@ -1,0 +1,125 @@
+"""Token weights in a distillation: against plain formulas in float64, and however the batch is cut."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from rollout_samples import BASE, CPU, SAMPLES
+from torch import Tensor
+
+from phfcli.core.config import TrainConfig
+from phfcli.core.errors import UserError
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.passes import Batch, Pass, collate, run_pass
+from phfcli.core.objectives.build import build_objective
+from phfcli.core.objectives.contract import Objective
+from phfcli.core.objectives.weighted import Weighted
+from phfcli.core.settings import resolve_train, set_sources
+from phfcli.losses import divergence
+
+KINDS = ("early", "late", "forks", "prefix-importance", "skip-first-3")
+FORK = 3.0
+
+
+def built(kind: str, objective: str = "phf") -> Objective:
+    own = {"objective": objective, "weights": kind, "health": {"fork_entropy": FORK}, "divergence": {"clip": None}}
+    return build_objective(TrainConfig.model_validate({**BASE, **own, "flow": {"positions": 6}}))
+
+
+def passes(model: LanguageModel, objective: Objective, samples: list) -> tuple[Pass, Pass, Batch]:  # type: ignore[type-arg]
+    batch = collate(samples, objective.needs.positions, model.description.pad_id, CPU)
+    layers = objective.needs.blocks(len(model.blocks))
+    assert batch.teacher is not None
+    return run_pass(model, batch.student, batch, layers), run_pass(model, batch.teacher, batch, layers), batch
+
+
+def plain_weights(kind: str, student: Tensor, teacher: Tensor, ids: list[int]) -> list[float]:
+    """Of one completion, from both readers' logits [T, V] at the objective's temperature."""
+    T, student, teacher = len(ids), student.detach(), teacher.detach()
+    if kind in ("early", "late"):
+        raw = [(t + 0.5) / T for t in range(T)]
+        raw = raw if kind == "late" else [1 - weight for weight in raw]
+    elif kind == "skip-first-3":
+        raw = [float(t >= 3) for t in range(T)]
+    elif kind == "forks":
+        raw = [float(torch.distributions.Categorical(logits=row).entropy() > FORK) for row in student]
+    else:
+        ratios = [
+            float(torch.exp(t.log_softmax(-1)[i] - s.log_softmax(-1)[i]))
+            for s, t, i in zip(student, teacher, ids, strict=True)
+        ]
+        raw = [float(torch.tensor([min(1.0, r) for r in ratios[:t]]).double().prod()) for t in range(T)]
+    total = sum(raw)
+    return [weight * T / total if total else 0.0 for weight in raw]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_divergence_is_the_weighted_mean(kind: str, student: LanguageModel) -> None:
+    objective = built(kind, "opsd")
+    own, taught, batch = passes(student, objective, SAMPLES)
+    loss = objective.loss(own, taught, batch).total(batch.counts)
+    want, tokens = torch.zeros((), dtype=torch.float64), 0
+    logits = [(p.head.logits(p.hidden) / 1.1).split(batch.lengths.tolist()) for p in (own, taught)]
+    for sample, s, t in zip(SAMPLES, *logits, strict=True):
+        weights = torch.tensor(plain_weights(kind, s, t, list(sample.completion)), dtype=torch.float64)
+        want = want + (weights * divergence(s, t, temperature=1.0)).sum()
+        tokens += len(sample.completion)
+    torch.testing.assert_close(loss, want / tokens, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_flow_weighs_its_transitions(kind: str, student: LanguageModel) -> None:
+    """Each transition by the token it leads to, each pair of transitions by the product of both."""
+    objective = built(kind)
+    assert isinstance(objective, Weighted)
+    own, taught, batch = passes(student, objective, SAMPLES)
+    found = objective.loss(own, taught, batch).terms["flow"].total / batch.counts["flows"]
+    weights = objective.weights(own, taught, batch).split(batch.lengths.tolist())
+    want = torch.zeros((), dtype=torch.float64)
+    for b, row in enumerate(weights):
+        places = batch.positions[b][batch.valid[b]]
+        if len(places) < 2:
+            continue
+        w = row[places[1:]].double()
+        w = w * len(w) / w.sum() if w.sum() > 0 else w
+        pairs = w[:, None] * w[None, :]
+        D = [p.states[:, b, : len(places)].double().diff(dim=1) for p in (own, taught)]
+        S, T = (delta / (delta.norm(dim=-1, keepdim=True) + 1e-8) for delta in D)
+        direction = (w * (1 - (S * T).sum(-1))).mean(-1)
+        geometry = (pairs * (S @ S.mT - T @ T.mT).square()).mean((-2, -1))
+        adjacent = (pairs * (S[:-1] @ S[1:].mT - T[:-1] @ T[1:].mT).square()).mean((-2, -1))
+        want = want + ((direction + geometry) / 2).mean() / 2 + adjacent.mean() / 2
+    torch.testing.assert_close(found.double(), want / batch.counts["flows"], rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_in_parts_has_the_same_loss(kind: str, student: LanguageModel) -> None:
+    objective = built(kind)
+    whole, taught, batch = passes(student, objective, SAMPLES)
+    want = objective.loss(whole, taught, batch).total(batch.counts)
+    parts = [passes(student, objective, SAMPLES[start : start + 3]) for start in range(0, len(SAMPLES), 3)]
+    found = torch.stack([objective.loss(*part).total(batch.counts) for part in parts]).sum()
+    torch.testing.assert_close(found, want, rtol=1e-6, atol=1e-9)
+
+
+def test_equal_weights_are_none(student: LanguageModel) -> None:
+    objective = built("uniform")
+    own, taught, batch = passes(student, objective, SAMPLES)
+    ones = replace(batch, weights=torch.ones(batch.counts["tokens"], dtype=own.hidden.dtype))
+    plain, weighted = (objective.loss(own, taught, b).total(batch.counts) for b in (batch, ones))
+    torch.testing.assert_close(weighted, plain)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "told"),
+    [
+        (["weights=fork"], "did you mean .forks."),
+        (["weights=skip-first-0"], "use skip-first-N with a number N"),
+        (["weights=early", "objective=grpo"], "grpo has a term that weighs all tokens alike"),
+        (["weights=early", "objective=pointwise"], "pointwise has a term that weighs all tokens alike"),
+        (["weights=early", "objective=opd"], "opd has a term that weighs all tokens alike"),
+    ],
+)
+def test_weights_that_cannot_be_had_are_refused(pairs: list[str], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        resolve_train(set_sources(pairs))
