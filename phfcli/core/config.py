@@ -122,6 +122,7 @@ class RolloutSettings(Section):
     top_k: Annotated[int, Field(ge=0)] = 20  # 0 is off
     per_problem: PositiveInt = 1  # completions of each problem, for a distillation; GRPO has a group_size
     references: Fraction = 0.0  # the share of samples that have the reference in the place of a rollout
+    ahead: Annotated[int, Field(ge=0, le=1)] = 0  # 1 draws them a step ahead, beside the update: one update old
 
 
 class DivergenceSettings(Section):
@@ -239,6 +240,7 @@ class OpdSettings(Section):
     # the token that was drawn, the teacher's likeliest ones, or the whole vocabulary
     support: Literal["sampled", "top_k", "full"] = "sampled"
     top_k: PositiveInt = 16  # the teacher's likeliest entries, with support top_k
+    ratio_cap: Annotated[float, Field(ge=1)] = 2.0  # of the weight of a sampled token that was drawn a step ahead
 
 
 class OprdSettings(Section):
@@ -353,6 +355,8 @@ class TrainConfig(ModelSettings, DataSettings):
             raise ValueError(
                 f"rollout.per_problem: {self.objective} has its own number of completions (grpo.group_size; sft none)"
             )
+        if self.rollout.ahead and self.objective == "sft":
+            raise ValueError("rollout.ahead: sft reads the references and draws nothing that could be drawn ahead")
         if self.rollout.references > 0 and self.draws_to_estimate:
             raise ValueError(
                 f"rollout.references: {self.objective} estimates from tokens that the student drew, so all have to be"

@@ -14,7 +14,8 @@ from phfcli.core.settings import resolve
 from phfcli.core.storage.hub import hub_answers
 from phfcli.core.storage.schemas import SummaryForm, read_form
 
-_OURS = {"trainer.json", "optimizer.safetensors", "teacher.safetensors", "README.md"}  # of --resume, and the old card
+# of --resume, and the old card
+_OURS = {"trainer.json", "optimizer.safetensors", "teacher.safetensors", "ahead.safetensors", "README.md"}
 
 
 def push(name: str, repo: str, private: bool = False, dry_run: bool = False) -> dict[str, int]:

@@ -81,7 +81,7 @@ def _flow(adjacent: bool, local: Local = "both") -> Callable[[TrainConfig], Obje
 def _opd(config: TrainConfig) -> Objective:
     if config.opd.support != "sampled":
         return _opsd(config)
-    return SampledReverseKL(config.rollout, _temperature(config), _needs(config))
+    return SampledReverseKL(config.rollout, _temperature(config), config.opd.ratio_cap, _needs(config))
 
 
 def _oprd(config: TrainConfig) -> Objective:

@@ -9,10 +9,10 @@ from phfcli.core.losses.policy_gradient import (
     clipped_surrogate,
     group_advantages,
     token_logprobs_and_entropy,
-    truncated_weights,
 )
 from phfcli.core.models.passes import Batch, Pass
 from phfcli.core.objectives.contract import LossTerms, Needs, Term, TokenReadings
+from phfcli.core.objectives.importance import importance_weights
 from phfcli.core.objectives.token_means import token_divisors
 from phfcli.core.objectives.untruncated_sampling import require_whole_distribution
 
@@ -23,10 +23,10 @@ class GroupPolicy:
 
     Each rollout serves one update, so the policy before it is the present one: the ratio of the surrogate is
     exp(logp - logp.detach()), which is 1 with the gradient of logp. What the completions were drawn from is not quite
-    that policy: an engine has kernels, a precision and a merged adapter of its own. So each token is weighted by
-    min(exp(logp.detach() - engine_logp), ratio_cap), a constant. Both are of the distribution at the rollouts'
-    temperature; the engine's, after top-p or top-k, would be renormalised over a support that the trainer does not
-    know, so rollouts must be of the whole distribution.
+    that policy: an engine has kernels, a precision and a merged adapter of its own, and older weights where it draws
+    ahead. So each token is weighted by min(exp(logp.detach() - engine_logp), ratio_cap), a constant. Both are of the
+    distribution at the rollouts' temperature; the engine's, after top-p or top-k, would be renormalised over a support
+    that the trainer does not know, so rollouts must be of the whole distribution.
 
     Raises:
         UserError: for rollouts with top-p or top-k.
@@ -45,8 +45,7 @@ class GroupPolicy:
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
         temperature = self.rollout.temperature
         logprobs, entropy = token_logprobs_and_entropy(student.hidden, student.head, batch.token_ids, temperature)
-        engine = logprobs.new_tensor([value for sample in batch.samples for value in sample.logprobs])
-        weights = truncated_weights(logprobs, engine, self.settings.ratio_cap)
+        weights = importance_weights(batch, logprobs, self.settings.ratio_cap)
         advantages, flat = sample_advantages(batch, self.settings.normalize, logprobs)
         rows, _ = batch.tokens
         losses = weights * clipped_surrogate(logprobs, logprobs, advantages[rows], self.settings.epsilon)

@@ -2,6 +2,7 @@
 
 step-000100/  adapter_config.json, adapter_model.safetensors, tokenizer files      what PEFT and vLLM read
               trainer.json, optimizer.safetensors, teacher.safetensors             what --resume reads
+              ahead.safetensors                                                    with rollout.ahead: the next rollouts
 
 Where all weights train it is a plain transformers folder (config.json, model.safetensors), whose tensors of the trainer
 lie in a folder of their own, state/: vLLM takes every safetensors file beside a model for a part of it.
@@ -26,6 +27,7 @@ from phfcli.core.storage.schemas import TrainerForm, read_form
 from phfcli.core.storage.tensors import read_tensors, write_tensors
 
 _ONE_FILE = "10TB"
+_AHEAD = "ahead.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's, of a parameter's shape
 
 
@@ -39,6 +41,7 @@ def save_checkpoint(
     teacher: Teacher,
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
+    ahead: Mapping[str, Tensor],
 ) -> None:
     """Writes a checkpoint; it appears under its name only when it is complete."""
     with new_folder(folder) as target:
@@ -46,6 +49,8 @@ def save_checkpoint(
         model.description.tokenizer.save_pretrained(target)
         write_tensors(_state(target, model) / "teacher.safetensors", teacher.state_dict())
         write_tensors(_state(target, model) / "optimizer.safetensors", _optimizer_tensors(optimizer, model))
+        if ahead:
+            write_tensors(_state(target, model) / _AHEAD, ahead)
         write_json(target / "trainer.json", {**state, "sha256": _sums(target)})
 
 
@@ -73,6 +78,12 @@ def load_checkpoint(
     teacher.load_state_dict(averages)
     _load_optimizer_tensors(optimizer, model, moments)
     return state
+
+
+def load_ahead(folder: Path, model: LanguageModel) -> dict[str, Tensor]:
+    """The rollouts of the next step that a checkpoint keeps; nothing where it keeps none."""
+    path = _state(folder, model) / _AHEAD
+    return read_tensors(path) if path.is_file() else {}
 
 
 def check_sums(folder: Path) -> None:

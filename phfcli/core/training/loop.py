@@ -1,7 +1,6 @@
 """The training loop. A step is the paper's algorithm; the loop does not know which objective it runs."""
 
 import math
-import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -10,27 +9,24 @@ from dataclasses import asdict
 import torch
 
 from phfcli.core.errors import FaultError
-from phfcli.core.grading import Status, last_box
 from phfcli.core.models.passes import Batch, Pass, Sample, collate, padding, run_pass
 from phfcli.core.objectives.contract import LossTerms, TokenReadings
-from phfcli.core.runs.contexts import golds_of
 from phfcli.core.runs.layout import step_name
 from phfcli.core.seeds import derive_seed
 from phfcli.core.storage.files import append_lines, as_json, write_json
 from phfcli.core.training.distributed import ALONE, Ranks
 from phfcli.core.training.health.alarms import FILE as ALARMS
 from phfcli.core.training.health.engine_gap import engine_gap, sparse_entropy
-from phfcli.core.training.health.rollout_metrics import distinct_answers, repetition
 from phfcli.core.training.health.slow_metrics import base_distance, gradient_by_depth
 from phfcli.core.training.health.token_metrics import entropy_metrics, token_metrics
 from phfcli.core.training.metrics import Metrics, MetricSums, peak_memory
 from phfcli.core.training.micro_batches import micro_batches, tokens_at_once
-from phfcli.core.training.parts import TrainingParts
+from phfcli.core.training.samples.drawing import Drawing
+from phfcli.core.training.samples.sample_metrics import context_metrics, rollout_metrics
 from phfcli.core.training.saving import check_alike, save
-from phfcli.core.types import Completion, Problem, Request, Sampling
 
 
-class Trainer(TrainingParts):
+class Trainer(Drawing):
     """Runs the steps of a training run."""
 
     def train(self) -> Iterator[Metrics]:
@@ -48,6 +44,7 @@ class Trainer(TrainingParts):
                 due = self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps
                 if self.validation is not None and self.validation.due(self.step, self.config.steps):
                     due = True  # a checkpoint with each evaluation, and after it: who goes on from there has both
+                    self.ahead.finish()  # an evaluation has the engine to itself
                     scores = self.validation.run(self.step, self.model, self.engine, self.grader, self.ranks)
                     metrics |= {"evaluation": scores}
                 if alarms:
@@ -71,8 +68,9 @@ class Trainer(TrainingParts):
         torch.manual_seed(derive_seed(self.config.seed, "step", step))
         problems = self.problems(step)  # (x, r)
         completions = self.rollout(problems, step)  # y ~ p_S(. | x), eq. 1
-        sampled = time.perf_counter()
         shown = self.shown(problems, step)
+        self.draw_ahead(step)
+        sampled = time.perf_counter()
         samples = self.make_samples(problems, completions, shown)
         batches = self.collate(samples)
         counts = self.ranks.total({name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts})
@@ -95,86 +93,14 @@ class Trainer(TrainingParts):
             **slow,
             "lr": rate,
             **self.teacher.metrics(),
-            **self.rollout_metrics(completions, samples),
-            **self.context_metrics(problems, shown),
+            **rollout_metrics(self, completions, samples),
+            **context_metrics(self, problems, shown),
+            **({"staleness": self.ahead.staleness} if self.config.rollout.ahead else {}),
             "tokens_per_s": counts["tokens"] / seconds,
             "rollout_seconds": sampled - started,
             "seconds": seconds,
             "peak_memory_bytes": max(self.ranks.gather([peak_memory(self.model.device)])),  # of any rank
         }, samples
-
-    def problems(self, step: int) -> list[Problem]:
-        """The problems of a step, of all ranks, each as often as the objective wants a completion of it."""
-        return [problem for problem in self.curriculum.batch(step) for _ in range(self.objective.needs.group_size)]
-
-    def rollout(self, problems: Sequence[Problem], step: int, purpose: str = "rollout") -> list[Completion]:
-        """This rank's share of the completions, in order: the student's own, or references in their place.
-
-        Each purpose has random numbers of its own.
-        """
-        own = self.ranks.share(len(problems))
-        share = 1.0 if self.objective.needs.offline else self.config.rollout.references
-        read = {index: self._reference(problems[index]) for index in own if self._by_chance(share, step, index)}
-        drawn = [index for index in own if index not in read]
-        if drawn:
-            read |= dict(zip(drawn, self._draw(problems, drawn, step, purpose), strict=True))
-        return [read[index] for index in own]
-
-    def _draw(self, problems: Sequence[Problem], indices: Sequence[int], step: int, purpose: str) -> list[Completion]:
-        """The student's completions of the problems at some indices of a step, in order."""
-        requests = [
-            Request(
-                tuple(self.prompts.student(problems[index].problem)),
-                derive_seed(self.config.seed, purpose, step, index),
-            )
-            for index in indices
-        ]
-        self.engine.update(self.model)
-        return [
-            completion
-            for _, completion in sorted(self.engine.sample(requests, self.sampling), key=lambda pair: pair[0])
-        ]
-
-    @property
-    def sampling(self) -> Sampling:
-        settings = self.config.rollout
-        return Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_new_tokens)
-
-    def shown(self, problems: Sequence[Problem], step: int) -> list[str | None]:
-        """What the teacher is shown of this rank's problems; None where it is a rollout, and the one drawn is wrong."""
-        own = [problems[index] for index in self.ranks.share(len(problems))]
-        if not self.objective.needs.privileged:
-            return [None] * len(own)
-        if not self.curriculum.context.drawn:
-            return [self.curriculum.context.text(problem) for problem in own]
-        siblings = self.rollout(problems, step, "sibling")
-        right = self._rewards(own, siblings)
-        texts = [self.model.description.text(completion.ids) for completion in siblings]
-        return [text if reward else None for text, reward in zip(texts, right, strict=True)]
-
-    def make_samples(
-        self, problems: Sequence[Problem], completions: Sequence[Completion], shown: Sequence[str | None]
-    ) -> list[Sample]:
-        """This rank's completions after the student's prompt and, where the objective asks, after the teacher's.
-
-        Where the teacher is shown nothing it reads the student's prompt.
-        """
-        own, size = self.ranks.share(len(problems)), self.objective.needs.group_size
-        rewards = [0.0] * len(problems)
-        if self.objective.needs.reward:  # a group may be spread over ranks
-            rewards = self.ranks.gather(self._rewards([problems[index] for index in own], completions))
-        samples = [
-            Sample(
-                student_prompt=self.prompts.student(problems[index].problem),
-                teacher_prompt=self._teacher_prompt(problems[index], context),
-                completion=completion.ids,
-                logprobs=completion.logprobs,
-                reward=rewards[index],
-                group=rewards[index - index % size :][:size],
-            )
-            for index, completion, context in zip(own, completions, shown, strict=True)
-        ]
-        return [self.teacher.prepare(sample, problems[index]) for index, sample in zip(own, samples, strict=True)]
 
     def collate(self, samples: Sequence[Sample]) -> list[Batch]:
         """Micro-batches of samples of like length: little is padded. The longest come first: memory runs out at once.
@@ -255,35 +181,6 @@ class Trainer(TrainingParts):
         """The Euclidean norm of all trained weights, infinite or not a number where they cannot be computed with."""
         return torch.nn.utils.get_total_norm(list(self.model.trainable().values())).item()
 
-    def rollout_metrics(self, completions: Sequence[Completion], samples: Sequence[Sample]) -> Metrics:
-        """Means over the completions of all ranks."""
-        sums = {
-            "rollout_tokens": sum(len(c.ids) for c in completions),
-            "truncated": sum(c.finish == "length" for c in completions),
-            "repetition": sum(repetition(c.ids) for c in completions),
-            **({"reward": sum(s.reward for s in samples)} if self.objective.needs.reward else {}),
-            "count": len(completions),
-        }
-        totals = self.ranks.total(sums)
-        count = totals.pop("count")
-        metrics = {name: total / count for name, total in totals.items()}
-        if (size := self.objective.needs.group_size) > 1:
-            answers = [last_box(self.model.description.text(c.ids)) for c in completions]
-            metrics["distinct_answers"] = distinct_answers(self.ranks.gather(answers), size)
-        return metrics
-
-    def context_metrics(self, problems: Sequence[Problem], shown: Sequence[str | None]) -> Metrics:
-        """The share of problems whose teacher is shown another answer than the gold; of drawn contexts those there."""
-        if not self.objective.needs.privileged:
-            return {}
-        own = [problems[index] for index in self.ranks.share(len(problems))]
-        pairs = [(p.golds, text) for p, text in zip(own, shown, strict=True) if p.golds and text and last_box(text)]
-        wrong = sum(grade.status == Status.wrong for grade in self.grader.grade(pairs))
-        there = sum(text is not None for text in shown)
-        totals = self.ranks.total({"wrong": wrong, "pairs": len(pairs), "there": there, "all": len(shown)})
-        metrics = {"foreign_answers": totals["wrong"] / totals["pairs"]} if totals["pairs"] else {}
-        return metrics | ({"siblings": totals["there"] / totals["all"]} if self.curriculum.context.drawn else {})
-
     def fault(
         self, words: str, loss: float, grad_norm: float, samples: Sequence[Sample], counts: Mapping[str, float]
     ) -> FaultError:
@@ -300,24 +197,3 @@ class Trainer(TrainingParts):
         if self.ranks.main:
             write_json(path, as_json({"step": step, "loss": loss, "grad_norm": grad_norm, "samples": records}))
         return FaultError(f"step {step}: {words}, the last checkpoint is intact, and the batch is in {path}")
-
-    def _rewards(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[float]:
-        """1 for a completion whose answer is the problem's, else 0, by the grader of evaluation."""
-        texts = [self.model.description.text(completion.ids) for completion in completions]
-        golds = [golds_of(problem) for problem in problems]
-        grades = self.grader.grade(list(zip(golds, texts, strict=True)))
-        whole = [completion.finish == "stop" for completion in completions]
-        return [float(ok and grade.status == Status.correct) for ok, grade in zip(whole, grades, strict=True)]
-
-    def _by_chance(self, share: float, step: int, index: int) -> bool:
-        """Whether a sample is among the share that has the reference in the place of a rollout."""
-        return random.Random(derive_seed(self.config.seed, "reference", step, index)).random() < share
-
-    def _reference(self, problem: Problem) -> Completion:
-        assert problem.solution is not None
-        return Completion(tuple(self.prompts.target(problem.problem, problem.solution)), (), finish="stop")
-
-    def _teacher_prompt(self, problem: Problem, shown: str | None) -> list[int] | None:
-        if not self.objective.needs.teacher:
-            return None
-        return self.prompts.student(problem.problem) if shown is None else self.prompts.teacher(problem.problem, shown)

@@ -16,6 +16,7 @@ from phfcli.core.rollouts.engine import TrainingEngine
 from phfcli.core.runs.training_data import Curriculum
 from phfcli.core.training.distributed import ALONE, Ranks
 from phfcli.core.training.health.alarms import Alarms
+from phfcli.core.training.samples.ahead import Ahead
 from phfcli.core.training.validation import Validation
 
 
@@ -43,5 +44,6 @@ class TrainingParts:
     step: int = 0  # completed
     notes: Sequence[str] = ()  # what is shown at the start, a line each
     warnings: Sequence[str] = ()  # what somebody who starts the run should act on, a sentence each
+    ahead: Ahead = field(default_factory=Ahead)  # rollouts of the step to come
     alarms: Alarms = field(default_factory=Alarms)
     stopping: bool = False  # may be set at any moment, by a signal's handler say

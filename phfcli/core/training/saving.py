@@ -1,6 +1,8 @@
 """Saves checkpoints and hidden flows during training, and resumes a run from them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
 
 from phfcli.core.errors import FaultError, UserError
 from phfcli.core.models.description import stable_name
@@ -9,6 +11,7 @@ from phfcli.core.models.sharding import whole_blocks
 from phfcli.core.runs.checkpoints import (
     MismatchError,
     checkpoints_of,
+    load_ahead,
     load_checkpoint,
     prune_checkpoints,
     save_checkpoint,
@@ -37,8 +40,9 @@ def save(trainer: TrainingParts, samples: Sequence[Sample]) -> None:
             recorded = record_flow(trainer.model, trainer.teacher, samples[: flow.saved_samples], flow.positions)
             save_flow(trainer.folder, trainer.step, recorded, flow.saved_dtype)
             _follow(trainer, samples[: flow.saved_samples])
+    ahead = trainer.ahead.state(ranks)
     if ranks.main:
-        _write_checkpoint(trainer)
+        _write_checkpoint(trainer, ahead)
 
 
 def _follow(trainer: TrainingParts, fresh: Sequence[Sample]) -> None:
@@ -75,12 +79,12 @@ def check_alike(trainer: TrainingParts) -> None:
         )
 
 
-def _write_checkpoint(trainer: TrainingParts) -> None:
+def _write_checkpoint(trainer: TrainingParts, ahead: Mapping[str, Tensor]) -> None:
     """Writes the checkpoint, and only then removes older ones and moves the link to the best one."""
     model, config = trainer.model, trainer.config
     state = {"step": trainer.step, "model": stable_name(config.model), "schedule": trainer.schedule.state_dict()}
     folder = trainer.folder / "checkpoints" / step_name(trainer.step)
-    save_checkpoint(folder, model, trainer.teacher, trainer.optimizer, state)
+    save_checkpoint(folder, model, trainer.teacher, trainer.optimizer, state, ahead)
     write_text(folder / "README.md", model_card(config, trainer.step))
     best = trainer.validation and trainer.validation.best
     if trainer.validation and best and best["step"] == trainer.step:
@@ -99,6 +103,7 @@ def _load_newest(trainer: TrainingParts) -> list[str]:
         except UserError as error:
             skipped.append(f"checkpoint skipped: {error}; set aside as {set_aside(folder).name}")
             continue
+        trainer.ahead.restore(load_ahead(folder, trainer.model))
         restore_schedule(trainer.schedule, trainer.optimizer, state["schedule"])
         trainer.step = step
         break

@@ -101,7 +101,7 @@ def _length(judged: Judged) -> str | None:
 
 def _engine(judged: Judged) -> str | None:
     gap = judged.now.get("engine_gap", 0)
-    if gap <= ENGINE_GAP:
+    if gap <= ENGINE_GAP or judged.now.get("staleness"):  # the gap of older weights is no fault
         return None
     return (
         f"at step {judged.step} the engine is out of step with the policy: their log-probabilities of a token "
