@@ -13,7 +13,7 @@ from phfcli.core.config import EvalConfig, PromptSettings, TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.average import average
 from phfcli.core.evaluation.benchmarks import Benchmark, check_golds, load_benchmarks
-from phfcli.core.evaluation.overlap import Overlap, find_overlap
+from phfcli.core.evaluation.overlap import Overlap, overlaps_of
 from phfcli.core.evaluation.sample_file import GradedSample, Key, SampleFile
 from phfcli.core.evaluation.sample_page import write_page
 from phfcli.core.evaluation.sample_tasks import SampleTask, grade, sample_tasks
@@ -29,7 +29,6 @@ from phfcli.core.runs.checkpoint_choice import Target, find_target
 from phfcli.core.runs.layout import evaluation_folder
 from phfcli.core.runs.provenance import environment, model_identity, now
 from phfcli.core.runs.run_folder import saved_config
-from phfcli.core.runs.training_data import load_problems
 from phfcli.core.settings import resolve
 from phfcli.core.storage.background_writer import BackgroundWriter
 from phfcli.core.storage.files import file_hash, write_json
@@ -219,7 +218,7 @@ def _evaluate(
     config: EvalConfig, target: Target, on_start: Callable[[Evaluator], None], on_progress: Progress, warn: Warn
 ) -> list[dict[str, Any]]:
     benches = load_benchmarks(config.bench, config)
-    overlaps = _overlaps(config, target, benches)
+    overlaps = overlaps_of(config, target, benches)
     description = load_description(target.model)
     identity = _identity(config, target)
     if target.adapter is not None:
@@ -240,24 +239,6 @@ def _evaluate(
         evaluation = Evaluator(config, target, description, prompts, engine, identity, overlaps)
         on_start(evaluation)
         return [evaluation.run(bench, graders[bench.grader], on_progress) for bench in benches]
-
-
-def _overlaps(config: EvalConfig, target: Target, benches: Sequence[Benchmark]) -> dict[str, Overlap]:
-    """What each benchmark shares with the training data that the settings name. Nothing where they name none.
-
-    Raises:
-        UserError: where the run's own data is asked for, and the target is no run.
-    """
-    if config.overlap is None:
-        return {}
-    if config.overlap != "run":
-        training = TrainConfig(data=config.overlap, columns=config.columns, bad_rows="skip")
-    elif target.run is not None:
-        training = resolve(TrainConfig, [saved_config(target.run)])
-    else:
-        raise UserError(f"overlap: {target.name} is no run, so name its training data: --set overlap=FILE|HUB")
-    problems = load_problems(training)
-    return {bench.name: find_overlap(bench.problems, problems, training.data) for bench in benches}
 
 
 def _grader(name: str, config: EvalConfig) -> Grading:

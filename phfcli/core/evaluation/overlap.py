@@ -11,6 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from phfcli.core.config import EvalConfig, TrainConfig
+from phfcli.core.errors import UserError
+from phfcli.core.evaluation.benchmarks import Benchmark
+from phfcli.core.runs.checkpoint_choice import Target
+from phfcli.core.runs.run_folder import saved_config
+from phfcli.core.runs.training_data import load_problems
+from phfcli.core.settings import resolve
 from phfcli.core.types import Problem
 
 WORDS = 13
@@ -63,6 +70,24 @@ class Overlap:
             f"{WORDS} words in a row, {len(self.near)} are near-duplicates): {', '.join(self.ids[:_SHOWN])}{more}; "
             "the score may be of what was learned by heart"
         )
+
+
+def overlaps_of(config: EvalConfig, target: Target, benches: Sequence[Benchmark]) -> dict[str, Overlap]:
+    """What each benchmark shares with the training data that the settings name. Nothing where they name none.
+
+    Raises:
+        UserError: where the run's own data is asked for, and the target is no run.
+    """
+    if config.overlap is None:
+        return {}
+    if config.overlap != "run":
+        training = TrainConfig(data=config.overlap, columns=config.columns, bad_rows="skip")
+    elif target.run is not None:
+        training = resolve(TrainConfig, [saved_config(target.run)])
+    else:
+        raise UserError(f"overlap: {target.name} is no run, so name its training data: --set overlap=FILE|HUB")
+    problems = load_problems(training)
+    return {bench.name: find_overlap(bench.problems, problems, training.data) for bench in benches}
 
 
 def find_overlap(problems: Sequence[Problem], training: Iterable[Problem], data: str) -> Overlap:
