@@ -324,6 +324,7 @@ class TrainConfig(ModelSettings, DataSettings):
     objective: ObjectiveChoice = "phf"  # what is minimised
     # which tokens of a completion a distillation looks at: uniform, early, late, forks, prefix-importance, skip-first-N
     weights: Annotated[str, AfterValidator(_weights)] = "uniform"
+    reward_weight: Annotated[float, Field(ge=0)] = 0.0  # of GRPO's loss beside a distillation's, with `grpo`'s settings
     seed: int = 0  # of everything that is drawn
     steps: PositiveInt = 100  # the last step
     batch_size: PositiveInt = 32  # problems a step
@@ -357,6 +358,10 @@ class TrainConfig(ModelSettings, DataSettings):
             )
         if self.rollout.ahead and self.objective == "sft":
             raise ValueError("rollout.ahead: sft reads the references and draws nothing that could be drawn ahead")
+        if self.reward_weight > 0 and self.objective in ("sft", "grpo", "oisd"):
+            raise ValueError(f"reward_weight: {self.objective} is no distillation that a reward could stand beside")
+        if self.reward_weight > 0 and self.rollout.per_problem > 1:
+            raise ValueError("rollout.per_problem: with reward_weight a problem has grpo.group_size completions")
         if self.rollout.references > 0 and self.draws_to_estimate:
             raise ValueError(
                 f"rollout.references: {self.objective} estimates from tokens that the student drew, so all have to be"
@@ -374,7 +379,8 @@ class TrainConfig(ModelSettings, DataSettings):
     def draws_to_estimate(self) -> bool:
         """Whether the objective holds only for completions that were drawn from the student."""
         opd = self.objective == "opd" or (self.objective == "oprd" and self.oprd.mu is not None)
-        return self.objective in ("sft", "grpo", "oisd") or (opd and self.opd.support == "sampled")
+        estimated = self.objective in ("sft", "grpo", "oisd") or self.reward_weight > 0
+        return estimated or (opd and self.opd.support == "sampled")
 
 
 class EvalConfig(ModelSettings, DataSettings):

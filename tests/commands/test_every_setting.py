@@ -28,6 +28,7 @@ TRIED: dict[str, tuple[str, ...]] = {
     "prompt.teacher_thinking": ("false",),
     "prompt.chat_template": ("chat.jinja",),
     "overlong": ("skip",),
+    "reward_weight": ("0.5", "grpo.group_size=2", "rollout.top_p=1", "rollout.top_k=0"),
     "seed": ("7",),
     "weights": ("forks",),
     "steps": ("2",),

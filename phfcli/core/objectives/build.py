@@ -15,6 +15,7 @@ from phfcli.core.objectives.internal_alignment import InternalAlignment
 from phfcli.core.objectives.output_divergence import OutputDivergence
 from phfcli.core.objectives.pointwise_states import PointwiseStates
 from phfcli.core.objectives.reference_likelihood import ReferenceLikelihood
+from phfcli.core.objectives.rewarded import Rewarded
 from phfcli.core.objectives.sampled_reverse_kl import SampledReverseKL
 from phfcli.core.objectives.teachers.bridge import load_bridge
 from phfcli.core.objectives.weighted import Weighted
@@ -25,9 +26,11 @@ def build_objective(config: TrainConfig) -> Objective:
     builder = _BUILDERS.get(config.objective) or find("objectives", config.objective)
     assert builder is not None  # the settings have been checked
     objective: Objective = builder(config)
-    if config.weights == "uniform":
-        return objective
-    return Weighted(objective, config.weights, _temperature(config), config.health.fork_entropy)
+    if config.weights != "uniform":
+        objective = Weighted(objective, config.weights, _temperature(config), config.health.fork_entropy)
+    if config.reward_weight > 0:
+        objective = Rewarded(objective, _grpo(config), config.reward_weight)
+    return objective
 
 
 def _privileged(config: TrainConfig) -> bool:
@@ -56,7 +59,7 @@ def _temperature(config: TrainConfig) -> float:
     return config.divergence.temperature or config.rollout.temperature
 
 
-def _grpo(config: TrainConfig) -> Objective:
+def _grpo(config: TrainConfig) -> GroupPolicy:
     return GroupPolicy(config.grpo, config.rollout)
 
 
