@@ -4,7 +4,8 @@ import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -104,9 +105,14 @@ def _is_text(key: str) -> bool:
             own = getattr(own, "model_fields", {}).get(section)
             own = own and own.annotation
         field = getattr(own, "model_fields", {}).get(name)
-        if field and str in (field.annotation, *map(_plain, get_args(field.annotation))):
+        if field and str in map(_plain, _members(field.annotation)):
             return True
     return False
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union; a type alone is one of its own."""
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
 
 
 def _plain(annotation: Any) -> Any:

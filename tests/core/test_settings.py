@@ -165,6 +165,8 @@ def test_settings_do_not_change_after_loading() -> None:
         ("engine", "on", "on"),  # of an evaluation
         ("divergence.clip", "null", None),
         ("flow.layers", "[1, 50%]", [1, "50%"]),
+        ("report_to", "[wandb]", ["wandb"]),
+        ("bench", "[aime24, aime25]", ["aime24", "aime25"]),
         ("steps", "3", 3),
     ],
 )

@@ -33,7 +33,7 @@ def test_the_blend_is_the_sum_of_both_losses_and_gradients(objective: str, stude
         gradients = torch.autograd.grad(loss, list(student.trainable().values()))
         found.append((loss, torch.cat([gradient.flatten() for gradient in gradients])))
     for first, second, both in zip(*found, strict=True):
-        torch.testing.assert_close(both, first + 0.3 * second, rtol=1e-6, atol=1e-10)
+        torch.testing.assert_close(both, first + 0.3 * second, rtol=1e-4, atol=1e-7)
 
 
 def test_it_needs_both_a_teacher_and_a_reward_for_each_of_the_group() -> None:
