@@ -22,7 +22,7 @@ def after(offsets: Tensor, skipped: int) -> Tensor:
     return (offsets >= skipped).float()
 
 
-def prefix_likelihood(student: Tensor, teacher: Tensor, offsets: Tensor) -> Tensor:
+def prefix_importance(student: Tensor, teacher: Tensor, offsets: Tensor) -> Tensor:
     """[N]: how far the teacher would still have come this way, from both readers' log-probabilities of each token [N].
 
     prod_{s < t} min(1, p_T(y_s) / p_S(y_s)): 1 at the first token, and less from each one on that the teacher finds
@@ -39,4 +39,9 @@ def normalised(weights: Tensor, offsets: Tensor, lengths: Tensor) -> Tensor:
     """[N]: with the mean 1 over each completion that has any."""
     row = (offsets == 0).cumsum(0) - 1
     sums = weights.new_zeros(int(row[-1]) + 1 if len(row) else 0).index_add(0, row, weights)[row]
-    return torch.where(sums > 0, weights * lengths / sums.clamp_min(torch.finfo(weights.dtype).tiny), 0)
+    return to_mean_1(weights, sums, lengths)
+
+
+def to_mean_1(weights: Tensor, sums: Tensor, counts: Tensor) -> Tensor:
+    """Weights with the mean 1 over their group, whose sum and size are given for each; 0 where nothing has a weight."""
+    return torch.where(sums > 0, weights * counts / sums.clamp_min(torch.finfo(weights.dtype).tiny), 0)

@@ -5,6 +5,7 @@ Completions are aligned by their own token ids: each reader finds token t of sam
 prompt_length[b] + t. Where the model allows it, the sequences are computed one behind the other, without padding.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,6 +93,12 @@ class Batch:
         """The N valid tokens themselves, [N]."""
         rows, offsets = self.tokens
         return self.student.input_ids[rows, self.student.prompt_lengths[rows] + offsets]
+
+    @property
+    def drawn_logprobs(self) -> Tensor:
+        """Of each of the N tokens, under the distribution it was drawn from; NaN where it was not drawn. Float64."""
+        values = [value for s in self.samples for value in (s.logprobs or [math.nan] * len(s.completion))]
+        return torch.tensor(values, dtype=torch.float64, device=self.lengths.device)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -12,9 +12,8 @@ from phfcli.core.losses.policy_gradient import (
 )
 from phfcli.core.models.passes import Batch, Pass
 from phfcli.core.objectives.contract import LossTerms, Needs, Term, TokenReadings
-from phfcli.core.objectives.importance import importance_weights
+from phfcli.core.objectives.sampled_tokens import importance_weights, require_whole_distribution
 from phfcli.core.objectives.token_means import token_divisors
-from phfcli.core.objectives.untruncated_sampling import require_whole_distribution
 
 
 @dataclass(frozen=True)

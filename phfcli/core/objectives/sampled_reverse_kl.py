@@ -10,8 +10,7 @@ from phfcli.core.losses.divergence.sampled_token import sampled_reverse_kl
 from phfcli.core.losses.policy_gradient import token_logprobs, token_logprobs_and_entropy
 from phfcli.core.models.passes import Batch, Pass, common_heads
 from phfcli.core.objectives.contract import LossTerms, Needs, Term, TokenReadings
-from phfcli.core.objectives.importance import importance_weights
-from phfcli.core.objectives.untruncated_sampling import require_whole_distribution
+from phfcli.core.objectives.sampled_tokens import importance_weights, require_whole_distribution
 
 
 @dataclass(frozen=True)

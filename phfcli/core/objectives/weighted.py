@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from phfcli.core.losses.policy_gradient import token_logprobs, token_logprobs_and_entropy
-from phfcli.core.losses.token_weights import after, normalised, prefix_likelihood, ramp
+from phfcli.core.losses.token_weights import after, normalised, prefix_importance, ramp
 from phfcli.core.models.passes import Batch, Pass
 from phfcli.core.objectives.contract import LossTerms, Needs, Objective
 
@@ -52,4 +52,4 @@ class Weighted:
             entropy = token_logprobs_and_entropy(*read)[1]
             return (entropy > self.fork_entropy).to(entropy.dtype)
         taught = token_logprobs(teacher.hidden, teacher.head, batch.token_ids, self.temperature)
-        return prefix_likelihood(token_logprobs(*read), taught, offsets)
+        return prefix_importance(token_logprobs(*read), taught, offsets)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phfcli.core.losses.token_weights import after, normalised, prefix_likelihood, ramp
+from phfcli.core.losses.token_weights import after, normalised, prefix_importance, ramp
 
 OFFSETS, LENGTHS = torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([4, 4, 4, 4, 2, 2])
 
@@ -33,7 +33,7 @@ def test_a_prefix_counts_for_what_the_teacher_would_have_written() -> None:
     student = torch.tensor([0.5, 0.5, 0.8, 0.5, 0.25, 1.0]).log()
     teacher = torch.tensor([0.25, 1.0, 0.2, 0.5, 0.5, 0.5]).log()
     want = [1, 0.5, 0.5, 0.125, 1, 1]  # 0.25 / 0.5, then no less, then 0.2 / 0.8; the second completion begins anew
-    assert prefix_likelihood(student, teacher, OFFSETS).tolist() == pytest.approx(want)
+    assert prefix_importance(student, teacher, OFFSETS).tolist() == pytest.approx(want)
 
 
 @given(st.lists(st.lists(st.sampled_from([0.0, 1e-6, 0.3, 1.0, 5.0]), min_size=1, max_size=6), min_size=1, max_size=4))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from phfcli.core.losses.shared import check_states, mean_over_samples, working
+from phfcli.core.losses.token_weights import to_mean_1
 
 Local = Literal["both", "direction", "geometry", "half-direction", "half-geometry"]
 
@@ -127,9 +128,7 @@ def directions(states: Tensor, linked: Tensor, eps: float | Tensor) -> Tensor:
 def _shares(weights: Tensor, linked: Tensor) -> Tensor:
     """[B, m-1]: the weights of the transitions, with the mean 1 over a sample's; all 0 where none has any."""
     own = working(weights)[:, 1:].masked_fill(~linked, 0)
-    sums = own.sum(-1, keepdim=True)
-    scale = linked.sum(-1, keepdim=True) / sums.clamp_min(torch.finfo(own.dtype).tiny)
-    return torch.where(sums > 0, own * scale, 0)
+    return to_mean_1(own, own.sum(-1, keepdim=True), linked.sum(-1, keepdim=True))
 
 
 def _direction_term(student_D: Tensor, teacher_D: Tensor, weight: Tensor, counts: Tensor) -> Tensor:

@@ -4,8 +4,6 @@ Both have a log-probability of each token, of the distribution that was drawn fr
 each micro-batch, evenly spread, whose logits are computed once more: a percent of a large batch's work.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -27,7 +25,7 @@ def engine_gap(student: Pass, batch: Batch, sampling: Sampling) -> tuple[Sums, T
     Tokens that no engine has drawn, those of references, are left out. Where there are no others the counts are 0, and
     nothing is largest.
     """
-    engine = student.hidden.new_tensor(_engine_logprobs(batch), dtype=torch.float64)
+    engine = batch.drawn_logprobs
     drawn = engine.isfinite().nonzero()[:, 0]
     chosen = drawn[_spread(len(drawn), drawn.device)]
     logits = working(student.head.logits(student.hidden[chosen].detach()))
@@ -36,11 +34,6 @@ def engine_gap(student: Pass, batch: Batch, sampling: Sampling) -> tuple[Sums, T
     kl = gap.clamp(max=_LARGEST).exp() - 1 - gap
     sums = {"engine_gap": (gap.abs().sum(), count), "engine_kl": (kl.sum(), count)}
     return sums, gap.abs().max() if len(gap) else None
-
-
-def _engine_logprobs(batch: Batch) -> list[float]:
-    """Of each of the N tokens; NaN where the sample has none."""
-    return [value for s in batch.samples for value in (s.logprobs or [math.nan] * len(s.completion))]
 
 
 @torch.no_grad()
