@@ -325,6 +325,7 @@ class TrainConfig(ModelSettings, DataSettings):
     # which tokens of a completion a distillation looks at: uniform, early, late, forks, prefix-importance, skip-first-N
     weights: Annotated[str, AfterValidator(_weights)] = "uniform"
     reward_weight: Annotated[float, Field(ge=0)] = 0.0  # of GRPO's loss beside a distillation's, with `grpo`'s settings
+    base_kl: Annotated[float, Field(ge=0)] = 0.0  # weight of KL(student || base) beside any objective
     seed: int = 0  # of everything that is drawn
     steps: PositiveInt = 100  # the last step
     batch_size: PositiveInt = 32  # problems a step

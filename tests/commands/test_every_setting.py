@@ -29,6 +29,7 @@ TRIED: dict[str, tuple[str, ...]] = {
     "prompt.chat_template": ("chat.jinja",),
     "overlong": ("skip",),
     "reward_weight": ("0.5", "grpo.group_size=2", "rollout.top_p=1", "rollout.top_k=0"),
+    "base_kl": ("0.1",),
     "seed": ("7",),
     "weights": ("forks",),
     "steps": ("2",),

@@ -71,6 +71,7 @@ class Batch:
     valid: Tensor  # [B, m]
     in_teacher_tokens: "Batch | None" = None  # the same samples in the teacher's own tokens, where those are others
     weights: Tensor | None = None  # [N] of the tokens, with the mean 1 over each completion; None is 1 for each
+    base: "Pass | None" = None  # of the base after the student's prompts, where an objective needs it
 
     @cached_property
     def tokens(self) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from phfcli.core.objectives.contract import LossTerms, Needs, Objective, Sum, Te
 from phfcli.core.objectives.group_policy import GroupPolicy
 from phfcli.core.objectives.hidden_flow import HiddenFlow
 from phfcli.core.objectives.internal_alignment import InternalAlignment
+from phfcli.core.objectives.near_base import NearBase
 from phfcli.core.objectives.output_divergence import OutputDivergence
 from phfcli.core.objectives.pointwise_states import PointwiseStates
 from phfcli.core.objectives.reference_likelihood import ReferenceLikelihood
@@ -30,6 +31,8 @@ def build_objective(config: TrainConfig) -> Objective:
         objective = Weighted(objective, config.weights, _temperature(config), config.health.fork_entropy)
     if config.reward_weight > 0:
         objective = Rewarded(objective, _grpo(config), config.reward_weight)
+    if config.base_kl > 0:
+        objective = NearBase(objective, config.base_kl, config.rollout.temperature)
     return objective
 
 

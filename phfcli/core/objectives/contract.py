@@ -22,6 +22,7 @@ class Needs:
         completions: rollouts per problem; 0 is offline, on the reference itself.
         teacher: a second pass without grad.
         privileged: that pass reads the prompt that contains the reference.
+        base: a pass without grad of the model before any training, after the student's own prompt.
         outputs: the two next-token distributions are compared, so both readers must have one tokenizer.
         reward: graded completions; each sample then knows its reward and those of its problem's other completions.
         layers: blocks whose states are wanted, 1 is the first; None is all of them, () is none.
@@ -37,6 +38,7 @@ class Needs:
     completions: int = 1
     teacher: bool = True
     privileged: bool = True
+    base: bool = False
     outputs: bool = True
     reward: bool = False
     layers: LayerChoice | None = ()

@@ -18,7 +18,7 @@ from phfcli.core.objectives.token_means import token_divisors
 
 @dataclass(frozen=True)
 class GroupPolicy:
-    """Policy gradient with group-relative advantages, a clipped ratio, and no KL term (beta 0).
+    """Policy gradient with group-relative advantages, a clipped ratio; a KL term is `NearBase`'s.
 
     Each rollout serves one update, so the policy before it is the present one: the ratio of the surrogate is
     exp(logp - logp.detach()), which is 1 with the gradient of logp. What the completions were drawn from is not quite

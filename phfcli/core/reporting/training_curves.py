@@ -20,6 +20,7 @@ CURVES = {
     "engine_gap": "Gap between the engine's and the trainer's log-probability of a token, in nats.",
     "distinct_answers": "Different answers of a problem's rollouts, mean over problems.",
     "base_distance": "KL divergence of the policy from its base on its rollouts, nats a token.",
+    "base_kl": "KL divergence of the policy from its base, nats a token, which the loss holds down.",
     "reward": "Share of right completions in training.",
     "clip_share": "Share of the divergence that the clip takes, and its gradient with it.",
     "turned_tokens": "Share of the tokens whose gradient the clip turns against the divergence.",

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 
@@ -154,6 +154,8 @@ class Trainer(Drawing):
         teacher = None
         if self.objective.needs.teacher:
             teacher = self.teacher.run_pass(self.model, batch, layers)  # p_T(. | x, r, y_<t), eq. 2
+        if self.base is not None:
+            batch = replace(batch, base=self.base.run_pass(self.model, batch, ()))
         student = run_pass(self.model, batch.student, batch, layers, self.objective.needs.lens)
         return self.objective.loss(student, teacher, batch), student
 

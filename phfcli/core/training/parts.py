@@ -43,6 +43,7 @@ class TrainingParts:
     validation: Validation | None = None
     step: int = 0  # completed
     notes: Sequence[str] = ()  # what is shown at the start, a line each
+    base: Teacher | None = None  # the model before any training, where the objective needs it
     warnings: Sequence[str] = ()  # what somebody who starts the run should act on, a sentence each
     ahead: Ahead = field(default_factory=Ahead)  # rollouts of the step to come
     alarms: Alarms = field(default_factory=Alarms)

@@ -19,6 +19,7 @@ from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.models.sharding import shard
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.objectives.contract import Needs
+from phfcli.core.objectives.teachers.base import build_base
 from phfcli.core.objectives.teachers.contract import Teacher
 from phfcli.core.objectives.teachers.coupled import build_own_teacher
 from phfcli.core.objectives.teachers.external import load_external
@@ -92,6 +93,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         validation=validation,
         notes=[*([] if model.adapter is None else model.adapter.lines()), *prompts.notes()],
         warnings=[*prompts.warnings(), *warnings],
+        base=build_base(model) if needs.base else None,
     )
 
 

@@ -106,6 +106,7 @@ def step_memory(
         "weights": frozen - away,
         "adapter": trained if config.tuning == "lora" else 0,
         "teacher": weights or (trained * copies_of(config.teacher) if own_teacher else 0),
+        "base": trained if needs.base and config.tuning == "full" else 0,
         "AdamW": 2 * trained,
     }
     tokens = rows * lengths.completion
@@ -117,12 +118,14 @@ def step_memory(
     kept = {"activations": kept_for_backward, "logit lens": lens, "captured states": _STATE_COPIES * states}
     phases = {
         "loss": kept
-        | {"hidden states": _HIDDEN_COPIES * hidden, "head's gradient": head}
+        | {"hidden states": (_HIDDEN_COPIES + needs.base) * hidden, "head's gradient": head}
         | {"logits chunk": _chunk(tokens, text.vocab_size, dtype, device)},
         "backward": kept | {"hidden states": hidden, "gradients": backward - kept_for_backward},
     }
     if needs.teacher:
         phases["teacher"] = {"activations": reading, "captured states": states}
+    if needs.base:
+        phases["base"] = {"activations": reader_memory(causal, rows, student, _attention(config, arch))}
     if not needs.offline and (config.rollout.engine == "transformers" or on_cpu):
         phases["rollout"] = _rollout(config, causal, completions, lengths, dtype) | {"whole blocks": away}
     return Memory(always, phases, summary)

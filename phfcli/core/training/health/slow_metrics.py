@@ -10,7 +10,7 @@ from torch import nn
 from phfcli.core.losses.divergence.fused import fused_divergence
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Batch, run_pass
-from phfcli.core.objectives.teachers.ema import AveragedTeacher
+from phfcli.core.objectives.teachers.base import build_base
 
 _PARTS = 4  # of the depth
 _BLOCK = re.compile(r"\.(\d+)\.")
@@ -29,16 +29,8 @@ def gradient_by_depth(parameters: Mapping[str, nn.Parameter], blocks: int) -> li
 @torch.no_grad()
 def base_distance(model: LanguageModel, batch: Batch, temperature: float) -> float:
     """KL(policy || base) per token on a micro-batch's rollouts, the base being the model without its adapter."""
-    mode = model.network.training
-    model.network.eval()
     own = run_pass(model, batch.student, batch, ())
-    # an adapter whose second factor is zero adds nothing
-    factors = {name: p for name, p in model.trainable().items() if ".lora_B." in name}
-    without = AveragedTeacher(factors, decay=1.0)
-    without.load_state_dict({name: torch.zeros_like(p) for name, p in factors.items()})
-    with without.weights():
-        base = run_pass(model, batch.student, batch, ())
-    model.network.train(mode)
+    base = build_base(model).run_pass(model, batch, ())
     weights = own.hidden.new_ones(len(own.hidden), dtype=torch.float32)
     total = fused_divergence(own.hidden, base.hidden, own.head, weights, kind="reverse_kl", temperature=temperature)
     return total.item() / len(own.hidden)
