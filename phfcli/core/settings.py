@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from phfcli.core.config import EvalConfig, Section, TrainConfig
@@ -99,15 +100,18 @@ def _set_value(key: str, text: str) -> Any:
 def _is_text(key: str) -> bool:
     """Whether a dotted key is a setting that holds text, or none."""
     *sections, name = key.split(".")
-    for kind in (TrainConfig, EvalConfig):
-        own: Any = kind
-        for section in sections:
-            own = getattr(own, "model_fields", {}).get(section)
-            own = own and own.annotation
-        field = getattr(own, "model_fields", {}).get(name)
-        if field and str in map(_plain, _members(field.annotation)):
-            return True
-    return False
+    fields = (_fields(kind, sections).get(name) for kind in (TrainConfig, EvalConfig))
+    return any(field is not None and str in map(_plain, _members(field.annotation)) for field in fields)
+
+
+def _fields(kind: type[BaseModel], sections: Iterable[str]) -> Mapping[str, FieldInfo]:
+    """The settings of a section of the tree; none where it has no such section."""
+    for name in sections:
+        field = kind.model_fields.get(name)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return {}
+        kind = field.annotation
+    return kind.model_fields
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -232,19 +236,9 @@ def _explain(kind: type[BaseModel], error: ErrorDetails, origin: Mapping[str, st
     source = related[-1] if related else labels[0] if len(labels) == 1 else "settings"
     where = source if source.lstrip("-").split(" ")[-1] == path else f"{source}: {path}".removesuffix(": ")
     if error["type"] == "extra_forbidden":
-        return f"{where}: unknown key; {nearest(names[-1], _keys(kind, names[:-1]))}"
+        return f"{where}: unknown key; {nearest(names[-1], list(_fields(kind, names[:-1])))}"
     if error["type"] == "literal_error":
         options = str(error["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
         return f"{where}: {given} is unknown; {nearest(str(error['input']), options)}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     return f"{where}: {message}, got {given}" if names else f"{where}: {message}"
-
-
-def _keys(kind: type[BaseModel], names: list[str]) -> list[str]:
-    """The keys known at a place in the tree of settings."""
-    for name in names:
-        annotation = kind.model_fields[name].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        kind = annotation
-    return list(kind.model_fields)

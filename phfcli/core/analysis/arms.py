@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from phfcli.core.analysis.paired_difference import pool
+from phfcli.core.analysis.paired_difference import Scores, pool
 from phfcli.core.evaluation.average import average
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
-
-Scores = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -35,9 +33,7 @@ class Arm:
     def scores(self, bench: str) -> Scores:
         """The scores of each problem: of every sample of a single run, or the mean of each seed."""
         own = [result.scores for result in self.of(bench)]
-        if not own or not all(own):
-            return {}
-        return own[0] if len(own) == 1 else pool(own)
+        return pool(own) if own and all(own) else {}
 
     def average(self, bench: str) -> tuple[float, float | None]:
         """Average@n over the seeds, and its standard error over problems."""

@@ -92,8 +92,10 @@ def suite_difference(
     )
 
 
-def pool(seeds: Sequence[Scores]) -> dict[str, list[float]]:
-    """Several runs of one method as one: of each problem that all have, the mean score of every run."""
+def pool(seeds: Sequence[Scores]) -> Scores:
+    """Runs of one method as one: a single one as it is, of several each one's mean of a problem that all have."""
+    if len(seeds) == 1:
+        return seeds[0]
     shared = set.intersection(*(set(scores) for scores in seeds))
     return {problem: [math.fsum(own[problem]) / len(own[problem]) for own in seeds] for problem in sorted(shared)}
 

@@ -65,19 +65,13 @@ def measure(
     unit: None is seeds where both arms have several, else problems.
     Raises UserError where the unit is seeds, and an arm has a single one.
     """
-    both = [(_pooled(b, bench, values), _pooled(a, bench, values)) for bench in benches]
+    both = [(pool(list(map(values, b.of(bench)))), pool(list(map(values, a.of(bench))))) for bench in benches]
     over_problems = suite_difference(both, most=most)
     over_seeds = _over_seeds(a, b, benches, values)
     if unit == "seeds" and over_seeds is None:
         single = next(arm.name for arm in (a, b) if len(_means(arm, benches, values)) < 2)
         raise UserError(f"--unit seeds: {single} has a single seed; train others, or leave the option out")
     return Measured(over_problems, over_seeds, unit or ("seeds" if over_seeds else "problems"))
-
-
-def _pooled(arm: Arm, bench: str, values: Values) -> Scores:
-    """Of a single run each problem's values, of several each problem's mean of every run."""
-    own = [values(result) for result in arm.of(bench)]
-    return own[0] if len(own) == 1 else pool(own)
 
 
 def _over_seeds(a: Arm, b: Arm, benches: Sequence[str], values: Values) -> SeedDifference | None:

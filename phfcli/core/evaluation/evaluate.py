@@ -118,9 +118,8 @@ class Evaluator:
             }
             summary["notes"] = [*bench.notes, *score_notes(summary)]
             if bench.name in self.overlaps:
-                overlap = self.overlaps[bench.name]
-                summary["overlap"] = overlap.as_json()
-                summary["notes"].append(overlap.sentence(bench.name))
+                summary["overlap"] = self.overlaps[bench.name].as_json(bench.name)
+                summary["notes"].append(summary["overlap"]["sentence"])
             write_json(file.folder / "summary.json", summary)
             write_page(file.folder / "samples.html", summary, bench.problems, list(samples.values()))
         return summary

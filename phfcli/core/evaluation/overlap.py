@@ -58,8 +58,8 @@ class Overlap:
     def ids(self) -> list[str]:
         return list(dict.fromkeys([*self.shared, *(pair.problem for pair in self.near)]))
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def as_json(self, bench: str) -> dict[str, Any]:
+        return asdict(self) | {"sentence": self.sentence(bench)}
 
     def sentence(self, bench: str) -> str:
         if not self.ids:

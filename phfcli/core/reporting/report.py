@@ -95,13 +95,8 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
 
 def _overlaps(comparison: Comparison) -> list[str]:
     """What evaluations found of their benchmarks in training data; each finding once for all samples of a kind."""
-    told = [
-        f"{result.name}: {note}"
-        for result in comparison.results
-        if "overlap" in result.summary
-        for note in result.summary.get("notes", [])[-1:]
-    ]
-    return list(dict.fromkeys(told))
+    found = [(result.name, result.summary.get("overlap", {}).get("sentence")) for result in comparison.results]
+    return list(dict.fromkeys(f"{name}: {sentence}" for name, sentence in found if sentence))
 
 
 def _scores(comparison: Comparison, steps: list[SavedEvaluation]) -> list[Figure]:

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from phfcli.core.analysis.arms import Arm
 from phfcli.core.analysis.compare import Comparison, Pair
-from phfcli.core.analysis.seed_difference import SeedDifference
+from phfcli.core.reporting.comparison_tables import percent
 from phfcli.core.reporting.run_summaries import RunSummary
 
 _LEVEL = 0.05
@@ -19,12 +20,11 @@ def _scores(comparison: Comparison) -> str:
     """The best arm of each benchmark, and the others' range."""
     told = []
     for bench in comparison.benches:
-        averages = {arm.name: arm.average(bench) for arm in comparison.arms if bench in arm.benches}
-        best = max(averages, key=lambda name: averages[name][0])
-        own = f"{best} {_percent(averages[best][0])}"
-        others = sorted(average for name, (average, _) in averages.items() if name != best)
-        span = " to ".join(dict.fromkeys(_percent(end) for end in (*others[:1], *others[-1:])))
-        told.append(f"on {bench} {own}" + (f", the rest {span}" if others else ""))
+        arms = [arm for arm in comparison.arms if bench in arm.benches]
+        *others, best = sorted(arms, key=lambda arm: arm.average(bench)[0])
+        name = f"{best.name} of {best.model}" if len(comparison.models) > 1 else best.name
+        span = " to ".join(dict.fromkeys(_percent(arm, bench) for arm in (*others[:1], *others[-1:])))
+        told.append(f"on {bench} {name} {_percent(best, bench)}" + (f", the rest {span}" if others else ""))
     return f"Share of right samples: {'; '.join(told)}." if told else ""
 
 
@@ -36,15 +36,17 @@ def _differences(comparison: Comparison) -> str:
     if not apart:
         return "No two of them are told apart (p at most 0.05 after Holm's correction)."
     more = f", and {len(apart) - _NAMED} more" if len(apart) > _NAMED else ""
-    named = "; ".join(_named(pair) for pair in apart[:_NAMED])
+    several = len({pair.model for pair in comparison.pairs}) > 1
+    named = "; ".join(_named(pair, several) for pair in apart[:_NAMED])
     return f"Told apart (p at most 0.05 after Holm's correction): {named}{more}, of {len(comparison.pairs)} compared."
 
 
-def _named(pair: Pair) -> str:
-    result = pair.result
-    above, below = (pair.b, pair.a) if result.difference > 0 else (pair.a, pair.b)
-    unit = "seeds" if isinstance(result, SeedDifference) else "problems"
-    return f"{above} is {100 * abs(result.difference):.1f} points above {below} on {pair.bench} (over {unit})"
+def _named(pair: Pair, several: bool) -> str:
+    difference = pair.result.difference
+    above, below = (pair.b, pair.a) if difference > 0 else (pair.a, pair.b)
+    of = f" of {pair.model}" if several else ""
+    points = f"{percent(abs(difference))} points"
+    return f"{above}{of} is {points} above {below} on {pair.bench} (over {pair.measured.unit})"
 
 
 def _health(runs: Sequence[RunSummary]) -> str:
@@ -59,5 +61,5 @@ def _health(runs: Sequence[RunSummary]) -> str:
     return f"Alarms in training: {'; '.join(told)}."
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _percent(arm: Arm, bench: str) -> str:
+    return f"{percent(arm.average(bench)[0])} %"

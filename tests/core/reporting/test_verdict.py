@@ -31,6 +31,18 @@ def test_a_clear_difference_is_told_with_its_unit(tmp_path: Path) -> None:
     assert health == "No alarm rang in training."
 
 
+def test_arms_of_one_name_on_several_models_are_told_apart(tmp_path: Path) -> None:
+    for model, share in (("small", 2), ("large", 8)):
+        for objective, more in (("opsd", 0), ("phf", 1)):
+            rows = {f"p{i}": [int(j < share + more) for j in range(10)] for i in range(20)}
+            evaluation(tmp_path / model / objective, rows, model={"name": model})
+    found = compare(load_evaluations([str(folder) for folder in sorted(tmp_path.glob("*/*"))], []))
+    scores, differences = verdict(found, [])
+    assert scores == "Share of right samples: on aime phf of large 90.0 %, the rest 20.0 % to 80.0 %."
+    assert "phf of large is 10.0 points above opsd on aime (over problems)" in differences
+    assert "phf of small is 10.0 points above opsd on aime (over problems)" in differences
+
+
 def test_what_is_not_told_apart_is_said(tmp_path: Path) -> None:
     _, differences, _ = verdict(comparison(tmp_path, opsd=[2, 5], phf=[5, 2]), [trained("opsd")])
     assert differences.startswith("No two of them are told apart")

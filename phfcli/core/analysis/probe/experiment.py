@@ -7,7 +7,7 @@ from itertools import chain
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.models.architecture.self_check import check_computation
-from phfcli.core.models.description import load_description
+from phfcli.core.models.description import load_config
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
 from phfcli.core.models.prompts import Prompts, build_prompts
@@ -81,7 +81,7 @@ def build_experiment(
     for name in names:  # each is checked as the setting that it is in training
         resolve_train([*sources, option_source("--contexts", "teacher.context", name)])
     config = resolve_train(sources)
-    load_description(config.model)  # a model that is not there is told before data that is not
+    load_config(config.model)  # a model that is not there is told before data that is not
     table = load_problems(config, further=tuple(chain.from_iterable(map(columns_in, names))))
     every = [Context(name, table, config.seed) for name in names]
     model = load_model(config, found.adapter)
