@@ -35,9 +35,9 @@ class StepMetrics:
     def plot(self) -> "Figure":
         """The curves of training: loss, its terms, gradient, lengths."""
         from phfcli.core.reporting.figures import figure_of
-        from phfcli.core.reporting.training_curves import training_panels
+        from phfcli.core.reporting.training_curves import CURVES, training_panels
 
-        return figure_of(list(training_panels({"": self.lines}).values()))
+        return figure_of(list(training_panels({"": self.lines}, CURVES).values()))
 
     def __repr__(self) -> str:
         return f"StepMetrics({len(self.lines)} steps: {', '.join(self.lines[-1] if self.lines else ())})"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from command_line import Done
+from trained import json_lines, undrawn
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.settings import leaves
@@ -153,6 +154,7 @@ def test_a_step_under_it_ends_well(key: str, phf: Callable[..., Done], files: Pa
     options = [part for name, own in pairs.items() for part in ("--set", f"{name}={own}")]
     done = phf("train", *options, "--quiet")
     assert done.code == 0, done.err
-    lines = (files / pairs["output_dir"] / "metrics.jsonl").read_text().splitlines()
+    lines = json_lines(files / pairs["output_dir"] / "metrics.jsonl")
     assert len(lines) == int(pairs["steps"])
-    assert all(math.isfinite(json.loads(line)["loss"]) for line in lines)
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    assert undrawn(files / pairs["output_dir"]) == set()

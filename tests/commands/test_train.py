@@ -13,7 +13,17 @@ import torch
 import yaml
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
-from trained import SMALL, checkpoint_steps, metrics, running, same_end, same_tensors, wait_for_step, without_sums
+from trained import (
+    SMALL,
+    checkpoint_steps,
+    metrics,
+    running,
+    same_end,
+    same_tensors,
+    undrawn,
+    wait_for_step,
+    without_sums,
+)
 
 from phfcli.core.names import OBJECTIVES
 from phfcli.core.runs.flow_files import open_flow
@@ -65,6 +75,7 @@ def test_every_objective_trains(phf: Phf, tmp_path: Path, objective: str) -> Non
     assert done.code == 0
     moved = load_file(tmp_path / "run" / "checkpoints" / "step-000002" / "adapter_model.safetensors")
     assert any(t.abs().max() > 0 for name, t in moved.items() if "lora_B" in name)
+    assert undrawn(tmp_path / "run") == set()
 
 
 @pytest.mark.parametrize("teacher", ["ema", "fixed", "online"])

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from phfcli.core.reporting.health.health_charts import MAPS
+from phfcli.core.reporting.training_curves import CURVES, DETAILS
 from phfcli.core.runs.checkpoints import checkpoints_of
 from phfcli.core.runs.layout import step_name
 from phfcli.core.training.metrics import MACHINE
@@ -23,14 +25,22 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return _lines(run / "metrics.jsonl")
 
 
+def undrawn(run: Path) -> set[str]:
+    """Names in a run's metrics that phf has no picture of: a new metric has to get one."""
+    return {name for line in json_lines(run / "metrics.jsonl") for name in line} - {"step", *CURVES, *DETAILS, *MAPS}
+
+
 def evaluations(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's evaluations in the course of training, without their time."""
     return _lines(run / "evaluations.jsonl")
 
 
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def _lines(path: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in MACHINE} for line in lines]
+    return [{key: value for key, value in line.items() if key not in MACHINE} for line in json_lines(path)]
 
 
 def same_tensors(a: Path, b: Path) -> bool:

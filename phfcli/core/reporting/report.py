@@ -4,7 +4,7 @@ The page is complete without its script, which sorts and filters. Text is escape
 writer. Like the page of samples it asks no network, and its policy allows nothing but its own style and script.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from phfcli.core.reporting.run_summaries import (
     with_distinct_names,
 )
 from phfcli.core.reporting.table_export import ResultTable, layer_table
-from phfcli.core.reporting.training_curves import CURVES, training_panels
+from phfcli.core.reporting.training_curves import CURVES, DETAILS, own_metrics, training_panels
 from phfcli.core.reporting.verdict import verdict
 from phfcli.core.runs.provenance import now
 from phfcli.core.storage.files import write_text
@@ -79,7 +79,8 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
         "tables": [sortable(table) for table in view_of("runs", comparison).tables],
         "gains": gain_sentences(comparison.pairs),
         "scores": _scores(comparison, steps),
-        "training": [*_training(runs), *_maps(runs)],
+        "training": [*_training(runs, CURVES, "curve"), *_maps(runs)],
+        "details": _training(runs, DETAILS | own_metrics(run.metrics for run in runs), "detail"),
         "alarms": [f"{run.name}: {alarm['sentence']}." for run in runs for alarm in run.alarms],
         "flows": flows,
         "followed": rollout_views(runs),
@@ -124,9 +125,12 @@ def _scores(comparison: Comparison, steps: list[SavedEvaluation]) -> list[Figure
     return drawn
 
 
-def _training(runs: Sequence[RunSummary]) -> list[Figure]:
-    panels = training_panels({run.name: run.metrics for run in runs})
-    return [Figure(inline_svg(panel, CURVES[key], f"curve-{key}"), CURVES[key]) for key, panel in panels.items()]
+def _training(runs: Sequence[RunSummary], captions: Mapping[str, str], name: str) -> list[Figure]:
+    panels = training_panels({run.name: run.metrics for run in runs}, captions)
+    return [
+        Figure(inline_svg(panel, captions[key], f"{name}-{place}"), captions[key])
+        for place, (key, panel) in enumerate(panels.items())
+    ]
 
 
 def _maps(runs: Sequence[RunSummary]) -> list[Figure]:

@@ -1,6 +1,9 @@
-"""The curves of training: which metrics are drawn, and what each shows."""
+"""The curves of training: every number of metrics.jsonl, and what each shows.
 
-from collections.abc import Callable, Mapping, Sequence
+Numbers by part, which are lists there, are maps: `health/health_charts.py`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,17 +32,51 @@ CURVES = {
     "grad_norm": "Norm of the gradient before it is clipped.",
     "rollout_tokens": "Mean length of a rollout, in tokens.",
 }
+DETAILS = {  # of the page's fold
+    "flow_direction": "Direction term of the flow (eq. 6), mean over layers, then over rollouts.",
+    "flow_geometry": "Geometry term of the flow (eq. 7), mean over layers, then over rollouts.",
+    "flow_adjacent": "Term of neighbouring layers (eq. 10), mean over pairs of layers, then over rollouts.",
+    "reverse_kl": "Student's log-probability of the drawn token less the teacher's: an estimate of the KL divergence.",
+    "nll": "Negative log-likelihood of the reference, nats a token.",
+    "think": "Divergence of the shadow block's prediction from the last block's, weighted by advantages (OISD, eq. 7).",
+    "clipped_entries": "Share of the (token, word) entries that are clipped.",
+    "clipped_tokens": "Share of the tokens with a clipped entry.",
+    "weights_capped": "Share of the tokens whose importance weight is at its cap.",
+    "engine_kl": "Estimate of KL(engine || trainer), nats a token.",
+    "engine_gap_largest": "Largest gap between the engine's and the trainer's log-probability of a token, in nats.",
+    "flat_groups": "Share of the problems whose completions all have the same reward, which teach nothing.",
+    "foreign_answers": "Share of the problems whose teacher is shown another answer than the gold.",
+    "siblings": "Share of the problems for which a right rollout was there to be shown to the teacher.",
+    "teacher_distance": "Euclidean distance of the teacher's trained weights from the student's.",
+    "states_teacher_distance": "The same of the teacher that gives the hidden states, where that is another one.",
+    "lr": "Learning rate.",
+    "padding": "Share of the computed positions that hold nothing.",
+    "staleness": "Updates between the weights that drew the rollouts and those that train on them.",
+    "tokens_per_s": "Tokens of rollouts over the seconds of the whole step.",
+    "rollout_seconds": "Seconds of the step's sampling, or of the wait for it.",
+    "seconds": "Seconds of the whole step.",
+    "peak_memory_bytes": "The most memory that a process of the run has held so far, in bytes.",
+}
 _POINTS = 200  # of a curve
 
 
-def training_panels(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Callable[[Axes], None]]:
-    """A panel for each metric that one of the runs has, with a line for each run."""
+def training_panels(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], keys: Iterable[str]
+) -> dict[str, Callable[[Axes], None]]:
+    """A panel for each of these metrics that one of the runs has, with a line for each run."""
     panels: dict[str, Callable[[Axes], None]] = {}
-    for key in CURVES:
+    for key in keys:
         curves = {name: _curve(lines, key) for name, lines in runs.items() if lines}
         if any(curves.values()):
             panels[key] = partial(score_charts.curves, curves=curves, name=key.replace("_", " "))
     return panels
+
+
+def own_metrics(runs: Iterable[Sequence[Mapping[str, Any]]]) -> dict[str, str]:
+    """The numbers that an objective of the user's own has logged, each with its caption."""
+    known = {"step", *CURVES, *DETAILS}
+    found = [key for lines in runs for line in lines for key, value in line.items() if isinstance(value, int | float)]
+    return {key: f"{key}, as the objective itself gives it." for key in dict.fromkeys(found) if key not in known}
 
 
 def _curve(metrics: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:

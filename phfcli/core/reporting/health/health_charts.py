@@ -1,4 +1,4 @@
-"""Charts of a run's health: where the divergence lies, step by step. docs/probe.md says what the parts are."""
+"""Maps of a run: metrics that have a value for each part, step by step. docs/probe.md says what the parts are."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -13,7 +13,7 @@ COLUMNS = 20  # of a map; in a longer run each is the mean of neighbouring steps
 
 _POSITIONS = [f"{round(100 * (part + 1) / POSITION_PARTS)}" for part in range(POSITION_PARTS)]
 _LEVELS = ["0", *(f"{edge:g}" for edge in ENTROPY_EDGES)]
-MAPS = {
+MAPS: dict[str, tuple[str, list[str] | None, str]] = {  # what the rows are, their names (None: numbers), the caption
     "divergence_by_position": (
         "along the rollout, to %",
         _POSITIONS,
@@ -24,13 +24,29 @@ MAPS = {
         _LEVELS,
         "Divergence by the student's own uncertainty over training, nats a token. Parts without a token are 0.",
     ),
+    "tokens_by_entropy": (
+        "entropy of the student from",
+        _LEVELS,
+        "Share of the tokens by the student's own uncertainty over training.",
+    ),
+    "layer_energy": (
+        "layer of the flow",
+        None,
+        "Direction and geometry of each layer of the flow over training (eq. 8), mean over rollouts.",
+    ),
+    "grad_norm_by_depth": (
+        "quarter of the depth",
+        None,
+        "Norm of the gradient in each quarter of the decoder blocks over training.",
+    ),
 }
 
 
 def part_map(axes: Axes, metrics: Sequence[dict[str, Any]], key: str) -> None:
     """Parts x steps of a metric that has a value for each part."""
-    name, labels, _ = MAPS[key]
+    name, names, _ = MAPS[key]
     lines = [line for line in metrics if key in line]
+    labels = names or [str(part + 1) for part in range(len(lines[0][key]))]
     every = -(-len(lines) // COLUMNS)
     groups = [lines[start : start + every] for start in range(0, len(lines), every)]
     rows = [[_mean(group, key, part) for group in groups] for part in range(len(labels))]
