@@ -5,6 +5,8 @@ import re
 from html import unescape
 from pathlib import Path
 
+import pytest
+
 from phfcli.core.reporting.health.health_charts import MAPS
 from phfcli.core.reporting.report import write_report
 from phfcli.core.reporting.training_curves import CURVES, DETAILS, own_metrics
@@ -37,6 +39,7 @@ def report(tmp_path: Path, *lines: dict[str, object]) -> str:
     return (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_every_metric_is_on_the_page(tmp_path: Path) -> None:
     lengths = dict.fromkeys(MAPS, 4) | {"divergence_by_position": 16}
     lengths |= dict.fromkeys(("divergence_by_entropy", "tokens_by_entropy"), 8)
