@@ -18,8 +18,8 @@ import typer
 from rich.console import Console
 
 from phfcli.core.config import EvalConfig, PromptSettings
-from phfcli.core.evaluation.benchmarks import load_benchmark
-from phfcli.core.evaluation.evaluate import sampling_of
+from phfcli.core.evaluation.benches.benchmarks import load_benchmark
+from phfcli.core.evaluation.sampling import sampling_of
 from phfcli.core.models.description import load_description, pick_device
 from phfcli.core.models.prompts import build_prompts
 from phfcli.core.rollouts.engine import Serving

@@ -44,7 +44,7 @@ def register_benchmark(
     rows: gives its rows, mappings with `problem` and `answer`, when it is evaluated.
     grader: a rule, or the name of one, that grades it; None is the mathematical one.
     """
-    from phfcli.core.evaluation.benchmarks import OWN_NAMES, OwnBenchmark
+    from phfcli.core.evaluation.benches.benchmarks import OWN_NAMES, OwnBenchmark
 
     if callable(grader):
         register_grader(name, grader)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from phfcli.core.evaluation.evaluate import EvaluationProgress
+    from phfcli.core.evaluation.progress import EvaluationProgress
 
 
 @contextmanager

@@ -132,8 +132,8 @@ def evaluate(
 def _list_benchmarks(json_: bool) -> None:
     from dataclasses import asdict
 
-    from phfcli.core.evaluation.benchmarks import EMBEDDED_SPLITS
-    from phfcli.core.evaluation.hub_sources import HUB, SUITES
+    from phfcli.core.evaluation.benches.benchmarks import EMBEDDED_SPLITS
+    from phfcli.core.evaluation.benches.hub_sources import HUB, SUITES
     from phfcli.core.extensions import names
 
     added = names("benchmarks")

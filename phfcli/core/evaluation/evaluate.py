@@ -9,72 +9,37 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phfcli.core.config import EvalConfig, PromptSettings, TrainConfig
+from phfcli.core.config import EvalConfig
 from phfcli.core.errors import UserError
-from phfcli.core.evaluation.average import average
-from phfcli.core.evaluation.benchmarks import Benchmark, check_golds, load_benchmarks
-from phfcli.core.evaluation.overlap import Overlap, overlaps_of
-from phfcli.core.evaluation.sample_file import GradedSample, Key, SampleFile
+from phfcli.core.evaluation.benches.benchmarks import Benchmark, check_golds, load_benchmarks
+from phfcli.core.evaluation.benches.overlap import Overlap, overlaps_of
+from phfcli.core.evaluation.identity import check_base, identity_of, trained_otherwise
+from phfcli.core.evaluation.progress import EvaluationProgress, RunningAverage
+from phfcli.core.evaluation.sample_file import SampleFile
 from phfcli.core.evaluation.sample_page import write_page
 from phfcli.core.evaluation.sample_tasks import SampleTask, grade, sample_tasks
+from phfcli.core.evaluation.sampling import longest_sequence, prompt_settings, sampling_of
 from phfcli.core.evaluation.scores import score_notes, summarise
-from phfcli.core.grading import Grading, Status, build_grader
+from phfcli.core.grading import Grading, build_grader
 from phfcli.core.models.adapters.files import check_adapter
 from phfcli.core.models.chat_template import PLAIN_TEMPLATE
-from phfcli.core.models.description import ModelDescription, load_description, pick_device, pick_dtype
+from phfcli.core.models.description import ModelDescription, load_description, pick_device
 from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.rollouts.build_engine import evaluation_engine
 from phfcli.core.rollouts.engine import Engine, Serving
 from phfcli.core.runs.checkpoint_choice import Target, find_target
 from phfcli.core.runs.layout import evaluation_folder
-from phfcli.core.runs.provenance import environment, model_identity, now
-from phfcli.core.runs.run_folder import saved_config
-from phfcli.core.settings import resolve
+from phfcli.core.runs.provenance import environment, now
 from phfcli.core.storage.background_writer import BackgroundWriter
-from phfcli.core.storage.files import file_hash, write_json
+from phfcli.core.storage.files import write_json
 from phfcli.core.storage.locks import kept
-from phfcli.core.storage.schemas import AdapterForm, EvaluationSettingsForm, ManifestForm, read_form
+from phfcli.core.storage.schemas import EvaluationSettingsForm, read_form
 from phfcli.core.types import Completion, Request, Sampling
 
-PUBLISHED_NEW_TOKENS = 38_912
 OUR_POLICY = "phf"
 
-Progress = Callable[["EvaluationProgress"], None]
+Progress = Callable[[EvaluationProgress], None]
 Warn = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class EvaluationProgress:
-    """The progress of an evaluation; `average` and `stderr` are of the samples so far."""
-
-    bench: str
-    done: int
-    total: int
-    average: float
-    stderr: float | None
-    tokens: int
-    seconds: float
-
-
-class RunningAverage:
-    """The running figures of one benchmark."""
-
-    def __init__(self, bench: str, total: int, done: Mapping[Key, GradedSample]) -> None:
-        self._bench, self._total = bench, total
-        self._scores: dict[str, list[float]] = {}
-        self._tokens = 0
-        self.seconds_before = max((s["seconds"] for s in done.values()), default=0.0)
-        self.add(list(done.values()))
-
-    def add(self, samples: Sequence[GradedSample]) -> None:
-        for sample in samples:
-            self._scores.setdefault(sample["problem"], []).append(float(sample["status"] == Status.correct))
-            self._tokens += sample["tokens"]
-
-    def running(self, seconds: float) -> EvaluationProgress:
-        so_far = average(list(self._scores.values()))
-        done = sum(map(len, self._scores.values()))
-        return EvaluationProgress(self._bench, done, self._total, so_far.average, so_far.stderr, self._tokens, seconds)
 
 
 @dataclass
@@ -219,16 +184,16 @@ def _evaluate(
     benches = load_benchmarks(config.bench, config)
     overlaps = overlaps_of(config, target, benches)
     description = load_description(target.model)
-    identity = _identity(config, target)
+    identity = identity_of(config, target)
     if target.adapter is not None:
         check_adapter(target.adapter, description)
-        _check_base(target, identity["model"])
+        check_base(target, identity["model"])
     prompts = build_prompts(description.tokenizer, prompt_settings(config, target))
     if prompts.chat_template == PLAIN_TEMPLATE:
         warn(prompts.notes()[1])
-    if trained := _trained_otherwise(config, target):
+    if trained := trained_otherwise(config, target):
         warn(trained)
-    length = max(_longest(prompts, b) + sampling_of(config, description, prompts, b).max_new_tokens for b in benches)
+    length = max(longest_sequence(config, description, prompts, bench) for bench in benches)
     serving = Serving(config.model_copy(update={"model": target.model}), length, target.adapter)
     with ExitStack() as stack:
         names = dict.fromkeys(bench.grader for bench in benches)
@@ -252,77 +217,3 @@ def _sampling_name(settings: Mapping[str, Any]) -> str:
     prompt = hashlib.sha256(json.dumps(settings["prompt"], sort_keys=True).encode()).hexdigest()[:6]
     name = f"t{own['temperature']:g}-p{own['top_p']:g}-k{own['top_k']}-{own['max_new_tokens']}tokens"
     return f"{name}-seed{settings['seed']}-{prompt}"
-
-
-def sampling_of(config: EvalConfig, description: ModelDescription, prompts: Prompts, bench: Benchmark) -> Sampling:
-    """The sampling settings of a benchmark. Raises UserError if prompt and new tokens exceed the model's context."""
-    longest = _longest(prompts, bench)
-    room = description.context - longest
-    wanted = config.max_new_tokens or min(PUBLISHED_NEW_TOKENS, room)
-    if not 0 < wanted <= room:
-        raise UserError(
-            f"--max-new-tokens: the longest prompt of {bench.name} takes {longest} tokens, which leaves "
-            f"{max(room, 0)} of the model's context of {description.context}"
-        )
-    return Sampling(config.temperature, config.top_p, config.top_k, wanted)
-
-
-def _longest(prompts: Prompts, bench: Benchmark) -> int:
-    return max(len(prompts.student(p.problem)) for p in bench.problems)
-
-
-def _identity(config: EvalConfig, target: Target) -> dict[str, Any]:
-    return {
-        "model": model_identity(target.model),
-        "adapter_sha256": file_hash(target.adapter / "adapter_model.safetensors") if target.adapter else None,
-        "adapter_config": _adapter_config_hash(target.adapter) if target.adapter else None,
-        "dtype": str(pick_dtype(config.dtype, pick_device(config.device))),
-        "quantization": config.quantization,
-    }
-
-
-def _adapter_config_hash(adapter: Path) -> str:
-    """A hash of what an adapter's config says; the order of its keys and lists means nothing and is not stable."""
-
-    def ordered(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: ordered(value[key]) for key in sorted(value)}
-        return sorted(map(ordered, value), key=json.dumps) if isinstance(value, list) else value
-
-    return hashlib.sha256(
-        json.dumps(ordered(read_form(adapter / "adapter_config.json", AdapterForm))).encode()
-    ).hexdigest()
-
-
-def _check_base(target: Target, model: Mapping[str, Any]) -> None:
-    """Raises UserError where an adapter of a run is put on other weights than those it was trained on."""
-    if target.run is None:
-        return
-    trained_on = read_form(target.run / "manifest.json", ManifestForm)["model"]
-    for key in ("sha256", "revision"):
-        if key in trained_on and key in model and trained_on[key] != model[key]:
-            raise UserError(
-                f"{target.adapter}: was trained on {trained_on['name']} with {key} {trained_on[key]}, "
-                f"and {target.model} has {model[key]}; name the right base model with --base"
-            )
-
-
-def _trained_otherwise(config: EvalConfig, target: Target) -> str | None:
-    """A sentence where an adapter was trained over its base in another form than it is evaluated over."""
-    if target.run is None or target.adapter is None:
-        return None
-    trained, own = resolve(TrainConfig, [saved_config(target.run)]).quantization, config.quantization
-    if trained == own:
-        return None
-    words = {"none": "as it stands"}
-    return (
-        f"{target.name} was trained over its base {words.get(trained, f'in {trained}')} and is evaluated over it "
-        f"{words.get(own, f'in {own}')}; --set quantization={trained} takes the former"
-    )
-
-
-def prompt_settings(config: EvalConfig, target: Target) -> PromptSettings:
-    """The prompts to evaluate with: those that the run was trained with, unless others are asked for."""
-    if config.prompt == PromptSettings() and target.run is not None:
-        return resolve(TrainConfig, [saved_config(target.run)]).prompt
-    return config.prompt

@@ -4,8 +4,8 @@ from dataclasses import asdict
 from typing import Any
 
 from phfcli.core.config import EvalConfig
-from phfcli.core.evaluation.benchmarks import load_benchmarks
-from phfcli.core.evaluation.evaluate import prompt_settings, sampling_of
+from phfcli.core.evaluation.benches.benchmarks import load_benchmarks
+from phfcli.core.evaluation.sampling import prompt_settings, sampling_of
 from phfcli.core.models.description import load_description
 from phfcli.core.models.prompts import build_prompts
 from phfcli.core.runs.checkpoint_choice import find_target

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from phfcli.core.evaluation.benchmarks import Benchmark
+from phfcli.core.evaluation.benches.benchmarks import Benchmark
 from phfcli.core.evaluation.sample_file import GradedSample
 from phfcli.core.grading import Grading, Status
 from phfcli.core.models.description import ModelDescription

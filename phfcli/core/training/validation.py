@@ -13,10 +13,10 @@ from typing import Any
 from phfcli.core.config import EvalConfig, TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.average import average
-from phfcli.core.evaluation.benchmarks import check_golds, load_benchmark
-from phfcli.core.evaluation.evaluate import sampling_of
+from phfcli.core.evaluation.benches.benchmarks import check_golds, load_benchmark
 from phfcli.core.evaluation.sample_file import GradedSample
 from phfcli.core.evaluation.sample_tasks import SampleTask, grade, sample_tasks
+from phfcli.core.evaluation.sampling import sampling_of
 from phfcli.core.grading import Grading, Status
 from phfcli.core.models.description import ModelDescription
 from phfcli.core.models.language_model import LanguageModel

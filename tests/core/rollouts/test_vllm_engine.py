@@ -14,7 +14,7 @@ import torch
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from phfcli.core.config import EvalConfig, LoraSettings, ModelSettings
-from phfcli.core.evaluation.benchmarks import load_benchmark
+from phfcli.core.evaluation.benches.benchmarks import load_benchmark
 from phfcli.core.models.adapters.lora import add_lora
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model

@@ -13,7 +13,7 @@ from typing import Any
 
 from phfcli.core.config import EvalConfig, TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.evaluation.benchmarks import Benchmark
+from phfcli.core.evaluation.benches.benchmarks import Benchmark
 from phfcli.core.runs.checkpoint_choice import Target
 from phfcli.core.runs.run_folder import saved_config
 from phfcli.core.runs.training_data import load_problems

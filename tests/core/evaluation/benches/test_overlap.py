@@ -2,7 +2,7 @@
 
 import pytest
 
-from phfcli.core.evaluation.overlap import find_overlap
+from phfcli.core.evaluation.benches.overlap import find_overlap
 from phfcli.core.types import Problem
 
 WORDS = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"

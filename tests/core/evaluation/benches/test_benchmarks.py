@@ -9,8 +9,8 @@ import pytest
 
 from phfcli.core.config import EvalConfig
 from phfcli.core.errors import UserError
-from phfcli.core.evaluation.benchmarks import load_benchmark
-from phfcli.core.evaluation.hub_sources import HUB
+from phfcli.core.evaluation.benches.benchmarks import load_benchmark
+from phfcli.core.evaluation.benches.hub_sources import HUB
 from phfcli.core.grading import Status, build_grader
 from phfcli.core.storage.tables import read_hub
 

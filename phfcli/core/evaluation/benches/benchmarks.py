@@ -7,7 +7,7 @@ from pathlib import Path
 
 from phfcli.core.config import EvalConfig
 from phfcli.core.errors import UserError, nearest
-from phfcli.core.evaluation.hub_sources import HUB, SUITES, Source, as_problem
+from phfcli.core.evaluation.benches.hub_sources import HUB, SUITES, Source, as_problem
 from phfcli.core.extensions import find, names
 from phfcli.core.grading import Grading
 from phfcli.core.grading.golds import GOLD_FORMS, check_plausible

@@ -1,0 +1,1 @@
+"""Benchmarks: where their problems come from, and whether training data holds them."""
