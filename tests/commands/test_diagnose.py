@@ -190,3 +190,13 @@ def test_a_token_is_shown_as_text(phf: Phf, run: Path) -> None:
     done = phf("diagnose", path)
     assert "[2J[red]" in done.out
     assert "\x1b" not in done.out
+
+
+def test_the_ends_of_the_rollouts_are_in_table_and_json(phf: Phf, run: Path) -> None:
+    found = phf("diagnose", run, "--json").json["state_cosine"]
+    assert found["tokens"][0] == 1
+    assert len(found["first"]) == len(found["last"]) == len(found["tokens"])
+    lines = phf("diagnose", run).out.splitlines()
+    for end in ("first", "last"):
+        wanted = [end, *(f"{row[-1]:.4f}" for row in found[end])]
+        assert wanted in [line.split() for line in lines]

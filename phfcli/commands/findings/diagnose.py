@@ -16,7 +16,7 @@ from phfcli.commands.options import (
     settings_given,
 )
 from phfcli.commands.output import check_plot, log_console, print_json, quiet_libraries, result_console
-from phfcli.commands.views.diagnosis import explain, show_report, show_steps
+from phfcli.commands.views.diagnosis import explain, show_report, show_state_cosine, show_steps
 from phfcli.core.errors import UserError, one_of
 from phfcli.core.names import ENERGIES
 
@@ -106,6 +106,7 @@ def diagnose(
         return
     out = result_console()
     show_report(out, reports[-1])
+    show_state_cosine(out, reports[-1])
     if len(reports) > 1:
         show_steps(out, reports)
     if not quiet:

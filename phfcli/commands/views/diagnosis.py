@@ -57,6 +57,14 @@ def _shades(report: "LayerReport", index: int) -> str:
     return "".join(_SHADES[round(steps * (value or 0) / top)] for value in report.position_map[index])
 
 
+def show_state_cosine(out: "Console", report: "LayerReport") -> None:
+    """OPRD's figure 8: the cosine of the last block's states over the first and the last k tokens."""
+    found = report.state_cosine
+    rows = [(end, *(_number(row[-1], ".4f") for row in values)) for end, values in found.ends()]
+    columns = ("k tokens", *map(str, found.tokens[:-1]), "all")
+    print_table(out, f"Cosine of both readers' states in block {report.layers[-1]}", columns, rows)
+
+
 def show_steps(out: "Console", reports: "list[LayerReport]") -> None:
     """Every saved step, a row each."""
     rows = []

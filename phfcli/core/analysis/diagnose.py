@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from phfcli.core.analysis.flow_totals import FlowTotals, TokenEnergy
+from phfcli.core.analysis.readings.state_cosine import StateCosine
 from phfcli.core.errors import UserError, one_of
 from phfcli.core.losses.hidden_states.layer_energy import entropy, layer_energy_share
 from phfcli.core.losses.hidden_states.rollout_measures import measure_rollout
@@ -55,6 +56,7 @@ class LayerReport:
     all_energies: dict[EnergyName, list[float]]
     measures: dict[str, list[float | None]]  # by layer; `adjacent` is of a layer and the next one
     position_map: list[list[float | None]]  # [layer][part of the rollout]: mean energy of its transitions
+    state_cosine: StateCosine
     tokens: list[TokenEnergy]  # by falling energy; empty where the flow file does not know its tokens
 
     @property
@@ -93,6 +95,7 @@ class LayerReport:
             "measures": self.measures,
             "position_map": self.position_map,
             "largest_part": {"part": self.largest_part, "parts": len(self.position_map[0])},
+            "state_cosine": self.state_cosine.as_json(),
             "tokens": [token._asdict() for token in self.tokens],
         }
 
@@ -150,7 +153,7 @@ def diagnose(source: FlowSource, energy: EnergyName, parts: int = PARTS) -> Laye
         for rollout in source.rollout_states():
             if not (rollout.student.isfinite().all() and rollout.teacher.isfinite().all()):
                 raise UserError(f"{source.path}: states that are not finite, so nothing can be said of them")
-            totals.add(measure_rollout(rollout.student, rollout.teacher), rollout.tokens)
+            totals.add(measure_rollout(rollout.student, rollout.teacher), rollout)
     try:
         share = layer_energy_share(totals.energies[energy] / max(totals.count, 1))
     except ValueError as error:
@@ -167,6 +170,7 @@ def diagnose(source: FlowSource, energy: EnergyName, parts: int = PARTS) -> Laye
         all_energies=energies,
         measures={name: _known(values) for name, values in totals.measures()},
         position_map=[_known(row) for row in totals.map()],
+        state_cosine=totals.state_cosine.result(),
         tokens=sorted(totals.token_energies(source.texts), key=lambda token: -token.energy),
     )
 

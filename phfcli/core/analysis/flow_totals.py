@@ -7,8 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from phfcli.core.analysis.readings.state_cosine import StateCosineSums
 from phfcli.core.losses.hidden_states.rollout_measures import RolloutMeasures
 from phfcli.core.names import ENERGIES, EnergyName
+from phfcli.core.runs.flow_files import RolloutStates
 
 _FEWEST = 5  # transitions to a token that is listed
 
@@ -45,11 +47,12 @@ class FlowTotals:
 
     def __post_init__(self) -> None:
         self.energies = {kind: self._zeros() for kind in ENERGIES}
+        self.state_cosine = StateCosineSums(self.depth)
         self._teacher_squares, self._adjacent = self._zeros(), torch.zeros(self.depth - 1, dtype=torch.float64)
         self._ranks, self._hsics = self._zeros(2), self._zeros(3)
         self._map, self._in_part = self._zeros(self.parts), torch.zeros(self.parts, dtype=torch.float64)
 
-    def add(self, measures: RolloutMeasures, tokens: list[int]) -> None:
+    def add(self, measures: RolloutMeasures, rollout: RolloutStates) -> None:
         values = {kind: value.double() for kind, value in _by_transition(measures).items()}
         self.count += 1
         for kind, value in values.items():
@@ -59,12 +62,14 @@ class FlowTotals:
         self._ranks += measures.rank.double()
         if measures.hsic is not None:
             self._hsics += measures.hsic.double()
+        self.state_cosine.add(measures.cosine, rollout.positions, rollout.length)
         chosen = values[self.energy]  # [L, n]
         n = chosen.shape[1]
         part = ((torch.arange(n, dtype=torch.float64) + 0.5) / n * self.parts).long()
         self._map.index_add_(0, part, chosen.T)
         self._in_part.index_add_(0, part, torch.ones(n, dtype=torch.float64))
-        for token, value in zip(tokens[1:], chosen.mean(0).tolist(), strict=False):  # no tokens are known of old files
+        # no tokens are known of old files
+        for token, value in zip(rollout.tokens[1:], chosen.mean(0).tolist(), strict=False):
             found = self._tokens.setdefault(token, [0, 0.0])
             found[0] += 1
             found[1] += value

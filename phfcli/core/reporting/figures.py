@@ -13,7 +13,7 @@ from phfcli.core.analysis.compare import SUITE, Comparison, Pair
 from phfcli.core.analysis.diagnose import LayerReport
 from phfcli.core.analysis.fit_bridge import BridgeReport
 from phfcli.core.names import ViewName
-from phfcli.core.reporting import flow_charts, score_charts
+from phfcli.core.reporting import flow_charts, reading_charts, score_charts
 from phfcli.core.reporting.comparison_tables import trajectories
 
 Panel = Callable[[Axes], None]
@@ -39,6 +39,7 @@ def layer_panels(reports: Sequence[LayerReport]) -> dict[str, Panel]:
         "terms": lambda axes: flow_charts.terms(axes, newest),
         "agreement": lambda axes: flow_charts.agreement(axes, newest),
         "ranks": lambda axes: flow_charts.ranks(axes, newest),
+        "state cosine": lambda axes: reading_charts.state_cosine(axes, newest),
     }
 
 

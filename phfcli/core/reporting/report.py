@@ -51,6 +51,8 @@ _FLOW_CAPTIONS = {
     "agreement": "Cosine of student's and teacher's transitions, and CKA of their states, by block. One is agreement.",
     "ranks": "Effective rank of the directions along a rollout, for both readers. A low one means "
     "that the path keeps to few directions.",
+    "state cosine": "Cosine of the last block's states over the first and over the last k tokens of the rollouts. A "
+    "curve that lies lower is the end at which the readers differ more.",
 }
 
 

@@ -59,6 +59,8 @@ class RolloutStates(NamedTuple):
 
     student: Tensor
     teacher: Tensor
+    positions: list[int]  # [m], within the completion
+    length: int  # of the completion, in tokens
     tokens: list[int]  # [m]; empty where they are not known
 
 
@@ -90,18 +92,23 @@ class FlowFile:
                 student, teacher = (file.get_slice(name)[:, index, :count] for name in _STATES)
             if not (student.isfinite().all() and teacher.isfinite().all()):
                 raise UserError(f"{self.path}: damaged: the states of rollout {index} are not finite")
-            tokens = []
-            if self.rollouts:
-                tokens = [self.rollouts[index].completion[p] for p in self.positions[index, :count].tolist()]
-            yield RolloutStates(student, teacher, tokens)
+            completion = self.rollouts[index].completion if self.rollouts else ()
+            yield _states_along(student, teacher, self.positions[index, :count], completion)
 
 
 def rollout_states_of(flow: Flow) -> Iterator[RolloutStates]:
     """The rollouts of a flow in memory that have a transition."""
     for index, count in enumerate(flow.valid.sum(1).tolist()):
         if count > 1:
-            tokens = [flow.rollouts[index].completion[p] for p in flow.positions[index, :count].tolist()]
-            yield RolloutStates(flow.student[:, index, :count], flow.teacher[:, index, :count], tokens)
+            student, teacher = flow.student[:, index, :count], flow.teacher[:, index, :count]
+            yield _states_along(student, teacher, flow.positions[index, :count], flow.rollouts[index].completion)
+
+
+def _states_along(student: Tensor, teacher: Tensor, positions: Tensor, completion: Sequence[int]) -> RolloutStates:
+    """Of a completion that is not known the last selected position is taken for its last one."""
+    places = positions.tolist()
+    tokens = [completion[place] for place in places] if completion else []
+    return RolloutStates(student, teacher, places, len(completion) or places[-1] + 1, tokens)
 
 
 def save_flow(run: Path, step: int, flow: Flow, dtype: StateDtype = "model") -> Path:

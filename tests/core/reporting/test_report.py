@@ -57,7 +57,7 @@ def test_the_page_is_complete_without_its_script(study: Path) -> None:
     page = study.read_text()
     assert page.count("<script") == page.count("</script>") == 1
     assert "<img" not in page
-    assert page.count("<svg") == 2 + 3 + 4 + 2 * 8  # scores and differences, curves, maps, and the panels of two flows
+    assert page.count("<svg") == 2 + 3 + 4 + 2 * 9  # scores and differences, curves, maps, and the panels of two flows
     assert "var(--series-0)" in page
     assert page.count('style="') == 0  # which the policy would not allow
     assert 'runs/phf/evals/step-000100/aime-n3/samples.html#p%2F10%20%3Cb%3E/0"' in page
@@ -100,7 +100,7 @@ def test_everything_is_there(shown: Page) -> None:
     assert shown.texts("h2") == ["Results", "Training", "Hidden flow", "Problems of aime", "Settings", "Provenance"]
     assert shown.texts("#results tbody tr")[1].startswith("phf 100 aime 3 4 58.3")
     assert "phf - opsd +25.0" in shown.texts("#results tbody tr")[2]
-    assert len(shown.all("#flow svg")) == 16
+    assert len(shown.all("#flow svg")) == 18
     assert all(node.get_attribute("aria-label") for node in shown.all("svg"))
     settings = shown.texts("#settings tbody tr")
     assert settings == ["flow.alpha 0.0 0.05", "objective opsd phf"]
@@ -197,7 +197,7 @@ def test_without_scripts_everything_can_be_read(shown: Page) -> None:
         shown.go()
         assert shown.all(".tools") == []
         assert first_column(shown) == ["easy", "gained", "hard", "p/10 <b>"]
-        assert len(shown.all("#flow svg")) == 16
+        assert len(shown.all("#flow svg")) == 18
     finally:
         shown.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 

@@ -7,6 +7,7 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from phfcli.core.losses.hidden_states.flow import directions, transitions
@@ -23,6 +24,7 @@ class RolloutMeasures(NamedTuple):
     adjacent: Tensor  # [L-1]    the summands of eq. 10
     squares: Tensor  # [2, L, n]    |dh_i|^2, eq. 4
     rank: Tensor  # [2, L]    effective rank of the directions
+    cosine: Tensor  # [L, m]    of both readers' states
     hsic: Tensor | None  # [3, L]    of student and teacher, of each with itself; None for fewer than four positions
 
 
@@ -48,6 +50,7 @@ def measure_rollout(student: Tensor, teacher: Tensor, eps: float = 1e-8) -> Roll
         adjacent=neighbours.square().sum((-2, -1)) / n**2,
         squares=torch.stack(squares),
         rank=torch.stack([effective_rank(gram) for gram in grams]),
+        cosine=F.cosine_similarity(working(student), working(teacher), dim=-1),
         hsic=None if n + 1 < _SMALLEST_HSIC else _hsics(student, teacher),
     )
 
