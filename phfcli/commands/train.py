@@ -146,10 +146,15 @@ def train(
 
 def _run(sources: "list[Source]", resume: bool, force: bool, json_: bool, quiet: bool) -> None:
     """Starts or goes on with a run in this process, which may be one of several, and shows it to its end."""
+    from phfcli.core.reporting.health.training_findings import training_findings
     from phfcli.core.training.start import running
 
     log = log_console(quiet)
-    with running(sources, resume, force, warn, lambda line: log.print(line, markup=False, soft_wrap=True)) as run:
+
+    def tell(line: str) -> None:
+        log.print(line, markup=False, soft_wrap=True)
+
+    with running(sources, resume, force, warn, tell, training_findings) as run:
         trainer = run.trainer
         last = watch(run, log_console(quiet or not trainer.ranks.main))
         if trainer.ranks.main:

@@ -5,9 +5,12 @@ from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import imread
+from numpy.typing import NDArray
 
 from phfcli.core.analysis.compare import SUITE, Comparison, Pair
 from phfcli.core.analysis.diagnose import LayerReport
@@ -73,6 +76,15 @@ def save_figure(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _plain_text():
         figure.savefig(path, dpi=_DPI)
+
+
+def pixels_of(figure: Figure) -> NDArray[np.uint8]:
+    """A figure as it looks on a screen: [height, width, 3]."""
+    out = BytesIO()
+    with _plain_text():
+        figure.savefig(out, format="png")
+    out.seek(0)
+    return (255 * imread(out)[..., :3]).astype(np.uint8)
 
 
 def figure_of(drawn: Sequence[Panel], columns: int = _COLUMNS, size: tuple[float, float] = _SIZE) -> Figure:

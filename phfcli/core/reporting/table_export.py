@@ -2,12 +2,12 @@
 
 import csv
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from phfcli.core.analysis.diagnose import LayerReport
+from phfcli.core.printable import markdown_cell, markdown_lines
 from phfcli.core.storage.files import write_text
 
 Row = Sequence[object]
@@ -36,13 +36,7 @@ class ResultTable:
 
 def as_markdown(table: ResultTable) -> str:
     lines = markdown_lines(table.columns, table.rows)
-    return f"**{_markdown_cell(table.title)}**\n\n" + "\n".join(lines) + "\n"
-
-
-def markdown_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table without a title, line by line."""
-    header, *body = [[_markdown_cell(cell) for cell in row] for row in (columns, *rows)]
-    return [f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *body]]
+    return f"**{markdown_cell(table.title)}**\n\n" + "\n".join(lines) + "\n"
 
 
 def as_latex(table: ResultTable) -> str:
@@ -106,12 +100,6 @@ def layer_table(reports: Sequence[LayerReport]) -> list[Row]:
 def _at(values: Sequence[float | None], index: int) -> float | None:
     """The value of a layer, or None: the last layer has no next one, so `adjacent` is shorter."""
     return values[index] if index < len(values) else None
-
-
-def _markdown_cell(cell: str) -> str:
-    """The text escaped for Markdown, because names come from files."""
-    plain = " ".join(cell.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\|`*_\[\]])", r"\\\1", plain)
 
 
 def _latex_cell(cell: str) -> str:

@@ -1,10 +1,11 @@
 """What a report says first: the scores, what is told apart, and how the trainings went, a sentence each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from phfcli.core.analysis.arms import Arm
 from phfcli.core.analysis.compare import Comparison, Pair
-from phfcli.core.reporting.comparison_tables import percent
+from phfcli.core.reporting.comparison_tables import percent, with_error
 from phfcli.core.reporting.run_summaries import RunSummary
 
 _LEVEL = 0.05
@@ -51,10 +52,13 @@ def _named(pair: Pair, several: bool) -> str:
 
 def _health(runs: Sequence[RunSummary]) -> str:
     """The alarms of the trainings, by run."""
-    trained = [run for run in runs if run.metrics]
-    if not trained:
-        return ""
-    rang = {run.name: sorted({alarm["alarm"] for alarm in run.alarms}) for run in trained if run.alarms}
+    trained = {run.name: run.alarms for run in runs if run.metrics}
+    return alarm_sentence(trained) if trained else ""
+
+
+def alarm_sentence(alarms: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Which alarms rang, by run; `alarms` are the lines of each one's alarms.jsonl."""
+    rang = {name: sorted({alarm["alarm"] for alarm in own}) for name, own in alarms.items() if own}
     if not rang:
         return "No alarm rang in training."
     told = [f"{name} ({', '.join(kinds)})" for name, kinds in rang.items()]
@@ -63,3 +67,15 @@ def _health(runs: Sequence[RunSummary]) -> str:
 
 def _percent(arm: Arm, bench: str) -> str:
     return f"{percent(arm.average(bench)[0])} %"
+
+
+def evaluation_sentence(evaluations: Sequence[Mapping[str, Any]]) -> str:
+    """The best of the evaluations during training beside the first and the last; nothing where there is none."""
+    if not evaluations:
+        return ""
+    best = max(evaluations, key=lambda line: (line["average"], -line["step"]))
+    score = with_error(best["average"], best["stderr"])
+    ends = [line for line in (evaluations[0], evaluations[-1]) if line is not best]
+    beside = " and ".join(dict.fromkeys(f"{percent(line['average'])} % at step {line['step']}" for line in ends))
+    own = f"Best on {best['bench']} so far: step {best['step']}, {score} %"
+    return f"{own}, beside {beside}." if beside else f"{own}."

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from phfcli.core.analysis.diagnose import PAPER
-from phfcli.core.reporting.table_export import markdown_lines
+from phfcli.core.printable import markdown_lines
 from phfcli.core.studies.plan import BASE, Study, StudyRun, runs_of
 from phfcli.core.studies.rates import searched
 from phfcli.core.studies.results import Results, Row

@@ -34,7 +34,7 @@ class Trainer(Drawing):
         check_alike(self)
         with self.grader, closing(self.engine):
             while not self.done:
-                metrics, samples = self.train_step(self.step + 1)
+                metrics, self.samples = self.train_step(self.step + 1)
                 self.step += 1
                 alarms = self.alarms.look(metrics)
                 if self.ranks.main:
@@ -50,11 +50,11 @@ class Trainer(Drawing):
                 if alarms:
                     metrics |= {"alarms": alarms}
                 if due:
-                    save(self, samples)
+                    save(self)
                 yield metrics
                 if self.ranks.any(self.stopping):
                     if not due:
-                        save(self, samples)
+                        save(self)
                     return
 
     @property

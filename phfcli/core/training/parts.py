@@ -9,6 +9,7 @@ import torch
 from phfcli.core.config import TrainConfig
 from phfcli.core.grading import Grader, Grading
 from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.passes import Sample
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.objectives.contract import Objective
 from phfcli.core.objectives.teachers.contract import Teacher
@@ -42,6 +43,7 @@ class TrainingParts:
     grader: Grading = field(default_factory=Grader)  # its workers start when there is something to grade
     validation: Validation | None = None
     step: int = 0  # completed
+    samples: Sequence[Sample] = ()  # of the completed step, this rank's
     notes: Sequence[str] = ()  # what is shown at the start, a line each
     base: Teacher | None = None  # the model before any training, where the objective needs it
     warnings: Sequence[str] = ()  # what somebody who starts the run should act on, a sentence each

@@ -31,10 +31,10 @@ from phfcli.core.training.learning_rate import restore_schedule
 from phfcli.core.training.parts import TrainingParts
 
 
-def save(trainer: TrainingParts, samples: Sequence[Sample]) -> None:
+def save(trainer: TrainingParts) -> None:
     """A checkpoint of the completed step, and the hidden flow of some of its rollouts under its weights."""
     flow, needs, ranks = trainer.config.flow, trainer.objective.needs, trainer.ranks
-    samples = ranks.gather(samples[: flow.saved_samples])
+    samples = ranks.gather(trainer.samples[: flow.saved_samples])
     with whole_blocks(trainer.model):
         if ranks.main and flow.saves(trainer.step) and needs.teacher and needs.privileged:
             recorded = record_flow(trainer.model, trainer.teacher, samples[: flow.saved_samples], flow.positions)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phfcli.core.config import TrainConfig
+from phfcli.core.runs.checkpoints import checkpoints_of
 from phfcli.core.runs.layout import is_run
 from phfcli.core.runs.run_folder import (
     check_resumable,
@@ -23,10 +24,12 @@ from phfcli.core.training.loop import Trainer
 from phfcli.core.training.metrics import Metrics
 from phfcli.core.training.saving import resume
 from phfcli.core.training.setup import build_trainer
-from phfcli.core.training.trackers import Report, reporting
+from phfcli.core.training.tracker_pages import Findings
+from phfcli.core.training.trackers import Reporter, reporting
 
 Warn = Callable[[str], None]
 Tell = Callable[[str], None]
+Look = Callable[[Trainer], Findings]
 
 
 @dataclass(frozen=True)
@@ -47,25 +50,40 @@ class Start:
 
 @dataclass(frozen=True)
 class Running:
-    """A run that is open: its trainer, and where each step is reported to."""
+    """A run that is open: its trainer, where each step is reported to, and what finds something to show there."""
 
     trainer: Trainer
-    report: Report
+    reporter: Reporter
+    look: Look
 
     def steps(self) -> Iterator[Metrics]:
         """Trains to the end; yields the metrics of each step once they are on disk and reported."""
         for metrics in self.trainer.train():
-            self.report({name: value for name, value in metrics.items() if name != "alarms"})
+            self.reporter.step(metrics)
+            if self.reporter.pages and self._saved:
+                self.reporter.show(self.look(self.trainer), self.trainer.step)
             yield metrics
+
+    @property
+    def _saved(self) -> bool:
+        """Whether the completed step has a checkpoint."""
+        return any(step == self.trainer.step for step, _ in checkpoints_of(self.trainer.folder))
 
 
 @contextmanager
 def running(
-    sources: Sequence[Source], resume_it: bool, force: bool, warn: Warn, tell: Tell, fresh_folder: bool = False
+    sources: Sequence[Source],
+    resume_it: bool,
+    force: bool,
+    warn: Warn,
+    tell: Tell,
+    look: Look,
+    fresh_folder: bool = False,
 ) -> Iterator[Running]:
     """Opens a run, a new one or one that goes on, up to its next step; SIGTERM then ends it after the present step.
 
     tell: takes what is said at the start, a sentence at a time; only the main one of several processes speaks.
+    look: finds what trackers show at a checkpoint; it is called where one of them shows more than numbers.
     fresh_folder: where the default folder is taken, the run takes the next free one: NAME-2, NAME-3.
 
     Raises:
@@ -81,8 +99,8 @@ def running(
         trainer = start_trainer(start, ranks, warn)
         for line in _about(trainer, start):
             told(line)
-        with stops_at(trainer, signal.SIGTERM), open_trackers(trainer) as report:
-            yield Running(trainer, report)
+        with stops_at(trainer, signal.SIGTERM), open_trackers(trainer) as reporter:
+            yield Running(trainer, reporter, look)
         ranks.wait()  # a launcher ends the others when one has ended
 
 
@@ -148,7 +166,7 @@ def start_trainer(start: Start, ranks: Ranks, warn: Warn) -> Trainer:
     return trainer
 
 
-def open_trackers(trainer: Trainer) -> AbstractContextManager[Report]:
+def open_trackers(trainer: Trainer) -> AbstractContextManager[Reporter]:
     """The trackers of a run; only the main rank reports."""
     config = trainer.config if trainer.ranks.main else trainer.config.model_copy(update={"report_to": ()})
     return reporting(config, trainer.folder, trainer.step)

@@ -1,10 +1,11 @@
-"""Sends a run's metrics to trackers such as TensorBoard or W&B, through Accelerate.
+"""Sends a run's metrics and findings to trackers such as TensorBoard or W&B; numbers go through Accelerate.
 
-What the trackers get is what metrics.jsonl and evaluations.jsonl hold: nothing of a run depends on them.
+What the trackers get is what the run's own files hold: nothing of a run depends on them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,14 +13,13 @@ from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.extensions import find
 from phfcli.core.storage.schemas import ManifestForm, read_form
+from phfcli.core.training.tracker_pages import Findings, Pages, pages_of
 
 _PROJECT = "phf"
 
-Report = Callable[[Mapping[str, Any]], None]
-
 
 class Tracker(Protocol):
-    """Where metrics go, such as a service with pages of curves."""
+    """Where metrics go, such as a service with pages of curves. One that is also `Pages` gets the findings too."""
 
     def store_init_configuration(self, values: dict[str, Any]) -> None:
         """Takes the settings of a new run, by dotted key with slashes."""
@@ -32,21 +32,38 @@ class Tracker(Protocol):
     def finish(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Reporter:
+    """The open trackers of a run, and the pages of those that have any."""
+
+    trackers: Sequence[Tracker]
+    pages: Sequence[Pages]
+
+    def step(self, metrics: Mapping[str, Any]) -> None:
+        """Sends the metrics of a step, and the alarms that it has raised."""
+        values = _flat({name: value for name, value in metrics.items() if name != "alarms"})
+        for tracker in self.trackers:
+            tracker.log(values, step=metrics["step"])
+        for alarm in metrics.get("alarms", []):
+            for page in self.pages:
+                page.alarm(alarm["alarm"], alarm["sentence"], metrics["step"])
+
+    def show(self, findings: Findings, step: int) -> None:
+        """Sends what there is to see at a checkpoint."""
+        for page in self.pages:
+            page.show(findings, step)
+
+
 @contextmanager
-def reporting(config: TrainConfig, folder: Path, step: int) -> Iterator[Report]:
-    """Opens the trackers of a run after so many steps; within it the value that it yields takes a step's metrics."""
-    trackers = [_added(name, folder) or _start(name, folder, step) for name in config.report_to]
+def reporting(config: TrainConfig, folder: Path, step: int) -> Iterator[Reporter]:
+    """Opens the trackers of a run after so many steps, and closes them at its end."""
+    opened = [_open(name, folder, step) for name in config.report_to]
+    trackers = [tracker for tracker, _ in opened]
     if step == 0:
         for tracker in trackers:
             tracker.store_init_configuration(_flat(config.model_dump(mode="json"), as_text=True))
-
-    def report(metrics: Mapping[str, Any]) -> None:
-        values = _flat(metrics)
-        for tracker in trackers:
-            tracker.log(values, step=metrics["step"])
-
     try:
-        yield report
+        yield Reporter(trackers, [pages for _, pages in opened if pages is not None])
     finally:
         for tracker in trackers:
             tracker.finish()
@@ -64,10 +81,14 @@ def check_trackers(config: TrainConfig) -> None:
             raise UserError(f"--report-to {name}: its package is not installed: pip install {name}")
 
 
-def _added(name: str, folder: Path) -> "Tracker | None":
-    """A tracker that somebody has added, opened for a run."""
+def _open(name: str, folder: Path, step: int) -> tuple[Tracker, Pages | None]:
+    """A tracker, ours or one that somebody has added, and its pages if it has any."""
     build = find("trackers", name)
-    return None if build is None else build(folder)
+    if build is not None:
+        added = build(folder)
+        return added, added if isinstance(added, Pages) else None
+    tracker = _start(name, folder, step)
+    return tracker, pages_of(name, tracker.tracker)
 
 
 def _start(name: str, folder: Path, step: int) -> Any:
