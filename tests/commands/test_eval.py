@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 
 from phfcli.core.shipped_files import embedded_model
@@ -40,6 +41,12 @@ def test_the_json_of_an_evaluation(phf: Phf, tmp_path: Path) -> None:
         assert line["text"].startswith("<think>")
         assert (line["status"] == "correct") == (line["answer"] == line["gold"])
     assert len({line["seed"] for line in lines}) == 32
+    table = pandas.read_parquet(folder / "samples.parquet")
+    for column in ("problem", "sample", "status", "answer", "gold", "tokens", "seed", "text"):
+        assert sorted(table[column]) == sorted(line[column] for line in lines)
+    assert table["correct"].mean() == summary["average"]
+    again = phf("grade", folder / "samples.parquet", "--json")
+    assert again.json["form"] == "phf"
 
 
 def test_a_sample_does_not_depend_on_what_is_sampled_beside_it(phf: Phf, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 from trained import SMALL
 
@@ -17,6 +18,15 @@ def run(phf: Phf, tmp_path: Path) -> Path:
     assert phf("train", *train, *SMALL).code == 0
     assert phf("eval", "run", "--limit", 2, "--n", 1, "--engine", "transformers", "--quiet").code == 0
     return tmp_path / "run"
+
+
+TABLE = "evals/step-000002/embedded-n1/samples.parquet"
+
+
+def with_another_status(path: Path) -> None:
+    frame = pandas.read_parquet(path)
+    frame.loc[0, "status"] = "timeout"
+    frame.to_parquet(path)
 
 
 def flip(path: Path, place: int = -20) -> None:
@@ -32,7 +42,7 @@ def test_a_sound_run_is_ok(phf: Phf, run: Path) -> None:
     parts = {finding["part"]: finding["state"] for finding in done.json["findings"]}
     assert set(parts.values()) == {"ok"}
     assert {"manifest.json", "checkpoints/step-000002", "flows/step-000001.safetensors"} <= set(parts)
-    assert "evals/step-000002/embedded-n1" in parts
+    assert {"evals/step-000002/embedded-n1", "evals/step-000002/embedded-n1/samples.parquet"} <= set(parts)
     assert {"rollouts/step-000001.json", "rollouts/step-000002.json"} <= set(parts)
 
 
@@ -49,6 +59,8 @@ def test_a_sound_run_is_ok(phf: Phf, run: Path) -> None:
         ("alarms.jsonl", lambda path: path.write_text('{"step": 1, "alarm": "clip"}\n'), "alarms.jsonl", "sentence"),
         ("rollouts/step-000001.json", lambda path: path.write_text("{}"), "rollouts/step-000001.json", "step"),
         ("evals/step-000002/embedded-n1/samples.jsonl", flip, "evals/step-000002/embedded-n1", "line 2"),
+        (TABLE, lambda path: path.write_bytes(path.read_bytes()[:-9]), TABLE, "not a parquet file"),
+        (TABLE, with_another_status, TABLE, "sample 0 of problem"),
     ],
 )
 def test_a_planted_damage_is_named(

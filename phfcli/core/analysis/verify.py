@@ -8,6 +8,7 @@ from typing import Literal
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import MissingFileError, UserError
+from phfcli.core.evaluation.sample_file import SampleFile
 from phfcli.core.evaluation.saved_evaluations import load_evaluations
 from phfcli.core.models.adapters.files import check_adapter
 from phfcli.core.models.description import ModelDescription, load_description
@@ -71,8 +72,18 @@ def _findings(folder: Path, full: bool) -> Iterator[Finding]:
         advice = "remove it; a run whose first file is gone follows the rollouts of its next checkpoint"
         yield _try(f"{path.parent.name}/{path.name}", partial(read_form, path, RolloutsForm), advice)
     for path in evaluation_files(folder, "summary.json"):
-        advice = "remove its folder and run phf eval again"
-        yield _try(str(path.parent.relative_to(folder)), partial(load_evaluations, [str(path)], []), advice)
+        yield from _evaluation(folder, path)
+
+
+def _evaluation(folder: Path, path: Path) -> Iterator[Finding]:
+    """An evaluation by its summary; its table only where what it was made from is sound."""
+    advice = "remove its folder and run phf eval again"
+    found = _try(str(path.parent.relative_to(folder)), partial(load_evaluations, [str(path)], []), advice)
+    yield found
+    file = SampleFile(path.parent)
+    if found.state == "ok" and file.table.is_file():
+        advice = "remove it; phf eval writes it again"
+        yield _try(str(file.table.relative_to(folder)), file.check_table, advice)
 
 
 def _lock(folder: Path) -> Finding:

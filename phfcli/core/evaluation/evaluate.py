@@ -86,6 +86,7 @@ class Evaluator:
                 summary["overlap"] = self.overlaps[bench.name].as_json(bench.name)
                 summary["notes"].append(summary["overlap"]["sentence"])
             write_json(file.folder / "summary.json", summary)
+            file.write_table(samples.values(), bench.problems, summary)
             write_page(file.folder / "samples.html", summary, bench.problems, list(samples.values()))
         return summary
 

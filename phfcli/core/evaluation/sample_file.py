@@ -1,19 +1,41 @@
-"""The samples of one evaluation on disk: a line each, keyed by (problem, sample), appended as they are graded."""
+"""The samples of one evaluation on disk: a line each, keyed by (problem, sample), appended as they are graded.
 
-from collections.abc import Iterator, Mapping, Sequence
+Once all are there, samples.parquet holds them too, for data frames and the hub's viewer; phf itself reads the lines.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from phfcli.core.errors import UserError
+from phfcli.core.grading import Status
 from phfcli.core.storage.files import append_lines, drop_cut_line, write_json
 from phfcli.core.storage.locks import writing_alone
 from phfcli.core.storage.schemas import EvaluationSettingsForm, SampleForm, read_form, read_forms, with_sum
+from phfcli.core.storage.tables import read_rows, write_parquet
 from phfcli.core.types import Problem
 
 GradedSample = dict[str, Any]  # a line of samples.jsonl
 Key = tuple[str, int]  # problem id, number of the sample
+
+TABLE_COLUMNS = {  # of samples.parquet, with Arrow's types; docs/run-files.md says what each holds
+    "bench": "string",
+    "target": "string",
+    "step": "int64",
+    "problem": "string",
+    "question": "string",
+    "gold": "string",
+    "sample": "int64",
+    "status": "string",
+    "correct": "bool",
+    "cut": "bool",
+    "answer": "string",
+    "tokens": "int64",
+    "seed": "int64",
+    "text": "string",
+}
 
 _WRITTEN_FIRST = {"lock", ".settings.json.tmp"}
 # what a settings.json without such a key was sampled with
@@ -55,6 +77,41 @@ class SampleFile:
         wanted = {(p.id, i) for p in problems for i in range(n)}
         keyed = {(line["problem"], line["sample"]): line for line in reversed(read_forms(self.path, SampleForm))}
         return {key: line for key, line in keyed.items() if key in wanted}
+
+    @property
+    def table(self) -> Path:
+        return self.folder / "samples.parquet"
+
+    def write_table(
+        self, samples: Iterable[GradedSample], problems: Sequence[Problem], about: Mapping[str, Any]
+    ) -> None:
+        """Writes the samples as a table, by problem and number.
+
+        about: `bench`, `target` and `step`, which are the same in all rows.
+        """
+        questions = {problem.id: problem.problem for problem in problems}
+        places = {problem.id: place for place, problem in enumerate(problems)}
+        ordered = sorted(samples, key=lambda sample: (places[sample["problem"]], sample["sample"]))
+        rows = (
+            {
+                **about,
+                "cut": own["status"] == Status.truncated,
+                **own,
+                "question": questions[own["problem"]],
+                "correct": own["status"] == Status.correct,
+            }
+            for own in ordered
+        )
+        write_parquet(self.table, rows, TABLE_COLUMNS)
+
+    def check_table(self) -> None:
+        """Raises UserError where the table cannot be read or does not hold what the lines hold."""
+        lines = {(line["problem"], line["sample"]): line for line in reversed(read_forms(self.path, SampleForm))}
+        for row in read_rows(self.table):
+            line = lines.get((row.get("problem"), row.get("sample")), {})
+            if any(row.get(name) != line.get(name) for name in ("status", "answer", "gold")):
+                where = f"sample {row.get('sample')} of problem {row.get('problem')}"
+                raise UserError(f"{self.table}: {where} is not what {self.path.name} says")
 
     def append(self, samples: Sequence[GradedSample]) -> None:
         append_lines(self.path, [with_sum(sample) for sample in samples])

@@ -1,16 +1,17 @@
-"""Reads the rows of a data set, from a local jsonl, csv or parquet file or from the hub, as they stand.
+"""Reads the rows of a data set, from a local jsonl, csv or parquet file or from the hub, as they stand; writes parquet.
 
 Cells are not interpreted here: `problem_rows` turns rows into problems. Parquet files and hub data sets stay in Arrow's
 memory and are turned into Python objects a batch at a time.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from phfcli.core.errors import UnreachableError, UserError, first_line
+from phfcli.core.storage.files import replacing
 from phfcli.core.storage.hub import hub_answers
 
 Row = Mapping[str, Any]
@@ -132,6 +133,25 @@ def split_hub_name(name: str) -> tuple[str, str | None, str]:
         raise UserError(f"--data {name}: expected HUB, HUB:SPLIT or HUB:CONFIG:SPLIT")
     config = parts[0] if len(parts) == 2 else None
     return hub, config or None, (parts[-1] if parts else "") or "train"
+
+
+def write_parquet(path: Path, rows: Iterable[Row], kinds: Mapping[str, str]) -> None:
+    """Replaces a parquet file.
+
+    kinds: Arrow's name of each column's type, in order. A column that a row lacks is empty there.
+    """
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in kinds.items()])
+    whole = [{name: _writable(row.get(name)) for name in kinds} for row in rows]
+    with replacing(path) as temporary:
+        write_table(pyarrow.Table.from_pylist(whole, schema), temporary, compression="zstd")
+
+
+def _writable(value: Any) -> Any:
+    """Text without halves of characters, which UTF-8 cannot hold."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _read_jsonl(path: Path) -> Rows:

@@ -1,11 +1,13 @@
 """The file of samples: one writer, one set of settings, each key once."""
 
+import re
 from pathlib import Path
 
+import pandas
 import pytest
 
 from phfcli.core.errors import UserError
-from phfcli.core.evaluation.sample_file import SampleFile
+from phfcli.core.evaluation.sample_file import TABLE_COLUMNS, SampleFile
 from phfcli.core.types import Problem
 
 PROBLEMS = [Problem("a", "?"), Problem("b", "?")]
@@ -74,3 +76,31 @@ def test_a_stop_before_the_settings_were_written_leaves_a_usable_folder(tmp_path
     (tmp_path / ".settings.json.tmp").touch()
     with SampleFile(tmp_path).claim(SETTINGS, {}):
         assert (tmp_path / "settings.json").is_file()
+
+
+def test_the_table_has_a_row_for_each_sample_by_problem_and_number(tmp_path: Path) -> None:
+    about = {"bench": "aime", "target": "runs/phf", "step": None, "average": 0.5}
+    drawn = [
+        line("b", 0, gold="1", tokens=7, seed=2**63 - 1, text="\\boxed{1}", seconds=2.0),
+        line("a", 1, status="truncated", answer=None, gold=None, tokens=9, seed=1, text="half \ud800"),
+        line("a", 0, status="wrong", gold="2 or 3", tokens=8, seed=2, text="1", cut=True),
+    ]
+    file = SampleFile(tmp_path)
+    file.write_table(drawn, PROBLEMS, about)
+    frame = pandas.read_parquet(file.table)
+    assert list(frame.columns) == list(TABLE_COLUMNS)
+    assert list(zip(frame["problem"], frame["sample"], strict=True)) == [("a", 0), ("a", 1), ("b", 0)]
+    assert frame["correct"].tolist() == [False, False, True]
+    assert frame["cut"].tolist() == [True, True, False]
+    assert frame["seed"].tolist() == [2, 1, 2**63 - 1]
+    assert frame["text"].tolist() == ["1", "half ?", "\\boxed{1}"]
+    assert frame["question"].unique().tolist() == ["?"]
+    assert frame["bench"].unique().tolist() == ["aime"]
+    assert frame[["step", "answer", "gold"]].isna().sum().tolist() == [3, 1, 1]
+
+
+def test_the_documentation_names_every_column() -> None:
+    page = Path(__file__).parents[3] / "docs" / "run-files.md"
+    part = page.read_text(encoding="utf-8").partition("## The columns of samples.parquet")[2]
+    named = [name for first in re.findall(r"^\|([^|]*)\|", part, re.MULTILINE) for name in re.findall("`(.*?)`", first)]
+    assert set(named) == set(TABLE_COLUMNS)
