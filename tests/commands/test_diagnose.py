@@ -200,3 +200,23 @@ def test_the_ends_of_the_rollouts_are_in_table_and_json(phf: Phf, run: Path) -> 
     for end in ("first", "last"):
         wanted = [end, *(f"{row[-1]:.4f}" for row in found[end])]
         assert wanted in [line.split() for line in lines]
+
+
+def test_what_only_the_model_says_comes_with_collect(phf: Phf, run: Path) -> None:
+    assert phf("diagnose", run, "--json").json["model"] is None
+    files = ("--plot", "all.png", "--csv", "all.csv")
+    found = phf("diagnose", "--collect", run, "--json", *files).json["model"]
+    lens, outputs = found["lens"], found["outputs"]
+    assert (found["temperature"], lens["shadow"], outputs["top"]) == (1.1, 1, 16)
+    assert len(lens["entropy"]) == len(lens["likeliest"]) == 4
+    assert lens["entropy"][-1] == pytest.approx(outputs["entropy_student"], rel=1e-4)  # all of the tokens are selected
+    rows = list(csv.DictReader((run.parent / "all.csv").read_text().splitlines()))
+    assert [float(row["lens_entropy"]) for row in rows] == lens["entropy"]
+    done = phf("diagnose", "--collect", run)
+    assert f"student {outputs['entropy_student']:.4f}, teacher {outputs['entropy_teacher']:.4f} nats" in done.out
+    assert "block 1 is OISD's shadow" in done.out
+
+
+def test_a_shadow_that_the_model_does_not_have_is_refused(phf: Phf, run: Path) -> None:
+    done = phf("diagnose", "--collect", run, "--set", "oisd.layer=9")
+    assert (done.code, done.err.splitlines()[-1]) == (2, "phf: oisd.layer: the model has 4 decoder blocks, got 9")

@@ -1,5 +1,6 @@
 """phf diagnose."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,7 @@ from phfcli.commands.options import (
     settings_given,
 )
 from phfcli.commands.output import check_plot, log_console, print_json, quiet_libraries, result_console
-from phfcli.commands.views.diagnosis import explain, show_report, show_state_cosine, show_steps
+from phfcli.commands.views.diagnosis import explain, show_model, show_report, show_state_cosine, show_steps
 from phfcli.core.errors import UserError, one_of
 from phfcli.core.names import ENERGIES
 
@@ -39,7 +40,9 @@ def diagnose(
     collect: Annotated[
         bool,
         typer.Option(
-            "--collect", help="Read the flow now: of a checkpoint, an adapter or a model.", rich_help_panel=COLLECT
+            "--collect",
+            help="Read the flow now: of a checkpoint, an adapter or a model; more than a saved one says.",
+            rich_help_panel=COLLECT,
         ),
     ] = False,
     data: Annotated[
@@ -81,12 +84,13 @@ def diagnose(
     kind = one_of("--energy", energy, ENERGIES)
     if collect:
         from phfcli.core.analysis.diagnose import diagnose as read
+        from phfcli.core.analysis.readings.from_model import read_model
 
         typed = settings_given(diagnose, locals())
         collection = _collection(flows, typed, base, rollouts, samples, log_console(quiet))
         if save is not None:
             collection.save(save)
-        reports = [read(collection, kind, parts)]
+        reports = [replace(read(collection, kind, parts), model=read_model(collection))]
     elif given := [name for name, value in _only_collecting(data, rollouts, base, save, config, set_) if value]:
         raise UserError(f"{given[0]}: only with --collect; saved flows are read as they are")
     else:
@@ -107,6 +111,7 @@ def diagnose(
     out = result_console()
     show_report(out, reports[-1])
     show_state_cosine(out, reports[-1])
+    show_model(out, reports[-1])
     if len(reports) > 1:
         show_steps(out, reports)
     if not quiet:

@@ -65,6 +65,29 @@ def show_state_cosine(out: "Console", report: "LayerReport") -> None:
     print_table(out, f"Cosine of both readers' states in block {report.layers[-1]}", columns, rows)
 
 
+def show_model(out: "Console", report: "LayerReport") -> None:
+    """What only a model says: the logit lens of every block, and how alike both readers' outputs are."""
+    found = report.model
+    if found is None:
+        return
+    lens, outputs = found.lens, found.outputs
+    rows = []
+    columns = zip(report.layers, lens.entropy, lens.agreement, lens.divergence, lens.likeliest, strict=True)
+    for layer, entropy, agreement, divergence, likeliest in columns:
+        words = " ".join(map(_word, likeliest))
+        rows.append((str(layer), f"{entropy:.3f}", percent(agreement), f"{divergence:.4f}", words))
+    title = f"Logit lens, temperature {found.temperature:g}; block {lens.shadow} is OISD's shadow"
+    headers = ("layer", "entropy", "agrees %", "jsd to last", "likeliest")
+    print_table(out, title, headers, rows, first_to_go=("likeliest",))
+    out.print(f"written    {' '.join(map(_word, lens.words))}", markup=False, soft_wrap=True)
+    out.print(f"top {outputs.top:<7}{percent(outputs.overlap)} % of both readers' likeliest words in common")
+    out.print(f"entropies  student {outputs.entropy_student:.4f}, teacher {outputs.entropy_teacher:.4f} nats a token")
+
+
+def _word(text: str) -> str:
+    return printable(text).replace(" ", "␣") or "·"
+
+
 def show_steps(out: "Console", reports: "list[LayerReport]") -> None:
     """Every saved step, a row each."""
     rows = []

@@ -11,7 +11,7 @@ from phfcli.core.errors import UserError
 from phfcli.core.models.architecture.self_check import check_computation
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
-from phfcli.core.models.passes import Sample
+from phfcli.core.models.passes import Batch, Sample, collate
 from phfcli.core.models.prompts import build_prompts
 from phfcli.core.objectives.teachers.ema import AveragedTeacher, averages_of
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
@@ -53,6 +53,13 @@ class Collection:
             flow = self.record(self.samples[start : start + size])
             self.texts.update(flow.texts)
             yield from rollout_states_of(flow)
+
+    def batches(self) -> Iterator[Batch]:
+        """The rollouts as micro-batches."""
+        size, model = self.config.micro_batch_size, self.model
+        for start in range(0, len(self.samples), size):
+            part = self.samples[start : start + size]
+            yield collate(part, self.config.flow.positions, model.description.pad_id, model.device)
 
     def save(self, path: Path) -> None:
         """Writes the flow of all samples to a file; all of it has to fit into memory."""

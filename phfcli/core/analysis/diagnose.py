@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from phfcli.core.analysis.flow_totals import FlowTotals, TokenEnergy
+from phfcli.core.analysis.readings.model_readings import ModelReadings
 from phfcli.core.analysis.readings.state_cosine import StateCosine
 from phfcli.core.errors import UserError, one_of
 from phfcli.core.losses.hidden_states.layer_energy import entropy, layer_energy_share
@@ -58,6 +59,7 @@ class LayerReport:
     position_map: list[list[float | None]]  # [layer][part of the rollout]: mean energy of its transitions
     state_cosine: StateCosine
     tokens: list[TokenEnergy]  # by falling energy; empty where the flow file does not know its tokens
+    model: ModelReadings | None = None  # what only a model says
 
     @property
     def max_entropy(self) -> float:
@@ -96,6 +98,7 @@ class LayerReport:
             "position_map": self.position_map,
             "largest_part": {"part": self.largest_part, "parts": len(self.position_map[0])},
             "state_cosine": self.state_cosine.as_json(),
+            "model": None if self.model is None else self.model.as_json(),
             "tokens": [token._asdict() for token in self.tokens],
         }
 

@@ -43,6 +43,7 @@ def layer_panels(reports: Sequence[LayerReport]) -> dict[str, Panel]:
         "agreement": lambda axes: flow_charts.agreement(axes, newest),
         "ranks": lambda axes: flow_charts.ranks(axes, newest),
         "state cosine": lambda axes: reading_charts.state_cosine(axes, newest),
+        **reading_charts.model_panels(newest),
     }
 
 

@@ -1,9 +1,16 @@
 """Charts of what other papers show of a model, beside the flow. docs/figures.md says how to read them."""
 
+from collections.abc import Callable, Sequence
+
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 
 from phfcli.core.analysis.diagnose import LayerReport
-from phfcli.core.reporting.flow_charts import MARKERS, SERIES, at_step, name_axes, tell, title
+from phfcli.core.analysis.readings.model_readings import LensReadings, OutputReadings
+from phfcli.core.printable import printable
+from phfcli.core.reporting.flow_charts import LINE, MARKERS, ORANGE, SERIES, at_step, from_zero, name_axes, tell, title
+
+_LETTERS = 5  # of a word in a cell
 
 
 def state_cosine(axes: Axes, report: LayerReport) -> None:
@@ -20,3 +27,92 @@ def state_cosine(axes: Axes, report: LayerReport) -> None:
     name_axes(axes, "k tokens of the rollout", f"cosine of states, block {report.layers[-1]}")
     axes.legend(frameon=False, fontsize=9)
     title(axes, f"{at_step(report)}both readers' states at either end")
+
+
+def model_panels(report: LayerReport) -> dict[str, Callable[[Axes], None]]:
+    """What is drawn of a model's own readings; nothing where there are none."""
+    if report.model is None:
+        return {}
+    outputs, lens = report.model.outputs, report.model.lens
+    return {
+        "overlap": lambda axes: overlap(axes, outputs),
+        "output entropies": lambda axes: output_entropies(axes, outputs),
+        "lens entropy": lambda axes: lens_entropy(axes, lens),
+        "lens agreement": lambda axes: lens_agreement(axes, lens),
+        "lens words": lambda axes: lens_words(axes, lens),
+    }
+
+
+def overlap(axes: Axes, outputs: OutputReadings) -> None:
+    """The likeliest words that both readers share, along the rollout (OPRD, figure 10)."""
+    _along(axes, outputs.overlap_along, f"top {outputs.top}", 0)
+    axes.axhline(outputs.overlap, color=ORANGE, linestyle="--", label=f"all tokens, {outputs.overlap:.3f}")
+    axes.set_ylim(0, 1.05)
+    name_axes(axes, "along the rollout, to %", "share in common")
+    axes.legend(frameon=False, fontsize=9)
+    title(axes, f"{outputs.top} likeliest words of both readers")
+
+
+def output_entropies(axes: Axes, outputs: OutputReadings) -> None:
+    """Both readers' entropies along the rollout (OPRD, figure 11)."""
+    _along(axes, outputs.entropy_student_along, f"student, mean {outputs.entropy_student:.3f}", 0)
+    _along(axes, outputs.entropy_teacher_along, f"teacher, mean {outputs.entropy_teacher:.3f}", 1)
+    from_zero(axes)
+    name_axes(axes, "along the rollout, to %", "entropy, nats a token")
+    axes.legend(frameon=False, fontsize=9)
+    title(axes, "both readers' uncertainty")
+
+
+def lens_entropy(axes: Axes, lens: LensReadings) -> None:
+    """The entropy of each block's own prediction; the marked one is OISD's shadow (figure 5)."""
+    _by_depth(axes, lens.entropy, "entropy", 0)
+    shadow = lens.entropy[lens.shadow - 1]
+    label = f"shadow, block {lens.shadow}: {shadow:.3f}"
+    axes.plot([lens.shadow], [shadow], color=ORANGE, marker="D", linestyle="", markersize=9, label=label)
+    from_zero(axes)
+    name_axes(axes, "decoder block", "entropy, nats a token")
+    axes.legend(frameon=False, fontsize=9)
+    title(axes, "logit lens: how open each block's prediction is")
+
+
+def lens_agreement(axes: Axes, lens: LensReadings) -> None:
+    """How far each block's prediction is from the last one's (OISD, figures 2 and 7)."""
+    _by_depth(axes, lens.agreement, "the same likeliest word", 0)
+    _by_depth(axes, lens.divergence, "jsd, nats", 1)
+    from_zero(axes)
+    name_axes(axes, "decoder block", "beside the last block")
+    axes.legend(frameon=False, fontsize=9)
+    title(axes, "logit lens: agreement with the last block")
+
+
+def lens_words(axes: Axes, lens: LensReadings) -> None:
+    """The likeliest word of each block in the place of each word; framed where it is the last block's (figure 7)."""
+    for row, words in enumerate(lens.likeliest):
+        for column, word in enumerate(words):
+            same = word == lens.likeliest[-1][column]
+            axes.text(column, row, printable(word)[:_LETTERS], ha="center", va="center", fontsize=7)
+            edge = SERIES[0] if same else LINE
+            cell = Rectangle((column - 0.45, row - 0.4), 0.9, 0.8, fill=False, edgecolor=edge, linewidth=1.2)
+            tell(axes.add_patch(cell), f"block {row + 1}, for {lens.words[column]!r}: {word!r}")
+    axes.set(xlim=(-0.5, len(lens.words) - 0.5), ylim=(-0.5, len(lens.likeliest) - 0.5))
+    axes.set_xticks(range(len(lens.words)), [printable(word)[:_LETTERS] for word in lens.words], fontsize=7)
+    places = range(0, len(lens.likeliest), max(1, len(lens.likeliest) // 9))
+    axes.set_yticks(places, [str(place + 1) for place in places])
+    name_axes(axes, "written", "decoder block")
+    title(axes, "logit lens: likeliest words")
+
+
+def _along(axes: Axes, values: Sequence[float | None], label: str, place: int) -> None:
+    """A line over the parts of the rollout that have a value."""
+    points = [(100 * (part + 1) / len(values), value) for part, value in enumerate(values) if value is not None]
+    (line,) = axes.plot(*zip(*points, strict=True), color=SERIES[place], marker=MARKERS[place], label=label)
+    tell(line, f"{label}: " + ", ".join(f"to {part:.0f} % {value:.3g}" for part, value in points))
+
+
+def _by_depth(axes: Axes, values: Sequence[float], label: str, place: int) -> None:
+    layers = range(1, len(values) + 1)
+    (line,) = axes.plot(layers, values, color=SERIES[place], marker=MARKERS[place], label=label)
+    tell(
+        line,
+        f"{label}: " + ", ".join(f"block {layer} {value:.3g}" for layer, value in zip(layers, values, strict=True)),
+    )

@@ -87,13 +87,15 @@ def layer_table(reports: Sequence[LayerReport]) -> list[Row]:
         *(name for name in names if name not in kinds),
         *(f"part_{part + 1}" for part in parts),
     ]
-    rows: list[Row] = [header]
+    lens = ("lens_entropy", "lens_agreement", "lens_divergence") if reports[0].model is not None else ()
+    rows: list[Row] = [[*header, *lens]]
     for report in reports:
         for index, layer in enumerate(report.layers):
             measures = [_at(report.measures[name], index) for name in names if name not in kinds]
             energies = [report.all_energies[kind][index] for kind in kinds]
             own = (report.step, layer, report.energy, report.energies[index], report.share[index])
-            rows.append([*own, *energies, *measures, *report.position_map[index]])
+            read = [] if report.model is None else [values[index] for values in report.model.lens.by_layer()]
+            rows.append([*own, *energies, *measures, *report.position_map[index], *read])
     return rows
 
 

@@ -1,0 +1,31 @@
+"""Reads the rollouts of a collection with the model at hand, for what a saved flow cannot say."""
+
+import torch
+
+from phfcli.core.analysis.collect_flow import Collection
+from phfcli.core.analysis.readings.lens import LensSums
+from phfcli.core.analysis.readings.model_readings import ModelReadings
+from phfcli.core.analysis.readings.outputs import OutputSums
+from phfcli.core.errors import UserError
+from phfcli.core.models.logit_lens import lens_layer
+from phfcli.core.models.passes import run_pass
+
+
+@torch.no_grad()
+def read_model(collection: Collection) -> ModelReadings:
+    """Passes over the rollouts, a micro-batch at a time: the student's twice, the teacher's once.
+
+    Raises:
+        UserError: where oisd.layer names a block that the model does not have.
+    """
+    model, temperature = collection.model, collection.config.rollout.temperature
+    model.network.eval()
+    shadow = lens_layer(collection.config.oisd.layer or 0, len(model.blocks))
+    if shadow > len(model.blocks):
+        raise UserError(f"oisd.layer: the model has {len(model.blocks)} decoder blocks, got {shadow}")
+    outputs, lens = OutputSums(temperature), LensSums(model, shadow, temperature)
+    for batch in collection.batches():
+        student = run_pass(model, batch.student, batch, ())
+        outputs.add(student, collection.teacher.run_pass(model, batch, ()), batch)
+        lens.add(batch)
+    return ModelReadings(temperature, outputs.result(), lens.result())

@@ -1,0 +1,51 @@
+"""What only a model can say of rollouts, as plain records; `from_model` makes them."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class OutputReadings:
+    """How alike the next-token distributions of student and teacher are (OPRD, figures 10 and 11).
+
+    Means over tokens; a list has the sixteenths of the rollouts, None where no token lies.
+    """
+
+    tokens: int
+    top: int  # words of each reader that are compared
+    overlap: float  # the share of them that both readers have
+    entropy_student: float  # nats
+    entropy_teacher: float
+    overlap_along: list[float | None]
+    entropy_student_along: list[float | None]
+    entropy_teacher_along: list[float | None]
+
+
+@dataclass(frozen=True)
+class LensReadings:
+    """What each block's state would predict if the head read it (OISD, eq. 5; figures 2, 5 and 7).
+
+    Means over tokens, by block: 1 is the first. The last block's prediction is the student's own.
+    """
+
+    shadow: int  # the block that OISD would train
+    entropy: list[float]  # nats
+    agreement: list[float]  # the share of tokens whose likeliest word is the last block's
+    divergence: list[float]  # jsd(0.5) from the last block's prediction, in nats (eq. 7 without advantages)
+    words: list[str]  # of the beginning of the first rollout
+    likeliest: list[list[str]]  # in the place of each of these, by block
+
+    def by_layer(self) -> tuple[list[float], list[float], list[float]]:
+        return self.entropy, self.agreement, self.divergence
+
+
+@dataclass(frozen=True)
+class ModelReadings:
+    """All of it; distributions are at this temperature, that of the rollouts."""
+
+    temperature: float
+    outputs: OutputReadings
+    lens: LensReadings
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
