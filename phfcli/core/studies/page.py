@@ -6,12 +6,10 @@ from pathlib import Path
 
 from phfcli.core.analysis.diagnose import PAPER
 from phfcli.core.printable import markdown_lines
+from phfcli.core.studies.findings import WANTED_COLUMN, findings, wanted_seeds
 from phfcli.core.studies.plan import BASE, Study, StudyRun, runs_of
 from phfcli.core.studies.rates import searched
 from phfcli.core.studies.results import Results, Row
-
-_LEVEL = 0.05
-_WANTED_HALF_WIDTH = 0.03  # of an interval that one would like to have
 
 
 def page(study: Study, results: Results, file: Path, path: Path) -> str:
@@ -26,7 +24,7 @@ def page(study: Study, results: Results, file: Path, path: Path) -> str:
         [f"Made by `phf study {file}` from the records in `{study.records}`; not to be edited."],
         *([[_incomplete(results)]] if results.finished < results.wanted else []),
         [f"**Question.** {study.question.strip()}"],
-        _findings(study, results),
+        findings(study, results),
         [f"![Scores during training, differences to the baseline, energy over depth]({path.with_suffix('.png').name})"],
         *(
             table
@@ -45,53 +43,13 @@ def _incomplete(results: Results) -> str:
     return f"**Not complete: {results.finished} of {results.wanted} runs are finished.** What stands here is of those."
 
 
-def _findings(study: Study, results: Results) -> list[str]:
-    """Three sentences: what is shown, what is a null, what this cannot show."""
-    shown, null, single = [], [], []
-    for row in results.rows:
-        if row.difference is None or row.system == BASE:
-            continue
-        name, over = f"{row.title} on {row.bench} ({row.model})", row.difference.over_seeds
-        if row.difference.corrected is None:
-            single.append(name)
-        elif row.difference.corrected <= _LEVEL:
-            shown.append(f"{name} by {100 * over.difference:+.1f} points")
-        else:
-            null.append(name)
-    to = study.systems[study.baseline].title
-    lines = [
-        f"- **Shown** (p at most {_LEVEL:g} after Holm's correction, seeds as the unit), against {to}: "
-        f"{'; '.join(shown) or 'nothing'}.",
-        f"- **Null**, not told apart from {to}: {'; '.join(null) or 'nothing'}.",
-        f"- **What this cannot show**: {study.limits.strip()}",
-    ]
-    if single:
-        lines.append(f"- **One seed only**, so no statement about the method: {'; '.join(single)}.")
-    return [*lines, *_wanted_seeds(results)]
-
-
-def _wanted_seeds(results: Results) -> Iterator[str]:
-    """How many seeds it would take where an interval is wider than one would like."""
-    for row in results.rows:
-        over = row.difference.over_seeds if row.difference and row.system != BASE else None
-        if over is None or over.low is None or over.high is None:
-            continue
-        half = (over.high - over.low) / 2
-        if half > _WANTED_HALF_WIDTH:
-            yield (
-                f"- The interval of {row.title} on {row.bench} ({row.model}) is ± {100 * half:.1f} points; "
-                f"± {100 * _WANTED_HALF_WIDTH:g} would take {over.seeds_for(_WANTED_HALF_WIDTH)} seeds that spread as "
-                "these do."
-            )
-
-
 def _tables(study: Study, results: Results, model: str, bench: str) -> Iterator[list[str]]:
     rows = results.of(model, bench)
     n, problems = rows[0].mean("n") or 0, rows[0].mean("problems") or 0
     yield [f"## {model}: {bench}, Average@{n:.0f} of {problems:.0f} problems"]
     to = study.systems[study.baseline].title
-    heads = ["system", "seeds", "Average, %", f"minus {to}", "95% over seeds", "p (Holm)", "95% over problems, seed 0"]
-    heads += ["pass@k, %", "answers a problem", "tokens"]
+    heads = ["system", "seeds", "Average, %", f"minus {to}", "95% over seeds", "p (Holm)"]
+    heads += [WANTED_COLUMN, "95% over problems, seed 0", "pass@k, %", "answers a problem", "tokens"]
     yield markdown_lines(heads, [_cells(row) for row in rows])
     if bench == results.benches(model)[0]:
         costs = [_cost_cells(row) for row in rows if row.system != BASE]
@@ -113,13 +71,14 @@ def _cells(row: Row) -> list[str]:
 
 def _difference_cells(row: Row) -> list[str]:
     if row.difference is None:
-        return ["", "", "", ""]
+        return [""] * 5
     over, problems = row.difference.over_seeds, row.difference.over_problems
-    corrected = row.difference.corrected
+    corrected, wanted = row.difference.corrected, wanted_seeds(row)
     return [
         f"{100 * over.difference:+.1f}",
         _interval(over.low, over.high),
         "" if corrected is None else f"{corrected:.3f}",
+        "" if wanted is None or row.system == BASE else f"{wanted} seeds",
         _interval(problems.low, problems.high),
     ]
 

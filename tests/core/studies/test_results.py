@@ -124,10 +124,10 @@ def test_the_figures_by_hand(study: Study) -> None:
 def test_the_page_says_what_is_there_and_where_it_is_from(study: Study, tmp_path: Path) -> None:
     fill(study)
     text = write_report(study, tmp_path / "study.yaml").read_text()
-    assert "| PHF | 2 | 93.8 ± 6.2 (seeds) | +12.5 | -146.3 to +171.3 | 0.500 |" in text
-    assert "- **Null**, not told apart from OPSD: PHF on embedded (tiny)." in text
-    assert "- **One seed only**, so no statement about the method: SFT on embedded (tiny)." in text
-    assert "± 3 would take 136 seeds" in text
+    assert "| PHF | 2 | 93.8 ± 6.2 (seeds) | +12.5 | -146.3 to +171.3 | 0.500 | 136 seeds |" in text
+    assert "- **Null**, not told apart from OPSD: PHF." in text
+    assert "- **One seed only**, so no statement about the method: SFT." in text
+    assert "- **Width**: 1 of 1 intervals over seeds are wider than ± 3 points; the column `for ± 3` says" in text
     assert "Not complete" not in text
     for run in runs_of(study):
         assert f"(records/{run.name}.json)" in text
