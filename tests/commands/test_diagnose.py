@@ -215,6 +215,15 @@ def test_what_only_the_model_says_comes_with_collect(phf: Phf, run: Path) -> Non
     done = phf("diagnose", "--collect", run)
     assert f"student {outputs['entropy_student']:.4f}, teacher {outputs['entropy_teacher']:.4f} nats" in done.out
     assert "block 1 is OISD's shadow" in done.out
+    assert f"{found['attention']['divergence']:.4f} nats apart" in done.out
+
+
+def test_attention_that_cannot_be_read_is_named_with_the_reason(phf: Phf, run: Path) -> None:
+    last = ("--set", "oisd.layer=4")  # which lies below nothing
+    found = phf("diagnose", "--collect", run, *last, "--json").json["model"]
+    assert found["attention"] is None
+    assert "must lie below the last" in found["no_attention"]
+    assert "attention  not read: oisd.layer: must lie below" in phf("diagnose", "--collect", run, *last).out
 
 
 def test_a_shadow_that_the_model_does_not_have_is_refused(phf: Phf, run: Path) -> None:

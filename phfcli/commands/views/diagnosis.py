@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from phfcli.core.analysis.diagnose import LayerReport
+    from phfcli.core.analysis.readings.model_readings import ModelReadings
 
 _MEANING: dict[EnergyName, str] = {
     "loss": "(direction + geometry) / 2, eq. 8",
@@ -82,6 +83,27 @@ def show_model(out: "Console", report: "LayerReport") -> None:
     out.print(f"written    {' '.join(map(_word, lens.words))}", markup=False, soft_wrap=True)
     out.print(f"top {outputs.top:<7}{percent(outputs.overlap)} % of both readers' likeliest words in common")
     out.print(f"entropies  student {outputs.entropy_student:.4f}, teacher {outputs.entropy_teacher:.4f} nats a token")
+
+    _show_attention(out, found)
+
+
+def _show_attention(out: "Console", found: "ModelReadings") -> None:
+    """How alike the shadow block and the last block attend, and to what most."""
+    attention = found.attention
+    if attention is None:
+        out.print(f"attention  not read: {found.no_attention}", markup=False, soft_wrap=True)
+        return
+    out.print(
+        f"attention  shadow and last block {attention.divergence:.4f} nats apart, agreement {attention.agreement:.3f}"
+    )
+    shares = {
+        "shadow": [token.shadow for token in attention.tokens],
+        "last": [token.last for token in attention.tokens],
+    }
+    for name, own in shares.items():
+        most = sorted(zip(own, tokens, strict=True), key=lambda pair: -pair[0])[:_TOKENS]
+        told = ", ".join(f"{_word(token.text)} at {token.column} {percent(share)}" for share, token in most)
+        out.print(f"  {name:<9}looks at, %: {told}", markup=False, soft_wrap=True)
 
 
 def _word(text: str) -> str:

@@ -54,12 +54,12 @@ class Collection:
             self.texts.update(flow.texts)
             yield from rollout_states_of(flow)
 
-    def batches(self) -> Iterator[Batch]:
-        """The rollouts as micro-batches."""
+    def batches(self, positions: int | None = None) -> Iterator[Batch]:
+        """The rollouts as micro-batches, with at most so many selected positions; by default as many as a flow has."""
         size, model = self.config.micro_batch_size, self.model
         for start in range(0, len(self.samples), size):
             part = self.samples[start : start + size]
-            yield collate(part, self.config.flow.positions, model.description.pad_id, model.device)
+            yield collate(part, positions or self.config.flow.positions, model.description.pad_id, model.device)
 
     def save(self, path: Path) -> None:
         """Writes the flow of all samples to a file; all of it has to fit into memory."""

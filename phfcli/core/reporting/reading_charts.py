@@ -6,9 +6,20 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from phfcli.core.analysis.diagnose import LayerReport
-from phfcli.core.analysis.readings.model_readings import LensReadings, OutputReadings
+from phfcli.core.analysis.readings.model_readings import AttentionReadings, LensReadings, OutputReadings
 from phfcli.core.printable import printable
-from phfcli.core.reporting.flow_charts import LINE, MARKERS, ORANGE, SERIES, at_step, from_zero, name_axes, tell, title
+from phfcli.core.reporting.flow_charts import (
+    LINE,
+    MARKERS,
+    ORANGE,
+    SERIES,
+    at_step,
+    cells,
+    from_zero,
+    name_axes,
+    tell,
+    title,
+)
 
 _LETTERS = 5  # of a word in a cell
 
@@ -33,13 +44,19 @@ def model_panels(report: LayerReport) -> dict[str, Callable[[Axes], None]]:
     """What is drawn of a model's own readings; nothing where there are none."""
     if report.model is None:
         return {}
-    outputs, lens = report.model.outputs, report.model.lens
+    outputs, lens, attention = report.model.outputs, report.model.lens, report.model.attention
+    maps: dict[str, Callable[[Axes], None]] = {}
+    if attention is not None:
+        shadow, last = f"block {lens.shadow}, the shadow", f"block {len(lens.entropy)}, the last"
+        maps["attention of the shadow"] = lambda axes: attention_map(axes, attention, attention.shadow_map, shadow)
+        maps["attention of the last"] = lambda axes: attention_map(axes, attention, attention.last_map, last)
     return {
         "overlap": lambda axes: overlap(axes, outputs),
         "output entropies": lambda axes: output_entropies(axes, outputs),
         "lens entropy": lambda axes: lens_entropy(axes, lens),
         "lens agreement": lambda axes: lens_agreement(axes, lens),
         "lens words": lambda axes: lens_words(axes, lens),
+        **maps,
     }
 
 
@@ -100,6 +117,16 @@ def lens_words(axes: Axes, lens: LensReadings) -> None:
     axes.set_yticks(places, [str(place + 1) for place in places])
     name_axes(axes, "written", "decoder block")
     title(axes, "logit lens: likeliest words")
+
+
+def attention_map(axes: Axes, attention: AttentionReadings, rows: Sequence[Sequence[float]], name: str) -> None:
+    """What each query of the first rollout looks at, mean over heads (OISD, figure 6)."""
+    parts = len(rows[0])
+    edges = [str(round(100 * (part + 1) / parts)) for part in range(parts)]
+    queries = list(map(str, attention.columns))
+    cells(axes, rows, queries, edges, lambda row, column: f"at {queries[row]}, to {edges[column]} %")
+    name_axes(axes, "tokens of prompt and rollout, to %", "column of the query")
+    title(axes, f"attention of {name}")
 
 
 def _along(axes: Axes, values: Sequence[float | None], label: str, place: int) -> None:

@@ -40,12 +40,39 @@ class LensReadings:
 
 
 @dataclass(frozen=True)
+class TokenAttention:
+    """The share of the attention that one token of the first rollout gets, prompt included."""
+
+    column: int  # 0 is the first token of the prompt
+    text: str
+    shadow: float
+    last: float
+
+
+@dataclass(frozen=True)
+class AttentionReadings:
+    """Where OISD's shadow block looks, beside the last block (OISD, figure 6); means over heads.
+
+    The maps are of the first rollout: [queries, spread over the rollout][parts of its tokens, prompt included].
+    """
+
+    divergence: float  # eq. 10 without advantages, which training logs as attention_gap
+    agreement: float  # 1 - divergence / ln 2: 1 where both look alike, 0 where they share no token
+    shadow_map: list[list[float]]  # shares of the attention; each row sums to 1
+    last_map: list[list[float]]
+    columns: list[int]  # of the queries
+    tokens: list[TokenAttention]  # those that get most, from queries in the last quarter of the rollout
+
+
+@dataclass(frozen=True)
 class ModelReadings:
     """All of it; distributions are at this temperature, that of the rollouts."""
 
     temperature: float
     outputs: OutputReadings
     lens: LensReadings
+    attention: AttentionReadings | None  # None where the model's attention cannot be captured, for this reason:
+    no_attention: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
