@@ -96,10 +96,8 @@ def _show_attention(out: "Console", found: "ModelReadings") -> None:
     out.print(
         f"attention  shadow and last block {attention.divergence:.4f} nats apart, agreement {attention.agreement:.3f}"
     )
-    shares = {
-        "shadow": [token.shadow for token in attention.tokens],
-        "last": [token.last for token in attention.tokens],
-    }
+    tokens = attention.tokens
+    shares = {"shadow": [token.shadow for token in tokens], "last": [token.last for token in tokens]}
     for name, own in shares.items():
         most = sorted(zip(own, tokens, strict=True), key=lambda pair: -pair[0])[:_TOKENS]
         told = ", ".join(f"{_word(token.text)} at {token.column} {percent(share)}" for share, token in most)
