@@ -87,7 +87,9 @@ class Evaluator:
                 summary["notes"].append(summary["overlap"]["sentence"])
             write_json(file.folder / "summary.json", summary)
             file.write_table(samples.values(), bench.problems, summary)
-            write_page(file.folder / "samples.html", summary, bench.problems, list(samples.values()))
+            read = self.prompts.student(bench.problems[0].problem)
+            prompt = str(self.description.tokenizer.decode(read))
+            write_page(file.folder / "samples.html", summary, bench.problems, list(samples.values()), prompt)
         return summary
 
     def folder(self, bench: Benchmark, sampling: Sampling) -> Path:

@@ -6,6 +6,8 @@ from xml.etree.ElementTree import Element
 
 from latex2mathml.converter import Converter
 
+from phfcli.core.grading.boxes import group_end
+
 _LONGEST_FORMULA = 2_000  # characters
 
 _MOST_FORMULAS = 20_000  # converted in one page, which takes ten seconds and ten megabytes
@@ -14,7 +16,21 @@ _DEEPEST = 60  # elements within elements
 
 _CLOSERS = {"$$": "$$", "$": "$", r"\[": r"\]", r"\(": r"\)"}
 
-_OPENER = re.compile(r"(?<!\\)(?:\$\$|\$|\\\[|\\\()")
+# a box, or an environment of formulas, needs no delimiter of its own
+_OPENER = re.compile(
+    r"(?<!\\)(?:\$\$|\$|\\\[|\\\(|\\boxed\s*\{|\\begin\{(?:align|aligned|equation|gather|gathered|cases|array|[bpv]?matrix)\*?\})"
+)
+
+# environments that the converter does not know, or would number, as those that it knows
+_SAME_AS = (
+    (re.compile(r"\\(begin|end)\{(?:align|aligned|eqnarray)\*?\}"), r"\\\1{align*}"),
+    (re.compile(r"\\begin\{gather(?:ed)?\*?\}"), r"\\begin{array}{c}"),
+    (re.compile(r"\\end\{gather(?:ed)?\*?\}"), r"\\end{array}"),
+    (re.compile(r"\\(?:begin|end)\{equation\*?\}"), ""),
+    (re.compile(r"\\\\\[[\d.]+\s*(?:pt|em|ex|mm|cm)\]"), r"\\\\"),  # the height of a line's end
+)
+
+_OWN_LINE = {"$$", r"\["}
 
 _LATEX = re.compile(r"[\\^_{}]")
 
@@ -68,11 +84,10 @@ class Formulas:
         done = position = 0
         while match := _OPENER.search(text, position):
             position = match.end()
-            end = _formula_end(text, match[0], position)
-            if end is not None:
-                after = end + len(_CLOSERS[match[0]])
-                source, latex = text[match.start() : after], text[position:end].strip()
-                number = self.number(source, latex, display=match[0] in {"$$", r"\["})
+            found = _formula(text, match)
+            if found is not None:
+                after, latex, display = found
+                number = self.number(text[match.start() : after], latex, display)
                 parts += [text[done : match.start()], number] if match.start() > done else [number]
                 done = position = after
         return [*parts, text[done:]] if done < len(text) or not parts else parts
@@ -86,6 +101,24 @@ class Formulas:
         if _LATEX.search(answer) and not _OPENER.search(answer):
             return [self.number(answer, answer)]
         return self.split(answer)
+
+
+def _formula(text: str, opened: re.Match[str]) -> tuple[int, str, bool] | None:
+    """Where the formula that was opened is over, its LaTeX, whether it has a line of its own; None if it is none."""
+    opener, start = opened[0], opened.start()
+    if opener in _CLOSERS:
+        end = _formula_end(text, opener, opened.end())
+        return (
+            None
+            if end is None
+            else (end + len(_CLOSERS[opener]), text[opened.end() : end].strip(), opener in _OWN_LINE)
+        )
+    if opener.endswith("{"):
+        brace = group_end(text, opened.end() - 1)
+        return None if brace is None else (brace + 1, text[start : brace + 1], False)
+    closer = opener.replace("begin", "end", 1)
+    end = text.find(closer, opened.end())
+    return None if end < 0 else (end + len(closer), text[start : end + len(closer)], True)
 
 
 def _formula_end(text: str, opener: str, start: int) -> int | None:
@@ -114,6 +147,8 @@ def _convert(latex: str, display: bool) -> Tree | None:
     """
     if len(latex) > _LONGEST_FORMULA or _REFUSED.search(latex):
         return None
+    for pattern, known in _SAME_AS:
+        latex = pattern.sub(known, latex)
     try:
         return _vetted(Converter(display="block" if display else "inline").convert_to_element(latex))
     except Exception:  # of whichever kind: it was made for formulas without mistakes

@@ -11,7 +11,7 @@ shown. samples.jsonl, beside the page, holds everything.
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -31,12 +31,17 @@ _ALL_ENDS = 30_000_000  # characters: the ends are shorter where a page of many 
 
 
 def write_page(
-    path: Path, summary: dict[str, Any], problems: Sequence[Problem], samples: Sequence[dict[str, Any]]
+    path: Path,
+    summary: dict[str, Any],
+    problems: Sequence[Problem],
+    samples: Sequence[dict[str, Any]],
+    prompt: str = "",
 ) -> None:
     """Writes the page of an evaluation.
 
     summary: as in summary.json; a figure that it lacks is shown as –, one that has no place of its own only as JSON.
     samples: lines of samples.jsonl, in any order; those of no problem in `problems` are left out.
+    prompt: what the model reads of the first problem, if that is known.
     """
     formulas = Formulas()
     end = max(_SHORTEST_END, min(_LONGEST_END, _ALL_ENDS // max(2 * len(samples), 1)))
@@ -46,7 +51,7 @@ def write_page(
     blocks = [_block(f"samples-{number}", body) for number, body in enumerate(bodies)]
     data = [_block("problems", heads), _block("formulas", formulas.table), *blocks]
     template = _TEMPLATE.read_text(encoding="utf-8").replace("{{common}}", common_style())
-    write_text(path, _fill(template, summary, "\n".join(data)))
+    write_text(path, _fill(template, summary, prompt, "\n".join(data)))
 
 
 def _by_problem(samples: Sequence[dict[str, Any]]) -> defaultdict[str, list[dict[str, Any]]]:
@@ -62,8 +67,19 @@ def _head(problem: Problem, samples: Sequence[dict[str, Any]], formulas: Formula
         "id": problem.id,
         "problem": formulas.split(problem.problem),
         "gold": formulas.answer(problem.answer),
+        "most": _most_frequent(samples, formulas),
         "samples": [[sample["sample"], sample["status"]] for sample in samples],
     }
+
+
+def _most_frequent(samples: Sequence[dict[str, Any]], formulas: Formulas) -> tuple[Any, int, int, str] | None:
+    """The answer that most samples give, by its text: how often, of how many answers, and how it was graded."""
+    statuses = {sample["answer"]: sample["status"] for sample in samples if sample["answer"] is not None}
+    counts = Counter(sample["answer"] for sample in samples if sample["answer"] is not None)
+    if counts.total() < 2:
+        return None
+    [(answer, times)] = counts.most_common(1)
+    return formulas.answer(answer), times, counts.total(), statuses[answer]
 
 
 def _body(sample: dict[str, Any], end: int, formulas: Formulas) -> dict[str, Any]:
@@ -93,17 +109,26 @@ def _block(name: str, value: Any) -> str:
     return f'<script type="application/json" id="{name}">{text}</script>'
 
 
-def _fill(template: str, summary: dict[str, Any], data: str) -> str:
+def _fill(template: str, summary: dict[str, Any], prompt: str, data: str) -> str:
     """The template with its slots filled, all at once, so that no data is searched for slots."""
     slots = {
         "policy": page_policy(template),
         "bench": _escape(summary.get("bench", "samples")),
         "target": _escape(_target(summary)),
         "figures": _figures(summary),
+        "prompt": _prompt(prompt),
         "summary": _escape(json.dumps(summary, indent=2, ensure_ascii=False)),
         "data": data,
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: slots[match[1]], template)
+
+
+def _prompt(prompt: str) -> str:
+    """The prompt as a fold of the page, or nothing."""
+    if not prompt:
+        return ""
+    title = "What the model reads of the first problem"
+    return f'<details class="all"><summary>{title}</summary><pre>{_escape(prompt)}</pre></details>\n'
 
 
 def _target(summary: dict[str, Any]) -> str:

@@ -128,6 +128,27 @@ def test_the_summary_stands_in_the_page() -> None:
     assert "&quot;mean_tokens&quot;: 9876.5" in html  # what has no figure of its own can be read all the same
 
 
+@pytest.mark.parametrize(
+    "latex", [r"\begin{aligned}a&=b\\c&=d\end{aligned}", r"\begin{gathered}a\\b\end{gathered}", r"\bigl(x\bigr]"]
+)
+def test_what_models_write_often_is_typeset(latex: str) -> None:
+    assert tree_of(latex) is not None
+
+
+@pytest.mark.parametrize(
+    "bare", [r"\boxed{\frac{1}{2}}", r"\begin{align*}a&=b\end{align*}", r"\begin{cases}1&x\\2&y\end{cases}"]
+)
+def test_boxes_and_environments_need_no_dollars(bare: str) -> None:
+    body, formulas = drawn(text=f"so {bare} ends")
+    assert body["text"][0] == ["so ", 1, " ends"] or body["text"][0] == ["so ", 0, " ends"]
+    assert [(own, tree is not None) for own, _, tree in formulas] == [(bare, True)]
+
+
+@pytest.mark.parametrize("open_", [r"\boxed{1", r"\begin{align}a&=b", r"\boxed 5"])
+def test_what_is_not_closed_stays_text(open_: str) -> None:
+    assert drawn(text=open_)[0]["text"][0] == [open_]
+
+
 def test_the_policy_allows_the_pages_own_style_and_script_and_nothing_else() -> None:
     html = page([Problem("p", ATTACK)], [a_sample(text=ATTACK)])
     [policy] = re.findall('http-equiv="Content-Security-Policy" content="(.*?)"', html)
@@ -441,12 +462,73 @@ def test_search_finds_problems_and_samples(shown: SamplesPage, query: str, probl
 
 @pytest.mark.slow
 def test_what_was_found_is_marked(shown: SamplesPage) -> None:
-    shown.open_all()
-    shown.one("#query").send_keys("ponder")
-    shown.wait(lambda: shown.all(".thinking.hit"))
-    assert shown.script("return CSS.highlights.get('found').size") == 0  # it is in a folded thinking
-    shown.click(shown.one(".thinking > summary"))
+    shown.one("#query").send_keys("ponder")  # in a folded thinking of a folded problem
+    shown.wait(lambda: shown.texts(".thinking pre") == ["first I ponder"])
     shown.wait(lambda: shown.script("return CSS.highlights.get('found').size") == 1)
+    shown.press(Keys.ESCAPE)
+    shown.wait(lambda: shown.all(".sample") == [])  # what the search has opened is closed with it
+
+
+@pytest.mark.slow
+def test_filters_stand_in_the_address(shown: SamplesPage) -> None:
+    shown.click(shown.chip("wrong"))
+    Select(shown.one("#order")).select_by_value("low")
+    shown.one("#query").send_keys("five & more")
+    shown.wait(lambda: shown.script("return location.search") == "?q=five+%26+more&status=wrong&order=low")
+    shown.go("?q=five&status=wrong,nonsense&order=low#p%2F1")
+    assert shown.one("#query").get_attribute("value") == "five"
+    assert shown.chip("wrong").get_attribute("aria-pressed") == "true"
+    assert shown.texts(".sample .number") == ["#1"]
+    shown.press(Keys.ESCAPE)
+    shown.wait(lambda: shown.script("return location.search") == "?order=low")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1000, 700, 360])
+def test_a_link_leads_below_the_bar(browser: webdriver.Chrome, written: Path, width: int) -> None:
+    page = SamplesPage(browser, written)
+    page.go(width=width)
+    for fragment in ("p%2F2/1", "p%2F10"):
+        page.script(f"location.hash = '{fragment}'")
+        page.wait(lambda own=fragment: page.script("return location.hash") == f"#{own}")
+        top, bar = page.script(
+            "const led = document.querySelector('.linked') || byId.get('p/10').node;"
+            "const bar = document.querySelector('.tools');"
+            "return [led.getBoundingClientRect().top, bar.getBoundingClientRect().bottom]"
+        )
+        assert top >= min(bar, 200) >= 0 or bar < 0
+
+
+@pytest.mark.slow
+def test_markdown_is_typeset_and_all_else_stays_text(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    text = (
+        "## Step 1: $x$\n**Sum $1+1$** is `2*3*4` and *so on*, 2*3*4 and a*b*c, ** alone\n"
+        "- first\n- second \\boxed{\\frac12}\n---\n| a | b |\n|---|:-:|\n| $p$ | <b>q</b> |\nend\n"
+        "```python\n**raw** <i>\n```\n\\begin{aligned} a &= b \\\\[2pt] c &= d \\end{aligned}"
+    )
+    write_page(tmp_path / "page.html", SUMMARY, [Problem("p", "2+2?", answer="4")], [a_sample(text=text)], "<|im|>2+2?")
+    shown = SamplesPage(browser, tmp_path / "page.html")
+    shown.go()
+    shown.open_all()
+    assert [" ".join(text.split()) for text in shown.texts(".heading")] == ["Step 1: x"]
+    assert ["".join(text.split()) for text in shown.texts(".text strong:not(.heading)")] == ["Sum1+1"]
+    assert shown.texts(".text em") == ["so on"]
+    assert shown.texts(".text code") == ["2*3*4"]
+    assert shown.texts(".text th") == ["a", "b"]
+    assert shown.texts(".text td") == ["p", "<b>q</b>"]
+    assert shown.texts(".text pre.code") == ["**raw** <i>"]
+    assert len(shown.all(".text hr")) == 1
+    assert "• first\n• second" in shown.one(".text").text
+    assert ", 2*3*4 and a*b*c, ** alone" in shown.one(".text").text
+    assert len(shown.all(".text menclose")) == 1
+    assert len(shown.all(".text mtable mtr")) == 2
+    shown.click(shown.all(".all > summary")[0])
+    assert shown.texts(".all pre") == ["<|im|>2+2?"]
+
+
+@pytest.mark.slow
+def test_the_most_frequent_answer_stands_beside_the_gold(shown: SamplesPage) -> None:
+    assert shown.texts(".problem > .pair")[1] == "most frequent answer\n4\n1 of 2\ncorrect"
 
 
 @pytest.mark.slow
