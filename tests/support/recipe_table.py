@@ -23,7 +23,7 @@ another refuses a value without a source. **paper** is a published text, **code*
 **ours** is neither, with the reason.
 
 `phf train --config A --config B` lays B over A; every setting that no recipe names is a default of
-`phfcli/core/config.py`. A recipe `MODEL-NAME` lies by itself after `NAME` where the model is that of recipe `MODEL`:
+`phfcli/core/config/`. A recipe `MODEL-NAME` lies by itself after `NAME` where the model is that of recipe `MODEL`:
 `embedded-grpo` says what `grpo` has to be for the embedded model.
 
 The published OPSD code exists in two versions that users could not bring into one: scripts (`opsd-script*`,

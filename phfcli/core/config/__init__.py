@@ -1,0 +1,34 @@
+"""The settings of a run, an evaluation and a grading, and what is checked of each value alone.
+
+In come plain values; out come frozen sections, or an error that names the key. The defaults are the published recipe
+(PHF, appendix A and table 3). The comment beside a field is its description on the site and in editors.
+"""
+
+from phfcli.core.config.evaluation import EvalConfig, GradeConfig, SampleColumns
+from phfcli.core.config.kinds import Aggregate, LayerChoice, Positive, Section
+from phfcli.core.config.objectives import DivergenceSettings, GrpoSettings, OisdSettings, SftSettings, TeacherSettings
+from phfcli.core.config.shared import ColumnSettings, HttpSettings, ModelSettings, PromptSettings, VllmSettings
+from phfcli.core.config.training import LoraSettings, RolloutSettings, TrainConfig
+
+__all__ = [
+    "Aggregate",
+    "ColumnSettings",
+    "DivergenceSettings",
+    "EvalConfig",
+    "GradeConfig",
+    "GrpoSettings",
+    "HttpSettings",
+    "LayerChoice",
+    "LoraSettings",
+    "ModelSettings",
+    "OisdSettings",
+    "Positive",
+    "PromptSettings",
+    "RolloutSettings",
+    "SampleColumns",
+    "Section",
+    "SftSettings",
+    "TeacherSettings",
+    "TrainConfig",
+    "VllmSettings",
+]

@@ -1,0 +1,141 @@
+"""The settings of a training run."""
+
+import math
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
+
+from phfcli.core.config.kinds import BelowOne, EngineName, Fraction, ObjectiveChoice, Positive, Section, TrackerChoice
+from phfcli.core.config.objectives import (
+    DivergenceSettings,
+    FlowSettings,
+    GrpoSettings,
+    OisdSettings,
+    OpdSettings,
+    OprdSettings,
+    SftSettings,
+    TeacherSettings,
+)
+from phfcli.core.config.shared import DataSettings, ModelSettings
+from phfcli.core.errors import nearest
+from phfcli.core.names import TOKEN_WEIGHTS, WEIGHTED_OBJECTIVES
+
+
+class LoraSettings(Section):
+    r: PositiveInt = 64  # rank of the adapter
+    alpha: PositiveInt = 128  # the adapter's product counts alpha / r times
+    # names of linear layers of the decoder blocks; "all-linear" is every one: for Qwen3 the seven published
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+
+
+class OptimSettings(Section):
+    lr: Positive = 5e-6  # AdamW's learning rate at its highest
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)  # AdamW's
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0  # AdamW's
+    max_grad_norm: Positive = 0.1  # gradients are scaled down to this norm
+    warmup_steps: Annotated[int, Field(ge=0)] = 0  # in which the rate rises from 0
+    # the horizon of the cosine; training itself ends at `steps`
+    horizon_epochs: Positive = 30
+    horizon_steps: PositiveInt | None = None  # the same horizon in steps, instead
+
+
+class RolloutSettings(Section):
+    engine: EngineName = "auto"  # auto is vLLM on a GPU where it is installed, else transformers
+    max_new_tokens: PositiveInt = 1024  # of a completion
+    temperature: Positive = 1.1  # of the student's sampling
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95  # tokens are drawn from the likeliest that reach this probability
+    top_k: Annotated[int, Field(ge=0)] = 20  # 0 is off
+    per_problem: PositiveInt = 1  # completions of each problem, for a distillation; GRPO has a group_size
+    references: Fraction = 0.0  # the share of samples that have the reference in the place of a rollout
+    ahead: Annotated[int, Field(ge=0, le=1)] = 0  # 1 draws them a step ahead, beside the update: one update old
+
+
+class EvaluationSettings(Section):
+    """Evaluation in the course of training, sampled as `phf eval` does but for these."""
+
+    every: PositiveInt | None = None  # steps; None is never
+    bench: str | None = None  # as in `phf eval --bench`
+    n: PositiveInt = 4  # samples of each problem
+    limit: PositiveInt | None = 64  # the first so many problems
+    max_new_tokens: PositiveInt | None = None  # None is the rollouts'
+    patience: PositiveInt | None = None  # so many evaluations without a better one end the run; None is never
+
+
+class HealthSettings(Section):
+    """What is measured of the policy at each step; nothing of it changes the training."""
+
+    fork_entropy: Positive = math.log(2)  # nats: above it a token is a fork, as open as a choice between two
+    every: PositiveInt | None = None  # steps between gradient norms by depth and distances to the base; None is never
+
+
+def _weights(kind: str) -> str:
+    if kind in TOKEN_WEIGHTS or re.fullmatch(r"skip-first-[1-9]\d*", kind):
+        return kind
+    raise ValueError(f"{kind!r} is unknown; use skip-first-N with a number N, or: {nearest(kind, TOKEN_WEIGHTS)}")
+
+
+class TrainConfig(ModelSettings, DataSettings):
+    data: str = "siyanzhao/Openthoughts_math_30k_opsd"  # a file, "embedded", or HUB, HUB:SPLIT, HUB:CONFIG:SPLIT
+    overlong: Literal["error", "skip"] = "error"  # problems whose prompt, reference and rollout exceed the context
+    objective: ObjectiveChoice = "phf"  # what is minimised
+    # which tokens of a completion a distillation looks at: uniform, early, late, forks, prefix-importance, skip-first-N
+    weights: Annotated[str, AfterValidator(_weights)] = "uniform"
+    reward_weight: Annotated[float, Field(ge=0)] = 0.0  # of GRPO's loss beside a distillation's, with `grpo`'s settings
+    base_kl: Annotated[float, Field(ge=0)] = 0.0  # weight of KL(student || base) beside any objective
+    seed: int = 0  # of everything that is drawn
+    steps: PositiveInt = 100  # the last step
+    batch_size: PositiveInt = 32  # problems a step
+    micro_batch_size: PositiveInt = 4  # sequences a forward and backward pass
+    gradient_checkpointing: bool = False  # activations are computed again in the backward pass
+    checkpoint_every: PositiveInt = 25  # steps
+    keep: PositiveInt | None = None  # the newest so many checkpoints; None is all, and their flows stay in any case
+    output_dir: str | None = None  # None is runs/OBJECTIVE-MODEL-seedN
+    report_to: tuple[TrackerChoice, ...] = ()  # trackers
+    tuning: Literal["lora", "full"] = "lora"  # an adapter, or every weight (kept in float32)
+    sharding: Literal["none", "fsdp"] = "none"  # of the frozen base over processes
+    lora: LoraSettings = LoraSettings()
+    optim: OptimSettings = OptimSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    divergence: DivergenceSettings = DivergenceSettings()
+    flow: FlowSettings = FlowSettings()
+    teacher: TeacherSettings = TeacherSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    health: HealthSettings = HealthSettings()
+    sft: SftSettings = SftSettings()
+    grpo: GrpoSettings = GrpoSettings()
+    oisd: OisdSettings = OisdSettings()
+    opd: OpdSettings = OpdSettings()
+    oprd: OprdSettings = OprdSettings()
+
+    @model_validator(mode="after")
+    def _draws_what_it_needs(self) -> "TrainConfig":
+        if self.rollout.per_problem > 1 and self.objective in ("sft", "grpo", "oisd"):
+            raise ValueError(
+                f"rollout.per_problem: {self.objective} has its own number of completions (grpo.group_size; sft none)"
+            )
+        if self.rollout.ahead and self.objective == "sft":
+            raise ValueError("rollout.ahead: sft reads the references and draws nothing that could be drawn ahead")
+        if self.reward_weight > 0 and self.objective in ("sft", "grpo", "oisd"):
+            raise ValueError(f"reward_weight: {self.objective} is no distillation that a reward could stand beside")
+        if self.reward_weight > 0 and self.rollout.per_problem > 1:
+            raise ValueError("rollout.per_problem: with reward_weight a problem has grpo.group_size completions")
+        if self.rollout.references > 0 and self.draws_to_estimate:
+            raise ValueError(
+                f"rollout.references: {self.objective} estimates from tokens that the student drew, so all have to be"
+            )
+        if self.weights != "uniform" and not self.weighs_tokens:
+            raise ValueError(f"weights: {self.objective} has a term that weighs all tokens alike; leave weights out")
+        return self
+
+    @property
+    def weighs_tokens(self) -> bool:
+        """Whether every term of the objective can look at some tokens more than at others."""
+        return self.objective in WEIGHTED_OBJECTIVES or (self.objective == "opd" and self.opd.support != "sampled")
+
+    @property
+    def draws_to_estimate(self) -> bool:
+        """Whether the objective holds only for completions that were drawn from the student."""
+        opd = self.objective == "opd" or (self.objective == "oprd" and self.oprd.mu is not None)
+        estimated = self.objective in ("sft", "grpo", "oisd") or self.reward_weight > 0
+        return estimated or (opd and self.opd.support == "sampled")
