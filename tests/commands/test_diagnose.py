@@ -165,6 +165,7 @@ def test_a_flow_of_a_later_version_is_refused(phf: Phf, run: Path) -> None:
         (("run", "--steps", "7"), "no flow was saved at step 7; there are step-000001, step-000002"),
         (("run", "--steps", "x"), "expected numbers"),
         (("run", "--data", "embedded"), "--data: only with --collect"),
+        (("run", "--gradients"), "--gradients: only with --collect"),
         (("run", "run", "--collect"), "one checkpoint, adapter or model at a time"),
         (("nowhere",), "no such run, checkpoint or flow file"),
         (("run/checkpoints/step-000001",), "no flow was saved with this checkpoint"),
@@ -229,3 +230,33 @@ def test_attention_that_cannot_be_read_is_named_with_the_reason(phf: Phf, run: P
 def test_a_shadow_that_the_model_does_not_have_is_refused(phf: Phf, run: Path) -> None:
     done = phf("diagnose", "--collect", run, "--set", "oisd.layer=9")
     assert (done.code, done.err.splitlines()[-1]) == (2, "phf: oisd.layer: the model has 4 decoder blocks, got 9")
+
+
+def test_gradients_of_each_loss_term(phf: Phf, run: Path) -> None:
+    found = phf("diagnose", "--collect", run, "--gradients", "--plot", "all.png", "--json").json["model"]["gradients"]
+    assert found.keys() == {"divergence", "flow"}
+    twice = ("--set", "flow.alpha=0.1")
+    again = phf("diagnose", "--collect", run, "--gradients", *twice, "--json").json["model"]["gradients"]
+    assert again == {"divergence": pytest.approx(found["divergence"]), "flow": pytest.approx(2 * found["flow"])}
+
+
+def test_an_objective_with_rewards_is_given_groups_of_new_rollouts(phf: Phf, tmp_path: Path) -> None:
+    settings = ("batch_size=1", "grpo.group_size=4", "rollout.max_new_tokens=48")
+    sets = [part for setting in settings for part in ("--set", setting)]
+    phf("train", "--objective", "oisd", "--steps", 1, "--output-dir", "run", "--quiet", *sets)
+    done = phf("diagnose", "--collect", tmp_path / "run", "--gradients", "--samples", 6)
+    assert "8 new ones on embedded" in done.err.replace("\n", "")
+    assert "norm of each loss term, with its weight: policy " in done.out
+    assert {"think", "attention"} <= {word.strip(",") for word in done.out.split("its weight: ")[1].split()}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--set", "objective=sft"), "sft learns from references"),
+        (("--set", "objective=grpo", "--set", "rollout.top_p=1", "--set", "rollout.top_k=0"), "grpo needs rewards"),
+    ],
+)
+def test_gradients_that_cannot_be_had_are_refused(phf: Phf, run: Path, options: tuple[str, ...], told: str) -> None:
+    done = phf("diagnose", "--collect", run, "--gradients", *options)
+    assert (done.code, f"--gradients: {told}" in done.err) == (2, True)

@@ -63,6 +63,14 @@ def diagnose(
         Path | None,
         typer.Option(metavar="FILE", help="Keep the flow (all of it is in memory then).", rich_help_panel=COLLECT),
     ] = None,
+    gradients: Annotated[
+        bool,
+        typer.Option(
+            "--gradients",
+            help="The gradient norm of each loss term too, at about the cost of a training step.",
+            rich_help_panel=COLLECT,
+        ),
+    ] = False,
     plot: Plot = None,
     csv: Csv = None,
     config: Configs = None,
@@ -87,11 +95,18 @@ def diagnose(
         from phfcli.core.analysis.readings.from_model import read_model
 
         typed = settings_given(diagnose, locals())
-        collection = _collection(flows, typed, base, rollouts, samples, log_console(quiet))
+        collection = _collection(flows, typed, base, rollouts, samples, gradients, log_console(quiet))
         if save is not None:
             collection.save(save)
-        reports = [replace(read(collection, kind, parts), model=read_model(collection))]
-    elif given := [name for name, value in _only_collecting(data, rollouts, base, save, config, set_) if value]:
+        told = read_model(collection)
+        if gradients:
+            from phfcli.core.analysis.readings.gradients import read_gradients
+
+            told = replace(told, gradients=read_gradients(collection))
+        reports = [replace(read(collection, kind, parts), model=told)]
+    elif given := [
+        name for name, value in _only_collecting(data, rollouts, base, save, gradients, config, set_) if value
+    ]:
         raise UserError(f"{given[0]}: only with --collect; saved flows are read as they are")
     else:
         from phfcli.core.analysis.diagnose import diagnose_saved
@@ -122,7 +137,8 @@ def diagnose(
 
 
 def _only_collecting(*values: object) -> list[tuple[str, object]]:
-    return list(zip(("--data", "--rollouts", "--base", "--save", "--config", "--set"), values, strict=True))
+    names = ("--data", "--rollouts", "--base", "--save", "--gradients", "--config", "--set")
+    return list(zip(names, values, strict=True))
 
 
 def _numbers(text: str) -> list[int]:
@@ -133,14 +149,20 @@ def _numbers(text: str) -> list[int]:
 
 
 def _collection(
-    targets: list[Path], typed: "list[Source]", base: str | None, rollouts: Path | None, samples: int, log: "Console"
+    targets: list[Path],
+    typed: "list[Source]",
+    base: str | None,
+    rollouts: Path | None,
+    samples: int,
+    graded: bool,
+    log: "Console",
 ) -> "Collection":
     if len(targets) > 1:
         raise UserError("--collect: one checkpoint, adapter or model at a time")
     from phfcli.core.analysis.collect_flow import build_collection
 
     quiet_libraries()
-    collection = build_collection(str(targets[0]), typed, base, rollouts, samples)
+    collection = build_collection(str(targets[0]), typed, base, rollouts, samples, graded)
     told = f"rollouts: {collection.origin}; teacher: {collection.teacher_kind}"
     log.print(told, markup=False, soft_wrap=True)
     return collection

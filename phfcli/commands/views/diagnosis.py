@@ -85,6 +85,9 @@ def show_model(out: "Console", report: "LayerReport") -> None:
     out.print(f"entropies  student {outputs.entropy_student:.4f}, teacher {outputs.entropy_teacher:.4f} nats a token")
 
     _show_attention(out, found)
+    if found.gradients is not None:
+        told = ", ".join(f"{name} {norm:.4g}" for name, norm in found.gradients.items())
+        out.print(f"gradients  norm of each loss term, with its weight: {told}", markup=False, soft_wrap=True)
 
 
 def _show_attention(out: "Console", found: "ModelReadings") -> None:

@@ -1,18 +1,21 @@
 """Computes a hidden flow from a checkpoint, an adapter or a model for which none was saved."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
+from phfcli.core.grading import build_grader
 from phfcli.core.models.architecture.self_check import check_computation
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
 from phfcli.core.models.passes import Batch, Sample, collate
 from phfcli.core.models.prompts import build_prompts
+from phfcli.core.objectives.build import build_objective
+from phfcli.core.objectives.contract import Needs
 from phfcli.core.objectives.teachers.ema import AveragedTeacher, averages_of
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
 from phfcli.core.runs.checkpoint_choice import Target, find_target
@@ -25,6 +28,7 @@ from phfcli.core.runs.training_data import Curriculum, load_problems
 from phfcli.core.seeds import derive_seed
 from phfcli.core.settings import Source, option_source, resolve_train
 from phfcli.core.storage.tensors import read_tensors
+from phfcli.core.training.samples.rewards import rewards_of
 from phfcli.core.types import Request, Sampling
 
 
@@ -71,12 +75,13 @@ class Collection:
 
 
 def build_collection(
-    target: str, typed: list[Source], base: str | None, rollouts: Path | None, count: int
+    target: str, typed: list[Source], base: str | None, rollouts: Path | None, count: int, graded: bool = False
 ) -> Collection:
     """Loads a model and the rollouts that it will read.
 
     The rollouts are those of the flow file `rollouts`; or else, without --data, of the flow that the run saved with
-    this checkpoint; or else `count` new ones of the target itself, on its run's problems or on `data`.
+    this checkpoint; or else `count` new ones of the target itself, on its run's problems or on `data`. `graded`: for an
+    objective that needs rewards these are drawn in its groups, and graded.
 
     Raises:
         UserError: for anything of it that cannot be used.
@@ -91,7 +96,8 @@ def build_collection(
     if rollouts is not None:
         samples, origin = _saved_rollouts(rollouts), f"those of {rollouts}"
     else:
-        samples, origin = _new_rollouts(config, model, count), f"{count} new ones on {config.data}"
+        samples = _new_rollouts(config, model, count, graded)
+        origin = f"{len(samples)} new ones on {config.data}"
     return Collection(Path(target), found.step, config, model, teacher, samples, teacher_kind, origin)
 
 
@@ -114,11 +120,17 @@ def _saved_rollouts(path: Path) -> list[Sample]:
     return [Sample(r.student_prompt, r.teacher_prompt, r.completion) for r in rollouts]
 
 
-def _new_rollouts(config: TrainConfig, model: LanguageModel, count: int) -> list[Sample]:
-    """New rollouts, one for each of the first problems in the seed's order, sampled as training samples them."""
+def _new_rollouts(config: TrainConfig, model: LanguageModel, count: int, graded: bool) -> list[Sample]:
+    """New rollouts on the first problems in the seed's order, sampled as training samples them.
+
+    One for each problem; or, to be graded for an objective with rewards, as many as its groups have.
+    """
+    needs = build_objective(config).needs if graded else Needs()
+    size = needs.group_size if needs.reward else 1
     prompts = build_prompts(model.description.tokenizer, config.prompt)
     problems = load_problems(config)
-    chosen = Curriculum(problems, min(count, len(problems)), config.seed).batch(1)
+    curriculum = Curriculum(problems, min(-(-count // size), len(problems)), config.seed)
+    chosen = [problem for problem in curriculum.batch(1) for _ in range(size)]
     context = Context(config.teacher.context, problems, config.seed)
     requests = [
         Request(tuple(prompts.student(p.problem)), derive_seed(config.seed, "collect", index))
@@ -126,11 +138,18 @@ def _new_rollouts(config: TrainConfig, model: LanguageModel, count: int) -> list
     ]
     drawn = config.rollout
     sampling = Sampling(drawn.temperature, drawn.top_p, drawn.top_k, drawn.max_new_tokens)
-    completions = dict(TransformersEngine(model).sample(requests, sampling, logprobs=False))
-    return [
-        Sample(request.prompt_ids, prompts.teacher(p.problem, context.text(p)), completions[index].ids)
-        for index, (p, request) in enumerate(zip(chosen, requests, strict=True))
+    by_index = dict(TransformersEngine(model).sample(requests, sampling, logprobs=graded))
+    completions = [by_index[index] for index in range(len(requests))]
+    samples = [
+        Sample(request.prompt_ids, prompts.teacher(p.problem, context.text(p)), own.ids, own.logprobs)
+        for p, request, own in zip(chosen, requests, completions, strict=True)
     ]
+    if not needs.reward:
+        return samples
+    with build_grader(config.grader) as grader:
+        rewards = rewards_of(grader, model.description, chosen, completions)
+    groups = [rewards[index - index % size :][:size] for index in range(len(samples))]
+    return [replace(s, reward=r, group=g) for s, r, g in zip(samples, rewards, groups, strict=True)]
 
 
 def _teacher(target: Target, model: LanguageModel) -> tuple[AveragedTeacher, str]:

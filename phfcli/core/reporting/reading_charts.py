@@ -1,9 +1,10 @@
 """Charts of what other papers show of a model, beside the flow. docs/figures.md says how to read them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from phfcli.core.analysis.diagnose import LayerReport
 from phfcli.core.analysis.readings.model_readings import AttentionReadings, LensReadings, OutputReadings
@@ -45,18 +46,21 @@ def model_panels(report: LayerReport) -> dict[str, Callable[[Axes], None]]:
     if report.model is None:
         return {}
     outputs, lens, attention = report.model.outputs, report.model.lens, report.model.attention
-    maps: dict[str, Callable[[Axes], None]] = {}
+    more: dict[str, Callable[[Axes], None]] = {}
     if attention is not None:
         shadow, last = f"block {lens.shadow}, the shadow", f"block {len(lens.entropy)}, the last"
-        maps["attention of the shadow"] = lambda axes: attention_map(axes, attention, attention.shadow_map, shadow)
-        maps["attention of the last"] = lambda axes: attention_map(axes, attention, attention.last_map, last)
+        more["attention of the shadow"] = lambda axes: attention_map(axes, attention, attention.shadow_map, shadow)
+        more["attention of the last"] = lambda axes: attention_map(axes, attention, attention.last_map, last)
+    gradients = report.model.gradients
+    if gradients is not None:
+        more["gradients"] = lambda axes: gradient_norms(axes, gradients)
     return {
         "overlap": lambda axes: overlap(axes, outputs),
         "output entropies": lambda axes: output_entropies(axes, outputs),
         "lens entropy": lambda axes: lens_entropy(axes, lens),
         "lens agreement": lambda axes: lens_agreement(axes, lens),
         "lens words": lambda axes: lens_words(axes, lens),
-        **maps,
+        **more,
     }
 
 
@@ -129,6 +133,18 @@ def attention_map(axes: Axes, attention: AttentionReadings, rows: Sequence[Seque
     title(axes, f"attention of {name}")
 
 
+def gradient_norms(axes: Axes, gradients: Mapping[str, float]) -> None:
+    """The norm of each loss term's gradient (OISD, figure 9)."""
+    bars = axes.barh(list(gradients), list(gradients.values()), color=SERIES[0])
+    for (name, norm), bar in zip(gradients.items(), bars, strict=True):
+        tell(bar, f"{name}: {norm:.4g}")
+    axes.bar_label(bars, fmt="%.3g", padding=3)
+    axes.set_xlim(0, 1.2 * max(*gradients.values(), 1e-12))
+    axes.invert_yaxis()
+    name_axes(axes, "norm of the gradient, with the term's weight", "")
+    title(axes, "gradient of each loss term")
+
+
 def _along(axes: Axes, values: Sequence[float | None], label: str, place: int) -> None:
     """A line over the parts of the rollout that have a value."""
     points = [(100 * (part + 1) / len(values), value) for part, value in enumerate(values) if value is not None]
@@ -139,7 +155,6 @@ def _along(axes: Axes, values: Sequence[float | None], label: str, place: int) -
 def _by_depth(axes: Axes, values: Sequence[float], label: str, place: int) -> None:
     layers = range(1, len(values) + 1)
     (line,) = axes.plot(layers, values, color=SERIES[place], marker=MARKERS[place], label=label)
-    tell(
-        line,
-        f"{label}: " + ", ".join(f"block {layer} {value:.3g}" for layer, value in zip(layers, values, strict=True)),
-    )
+    told = (f"block {layer} {value:.3g}" for layer, value in zip(layers, values, strict=True))
+    tell(line, f"{label}: {', '.join(told)}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

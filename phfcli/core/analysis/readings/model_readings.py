@@ -73,6 +73,7 @@ class ModelReadings:
     lens: LensReadings
     attention: AttentionReadings | None  # None where the model's attention cannot be captured, for this reason:
     no_attention: str | None = None
+    gradients: dict[str, float] | None = None  # of each loss term the norm, with its weight; where it was asked for
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

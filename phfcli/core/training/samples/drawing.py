@@ -3,12 +3,11 @@
 import random
 from collections.abc import Sequence
 
-from phfcli.core.grading import Status
 from phfcli.core.models.passes import Sample
 from phfcli.core.rollouts.single_engine import is_url
-from phfcli.core.runs.contexts import golds_of
 from phfcli.core.seeds import derive_seed
 from phfcli.core.training.parts import TrainingParts
+from phfcli.core.training.samples.rewards import rewards_of
 from phfcli.core.types import Completion, Problem, Request, Sampling
 
 
@@ -106,12 +105,7 @@ class Drawing(TrainingParts):
         return [self.teacher.prepare(sample, problems[index]) for index, sample in zip(own, samples, strict=True)]
 
     def _rewards(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[float]:
-        """1 for a completion whose answer is the problem's, else 0, by the grader of evaluation."""
-        texts = [self.model.description.text(completion.ids) for completion in completions]
-        golds = [golds_of(problem) for problem in problems]
-        grades = self.grader.grade(list(zip(golds, texts, strict=True)))
-        whole = [completion.finish == "stop" for completion in completions]
-        return [float(ok and grade.status == Status.correct) for ok, grade in zip(whole, grades, strict=True)]
+        return rewards_of(self.grader, self.model.description, problems, completions)
 
     def _by_chance(self, step: int, index: int) -> bool:
         """Whether a sample is among the share that has the reference in the place of a rollout."""

@@ -1,0 +1,94 @@
+"""The gradient that each term of the loss has on the trained weights (OISD, figure 9)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from phfcli.core.analysis.collect_flow import Collection
+from phfcli.core.errors import UserError
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.passes import Batch, collate, run_pass
+from phfcli.core.objectives.build import build_objective
+from phfcli.core.objectives.contract import LossTerms, Objective
+from phfcli.core.objectives.teachers.base import build_base
+
+
+def read_gradients(collection: Collection) -> dict[str, float]:
+    """The norm of each term's gradient over all rollouts, with the term's weight in the loss, before any clipping.
+
+    Raises:
+        UserError: where the objective cannot be computed on these rollouts.
+    """
+    config, model = collection.config, collection.model
+    objective = build_objective(config)
+    check_gradients(collection, objective)
+    parameters = make_trainable(model)
+    needs, size = objective.needs, config.micro_batch_size
+    parts = [collection.samples[start : start + size] for start in range(0, len(collection.samples), size)]
+    pad_id = model.description.pad_id
+    batches = [collate(part, needs.positions, pad_id, model.device, needs.where) for part in parts]
+    counts = {name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts}
+    gradients: dict[str, list[Tensor]] = {}
+    for terms in _terms(collection, objective, batches):
+        for name, own in term_gradients(terms, counts, parameters).items():
+            before = gradients.get(name)
+            gradients[name] = own if before is None else [a + b for a, b in zip(before, own, strict=True)]
+    return {name: torch.nn.utils.get_total_norm(own).item() for name, own in gradients.items()}
+
+
+def term_gradients(
+    terms: LossTerms, counts: Mapping[str, float], parameters: Sequence[nn.Parameter]
+) -> dict[str, list[Tensor]]:
+    """Of each term the gradient of what it adds to the loss, a tensor for each parameter."""
+    found = {}
+    for name, term in terms.terms.items():
+        part = term.weight * term.total / max(counts[term.per], 1)
+        own = torch.autograd.grad(part, parameters, retain_graph=True, allow_unused=True)
+        found[name] = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, own, strict=True)]
+    return found
+
+
+def check_gradients(collection: Collection, objective: Objective) -> None:
+    """Raises UserError for an objective that needs more than the rollouts, the model and its own teacher."""
+    config, needs = collection.config, objective.needs
+    why = None
+    if needs.offline:
+        why = f"{config.objective} learns from references, not from rollouts"
+    elif needs.teacher and config.teacher.kind == "external":
+        why = "the teacher is another model, which is not read here"
+    elif needs.teacher and config.teacher.states != "same":
+        why = "the hidden states have a teacher of their own, which is not read here"
+    elif needs.reward and not all(sample.group for sample in collection.samples):
+        why = f"{config.objective} needs rewards, which saved rollouts do not have; draw new ones with --data"
+    elif config.tuning == "lora" and not adapter_of(collection.model):
+        why = "there is no adapter whose gradient it could be; --set tuning=full for that of all weights"
+    elif config.tuning == "full" and needs.base:
+        why = "base_kl needs the weights before training, which are gone"
+    if why:
+        raise UserError(f"--gradients: {why}")
+
+
+def adapter_of(model: LanguageModel) -> list[nn.Parameter]:
+    """The factors of the adapter."""
+    return [p for name, p in model.network.named_parameters() if ".lora_" in name]
+
+
+def make_trainable(model: LanguageModel) -> list[nn.Parameter]:
+    """Has the adapter's factors take a gradient, which a loaded one's do not; or all weights where there is none."""
+    for p in adapter_of(model):
+        p.requires_grad_(True)
+    return list(model.trainable().values())
+
+
+def _terms(collection: Collection, objective: Objective, batches: Sequence[Batch]) -> Iterator[LossTerms]:
+    """The loss terms of each micro-batch, as a step of training has them."""
+    model, needs = collection.model, objective.needs
+    model.network.eval()
+    layers = needs.blocks(len(model.blocks))
+    base = build_base(model) if needs.base else None
+    for batch in batches:
+        teacher = collection.teacher.run_pass(model, batch, layers) if needs.teacher else None
+        own = batch if base is None else replace(batch, base=base.run_pass(model, batch, ()))
+        yield objective.loss(run_pass(model, own.student, own, layers, needs.lens), teacher, own)
