@@ -2,6 +2,7 @@
 
 import datetime
 import platform
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -39,9 +40,11 @@ def now() -> str:
 
 
 def _git_revision() -> str | None:
-    """The revision of phfcli's own checkout, if it runs from one."""
-    folder = Path(__file__).resolve().parent
+    """The revision of phfcli's own checkout, if it runs from one and git is there."""
+    checkout = Path(__file__).resolve().parents[3]
+    if not (checkout / ".git").exists() or shutil.which("git") is None:
+        return None
     done = subprocess.run(
-        ["git", "-C", str(folder), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+        ["git", "-C", str(checkout), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
     return done.stdout.strip() or None
