@@ -86,6 +86,7 @@ def diagnose(
       phf diagnose runs/phf-embedded-seed0 --energy transition --plot layers.png --csv layers.csv
       phf diagnose runs/phf-embedded-seed0/flows/step-000050.safetensors --json
       phf diagnose --collect runs/opsd-embedded-seed0/checkpoints/step-000100
+      phf diagnose --collect runs/phf-embedded-seed0 --gradients --plot all.png
       phf diagnose --collect Qwen/Qwen3-1.7B --data problems.jsonl --samples 4
     """
     check_plot(plot)
