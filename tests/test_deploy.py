@@ -39,8 +39,9 @@ def test_compose_would_start_a_server_that_only_the_trainer_reaches() -> None:
     assert "--requires=phf_server_1" in created["trainer"]
 
 
-def test_the_shell_can_read_the_slurm_script() -> None:
-    subprocess.run(["bash", "-n", str(SLURM)], check=True)
+@pytest.mark.parametrize("script", sorted(DEPLOY.glob("*.sh")), ids=lambda script: script.name)
+def test_the_shell_can_read_the_scripts(script: Path) -> None:
+    subprocess.run(["bash", "-n", str(script)], check=True)
 
 
 def train_commands() -> dict[str, list[str]]:
