@@ -22,18 +22,22 @@ from phfcli.core.losses.hidden_states.projectors import (
     fit_student,
     principal_directions,
 )
+from phfcli.core.models.architecture.sizes import depth_of, width_of
 from phfcli.core.models.description import stable_name
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.layer_choice import check_layers, pair_layers, pick_layers
 from phfcli.core.models.loading import load_model
 from phfcli.core.models.passes import Sample, collate, run_pass, states_with_final_norm
 from phfcli.core.models.prompts import Prompts, build_prompts
+from phfcli.core.objectives.contract import Needs
+from phfcli.core.objectives.teachers.another_model import AnotherModel
 from phfcli.core.objectives.teachers.bridge import Bridge
-from phfcli.core.objectives.teachers.external import ExternalTeacher, load_external
+from phfcli.core.objectives.teachers.external import load_external
 from phfcli.core.rollouts.transformers_engine import TransformersEngine
 from phfcli.core.runs.provenance import environment, model_identity, now
 from phfcli.core.runs.training_data import Curriculum, SequenceLengths, build_curriculum
 from phfcli.core.seeds import derive_seed
+from phfcli.core.training.refusals import check_served
 from phfcli.core.types import Request, Sampling
 
 RANK_SAME_TOKENIZER, RANK_OTHER_TOKENIZER = 8, 4  # the paper's
@@ -69,7 +73,7 @@ class _Readers:
 
     config: TrainConfig
     student: LanguageModel
-    teacher: ExternalTeacher
+    teacher: AnotherModel
     layers: tuple[int, ...]
 
     @torch.no_grad()
@@ -94,12 +98,13 @@ def fit_bridge(
     """
     student = load_model(config)
     teacher = load_external(config, student.description)
-    narrow = min(student.head.shape[1], teacher.model.head.shape[1])
+    narrow = min(student.head.shape[1], width_of(teacher.description.config))
     rank = rank or (RANK_SAME_TOKENIZER if teacher.alignment is None else RANK_OTHER_TOKENIZER)
     if rank > narrow:
         raise UserError(f"--rank: {rank} is beyond the narrower model's width of {narrow}")
     check_layers("oprd.layers", config.oprd.layers or "last", len(student.blocks))
     layers = pick_layers(config.oprd.layers or "last", len(student.blocks))
+    check_served(config, Needs(layers=layers, final_norm=True), len(student.blocks))
     prompts = build_prompts(student.description.tokenizer, config.prompt)
     curriculum = _curriculum(config, prompts, rollouts, student)
     note(f"drawing {rollouts} rollouts of {config.model}")
@@ -114,7 +119,7 @@ def fit_bridge(
         rank=rank,
         tokenizer="same" if teacher.alignment is None else "other",
         layers=layers,
-        teacher_layers=pair_layers(layers, len(student.blocks), len(teacher.model.blocks)),
+        teacher_layers=pair_layers(layers, len(student.blocks), depth_of(teacher.description.config)),
         pairs=pairs,
         held_out=seen,
         by_rank=by_rank,
@@ -135,7 +140,7 @@ def _draw(
     curriculum: Curriculum,
     prompts: Prompts,
     student: LanguageModel,
-    teacher: ExternalTeacher,
+    teacher: AnotherModel,
     count: int,
 ) -> list[Sample]:
     """Rollouts of the student, as both models read them."""

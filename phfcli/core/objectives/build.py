@@ -102,10 +102,11 @@ def _oprd(config: TrainConfig) -> Objective:
         layers=bridge.layers if bridge is not None else settings.layers or "last",
         positions=count,
         where=where,
+        final_norm=True,
         bridge=bridge,
     )
     weight = 1.0 if settings.mu is None else settings.mu
-    states = PointwiseStates(weight, needs, settings.normalized, final_norm=True)
+    states = PointwiseStates(weight, needs, settings.normalized)
     return states if settings.mu is None else Sum(_opd(config), states)
 
 

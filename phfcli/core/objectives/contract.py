@@ -27,6 +27,7 @@ class Needs:
         reward: graded completions; each sample then knows its reward and those of its problem's other completions.
         layers: blocks whose states are wanted, 1 is the first; None is all of them, () is none.
         next_layers: the states of each one's next block as well.
+        final_norm: those of the last block as the head reads them, after the final norm.
         positions: at most so many states of each completion.
         where: which positions those are.
         bridge: the projectors through which an external teacher's states are compared; None compares them as they are.
@@ -43,6 +44,7 @@ class Needs:
     reward: bool = False
     layers: LayerChoice | None = ()
     next_layers: bool = False
+    final_norm: bool = False
     positions: int = 128
     where: Where = "spread"
     bridge: Bridge | None = None

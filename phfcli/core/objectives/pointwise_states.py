@@ -18,11 +18,12 @@ class PointwiseStates:
     weight: float
     needs: Needs
     normalized: bool
-    final_norm: bool = False  # the last block's states are those after the final norm
 
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
         assert teacher is not None
-        own, other = states_with_final_norm(student, teacher) if self.final_norm else (student.states, teacher.states)
+        own, other = (
+            states_with_final_norm(student, teacher) if self.needs.final_norm else (student.states, teacher.states)
+        )
         if self.needs.bridge is not None:
             own, other = self.needs.bridge.project(own, other)
         loss, count = pointwise_loss(own, other, batch.valid, self.normalized)

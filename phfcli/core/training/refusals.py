@@ -71,6 +71,7 @@ def check_external(
         raise UserError(f"{name} has states of width {widths}; they need a bridge: {fix}, then --set oprd.bridge=FILE")
     if needs.outputs and not same_tokens:
         raise UserError(f"{name} has another tokenizer, so its next tokens cannot be compared: --set oprd.mu=null")
+    check_served(config, needs, depth_of(student))
 
 
 def settings_warnings(config: TrainConfig) -> list[str]:
@@ -82,6 +83,16 @@ def settings_warnings(config: TrainConfig) -> list[str]:
         f"divergence.clip: on the entries of {divergence.kind} it drives those that it holds away from the teacher; "
         "set it to null, or divergence.clip_mode to token"
     ]
+
+
+def check_served(config: TrainConfig, needs: Needs, depth: int) -> None:
+    """Raises UserError for a teacher on a server of which states are read that no server gives."""
+    blocks = needs.blocks(depth)
+    if config.teacher.server is not None and blocks != () and not (blocks == (depth,) and needs.final_norm):
+        raise UserError(
+            f"teacher.server: a server gives the states behind the final norm alone, and {config.objective} compares "
+            "those of the blocks; leave teacher.server out, or train with --objective oprd on its last layer"
+        )
 
 
 def _check_bridge(config: TrainConfig, bridge: Bridge) -> None:

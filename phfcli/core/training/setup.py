@@ -61,7 +61,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     warnings = [*settings_warnings(config), *curriculum_warnings(config, needs, curriculum)]
     check_states(config, needs, model.causal)
     if external is not None:
-        own, other = model.description.config, external.model.description.config
+        own, other = model.description.config, external.description.config
         check_external(config, needs, own, other, external.alignment is None)
     model = _with_what_trains(config, model, prompts.student(curriculum.problems[0].problem), ranks)
     optim = config.optim

@@ -24,6 +24,7 @@ _PAUSES = 20  # of the longest kind within the patience
 _LARGEST_ANSWER = 64 << 20  # bytes; 40,000 tokens with their log-probabilities take 6 MiB
 _LONGEST_MESSAGE = 300
 _KEY = "VLLM_API_KEY"
+_WANTED = "a vLLM server that returns token ids (0.10.2 or later)"
 
 
 class TransientError(Exception):
@@ -84,21 +85,22 @@ class Patience:
 class HttpClient:
     """Any number of requests at once, all from one event loop.
 
-    where: the server without a password or a path, for messages.
+    where: the server without a password or a path, for messages; setting: what has named it, for messages as well.
     """
 
-    def __init__(self, url: str, patience_s: float, timeout_s: float) -> None:
+    def __init__(self, url: str, patience_s: float, timeout_s: float, setting: str = "--engine") -> None:
         """Raises UserError for a URL that is none."""
+        self._setting = setting
         self._url = url.rstrip("/").removesuffix("/v1")
         try:
             parsed = httpx2.URL(self._url)
         except httpx2.InvalidURL as error:
-            raise UserError(f"--engine {url}: not a URL: {first_line(error)}") from None
+            raise UserError(f"{setting} {url}: not a URL: {first_line(error)}") from None
         if not parsed.host:
-            raise UserError(f"--engine {url}: expected http://HOST:PORT")
+            raise UserError(f"{setting} {url}: expected http://HOST:PORT")
         if parsed.userinfo:
             raise UserError(
-                f"--engine {parsed.scheme}://...@{parsed.host}: a password in a URL would be kept in files; "
+                f"{setting} {parsed.scheme}://...@{parsed.host}: a password in a URL would be kept in files; "
                 f"leave it out and give the key as {_KEY}"
             )
         self.where = f"{parsed.scheme}://{parsed.netloc.decode('ascii')}"
@@ -108,14 +110,17 @@ class HttpClient:
         self._options = _client_options()
         self._idle: list[httpx2.AsyncClient] = []
 
-    async def request(self, path: str, body: dict[str, Any] | None = None) -> Answer:
-        """One attempt: a GET, or a POST of that body. Raises TransientError if no whole answer comes back."""
+    async def request(self, path: str, body: dict[str, Any] | None = None, largest: int = _LARGEST_ANSWER) -> Answer:
+        """One attempt: a GET, or a POST of that body. Raises TransientError if no whole answer comes back.
+
+        largest: bytes beyond which an answer is not read.
+        """
         content = None if body is None else json.dumps(body).encode()
         try:
             async with asyncio.timeout(self._timeout_s), self._connection() as client:
                 method = "GET" if body is None else "POST"
                 async with client.stream(method, self._url + path, content=content) as response:
-                    return Answer(response.status_code, await self._read(response))
+                    return Answer(response.status_code, await self._read(response, largest))
         except TimeoutError:
             raise TransientError(f"no answer within {self._timeout_s:g} s", waited=self._timeout_s) from None
         except httpx2.TransportError as error:
@@ -142,7 +147,7 @@ class HttpClient:
                 self._patience.succeeded()
                 return result
 
-    def parse(self, kind: type[Parsed], answer: Answer) -> Parsed:
+    def parse(self, kind: type[Parsed], answer: Answer, wanted: str = _WANTED) -> Parsed:
         """The body of a good answer. Raises TransientError for what may pass, and UserError for what will not."""
         if answer.status == 200:
             try:
@@ -150,7 +155,6 @@ class HttpClient:
             except (ValidationError, RecursionError) as error:
                 if _is_cut(error):
                     raise TransientError("half an answer") from None
-                wanted = "a vLLM server that returns token ids (0.10.2 or later)"
                 raise self.refusal(f"it does not answer like {wanted}") from None
         if is_transient(answer.status):
             raise TransientError(answer.message)
@@ -162,7 +166,7 @@ class HttpClient:
 
     def refusal(self, message: str) -> UserError:
         """What the user has to mend about the server."""
-        return UserError(f"--engine {self.where}: {message}")
+        return UserError(f"{self._setting} {self.where}: {message}")
 
     async def close(self) -> None:
         while self._idle:
@@ -183,12 +187,12 @@ class HttpClient:
         except (ImportError, ValueError) as error:  # a proxy of a kind that it does not know, or needs a package for
             raise UserError(f"HTTP_PROXY: the proxy cannot be used: {first_line(error)}") from None
 
-    async def _read(self, response: httpx2.Response) -> bytes:
+    async def _read(self, response: httpx2.Response, largest: int) -> bytes:
         body = bytearray()
         async for part in response.aiter_raw():
             body += part
-            if len(body) > _LARGEST_ANSWER:
-                raise self.refusal(f"an answer is longer than {_LARGEST_ANSWER >> 20} MiB; is that a vLLM server?")
+            if len(body) > largest:
+                raise self.refusal(f"an answer is longer than {largest >> 20} MiB; is that a vLLM server?")
         return bytes(body)
 
 

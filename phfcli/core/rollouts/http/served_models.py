@@ -51,10 +51,12 @@ class ServedModels:
     """The models of one server.
 
     base: the name that requests for the base model carry, once `names` has found it.
+    longest: the sequence that it takes, in tokens, where it says so.
     """
 
     def __init__(self, client: HttpClient, serving: Serving) -> None:
         self.base = ""
+        self.longest: int | None = None
         self._client = client
         self._wanted, self._length = serving.settings.model, serving.length
         self._loading = asyncio.Lock()
@@ -73,7 +75,7 @@ class ServedModels:
                 f"it takes sequences of {base.max_model_len} tokens, and these reach {self._length}; "
                 f"start it with --max-model-len {self._length}"
             )
-        self.base = base.id
+        self.base, self.longest = base.id, base.max_model_len
         return {model.id for model in served}
 
     async def load(self, adapter: Adapter) -> None:

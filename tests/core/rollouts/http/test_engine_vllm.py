@@ -1,20 +1,12 @@
 """The HTTP engine on a real vLLM server: it draws what transformers draws, follows updates and outlives a kill."""
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
-from importlib.util import find_spec
 from itertools import islice
-from pathlib import Path
 
-import httpx2
 import pytest
 import torch
+from vllm_server import NEEDS_VLLM, VllmServer
 
 from phfcli.core.config import HttpSettings, LoraSettings, ModelSettings
 from phfcli.core.errors import UserError
@@ -29,29 +21,11 @@ from phfcli.core.rollouts.transformers_engine import TransformersEngine
 from phfcli.core.shipped_files import embedded_model
 from phfcli.core.types import Completion, Request, Sampling
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        find_spec("vllm") is None and not os.environ.get("PHF_REQUIRE_VLLM"), reason="vLLM is not installed"
-    ),
-]
+pytestmark = NEEDS_VLLM
 
 CPU = ModelSettings(device="cpu", http=HttpSettings(patience_s=300, in_flight=64))
 SAMPLING = Sampling(temperature=1.1, top_p=0.95, top_k=20, max_new_tokens=100)
-START_S = 300
-
-ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-    "VLLM_NO_USAGE_STATS": "1",
-}
 FLAGS = [
-    "--host=127.0.0.1",
-    "--dtype=float32",
-    "--max-model-len=512",
-    "--enforce-eager",
     "--no-enable-chunked-prefill",  # on the CPU a seeded request with a chunked prompt fails
     "--max-num-batched-tokens=8192",
     "--enable-lora",
@@ -62,47 +36,9 @@ FLAGS = [
 ]
 
 
-class Server:
-    """A vLLM server on one port, through restarts."""
-
-    def __init__(self, folder: Path) -> None:
-        self._log = folder / "server.log"
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self._port}"
-        self.start()
-
-    def start(self) -> None:
-        """Returns before the server answers."""
-        module = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-        options = ["--model", str(embedded_model()), "--port", str(self._port), *FLAGS]
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                [*module, *options], env=os.environ | ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
-            )
-
-    def await_start(self) -> None:
-        end = time.monotonic() + START_S
-        while not self._answers():
-            assert self._process.poll() is None, self._log.read_text()[-3000:]
-            assert time.monotonic() < end, f"the server has not started within {START_S} s"
-            time.sleep(1)
-
-    def kill(self) -> None:
-        """At once, with all its processes."""
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def _answers(self) -> bool:
-        try:
-            return httpx2.get(f"{self.url}/health", timeout=5).status_code == 200
-        except httpx2.TransportError:
-            return False
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+    server = VllmServer(embedded_model(), tmp_path_factory.mktemp("server"), FLAGS)
     try:
         server.await_start()
         yield server
@@ -121,7 +57,7 @@ def model() -> LanguageModel:
 
 
 @pytest.fixture
-def engine(server: Server) -> Iterator[HttpEngine]:
+def engine(server: VllmServer) -> Iterator[HttpEngine]:
     with closing(HttpEngine(server.url, Serving(CPU, 512))) as engine:
         yield engine
 
@@ -177,7 +113,7 @@ def test_an_adapter_of_too_high_a_rank_names_the_fix(engine: HttpEngine) -> None
 
 
 def test_a_server_that_is_killed_and_started_again_loses_and_doubles_nothing(
-    server: Server, engine: HttpEngine, model: LanguageModel, requests: list[Request]
+    server: VllmServer, engine: HttpEngine, model: LanguageModel, requests: list[Request]
 ) -> None:
     engine.update(model)
     expected = sample(engine, requests, SAMPLING)
