@@ -9,6 +9,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from phfcli.core.evaluation.page_style import common_style, page_policy
 from phfcli.core.reporting.table_export import ResultTable
 
+MEANINGS = {  # of the columns whose names do not say it
+    "Average@n": "The share of right samples, mean over problems, with its standard error over problems.",
+    "pass@n": "The share of problems of which at least one of the n samples is right.",
+    "majority": "The share of problems whose most frequent answer is right.",
+    "truncated": "How many samples the token limit has cut.",
+    "points": "The difference in percentage points, with its standard error over the unit of the row.",
+    "95% interval": "All differences that the test of the row does not reject at 5%.",
+    "over": "What the row speaks of: other trainings (seeds), or these checkpoints on other problems (problems).",
+    "p": "How often chance alone would give a difference as large.",
+    "p, Holm": "The p-value corrected by Holm's method, since many tests together find more by chance.",
+    "could show": "The true difference, in points, that this test would find in four of five such comparisons.",
+    "+": "Problems that the first one solves and the second does not; solved is more than half of the samples.",
+    "-": "Problems that the second one solves and the first does not.",
+}
+
 _FOLDER = Path(__file__).parent / "page"
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]\d+)?(?=\s|$)")
 _BELOW_ALL = "-1000000000"  # what an empty cell sorts by
@@ -43,7 +58,13 @@ def sortable(table: ResultTable) -> dict[str, Any]:
         [(cell, (_leading(cell) or _BELOW_ALL) if number else None) for cell, number in zip(row, numbers, strict=True)]
         for row in table.rows
     ]
-    return {"title": table.title, "columns": list(zip(table.columns, numbers, strict=True)), "rows": rows}
+    meanings = {column: MEANINGS[column] for column in table.columns if column in MEANINGS}
+    return {
+        "title": table.title,
+        "meanings": meanings,
+        "columns": list(zip(table.columns, numbers, strict=True)),
+        "rows": rows,
+    }
 
 
 def _leading(cell: str) -> str:

@@ -27,6 +27,7 @@ from phfcli.core.reporting.run_summaries import (
     settings_tables,
     with_distinct_names,
 )
+from phfcli.core.reporting.samples.sample_charts import CAPTIONS, sample_panels
 from phfcli.core.reporting.table_export import ResultTable, layer_table
 from phfcli.core.reporting.training_curves import CURVES, DETAILS, own_metrics, training_panels
 from phfcli.core.reporting.verdict import verdict
@@ -80,7 +81,7 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
         "notes": [*comparison.notes, *_overlaps(comparison)],
         "tables": [sortable(table) for table in view_of("runs", comparison).tables],
         "gains": gain_sentences(comparison.pairs),
-        "scores": _scores(comparison, steps),
+        "scores": [*_scores(comparison, steps), *_samples(comparison)],
         "training": [*_training(runs, CURVES, "curve"), *_maps(runs)],
         "details": _training(runs, DETAILS | own_metrics(run.metrics for run in runs), "detail"),
         "alarms": [f"{run.name}: {alarm['sentence']}." for run in runs for alarm in run.alarms],
@@ -124,6 +125,17 @@ def _scores(comparison: Comparison, steps: list[SavedEvaluation]) -> list[Figure
         drawn += [
             Figure(inline_svg(panel, caption, f"dynamics-{place}"), caption) for place, panel in enumerate(dynamics)
         ]
+    return drawn
+
+
+def _samples(comparison: Comparison) -> list[Figure]:
+    """What the samples say beside their average, by benchmark."""
+    drawn = []
+    for place, bench in enumerate(comparison.benches):
+        panels = sample_panels([result for result in comparison.results if result.bench == bench])
+        for name, panel in panels.items():
+            caption = f"{bench}. {CAPTIONS[name]}"
+            drawn.append(Figure(inline_svg(panel, caption, f"samples-{place}-{name.replace(' ', '-')}"), caption))
     return drawn
 
 

@@ -3,10 +3,16 @@
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from phfcli.core.analysis.arms import Arm
 from phfcli.core.analysis.compare import Comparison, Pair
 from phfcli.core.reporting.flow_charts import BLUE, INK, LINE, MARKERS, SERIES, name_axes, tell, title
+
+STYLES = ("-", "--", "-.", ":")  # so that lines are told apart in grey, too
+
+_DECADES = 100  # of the largest over the smallest value, from which on a curve has a logarithmic scale
+_TOLD = 25  # points of a curve that tell their value
 
 Point = tuple[Arm, str, int, float, float | None]  # benchmark, step, score, its error
 
@@ -22,13 +28,15 @@ def scores(axes: Axes, comparison: Comparison, model: str) -> None:
         values = [arm.average(bench) for bench in own]
         heights, errors = [100 * value for value, _ in values], [100 * (error or 0) for _, error in values]
         bars = axes.bar(xs, heights, 0.92 * width, label=arm.name, color=SERIES[place % len(SERIES)])
+        for x, height, error in zip(xs, heights, errors, strict=True):
+            axes.text(x, height + error + 1, f"{height:.1f}", ha="center", va="bottom", fontsize=8, color=INK)
         axes.errorbar(xs, heights, errors, linestyle="", color=INK, capsize=3, linewidth=1)
         for bench, height, error, bar in zip(own, heights, errors, bars, strict=True):
             tell(bar, f"{arm.name}, {bench}: {height:.1f} ± {error:.1f} %")
     axes.set_xticks(range(len(benches)), benches)
     axes.set_ylim(0, 100)
     name_axes(axes, "", "Average@n, %")
-    _legend_above(axes, len(arms))
+    legend_above(axes, len(arms))
 
 
 def differences(axes: Axes, pairs: Sequence[Pair]) -> None:
@@ -53,7 +61,7 @@ def differences(axes: Axes, pairs: Sequence[Pair]) -> None:
     axes.set_ylim(len(pairs) - 0.4, -0.6)
     units = " and ".join(dict.fromkeys(pair.measured.unit for pair in pairs))
     name_axes(axes, f"points, with 95% interval over {units}", "")
-    title(axes, "differences; in the grey the test could not show one")
+    title(axes, "differences between runs")
 
 
 def variants(axes: Axes, comparison: Comparison) -> None:
@@ -73,7 +81,7 @@ def variants(axes: Axes, comparison: Comparison) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     name_axes(axes, f"Average@n of {' + '.join(comparison.benches)}, %", "")
-    _legend_above(axes, len(comparison.models))
+    legend_above(axes, len(comparison.models))
 
 
 def trajectory(axes: Axes, points: Sequence[Point], model: str, bench: str) -> None:
@@ -91,27 +99,39 @@ def trajectory(axes: Axes, points: Sequence[Point], model: str, bench: str) -> N
             axes.axhspan(values[0] - errors[0], values[0] + errors[0], color=colour, alpha=0.12, linewidth=0)
         else:
             marker = MARKERS[place % len(MARKERS)]
-            (line,) = axes.plot(steps, values, color=colour, marker=marker, label=arm.name)
+            style = STYLES[place % len(STYLES)]
+            (line,) = axes.plot(steps, values, linestyle=style, color=colour, marker=marker, label=arm.name)
             axes.errorbar(steps, values, errors, linestyle="", color=colour, capsize=3, alpha=0.6)
         tell(line, f"{arm.name}: {told}")
     name_axes(axes, "training step", "Average@n, %")
-    _legend_above(axes, len(arms))
+    legend_above(axes, len(arms))
 
 
 def curves(axes: Axes, curves: Mapping[str, Sequence[tuple[float, float]]], name: str) -> None:
     """A metric over training, a line for each run that has it; a run keeps its colour from metric to metric."""
     for place, (run, points) in enumerate(curves.items()):
-        if not points:
-            continue
-        style = "-" if place < len(SERIES) else "--"
-        steps, values = zip(*points, strict=True)
-        (line,) = axes.plot(steps, values, style, color=SERIES[place % len(SERIES)], linewidth=1.3, label=run)
-        tell(line, f"{run}: {values[0]:.4g} at step {steps[0]:g}, {values[-1]:.4g} at step {steps[-1]:g}")
+        if points:
+            colour, style = SERIES[place % len(SERIES)], STYLES[place % len(STYLES)]
+            axes.plot(*zip(*points, strict=True), linestyle=style, color=colour, linewidth=1.3, label=run)
+            _tell_points(axes, run, points, colour)
+    values = [value for points in curves.values() for _, value in points]
+    if min(values) > 0 and max(values) > _DECADES * min(values):
+        axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     name_axes(axes, "training step", name)
-    _legend_above(axes, sum(map(bool, curves.values())))
+    legend_above(axes, sum(map(bool, curves.values())))
 
 
-def _legend_above(axes: Axes, entries: int) -> None:
+def _tell_points(axes: Axes, run: str, points: Sequence[tuple[float, float]], colour: str) -> None:
+    """Unseen marks along a curve that tell its values, so many that pointing near it finds one."""
+    every = -(-len(points) // _TOLD)
+    for step, value in points[::-every]:
+        (mark,) = axes.plot([step], [value], color=colour, marker="o", markersize=5, alpha=0, label="_nolegend_")
+        tell(mark, f"{run}, step {step:g}: {value:.4g}")
+
+
+def legend_above(axes: Axes, entries: int) -> None:
+    """A legend above the chart; none where nothing has a name."""
     if not axes.get_legend_handles_labels()[0]:
         return  # a single run without a name
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(3, entries), frameon=False, fontsize=9)

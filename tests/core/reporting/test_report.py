@@ -57,7 +57,7 @@ def test_the_page_is_complete_without_its_script(study: Path) -> None:
     page = study.read_text()
     assert page.count("<script") == page.count("</script>") == 1
     assert "<img" not in page
-    assert page.count("<svg") == 2 + 3 + 4 + 2 * 9  # scores and differences, curves, maps, and the panels of two flows
+    assert page.count("<svg") == 2 + 1 + 3 + 4 + 2 * 9  # scores, differences, pass@k, curves, maps, panels of two flows
     assert "var(--series-0)" in page
     assert page.count('style="') == 0  # which the policy would not allow
     assert 'runs/phf/evals/step-000100/aime-n3/samples.html#p%2F10%20%3Cb%3E/0"' in page

@@ -53,5 +53,6 @@ def test_what_an_objective_of_ones_own_logs_is_drawn(tmp_path: Path) -> None:
     lines = [{"step": 1, "loss": 1.0, "my_gap": 0.5, "by_part": [1.0]}, {"step": 2, "loss": 1.0, "my_gap": 0.25}]
     assert own_metrics([lines]) == {"my_gap": "my_gap, as the objective itself gives it."}
     page = report(tmp_path, *lines)
-    assert "run: 0.5 at step 1, 0.25 at step 2" in page
+    assert "run, step 1: 0.5" in page
+    assert "run, step 2: 0.25" in page
     assert "my gap" in page
