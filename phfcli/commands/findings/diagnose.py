@@ -94,16 +94,14 @@ def diagnose(
     if collect:
         from phfcli.core.analysis.diagnose import diagnose as read
         from phfcli.core.analysis.readings.from_model import read_model
+        from phfcli.core.analysis.readings.gradients import read_gradients
 
         typed = settings_given(diagnose, locals())
         collection = _collection(flows, typed, base, rollouts, samples, gradients, log_console(quiet))
         if save is not None:
             collection.save(save)
-        told = read_model(collection)
-        if gradients:
-            from phfcli.core.analysis.readings.gradients import read_gradients
-
-            told = replace(told, gradients=read_gradients(collection))
+        norms = read_gradients(collection) if gradients else None  # first, since it may be refused
+        told = replace(read_model(collection), gradients=norms)
         reports = [replace(read(collection, kind, parts), model=told)]
     elif given := [
         name for name, value in _only_collecting(data, rollouts, base, save, gradients, config, set_) if value
