@@ -1,10 +1,11 @@
 """Writes a comparison to the files that were asked for: a picture, Markdown, LaTeX, CSV."""
 
+from itertools import count
 from pathlib import Path
 
 from phfcli.core.analysis.compare import Comparison
 from phfcli.core.names import ViewName
-from phfcli.core.reporting.comparison_tables import View, pair_records
+from phfcli.core.reporting.comparison_tables import View, pair_records, paper_table
 from phfcli.core.reporting.table_export import as_latex, as_markdown, write_records
 from phfcli.core.storage.files import write_text
 
@@ -26,9 +27,12 @@ def write_comparison(
         from phfcli.core.reporting.figures import draw_view  # loads matplotlib
 
         draw_view(name, comparison, plot)
-    for path, form in ((markdown, as_markdown), (latex, as_latex)):
-        if path is not None:
-            write_text(path, "\n".join(form(table) for table in view.tables))
+    if markdown is not None:
+        write_text(markdown, "\n".join(as_markdown(table) for table in view.tables))
+    if latex is not None:
+        tables = [paper_table(comparison), *view.tables[1:]] if name in ("runs", "methods") else view.tables
+        labels = (f"tab:{name}" + (f"-{number}" if number else "") for number in count())
+        write_text(latex, "\n".join(as_latex(table, label) for table, label in zip(tables, labels, strict=False)))
     if csv is not None:
         write_records(csv, view.records)
         if comparison.pairs:

@@ -60,6 +60,15 @@ def methods(comparison: Comparison) -> View:
     return View([ResultTable(_ERROR, columns, rows), pair_table(comparison.pairs)], _arm_records(comparison))
 
 
+def paper_table(comparison: Comparison) -> ResultTable:
+    """Table 1 as papers print it: methods by benchmarks, and the model only where there are several."""
+    table = methods(comparison).tables[0]
+    left_out = {"seeds"} | ({"model"} if len(comparison.models) == 1 else set())
+    kept = [place for place, column in enumerate(table.columns) if column not in left_out]
+    rows = [[row[place] for place in kept] for row in table.rows]
+    return ResultTable(table.title, [table.columns[place] for place in kept], rows)
+
+
 def ablations(comparison: Comparison) -> View:
     """Table 2: the mean over the benchmarks, a row for each variant and a column for each model."""
     names = list(dict.fromkeys(arm.name for arm in comparison.arms))

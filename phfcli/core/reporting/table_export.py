@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from phfcli.core.printable import markdown_cell, markdown_lines
 from phfcli.core.storage.files import write_text
 
 Row = Sequence[object]
+
+_SCORE = re.compile(r"(\d+\.\d+) ± (\d+\.\d+)")  # differences have a sign, and none of them is the best
 
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -39,14 +42,30 @@ def as_markdown(table: ResultTable) -> str:
     return f"**{markdown_cell(table.title)}**\n\n" + "\n".join(lines) + "\n"
 
 
-def as_latex(table: ResultTable) -> str:
-    """A table that needs the package booktabs; columns of numbers to the right."""
+def as_latex(table: ResultTable, label: str = "tab:results") -> str:
+    """A table that needs the package booktabs; columns of numbers to the right.
+
+    Errors are small, and in columns of scores with their errors the highest is bold.
+    """
     first = table.rows[0] if table.rows else [""] * len(table.columns)
     alignment = "".join("r" if cell[:1] in set("+-0123456789") else "l" for cell in first)
-    header, *body = [" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in (table.columns, *table.rows)]
+    models = [row[0] if table.columns[0] == "model" else "" for row in table.rows]  # each has a best of its own
+    best = {
+        model: [
+            _best([row[place] for row, own in zip(table.rows, models, strict=True) if own == model])
+            for place in range(len(table.columns))
+        ]
+        for model in models
+    }
+    cells = [
+        [_latex_score(cell, own) for cell, own in zip(row, best[model], strict=True)]
+        for row, model in zip(table.rows, models, strict=True)
+    ]
+    header, *body = [" & ".join(row) + r" \\" for row in (map(_latex_cell, table.columns), *cells)]
     lines = [
         r"\begin{table}",
         rf"\caption{{{_latex_cell(table.title)}}}",
+        rf"\label{{{label}}}",
         rf"\begin{{tabular}}{{{alignment}}}",
         r"\toprule",
         header,
@@ -102,6 +121,21 @@ def layer_table(reports: Sequence[LayerReport]) -> list[Row]:
 def _at(values: Sequence[float | None], index: int) -> float | None:
     """The value of a layer, or None: the last layer has no next one, so `adjacent` is shorter."""
     return values[index] if index < len(values) else None
+
+
+def _best(cells: Sequence[str]) -> float | None:
+    """The highest of a column's scores, if at least two of them have an error beside them."""
+    scores = [float(found[1]) for cell in cells if (found := _SCORE.fullmatch(cell))]
+    return max(scores) if len(scores) > 1 else None
+
+
+def _latex_score(cell: str, best: float | None) -> str:
+    """A cell; a score's error is small, and the best of its column is bold."""
+    found = _SCORE.fullmatch(cell)
+    if found is None:
+        return _latex_cell(cell)
+    score = rf"\textbf{{{found[1]}}}" if float(found[1]) == best else found[1]
+    return rf"{score} {{\scriptsize $\pm$ {found[2]}}}"
 
 
 def _latex_cell(cell: str) -> str:

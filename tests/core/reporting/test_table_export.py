@@ -24,6 +24,7 @@ def test_latex() -> None:
     assert as_latex(HOSTILE).splitlines() == [
         r"\begin{table}",
         r"\caption{a\_b | c}",
+        r"\label{tab:results}",
         r"\begin{tabular}{lr}",
         r"\toprule",
         r"x \& y & 50\% \\",
@@ -41,3 +42,14 @@ def test_csv(tmp_path: Path) -> None:
     write_records(tmp_path / "x.csv", [{"a": 'x,"\n', "b": None}, {"c": 0.1}])
     with (tmp_path / "x.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == [{"a": 'x,"\n', "b": "", "c": ""}, {"a": "", "b": "", "c": "0.1"}]
+
+
+def test_latex_has_the_best_score_bold_and_errors_small() -> None:
+    rows = [["base", "57.4 ± 2.4", "+1.0 ± 2.0"], ["phf", "74.8 ± 3.5", "+9.0 ± 2.0"], ["sft", "-", "-"]]
+    lines = as_latex(ResultTable("t", ["method", "aime", "points"], rows), "tab:main").splitlines()
+    assert lines[2] == r"\label{tab:main}"
+    assert lines[7:10] == [
+        r"base & 57.4 {\scriptsize $\pm$ 2.4} & +1.0 $\pm$ 2.0 \\",
+        r"phf & \textbf{74.8} {\scriptsize $\pm$ 3.5} & +9.0 $\pm$ 2.0 \\",
+        r"sft & - & - \\",
+    ]
