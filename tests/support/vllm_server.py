@@ -6,7 +6,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,6 +22,16 @@ NEEDS_VLLM = [
 ]
 START_S = 300
 
+TAKES_ADAPTERS = (
+    "--no-enable-chunked-prefill",  # on the CPU a seeded request with a chunked prompt fails
+    "--max-num-batched-tokens=8192",
+    "--enable-lora",
+    "--max-lora-rank=64",
+    "--max-loras=2",
+    "--logprobs-mode=processed_logprobs",
+    "--generation-config=vllm",
+)
+
 _ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -34,10 +45,9 @@ _FLAGS = ("--host=127.0.0.1", "--dtype=float32", "--max-model-len=512", "--enfor
 class VllmServer:
     """A vLLM server on one port, through restarts."""
 
-    def __init__(self, model: Path, folder: Path, flags: Sequence[str], environment: Mapping[str, str] = {}) -> None:
+    def __init__(self, model: Path, folder: Path, flags: Sequence[str]) -> None:
         self._log = folder / "server.log"
         self._options = ["--model", str(model), *_FLAGS, *flags]
-        self._environment = os.environ | _ENVIRONMENT | environment
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self._port}"
@@ -48,7 +58,7 @@ class VllmServer:
         module = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--port", str(self._port)]
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [*module, *self._options], env=self._environment, stdout=log, stderr=log, start_new_session=True
+                [*module, *self._options], env=os.environ | _ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
             )
 
     def await_start(self) -> None:
@@ -68,3 +78,14 @@ class VllmServer:
             return httpx2.get(f"{self.url}/health", timeout=5).status_code == 200
         except httpx2.TransportError:
             return False
+
+
+@contextmanager
+def vllm_server(model: Path, folder: Path, flags: Sequence[str]) -> Iterator[VllmServer]:
+    """A server that answers, until the context ends."""
+    server = VllmServer(model, folder, flags)
+    try:
+        server.await_start()
+        yield server
+    finally:
+        server.kill()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from vllm_server import NEEDS_VLLM, VllmServer
+from vllm_server import NEEDS_VLLM, VllmServer, vllm_server
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.models.language_model import LanguageModel
@@ -20,12 +20,8 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # of states of up to 4, in float32
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
-    server = VllmServer(embedded_model(), tmp_path_factory.mktemp("server"), FLAGS)
-    try:
-        server.await_start()
+    with vllm_server(embedded_model(), tmp_path_factory.mktemp("server"), FLAGS) as server:
         yield server
-    finally:
-        server.kill()
 
 
 def config(server: str | None) -> TrainConfig:

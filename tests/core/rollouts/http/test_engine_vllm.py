@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 import torch
-from vllm_server import NEEDS_VLLM, VllmServer
+from vllm_server import NEEDS_VLLM, TAKES_ADAPTERS, VllmServer, vllm_server
 
 from phfcli.core.config import HttpSettings, LoraSettings, ModelSettings
 from phfcli.core.errors import UserError
@@ -25,25 +25,12 @@ pytestmark = NEEDS_VLLM
 
 CPU = ModelSettings(device="cpu", http=HttpSettings(patience_s=300, in_flight=64))
 SAMPLING = Sampling(temperature=1.1, top_p=0.95, top_k=20, max_new_tokens=100)
-FLAGS = [
-    "--no-enable-chunked-prefill",  # on the CPU a seeded request with a chunked prompt fails
-    "--max-num-batched-tokens=8192",
-    "--enable-lora",
-    "--max-lora-rank=64",
-    "--max-loras=2",
-    "--logprobs-mode=processed_logprobs",
-    "--generation-config=vllm",
-]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
-    server = VllmServer(embedded_model(), tmp_path_factory.mktemp("server"), FLAGS)
-    try:
-        server.await_start()
+    with vllm_server(embedded_model(), tmp_path_factory.mktemp("server"), TAKES_ADAPTERS) as server:
         yield server
-    finally:
-        server.kill()
 
 
 @pytest.fixture(scope="module")
