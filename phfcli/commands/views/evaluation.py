@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-    from phfcli.core.evaluation.evaluate import Evaluator
+    from phfcli.core.evaluation.evaluator import Evaluator
     from phfcli.core.evaluation.progress import EvaluationProgress
 
 
