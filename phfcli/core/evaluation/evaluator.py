@@ -11,9 +11,9 @@ from typing import Any
 from phfcli.core.config import EvalConfig
 from phfcli.core.evaluation.benches.benchmarks import Benchmark
 from phfcli.core.evaluation.benches.overlap import Overlap
+from phfcli.core.evaluation.page.sample_page import write_page
 from phfcli.core.evaluation.progress import EvaluationProgress, RunningAverage
 from phfcli.core.evaluation.sample_file import SampleFile
-from phfcli.core.evaluation.sample_page import write_page
 from phfcli.core.evaluation.sample_tasks import SampleTask, grade, sample_tasks
 from phfcli.core.evaluation.sampling import sampling_of
 from phfcli.core.evaluation.scores import score_notes, summarise

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from phfcli.core.evaluation.page_style import common_style, page_policy
+from phfcli.core.evaluation.page.page_style import common_style, page_policy
 from phfcli.core.reporting.table_export import ResultTable
 
 MEANINGS = {  # of the columns whose names do not say it

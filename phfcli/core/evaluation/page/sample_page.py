@@ -17,13 +17,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from phfcli.core.evaluation.formulas import Formulas
-from phfcli.core.evaluation.page_style import common_style, page_policy
+from phfcli.core.evaluation.page.formulas import Formulas
+from phfcli.core.evaluation.page.page_style import common_style, page_policy
 from phfcli.core.grading.boxes import split_thinking
 from phfcli.core.storage.files import write_text
 from phfcli.core.types import Problem
 
-_TEMPLATE = Path(__file__).parent / "page" / "samples.html"
+_TEMPLATE = Path(__file__).parent / "samples.html"
 
 _LONGEST_END = 10_000  # characters shown of each end of a long text
 _SHORTEST_END = 1_000

@@ -19,4 +19,4 @@ def page_policy(page: str) -> str:
 
 def common_style() -> str:
     """The colours, type and controls of both pages, as CSS."""
-    return (Path(__file__).parent / "page" / "common.css").read_text(encoding="utf-8")
+    return (Path(__file__).parent / "common.css").read_text(encoding="utf-8")

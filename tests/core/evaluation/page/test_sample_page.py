@@ -21,7 +21,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select
 
-from phfcli.core.evaluation.sample_page import write_page
+from phfcli.core.evaluation.page.sample_page import write_page
 from phfcli.core.types import Problem
 
 SUMMARY: dict[str, Any] = {

@@ -1,0 +1,1 @@
+"""The page of an evaluation's samples: one HTML file that needs nothing else."""
