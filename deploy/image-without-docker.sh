@@ -32,6 +32,7 @@ mount --bind "$work/runs" "$root/work/runs"
 mount -t tmpfs tmpfs "$root/tmp"
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
+mount --make-rslave "$root/dev" # so that its end here is not the end of the machine's own
 mount -o remount,bind,ro "$root"
 inside() {
     chroot --userspec=1000:1000 "$root" env -i PATH=/opt/phf/bin:/usr/bin:/bin HOME=/tmp HF_HOME=/cache \

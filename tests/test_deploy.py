@@ -44,13 +44,21 @@ def test_the_shell_can_read_the_scripts(script: Path) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 
+def test_slurm_asks_for_the_machines_cores_and_puts_a_job_that_was_stopped_into_the_queue_again() -> None:
+    script = SLURM.read_text(encoding="utf-8")
+    assert "#SBATCH --exclusive" in script
+    assert 'srun --cpus-per-task="$SLURM_CPUS_ON_NODE"' in script
+    assert "#SBATCH --signal=B:TERM" in script  # to this script, which srun's tasks would keep it from
+    assert script.index("trap ") < script.index("srun ") < script.index('scontrol requeue "$SLURM_JOB_ID"')
+
+
 def train_commands() -> dict[str, list[str]]:
     """What comes after `phf train` in each file."""
     _, job = yaml.safe_load_all(KUBERNETES.read_text(encoding="utf-8"))
     [container] = job["spec"]["template"]["spec"]["containers"]
     compose = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["services"]["trainer"]["command"]
     script = shlex.split(SLURM.read_text(encoding="utf-8").replace("\\\n", " "), comments=True)
-    lines = {"kubernetes": container["args"], "compose": compose, "slurm": script[:-1]}  # the last is "$@"
+    lines = {"kubernetes": container["args"], "compose": compose, "slurm": script[: script.index("$@")]}
     return {name: words[words.index("train") + 1 :] for name, words in lines.items()}
 
 

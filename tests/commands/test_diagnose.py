@@ -238,6 +238,9 @@ def test_gradients_of_each_loss_term(phf: Phf, run: Path) -> None:
     twice = ("--set", "flow.alpha=0.1")
     again = phf("diagnose", "--collect", run, "--gradients", *twice, "--json").json["model"]["gradients"]
     assert again == {"divergence": pytest.approx(found["divergence"]), "flow": pytest.approx(2 * found["flow"])}
+    singly = ("--set", "micro_batch_size=1")  # their counts are those of all rollouts
+    apart = phf("diagnose", "--collect", run, "--gradients", *singly, "--json").json["model"]["gradients"]
+    assert apart == {name: pytest.approx(norm, rel=1e-3) for name, norm in found.items()}
 
 
 def test_an_objective_with_rewards_is_given_groups_of_new_rollouts(phf: Phf, tmp_path: Path) -> None:
@@ -250,13 +253,22 @@ def test_an_objective_with_rewards_is_given_groups_of_new_rollouts(phf: Phf, tmp
     assert {"think", "attention"} <= {word.strip(",") for word in done.out.split("its weight: ")[1].split()}
 
 
+WHOLE = ("--set", "rollout.top_p=1", "--set", "rollout.top_k=0")
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
         (("--set", "objective=sft"), "sft learns from references"),
-        (("--set", "objective=grpo", "--set", "rollout.top_p=1", "--set", "rollout.top_k=0"), "grpo needs rewards"),
+        (("--set", "objective=grpo", *WHOLE), "grpo needs rewards"),
+        (("--set", "objective=opd", *WHOLE, "--set", "rollout.ahead=1"), "rollout.ahead weighs tokens"),
     ],
 )
 def test_gradients_that_cannot_be_had_are_refused(phf: Phf, run: Path, options: tuple[str, ...], told: str) -> None:
     done = phf("diagnose", "--collect", run, "--gradients", *options)
     assert (done.code, f"--gradients: {told}" in done.err) == (2, True)
+
+
+def test_gradients_of_layers_that_are_not_there_are_refused(phf: Phf, run: Path) -> None:
+    done = phf("diagnose", "--collect", run, "--gradients", "--set", "flow.layers=[99]")
+    assert (done.code, "flow.layers" in done.err.splitlines()[-1]) == (2, True)

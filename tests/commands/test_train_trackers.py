@@ -39,6 +39,13 @@ def test_tensorboard_shows_the_metrics_also_of_a_resumed_run(phf: Phf, tmp_path:
     assert scores == {line["step"]: pytest.approx(line["average"]) for line in evaluations(run)}
 
 
+def test_rollouts_without_a_flow_leave_its_picture_out(phf: Phf, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    short = ("--set", "rollout.max_new_tokens=1", "--set", "batch_size=2", "--quiet")
+    done = phf("train", "--steps", 1, "--report-to", "tensorboard", "--output-dir", tmp_path / "run", *short)
+    assert done.code == 0
+
+
 def _alarms(run: Path) -> dict[str, str]:
     lines = (run / "alarms.jsonl").read_text().splitlines()
     return {line["alarm"]: line["sentence"] for line in map(json.loads, lines)}

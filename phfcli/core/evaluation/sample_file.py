@@ -13,8 +13,8 @@ from phfcli.core.errors import UserError
 from phfcli.core.grading import Status
 from phfcli.core.storage.files import append_lines, drop_cut_line, write_json
 from phfcli.core.storage.locks import writing_alone
-from phfcli.core.storage.schemas import EvaluationSettingsForm, SampleForm, read_form, read_forms, with_sum
-from phfcli.core.storage.tables import read_rows, write_parquet
+from phfcli.core.storage.schemas import EvaluationSettingsForm, SampleForm, SummaryForm, read_form, read_forms, with_sum
+from phfcli.core.storage.tables import read_rows, writable, write_parquet
 from phfcli.core.types import Problem
 
 GradedSample = dict[str, Any]  # a line of samples.jsonl
@@ -37,6 +37,7 @@ TABLE_COLUMNS = {  # of samples.parquet, with Arrow's types; docs/run-files.md s
     "text": "string",
 }
 
+_IN_BOTH = ("problem", "sample", "status", "answer", "gold", "tokens", "seed", "text")  # of the table and the lines
 _WRITTEN_FIRST = {"lock", ".settings.json.tmp"}
 # what a settings.json without such a key was sampled with
 _UNWRITTEN = {"quantization": "none", "grader": "math", "grading": "phf"}
@@ -105,13 +106,19 @@ class SampleFile:
         write_parquet(self.table, rows, TABLE_COLUMNS)
 
     def check_table(self) -> None:
-        """Raises UserError where the table cannot be read or does not hold what the lines hold."""
-        lines = {(line["problem"], line["sample"]): line for line in reversed(read_forms(self.path, SampleForm))}
-        for row in read_rows(self.table):
+        """Raises UserError where the table cannot be read, or its rows are not those that lines and summary tell of."""
+        lines = {(writable(line["problem"]), line["sample"]): line for line in read_forms(self.path, SampleForm)}
+        rows = list(read_rows(self.table))
+        for row in rows:
             line = lines.get((row.get("problem"), row.get("sample")), {})
-            if any(row.get(name) != line.get(name) for name in ("status", "answer", "gold")):
+            if any(row.get(name) != writable(line.get(name)) for name in _IN_BOTH):
                 where = f"sample {row.get('sample')} of problem {row.get('problem')}"
                 raise UserError(f"{self.table}: {where} is not what {self.path.name} says")
+        summary = read_form(self.folder / "summary.json", SummaryForm)
+        problems, n = summary.get("problems"), summary.get("n")
+        if problems is not None and n is not None and len(rows) != problems * n:
+            told = f"{problems} problems with {n} samples each"
+            raise UserError(f"{self.table}: {len(rows)} rows, where summary.json tells of {told}")
 
     def append(self, samples: Sequence[GradedSample]) -> None:
         append_lines(self.path, [with_sum(sample) for sample in samples])

@@ -1,6 +1,5 @@
 """Writes a comparison to the files that were asked for: a picture, Markdown, LaTeX, CSV."""
 
-from itertools import count
 from pathlib import Path
 
 from phfcli.core.analysis.compare import Comparison
@@ -31,8 +30,11 @@ def write_comparison(
         write_text(markdown, "\n".join(as_markdown(table) for table in view.tables))
     if latex is not None:
         tables = [paper_table(comparison), *view.tables[1:]] if name in ("runs", "methods") else view.tables
-        labels = (f"tab:{name}" + (f"-{number}" if number else "") for number in count())
-        write_text(latex, "\n".join(as_latex(table, label) for table, label in zip(tables, labels, strict=False)))
+        parts = [
+            as_latex(table, f"tab:{name}" + (f"-{number}" if number else ""), ranked=number == 0 and name != "dynamics")
+            for number, table in enumerate(tables)
+        ]
+        write_text(latex, "\n".join(parts))
     if csv is not None:
         write_records(csv, view.records)
         if comparison.pairs:

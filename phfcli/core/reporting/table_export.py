@@ -42,10 +42,10 @@ def as_markdown(table: ResultTable) -> str:
     return f"**{markdown_cell(table.title)}**\n\n" + "\n".join(lines) + "\n"
 
 
-def as_latex(table: ResultTable, label: str = "tab:results") -> str:
+def as_latex(table: ResultTable, label: str = "tab:results", ranked: bool = False) -> str:
     """A table that needs the package booktabs; columns of numbers to the right.
 
-    Errors are small, and in columns of scores with their errors the highest is bold.
+    Errors are small. `ranked` rows are methods: of each model the highest score of a column is bold.
     """
     first = table.rows[0] if table.rows else [""] * len(table.columns)
     alignment = "".join("r" if cell[:1] in set("+-0123456789") else "l" for cell in first)
@@ -58,7 +58,7 @@ def as_latex(table: ResultTable, label: str = "tab:results") -> str:
         for model in models
     }
     cells = [
-        [_latex_score(cell, own) for cell, own in zip(row, best[model], strict=True)]
+        [_latex_score(cell, own if ranked else None) for cell, own in zip(row, best[model], strict=True)]
         for row, model in zip(table.rows, models, strict=True)
     ]
     header, *body = [" & ".join(row) + r" \\" for row in (map(_latex_cell, table.columns), *cells)]

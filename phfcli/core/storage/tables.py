@@ -144,12 +144,12 @@ def write_parquet(path: Path, rows: Iterable[Row], kinds: Mapping[str, str]) -> 
     from pyarrow.parquet import write_table
 
     schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in kinds.items()])
-    whole = [{name: _writable(row.get(name)) for name in kinds} for row in rows]
+    whole = [{name: writable(row.get(name)) for name in kinds} for row in rows]
     with replacing(path) as temporary:
         write_table(pyarrow.Table.from_pylist(whole, schema), temporary, compression="zstd")
 
 
-def _writable(value: Any) -> Any:
+def writable(value: Any) -> Any:
     """Text without halves of characters, which UTF-8 cannot hold."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 

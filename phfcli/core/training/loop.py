@@ -11,6 +11,7 @@ import torch
 from phfcli.core.errors import FaultError
 from phfcli.core.models.passes import Batch, Pass, Sample, collate, padding, run_pass
 from phfcli.core.objectives.contract import LossTerms, TokenReadings
+from phfcli.core.objectives.teachers.base import build_base
 from phfcli.core.runs.layout import step_name
 from phfcli.core.seeds import derive_seed
 from phfcli.core.storage.files import append_lines, as_json, write_json
@@ -166,7 +167,8 @@ class Trainer(Drawing):
             return {}
         metrics: Metrics = {"grad_norm_by_depth": gradient_by_depth(self.model.trainable(), len(self.model.blocks))}
         if self.config.tuning == "lora":
-            own = base_distance(self.model, batches[0], self.config.rollout.temperature)
+            base = self.base or build_base(self.model)
+            own = base_distance(self.model, base, batches[0], self.config.rollout.temperature)
             metrics["base_distance"] = self.ranks.total({"kl": own})["kl"] / self.ranks.size
         return metrics
 

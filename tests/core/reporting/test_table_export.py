@@ -46,10 +46,15 @@ def test_csv(tmp_path: Path) -> None:
 
 def test_latex_has_the_best_score_bold_and_errors_small() -> None:
     rows = [["base", "57.4 ± 2.4", "+1.0 ± 2.0"], ["phf", "74.8 ± 3.5", "+9.0 ± 2.0"], ["sft", "-", "-"]]
-    lines = as_latex(ResultTable("t", ["method", "aime", "points"], rows), "tab:main").splitlines()
+    lines = as_latex(ResultTable("t", ["method", "aime", "points"], rows), "tab:main", ranked=True).splitlines()
     assert lines[2] == r"\label{tab:main}"
     assert lines[7:10] == [
         r"base & 57.4 {\scriptsize $\pm$ 2.4} & +1.0 $\pm$ 2.0 \\",
         r"phf & \textbf{74.8} {\scriptsize $\pm$ 3.5} & +9.0 $\pm$ 2.0 \\",
         r"sft & - & - \\",
     ]
+
+
+def test_latex_has_nothing_bold_where_rows_are_no_rivals() -> None:
+    rows = [["easy", "80.0 ± 2.0"], ["hard", "9.0 ± 1.0"]]
+    assert "textbf" not in as_latex(ResultTable("t", ["bench", "Average@n"], rows))

@@ -13,6 +13,7 @@ from phfcli.core.models.passes import Batch, collate, run_pass
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.objectives.contract import LossTerms, Objective
 from phfcli.core.objectives.teachers.base import build_base
+from phfcli.core.training.refusals import check_states
 
 
 def read_gradients(collection: Collection) -> dict[str, float]:
@@ -62,12 +63,15 @@ def check_gradients(collection: Collection, objective: Objective) -> None:
         why = "the hidden states have a teacher of their own, which is not read here"
     elif needs.reward and not all(sample.group for sample in collection.samples):
         why = f"{config.objective} needs rewards, which saved rollouts do not have; draw new ones with --data"
+    elif config.rollout.ahead and not all(sample.logprobs for sample in collection.samples):
+        why = "rollout.ahead weighs tokens by what they were drawn with, which saved rollouts do not have"
     elif config.tuning == "lora" and not adapter_of(collection.model):
         why = "there is no adapter whose gradient it could be; --set tuning=full for that of all weights"
     elif config.tuning == "full" and needs.base:
         why = "base_kl needs the weights before training, which are gone"
     if why:
         raise UserError(f"--gradients: {why}")
+    check_states(config, needs, collection.model.causal)
 
 
 def adapter_of(model: LanguageModel) -> list[nn.Parameter]:

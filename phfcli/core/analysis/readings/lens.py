@@ -15,7 +15,7 @@ from phfcli.core.losses.divergence.vocabulary_terms import logits_entropy
 from phfcli.core.losses.head import Head
 from phfcli.core.losses.shared import working
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.passes import Batch, run_pass
+from phfcli.core.models.passes import Batch, Sample, collate, run_pass
 
 _WORDS = 12  # of the first rollout
 
@@ -34,18 +34,21 @@ class LensSums:
 
     def add(self, batch: Batch) -> None:
         states = predicting_states(self.model, batch)
-        values, likeliest = lens_values(states, self.model.output_head, self.temperature)
+        values, _ = lens_values(states, self.model.output_head, self.temperature)
         total = values.sum(-1).cpu()
         self._sums = total if self._sums is None else self._sums + total
         self._count += values.shape[-1]
         if not self.words:
-            rows = torch.arange(len(batch.positions), device=batch.positions.device)[:, None].expand_as(batch.positions)
-            columns = batch.student.prompt_lengths[:, None] + batch.positions
-            ids = batch.student.input_ids[rows, columns][batch.valid]
-            shown = min(_WORDS, int(batch.valid[0].sum()))
-            text = self.model.description.text
-            self.words = [text([token]) for token in ids[:shown].tolist()]
-            self.likeliest = [[text([token]) for token in row] for row in likeliest[:, :shown].tolist()]
+            self._show(batch.samples[0])
+
+    def _show(self, sample: Sample) -> None:
+        """Keeps the first tokens of a rollout, one behind the other, and what each block would have written there."""
+        beginning = collate([sample], _WORDS, self.model.description.pad_id, self.model.device, "first")
+        states = predicting_states(self.model, beginning)
+        _, likeliest = lens_values(states, self.model.output_head, self.temperature)
+        text = self.model.description.text
+        self.words = [text([token]) for token in sample.completion[:_WORDS]]
+        self.likeliest = [[text([token]) for token in row] for row in likeliest.tolist()]
 
     def result(self) -> LensReadings:
         assert self._sums is not None

@@ -21,6 +21,8 @@ _OPENER = re.compile(
     r"(?<!\\)(?:\$\$|\$|\\\[|\\\(|\\boxed\s*\{|\\begin\{(?:align|aligned|equation|gather|gathered|cases|array|[bpv]?matrix)\*?\})"
 )
 
+_DELIMITER = re.compile(r"(?<!\\)(?:\$|\\\[|\\\()")
+
 # environments that the converter does not know, or would number, as those that it knows
 _SAME_AS = (
     (re.compile(r"\\(begin|end)\{(?:align|aligned|eqnarray)\*?\}"), r"\\\1{align*}"),
@@ -98,7 +100,7 @@ class Formulas:
             return None
         if len(answer) > _LONGEST_FORMULA:
             return [answer[:_LONGEST_FORMULA] + "…"]
-        if _LATEX.search(answer) and not _OPENER.search(answer):
+        if _LATEX.search(answer) and not _DELIMITER.search(answer):
             return [self.number(answer, answer)]
         return self.split(answer)
 

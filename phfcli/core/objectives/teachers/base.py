@@ -9,7 +9,7 @@ from phfcli.core.objectives.teachers.ema import AveragedTeacher
 
 
 def build_base(model: LanguageModel) -> Teacher:
-    """The base of a model that has an adapter, or whose weights, which all train, are still those of the base."""
+    """The model without its adapter; or, where all weights train, a copy of them, to be taken before the first step."""
     trained = model.trainable()
     # an adapter whose second factor is zero adds nothing
     factors = {name: p for name, p in trained.items() if ".lora_B." in name}

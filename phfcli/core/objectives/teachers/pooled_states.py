@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -109,7 +108,7 @@ class PooledStates:
             )
         try:
             numbers = base64.b64decode(pooled.data[0].data, validate=True)
-        except binascii.Error:
+        except ValueError:  # binascii.Error is one too
             raise self._client.refusal(f"it does not answer like {_WANTED}") from None
         if len(numbers) != expected:
             raise self._client.refusal(

@@ -1,10 +1,12 @@
 """What trackers show of a run at a checkpoint: its rollouts, its curves, the energy over depth, and a verdict."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from phfcli.core.analysis.diagnose import diagnose_file
+from phfcli.core.errors import UserError
 from phfcli.core.models.passes import Sample
 from phfcli.core.reporting.verdict import alarm_sentence, evaluation_sentence
 from phfcli.core.runs.layout import step_name
@@ -61,5 +63,6 @@ def _pictures(run: TrainingParts, metrics: Sequence[dict[str, Any]]) -> dict[str
     pictures = {"training curves": pixels_of(figure_of(list(panels.values())))}
     flow: Path = run.folder / "flows" / f"{step_name(run.step)}.safetensors"
     if flow.is_file():
-        pictures["hidden flow"] = pixels_of(layers_figure([diagnose_file(flow, "loss")]))
+        with suppress(UserError):  # rollouts without a transition have no flow to show
+            pictures["hidden flow"] = pixels_of(layers_figure([diagnose_file(flow, "loss")]))
     return pictures

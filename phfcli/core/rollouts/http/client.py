@@ -139,7 +139,7 @@ class HttpClient:
                 if self._patience.ends_with(fault):
                     raise FaultError(
                         f"{self.where} has failed for {self._patience_s:g} s without a success ({fault}); "
-                        "what is finished is on disk, and the same command goes on from there"
+                        "what is finished is on disk; the same command goes on from there, a training with --resume"
                     ) from None
                 await asyncio.sleep(pause * random.uniform(0.5, 1))
                 pause = min(2 * pause, self._longest_pause)

@@ -10,7 +10,7 @@ from torch import nn
 from phfcli.core.losses.divergence.fused import fused_divergence
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Batch, run_pass
-from phfcli.core.objectives.teachers.base import build_base
+from phfcli.core.objectives.teachers.contract import Teacher
 
 _PARTS = 4  # of the depth
 _BLOCK = re.compile(r"\.(\d+)\.")
@@ -27,10 +27,10 @@ def gradient_by_depth(parameters: Mapping[str, nn.Parameter], blocks: int) -> li
 
 
 @torch.no_grad()
-def base_distance(model: LanguageModel, batch: Batch, temperature: float) -> float:
-    """KL(policy || base) per token on a micro-batch's rollouts, the base being the model without its adapter."""
+def base_distance(model: LanguageModel, base: Teacher, batch: Batch, temperature: float) -> float:
+    """KL(policy || base) per token on a micro-batch's rollouts, the base being the model before any training."""
     own = run_pass(model, batch.student, batch, ())
-    base = build_base(model).run_pass(model, batch, ())
+    before = base.run_pass(model, batch, ())
     weights = own.hidden.new_ones(len(own.hidden), dtype=torch.float32)
-    total = fused_divergence(own.hidden, base.hidden, own.head, weights, kind="reverse_kl", temperature=temperature)
+    total = fused_divergence(own.hidden, before.hidden, own.head, weights, kind="reverse_kl", temperature=temperature)
     return total.item() / len(own.hidden)

@@ -119,6 +119,16 @@ def test_the_words_of_the_first_rollout(student: LanguageModel) -> None:
     assert len(found.likeliest) == 3
 
 
+def test_the_words_shown_stand_one_behind_the_other_however_few_positions_are_read(student: LanguageModel) -> None:
+    long = max(SAMPLES, key=lambda sample: len(sample.completion))
+    few, all_ = LensSums(student, 1, 1.1), LensSums(student, 1, 1.1)
+    few.add(batch_of(student, [long], positions=4))
+    all_.add(batch_of(student, [long]))
+    text = student.description.text
+    assert few.result().words == [text([token]) for token in long.completion[:12]]
+    assert few.result().likeliest == all_.result().likeliest
+
+
 def test_a_lens_by_hand() -> None:
     """Two blocks, one token, a head of two words: p = (1/4, 3/4) below, (1/2, 1/2) at the end."""
     head = Head(torch.tensor([[0.0], [math.log(3)]], dtype=torch.float64))

@@ -176,6 +176,7 @@ def test_impossible_states_are_refused_at_the_start(
         ({"model": "other"}, "it was asked for embedded and has answered with 'other'"),
         ({"data": []}, "it does not answer like a vLLM server that pools each token's state"),
         ({"data": [{"data": "***"}]}, "it does not answer like a vLLM server that pools each token's state"),
+        ({"data": [{"data": "é"}]}, "it does not answer like a vLLM server that pools each token's state"),
         ({"data": [{"data": [[0.5]]}]}, "it does not answer like a vLLM server that pools each token's state"),
     ],
 )
