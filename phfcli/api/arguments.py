@@ -1,12 +1,35 @@
 """From the arguments of a call to settings, as from the options of a command."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from phfcli.core.errors import nearest
 
 if TYPE_CHECKING:
     from phfcli.core.config import EvalConfig, TrainConfig
     from phfcli.core.settings import Source
+
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def tells_arguments(call: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Lets a call answer an argument that it has not with the nearest that it has, and with where settings go."""
+
+    @wraps(call)
+    def told(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        for name in kwargs:
+            if name not in signature(call).parameters:
+                hint = nearest(name, signature(call).parameters)
+                setting = "a setting that is no argument goes into config, as in config={'seed': 1}"
+                raise TypeError(f"{call.__name__}() has no argument {name!r}; {hint}; {setting}")
+        return call(*args, **kwargs)
+
+    return told
 
 
 def sources_of(

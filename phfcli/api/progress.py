@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from logging import ERROR, getLogger
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Within it the bars of transformers stay away, which would break up our own."""
+    """Within it the bars of transformers stay away, which would break up our own; from it on bitsandbytes is quiet."""
+    getLogger("bitsandbytes").setLevel(ERROR)  # it speaks whenever a library imports it
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phfcli.api.arguments import sources_of
+from phfcli.api.arguments import sources_of, tells_arguments
 from phfcli.api.evaluation import Evaluation
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from phfcli.core.config import EvalConfig
 
 
+@tells_arguments
 def evaluate(
     target: "Run | str | Path",
     bench: str | Path | Sequence[str | Path] | None = None,

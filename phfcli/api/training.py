@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phfcli.api.arguments import sources_of
+from phfcli.api.arguments import sources_of, tells_arguments
 from phfcli.api.run import Run
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Metrics = dict[str, Any]
 
 
+@tells_arguments
 def train(
     model: str | Path | None = None,
     data: str | Path | None = None,
@@ -57,7 +58,7 @@ def train(
         alpha: the weight of the hidden-flow term (0.05).
         teacher: "ema" (the default), "fixed", "online", "external", or one that was registered.
         engine: what draws rollouts: "auto", "transformers", "vllm", the URL of a server, or one that was registered.
-        steps: the last step (100). The learning rate falls over `optim.horizon_steps`, not over these.
+        steps: the last step (100). The learning rate falls over 30 epochs, or over these where they are more.
         seed: of every random choice (0).
         eval_every: evaluate `eval_bench`, and save a checkpoint, every so many steps.
         eval_bench: a benchmark's name or file.
@@ -104,6 +105,7 @@ def train(
     return steps_.run
 
 
+@tells_arguments
 def training(
     config: "str | Path | Mapping[str, Any] | TrainConfig | Sequence[Any]" = (),
     *,

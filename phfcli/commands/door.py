@@ -14,9 +14,9 @@ from pathlib import Path
 
 import typer
 
-from phfcli.commands.spellings import answer
 from phfcli.core.errors import DISK_FAULTS, FaultError, UserError, first_line
 from phfcli.core.printable import printable
+from phfcli.core.spellings import answer
 from phfcli.core.version import __version__
 
 _STOPPED = 130  # by Ctrl-C, as a shell reports it

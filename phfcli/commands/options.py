@@ -168,7 +168,7 @@ Steps = Annotated[
     Setting("steps"),
     typer.Option(
         "--steps",
-        help="Train to this step (100). The learning rate falls over optim.horizon_steps, not over these.",
+        help="Train to this step (100). The learning rate falls over 30 epochs, or over these where they are more.",
         rich_help_panel=TRAINING,
     ),
 ]

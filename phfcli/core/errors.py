@@ -38,9 +38,10 @@ def first_line(error: BaseException) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint for an error about an unknown name: the closest known name, or all of them."""
+    """A hint for an error about an unknown name: the one with the same letters, else the closest, or all of them."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1)
+    turned = [name for name in names if sorted(name) == sorted(word)]  # opds is opsd, though difflib finds opd nearer
+    close = turned or difflib.get_close_matches(word, names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(names)}"
 
 

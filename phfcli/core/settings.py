@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from phfcli.core.config import EvalConfig, Section, TrainConfig
 from phfcli.core.errors import UserError, first_line, nearest
 from phfcli.core.shipped_files import EMBEDDED, find_recipe, recipes
+from phfcli.core.spellings import answer
 
 Config = TypeVar("Config", bound=Section)
 Tree = dict[str, Any]
@@ -236,9 +237,11 @@ def _explain(kind: type[BaseModel], error: ErrorDetails, origin: Mapping[str, st
     source = related[-1] if related else labels[0] if len(labels) == 1 else "settings"
     where = source if source.lstrip("-").split(" ")[-1] == path else f"{source}: {path}".removesuffix(": ")
     if error["type"] == "extra_forbidden":
-        return f"{where}: unknown key; {nearest(names[-1], list(_fields(kind, names[:-1])))}"
+        ours = answer(f"--{path}")
+        return f"{where}: unknown key; {ours or nearest(names[-1], list(_fields(kind, names[:-1])))}"
     if error["type"] == "literal_error":
         options = str(error["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
         return f"{where}: {given} is unknown; {nearest(str(error['input']), options)}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    return f"{where}: {message}, got {given}" if names else f"{where}: {message}"
+    told = not names or (error["type"] == "value_error" and given in message)
+    return f"{where}: {message}" if told else f"{where}: {message}, got {given}"

@@ -145,7 +145,7 @@ def test_an_interrupt_leaves_a_run_that_goes_on() -> None:
     [
         (lambda: phf.train(objective="gpro"), "objective: 'gpro' is unknown; did you mean 'grpo'?"),
         (lambda: phf.train(alpha=-1), "alpha: flow.alpha: must be greater than or equal to 0, got -1"),
-        (lambda: phf.train(config={"optim.rl": 1}), "optim.rl: unknown key; choose from betas"),
+        (lambda: phf.train(config={"optim.rl": 1}), "optim.rl: unknown key; did you mean 'lr'?"),
         (lambda: phf.train(config="qwen-4b"), "neither a file nor a shipped recipe; did you mean 'qwen3-4b'?"),
         (lambda: phf.evaluate("embedded", "aime26"), "neither a benchmark nor a file; did you mean 'aime2"),
         (lambda: phf.evaluate("embedded", n=0), "n: must be greater than 0, got 0"),
@@ -159,6 +159,20 @@ def test_a_mistake_raises_user_error(call: Callable[[], object], words: str, her
     with pytest.raises(phf.UserError, match=words.replace("?", r"\?").replace("(", r"\(")):
         call()
     assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "given", "words"),
+    [
+        (phf.train, {"stepz": 3}, "train() has no argument 'stepz'; did you mean 'steps'?; a setting"),
+        (phf.evaluate, {"samples": 3}, "evaluate() has no argument 'samples'; choose from "),
+        (phf.training, {"steps": 3}, "goes into config, as in config={"),
+    ],
+)
+def test_an_argument_that_is_not_there(call: Callable[..., object], given: dict[str, int], words: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        call(**given)
+    assert words in str(caught.value)
 
 
 SCRIPT = """

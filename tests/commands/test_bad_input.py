@@ -31,7 +31,7 @@ def test_unknown_model_path(phf: Phf) -> None:
 
 
 def test_a_folder_that_is_no_model(phf: Phf, tmp_path: Path) -> None:
-    refused(phf("eval", tmp_path), str(tmp_path), "no config.json")
+    refused(phf("eval", tmp_path), str(tmp_path), "no config.json", "no config.yaml, so it is not a run")
 
 
 def test_missing_column(phf: Phf, tmp_path: Path) -> None:

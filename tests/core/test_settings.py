@@ -109,6 +109,9 @@ def test_written_settings_read_back_the_same() -> None:
         ("optim.lrr=1", "--set optim.lrr: unknown key; did you mean 'lr'?"),
         ("modle=x", "--set modle: unknown key; did you mean 'model'?"),
         ("objective=gpro", "--set objective: 'gpro' is unknown; did you mean 'grpo'?"),
+        ("objective=opds", "--set objective: 'opds' is unknown; did you mean 'opsd'?"),
+        ("num_generations=4", "--set num_generations: unknown key; here it is --set grpo.group_size=N"),
+        ("learning_rate=1e-4", "--set learning_rate: unknown key; here it is --lr"),
         ("steps=0", "--set steps: must be greater than 0, got 0"),
         ("teacher.decay=often", "--set teacher.decay: must be a valid number"),
         ("flow.layers=[0]", "--set flow.layers"),
@@ -121,6 +124,7 @@ def test_a_bad_pair_names_its_key_and_the_fix(pair: str, message: str) -> None:
         resolve_train(set_sources([pair]))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).count(f"{pair.partition('=')[2]!r}") < 2  # what was given is told once
 
 
 @pytest.mark.parametrize(

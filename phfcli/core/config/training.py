@@ -35,7 +35,7 @@ class OptimSettings(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0  # AdamW's
     max_grad_norm: Positive = 0.1  # gradients are scaled down to this norm
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # in which the rate rises from 0
-    # the horizon of the cosine; training itself ends at `steps`
+    # the horizon of the cosine, `steps` at least; training itself ends at `steps`
     horizon_epochs: Positive = 30
     horizon_steps: PositiveInt | None = None  # the same horizon in steps, instead
 

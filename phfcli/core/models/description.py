@@ -78,11 +78,15 @@ def locate(name: str) -> str:
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise UserError(f"{name}: the folder holds no config.json, so it is not a model")
+            raise UserError(f"{name}: the folder holds no config.json, so it is not a model{_nor_a_run(path)}")
         return str(path.resolve())
     if path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise UserError(f"{name}: no such model folder")
     return name
+
+
+def _nor_a_run(folder: Path) -> str:
+    return "" if (folder / "config.yaml").is_file() else ", and no config.yaml, so it is not a run"
 
 
 def fetch(name: str) -> Path:

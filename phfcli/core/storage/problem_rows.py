@@ -219,16 +219,21 @@ def _kind(cell: Any) -> str:
     return names.get(type(cell), f"a value of type {type(cell).__name__}")
 
 
+def _separator_fix(known: Sequence[str]) -> str | None:
+    """What is wrong with a csv file whose whole header was read as one column."""
+    found = [mark for mark in ";\t|" if len(known) == 1 and mark in known[0]]
+    return f"the columns of a csv file are separated by commas, and these seem to be by {found[0]!r}" if found else None
+
+
 def _require_columns(rows: Rows, columns: Columns, source: str) -> None:
-    """Raises UserError, naming the first column that no row has and how to map it."""
+    """Raises UserError, naming the columns that no row has and how to map them."""
     known = list(map(str, rows.columns))
-    for name in columns.required:
-        column = getattr(columns, name)
-        if column not in known:
-            raise UserError(
-                f"{source}: no column {column!r} among {', '.join(known)}; "
-                f"map it with --set columns.{name}=COLUMN ({nearest(column, known)})"
-            )
+    missing = {name: column for name in columns.required if (column := getattr(columns, name)) not in known}
+    if missing:
+        wanted = ", ".join(map(repr, missing.values()))
+        options = " ".join(f"--set columns.{name}=COLUMN" for name in missing)
+        fix = f"map {'it' if len(missing) == 1 else 'them'} with {options}"
+        raise UserError(f"{source}: no column {wanted} among {', '.join(known)}; {_separator_fix(known) or fix}")
     for column in columns.further:
         if column not in known:
             raise UserError(f"{source}: no column {column!r}, which teacher.context names; {nearest(column, known)}")

@@ -13,16 +13,18 @@ from phfcli.core.errors import UserError
 def build_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: float) -> LambdaLR:
     """A cosine with warm-up that falls to zero at its horizon.
 
-    The horizon is a setting of its own: the published runs stop at step 100 of a schedule made for 30 epochs.
+    The horizon is a setting of its own: the published runs stop at step 100 of a schedule made for 30 epochs. Where
+    the problems are so few that the last step lies beyond these epochs, it is the horizon.
 
     Raises:
-        UserError: for a last step that lies beyond the horizon.
+        UserError: for a last step that lies beyond a horizon given in steps.
     """
     optim = config.optim
-    horizon = optim.horizon_steps or round(optim.horizon_epochs * steps_per_epoch)
+    horizon = optim.horizon_steps or max(round(optim.horizon_epochs * steps_per_epoch), config.steps)
     if horizon < config.steps:
         raise UserError(
-            f"steps: {config.steps} is beyond the schedule's horizon of {horizon}; raise optim.horizon_steps"
+            f"steps: {config.steps} is beyond optim.horizon_steps, {horizon}, at which the learning rate is zero; "
+            "raise it, or lower steps"
         )
     schedule: LambdaLR = get_scheduler("cosine", optimizer, optim.warmup_steps, horizon)
     return schedule

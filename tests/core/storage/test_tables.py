@@ -73,6 +73,25 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
     assert load_problems(TrainConfig(data=str(path), columns=ColumnSettings(problem="question")))[0].problem == "x"
 
 
+def test_all_missing_columns_are_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "x", "worked": "y"}\n')
+    with pytest.raises(
+        UserError, match=r"no column 'problem', 'solution' among question, worked; map them with"
+    ) as caught:
+        load_problems(TrainConfig(data=str(path)))
+    assert "--set columns.problem=COLUMN --set columns.solution=COLUMN" in str(caught.value)
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_another_separator_of_a_csv_file_is_told(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"problem{mark}solution\nx{mark}y\n")
+    with pytest.raises(UserError, match="separated by commas") as caught:
+        load_problems(TrainConfig(data=str(path)))
+    assert repr(mark) in str(caught.value)
+
+
 def test_an_empty_cell_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"problem": "x", "solution": "y"}\n{"problem": "x", "solution": " "}\n')

@@ -147,8 +147,14 @@ def test_the_schedule_has_its_own_horizon(tmp_path: Path) -> None:
     loop = trainer(tmp_path, CrossEntropy(), "optim.horizon_steps=4", "optim.lr=1", "optim.max_grad_norm=1e-9")
     rates = [metrics["lr"] for metrics in loop.train()]
     assert rates == pytest.approx([1, 0.5 * (1 + 2**-0.5)])  # at which each step was made
-    with pytest.raises(UserError, match="beyond the schedule's horizon of 1"):
+    with pytest.raises(UserError, match=r"steps: 2 is beyond optim\.horizon_steps, 1"):
         trainer(tmp_path / "other", CrossEntropy(), "optim.horizon_steps=1")
+
+
+def test_few_problems_bring_the_horizon_to_the_last_step(tmp_path: Path) -> None:
+    # so little of an epoch is less than a step: the cosine ends with the second step, which is made at its half
+    loop = trainer(tmp_path, CrossEntropy(), "optim.horizon_epochs=1e-6", "optim.lr=1", "optim.max_grad_norm=1e-9")
+    assert [metrics["lr"] for metrics in loop.train()] == pytest.approx([1, 0.5])
 
 
 @dataclass

@@ -1,6 +1,7 @@
-"""Other trainers' names of options, answered with ours."""
+"""Other trainers' names of options and settings, answered with ours."""
 
 _OURS = {
+    "--learning-rate": "--lr",
     "--max-steps": "--steps",
     "--num-steps": "--steps",
     "--total-training-steps": "--steps",
