@@ -40,5 +40,5 @@ inside() {
 }
 inside train --steps 3 --output-dir runs/tried
 inside eval runs/tried --limit 8 --n 2
-inside doctor --quick
+inside doctor --quick --output runs/doctor.json
 buildah rm "$container" >/dev/null

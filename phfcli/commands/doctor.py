@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,8 @@ from phfcli.commands.output import log_console, print_json, result_console
 from phfcli.core.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from phfcli.core.doctor.finding import Finding
 
 _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failed": "[red]failed[/]"}
@@ -48,7 +50,7 @@ def doctor(
         raise UserError("--model: --quick makes no step on a model of yours; leave one of the two out")
     from phfcli.core.doctor.examine import examine
     from phfcli.core.models.description import load_config
-    from phfcli.core.storage.files import as_json, write_json
+    from phfcli.core.storage.files import write_json
 
     if model is not None:
         load_config(model)  # refuses one that is not there, before minutes of other checks
@@ -57,18 +59,24 @@ def doctor(
     with log.status("checking the machine") as status:
         for finding in examine(model, processes, engine, quick):
             findings.append(finding)
+            write_json(output, _report(findings))  # a file that cannot be written shows at once
             status.update(f"checked {finding.part}")
             if not json_:
                 _show(finding)
-    bad = [finding for finding in findings if finding.state == "failed"]
-    result = {"ok": not bad, "findings": [as_json(asdict(finding)) for finding in findings]}
-    write_json(output, result)
+    result = _report(findings)
     if json_:
         print_json(result)
     else:
         result_console().print(f"{'report':<20} {output}", markup=False, soft_wrap=True)
-    if bad:
+    if not result["ok"]:
         raise typer.Exit(1)
+
+
+def _report(findings: "Sequence[Finding]") -> dict[str, Any]:
+    from phfcli.core.storage.files import as_json
+
+    bad = any(finding.state == "failed" for finding in findings)
+    return {"ok": not bad, "findings": [as_json(asdict(finding)) for finding in findings]}
 
 
 def _show(finding: "Finding") -> None:

@@ -108,21 +108,22 @@ def _attention() -> Finding:
 
 
 def _disk() -> Finding:
-    """Room here and where the hub's files go, and that a file can be written here."""
+    """Room where runs and the hub's files go, and that a file can be written with the runs."""
+    runs = Path("runs").resolve() if Path("runs").is_dir() else Path.cwd()
     cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface"))
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    here_free, cache_free = shutil.disk_usage(Path.cwd()).free, shutil.disk_usage(there).free
-    text = f"{here_free / 2**30:.0f} GiB free here, {cache_free / 2**30:.0f} GiB for the hub's files in {cache}"
+    runs_free, cache_free = shutil.disk_usage(runs).free, shutil.disk_usage(there).free
+    text = f"{runs_free / 2**30:.0f} GiB free for runs in {runs}, {cache_free / 2**30:.0f} GiB for the hub's files in {cache}"
     try:
-        with tempfile.NamedTemporaryFile(dir=Path.cwd()) as file:
+        with tempfile.NamedTemporaryFile(dir=runs) as file:
             file.write(b"x" * 2**20)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        return failed("disk", f"{text}; this folder cannot be written: {error.strerror}", "work in another folder")
-    if min(here_free, cache_free) < _LEAST_DISK:
-        return warning("disk", text, f"have at least {_LEAST_DISK / 2**30:.0f} GiB free", free_bytes=here_free)
-    return ok("disk", text, free_bytes=here_free)
+        return failed("disk", f"{text}; runs cannot be written there: {error.strerror}", "work in another folder")
+    if min(runs_free, cache_free) < _LEAST_DISK:
+        return warning("disk", text, f"have at least {_LEAST_DISK / 2**30:.0f} GiB free", free_bytes=runs_free)
+    return ok("disk", text, free_bytes=runs_free)
 
 
 def _hub() -> Finding:

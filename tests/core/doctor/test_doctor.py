@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from phfcli.core.doctor.machine import _disk
 from phfcli.core.doctor.program import run_phf
 from phfcli.core.doctor.steps import REFERENCE, compared
 
@@ -94,3 +95,24 @@ def test_a_kernel_that_computes_something_else_fails(tmp_path: Path) -> None:
     code, findings = _doctor(tmp_path, FIRST=str(tmp_path / "site"))
     assert code == 1
     assert _state(findings, "step on cpu").startswith("failed")
+
+
+def test_the_disk_is_that_of_the_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    found = _disk()
+    assert found.state in ("ok", "warning")  # which depends on this machine's room
+    assert f"for runs in {tmp_path / 'runs'}" in found.found
+
+
+def test_a_folder_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/proc")  # where even root writes nothing
+    found = _disk()
+    assert (found.state, "for runs in /proc" in found.found) == ("failed", True)
+
+
+def test_a_report_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "phfcli", "doctor", "--output", "/proc/doctor.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, "doctor.json" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+    assert "requirements" not in done.stdout  # the second check; those after it take minutes
