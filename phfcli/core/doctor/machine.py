@@ -113,7 +113,8 @@ def _disk() -> Finding:
     cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface"))
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
     runs_free, cache_free = shutil.disk_usage(runs).free, shutil.disk_usage(there).free
-    text = f"{runs_free / 2**30:.0f} GiB free for runs in {runs}, {cache_free / 2**30:.0f} GiB for the hub's files in {cache}"
+    room = f"{runs_free / 2**30:.0f} GiB free for runs in {runs}"
+    text = f"{room}, {cache_free / 2**30:.0f} GiB for the hub's files in {cache}"
     try:
         with tempfile.NamedTemporaryFile(dir=runs) as file:
             file.write(b"x" * 2**20)
