@@ -25,7 +25,7 @@ def tells_arguments(call: Callable[Arguments, Result]) -> Callable[Arguments, Re
         for name in kwargs:
             if name not in signature(call).parameters:
                 hint = nearest(name, signature(call).parameters)
-                setting = "a setting that is no argument goes into config, as in config={'seed': 1}"
+                setting = "a setting that is no argument goes into config, as in config={'optim.lr': 1e-5}"
                 raise TypeError(f"{call.__name__}() has no argument {name!r}; {hint}; {setting}")
         return call(*args, **kwargs)
 

@@ -1,7 +1,8 @@
 """Other trainers' names of options and settings, answered with ours."""
 
 _OURS = {
-    "--learning-rate": "--lr",
+    "--learning-rate": "--set optim.lr=RATE of train",
+    "--lr": "--set optim.lr=RATE of train",
     "--max-steps": "--steps",
     "--num-steps": "--steps",
     "--total-training-steps": "--steps",
