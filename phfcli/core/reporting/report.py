@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from phfcli.core.analysis.compare import Comparison, compare
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation, load_evaluations, named_path, summaries_of
-from phfcli.core.reporting.comparison_tables import gain_sentences, view_of
+from phfcli.core.reporting.comparison_tables import gain_sentences, paper_table, view_of
 from phfcli.core.reporting.figures import differences_height, layer_panels, view_panels
 from phfcli.core.reporting.health.health_charts import MAPS, part_map
 from phfcli.core.reporting.health.rollout_view import FULL, rollout_views
@@ -79,7 +79,7 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
         "created": now(),
         "verdict": verdict(comparison, runs),
         "notes": [*comparison.notes, *_overlaps(comparison)],
-        "tables": [sortable(table) for table in view_of("runs", comparison).tables],
+        "tables": [sortable(table) for table in (*_by_bench(comparison), *view_of("runs", comparison).tables)],
         "gains": gain_sentences(comparison.pairs),
         "scores": [*_scores(comparison, steps), *_samples(comparison)],
         "training": [*_training(runs, CURVES, "curve"), *_maps(runs)],
@@ -95,6 +95,16 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
         "provenance": sortable(provenance_table(runs)),
     }
     write_text(path, render_page("report.html", context))
+
+
+def _by_bench(comparison: Comparison) -> list[ResultTable]:
+    """The methods by benchmarks with their mean first, where there are several: the paper's Table 1."""
+    if len(comparison.benches) < 2:
+        return []
+    table = paper_table(comparison)
+    place = table.columns.index(comparison.benches[0])
+    rows = [[*row[:place], row[-1], *row[place:-1]] for row in (table.columns, *table.rows)]
+    return [ResultTable(table.title, rows[0], rows[1:])]
 
 
 def _overlaps(comparison: Comparison) -> list[str]:

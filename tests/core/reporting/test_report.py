@@ -69,6 +69,18 @@ def test_ids_are_unique(study: Path) -> None:
     assert len(ids) == len(set(ids))
 
 
+def test_several_benchmarks_have_a_table_of_methods_with_the_mean_first(tmp_path: Path) -> None:
+    for objective, right in (("opsd", 1), ("phf", 2)):
+        for bench, more in (("aime", 0), ("hmmt", 1)):
+            rows = {f"p{i}": [int(j < right + more) for j in range(4)] for i in range(6)}
+            evaluation(tmp_path / objective, rows, bench=bench, config={"objective": objective, "seed": 0})
+    write_report(tmp_path / "report.html", [str(tmp_path / name) for name in ("opsd", "phf")], "t")
+    first = re.findall(r"<table.*?</table>", (tmp_path / "report.html").read_text(), re.DOTALL)[0]
+    cells = [re.sub(r"<[^>]*>", "", cell).strip() for cell in re.findall(r"<t[hd].*?</t[hd]>", first, re.DOTALL)]
+    assert cells[:4] == ["method", "Average", "aime", "hmmt"]
+    assert [cells[4][:4], *(cell.split(" ")[0] for cell in cells[5:8])] == ["opsd", "37.5", "25.0", "50.0"]
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name, told in (("empty", "neither a run nor evaluated"), ("nowhere", "no such run")):
