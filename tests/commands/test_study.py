@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from phfcli.core.config import TrainConfig
+from phfcli.core.objectives.build import build_objective
 from phfcli.core.settings import Source, resolve_train
 from phfcli.core.studies.plan import load_study, runs_of
 
@@ -51,11 +51,7 @@ def test_the_shipped_studies_are_equal_in_rollouts(file: Path) -> None:
         return
     runs = [run for run in runs_of(load_study(file)) if run.trains]
     configs = [resolve_train([Source(run.name, run.training())]) for run in runs]
-    assert len({_rollouts(config) for config in configs}) == 1
-
-
-def _rollouts(config: TrainConfig) -> int:
-    return config.batch_size * (config.grpo.group_size if config.objective in ("grpo", "oisd") else 1)
+    assert len({config.batch_size * build_objective(config).needs.group_size for config in configs}) == 1
 
 
 @pytest.mark.parametrize(
