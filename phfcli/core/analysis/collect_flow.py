@@ -14,6 +14,7 @@ from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
 from phfcli.core.models.passes import Batch, Sample, collate
 from phfcli.core.models.prompts import build_prompts
+from phfcli.core.names import Where
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.objectives.contract import Needs
 from phfcli.core.objectives.teachers.ema import AveragedTeacher, averages_of
@@ -58,12 +59,13 @@ class Collection:
             self.texts.update(flow.texts)
             yield from rollout_states_of(flow)
 
-    def batches(self, positions: int | None = None) -> Iterator[Batch]:
+    def batches(self, positions: int | None = None, where: Where = "spread") -> Iterator[Batch]:
         """The rollouts as micro-batches, with at most so many selected positions; by default as many as a flow has."""
         size, model = self.config.micro_batch_size, self.model
         for start in range(0, len(self.samples), size):
             part = self.samples[start : start + size]
-            yield collate(part, positions or self.config.flow.positions, model.description.pad_id, model.device)
+            count = positions or self.config.flow.positions
+            yield collate(part, count, model.description.pad_id, model.device, where)
 
     def save(self, path: Path) -> None:
         """Writes the flow of all samples to a file; all of it has to fit into memory."""

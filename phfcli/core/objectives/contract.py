@@ -1,17 +1,19 @@
 """The contract between loop and objective: what an objective needs, and terms that add up over micro-batches."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from phfcli.core.config import LayerChoice
+from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.layer_choice import pick_layers, with_next
-from phfcli.core.models.passes import Batch, Pass
+from phfcli.core.models.passes import Batch, Pass, run_pass
 from phfcli.core.names import Where
 from phfcli.core.objectives.teachers.bridge import Bridge
+from phfcli.core.objectives.teachers.contract import Teacher
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,10 @@ class Term:
     per: Literal["tokens", "samples", "states", "flows"]
     weight: float = 1.0
 
+    def share(self, counts: Mapping[str, float]) -> Tensor:
+        """What it adds to the loss of the whole batch, whose counts these are."""
+        return self.weight * self.total / max(counts[self.per], 1)
+
 
 @dataclass(frozen=True)
 class TokenReadings:
@@ -94,8 +100,7 @@ class LossTerms:
 
     def total(self, counts: Mapping[str, float]) -> Tensor:
         """The loss of this part, in the units of the whole batch."""
-        parts = [term.weight * term.total / max(counts[term.per], 1) for term in self.terms.values()]
-        return torch.stack(parts).sum()
+        return torch.stack([term.share(counts) for term in self.terms.values()]).sum()
 
     def __add__(self, other: "LossTerms") -> "LossTerms":
         return LossTerms(self.terms | other.terms, self.metrics | other.metrics, self.readings or other.readings)
@@ -108,6 +113,22 @@ class Objective(Protocol):
     def needs(self) -> Needs: ...
 
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms: ...
+
+
+def loss_terms(
+    objective: Objective, model: LanguageModel, teacher: Teacher, base: Teacher | None, batch: Batch
+) -> tuple[LossTerms, Pass]:
+    """The loss terms of a batch, by the passes over the same tokens and the objective; and the student's pass.
+
+    base: the model before any training, where the objective needs it.
+    """
+    needs = objective.needs
+    layers = needs.blocks(len(model.blocks))
+    read = teacher.run_pass(model, batch, layers) if needs.teacher else None  # p_T(. | x, r, y_<t), eq. 2
+    if base is not None:
+        batch = replace(batch, base=base.run_pass(model, batch, ()))
+    student = run_pass(model, batch.student, batch, layers, needs.lens)
+    return objective.loss(student, read, batch), student
 
 
 @dataclass(frozen=True)

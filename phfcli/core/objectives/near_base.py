@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from phfcli.core.losses.divergence.fused import fused_divergence
 from phfcli.core.models.passes import Batch, Pass, common_heads
@@ -27,16 +28,21 @@ class NearBase:
 
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
         assert batch.base is not None
-        head, base_head = common_heads(student, batch.base)
-        total = fused_divergence(
-            student.hidden,
-            batch.base.hidden,
-            head,
-            student.hidden.new_ones(len(student.hidden), dtype=torch.float32),
-            teacher_head=base_head,
-            kind="reverse_kl",
-            temperature=self.temperature,
-        )
+        total = base_divergence(student, batch.base, self.temperature)
         count = total.new_tensor(len(student.hidden))
         own = LossTerms({"base_kl": Term(total, "tokens", self.weight)}, {"base_kl": (total.detach(), count)})
         return self.objective.loss(student, teacher, batch) + own
+
+
+def base_divergence(student: Pass, base: Pass, temperature: float) -> Tensor:
+    """KL(student || base), summed over all tokens."""
+    head, base_head = common_heads(student, base)
+    return fused_divergence(
+        student.hidden,
+        base.hidden,
+        head,
+        student.hidden.new_ones(len(student.hidden), dtype=torch.float32),
+        teacher_head=base_head,
+        kind="reverse_kl",
+        temperature=temperature,
+    )

@@ -48,6 +48,10 @@ def runs(comparison: Comparison) -> View:
 
 def methods(comparison: Comparison) -> View:
     """Table 1: for each model and method the score on each benchmark and their mean, seeds pooled."""
+    return View([_method_table(comparison), pair_table(comparison.pairs)], _arm_records(comparison))
+
+
+def _method_table(comparison: Comparison) -> ResultTable:
     benches = comparison.benches
     several = len(benches) > 1
     rows = [
@@ -57,12 +61,12 @@ def methods(comparison: Comparison) -> View:
         if arm.model == model
     ]
     columns = ["model", "method", "seeds", *benches, *(["Average"] if several else [])]
-    return View([ResultTable(_ERROR, columns, rows), pair_table(comparison.pairs)], _arm_records(comparison))
+    return ResultTable(_ERROR, columns, rows)
 
 
 def paper_table(comparison: Comparison) -> ResultTable:
     """Table 1 as papers print it: methods by benchmarks, and the model only where there are several."""
-    table = methods(comparison).tables[0]
+    table = _method_table(comparison)
     left_out = {"seeds"} | ({"model"} if len(comparison.models) == 1 else set())
     kept = [place for place, column in enumerate(table.columns) if column not in left_out]
     rows = [[row[place] for place in kept] for row in table.rows]

@@ -29,11 +29,9 @@ def state_cosine(axes: Axes, report: LayerReport) -> None:
     """The cosine of the last block's states over the first and over the last k tokens (OPRD, figure 8)."""
     found = report.state_cosine
     for place, (end, rows) in enumerate(found.ends()):
-        points = [(k, row[-1]) for k, row in zip(found.tokens, rows, strict=True) if row[-1] is not None]
-        (line,) = axes.plot(
-            *zip(*points, strict=True), color=SERIES[place], marker=MARKERS[place], label=f"{end} k tokens"
-        )
-        tell(line, f"{end} k tokens: " + ", ".join(f"{k} {value:.4f}" for k, value in points))
+        ends = [(k, row[-1]) for k, row in zip(found.tokens, rows, strict=True)]
+        points = [(k, value, f"{k} {value:.4f}") for k, value in ends if value is not None]
+        _line(axes, points, f"{end} k tokens", place)
     axes.set_xscale("log", base=2)
     axes.set_xticks(found.tokens, [*map(str, found.tokens[:-1]), "all"])
     name_axes(axes, "k tokens of the rollout", f"cosine of states, block {report.layers[-1]}")
@@ -147,14 +145,17 @@ def gradient_norms(axes: Axes, gradients: Mapping[str, float]) -> None:
 
 def _along(axes: Axes, values: Sequence[float | None], label: str, place: int) -> None:
     """A line over the parts of the rollout that have a value."""
-    points = [(100 * (part + 1) / len(values), value) for part, value in enumerate(values) if value is not None]
-    (line,) = axes.plot(*zip(*points, strict=True), color=SERIES[place], marker=MARKERS[place], label=label)
-    tell(line, f"{label}: " + ", ".join(f"to {part:.0f} % {value:.3g}" for part, value in points))
+    parts = [(100 * (part + 1) / len(values), value) for part, value in enumerate(values)]
+    _line(axes, [(x, y, f"to {x:.0f} % {y:.3g}") for x, y in parts if y is not None], label, place)
 
 
 def _by_depth(axes: Axes, values: Sequence[float], label: str, place: int) -> None:
-    layers = range(1, len(values) + 1)
-    (line,) = axes.plot(layers, values, color=SERIES[place], marker=MARKERS[place], label=label)
-    told = (f"block {layer} {value:.3g}" for layer, value in zip(layers, values, strict=True))
-    tell(line, f"{label}: {', '.join(told)}")
+    _line(axes, [(layer, value, f"block {layer} {value:.3g}") for layer, value in enumerate(values, 1)], label, place)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def _line(axes: Axes, points: Sequence[tuple[float, float, str]], label: str, place: int) -> None:
+    """A line that tells what each of its points says."""
+    xs, ys, told = zip(*points, strict=True)
+    (line,) = axes.plot(xs, ys, color=SERIES[place], marker=MARKERS[place], label=label)
+    tell(line, f"{label}: {', '.join(told)}")

@@ -49,17 +49,12 @@ def as_latex(table: ResultTable, label: str = "tab:results", ranked: bool = Fals
     """
     first = table.rows[0] if table.rows else [""] * len(table.columns)
     alignment = "".join("r" if cell[:1] in set("+-0123456789") else "l" for cell in first)
-    models = [row[0] if table.columns[0] == "model" else "" for row in table.rows]  # each has a best of its own
-    best = {
-        model: [
-            _best([row[place] for row, own in zip(table.rows, models, strict=True) if own == model])
-            for place in range(len(table.columns))
-        ]
-        for model in models
-    }
+    best: Sequence[Sequence[float | None]] = (
+        _best_beside(table) if ranked else [[None] * len(row) for row in table.rows]
+    )
     cells = [
-        [_latex_score(cell, own if ranked else None) for cell, own in zip(row, best[model], strict=True)]
-        for row, model in zip(table.rows, models, strict=True)
+        [_latex_score(cell, own) for cell, own in zip(row, beside, strict=True)]
+        for row, beside in zip(table.rows, best, strict=True)
     ]
     header, *body = [" & ".join(row) + r" \\" for row in (map(_latex_cell, table.columns), *cells)]
     lines = [
@@ -121,6 +116,14 @@ def layer_table(reports: Sequence[LayerReport]) -> list[Row]:
 def _at(values: Sequence[float | None], index: int) -> float | None:
     """The value of a layer, or None: the last layer has no next one, so `adjacent` is shorter."""
     return values[index] if index < len(values) else None
+
+
+def _best_beside(table: ResultTable) -> list[list[float | None]]:
+    """Beside each cell the highest score of its column, among the rows of the same model where there are several."""
+    models = [row[0] if table.columns[0] == "model" else "" for row in table.rows]
+    own = {model: [row for row, other in zip(table.rows, models, strict=True) if other == model] for model in models}
+    best = {model: [_best(column) for column in zip(*rows, strict=True)] for model, rows in own.items()}
+    return [best[model] for model in models]
 
 
 def _best(cells: Sequence[str]) -> float | None:

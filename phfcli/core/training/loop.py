@@ -4,13 +4,13 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import torch
 
 from phfcli.core.errors import FaultError
-from phfcli.core.models.passes import Batch, Pass, Sample, collate, padding, run_pass
-from phfcli.core.objectives.contract import LossTerms, TokenReadings
+from phfcli.core.models.passes import Batch, Pass, Sample, collate, padding
+from phfcli.core.objectives.contract import TokenReadings, loss_terms
 from phfcli.core.objectives.teachers.base import build_base
 from phfcli.core.runs.layout import step_name
 from phfcli.core.seeds import derive_seed
@@ -125,7 +125,7 @@ class Trainer(Drawing):
         self.model.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         for batch in batches:
-            terms, student = self.terms(batch)
+            terms, student = loss_terms(self.objective, self.model, self.teacher, self.base, batch)
             part = terms.total(counts)
             part.backward()
             loss += part.item()
@@ -148,17 +148,6 @@ class Trainer(Drawing):
             sums.add(entropy_metrics(sparse_entropy(student, self.sampling.temperature), fork_entropy))
         else:
             sums.add(token_metrics(readings, batch, fork_entropy))
-
-    def terms(self, batch: Batch) -> tuple[LossTerms, Pass]:
-        """The loss terms of a batch, by both passes over the same tokens and the objective; and the student's pass."""
-        layers = self.objective.needs.blocks(len(self.model.blocks))
-        teacher = None
-        if self.objective.needs.teacher:
-            teacher = self.teacher.run_pass(self.model, batch, layers)  # p_T(. | x, r, y_<t), eq. 2
-        if self.base is not None:
-            batch = replace(batch, base=self.base.run_pass(self.model, batch, ()))
-        student = run_pass(self.model, batch.student, batch, layers, self.objective.needs.lens)
-        return self.objective.loss(student, teacher, batch), student
 
     def slow_metrics(self, step: int, batches: Sequence[Batch]) -> Metrics:
         """What costs a pass: the gradient by depth and, with an adapter, the first batch's distance to the base."""

@@ -43,6 +43,7 @@ class TrainingParts:
     grader: Grading = field(default_factory=Grader)  # its workers start when there is something to grade
     validation: Validation | None = None
     step: int = 0  # completed
+    saved: int = 0  # the last step that this process has made a checkpoint of
     samples: Sequence[Sample] = ()  # of the completed step, this rank's
     notes: Sequence[str] = ()  # what is shown at the start, a line each
     base: Teacher | None = None  # the model before any training, where the objective needs it

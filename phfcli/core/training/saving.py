@@ -43,6 +43,7 @@ def save(trainer: TrainingParts) -> None:
     ahead = trainer.ahead.state(ranks)
     if ranks.main:
         _write_checkpoint(trainer, ahead)
+    trainer.saved = trainer.step
 
 
 def _follow(trainer: TrainingParts, fresh: Sequence[Sample]) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phfcli.core.config import TrainConfig
-from phfcli.core.runs.checkpoints import checkpoints_of
 from phfcli.core.runs.layout import is_run
 from phfcli.core.runs.run_folder import (
     check_resumable,
@@ -60,14 +59,9 @@ class Running:
         """Trains to the end; yields the metrics of each step once they are on disk and reported."""
         for metrics in self.trainer.train():
             self.reporter.step(metrics)
-            if self.reporter.pages and self._saved:
+            if self.reporter.pages and self.trainer.saved == self.trainer.step:
                 self.reporter.show(self.look(self.trainer), self.trainer.step)
             yield metrics
-
-    @property
-    def _saved(self) -> bool:
-        """Whether the completed step has a checkpoint."""
-        return any(step == self.trainer.step for step, _ in checkpoints_of(self.trainer.folder))
 
 
 @contextmanager

@@ -39,11 +39,12 @@ def test_the_term_is_the_divergence_from_the_model_without_its_adapter(objective
     layers = near.needs.blocks(len(student.blocks))
     base = build_base(student)
     held = replace(batch, base=base.run_pass(student, batch, ()))
-    assert batch.teacher is not None
+    reader = batch.teacher
+    assert reader is not None
 
     def loss(one: Objective) -> Tensor:
         with torch.no_grad():
-            taught: Pass | None = run_pass(student, batch.teacher, batch, layers)  # type: ignore[arg-type]
+            taught: Pass | None = run_pass(student, reader, batch, layers)
         own = run_pass(student, batch.student, batch, layers)
         return one.loss(own, taught if one.needs.teacher else None, held).total(batch.counts)
 

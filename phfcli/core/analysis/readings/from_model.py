@@ -4,17 +4,16 @@ import torch
 
 from phfcli.core.analysis.collect_flow import Collection
 from phfcli.core.analysis.readings.attention_maps import AttentionSums
-from phfcli.core.analysis.readings.lens import LensSums
+from phfcli.core.analysis.readings.lens import LensSums, predicting_pass
 from phfcli.core.analysis.readings.model_readings import AttentionReadings, ModelReadings
 from phfcli.core.analysis.readings.outputs import OutputSums
 from phfcli.core.errors import UserError
 from phfcli.core.models.logit_lens import check_logit_lens, lens_layer
-from phfcli.core.models.passes import run_pass
 
 
 @torch.no_grad()
 def read_model(collection: Collection) -> ModelReadings:
-    """Passes over the rollouts, a micro-batch at a time: the student's three times, the teacher's once.
+    """Passes over the rollouts, a micro-batch at a time: the student's twice, the teacher's once.
 
     Raises:
         UserError: where oisd.layer names a block that the model does not have.
@@ -27,9 +26,9 @@ def read_model(collection: Collection) -> ModelReadings:
     outputs, lens = OutputSums(temperature), LensSums(model, shadow, temperature)
     attention, why_not = read_attention(collection, shadow)
     for batch in collection.batches():
-        student = run_pass(model, batch.student, batch, ())
+        student = predicting_pass(model, batch)
         outputs.add(student, collection.teacher.run_pass(model, batch, ()), batch)
-        lens.add(batch)
+        lens.add(student, batch)
     return ModelReadings(temperature, outputs.result(), lens.result(), attention, why_not)
 
 

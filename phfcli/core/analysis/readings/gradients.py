@@ -1,7 +1,6 @@
 """The gradient that each term of the loss has on the trained weights (OISD, figure 9)."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +8,8 @@ from torch import Tensor, nn
 from phfcli.core.analysis.collect_flow import Collection
 from phfcli.core.errors import UserError
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.passes import Batch, collate, run_pass
 from phfcli.core.objectives.build import build_objective
-from phfcli.core.objectives.contract import LossTerms, Objective
+from phfcli.core.objectives.contract import LossTerms, Objective, loss_terms
 from phfcli.core.objectives.teachers.base import build_base
 from phfcli.core.training.refusals import check_states
 
@@ -22,17 +20,16 @@ def read_gradients(collection: Collection) -> dict[str, float]:
     Raises:
         UserError: where the objective cannot be computed on these rollouts.
     """
-    config, model = collection.config, collection.model
-    objective = build_objective(config)
+    model, objective = collection.model, build_objective(collection.config)
     check_gradients(collection, objective)
     parameters = make_trainable(model)
-    needs, size = objective.needs, config.micro_batch_size
-    parts = [collection.samples[start : start + size] for start in range(0, len(collection.samples), size)]
-    pad_id = model.description.pad_id
-    batches = [collate(part, needs.positions, pad_id, model.device, needs.where) for part in parts]
+    model.network.eval()
+    base = build_base(model) if objective.needs.base else None
+    batches = list(collection.batches(objective.needs.positions, objective.needs.where))
     counts = {name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts}
     gradients: dict[str, list[Tensor]] = {}
-    for terms in _terms(collection, objective, batches):
+    for batch in batches:
+        terms, _ = loss_terms(objective, model, collection.teacher, base, batch)
         for name, own in term_gradients(terms, counts, parameters).items():
             before = gradients.get(name)
             gradients[name] = own if before is None else [a + b for a, b in zip(before, own, strict=True)]
@@ -45,8 +42,7 @@ def term_gradients(
     """Of each term the gradient of what it adds to the loss, a tensor for each parameter."""
     found = {}
     for name, term in terms.terms.items():
-        part = term.weight * term.total / max(counts[term.per], 1)
-        own = torch.autograd.grad(part, parameters, retain_graph=True, allow_unused=True)
+        own = torch.autograd.grad(term.share(counts), parameters, retain_graph=True, allow_unused=True)
         found[name] = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, own, strict=True)]
     return found
 
@@ -84,15 +80,3 @@ def make_trainable(model: LanguageModel) -> list[nn.Parameter]:
     for p in adapter_of(model):
         p.requires_grad_(True)
     return list(model.trainable().values())
-
-
-def _terms(collection: Collection, objective: Objective, batches: Sequence[Batch]) -> Iterator[LossTerms]:
-    """The loss terms of each micro-batch, as a step of training has them."""
-    model, needs = collection.model, objective.needs
-    model.network.eval()
-    layers = needs.blocks(len(model.blocks))
-    base = build_base(model) if needs.base else None
-    for batch in batches:
-        teacher = collection.teacher.run_pass(model, batch, layers) if needs.teacher else None
-        own = batch if base is None else replace(batch, base=base.run_pass(model, batch, ()))
-        yield objective.loss(run_pass(model, own.student, own, layers, needs.lens), teacher, own)

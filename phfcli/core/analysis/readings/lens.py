@@ -15,7 +15,7 @@ from phfcli.core.losses.divergence.vocabulary_terms import logits_entropy
 from phfcli.core.losses.head import Head
 from phfcli.core.losses.shared import working
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.passes import Batch, Sample, collate, run_pass
+from phfcli.core.models.passes import Batch, Pass, Sample, collate, run_pass
 
 _WORDS = 12  # of the first rollout
 
@@ -32,9 +32,9 @@ class LensSums:
     _sums: Tensor | None = None  # [3, L]
     _count: int = 0
 
-    def add(self, batch: Batch) -> None:
-        states = predicting_states(self.model, batch)
-        values, _ = lens_values(states, self.model.output_head, self.temperature)
+    def add(self, student: Pass, batch: Batch) -> None:
+        """student: of `predicting_pass`."""
+        values, _ = lens_values(read_states(self.model, student, batch), student.head, self.temperature)
         total = values.sum(-1).cpu()
         self._sums = total if self._sums is None else self._sums + total
         self._count += values.shape[-1]
@@ -44,8 +44,8 @@ class LensSums:
     def _show(self, sample: Sample) -> None:
         """Keeps the first tokens of a rollout, one behind the other, and what each block would have written there."""
         beginning = collate([sample], _WORDS, self.model.description.pad_id, self.model.device, "first")
-        states = predicting_states(self.model, beginning)
-        _, likeliest = lens_values(states, self.model.output_head, self.temperature)
+        student = predicting_pass(self.model, beginning)
+        _, likeliest = lens_values(read_states(self.model, student, beginning), student.head, self.temperature)
         text = self.model.description.text
         self.words = [text([token]) for token in sample.completion[:_WORDS]]
         self.likeliest = [[text([token]) for token in row] for row in likeliest.tolist()]
@@ -56,10 +56,15 @@ class LensSums:
         return LensReadings(self.shadow, entropy, agreement, apart, self.words, self.likeliest)
 
 
-def predicting_states(model: LanguageModel, batch: Batch) -> Tensor:
-    """[L, n, d]: every block's state after the final norm, in the columns that predict the selected tokens."""
+def predicting_pass(model: LanguageModel, batch: Batch) -> Pass:
+    """The student's pass with every block's states in the columns that predict the selected tokens."""
     before = replace(batch, positions=batch.positions - 1)  # -1 is the last token of the prompt
-    states = run_pass(model, batch.student, before, range(1, len(model.blocks) + 1)).states[:, batch.valid]
+    return run_pass(model, batch.student, before, range(1, len(model.blocks) + 1))
+
+
+def read_states(model: LanguageModel, student: Pass, batch: Batch) -> Tensor:
+    """[L, n, d]: those states at the valid positions, after the final norm, as the head reads the last block's."""
+    states = student.states[:, batch.valid]
     with model.computing():
         normed: Tensor = model.final_norm(states)
     return normed.to(model.compute or states.dtype)

@@ -5,10 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from phfcli.core.analysis.diagnose import diagnose_file
 from phfcli.core.errors import UserError
 from phfcli.core.models.passes import Sample
-from phfcli.core.reporting.verdict import alarm_sentence, evaluation_sentence
 from phfcli.core.runs.layout import step_name
 from phfcli.core.storage.schemas import AlarmForm, StepForm, ValidationForm, read_forms
 from phfcli.core.training.health.alarms import FILE as ALARMS
@@ -22,6 +20,8 @@ _LONGEST_TEXT = 4_000  # characters of a prompt or a rollout
 
 def training_findings(run: TrainingParts) -> Findings:
     """What there is to see of a run after its last completed step, which has a checkpoint."""
+    from phfcli.core.reporting.verdict import alarm_sentence, evaluation_sentence  # not when a training starts
+
     metrics = read_forms(run.folder / "metrics.jsonl", StepForm)
     alarms = read_forms(run.folder / ALARMS, AlarmForm)
     evaluations = read_forms(run.folder / EVALUATIONS, ValidationForm)
@@ -56,6 +56,7 @@ def _evaluations(evaluations: Sequence[dict[str, Any]]) -> TrackedTable:
 
 def _pictures(run: TrainingParts, metrics: Sequence[dict[str, Any]]) -> dict[str, Pixels]:
     """The curves of training, and the panels of the step's hidden flow if it was saved."""
+    from phfcli.core.analysis.diagnose import diagnose_file
     from phfcli.core.reporting.figures import figure_of, layers_figure, pixels_of  # loads matplotlib
     from phfcli.core.reporting.training_curves import CURVES, own_metrics, training_panels
 

@@ -48,9 +48,7 @@ def passes(result: SavedEvaluation) -> list[tuple[int, float]]:
     return [(k, pass_at_k(correct, n, k)) for k in range(1, n + 1)]
 
 
-def right_by_length(
-    results: Sequence[SavedEvaluation],
-) -> list[list[tuple[float, float, int]]]:
+def right_by_length(results: Sequence[SavedEvaluation]) -> list[list[tuple[float, float, int]]]:
     """Of each result, by part of the lengths: (its middle length, the share of right samples, their number)."""
     edges = quantiles([s.tokens for result in results for s in all_samples(result)], n=_PARTS)
     found = []

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from phfcli.core.losses.divergence.fused import fused_divergence
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Batch, run_pass
+from phfcli.core.objectives.near_base import base_divergence
 from phfcli.core.objectives.teachers.contract import Teacher
 
 _PARTS = 4  # of the depth
@@ -30,7 +30,4 @@ def gradient_by_depth(parameters: Mapping[str, nn.Parameter], blocks: int) -> li
 def base_distance(model: LanguageModel, base: Teacher, batch: Batch, temperature: float) -> float:
     """KL(policy || base) per token on a micro-batch's rollouts, the base being the model before any training."""
     own = run_pass(model, batch.student, batch, ())
-    before = base.run_pass(model, batch, ())
-    weights = own.hidden.new_ones(len(own.hidden), dtype=torch.float32)
-    total = fused_divergence(own.hidden, before.hidden, own.head, weights, kind="reverse_kl", temperature=temperature)
-    return total.item() / len(own.hidden)
+    return base_divergence(own, base.run_pass(model, batch, ()), temperature).item() / len(own.hidden)

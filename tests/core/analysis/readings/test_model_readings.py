@@ -8,7 +8,7 @@ import torch
 from rollout_samples import CPU, SAMPLES
 from torch import Tensor
 
-from phfcli.core.analysis.readings.lens import LensSums, lens_values
+from phfcli.core.analysis.readings.lens import LensSums, lens_values, predicting_pass
 from phfcli.core.analysis.readings.outputs import OutputSums, top_overlap
 from phfcli.core.losses.head import Head
 from phfcli.core.models.language_model import LanguageModel
@@ -87,7 +87,8 @@ def test_a_sixteenth_without_a_token_has_no_value(student: LanguageModel) -> Non
 def test_every_block_is_read_where_it_predicts(student: LanguageModel) -> None:
     sums = LensSums(student, shadow=1, temperature=TEMPERATURE)
     for part in (SAMPLES[:3], SAMPLES[3:]):
-        sums.add(batch_of(student, part))
+        batch = batch_of(student, part)
+        sums.add(predicting_pass(student, batch), batch)
     found = sums.result()
     values: list[list[tuple[float, float, float]]] = [[], [], []]
     for sample in SAMPLES:
@@ -110,7 +111,7 @@ def test_every_block_is_read_where_it_predicts(student: LanguageModel) -> None:
 
 def test_the_words_of_the_first_rollout(student: LanguageModel) -> None:
     sums = LensSums(student, shadow=1, temperature=TEMPERATURE)
-    sums.add(batch_of(student))
+    sums.add(predicting_pass(student, batch_of(student)), batch_of(student))
     found = sums.result()
     first, text = SAMPLES[0], student.description.text
     assert found.words == [text([token]) for token in first.completion][:12]
@@ -122,8 +123,8 @@ def test_the_words_of_the_first_rollout(student: LanguageModel) -> None:
 def test_the_words_shown_stand_one_behind_the_other_however_few_positions_are_read(student: LanguageModel) -> None:
     long = max(SAMPLES, key=lambda sample: len(sample.completion))
     few, all_ = LensSums(student, 1, 1.1), LensSums(student, 1, 1.1)
-    few.add(batch_of(student, [long], positions=4))
-    all_.add(batch_of(student, [long]))
+    for sums, batch in ((few, batch_of(student, [long], positions=4)), (all_, batch_of(student, [long]))):
+        sums.add(predicting_pass(student, batch), batch)
     text = student.description.text
     assert few.result().words == [text([token]) for token in long.completion[:12]]
     assert few.result().likeliest == all_.result().likeliest
