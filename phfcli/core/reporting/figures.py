@@ -66,10 +66,7 @@ class Picture(Figure):
     """A figure that notebooks show as it is."""
 
     def _repr_png_(self) -> bytes:
-        out = BytesIO()
-        with _plain_text():
-            self.savefig(out, format="png", dpi=_DPI)
-        return out.getvalue()
+        return _png(self, _DPI)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -81,11 +78,14 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def pixels_of(figure: Figure) -> NDArray[np.uint8]:
     """A figure as it looks on a screen: [height, width, 3]."""
+    return (255 * imread(BytesIO(_png(figure, figure.dpi)))[..., :3]).astype(np.uint8)
+
+
+def _png(figure: Figure, dpi: float) -> bytes:
     out = BytesIO()
     with _plain_text():
-        figure.savefig(out, format="png")
-    out.seek(0)
-    return (255 * imread(out)[..., :3]).astype(np.uint8)
+        figure.savefig(out, format="png", dpi=dpi)
+    return out.getvalue()
 
 
 def figure_of(drawn: Sequence[Panel], columns: int = _COLUMNS, size: tuple[float, float] = _SIZE) -> Figure:

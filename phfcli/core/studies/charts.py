@@ -14,14 +14,28 @@ from phfcli.core.reporting.flow_charts import BLUE, GREY, INK, MARKERS, ORANGE, 
 from phfcli.core.studies.plan import BASE, Study
 from phfcli.core.studies.results import Results, Row
 
+_SIZE = (5.6, 4.2)  # of a panel, in inches
+_ROW = 0.22  # inches
+_AROUND_ROWS = 0.8
+_MOST_LINES = 20  # that can be told apart
+
+
+def panel_size(results: Results) -> tuple[float, float]:
+    """Width and height in inches, with room for the name of each system."""
+    most = max(len(results.of(row.model, row.bench)) for row in results.rows)
+    return _SIZE[0], max(_SIZE[1], _ROW * most + _AROUND_ROWS)
+
 
 def panels(study: Study, results: Results) -> list[Panel]:
-    """What is drawn: for each model its first benchmark over training, the differences on each, and the energy."""
+    """What is drawn: for each model its first benchmark over training, the differences on each, and the energy.
+
+    Of very many systems only the differences.
+    """
     drawn: list[Panel] = []
     for model in study.models:
         for bench in results.benches(model):
             rows = results.of(model, bench)
-            if bench == results.benches(model)[0]:
+            if bench == results.benches(model)[0] and len(rows) <= _MOST_LINES:
                 drawn.append(partial(_dynamics, rows=rows, named=len(study.models) > 1))
             drawn.append(partial(_differences, rows=rows, to=study.systems[study.baseline].title))
         energies = (
@@ -75,7 +89,7 @@ def _differences(axes: Axes, rows: Sequence[Row], to: str) -> None:
     axes.axvline(0, color=INK, linewidth=1)
     axes.set_yticks(range(len(shown)), [row.title for row in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    name_axes(axes, "points, 95%: circles over seeds, squares over problems", "")
+    name_axes(axes, "points, 95%\ncircles: over seeds, squares: over problems", "")
     title(axes, f"{rows[0].bench}: minus {to}")
 
 

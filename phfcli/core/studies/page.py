@@ -25,7 +25,7 @@ def page(study: Study, results: Results, file: Path, path: Path) -> str:
         *([[_incomplete(results)]] if results.finished < results.wanted else []),
         [f"**Question.** {study.question.strip()}"],
         findings(study, results),
-        [f"![Scores during training, differences to the baseline, energy over depth]({path.with_suffix('.png').name})"],
+        [f"![The systems' scores and their differences to the baseline]({path.with_suffix('.png').name})"],
         *(
             table
             for model in study.models

@@ -6,13 +6,11 @@ from typing import Any
 
 from phfcli.core.reporting.figures import figure_of, save_figure
 from phfcli.core.storage.files import write_json, write_text
-from phfcli.core.studies.charts import panels
+from phfcli.core.studies.charts import panel_size, panels
 from phfcli.core.studies.page import page
 from phfcli.core.studies.plan import Study
 from phfcli.core.studies.rates import searched
 from phfcli.core.studies.results import Results, Row, results_of
-
-_SIZE = (5.6, 4.2)  # of a panel, in inches
 
 
 def write_report(study: Study, file: Path) -> Path:
@@ -21,7 +19,7 @@ def write_report(study: Study, file: Path) -> Path:
     write_json(path.with_suffix(".json"), _figures(study, results))
     drawn = panels(study, results)
     if drawn:
-        save_figure(figure_of(drawn, size=_SIZE), path.with_suffix(".png"))
+        save_figure(figure_of(drawn, size=panel_size(results)), path.with_suffix(".png"))
     write_text(path, page(study, results, file, path))
     return path
 
