@@ -37,7 +37,7 @@ def measure_whole_step(task: dict[str, Any], rounds: int, peer: str | None) -> T
 
     for _ in range(rounds):
         own = add("phf", "own_step", {})
-        add("products", "bare_step", {"lengths": own["lengths"]})
+        add("products", "bare_step", {"useful": own["useful"]})
         if peer:
             add("TRL SDFT", "trl_step", {}, peer)
     rows = [_row(name, figures, found) for name, figures in found.items()]

@@ -1,8 +1,9 @@
 """The matrix products of a step and nothing else, at the shapes of its useful tokens.
 
-Rollouts: every prompt once, then each token of the rows that are not ended, the adapter folded in. Teacher: its tokens,
-folded as well. Student: forward, the gradient to the inputs, and the adapter's six products of each layer. Head: both
-readers' completion tokens and the gradient to the student's.
+Rollouts: every prompt, then each token of the rows that have not ended, the adapter folded in. Teacher: its tokens, the
+adapter folded in as well. Student: forward, the gradient to the inputs, and the adapter's six products of each layer.
+Head: both readers' completion tokens and the gradient to the student's. A beginning that several sequences share is
+computed once.
 """
 
 import json
@@ -24,7 +25,8 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(task["model"], dtype=dtype)
     head = model.get_output_embeddings().weight.detach()
     layers = [m.weight.detach() for m in model.get_decoder().modules() if isinstance(m, torch.nn.Linear)]
-    students, teachers, completions = zip(*task["lengths"], strict=True)
+    useful = task["useful"]
+    completions = useful["completions"]
     live = Counter(sum(length > t for length in completions) for t in range(1, max(completions)))
     steps = []
     with torch.no_grad():
@@ -32,13 +34,13 @@ def main() -> None:
             tokens = sum(completions)
             steps.append(
                 {
-                    "rollouts": products(layers, sum(students))
+                    "rollouts": products(layers, useful["prompts"])
                     + products([head], len(completions))
                     + sum(count * products([*layers, head], rows) for rows, count in live.items()),
-                    "teacher": products(layers, sum(teachers) + tokens),
-                    "student": products(layers, sum(students) + tokens) + adapters(layers, sum(students) + tokens, 2),
+                    "teacher": products(layers, useful["teacher"]),
+                    "student": products(layers, useful["student"]) + adapters(layers, useful["student"], 2),
                     "loss": products([head], 2 * tokens) + gradients([head], tokens),
-                    "backward": gradients(layers, sum(students) + tokens) + adapters(layers, sum(students) + tokens, 4),
+                    "backward": gradients(layers, useful["student"]) + adapters(layers, useful["student"], 4),
                 }
             )
             steps[-1]["seconds"] = sum(steps[-1].values())

@@ -4,12 +4,16 @@ import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from harness.processes import peak, read_task, reset_peak
 
+from phfcli.core.models.kernels.packed_row import pack
+from phfcli.core.models.passes import Sample
+from phfcli.core.objectives import contract
 from phfcli.core.settings import option_source, resolve_train
 from phfcli.core.training import loop
 from phfcli.core.training.setup import build_trainer
@@ -55,15 +59,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(config, Path(folder) / "run", fresh=False)
         phases = Phases()
-        for method, name in (
-            ("rollout", "rollouts"),
-            ("terms", "terms"),
-            ("gradient", "gradient"),
-            ("update", "update"),
-        ):
+        for method, name in (("rollout", "rollouts"), ("gradient", "gradient"), ("update", "update")):
             phases.watch(trainer, method, name)
+        phases.watch(loop, "loss_terms", "terms")
         phases.watch(trainer.teacher, "run_pass", "teacher")
-        phases.watch(loop, "run_pass", "student")
+        phases.watch(contract, "run_pass", "student")
         held = reset_peak(trainer.model.network)
         steps = []
         for step in range(1, 2 + task["repeats"]):
@@ -82,8 +82,22 @@ def main() -> None:
                 }
             )
     memory = peak("cpu") - held
-    lengths = [[len(s.student_prompt), len(s.teacher_prompt or ()), len(s.completion)] for s in samples]
-    print(json.dumps({"steps": steps[1:], "memory_bytes": memory, "lengths": lengths}))
+    print(json.dumps({"steps": steps[1:], "memory_bytes": memory, "useful": useful_tokens(samples)}))
+
+
+def useful_tokens(samples: Sequence[Sample]) -> dict[str, Any]:
+    """What a step cannot do without, a beginning that several sequences share counted once."""
+
+    def distinct(sequences: Sequence[Sequence[int]]) -> int:
+        return len(pack(sequences, torch.device("cpu")).ids)
+
+    privileged = [[*s.teacher_prompt, *s.completion] for s in samples if s.teacher_prompt]
+    return {
+        "prompts": distinct([s.student_prompt for s in samples]),
+        "student": distinct([[*s.student_prompt, *s.completion] for s in samples]),
+        "teacher": distinct(privileged) if privileged else 0,
+        "completions": [len(s.completion) for s in samples],
+    }
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Shapes: B samples, T columns, C completion tokens, m selected positions, N valid tokens of the batch, L layers, d width.
 Completions are aligned by their own token ids: each reader finds token t of sample b at its own column
-prompt_length[b] + t. Where the model allows it, the sequences are computed one behind the other, without padding.
+prompt_length[b] + t. Where the model allows it, the sequences are computed one behind the other, without padding,
+and what several of them begin with is computed once.
 """
 
 import math
@@ -19,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from phfcli.core.losses.head import Head
 from phfcli.core.losses.positions import select_positions
 from phfcli.core.models.kernels.packed_attention import CausalSequences, can_pack, row_arguments
+from phfcli.core.models.kernels.packed_row import pack
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.logit_lens import LogitLens, capture_logit_lens
 from phfcli.core.names import Where
@@ -185,14 +187,13 @@ class _Layout:
     """What a model is called with, and where a column of a row is then found."""
 
     arguments: Mapping[str, Any]
-    starts: Tensor | None  # [B], of each sequence in the packed row; None for rows of their own
-    ends: Tensor | None = None  # [B], the last token of each sequence
+    places: Tensor | None  # [B, T], of each column in the packed row; None for rows of their own
 
     def at(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        if self.starts is None or self.ends is None:
+        if self.places is None:
             return rows, columns
         # an unused slot of an empty completion lies behind its sequence
-        place = torch.minimum(self.starts[rows] + columns, self.ends[rows])
+        place = self.places[rows, columns.clamp_max(self.places.shape[1] - 1)]
         return torch.zeros_like(place), place
 
 
@@ -202,11 +203,10 @@ def _padded(reader: ReaderInput) -> _Layout:
 
 
 def _packed(reader: ReaderInput) -> _Layout:
-    lengths = reader.attention_mask.sum(1)
-    counts: list[int] = lengths.tolist()
-    rows = [ids[:count] for ids, count in zip(reader.input_ids, counts, strict=True)]
-    ends = lengths.cumsum(0)
-    return _Layout(row_arguments(rows, CausalSequences(counts)), ends - lengths, ends - 1)
+    counts: list[int] = reader.attention_mask.sum(1).tolist()
+    sequences = [ids[:count] for ids, count in zip(reader.input_ids.tolist(), counts, strict=True)]
+    row = pack(sequences, reader.input_ids.device)
+    return _Layout(row_arguments(row, CausalSequences(row)), row.places())
 
 
 def padding(model: LanguageModel, batch: Batch, lens: int | None = None) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from phfcli.core.models.kernels.packed_attention import CausalSequences
+from phfcli.core.models.kernels.packed_row import PackedRow
 
 
 @dataclass
@@ -43,17 +44,18 @@ class ReadPrompts:
     """Attention within each of the prompts of a packed row, which writes them to the rows of their completions."""
 
     cache: KeyValueCache
-    lengths: Sequence[int]
+    row: PackedRow
     rows: Sequence[Sequence[int]]  # of each prompt
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
     ) -> Tensor:
         for store, new in zip(self.cache.of(module, key, value), (key, value), strict=True):
-            for rows, part in zip(self.rows, new[0].split(list(self.lengths), dim=1), strict=True):
+            for prompt, rows in enumerate(self.rows):
+                part = self.row.gather(new[0], prompt)
                 for row in rows:
                     store[row, :, : part.shape[1]] = part
-        return CausalSequences(self.lengths)(module, query, key, value, scaling, dropout)
+        return CausalSequences(self.row)(module, query, key, value, scaling, dropout)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Rollouts from a transformers model in this process.
 
-Each distinct prompt is read once, all in one packed row; then the rows that have not ended draw a token at a time, with
-keys and values in places taken once. Models whose sequences cannot be packed are left to transformers' own generation.
+Each distinct prompt is read once, all in one packed row that holds what they begin with in one place; then the rows
+that have not ended draw a token at a time, with keys and values in places taken once. Models whose sequences cannot be
+packed are left to transformers' own generation.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from phfcli.core.models.adapters.lora import merged
 from phfcli.core.models.architecture.sizes import cache_row_bytes
 from phfcli.core.models.kernels.packed_attention import can_pack, packed_arguments, row_arguments
+from phfcli.core.models.kernels.packed_row import pack
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.sharding import whole_blocks
 from phfcli.core.rollouts.key_value_cache import KeyValueCache, ReadPrompts, next_tokens
@@ -87,11 +89,9 @@ def _read_prompts(model: LanguageModel, prompts: Sequence[tuple[int, ...]], cach
     rows: dict[tuple[int, ...], list[int]] = {}
     for row, prompt in enumerate(prompts):
         rows.setdefault(prompt, []).append(row)
-    lengths = [len(prompt) for prompt in rows]
-    ids = [torch.tensor(prompt, device=model.device) for prompt in rows]
-    arguments = row_arguments(ids, ReadPrompts(cache, lengths, list(rows.values())))
-    ends = torch.tensor(lengths, device=model.device).cumsum(0) - 1
-    logits: Tensor = model.causal(**arguments, logits_to_keep=ends).logits[0]
+    packed = pack(list(rows), model.device)
+    arguments = row_arguments(packed, ReadPrompts(cache, packed, list(rows.values())))
+    logits: Tensor = model.causal(**arguments, logits_to_keep=packed.ends()).logits[0]
     distinct = {prompt: number for number, prompt in enumerate(rows)}
     return logits[[distinct[prompt] for prompt in prompts]]
 

@@ -1,4 +1,4 @@
-"""Sequences one behind the other in a single row: nothing is computed on padding.
+"""Attention of sequences that lie in one packed row: nothing is computed on padding, and a shared beginning once.
 
 Every layer but attention works on each token alone, so the row may hold tokens of any sequences; attention is told by
 `attend`, an argument that models hand through to their attention function, which tokens belong together. Whether a
@@ -8,7 +8,7 @@ Shapes: H heads, G key-value heads, T tokens of the row, h head size.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,13 +19,14 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from phfcli.core.models.kernels.packed_row import PackedRow, pack
 from phfcli.core.models.language_model import LanguageModel
 
 # (module, query [1, H, T, h], key and value [1, G, T, h], scaling, dropout) -> [1, T, H, h]
 Attend = Callable[[nn.Module, Tensor, Tensor, Tensor, float | None, float], Tensor]
 
 _LARGEST_ERROR = 0.05  # of a trial, relative; a model that cannot be packed is off by about its whole output
-_TRIAL = (7, 5)  # tokens of two sequences
+_TRIAL = ((1, 2, 3, 4, 5, 6, 7), (8, 9, 10, 11, 12), (1, 2, 3, 13, 14))  # the last begins as the first does
 _known: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
@@ -33,25 +34,31 @@ _known: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 class CausalSequences:
     """Each token attends to the earlier ones of its own sequence."""
 
-    lengths: Sequence[int]
+    row: PackedRow
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
     ) -> Tensor:
-        """One call of the fused attention for each sequence."""
+        """One call of the fused attention for each sequence.
+
+        A shared beginning is attended from again, and the result left out: the causal kernels want as many queries as
+        keys, a mask would be of their product, and attention is cheap beside the layers' own products.
+        """
         gqa = query.shape[1] != key.shape[1]
-        parts = zip(*(x.split(list(self.lengths), dim=2) for x in (query, key, value)), strict=True)
-        out = [
-            scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=gqa)
-            for q, k, v in parts
-        ]
-        return torch.cat([part.transpose(1, 2) for part in out], dim=1)
+        out: list[Tensor] = []
+        for sequence, own in enumerate(self.row.own):
+            if own:
+                q, k, v = (self.row.gather(x, sequence) for x in (query, key, value))
+                attended = scaled_dot_product_attention(
+                    q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=gqa
+                )
+                out.append(attended[:, :, -own:].transpose(1, 2))
+        return torch.cat(out, dim=1)
 
 
-def row_arguments(rows: Sequence[Tensor], attend: Attend) -> dict[str, Any]:
-    """What a model is called with for token ids [T_i] of each sequence, their positions counted from 0."""
-    positions = torch.cat([torch.arange(len(row), device=row.device) for row in rows])
-    return packed_arguments(torch.cat(list(rows)), positions, attend)
+def row_arguments(row: PackedRow, attend: Attend) -> dict[str, Any]:
+    """What a model is called with for a packed row."""
+    return packed_arguments(row.ids, row.positions, attend)
 
 
 def packed_arguments(ids: Tensor, positions: Tensor, attend: Attend) -> dict[str, Any]:
@@ -89,16 +96,19 @@ def _fits(model: LanguageModel) -> bool:
 @torch.no_grad()
 def _trial(model: LanguageModel) -> bool:
     count, training = model.head.shape[0], model.network.training
-    rows = [torch.arange(1, 1 + n, device=model.device) * (count // 17) % count for n in _TRIAL]
+    sequences = [[token * (count // 17) % count for token in tokens] for tokens in _TRIAL]
+    row = pack(sequences, model.device)
     model.network.eval()
     try:
-        alone = torch.cat([model.backbone(input_ids=row[None]).last_hidden_state[0] for row in rows])
-        packed = model.backbone(**row_arguments(rows, CausalSequences(_TRIAL))).last_hidden_state[0]
+        alone = [model.backbone(input_ids=torch.tensor([ids], device=model.device)) for ids in sequences]
+        wanted = torch.cat([out.last_hidden_state[0] for out in alone])
+        packed = model.backbone(**row_arguments(row, CausalSequences(row))).last_hidden_state[0]
+        found = torch.cat([row.gather(packed, sequence) for sequence in range(len(sequences))])
     except (TypeError, ValueError):  # a model that takes no such arguments
         return False
     finally:
         model.network.train(training)
-    return bool((alone - packed).float().norm() <= _LARGEST_ERROR * alone.float().norm())
+    return bool((wanted - found).float().norm() <= _LARGEST_ERROR * wanted.float().norm())
 
 
 def _attention(

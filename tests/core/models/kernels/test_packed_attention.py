@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from phfcli.core.models import passes
-from phfcli.core.models.kernels.packed_attention import CausalSequences, can_pack, row_arguments
+from phfcli.core.models.kernels.packed_attention import can_pack
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Batch, Sample, collate, run_pass
 
@@ -19,9 +20,10 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 any_batch = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 12)), min_size=1, max_size=5)
 
 
-def batch_of(lengths: list[tuple[int, int]]) -> Batch:
+def batch_of(lengths: list[tuple[int, int]], kinds: int = 97) -> Batch:
+    """Prompts and completions of so many tokens; those of the same kind begin alike."""
     samples = [
-        Sample(ids(prompt, row), ids(prompt + 3, row + 9), ids(count, row + 5))
+        Sample(ids(prompt, row % kinds), ids(prompt + 3, row % kinds + 9), ids(count, row % kinds + 5))
         for row, (prompt, count) in enumerate(lengths)
     ]
     return collate(samples, 4, 0, CPU)
@@ -43,6 +45,15 @@ def outcome(model: LanguageModel, batch: Batch) -> list[Tensor]:
     return [read.hidden, *chosen, torch.cat(gradients)]
 
 
+def norms_in_full_precision(network: nn.Module) -> None:
+    """Qwen3's norms round to float32 and would round the gradients of each sequence, or of all that share a token."""
+    for name, norm in list(network.named_modules()):
+        if isinstance(norm, Qwen3RMSNorm):
+            whole = nn.RMSNorm(len(norm.weight), norm.variance_epsilon, dtype=norm.weight.dtype)
+            whole.weight = norm.weight
+            network.set_submodule(name, whole)
+
+
 def relative(a: Tensor, b: Tensor) -> float:
     return float(((a - b).norm() / b.norm().clamp_min(1e-30)).detach())
 
@@ -50,12 +61,13 @@ def relative(a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_packed_equals_padded(student: LanguageModel, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     student.network.to(dtype)
+    norms_in_full_precision(student.network)
     assert can_pack(student)
 
     @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(any_batch.filter(lambda lengths: any(count for _, count in lengths)))
-    def check(lengths: list[tuple[int, int]]) -> None:
-        batch = batch_of([(prompt, max(1, count)) for prompt, count in lengths])
+    @given(any_batch.filter(lambda lengths: any(count for _, count in lengths)), st.sampled_from([1, 2, 97]))
+    def check(lengths: list[tuple[int, int]], kinds: int) -> None:
+        batch = batch_of([(prompt, max(1, count)) for prompt, count in lengths], kinds)
         packed = outcome(student, batch)
         with monkeypatch.context() as patch:
             patch.setattr(passes, "can_pack", lambda _model: False)
@@ -72,6 +84,16 @@ def test_an_empty_completion_reads_no_neighbour(student: LanguageModel) -> None:
     read = run_pass(student, batch.student, batch, LAYERS)
     assert len(read.hidden) == 3
     assert torch.isfinite(read.states).all()
+
+
+def test_a_shared_prompt_is_computed_once(student: LanguageModel) -> None:
+    batch = batch_of([(20, 5), (20, 5), (20, 3)], kinds=1)
+    assert can_pack(student)
+    rows: list[int] = []
+    hook = student.blocks[0].register_forward_hook(lambda _block, _args, out: rows.append(out.shape[1]))
+    run_pass(student, batch.student, batch, LAYERS)
+    hook.remove()
+    assert rows == [20 + 5]  # all three are the beginning of the first
 
 
 def test_padding_is_what_is_computed(student: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,10 +128,3 @@ def test_a_trial_leaves_the_mode_as_it_was(random_model: Callable[..., LanguageM
         model.network.train(training)
         can_pack(model)
         assert model.network.training == training
-
-
-def test_a_row_counts_its_positions_anew() -> None:
-    rows = [torch.tensor([5, 6, 7]), torch.tensor([8, 9])]
-    arguments = row_arguments(rows, CausalSequences([3, 2]))
-    assert arguments["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
-    assert arguments["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
