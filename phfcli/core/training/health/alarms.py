@@ -81,6 +81,8 @@ def _clip(judged: Judged) -> str | None:
 
 def _entropy(judged: Judged) -> str | None:
     levels = judged.both("entropy")
+    if "engine_gap" not in judged.now:  # there are no rollouts: to become sure of references is what SFT is for
+        return None
     if levels is None or levels[0] >= ENTROPY_LEFT * levels[1]:
         return None
     return (

@@ -59,14 +59,17 @@ def test_a_swapped_adapter_in_the_engine(tmp_path: Path) -> None:
     assert kept(tmp_path) == ["engine"]
 
 
-def test_a_collapsed_entropy(tmp_path: Path) -> None:
-    loop = trainer(tmp_path, "divergence.clip=null")
+@pytest.mark.parametrize(("objective", "raised"), [("opsd", True), ("sft", False)])
+def test_a_collapsed_entropy_of_rollouts(tmp_path: Path, objective: str, raised: bool) -> None:
+    loop = trainer(tmp_path, f"objective={objective}", "divergence.clip=null")
     steps = loop.train()
-    for _ in range(FIRST_STEPS):
-        assert "alarms" not in next(steps)
+    levels = [next(steps) for _ in range(FIRST_STEPS)]
+    assert not any("alarms" in step for step in levels)
     with torch.no_grad():
-        loop.model.final_norm.weight.mul_(20)
-    assert "entropy" in [alarm["alarm"] for alarm in next(steps)["alarms"]]
+        loop.model.final_norm.weight.mul_(60)
+    after = next(steps)
+    assert after["entropy"] < 0.05 * sum(step["entropy"] for step in levels) / FIRST_STEPS
+    assert ("entropy" in [alarm["alarm"] for alarm in after.get("alarms", [])]) == raised
 
 
 def test_a_clip_that_takes_all(tmp_path: Path) -> None:
@@ -109,7 +112,7 @@ def test_a_resumed_run_raises_none_again(tmp_path: Path) -> None:
     assert kept(tmp_path) == ["clip"]
 
 
-STEP = {"step": 1, "entropy": 1.0, "rollout_tokens": 100.0, "truncated": 0.0, "divergence": 0.1}
+STEP = {"step": 1, "entropy": 1.0, "rollout_tokens": 100.0, "truncated": 0.0, "divergence": 0.1, "engine_gap": 0.0}
 
 
 @pytest.mark.parametrize(
