@@ -1,5 +1,6 @@
 """The page of a study as Markdown: what was asked, what was found, what it cannot show; where each figure is from."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ def page(study: Study, results: Results, file: Path, path: Path) -> str:
         [f"# {study.title}"],
         [f"Made by `phf study {file}` from the records in `{study.records}`; not to be edited."],
         *([[_incomplete(results)]] if results.finished < results.wanted else []),
+        *([sentence] for sentence in _starting_points(results)),
         [f"**Question.** {study.question.strip()}"],
         findings(study, results),
         [f"![The systems' scores and their differences to the baseline]({path.with_suffix('.png').name})"],
@@ -41,6 +43,20 @@ def page(study: Study, results: Results, file: Path, path: Path) -> str:
 
 def _incomplete(results: Results) -> str:
     return f"**Not complete: {results.finished} of {results.wanted} runs are finished.** What stands here is of those."
+
+
+def _starting_points(results: Results) -> Iterator[str]:
+    """Sentences where runs of one model did not all start from the same weights and problems, or do not tell."""
+    for model in sorted({row.model for row in results.rows}):
+        bench = results.benches(model)[0]
+        records = [record for row in results.of(model, bench) if row.system != BASE for record in row.records]
+        told = [json.dumps(start, sort_keys=True) for record in records if (start := record.get("starts_from"))]
+        if len(set(told)) > 1:
+            words = f"**Runs of {model} have {len(set(told))} starting points**: their models or problem sets are not"
+            yield f"{words} the same files (`starts_from` in the records), so differences hold what these differ by."
+        if 0 < len(told) < len(records):
+            words = f"{len(records) - len(told)} of {len(records)} runs of {model} do not record which weights and"
+            yield f"{words} problems they started from."
 
 
 def _tables(study: Study, results: Results, model: str, bench: str) -> Iterator[list[str]]:

@@ -4,6 +4,7 @@ It holds the settings that the study gave, what each evaluation found, what the 
 the energy of each layer. A study takes a run for finished when its record is there and of the same settings.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean, median
 from typing import Annotated, Any
@@ -56,6 +57,7 @@ class RecordForm(Form):
     peak_memory_bytes: FiniteFloat | None = None
     rate: FiniteFloat | None = None
     energy: dict[str, Any] | None = None
+    starts_from: dict[str, StrictStr] | None = None  # what tells the model and the data, whose names may stay the same
 
 
 def finished(run: StudyRun) -> bool:
@@ -124,12 +126,18 @@ def _training(folder: Path) -> dict[str, Any]:
         "versions": manifest.get("versions"),
         "device": manifest.get("device"),
         "config_sha256": file_hash(folder / "config.yaml"),
+        "starts_from": {part: _identity(manifest[part]) for part in ("model", "data")},
         "seconds_per_step": median(line["seconds"] for line in timed),
         "rollout_seconds_per_step": median(line["rollout_seconds"] for line in timed),
         "peak_memory_bytes": max(line["peak_memory_bytes"] for line in lines),
         "curves": {name: [_rounded(line.get(name)) for line in lines] for name in lines[-1] if name not in _COSTS},
         "energy": _energy(folder, lines[-1]["step"]),
     }
+
+
+def _identity(part: Mapping[str, Any]) -> str:
+    """A hash of local files, or the commit of a hub repository."""
+    return str(part.get("sha256") or part.get("revision"))
 
 
 def _energy(folder: Path, step: int) -> dict[str, Any] | None:

@@ -71,7 +71,9 @@ def write_run(run: StudyRun, right: tuple[int, ...]) -> None:
     ]
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (run.folder / "config.yaml").write_text(yaml.safe_dump({"optim": {"lr": run.rate or 1e-5}}))
-    (run.folder / "manifest.json").write_text(json.dumps({"git": "abc"}))
+    (run.folder / "manifest.json").write_text(
+        json.dumps({"git": "abc", "model": {"sha256": "m1"}, "data": {"revision": "d1"}})
+    )
     write_record(run)
 
 
@@ -97,6 +99,30 @@ def test_the_best_rate_of_the_search_is_taken(study: Study) -> None:
 def test_of_equal_rates_the_smaller_one_is_taken(study: Study) -> None:
     search(study, {1e-4: (1, 1, 0, 0), 1e-3: (0, 0, 1, 1)})
     assert chosen_rates(study) == {("tiny", "output"): 1e-4}
+
+
+def test_the_page_tells_starting_points_apart(study: Study) -> None:
+    fill(study)
+    assert "starting points" not in page_of(study)
+    assert study_record(study, "phf-seed1")["starts_from"] == {"model": "m1", "data": "d1"}
+    change_record(study, "phf-seed1", starts_from={"model": "m2", "data": "d1"})
+    assert "**Runs of tiny have 2 starting points**" in page_of(study)
+    change_record(study, "phf-seed1", starts_from=None)
+    assert "1 of 5 runs of tiny do not record which weights and problems they started from." in page_of(study)
+
+
+def page_of(study: Study) -> str:
+    return write_report(study, Path("study.yaml")).read_text()
+
+
+def study_record(study: Study, name: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((Path(study.records) / "tiny" / f"{name}.json").read_text())
+    return record
+
+
+def change_record(study: Study, name: str, **changes: Any) -> None:
+    record = study_record(study, name) | changes
+    (Path(study.records) / "tiny" / f"{name}.json").write_text(json.dumps(record))
 
 
 def test_the_figures_by_hand(study: Study) -> None:
