@@ -31,5 +31,5 @@ def test_only_a_cpu_that_is_alone_is_bounded(device: str, sharded: bool) -> None
     assert tokens_at_once(SIZES, 4, torch.device(device), sharded) is None
 
 
-def test_a_gibibyte_holds_about_500_tokens_of_a_small_model() -> None:
-    assert tokens_at_once(SIZES, 4, torch.device("cpu"), False) == 529
+def test_two_gibibytes_hold_about_1000_tokens_of_a_small_model() -> None:
+    assert tokens_at_once(SIZES, 4, torch.device("cpu"), False) == 1058
