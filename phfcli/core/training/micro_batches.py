@@ -8,7 +8,7 @@ import torch
 from phfcli.core.models.architecture.sizes import text_config
 from phfcli.core.models.passes import Sample
 
-_ACTIVATION_BYTES = 2**31  # on a CPU, where a larger micro-batch is no faster
+_ACTIVATION_BYTES = 2**31  # on a CPU: more would share little more of what samples begin with
 _WIDTHS, _INNER_WIDTHS = 16, 5  # what autograd keeps of a token and block: tensors of the model's and the MLP's width
 
 
