@@ -9,6 +9,7 @@ from dataclasses import asdict
 import torch
 
 from phfcli.core.errors import FaultError
+from phfcli.core.models.kernels.packed_attention import can_pack
 from phfcli.core.models.passes import Batch, Pass, Sample, collate, padding
 from phfcli.core.objectives.contract import TokenReadings, loss_terms
 from phfcli.core.objectives.teachers.base import build_base
@@ -104,14 +105,15 @@ class Trainer(Drawing):
         }, samples
 
     def collate(self, samples: Sequence[Sample]) -> list[Batch]:
-        """Micro-batches of samples of like length: little is padded. The longest come first: memory runs out at once.
+        """Micro-batches, the longest samples first: where memory does not suffice, it runs out at once.
 
         Which samples are computed together does not change the loss: it is a sum.
         """
         needs = self.objective.needs
         pad_id, device = self.model.description.pad_id, self.model.device
         tokens = tokens_at_once(self.model.causal.config, self.model.head.element_size(), device, self.model.sharded)
-        parts = micro_batches(samples, self.config.micro_batch_size, tokens)
+        packed = needs.lens is None and can_pack(self.model)
+        parts = micro_batches(samples, self.config.micro_batch_size, tokens, packed)
         return [collate(part, needs.positions, pad_id, device, needs.where) for part in parts]
 
     def gradient(

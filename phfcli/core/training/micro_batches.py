@@ -1,4 +1,4 @@
-"""Which samples are computed together: of like length, as many as the settings and memory allow."""
+"""Which samples are computed together: as many as the settings and memory allow."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,19 +12,32 @@ _ACTIVATION_BYTES = 2**31  # on a CPU: more would share little more of what samp
 _WIDTHS, _INNER_WIDTHS = 16, 5  # what autograd keeps of a token and block: tensors of the model's and the MLP's width
 
 
-def micro_batches(samples: Sequence[Sample], size: int, tokens: int | None) -> list[list[Sample]]:
+def micro_batches(samples: Sequence[Sample], size: int, tokens: int | None, packed: bool = False) -> list[list[Sample]]:
     """At most `size` samples each, and of more than one at most `tokens` of the student's; the longest come first.
 
     Within a micro-batch they keep their order.
+
+    Args:
+        packed: nothing is padded, so neighbours need not be of like length: those of one problem stay together, and
+            the prompt that they share is computed, and counted, once.
     """
-    order = sorted(range(len(samples)), key=lambda index: samples[index].columns, reverse=True)
+    longest: dict[tuple[int, ...], int] = {}
+    prompts = [tuple(sample.student_prompt) for sample in samples]
+    for prompt, sample in zip(prompts, samples, strict=True):
+        longest[prompt] = max(longest.get(prompt, 0), sample.columns)
+
+    def rank(index: int) -> tuple[Any, ...]:
+        own = samples[index].columns
+        return (longest[prompts[index]], prompts[index], own) if packed else (own,)
+
     parts: list[list[int]] = []
     held = 0
-    for index in order:
-        count = len(samples[index].student_prompt) + len(samples[index].completion)
+    for index in sorted(range(len(samples)), key=rank, reverse=True):
+        shared = packed and bool(parts) and prompts[parts[-1][-1]] == prompts[index]
+        count = len(samples[index].completion) + (0 if shared else len(prompts[index]))
         if not parts or len(parts[-1]) == size or (tokens is not None and held + count > tokens):
             parts.append([])
-            held = 0
+            held, count = 0, len(prompts[index]) + len(samples[index].completion)
         parts[-1].append(index)
         held += count
     return [[samples[index] for index in sorted(part)] for part in parts]
