@@ -52,6 +52,7 @@ def check_states(config: TrainConfig, needs: Needs, causal: PreTrainedModel) -> 
         )
     if needs.lens is not None:
         check_logit_lens(causal, needs.lens)
+    check_served(config, needs, depth_of(causal.config))
 
 
 def check_external(
@@ -71,7 +72,6 @@ def check_external(
         raise UserError(f"{name} has states of width {widths}; they need a bridge: {fix}, then --set oprd.bridge=FILE")
     if needs.outputs and not same_tokens:
         raise UserError(f"{name} has another tokenizer, so its next tokens cannot be compared: --set oprd.mu=null")
-    check_served(config, needs, depth_of(student))
 
 
 def settings_warnings(config: TrainConfig) -> list[str]:

@@ -54,12 +54,12 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     objective = build_objective(config)
     needs = objective.needs
     check_shares(config, needs.group_size, ranks.size)
+    check_states(config, needs, model.causal)
     from_outside = needs.teacher and config.teacher.kind == "external"
     external = load_external(config, model.description) if from_outside else None
     contexts = [model.description.context, *([external.context] if external else [])]
     curriculum, skipped = fitting_curriculum(config, needs, prompts, contexts)
     warnings = [*settings_warnings(config), *curriculum_warnings(config, needs, curriculum)]
-    check_states(config, needs, model.causal)
     if external is not None:
         own, other = model.description.config, external.description.config
         check_external(config, needs, own, other, external.alignment is None)
