@@ -1,6 +1,8 @@
 """phf train in two processes: the same run as in one, whoever starts them and whatever happens to one of them."""
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +15,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from trained import SMALL, checkpoint_steps, evaluations, metrics, running, same_end, wait_for_step
+from trained import SMALL, checkpoint_steps, evaluations, metrics, running, same_end, same_tensors, wait_for_step
 
 from phfcli.core.errors import UserError
 from phfcli.core.runs.layout import step_name
@@ -26,6 +28,7 @@ Phf = Callable[..., Any]
 PLAIN = (*SMALL, "--set", "divergence.clip=null")  # without a warning
 EVALUATED = ("--eval-every", "1", "--set", "evaluation.n=1", "--set", "evaluation.limit=3")  # 1 sample and 2
 TWO = ("--processes", "2", "--steps", "4", "--set", "micro_batch_size=2", *PLAIN, *EVALUATED)
+WHOLE = ("model.safetensors", "state/teacher.safetensors", "state/optimizer.safetensors")
 
 
 def gradient(run: Path) -> dict[str, torch.Tensor]:
@@ -83,6 +86,50 @@ def test_two_processes_train_as_one_and_one_that_dies_ends_both(phf: Phf, tmp_pa
 
 
 @pytest.mark.slow
+def test_all_weights_spread_over_two_processes_train_as_in_one(phf: Phf, tmp_path: Path) -> None:
+    one, two, cut = tmp_path / "one", tmp_path / "two", tmp_path / "cut"
+    options = (*PLAIN, "--set", "tuning=full", "--set", "micro_batch_size=2", "--set", "health.every=1", "--steps")
+    spread = (*options, "2", "--processes", "2", "--set", "sharding=fsdp", "--set", "checkpoint_every=1")
+    assert phf("train", *options, 2, "--set", "checkpoint_every=1", "--output-dir", one).code == 0
+    assert running(two, *spread).communicate()[1] == ""
+    for step, (alone, shared) in enumerate(zip(metrics(one), metrics(two), strict=True), start=1):
+        for name in ("layer_energy", "grad_norm_by_depth"):
+            assert shared.pop(name) == pytest.approx(alone.pop(name), rel=1e-4)
+        for binned in [name for name in alone if isinstance(alone[name], list)]:
+            assert shared.pop(binned) == pytest.approx(alone.pop(binned), rel=1e-3, abs=1e-6)
+        assert same_but_for_rounding(alone, shared)
+        assert shared["padding"] == 0  # packed
+        for file in WHOLE:
+            ours, theirs = load_file(checkpoint(one, step) / file), load_file(checkpoint(two, step) / file)
+            assert ours.keys() == theirs.keys()
+            assert all((ours[k] - theirs[k]).abs().max() <= 2e-5 * ours[k].abs().max() for k in ours), file
+
+    shutil.copytree(two, cut)
+    shutil.rmtree(checkpoint(cut, 2))
+    assert running(cut, *spread, "--resume").communicate()[1] == ""
+    assert metrics(cut) == metrics(two)
+    assert all(same_tensors(checkpoint(cut, 2) / file, checkpoint(two, 2) / file) for file in WHOLE)
+    # a checkpoint of parts is one of whole weights: it goes on in one process
+    assert phf("train", *options, 3, "--resume", "--set", "sharding=none", "--output-dir", cut).code == 0
+
+
+def checkpoint(run: Path, step: int) -> Path:
+    return run / "checkpoints" / step_name(step)
+
+
+@pytest.mark.slow
+def test_each_of_two_processes_holds_half_of_what_all_weights_need(tmp_path: Path) -> None:
+    program = Path(__file__).parents[1] / "support" / "whole_training.py"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(program), str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(torchrun, env=environment, check=True, capture_output=True, timeout=300)
+    weights = 626_176 * 4  # of the embedded model, float32
+    for rank in (0, 1):
+        held = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert held == pytest.approx(4 * weights / 2, rel=0.01)  # weights, teacher and both of AdamW's moments
+
+
+@pytest.mark.slow
 def test_two_machines_train_together_and_stop_together(phf: Phf, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     # eight completions of one problem: its group is spread over both, and so are the weights of the base
@@ -128,7 +175,7 @@ def test_processes_within_a_launcher_are_refused(phf: Phf, monkeypatch: pytest.M
         (["batch_size=1"], 2, "1 completions are too few for 2 processes to share"),
         (["batch_size=5", "sharding=fsdp"], 2, "5 completions must be a multiple of 2 processes"),
         (["sharding=fsdp"], 1, "there is one process only"),
-        (["sharding=fsdp", "tuning=full"], 2, "fsdp spreads a frozen base"),
+        (["sharding=fsdp", "tuning=full", "rollout.engine=vllm"], 2, "no process has whole weights to hand over"),
     ],
 )
 def test_what_processes_cannot_share_is_refused(tmp_path: Path, settings: list[str], size: int, words: str) -> None:

@@ -93,7 +93,7 @@ class TrainConfig(ModelSettings, DataSettings):
     output_dir: str | None = None  # None is runs/OBJECTIVE-MODEL-seedN
     report_to: tuple[TrackerChoice, ...] = ()  # trackers
     tuning: Literal["lora", "full"] = "lora"  # an adapter, or every weight (kept in float32)
-    sharding: Literal["none", "fsdp"] = "none"  # of the frozen base over processes
+    sharding: Literal["none", "fsdp"] = "none"  # of the frozen base over processes, or of all weights where those train
     lora: LoraSettings = LoraSettings()
     optim: OptimSettings = OptimSettings()
     rollout: RolloutSettings = RolloutSettings()

@@ -79,6 +79,9 @@ class Head:
     def detach(self) -> "Head":
         return replace(self, weight=self.weight.detach(), bias=None if self.bias is None else self.bias.detach())
 
+    def clone(self) -> "Head":
+        return replace(self, weight=self.weight.clone(), bias=None if self.bias is None else self.bias.clone())
+
     def to(self, dtype: torch.dtype) -> "Head":
         """The head whose products are computed in that precision."""
         return replace(self, weight=self.weight.to(dtype))

@@ -17,6 +17,8 @@ from phfcli.core.models.architecture.blocks import final_norm, find_blocks, find
 from phfcli.core.models.architecture.output_head import head_of
 from phfcli.core.models.description import ModelDescription
 
+READ = "read_without_head"  # of a model whose weights are all spread over ranks: the backbone, gathered for a pass
+
 
 @dataclass(frozen=True)
 class LanguageModel:
@@ -46,7 +48,7 @@ class LanguageModel:
         """The decoder blocks. Raises UserError for an architecture without a list of them."""
         return find_blocks(self.causal)[1]
 
-    @cached_property
+    @property
     def output_head(self) -> Head:
         """The LM head with what stands behind its product."""
         return head_of(self.causal)
@@ -72,9 +74,32 @@ class LanguageModel:
         return isinstance(self.blocks[0], FSDPModule)
 
     @property
+    def fully_sharded(self) -> bool:
+        """Whether the weights outside the blocks are as well."""
+        return isinstance(self.causal, FSDPModule)
+
+    @property
     def attention(self) -> str:
         """What computes its attention: sdpa, flash_attention_2, eager."""
         return str(self.causal.config._attn_implementation)
+
+    def read(self, **arguments: Any) -> Tensor:
+        """A pass without the head: the last hidden states, after the final norm."""
+        read: Any = getattr(self.causal, READ, self.backbone)
+        hidden: Tensor = read(**arguments).last_hidden_state
+        return hidden
+
+    def head_after_pass(self) -> Head:
+        """The head that a pass leaves for the losses.
+
+        Where all weights are spread over ranks it is whole until the end of the backward pass. A pass that has none
+        leaves a copy, so that the next one finds the weights as they are then.
+        """
+        head = self.output_head
+        if isinstance(self.causal, FSDPModule) and not torch.is_grad_enabled():
+            head = head.clone()
+            self.causal.reshard()
+        return head
 
     def computing(self) -> AbstractContextManager[Any]:
         """Within it products are computed in the precision of `compute`."""

@@ -146,7 +146,7 @@ def common_heads(student: Pass, teacher: Pass) -> tuple[Head, Head | None]:
 
     Models of one tokenizer may pad their vocabularies to different sizes.
     """
-    if teacher.head is student.head:
+    if teacher.head.weight is student.head.weight:
         return student.head, None
     size = min(len(student.head), len(teacher.head))
     return student.head.first(size), teacher.head.first(size)
@@ -174,12 +174,13 @@ def run_pass(
         capture_states(blocks, selected) as stack,
         capture_logit_lens(model, lens) as lens_at,
     ):
-        out = model.backbone(**layout.arguments).last_hidden_state  # [B, T, d], or packed [1, all tokens, d]
+        out = model.read(**layout.arguments)  # [B, T, d], or packed [1, all tokens, d]
     hidden = out[layout.at(rows, before)].to(model.compute or out.dtype)
     states = stack() if layers else out.new_zeros(0, *batch.positions.shape, out.shape[-1])
     last = bool(layers) and layers[-1] == len(model.blocks)
     final = out[selected].to(states.dtype) if last else None
-    return Pass(hidden, model.output_head, states, final, lens_at(rows, before), tuple(layers), len(model.blocks))
+    lens_states = lens_at(rows, before)
+    return Pass(hidden, model.head_after_pass(), states, final, lens_states, tuple(layers), len(model.blocks))
 
 
 @dataclass(frozen=True)

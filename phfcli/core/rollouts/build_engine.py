@@ -48,7 +48,7 @@ def training_engine(
         UserError: where it cannot be used, or does not take the model.
     """
     name = config.rollout.engine
-    if name == "auto" and config.quantization != "none":
+    if name == "auto" and (config.quantization != "none" or model.fully_sharded):
         name = "transformers"
     if name == "auto" and model.device.type == "cuda" and vllm_gap(model.device) is None:
         name = "vllm"

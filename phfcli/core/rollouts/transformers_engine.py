@@ -17,7 +17,7 @@ from phfcli.core.models.architecture.sizes import cache_row_bytes
 from phfcli.core.models.kernels.packed_attention import can_pack, packed_arguments, row_arguments
 from phfcli.core.models.kernels.packed_row import pack
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.sharding import whole_blocks
+from phfcli.core.models.sharding import whole_weights
 from phfcli.core.rollouts.key_value_cache import KeyValueCache, ReadPrompts, next_tokens
 from phfcli.core.rollouts.seeded_sampler import SeededSampler
 from phfcli.core.types import Completion, Request, Sampling
@@ -46,7 +46,7 @@ class TransformersEngine:
         longest = max((len(request.prompt_ids) for request in requests), default=0)
         per_row = cache_row_bytes(self._model.causal.config, self._model.head.element_size())
         rows = rows_at_once(len(order), per_row * (longest + sampling.max_new_tokens), self._model.device)
-        with whole_blocks(self._model):
+        with whole_weights(self._model):
             for start in range(0, len(order), rows):
                 indices = order[start : start + rows]
                 with merged(self._model), self._model.computing():

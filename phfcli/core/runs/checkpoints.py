@@ -17,14 +17,15 @@ from peft import PeftModel
 from torch import Tensor
 
 from phfcli.core.errors import UserError, first_line
-from phfcli.core.models.description import generation_config
+from phfcli.core.models.description import auto_class, generation_config
 from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.sharding import spread_like
 from phfcli.core.objectives.teachers.contract import Teacher
 from phfcli.core.runs.layout import step_of
 from phfcli.core.storage.files import file_hash, new_folder, remove_folder, write_json
 from phfcli.core.storage.locks import unused
 from phfcli.core.storage.schemas import TrainerForm, read_form
-from phfcli.core.storage.tensors import read_tensors, write_tensors
+from phfcli.core.storage.tensors import give_parts, read_tensors, whole, write_tensors
 
 _ONE_FILE = "10TB"
 _AHEAD = "ahead.safetensors"
@@ -54,6 +55,13 @@ def save_checkpoint(
         write_json(target / "trainer.json", {**state, "sha256": _sums(target)})
 
 
+def give_checkpoint_parts(model: LanguageModel, teacher: Teacher, optimizer: torch.optim.Optimizer) -> None:
+    """What the other ranks do while the main one saves a checkpoint of weights that are spread over all of them."""
+    _gathered(model, keep=False)
+    give_parts(teacher.state_dict())
+    give_parts(_optimizer_tensors(optimizer, model))
+
+
 def load_checkpoint(
     folder: Path, model: LanguageModel, teacher: Teacher, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
@@ -74,7 +82,7 @@ def load_checkpoint(
     _check_like(optimized, moments, {f"{name}:{key}": p for name, p in stepped.items() for key in _MOMENTS})
     with torch.no_grad():
         for name, p in trainable.items():
-            p.copy_(weights[name])
+            p.copy_(spread_like(p, weights[name]))
     teacher.load_state_dict(averages)
     _load_optimizer_tensors(optimizer, model, moments)
     return state
@@ -110,8 +118,24 @@ def save_weights(model: LanguageModel, folder: Path) -> None:
         model.network.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     else:
-        model.network.save_pretrained(folder, max_shard_size=_ONE_FILE)
+        weights = _gathered(model, keep=True) if model.fully_sharded else None
+        model.network.save_pretrained(folder, state_dict=weights, max_shard_size=_ONE_FILE)
         generation_config(model.description.name, model.description.config).save_pretrained(folder)
+
+
+def _gathered(model: LanguageModel, keep: bool) -> dict[str, Tensor]:
+    """Weights that are spread over ranks, gathered one after the other into this machine's memory, or passed over."""
+    kept: dict[str, Tensor] = {}
+    first: dict[int, str] = {}  # the name under which a weight that several modules share was met
+    for name, tensor in model.network.state_dict(keep_vars=True).items():
+        same = first.setdefault(id(tensor), name)
+        if same != name and keep:
+            kept[name] = kept[same]
+        elif same == name:
+            gathered = whole(tensor.detach())
+            if keep:
+                kept[name] = gathered.cpu()
+    return kept
 
 
 def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
@@ -155,7 +179,8 @@ def _read_weights(folder: Path, model: LanguageModel) -> dict[str, Tensor]:
         return {name: tensors[saved] for name, saved in names.items()}
     path = folder / "model.safetensors"
     try:  # transformers may write other names than the modules have
-        loaded: Any = type(model.causal).from_pretrained(folder, dtype=model.head.dtype, output_loading_info=True)
+        loader = auto_class(model.description.config)
+        loaded: Any = loader.from_pretrained(folder, dtype=model.head.dtype, output_loading_info=True)
     except Exception as error:  # safetensors and torch each have their own way to refuse a bad file
         raise UserError(f"{path}: damaged or incomplete: {first_line(error)}") from None
     saved, info = loaded
@@ -191,4 +216,4 @@ def _load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: LanguageMod
         name, _, field = key.rpartition(":")
         p = trainable[name]
         # AdamW keeps its step counter on the CPU
-        optimizer.state[p][field] = value if value.dim() == 0 else value.to(p.device)
+        optimizer.state[p][field] = value if value.dim() == 0 else spread_like(p, value.to(p.device))

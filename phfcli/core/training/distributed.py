@@ -54,7 +54,7 @@ class Ranks:
             return
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.detach().reshape(-1) for tensor in bucket]).to(self.device)
-            with _in_contact():
+            with in_contact():
                 torch.distributed.all_reduce(flat)
             parts = flat.split([tensor.numel() for tensor in bucket])
             for tensor, part in zip(bucket, parts, strict=True):
@@ -71,7 +71,7 @@ class Ranks:
         if self.size == 1:
             return list(items)
         parts: list[Any] = [None] * self.size
-        with _in_contact():
+        with in_contact():
             torch.distributed.all_gather_object(parts, list(items))
         return [item for part in parts for item in part]
 
@@ -168,8 +168,8 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def _in_contact() -> Iterator[None]:
-    """Turns a lost connection into one line.
+def in_contact() -> Iterator[None]:
+    """Turns a lost connection into one line; sharded weights may find it in the midst of a pass.
 
     Whoever started the processes learns by itself which one has ended, says so, and ends the others: they wait for that
     a while, lest the consequence is told before the cause. `launch` tells it in any case.
@@ -177,6 +177,8 @@ def _in_contact() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if not (isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)):
+            raise
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(_TO_BE_ENDED_S)
         if launched_here():

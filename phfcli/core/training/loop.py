@@ -16,7 +16,8 @@ from phfcli.core.objectives.teachers.base import build_base
 from phfcli.core.runs.layout import step_name
 from phfcli.core.seeds import derive_seed
 from phfcli.core.storage.files import append_lines, as_json, write_json
-from phfcli.core.training.distributed import ALONE, Ranks
+from phfcli.core.storage.tensors import whole
+from phfcli.core.training.distributed import ALONE, Ranks, in_contact
 from phfcli.core.training.health.alarms import FILE as ALARMS
 from phfcli.core.training.health.engine_gap import engine_gap, sparse_entropy
 from phfcli.core.training.health.slow_metrics import base_distance, gradient_by_depth
@@ -34,7 +35,7 @@ class Trainer(Drawing):
     def train(self) -> Iterator[Metrics]:
         """Runs to the last step, or until a rank is told to stop; yields each step's metrics once they are on disk."""
         check_alike(self)
-        with self.grader, closing(self.engine):
+        with self.grader, closing(self.engine), in_contact():
             while not self.done:
                 metrics, self.samples = self.train_step(self.step + 1)
                 self.step += 1
@@ -82,7 +83,7 @@ class Trainer(Drawing):
             words = f"the loss is {loss} and the norm of its gradient {grad_norm}; nothing was updated"
             raise self.fault(words, loss, grad_norm, samples, counts)
         rate = self.optimizer.param_groups[0]["lr"]
-        self.update()
+        self.update(grad_norm)
         if not math.isfinite(norm := self.weight_norm()):
             words = f"the norm of the trained weights is {norm} after the update (lower optim.lr)"
             raise self.fault(words, loss, grad_norm, samples, counts)
@@ -128,14 +129,15 @@ class Trainer(Drawing):
         self.optimizer.zero_grad(set_to_none=True)
         for batch in batches:
             terms, student = loss_terms(self.objective, self.model, self.teacher, self.base, batch)
+            sums.add(terms.metrics | {"padding": padding(self.model, batch, self.objective.needs.lens)})
+            self.add_health(sums, terms.readings, student, batch)
             part = terms.total(counts)
             part.backward()
             loss += part.item()
-            sums.add(terms.metrics | {"padding": padding(self.model, batch, self.objective.needs.lens)})
-            self.add_health(sums, terms.readings, student, batch)
         gradients = [p.grad for p in self.model.trainable().values() if p.grad is not None]
-        ranks.sum_(gradients)
-        norm = torch.nn.utils.get_total_norm(gradients).item()
+        if not self.model.fully_sharded:  # whose gradients the backward pass has summed and spread
+            ranks.sum_(gradients)
+        norm = whole(torch.nn.utils.get_total_norm(gradients)).item()
         return ranks.total({"loss": loss})["loss"], norm, sums.means(ranks)
 
     def add_health(self, sums: MetricSums, readings: TokenReadings | None, student: Pass, batch: Batch) -> None:
@@ -163,9 +165,10 @@ class Trainer(Drawing):
             metrics["base_distance"] = self.ranks.total({"kl": own})["kl"] / self.ranks.size
         return metrics
 
-    def update(self) -> None:
+    def update(self, grad_norm: float) -> None:
         """Clips the gradient, and updates the weights, the learning rate and the teacher."""
-        torch.nn.utils.clip_grad_norm_(self.model.trainable().values(), self.config.optim.max_grad_norm)
+        norm = torch.tensor(grad_norm, device=self.model.device)
+        torch.nn.utils.clip_grads_with_norm_(self.model.trainable().values(), self.config.optim.max_grad_norm, norm)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)  # sampling has use for the memory
@@ -174,7 +177,7 @@ class Trainer(Drawing):
     @torch.no_grad()
     def weight_norm(self) -> float:
         """The Euclidean norm of all trained weights, infinite or not a number where they cannot be computed with."""
-        return torch.nn.utils.get_total_norm(list(self.model.trainable().values())).item()
+        return whole(torch.nn.utils.get_total_norm(list(self.model.trainable().values()))).item()
 
     def fault(
         self, words: str, loss: float, grad_norm: float, samples: Sequence[Sample], counts: Mapping[str, float]

@@ -22,8 +22,11 @@ def check_shares(config: TrainConfig, group_size: int, processes: int) -> None:
         )
     if sharded and processes == 1:
         raise UserError("sharding: there is one process only; start several, with --processes or torchrun")
-    if sharded and config.tuning == "full":
-        raise UserError("sharding: fsdp spreads a frozen base; with tuning=full every process holds all weights")
+    if sharded and config.tuning == "full" and config.rollout.engine not in ("auto", "transformers"):
+        raise UserError(
+            "rollout.engine: with sharding=fsdp and tuning=full no process has whole weights to hand over; "
+            "use transformers"
+        )
     if sharded and 0 < config.rollout.references < 1:
         raise UserError(
             "sharding: with fsdp every process draws as often as the others, so rollout.references must be 0 or 1"

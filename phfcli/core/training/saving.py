@@ -7,10 +7,11 @@ from torch import Tensor
 from phfcli.core.errors import FaultError, UserError
 from phfcli.core.models.description import stable_name
 from phfcli.core.models.passes import Sample
-from phfcli.core.models.sharding import whole_blocks
+from phfcli.core.models.sharding import total
 from phfcli.core.runs.checkpoints import (
     MismatchError,
     checkpoints_of,
+    give_checkpoint_parts,
     load_ahead,
     load_checkpoint,
     prune_checkpoints,
@@ -35,24 +36,31 @@ def save(trainer: TrainingParts) -> None:
     """A checkpoint of the completed step, and the hidden flow of some of its rollouts under its weights."""
     flow, needs, ranks = trainer.config.flow, trainer.objective.needs, trainer.ranks
     samples = ranks.gather(trainer.samples[: flow.saved_samples])
-    with whole_blocks(trainer.model):
-        if ranks.main and flow.saves(trainer.step) and needs.teacher and needs.privileged:
-            recorded = record_flow(trainer.model, trainer.teacher, samples[: flow.saved_samples], flow.positions)
-            save_flow(trainer.folder, trainer.step, recorded, flow.saved_dtype)
-            _follow(trainer, samples[: flow.saved_samples])
+    if flow.saves(trainer.step) and needs.teacher and needs.privileged:
+        _save_flow(trainer, samples[: flow.saved_samples])
     ahead = trainer.ahead.state(ranks)
     if ranks.main:
         _write_checkpoint(trainer, ahead)
+    elif trainer.model.fully_sharded:
+        give_checkpoint_parts(trainer.model, trainer.teacher, trainer.optimizer)
     trainer.saved = trainer.step
 
 
-def _follow(trainer: TrainingParts, fresh: Sequence[Sample]) -> None:
-    """Reads the rollouts that the run follows under the present weights."""
-    config = trainer.config
-    samples = followed(trainer.folder, trainer.step, fresh)
+def _save_flow(trainer: TrainingParts, fresh: Sequence[Sample]) -> None:
+    """Reads some rollouts, and those that the run follows, under the present weights; the main rank saves both.
+
+    With sharded blocks the others read the same: no pass is made without them.
+    """
+    config, main = trainer.config, trainer.ranks.main
+    samples = trainer.ranks.gather([followed(trainer.folder, trainer.step, fresh)] if main else [])[0]
+    if not (main or trainer.model.sharded):
+        return
+    flow = record_flow(trainer.model, trainer.teacher, fresh, config.flow.positions)
     temperature = config.divergence.temperature or config.rollout.temperature
     read = read_rollouts(trainer.model, trainer.teacher, samples, config.divergence, temperature, config.flow.positions)
-    save_readings(trainer.folder, trainer.step, read)
+    if main:
+        save_flow(trainer.folder, trainer.step, flow, config.flow.saved_dtype)
+        save_readings(trainer.folder, trainer.step, read)
 
 
 def resume(trainer: TrainingParts, warn: Callable[[str], None]) -> None:
@@ -73,7 +81,7 @@ def resume(trainer: TrainingParts, warn: Callable[[str], None]) -> None:
 
 def check_alike(trainer: TrainingParts) -> None:
     """Raises FaultError where ranks do not start from the same weights at the same step."""
-    weights = sum(p.detach().double().square().sum().item() for p in trainer.model.trainable().values())
+    weights = total([p.detach().double().square().sum() for p in trainer.model.trainable().values()])
     if len(set(trainer.ranks.gather([(trainer.step, weights)]))) > 1:
         raise FaultError(
             "the processes do not hold the same weights: the run's folder must be one that all machines share"

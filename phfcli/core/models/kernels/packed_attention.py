@@ -90,7 +90,7 @@ def _fits(model: LanguageModel) -> bool:
     attention = [getattr(block, "self_attn", None) for block in model.blocks]
     windows = any(getattr(module, "sliding_window", None) for module in attention)
     chunked = getattr(model.causal.config, "attention_chunk_size", None)
-    return not (model.sharded or model.attention != "sdpa" or None in attention or windows or chunked)
+    return not (model.attention != "sdpa" or None in attention or windows or chunked)
 
 
 @torch.no_grad()

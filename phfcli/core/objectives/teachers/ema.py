@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from phfcli.core.config import TeacherSettings
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Batch, Pass, Sample, run_pass
+from phfcli.core.models.sharding import spread_like, total
 from phfcli.core.types import Problem
 
 _DECAY = {"fixed": 1.0, "online": 0.0}
@@ -63,7 +65,7 @@ class AveragedTeacher:
     def distance(self) -> float:
         """The Euclidean distance between the teacher's and the student's parameters."""
         pairs = zip(self._average.values(), self._student.values(), strict=True)
-        return math.sqrt(sum((mean - p).square().sum().item() for mean, p in pairs))
+        return math.sqrt(total([(mean - p).square().sum() for mean, p in pairs]))
 
     def metrics(self) -> dict[str, float]:
         return {"teacher_distance": self.distance()} if self._average else {}
@@ -75,12 +77,18 @@ class AveragedTeacher:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Raises KeyError if a parameter is missing."""
         for name, mean in self._average.items():
-            mean.copy_(state[name])
+            mean.copy_(spread_like(mean, state[name]))
 
     def _swap(self) -> None:
-        # exchanges storage, copies nothing
+        # exchanges storage, copies nothing; but of a part of a weight FSDP keeps a view, so that numbers change places
         for name, p in self._student.items():
-            p.data, self._average[name] = self._average[name], p.data
+            mean = self._average[name]
+            if isinstance(mean, DTensor):
+                kept = mean.clone()
+                mean.copy_(p.detach())
+                p.detach().copy_(kept)
+            else:
+                p.data, self._average[name] = mean, p.data
 
 
 class SyncedTeacher(AveragedTeacher):

@@ -15,7 +15,6 @@ from phfcli.core.config import TrainConfig
 from phfcli.core.losses.divergence.chunked import SLAB_TEMPORARIES, chunk_bytes, slab_bytes
 from phfcli.core.models.adapters.lora import lora_network
 from phfcli.core.models.adapters.summary import AdapterSummary
-from phfcli.core.models.architecture.blocks import find_blocks
 from phfcli.core.models.architecture.sizes import cache_row_bytes, caps_attention, text_config
 from phfcli.core.models.description import pick_device, pick_dtype, skeleton
 from phfcli.core.models.loading import ONE_THREAD_WIDTH
@@ -23,6 +22,7 @@ from phfcli.core.objectives.contract import Needs
 from phfcli.core.objectives.teachers.coupled import copies_of
 from phfcli.core.rollouts.transformers_engine import SAMPLER_BYTES, rows_at_once
 from phfcli.core.training.dry_run.pass_memory import pass_memory, reader_memory
+from phfcli.core.training.dry_run.spread_memory import Spread, spread_memory
 from phfcli.core.training.dry_run.weights_memory import bytes_of, weights_memory
 from phfcli.core.training.metrics import peak_memory
 from phfcli.core.training.micro_batches import tokens_at_once
@@ -79,21 +79,20 @@ def step_memory(
     causal = skeleton(arch, dtype)
     on_cpu = device.type == "cpu"
     frozen = weights_memory(config.model, causal, dtype, config.quantization, mapped=on_cpu)
-    away = 0  # of them, with other processes
-    if config.sharding == "fsdp":
-        away = sum(map(bytes_of, find_blocks(causal)[1])) * (processes - 1) // processes
+    full, sharded = config.tuning == "full", config.sharding == "fsdp"
+    spread = spread_memory(causal, processes, full) if sharded else Spread()
     summary = _mark_trained(causal, config)
     trained = sum(p.numel() * p.itemsize for p in causal.parameters() if p.requires_grad)
     completions = -(-config.batch_size * needs.group_size // processes)
     rows = min(config.micro_batch_size, completions)
     student, teacher = lengths.student + lengths.completion, lengths.teacher + lengths.completion
-    at_once = tokens_at_once(arch, dtype.itemsize, device, config.sharding == "fsdp")
+    at_once = tokens_at_once(arch, dtype.itemsize, device, sharded)
     rows = rows if at_once is None else max(1, min(rows, at_once // student))
     own_teacher = needs.teacher and external is None
     gaps = _HEAP if config.quantization == "none" else _HEAP_OF_COPIES
     heap = gaps if on_cpu and text.hidden_size > ONE_THREAD_WIDTH else 1
     passes = pass_memory(causal, rows, student, teacher if own_teacher else 0, _attention(config, arch))
-    kept_for_backward, backward = int(heap * passes.kept), int(heap * passes.backward)
+    kept_for_backward, backward = int(heap * passes.kept), int(heap * (passes.backward - spread.gradients))
     reading, weights = passes.teacher, 0
     if external is not None:
         assert config.teacher.model is not None
@@ -107,31 +106,35 @@ def step_memory(
             weights = bytes_of(other.get_output_embeddings())
     always = {
         "libraries": peak_memory(device) if on_cpu else 0,
-        "weights": frozen - away,
-        "adapter": trained if config.tuning == "lora" else 0,
-        "teacher": weights or (trained * copies_of(config.teacher) if own_teacher else 0),
-        "base": trained if needs.base and config.tuning == "full" else 0,
-        "AdamW": 2 * trained,
+        "weights": frozen - spread.away,
+        "adapter": 0 if full else trained,
+        "teacher": weights or (int(spread.share * trained) * copies_of(config.teacher) if own_teacher else 0),
+        "base": int(spread.share * trained) if needs.base and full else 0,
+        "AdamW": 2 * int(spread.share * trained),
     }
     tokens = rows * lengths.completion
     layers, positions = needs.blocks(text.num_hidden_layers), min(needs.positions, lengths.completion)
     states = len(layers) * rows * positions * text.hidden_size * 4
     hidden = tokens * text.hidden_size * dtype.itemsize
     lens = 0 if needs.lens is None else rows * student * _LENS_WIDTHS * text.hidden_size * dtype.itemsize
-    head = 2 * text.vocab_size * text.hidden_size * 4 if config.tuning == "full" else 0
+    head = 2 * text.vocab_size * text.hidden_size * 4 if full else 0
+    heads = spread.head * (own_teacher + needs.base)
     kept = {"activations": kept_for_backward, "logit lens": lens, "captured states": _STATE_COPIES * states}
     phases = {
         "loss": kept
         | {"hidden states": (_HIDDEN_COPIES + needs.base) * hidden, "head's gradient": head}
-        | {"logits chunk": _chunk(tokens, text.vocab_size, dtype, device)},
-        "backward": kept | {"hidden states": hidden, "gradients": backward - kept_for_backward},
+        | {"logits chunk": _chunk(tokens, text.vocab_size, dtype, device), "whole weights": spread.outside + heads},
+        "backward": kept
+        | {"hidden states": hidden, "gradients": backward - kept_for_backward}
+        | {"whole weights": spread.outside + spread.blocks + heads},
     }
+    gathered = {"whole weights": spread.outside + spread.blocks}
     if needs.teacher:
-        phases["teacher"] = {"activations": reading, "captured states": states}
+        phases["teacher"] = {"activations": reading, "captured states": states} | gathered
     if needs.base:
-        phases["base"] = {"activations": reader_memory(causal, rows, student, _attention(config, arch))}
-    if not needs.offline and (config.rollout.engine == "transformers" or on_cpu):
-        phases["rollout"] = _rollout(config, causal, completions, lengths, dtype) | {"whole blocks": away}
+        phases["base"] = {"activations": reader_memory(causal, rows, student, _attention(config, arch))} | gathered
+    if not needs.offline and (config.rollout.engine == "transformers" or on_cpu or (full and sharded)):
+        phases["rollout"] = _rollout(config, causal, completions, lengths, dtype) | {"whole weights": spread.away}
     return Memory(always, phases, summary)
 
 

@@ -84,4 +84,16 @@ def test_a_sharded_base_is_shared_out_but_whole_while_it_samples() -> None:
     blocks = 2_359_296  # of the embedded model, all its decoder blocks, float32
     away = alone.always["weights"] - shared.always["weights"]
     assert away == pytest.approx(blocks * 3 / 4, rel=0.01)
-    assert shared.phases["rollout"]["whole blocks"] == away
+    assert shared.phases["rollout"]["whole weights"] == away
+
+
+def test_where_all_weights_are_sharded_a_process_has_its_part_of_all_that_belongs_to_them() -> None:
+    alone, shared = memory(tuning="full", base_kl=0.1), memory(tuning="full", base_kl=0.1, processes=4, sharding="fsdp")
+    for name in ("teacher", "base", "AdamW"):
+        assert shared.always[name] == pytest.approx(alone.always[name] / 4, rel=1e-6)
+    away = alone.always["weights"] - shared.always["weights"]
+    assert away == pytest.approx(shared.always["teacher"] * 3, rel=0.01)
+    assert shared.phases["rollout"]["whole weights"] == away
+    head = 274 * 128 * 4  # tied with the embeddings: in a pass it is whole, and its copies are both teachers'
+    assert 2 * head < shared.phases["loss"]["whole weights"] < 3 * head + 1000
+    assert shared.phases["backward"]["gradients"] < 0.6 * alone.phases["backward"]["gradients"]

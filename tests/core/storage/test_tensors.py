@@ -1,0 +1,36 @@
+"""Tensors on disk: the files are those of safetensors itself, though no more than one tensor is in memory."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from phfcli.core.storage.tensors import read_tensors, write_tensors
+
+TENSORS = {
+    "weights": torch.randn(5, 3).to(torch.bfloat16),
+    "transposed": torch.randn(4, 6).T,
+    "steps": torch.tensor(7),
+    "ratio": torch.tensor(0.5, dtype=torch.float64),
+    "flags": torch.tensor([True, False, True]),
+    "ids": torch.arange(6, dtype=torch.int32),
+    "half": torch.randn(3).half(),
+    "nothing": torch.empty(0, 4),
+    "naïve": torch.randn(2),
+}
+
+
+def test_a_file_is_byte_for_byte_that_of_safetensors(tmp_path: Path) -> None:
+    for number, about in enumerate((None, {"kind": "test"})):
+        own, theirs = tmp_path / f"own-{number}", tmp_path / f"theirs-{number}"
+        write_tensors(own, TENSORS, about)
+        save_file({name: tensor.contiguous() for name, tensor in TENSORS.items()}, theirs, about)
+        assert own.read_bytes() == theirs.read_bytes()
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "tensors.safetensors"
+    write_tensors(path, TENSORS, sealed=True)
+    for found in (read_tensors(path), load_file(path)):
+        assert found.keys() == TENSORS.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
