@@ -8,7 +8,7 @@ from phfcli.core.config.evaluation import EvalConfig, GradeConfig, SampleColumns
 from phfcli.core.config.kinds import Aggregate, LayerChoice, Positive, Section
 from phfcli.core.config.objectives import DivergenceSettings, GrpoSettings, OisdSettings, SftSettings, TeacherSettings
 from phfcli.core.config.shared import ColumnSettings, HttpSettings, ModelSettings, PromptSettings, VllmSettings
-from phfcli.core.config.training import LoraSettings, RolloutSettings, TrainConfig
+from phfcli.core.config.training import LoraSettings, OffloadSettings, RolloutSettings, TrainConfig
 
 __all__ = [
     "Aggregate",
@@ -21,6 +21,7 @@ __all__ = [
     "LayerChoice",
     "LoraSettings",
     "ModelSettings",
+    "OffloadSettings",
     "OisdSettings",
     "Positive",
     "PromptSettings",

@@ -62,6 +62,14 @@ class EvaluationSettings(Section):
     patience: PositiveInt | None = None  # so many evaluations without a better one end the run; None is never
 
 
+class OffloadSettings(Section):
+    """What waits in the machine's memory while a GPU has no use for it; the numbers are the same."""
+
+    activations: bool = False  # what the backward pass needs of the forward pass
+    optimizer: bool = False  # AdamW's moments, between updates
+    teacher: bool = False  # its averaged weights, between its passes
+
+
 class HealthSettings(Section):
     """What is measured of the policy at each step; nothing of it changes the training."""
 
@@ -102,6 +110,7 @@ class TrainConfig(ModelSettings, DataSettings):
     teacher: TeacherSettings = TeacherSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     health: HealthSettings = HealthSettings()
+    offload: OffloadSettings = OffloadSettings()
     sft: SftSettings = SftSettings()
     grpo: GrpoSettings = GrpoSettings()
     oisd: OisdSettings = OisdSettings()

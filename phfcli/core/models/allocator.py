@@ -1,7 +1,10 @@
-"""The C library's heap, as far as large tensors are concerned."""
+"""The machine's own memory: the C library's heap, as far as large tensors are concerned, and copies for a GPU."""
 
 import ctypes
 import platform
+
+import torch
+from torch import Tensor
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _LARGE = 32 * 2**20  # the most that glibc takes
@@ -24,3 +27,10 @@ def keep_large_blocks() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
         library.mallopt(_M_TRIM_THRESHOLD, _SPARE)
+
+
+def in_machine_memory(tensor: Tensor) -> Tensor:
+    """A copy of a GPU's tensor in memory that it reads and writes directly (pinned); a CPU's tensor as it is."""
+    if tensor.device.type == "cpu":
+        return tensor
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor)

@@ -24,6 +24,7 @@ from phfcli.core.training.health.slow_metrics import base_distance, gradient_by_
 from phfcli.core.training.health.token_metrics import entropy_metrics, token_metrics
 from phfcli.core.training.metrics import Metrics, MetricSums, peak_memory
 from phfcli.core.training.micro_batches import micro_batches, tokens_at_once
+from phfcli.core.training.offload.activations import activations_away
 from phfcli.core.training.samples.drawing import Drawing
 from phfcli.core.training.samples.sample_metrics import context_metrics, rollout_metrics
 from phfcli.core.training.saving import check_alike, save
@@ -128,7 +129,8 @@ class Trainer(Drawing):
         self.model.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         for batch in batches:
-            terms, student = loss_terms(self.objective, self.model, self.teacher, self.base, batch)
+            with activations_away(self.config.offload.activations):
+                terms, student = loss_terms(self.objective, self.model, self.teacher, self.base, batch)
             sums.add(terms.metrics | {"padding": padding(self.model, batch, self.objective.needs.lens)})
             self.add_health(sums, terms.readings, student, batch)
             part = terms.total(counts)

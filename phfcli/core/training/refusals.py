@@ -5,6 +5,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.models.architecture.sizes import depth_of, width_of
+from phfcli.core.models.description import pick_device
 from phfcli.core.models.layer_choice import check_layers
 from phfcli.core.models.logit_lens import check_logit_lens
 from phfcli.core.models.quantization import check_quantization, comes_quantized
@@ -26,6 +27,11 @@ def check_shares(config: TrainConfig, group_size: int, processes: int) -> None:
         raise UserError(
             "rollout.engine: with sharding=fsdp and tuning=full no process has whole weights to hand over; "
             "use transformers"
+        )
+    if sharded and config.tuning == "full" and (config.offload.optimizer or config.offload.teacher):
+        raise UserError(
+            "offload: with sharding=fsdp and tuning=full moments and teacher are spread over the processes; leave "
+            "offload.optimizer and offload.teacher out"
         )
     if sharded and 0 < config.rollout.references < 1:
         raise UserError(
@@ -79,12 +85,15 @@ def check_external(
 
 def settings_warnings(config: TrainConfig) -> list[str]:
     """What is allowed and does harm, a sentence each."""
-    divergence = config.divergence
+    divergence, found = config.divergence, []
+    if any(dict(config.offload).values()) and pick_device(config.device).type == "cpu":
+        found.append("offload: there is no GPU here whose memory it could spare, so it changes nothing")
     if divergence.kind == "jsd" or divergence.clip is None or divergence.clip_mode != "element":
-        return []
+        return found
     return [
+        *found,
         f"divergence.clip: on the entries of {divergence.kind} it drives those that it holds away from the teacher; "
-        "set it to null, or divergence.clip_mode to token"
+        "set it to null, or divergence.clip_mode to token",
     ]
 
 

@@ -33,6 +33,7 @@ from phfcli.core.seeds import derive_seed
 from phfcli.core.training.distributed import ALONE, Ranks
 from phfcli.core.training.learning_rate import build_schedule
 from phfcli.core.training.loop import Trainer
+from phfcli.core.training.offload.moments import AwayAdamW
 from phfcli.core.training.refusals import check_base, check_external, check_shares, check_states, settings_warnings
 from phfcli.core.training.trackers import check_trackers
 from phfcli.core.training.validation import Validation, build_validation
@@ -65,9 +66,8 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         check_external(config, needs, own, other, external.alignment is None)
     model = _with_what_trains(config, model, prompts.student(curriculum.problems[0].problem), ranks)
     optim = config.optim
-    optimizer = torch.optim.AdamW(
-        model.trainable().values(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
-    )
+    adamw = AwayAdamW if config.offload.optimizer else torch.optim.AdamW
+    optimizer = adamw(model.trainable().values(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
     schedule = build_schedule(config, optimizer, curriculum.steps_per_epoch)
     grader = build_grader(config.grader)  # whose workers start when there is something to grade
     validation = build_validation(config, folder, model.description, prompts, grader)
@@ -101,7 +101,7 @@ def _own_teacher(config: TrainConfig, model: LanguageModel, needs: Needs) -> Tea
     """One that somebody has added, or the student itself under other weights."""
     added = find("teachers", config.teacher.kind)
     if added is None:
-        return build_own_teacher(model.trainable() if needs.teacher else {}, config.teacher)
+        return build_own_teacher(model.trainable() if needs.teacher else {}, config.teacher, config.offload.teacher)
     teacher: Teacher = added(config, model)
     return teacher
 

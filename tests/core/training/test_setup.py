@@ -62,3 +62,11 @@ def test_student_and_teacher_may_have_other_heads(tmp_path: Path) -> None:
     metrics, _ = trainer.train_step(1)
     assert 0 < metrics["divergence"] < 1
     assert metrics["grad_norm"] > 0
+
+
+def test_offloading_on_a_cpu_says_once_that_it_changes_nothing(tmp_path: Path) -> None:
+    pairs = ("device=cpu", "offload.activations=true", "offload.optimizer=true", "offload.teacher=true")
+    told = build_trainer(resolve_train(set_sources(pairs)), tmp_path, fresh=True).warnings
+    assert [line for line in told if line.startswith("offload")] == [
+        "offload: there is no GPU here whose memory it could spare, so it changes nothing"
+    ]

@@ -77,15 +77,18 @@ class CoupledTeacher:
         self.states.load_state_dict(own)
 
 
-def build_own_teacher(trainable: Mapping[str, nn.Parameter], settings: TeacherSettings) -> Teacher:
-    """The teacher that is the student itself: under one average, or with the hidden states of another source."""
-    teacher = build_teacher(trainable, settings)
+def build_own_teacher(trainable: Mapping[str, nn.Parameter], settings: TeacherSettings, away: bool = False) -> Teacher:
+    """The teacher that is the student itself: under one average, or with the hidden states of another source.
+
+    away: between passes its weights are in the machine's memory.
+    """
+    teacher = build_teacher(trainable, settings, away)
     if settings.states == "same":
         return teacher
     if settings.states == "unprivileged":
         return CoupledTeacher(teacher, Unprivileged(teacher))
     return CoupledTeacher(
-        teacher, build_teacher(trainable, TeacherSettings(kind=settings.states, decay=settings.decay))
+        teacher, build_teacher(trainable, TeacherSettings(kind=settings.states, decay=settings.decay), away)
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from phfcli.core.config import TeacherSettings
+from phfcli.core.models.allocator import in_machine_memory
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Batch, Pass, Sample, run_pass
 from phfcli.core.models.sharding import spread_like, total
@@ -25,11 +26,15 @@ class AveragedTeacher:
 
     rho = 0.999 is the published EMA teacher. rho = 1 is the initial policy, and rho = 0 is the student itself.
     The frozen part of the model is shared, so with LoRA the teacher costs one more adapter; of no parameters, nothing.
+
+    away: beside a GPU they are in the machine's memory between passes, and the student's are there during a pass.
     """
 
-    def __init__(self, trainable: Mapping[str, nn.Parameter], decay: float) -> None:
+    def __init__(self, trainable: Mapping[str, nn.Parameter], decay: float, away: bool = False) -> None:
         self._student = dict(trainable)
         self._average = {name: p.detach().clone() for name, p in trainable.items()}
+        if away:
+            self._average = {name: in_machine_memory(mean) for name, mean in self._average.items()}
         self._decay = decay
 
     @contextmanager
@@ -51,21 +56,29 @@ class AveragedTeacher:
         assert batch.teacher is not None
         with self.weights():
             read = run_pass(student, batch.teacher, batch, layers)
+            if not read.head.requires_grad:
+                return read
             # a head that trains has an average too, which after this is no longer in the student's parameter
-            return replace(read, head=read.head.detach()) if read.head.requires_grad else read
+            return replace(read, head=read.head.clone() if self._numbers_move else read.head.detach())
 
     @torch.no_grad()
     def update(self) -> None:
         """Follows the student; to be called after each optimizer step."""
         student = [p.detach() for p in self._student.values()]
-        if student:
-            torch._foreach_lerp_(list(self._average.values()), student, 1.0 - self._decay)
+        means = list(self._average.values())
+        if student and means[0].device == student[0].device:
+            torch._foreach_lerp_(means, student, 1.0 - self._decay)
+            return
+        for mean, own in zip(means, student, strict=True):  # one after the other on the GPU, by the same kernel
+            there = mean.to(own.device)
+            torch._foreach_lerp_([there], [own], 1.0 - self._decay)
+            mean.copy_(there)
 
     @torch.no_grad()
     def distance(self) -> float:
         """The Euclidean distance between the teacher's and the student's parameters."""
         pairs = zip(self._average.values(), self._student.values(), strict=True)
-        return math.sqrt(total([(mean - p).square().sum() for mean, p in pairs]))
+        return math.sqrt(total([(mean.to(p.device) - p).square().sum() for mean, p in pairs]))
 
     def metrics(self) -> dict[str, float]:
         return {"teacher_distance": self.distance()} if self._average else {}
@@ -79,23 +92,29 @@ class AveragedTeacher:
         for name, mean in self._average.items():
             mean.copy_(spread_like(mean, state[name]))
 
+    @property
+    def _numbers_move(self) -> bool:
+        """Whether two storages cannot change places: where one is away, or FSDP keeps a view of a part of a weight."""
+        pairs = zip(self._average.values(), self._student.values(), strict=True)
+        return any(isinstance(mean, DTensor) or mean.device != p.device for mean, p in pairs)
+
     def _swap(self) -> None:
-        # exchanges storage, copies nothing; but of a part of a weight FSDP keeps a view, so that numbers change places
+        if not self._numbers_move:
+            for name, p in self._student.items():
+                p.data, self._average[name] = self._average[name], p.data
+            return
         for name, p in self._student.items():
             mean = self._average[name]
-            if isinstance(mean, DTensor):
-                kept = mean.clone()
-                mean.copy_(p.detach())
-                p.detach().copy_(kept)
-            else:
-                p.data, self._average[name] = mean, p.data
+            kept = mean.clone().to(p.device)
+            mean.copy_(p.detach())
+            p.detach().copy_(kept)
 
 
 class SyncedTeacher(AveragedTeacher):
     """The student as it was after the last step that is a multiple of `every`, or at the start."""
 
-    def __init__(self, trainable: Mapping[str, nn.Parameter], every: int) -> None:
-        super().__init__(trainable, decay=0.0)
+    def __init__(self, trainable: Mapping[str, nn.Parameter], every: int, away: bool = False) -> None:
+        super().__init__(trainable, decay=0.0, away=away)
         self._every, self._steps = every, 0
 
     def update(self) -> None:
@@ -116,8 +135,10 @@ def averages_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if not name.startswith(OWN)}
 
 
-def build_teacher(trainable: Mapping[str, nn.Parameter], settings: TeacherSettings) -> AveragedTeacher:
+def build_teacher(
+    trainable: Mapping[str, nn.Parameter], settings: TeacherSettings, away: bool = False
+) -> AveragedTeacher:
     """The teacher the settings ask for: ema, fixed (the initial policy), online (the student itself) or synced."""
     if settings.kind == "synced" and settings.every is not None:
-        return SyncedTeacher(trainable, settings.every)
-    return AveragedTeacher(trainable, _DECAY.get(settings.kind, settings.decay))
+        return SyncedTeacher(trainable, settings.every, away)
+    return AveragedTeacher(trainable, _DECAY.get(settings.kind, settings.decay), away)

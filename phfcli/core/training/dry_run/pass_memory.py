@@ -7,12 +7,14 @@ query (flash, or the fused form of a CPU).
 
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, PreTrainedModel
@@ -20,6 +22,7 @@ from transformers.integrations.moe import ExpertsInterface
 
 from phfcli.core.models.architecture.blocks import find_decoder
 from phfcli.core.models.architecture.sizes import text_config
+from phfcli.core.training.offload.activations import goes_away
 
 _STAND_IN = "phf-shapes"  # of attention and of experts, in transformers' tables
 
@@ -39,18 +42,22 @@ class PassMemory:
     backward: int
 
 
-def pass_memory(causal: PreTrainedModel, rows: int, student: int, teacher: int, attention: str) -> PassMemory:
+def pass_memory(
+    causal: PreTrainedModel, rows: int, student: int, teacher: int, attention: str, away: bool = False
+) -> PassMemory:
     """The memory of both passes over `rows` sequences of the given lengths.
 
     Args:
         causal: on the meta device, in the dtypes of the run, its trainable parameters marked; in training mode.
         teacher: 0 for no teacher's pass.
         attention: of the settings; "eager" is taken as it is.
+        away: activations wait elsewhere for the backward pass.
     """
     reading = reader_memory(causal, rows, teacher, attention) if teacher else 0
     _set_attention(causal, attention)
     with Allocations() as passes:
-        hidden = _hidden(causal, rows, student)
+        with saved_tensors_hooks(_describe, _renew) if away else nullcontext():
+            hidden = _hidden(causal, rows, student)
         kept = passes.held
         hidden.backward(torch.empty_like(hidden))
     for p in causal.parameters():
@@ -93,6 +100,18 @@ class Allocations(TorchDispatchMode):
 
     def _give(self, key: int) -> None:
         self.held -= self._sizes.pop(key)
+
+
+def _describe(saved: Tensor) -> Tensor | tuple[torch.Size, tuple[int, ...], torch.dtype]:
+    """What is left of an activation that has gone to the machine's memory."""
+    return (saved.shape, saved.stride(), saved.dtype) if goes_away(saved) else saved
+
+
+def _renew(kept: Tensor | tuple[torch.Size, tuple[int, ...], torch.dtype]) -> Tensor:
+    if isinstance(kept, Tensor):
+        return kept
+    size, stride, dtype = kept
+    return torch.empty_strided(size, stride, dtype=dtype, device="meta")
 
 
 def _key(x: Tensor) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from phfcli.core.config import TrainConfig
+from phfcli.core.config import OffloadSettings, TrainConfig
 from phfcli.core.losses.divergence.chunked import SLAB_TEMPORARIES, chunk_bytes, slab_bytes
 from phfcli.core.models.adapters.lora import lora_network
 from phfcli.core.models.adapters.summary import AdapterSummary
@@ -26,6 +26,7 @@ from phfcli.core.training.dry_run.spread_memory import Spread, spread_memory
 from phfcli.core.training.dry_run.weights_memory import bytes_of, weights_memory
 from phfcli.core.training.metrics import peak_memory
 from phfcli.core.training.micro_batches import tokens_at_once
+from phfcli.core.training.offload.moments import PART_BYTES
 
 _STATE_COPIES = 8  # float32 tensors like the captured states, that a loss on them makes and keeps
 _HIDDEN_COPIES = 6  # tensors like the hidden states of all tokens, around the fused losses
@@ -91,7 +92,9 @@ def step_memory(
     own_teacher = needs.teacher and external is None
     gaps = _HEAP if config.quantization == "none" else _HEAP_OF_COPIES
     heap = gaps if on_cpu and text.hidden_size > ONE_THREAD_WIDTH else 1
-    passes = pass_memory(causal, rows, student, teacher if own_teacher else 0, _attention(config, arch))
+    offload = OffloadSettings() if on_cpu else config.offload
+    read = teacher if own_teacher else 0
+    passes = pass_memory(causal, rows, student, read, _attention(config, arch), offload.activations)
     kept_for_backward, backward = int(heap * passes.kept), int(heap * (passes.backward - spread.gradients))
     reading, weights = passes.teacher, 0
     if external is not None:
@@ -104,13 +107,14 @@ def step_memory(
         else:  # its blocks are elsewhere
             reading = rows * student * text_config(external).hidden_size * precision.itemsize
             weights = bytes_of(other.get_output_embeddings())
+    copies = copies_of(config.teacher)
     always = {
         "libraries": peak_memory(device) if on_cpu else 0,
         "weights": frozen - spread.away,
         "adapter": 0 if full else trained,
-        "teacher": weights or (int(spread.share * trained) * copies_of(config.teacher) if own_teacher else 0),
+        "teacher": weights or (own_teacher and not offload.teacher) * int(spread.share * trained) * copies,
         "base": int(spread.share * trained) if needs.base and full else 0,
-        "AdamW": 2 * int(spread.share * trained),
+        "AdamW": 2 * min(int(spread.share * trained), PART_BYTES if offload.optimizer else trained),
     }
     tokens = rows * lengths.completion
     layers, positions = needs.blocks(text.num_hidden_layers), min(needs.positions, lengths.completion)
