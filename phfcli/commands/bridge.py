@@ -6,9 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phfcli.commands.options import AsJson, Configs, Data, Model, Plot, Quiet, Seed, Sets, Setting, settings_given
+from phfcli.commands.options import (
+    AsJson,
+    Configs,
+    Data,
+    Model,
+    Plot,
+    Quiet,
+    Seed,
+    Sets,
+    Setting,
+    settings_given,
+    written_file,
+)
 from phfcli.commands.output import (
-    check_plot,
     log_console,
     percent,
     print_json,
@@ -34,7 +45,16 @@ def bridge() -> None:
 @bridge_app.command("fit")
 def fit(
     teacher: Annotated[str, Setting("teacher.model"), typer.Option(metavar="ID|DIR", help="The model to learn from.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The bridge, a .safetensors file.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The bridge, a .safetensors file.",
+            callback=written_file(".safetensors"),
+        ),
+    ],
     model: Model = None,
     data: Data = None,
     rank: Annotated[
@@ -56,9 +76,6 @@ def fit(
       phf bridge fit --model Qwen/Qwen3-1.7B --teacher Qwen/Qwen3-4B --rank 16 -o bridge.safetensors --plot rank.png
       phf train --objective oprd --teacher external --set teacher.model=teacher/ --set oprd.bridge=bridge.safetensors
     """
-    check_plot(plot)
-    if output.suffix != ".safetensors":
-        raise UserError(f"--output {output}: use a name that ends in .safetensors")
     if output.exists():
         raise UserError(f"--output {output}: is there already; choose another name")
     from phfcli.core.settings import option_source, resolve_train

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phfcli.commands.options import OUTPUT, AsJson, Quiet
+from phfcli.commands.options import OUTPUT, AsJson, Quiet, written_file
 from phfcli.commands.output import log_console, print_json, result_console
 from phfcli.core.errors import UserError
 
@@ -28,7 +28,10 @@ def doctor(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Only what is installed, and a step on each device.")] = False,
     output: Annotated[
-        Path, typer.Option(metavar="FILE", help="Where the findings go as JSON.", rich_help_panel=OUTPUT)
+        Path,
+        typer.Option(
+            metavar="FILE", help="Where the findings go as JSON.", rich_help_panel=OUTPUT, callback=written_file()
+        ),
     ] = Path("doctor.json"),
     json_: AsJson = False,
     quiet: Quiet = False,

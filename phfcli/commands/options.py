@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
+from phfcli.core.errors import UserError
 from phfcli.core.extensions import names
 from phfcli.core.names import ENGINES, OBJECTIVES, TEACHERS, TRACKERS
 
@@ -48,6 +49,26 @@ def settings_given(command: Callable[..., Any], typed: Mapping[str, Any]) -> "li
 def names_of(text: str) -> list[str]:
     """The names in a list that is separated by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def written_file(*endings: str) -> Callable[[typer.CallbackParam, Path | None], Path | None]:
+    """For the option of a file that a command writes: refuses one that could not be, before the command begins.
+
+    endings: that its name may have; none is any.
+    """
+
+    def check(option: typer.CallbackParam, path: Path | None) -> Path | None:
+        if path is None:
+            return None
+        label = next(name for name in option.opts if name.startswith("--"))
+        if endings and path.suffix not in endings:
+            raise UserError(f"{label} {path}: use a name that ends in {', '.join(endings)}")
+        from phfcli.core.storage.writable import check_file
+
+        check_file(label, path)
+        return path
+
+    return check
 
 
 def _label(name: str, hint: Any) -> str:
@@ -87,10 +108,23 @@ AsJson = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no logs.", rich_help_panel=OUTPUT)]
 Plot = Annotated[
     Path | None,
-    typer.Option("--plot", metavar="FILE", help="Draw a picture: .png, .svg or .pdf.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--plot",
+        metavar="FILE",
+        help="Draw a picture: .png, .svg or .pdf.",
+        rich_help_panel=OUTPUT,
+        callback=written_file(".png", ".svg", ".pdf"),
+    ),
 ]
 Csv = Annotated[
-    Path | None, typer.Option("--csv", metavar="FILE", help="Write every number as CSV.", rich_help_panel=OUTPUT)
+    Path | None,
+    typer.Option(
+        "--csv",
+        metavar="FILE",
+        help="Write every number as CSV.",
+        rich_help_panel=OUTPUT,
+        callback=written_file(),
+    ),
 ]
 OutputDir = Annotated[
     str | None,

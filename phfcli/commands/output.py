@@ -5,10 +5,8 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phfcli.core.errors import UserError
 from phfcli.core.printable import printable
 
 if TYPE_CHECKING:
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
 
 
 _FILE_WIDTH = 120  # columns
-_PICTURES = (".png", ".svg", ".pdf")
 
 
 def result_console() -> "Console":
@@ -88,12 +85,6 @@ def print_json(value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     # half a character cannot be written as UTF-8; escaped it is JSON as well
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
-
-
-def check_plot(path: Path | None) -> None:
-    """Raises UserError before any work if the picture could not be written."""
-    if path is not None and path.suffix not in _PICTURES:
-        raise UserError(f"--plot {path}: use a name that ends in {', '.join(_PICTURES)}")
 
 
 def quiet_libraries() -> None:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phfcli.commands.options import OUTPUT, AsJson, Csv, Plot, Quiet, names_of
-from phfcli.commands.output import check_plot, print_json, print_table, result_console, warn
+from phfcli.commands.options import OUTPUT, AsJson, Csv, Plot, Quiet, names_of, written_file
+from phfcli.commands.output import print_json, print_table, result_console, warn
 from phfcli.core.errors import one_of
 from phfcli.core.names import UNITS, VIEWS
 from phfcli.core.printable import printable
@@ -32,10 +32,19 @@ def compare(
     unequal: Annotated[bool, typer.Option("--unequal", help="Compare even where prompts or sampling differ.")] = False,
     plot: Plot = None,
     markdown: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the tables as Markdown.", rich_help_panel=OUTPUT)
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the tables as Markdown.", rich_help_panel=OUTPUT, callback=written_file()
+        ),
     ] = None,
     latex: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the tables as LaTeX (booktabs).", rich_help_panel=OUTPUT)
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the tables as LaTeX (booktabs).",
+            rich_help_panel=OUTPUT,
+            callback=written_file(),
+        ),
     ] = None,
     csv: Csv = None,
     json_: AsJson = False,
@@ -57,7 +66,6 @@ def compare(
       phf compare runs/opsd runs/phf --view dynamics --plot dynamics.png
       phf compare runs/phf/checkpoints/step-000050 runs/phf --changed 5
     """
-    check_plot(plot)
     chosen = one_of("--view", view, VIEWS)
     over = None if unit is None else one_of("--unit", unit, UNITS)
     from phfcli.core.analysis.compare import compare as core

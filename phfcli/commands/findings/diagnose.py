@@ -15,8 +15,9 @@ from phfcli.commands.options import (
     Sets,
     Setting,
     settings_given,
+    written_file,
 )
-from phfcli.commands.output import check_plot, log_console, print_json, quiet_libraries, result_console
+from phfcli.commands.output import log_console, print_json, quiet_libraries, result_console
 from phfcli.commands.views.diagnosis import explain, show_model, show_report, show_state_cosine, show_steps
 from phfcli.core.errors import UserError, one_of
 from phfcli.core.names import ENERGIES
@@ -61,7 +62,12 @@ def diagnose(
     ] = None,
     save: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Keep the flow (all of it is in memory then).", rich_help_panel=COLLECT),
+        typer.Option(
+            metavar="FILE",
+            help="Keep the flow (all of it is in memory then).",
+            rich_help_panel=COLLECT,
+            callback=written_file(),
+        ),
     ] = None,
     gradients: Annotated[
         bool,
@@ -89,7 +95,6 @@ def diagnose(
       phf diagnose --collect runs/phf-embedded-seed0 --gradients --plot all.png
       phf diagnose --collect Qwen/Qwen3-1.7B --data problems.jsonl --samples 4
     """
-    check_plot(plot)
     kind = one_of("--energy", energy, ENERGIES)
     if collect:
         from phfcli.core.analysis.diagnose import diagnose as read

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phfcli.commands.options import OUTPUT, AsJson, Configs, Quiet, Sets, names_of, settings_given
+from phfcli.commands.options import OUTPUT, AsJson, Configs, Quiet, Sets, names_of, settings_given, written_file
 from phfcli.commands.output import print_json, print_table, result_console, with_error
 from phfcli.core.errors import UserError, one_of
 from phfcli.core.names import POLICIES
@@ -34,6 +34,7 @@ def grade(
             metavar="FILE.jsonl",
             help="Write every sample on which they differ.",
             rich_help_panel=OUTPUT,
+            callback=written_file(".jsonl"),
         ),
     ] = None,
     config: Configs = None,
@@ -54,8 +55,6 @@ def grade(
       phf grade samples_gsm8k.jsonl --json
       phf grade mine.jsonl --set columns.answer=gold --set columns.completion=output
     """
-    if output is not None and output.suffix != ".jsonl":
-        raise UserError(f"--output {output}: use a name that ends in .jsonl")
     chosen = [one_of("--policies", name, POLICIES) for name in dict.fromkeys(names_of(policies))]
     if not chosen:
         raise UserError(f"--policies: name at least one of {', '.join(POLICIES)}")

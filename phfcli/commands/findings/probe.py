@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from phfcli.commands.options import OUTPUT, AsJson, Configs, Data, Quiet, Seed, Sets, settings_given
+from phfcli.commands.options import OUTPUT, AsJson, Configs, Data, Quiet, Seed, Sets, settings_given, written_file
 from phfcli.commands.output import log_console, print_json, print_table, quiet_libraries, result_console, warn
-from phfcli.core.errors import UserError
 from phfcli.core.names import CONTEXTS
 
 
@@ -25,7 +24,14 @@ def probe(
     n: Annotated[int, typer.Option("--n", min=1, metavar="N", help="Rollouts of each problem.")] = 2,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The page, a .html file.", rich_help_panel=OUTPUT),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The page, a .html file.",
+            rich_help_panel=OUTPUT,
+            callback=written_file(".html"),
+        ),
     ] = None,
     seed: Seed = None,
     config: Configs = None,
@@ -45,8 +51,6 @@ def probe(
       phf probe runs/phf-embedded-seed0 --contexts answer,wrong-answer --json
       phf probe embedded --data problems.jsonl --contexts "A hint: {hint}"
     """
-    if output is not None and output.suffix != ".html":
-        raise UserError(f"--output {output}: use a name that ends in .html")
     sources = settings_given(probe, locals())
     from phfcli.core.analysis.probe.experiment import build_experiment
     from phfcli.core.analysis.probe.run import run_probe

@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
-from phfcli.commands.options import AsJson, Quiet
+from phfcli.commands.options import AsJson, Quiet, written_file
 from phfcli.commands.output import print_json, result_console
-from phfcli.core.errors import UserError
 
 
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="[NAME=]RUN...", help="Runs, or evaluated models' folders.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page.")] = Path("report.html"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The page.", callback=written_file(".html"))
+    ] = Path("report.html"),
     title: Annotated[str, typer.Option(metavar="TEXT", help="What stands above it.")] = "A study of hidden flow",
     unequal: Annotated[bool, typer.Option("--unequal", help="Compare even where prompts or sampling differ.")] = False,
     json_: AsJson = False,
@@ -27,8 +28,6 @@ def report(
     \b
     Links to samples are relative to the page: move it together with the runs.
     """
-    if output.suffix != ".html":
-        raise UserError(f"--output {output}: use a name that ends in .html")
     from phfcli.core.reporting.report import write_report
 
     write_report(output, runs, title, unequal)

@@ -13,6 +13,7 @@ from phfcli.core.models.description import generation_config, load_config, load_
 from phfcli.core.models.loading import load_model
 from phfcli.core.runs.checkpoint_choice import find_target
 from phfcli.core.storage.files import new_folder
+from phfcli.core.storage.writable import check_folder
 
 
 def export_merged(name: str, folder: Path, base: str | None = None) -> torch.dtype:
@@ -29,6 +30,7 @@ def export_merged(name: str, folder: Path, base: str | None = None) -> torch.dty
         raise UserError(f"{name}: is a plain model already; export takes a run, a checkpoint or an adapter")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--merged {folder}: is not empty; choose another folder")
+    check_folder("--merged", folder)
     description = load_description(target.model)
     if target.adapter is not None:
         check_adapter(target.adapter, description)

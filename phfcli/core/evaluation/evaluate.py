@@ -21,6 +21,7 @@ from phfcli.core.rollouts.build_engine import evaluation_engine
 from phfcli.core.rollouts.engine import Serving
 from phfcli.core.runs.checkpoint_choice import Target, find_target
 from phfcli.core.storage.locks import kept
+from phfcli.core.storage.writable import check_folder
 
 Warn = Callable[[str], None]
 
@@ -52,6 +53,7 @@ def _kept(target: Target) -> Iterator[None]:
 def _evaluate(
     config: EvalConfig, target: Target, on_start: Callable[[Evaluator], None], on_progress: Progress, warn: Warn
 ) -> list[dict[str, Any]]:
+    check_folder("--output-dir", Path(config.output_dir) if config.output_dir else target.run or Path("runs"))
     benches = load_benchmarks(config.bench, config)
     overlaps = overlaps_of(config, target, benches)
     description = load_description(target.model)

@@ -23,6 +23,7 @@ from phfcli.core.storage.files import (
 )
 from phfcli.core.storage.locks import writing_alone
 from phfcli.core.storage.schemas import ManifestForm, StepForm, read_form, read_forms
+from phfcli.core.storage.writable import check_folder
 
 # what may differ when a run goes on: they change where it ends and what it leaves, not the steps themselves
 _FREE_ON_RESUME = ("steps", "checkpoint_every", "keep", "output_dir", "report_to")
@@ -57,8 +58,7 @@ def training_alone(folder: Path) -> Iterator[None]:
     Raises:
         UserError: where another process trains in the folder, or the file system has no locks.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: a file stands there; choose another --output-dir")
+    check_folder("--output-dir", folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / "lock"
