@@ -26,8 +26,10 @@ from phfcli.core.storage.schemas import ManifestForm, StepForm, read_form, read_
 from phfcli.core.storage.writable import check_folder
 
 # what may differ when a run goes on: they change where it ends and what it leaves, not the steps themselves
-_FREE_ON_RESUME = ("steps", "checkpoint_every", "keep", "output_dir", "report_to")
-_FREE_ON_RESUME += ("sharding", "offload", "vllm", "http", "health")
+_FREE_ON_RESUME = (
+    *("steps", "checkpoint_every", "keep", "output_dir", "report_to"),
+    *("sharding", "offload", "vllm", "http", "health"),
+)
 _CHECKPOINTS_HANG_ON = ("model", "tuning", "lora")
 _WRITTEN_BEFORE_CONFIG = {"lock", "manifest.json", ".manifest.json.tmp", ".config.yaml.tmp"}
 

@@ -1,15 +1,13 @@
 """Tensors on disk: safetensors only, written at once, and read with one clear line for a damaged file."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from phfcli.core.errors import MissingFileError, UserError, first_line
@@ -18,68 +16,35 @@ from phfcli.core.storage.files import replacing
 _SEAL, _UNSEALED = "seal", "0" * 64  # a checksum of the whole file but for itself
 _OLD_SEAL = "sha256"  # of what follows the header alone, in files of phf 0.1
 _PART = 1 << 20  # bytes read at once
-_DTYPES = {  # the names of the format, in its order
-    torch.bool: "BOOL",
-    torch.uint8: "U8",
-    torch.int8: "I8",
-    torch.int16: "I16",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int32: "I32",
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.int64: "I64",
-}
-_RANK = {dtype: rank for rank, dtype in enumerate(_DTYPES)}
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, sealed: bool = False
 ) -> None:
-    """Writes a safetensors file, a tensor at a time; a reader finds the old one or the new one.
+    """Writes a safetensors file; a reader finds the old one or the new one.
 
     Of tensors that are spread over ranks one rank writes; the others call `give_parts` with theirs.
 
     sealed: its header carries a checksum of the file, which `check_seal` compares.
     """
+    on_cpu = {name: whole(tensors[name].detach()).contiguous().cpu() for name in sorted(tensors)}
     about = dict(metadata or {}) | ({_SEAL: _UNSEALED} if sealed else {})
     with replacing(path) as temporary:
-        _write(temporary, tensors, about)
+        save_file(on_cpu, temporary, about or None)
         if sealed:
             _seal(temporary)
 
 
 def give_parts(tensors: Mapping[str, Tensor]) -> None:
     """Gives this rank's parts to the one that writes these tensors."""
-    for _, tensor in _in_order(tensors):
-        whole(tensor)
+    for name in sorted(tensors):
+        whole(tensors[name].detach())
 
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor in one piece; for one that is spread over ranks (a DTensor) all of them ask at the same time."""
     gather = getattr(tensor, "full_tensor", None)  # no isinstance: importing the class takes a second
     return tensor if gather is None else gather()
-
-
-def _in_order(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
-    """The order of a file: wide numbers first, so that every number lies at a multiple of its size."""
-    return sorted(tensors.items(), key=lambda item: (-_RANK[item[1].dtype], item[0]))
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
-    """The file as safetensors itself would write it, but with no more than one tensor in memory."""
-    header: dict[str, Any] = {"__metadata__": about} if about else {}
-    end = 0
-    for name, tensor in _in_order(tensors):
-        begin, end = end, end + tensor.numel() * tensor.itemsize
-        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        for _, tensor in _in_order(tensors):
-            numbers = whole(tensor.detach()).contiguous().cpu()
-            stream.write(numbers.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def check_seal(path: Path) -> bool:
