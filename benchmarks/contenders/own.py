@@ -21,7 +21,7 @@ def main() -> None:
         "rollout.engine": "transformers",
         "rollout.max_new_tokens": 1,
         "micro_batch_size": task["micro_batch_size"],
-        "gradient_checkpointing": task.get("gradient_checkpointing", False),
+        **task.get("settings", {}),
     }
     config = resolve_train([option_source("the task", key, value) for key, value in settings.items()])
     with tempfile.TemporaryDirectory() as folder:
@@ -31,8 +31,8 @@ def main() -> None:
     def update() -> float:
         batches = trainer.collate(samples)
         counts = {name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts}
-        loss, _, _ = trainer.gradient(batches, counts, trainer.ranks)
-        trainer.update()
+        loss, grad_norm, _ = trainer.gradient(batches, counts, trainer.ranks)
+        trainer.update(grad_norm)
         return loss
 
     print(json.dumps(measure(update, trainer.model.network, task["repeats"])))

@@ -9,7 +9,12 @@ Rollout = dict[str, list[int]]  # student_prompt, teacher_prompt, completion
 
 
 def make_model(
-    folder: Path, layers: int = 8, width: int = 512, vocabulary: int = 151_936, dtype: str = "float32"
+    folder: Path,
+    layers: int = 8,
+    width: int = 512,
+    vocabulary: int = 151_936,
+    dtype: str = "float32",
+    context: int = 4096,
 ) -> Path:
     """A Qwen3 of that shape with random weights, as a folder that any program can load."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -25,7 +30,7 @@ def make_model(
         num_attention_heads=width // 64,
         num_key_value_heads=max(1, width // 128),
         head_dim=64,
-        max_position_embeddings=4096,
+        max_position_embeddings=context,
         tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phfcli.commands.options import OUTPUT, AsJson, Quiet, written_file
-from phfcli.commands.output import log_console, print_json, result_console
+from phfcli.commands.output import log_console, print_json, result_console, warn
 from phfcli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ def doctor(
     model: Annotated[
         str | None, typer.Option(metavar="ID|DIR", help="Also measure memory and time of a step on this model.")
     ] = None,
-    processes: Annotated[int, typer.Option(metavar="N", min=1, help="Also make a step in N processes.")] = 1,
+    processes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Also make a step in N processes (one for each GPU).")
+    ] = None,
     engine: Annotated[
         str | None, typer.Option(metavar="NAME", help="vllm: fail where it does not work, or is not there.")
     ] = None,
@@ -53,26 +55,39 @@ def doctor(
         raise UserError("--model: --quick makes no step on a model of yours; leave one of the two out")
     from phfcli.core.doctor.examine import examine
     from phfcli.core.models.description import load_config
-    from phfcli.core.storage.files import write_json
 
     if model is not None:
         load_config(model)  # refuses one that is not there, before minutes of other checks
     findings: list[Finding] = []
+    unwritten = None
     log = log_console(quiet or json_)
     with log.status("checking the machine") as status:
         for finding in examine(model, processes, engine, quick):
             findings.append(finding)
-            write_json(output, _report(findings))  # a file that cannot be written shows at once
+            unwritten = _save(findings, output)  # as it goes on: whoever stops it has what was found
             status.update(f"checked {finding.part}")
             if not json_:
                 _show(finding)
     result = _report(findings)
     if json_:
         print_json(result)
-    else:
+    elif unwritten is None:
         result_console().print(f"{'report':<20} {output}", markup=False, soft_wrap=True)
-    if not result["ok"]:
+    if unwritten is not None:
+        warn(f"--output {output}: {unwritten}; the findings are not on disk")
+    if unwritten is not None or not result["ok"]:
         raise typer.Exit(1)
+
+
+def _save(findings: "Sequence[Finding]", output: Path) -> str | None:
+    """Writes the findings so far; returns what kept it from that: a full disk is one of the things to find."""
+    from phfcli.core.storage.files import write_json
+
+    try:
+        write_json(output, _report(findings))
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _report(findings: "Sequence[Finding]") -> dict[str, Any]:

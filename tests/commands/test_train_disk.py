@@ -15,23 +15,6 @@ Phf = Callable[..., Any]
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a file system in memory that holds so much; for root in a container, `docker run --privileged`."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(size: str) -> Path:
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
-        return folder
-
-    yield mount
-    subprocess.run(["umount", str(folder)], capture_output=True, check=False)
-
-
-@pytest.fixture
 def small_files() -> Iterator[Callable[[int], None]]:
     """Lets no file grow beyond so many bytes, which the system refuses like a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -5,17 +5,19 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
+
 from phfcli.core.doctor import steps
 from phfcli.core.doctor.finding import Finding, warning
 from phfcli.core.doctor.machine import machine
 
 
-def examine(model: str | None, processes: int, engine: str | None, quick: bool) -> Iterator[Finding]:
+def examine(model: str | None, processes: int | None, engine: str | None, quick: bool) -> Iterator[Finding]:
     """Proves the machine.
 
     Args:
         model: whose memory and time are measured as well; None leaves it out.
-        processes: a step is also made in so many; 1 leaves it out.
+        processes: a step is also made in so many; 1 leaves it out, None is one for each GPU.
         engine: "vllm" fails where it is not there; None tries it where it is installed.
         quick: only what is installed, and a step on each device.
     """
@@ -27,8 +29,8 @@ def examine(model: str | None, processes: int, engine: str | None, quick: bool) 
         if quick:
             return
         yield steps.killed_and_resumed(folder)
-        if processes > 1:
-            yield steps.several_processes(folder, processes)
+        if (together := processes or torch.cuda.device_count()) > 1:
+            yield steps.several_processes(folder, together)
         if engine == "vllm" or find_spec("vllm") is not None:
             yield from steps.vllm(folder)
         else:

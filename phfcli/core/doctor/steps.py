@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from phfcli.core.config import TrainConfig
 from phfcli.core.doctor.finding import Finding, failed, ok, warning
 from phfcli.core.doctor.program import json_of, metrics_of, run_phf
 from phfcli.core.storage.files import file_hash
@@ -55,12 +56,21 @@ def compared(part: str, lines: list[dict[str, Any]], reference: list[dict[str, f
         for name, value in known.items()
     ]
     error, step, name, value, wanted = max(apart, key=lambda entry: (not math.isfinite(entry[0]), entry[0]))
-    seconds = median(line["seconds"] for line in lines)
+    seconds, rollouts = _times(lines)
     if not error <= _TOLERANCE:
         found = f"{name} of step {step} is {value:.6g}, and should be {wanted:.6g}"
         return failed(part, found, "a kernel computes something else here: try another torch, or attention=eager")
-    found = f"every value within {max(error, 1e-9):.1g} of the stored ones, {seconds:.2f} s a step"
-    return ok(part, found, largest_error=error, seconds=seconds)
+    found = f"every value within {max(error, 1e-9):.1g} of the stored ones, {_told(seconds, rollouts)}"
+    return ok(part, found, largest_error=error, seconds=seconds, rollout_seconds=rollouts)
+
+
+def _times(lines: list[dict[str, Any]]) -> tuple[float, float]:
+    """Seconds of a step, and of its rollouts."""
+    return median(line["seconds"] for line in lines), median(line["rollout_seconds"] for line in lines)
+
+
+def _told(seconds: float, rollouts: float) -> str:
+    return f"{seconds:.2f} s a step (rollouts {rollouts:.2f}, passes and update {seconds - rollouts:.2f})"
 
 
 def killed_and_resumed(folder: Path) -> Finding:
@@ -118,15 +128,23 @@ def memory_of(folder: Path, model: str) -> Finding:
     lines = metrics_of(run)
     peak, planned = max(line["peak_memory_bytes"] for line in lines), plan["memory_bytes"]["total"]
     ratio = planned / peak
-    seconds, rollouts = median(line["seconds"] for line in lines), median(line["rollout_seconds"] for line in lines)
+    seconds, rollouts = _times(lines)
+    hours = _recipe_hours(seconds / max(1.0, 4 * median(line["rollout_tokens"] for line in lines)))
     found = (
-        f"predicted {planned / 2**30:.2f} GiB, measured {peak / 2**30:.2f}; {seconds:.1f} s a step of 4, "
-        f"{rollouts:.1f} of it rollouts; 100 steps of 32: {100 * 8 * seconds / 3600:.1f} hours"
+        f"predicted {planned / 2**30:.2f} GiB, measured {peak / 2**30:.2f}; {_told(seconds, rollouts)} of 4; "
+        f"the recipe: about {hours:.1f} hours on one such device"
     )
     figures = {"predicted_bytes": planned, "measured_bytes": peak, "seconds": seconds}
+    figures |= {"rollout_seconds": rollouts, "recipe_hours": hours}
     if not 0.8 <= ratio <= 1.25:
         return warning(part, found, "leave more room than the plan says", **figures)
     return ok(part, found, **figures)
+
+
+def _recipe_hours(seconds: float) -> float:
+    """Of a run with the default settings, the paper's, at so many seconds for each token of a rollout."""
+    recipe = TrainConfig()
+    return seconds * recipe.steps * recipe.batch_size * recipe.rollout.max_new_tokens / 3600
 
 
 def devices() -> list[str]:

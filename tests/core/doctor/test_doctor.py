@@ -1,15 +1,22 @@
-"""The doctor names planted faults: a wrong kernel, a full disk, an incompatible version, a process that hangs."""
+"""The doctor names planted faults.
 
+A wrong kernel, an adapter that is not swapped, a full disk, an incompatible version, a process or a rank that hangs.
+"""
+
+import errno
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from phfcli.core.doctor import steps
 from phfcli.core.doctor.machine import _disk
 from phfcli.core.doctor.program import run_phf
 from phfcli.core.doctor.steps import REFERENCE, compared
@@ -23,7 +30,7 @@ def reference() -> Reference:
 
 
 def measured(reference: Reference, **changes: float) -> Reference:
-    return [line | {"seconds": 1.0} | changes for line in reference]
+    return [line | {"seconds": 1.0, "rollout_seconds": 0.5} | changes for line in reference]
 
 
 def test_equal_values_are_ok(reference: Reference) -> None:
@@ -48,8 +55,8 @@ def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 60
 
 
-def _doctor(folder: Path, line: str = "", **environment: str) -> tuple[int, list[dict[str, Any]]]:
-    command = f"{line} exec {sys.executable} -m phfcli doctor --quick --json"
+def _doctor(folder: Path, **environment: str) -> tuple[int, list[dict[str, Any]]]:
+    command = f"exec {sys.executable} -m phfcli doctor --quick --json"
     paths = os.pathsep.join(filter(None, [environment.pop("FIRST", ""), *sys.path]))
     own = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment
     done = subprocess.run(["bash", "-c", command], cwd=folder, env=own, capture_output=True, text=True, check=False)
@@ -109,3 +116,53 @@ def test_a_folder_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir("/proc")  # where even root writes nothing
     found = _disk()
     assert (found.state, "for runs in /proc" in found.found) == ("failed", True)
+
+
+def test_a_rank_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The second process stops for good before it meets the first."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, time\nif os.environ.get('LOCAL_RANK') == '1': time.sleep(10**6)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    monkeypatch.setattr(steps, "_LIMIT_S", 20.0)
+    finding = steps.several_processes(tmp_path, 2)
+    assert (finding.state, finding.part) == ("failed", "2 processes")
+    assert finding.found.startswith("took longer than 20 s")
+    assert "a process fails or hangs" in finding.fix
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_named(small_disk: Callable[[str], Path]) -> None:
+    """The report cannot be written there either, and the findings are told all the same."""
+    disk = small_disk("64k")
+    (disk / "filler").write_bytes(b"x" * 2**16)
+    code, findings = _doctor(disk)
+    assert code == 1
+    assert _state(findings, "disk").startswith("failed")
+    assert f"runs cannot be written there: {os.strerror(errno.ENOSPC)}" in _state(findings, "disk")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+def test_an_adapter_that_is_not_swapped_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A vLLM plugin, loaded in the engine's own process: whichever adapter is asked for, the first one is loaded."""
+    site = tmp_path / "site"
+    (site / "stale-1.0.dist-info").mkdir(parents=True)
+    (site / "stale-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: stale\nVersion: 1.0\n")
+    (site / "stale-1.0.dist-info" / "entry_points.txt").write_text("[vllm.general_plugins]\nstale = stale:plant\n")
+    (site / "stale.py").write_text(
+        "def plant():\n"
+        "    from copy import deepcopy\n"
+        "    from vllm.lora.worker_manager import WorkerLoRAManager as Manager\n"
+        "    own, kept = Manager._load_adapter, []\n"
+        "    def load(self, request):\n"
+        "        kept.append(deepcopy(own(self, request)))\n"
+        "        stale = deepcopy(kept[0])\n"
+        "        stale.id = request.lora_int_id\n"
+        "        return stale\n"
+        "    Manager._load_adapter = load\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *sys.path]))
+    finding = next(steps.vllm(tmp_path))
+    assert (finding.state, finding.part) == ("failed", "vLLM")
+    assert "draws the same under other weights: it cannot follow training" in finding.found
