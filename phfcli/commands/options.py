@@ -111,7 +111,7 @@ Plot = Annotated[
     typer.Option(
         "--plot",
         metavar="FILE",
-        help="Draw a picture: .png, .svg or .pdf.",
+        help="Draw a picture; the name's ending is its format: .png, .svg or .pdf.",
         rich_help_panel=OUTPUT,
         callback=written_file(".png", ".svg", ".pdf"),
     ),

@@ -7,8 +7,11 @@ from inspect import signature
 from typing import Any, get_type_hints
 
 import pytest
+from refusals import refused
+from typer.main import get_command
 
 from phfcli import __version__
+from phfcli.cli import app
 from phfcli.commands.eval import evaluate
 from phfcli.commands.options import Setting
 from phfcli.commands.train import train
@@ -87,3 +90,30 @@ def test_without_arguments_it_shows_its_help(phf: Callable[..., Any]) -> None:
     done = phf()
     assert done.code == 0
     assert "─ Commands ─" in done.out
+
+
+PLOTTED = (
+    ["diagnose", "nowhere"],
+    ["compare", "nowhere"],
+    ["bridge", "fit", "--teacher", "nowhere", "-o", "b.safetensors"],
+)
+
+
+@pytest.mark.parametrize("args", PLOTTED, ids=lambda args: args[0])
+@pytest.mark.parametrize("name", ["x.gif", "x", "x.pdf.gz"])
+def test_a_picture_of_another_format_is_refused_before_anything_else(
+    phf: Callable[..., Any], args: list[str], name: str
+) -> None:
+    refused(phf(*args, "--plot", name), f"--plot {name}: use a name that ends in .png, .svg, .pdf")
+
+
+def test_no_other_command_draws_pictures() -> None:
+    """So that the test above is told of a new one."""
+    root: Any = get_command(app)
+    groups = {name: getattr(command, "commands", {"": command}) for name, command in root.commands.items()}
+    plotting = {name for name, own in groups.items() if any(map(has_plot, own.values()))}
+    assert plotting == {args[0] for args in PLOTTED}
+
+
+def has_plot(command: Any) -> bool:
+    return any("--plot" in param.opts for param in command.params)

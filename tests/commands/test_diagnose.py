@@ -84,7 +84,9 @@ def test_each_energy_says_which_it_is(phf: Phf, run: Path, energy: str) -> None:
 def test_pictures_of_one_step_and_of_several(phf: Phf, run: Path) -> None:
     assert phf("diagnose", run, "--plot", "layers.png").code == 0
     assert (run.parent / "layers.png").read_bytes()[:4] == b"\x89PNG"
-    assert phf("diagnose", run, "--steps", "1", "--plot", "one.svg").code == 0
+    for name, start in (("one.svg", b"<?xml"), ("one.pdf", b"%PDF")):
+        assert phf("diagnose", run, "--steps", "1", "--plot", name).code == 0
+        assert (run.parent / name).read_bytes().startswith(start)
 
 
 def test_a_checkpoint_read_anew_says_what_its_saved_flow_says(phf: Phf, run: Path) -> None:

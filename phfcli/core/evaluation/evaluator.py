@@ -22,7 +22,7 @@ from phfcli.core.models.description import ModelDescription, pick_device
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.rollouts.engine import Engine
 from phfcli.core.runs.checkpoint_choice import Target
-from phfcli.core.runs.layout import evaluation_folder
+from phfcli.core.runs.layout import evaluation_folder, run_name
 from phfcli.core.runs.provenance import environment, now
 from phfcli.core.storage.background_writer import BackgroundWriter
 from phfcli.core.storage.files import write_json
@@ -62,7 +62,7 @@ class Evaluator:
                 **summarise(samples, bench.problems, grader, self.config.n),
                 "bench": bench.name,
                 "unusable_golds": list(bench.unusable),
-                "target": self.target.name,
+                "target": run_name(file.folder) or self.target.name,
                 "step": self.target.step,
                 "engine": self.engine.name,
                 "seconds": seconds,

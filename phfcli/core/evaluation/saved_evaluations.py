@@ -1,7 +1,9 @@
 """Reads evaluations from disk for a comparison: run, scores, settings and samples."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -10,7 +12,7 @@ from phfcli.core.errors import UserError
 from phfcli.core.evaluation.average import average
 from phfcli.core.grading import Status
 from phfcli.core.printable import printable
-from phfcli.core.runs.layout import evaluation_files, is_run, run_of_evaluation
+from phfcli.core.runs.layout import evaluation_files, is_run, run_name, run_of_evaluation
 from phfcli.core.settings import read_yaml
 from phfcli.core.storage.schemas import (
     EvaluationSettingsForm,
@@ -44,9 +46,9 @@ class SavedEvaluation:
     """One evaluation of one benchmark.
 
     Attributes:
-        name: of the run or model, or as the user calls it.
+        name: of the run's folder, or as the user calls it; a file that stands alone says its own.
         method: what it is a seed of, as a hashable whole; seeds of one method have the same.
-        objective: of the run, "base" for a model without an adapter, else the name.
+        objective: of the run, else the name.
         home: the run that it belongs to, or the file that stands alone.
         scores: 0 or 1 of each sample by problem; empty for a summary from elsewhere that does not tell them.
         settings: of the sampling, as far as they are known.
@@ -127,6 +129,12 @@ def summaries_of(path: Path, all_steps: bool) -> list[Path]:
     return found if all_steps else _newest(found)
 
 
+def name_of(summary: Path) -> str:
+    """What the evaluation with this summary file is called: as its run's folder, or as it says where it has none."""
+    own = run_name(summary.parent) if summary.name == "summary.json" else None
+    return printable(own or str(read_form(summary, SummaryForm)["target"]))
+
+
 def _newest(summaries: list[Path]) -> list[Path]:
     """Of each benchmark the evaluations of the newest step."""
     told = {path: read_form(path, SummaryForm) for path in summaries}
@@ -153,14 +161,14 @@ def _load(path: Path, name: str | None) -> SavedEvaluation:
     home = str((path if alone else run).resolve())
     config = read_yaml(run / "config.yaml") if is_run(run) and not alone else {}
     base = "adapter_sha256" in settings and settings["adapter_sha256"] is None
-    own = printable(str(summary["target"]))
+    own = name_of(path)
     kept = {key: value for key, value in config.items() if key not in _FREE}
     began = config.get("model") if base else None  # of a run of all weights, whose checkpoints are models themselves
     model = began or settings.get("model", {}).get("name") or summary.get("model") or "-"
     return SavedEvaluation(
         name=name or own,
         method=name or (json.dumps(kept, sort_keys=True) if config else home),
-        objective=name or config.get("objective") or ("base" if base else own),
+        objective=name or config.get("objective") or own,
         home=home,
         model=printable(Path(str(model)).name),
         summary={"stderr": None, **summary},
@@ -214,15 +222,27 @@ def _samples(path: Path) -> tuple[dict[str, list[SavedSample]], dict[str, str | 
 
 
 def _distinct(results: list[SavedEvaluation]) -> list[SavedEvaluation]:
-    """Adds the run's folder, the step or a number to names that occur twice on one benchmark."""
-    seen: dict[tuple[str, str, str], int] = {}
-    distinct = []
-    for result in results:
-        key = (result.model, result.bench, result.name)
-        seen[key] = seen.get(key, 0) + 1
-        if seen[key] > 1:
-            home = printable(run_of_evaluation(result.folder).name)
-            mark = home if home not in ("", result.name) else result.step or seen[key]
-            result = replace(result, name=f"{result.name} ({mark})")
-        distinct.append(result)
-    return distinct
+    """The evaluations with names of which none occurs twice on one benchmark and model."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for place, result in enumerate(results):
+        groups.setdefault((result.model, result.bench), []).append(place)
+    named = list(results)
+    for places in groups.values():
+        own = [(results[place].name, run_of_evaluation(results[place].folder), results[place].step) for place in places]
+        for place, name in zip(places, distinct_names(own), strict=True):
+            named[place] = replace(results[place], name=name)
+    return named
+
+
+def distinct_names(runs: Sequence[tuple[str, Path, int | None]]) -> list[str]:
+    """The names of (name, folder, step); one that stands there already is told apart by folder, step or number."""
+    names: list[str] = []
+    seen = set()
+    for name, folder, step in runs:
+        home = folder.resolve()
+        marks = [str(step)] if (name, home) in seen else [home.name, home.parent.name]
+        seen.add((name, home))
+        marked = [f"{name} ({printable(mark)})" for mark in marks if mark not in (name, "", "None")]
+        numbered = (f"{name} ({number})" for number in count(2))
+        names.append(next(own for own in chain([name], marked, numbered) if own not in names))
+    return names

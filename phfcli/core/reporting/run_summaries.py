@@ -7,7 +7,7 @@ from typing import Any
 
 from phfcli.core.analysis.diagnose import LayerReport, comparable, diagnose_file, flow_files
 from phfcli.core.errors import UserError
-from phfcli.core.evaluation.saved_evaluations import summaries_of
+from phfcli.core.evaluation.saved_evaluations import distinct_names, name_of, summaries_of
 from phfcli.core.printable import printable
 from phfcli.core.reporting.table_export import ResultTable
 from phfcli.core.runs.layout import evaluation_files, is_run
@@ -34,12 +34,13 @@ def load_run_summary(name: str | None, folder: Path) -> RunSummary:
     """Reads a folder. Raises UserError for one that is no run and holds no evaluation."""
     if not folder.exists():
         raise UserError(f"{folder}: no such run")
-    if not is_run(folder) and not summaries_of(folder, all_steps=True):
+    evaluated = summaries_of(folder, all_steps=True)
+    if not is_run(folder) and not evaluated:
         raise UserError(f"{folder}: neither a run nor evaluated; run `phf eval` first")
     told = [*folder.glob("manifest.json"), *evaluation_files(folder, "settings.json")]
     saved = flow_files(folder) if is_run(folder) and any((folder / "flows").glob("*.safetensors")) else []
     return RunSummary(
-        name or printable(folder.resolve().name),
+        name or name_of(evaluated[0]) if not is_run(folder) else printable(folder.resolve().name),
         folder,
         read_yaml(folder / "config.yaml") if is_run(folder) else {},
         read_json(told[0]) if told else {},
@@ -50,16 +51,9 @@ def load_run_summary(name: str | None, folder: Path) -> RunSummary:
 
 
 def with_distinct_names(runs: Sequence[RunSummary]) -> list[RunSummary]:
-    """The runs, those of one name with their folder's name or their number beside it."""
-    names = [run.name for run in runs]
-    apart = []
-    for place, run in enumerate(runs):
-        if names.count(run.name) > 1:
-            folder = printable(run.folder.resolve().name)
-            mark = folder if folder != run.name else names[: place + 1].count(run.name)
-            run = replace(run, name=f"{run.name} ({mark})")
-        apart.append(run)
-    return apart
+    """The runs, none of which has another's name."""
+    names = distinct_names([(run.name, run.folder, None) for run in runs])
+    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
 
 
 def settings_tables(runs: Sequence[RunSummary]) -> tuple[ResultTable, ResultTable]:

@@ -32,6 +32,15 @@ def evaluation_files(run: Path, name: str) -> list[Path]:
     return sorted([*run.glob(f"evals/*/{name}"), *run.glob(f"evals/step-*/*/{name}")])
 
 
+def run_name(evaluation: Path) -> str | None:
+    """What a run or an evaluated model is called in every table, picture and page: the name of its folder.
+
+    evaluation: the folder of one of its evaluations. None for one that stands alone, outside of such a folder.
+    """
+    run = run_of_evaluation(evaluation)
+    return None if run == evaluation else run.resolve().name
+
+
 def run_of_evaluation(folder: Path) -> Path:
     """The run that an evaluation's folder belongs to; the folder itself where it stands alone."""
     above = folder.parents[1] if step_of(folder.parent.name) is not None else folder.parent
