@@ -58,6 +58,12 @@ class Comparison:
 
         return view_figure(self.view, self.core)
 
+    def write_samples(self, path: "str | Path") -> None:
+        """Writes the page of `phf compare --samples`: two evaluations of one benchmark, side by side."""
+        from phfcli.core.reporting.samples.side_by_side import write_side_by_side
+
+        write_side_by_side(Path(path), self.core.results)
+
     def __repr__(self) -> str:
         pairs = [f"{p.bench}: {p.b} - {p.a} {_interval(p.result)} over {p.measured.unit}" for p in self.core.pairs]
         return f"Comparison({'; '.join(pairs) or f'{len(self.core.results)} evaluations'})"

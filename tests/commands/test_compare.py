@@ -3,12 +3,14 @@
 import csv
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from evaluations import evaluation
+from refusals import refused
 
 Phf = Callable[..., Any]
 SOME = {"p": [1, 0], "q": [0, 0], "r": [1, 1]}
@@ -314,3 +316,29 @@ def test_each_interval_says_which_question_it_answers(phf: Phf, tmp_path: Path) 
     assert phf("compare", *runs, "--unit", "problems", "--json").json["pairs"][0]["unit"] == "problems"
     assert "--unit: 'runs' is unknown" in phf("compare", *runs, "--unit", "runs").err
     assert phf("compare", "opsd0", "phf0", "phf1", "--unit", "seeds").code == 2
+
+
+def test_the_samples_of_two_runs_stand_on_one_page(phf: Phf, tmp_path: Path) -> None:
+    sampled = ("--limit", 2, "--n", 2, "--quiet", "--engine", "transformers")
+    for place, bench in (("a", "embedded,embedded-dev"), ("b", "embedded,embedded-dev"), ("c", "embedded")):
+        phf("eval", "embedded", "--output-dir", place, "--bench", bench, *sampled)
+    done = phf("compare", "a", "<b>=b", "--bench", "embedded", "--samples", "both.html")
+    assert done.code == 0, done.err
+    assert "samples    both.html" in done.out
+    page = (tmp_path / "both.html").read_text()
+    assert "<title>embedded: samples of a and &lt;b&gt;</title>" in page
+    [heads] = [json.loads(text) for text in re.findall('id="problems">(.*?)</script>', page)]
+    assert [(head["id"], [len(run["samples"]) for run in head["runs"]]) for head in heads] == [
+        ("eval-0001", [2, 2]),
+        ("eval-0002", [2, 2]),
+    ]
+    assert heads[0]["problem"][0].startswith("Start with")
+    two = "--samples: shows two evaluations of one benchmark; choose them by their paths and --bench. Given: a on"
+    refused(phf("compare", "a", "b", "c", "--bench", "embedded", "--samples", "x.html", "--quiet"), two)
+    refused(phf("compare", "a", "b", "--samples", "x.html", "--quiet"), two)
+    refused(phf("compare", "nowhere", "--samples", "x.pdf"), "--samples x.pdf: use a name that ends in .html")
+    (tmp_path / "a" / "evals" / "embedded-n2" / "samples.parquet").unlink()
+    refused(
+        phf("compare", "a", "c", "--bench", "embedded", "--samples", "x.html", "--quiet"), "samples.parquet is missing"
+    )
+    assert not (tmp_path / "x.html").exists()

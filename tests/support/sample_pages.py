@@ -9,7 +9,7 @@ from typing import Any
 from pages import Page
 from selenium.webdriver.remote.webelement import WebElement
 
-from phfcli.core.evaluation.page.sample_page import write_page
+from phfcli.core.evaluation.page.sample_page import ShownRun, write_page
 from phfcli.core.types import Problem
 
 SUMMARY: dict[str, Any] = {
@@ -64,6 +64,30 @@ SAMPLES = [
     a_sample("p/2", 0, status="truncated", answer=None, text="<think>" + "z" * 1_000),
     a_sample("p/2", 1, text="seven " * 400 + "s" * 500, answer="7" * 300),
 ]
+
+
+PAIR_PROBLEMS = [Problem(f"p/{number}", f"Problem {number}: {ATTACK}", answer="4") for number in range(4)]
+# solved by the first only, by the second only, by both, by neither
+PAIR = {
+    f"A {ATTACKS[0]}": ["correct correct", "wrong correct", "correct correct", "wrong truncated"],
+    f"B {ATTACKS[2]}": ["wrong correct", "correct correct", "correct correct", "wrong wrong"],
+}
+
+
+def pair_runs() -> list[ShownRun]:
+    """Two evaluations with two samples of each of PAIR_PROBLEMS."""
+    return [
+        ShownRun(
+            name,
+            {**SUMMARY, "target": name},
+            [
+                a_sample(f"p/{place}", number, status=status, text=f"{name[0]} writes {ATTACK} {place}{number}")
+                for place, statuses in enumerate(rows)
+                for number, status in enumerate(statuses.split())
+            ],
+        )
+        for name, rows in PAIR.items()
+    ]
 
 
 def page(problems: list[Problem], samples: list[dict[str, Any]], summary: dict[str, Any] | None = None) -> str:

@@ -47,6 +47,15 @@ def compare(
         ),
     ] = None,
     csv: Csv = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Write a page of both runs' samples, side by side.",
+            rich_help_panel=OUTPUT,
+            callback=written_file(".html"),
+        ),
+    ] = None,
     json_: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -57,6 +66,7 @@ def compare(
     dynamics, its Figure 2, from the evaluations of a run's checkpoints.
     --unit seeds: would another training differ? --unit problems: would these checkpoints, on other problems?
     What kind of gain a difference is follows rules that are told with their figures.
+    --samples shows each problem once, with the samples of two runs beside each other.
     --csv writes the differences as well, in a file beside it whose name ends in -pairs.csv.
     \b
     Examples:
@@ -65,6 +75,7 @@ def compare(
       phf compare OPSD=runs/opsd-0 OPSD=runs/opsd-1 PHF=runs/phf-0 PHF=runs/phf-1 --view methods --latex table.tex
       phf compare runs/opsd runs/phf --view dynamics --plot dynamics.png
       phf compare runs/phf/checkpoints/step-000050 runs/phf --changed 5
+      phf compare runs/embedded runs/phf-embedded-seed0 --samples samples.html
     """
     chosen = one_of("--view", view, VIEWS)
     over = None if unit is None else one_of("--unit", unit, UNITS)
@@ -77,7 +88,7 @@ def compare(
     evaluations = load_evaluations(paths, names_of(bench), all_steps=steps)
     comparison = core(evaluations, unequal, not steps, over)
     shown = view_of(chosen, comparison)
-    written = write_comparison(chosen, shown, comparison, plot, markdown, latex, csv)
+    written = write_comparison(chosen, shown, comparison, plot, markdown, latex, csv, samples)
     for note in comparison.notes if not quiet else []:
         warn(note)
     if json_:

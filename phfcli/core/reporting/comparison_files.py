@@ -1,10 +1,11 @@
-"""Writes a comparison to the files that were asked for: a picture, Markdown, LaTeX, CSV."""
+"""Writes a comparison to the files that were asked for: a picture, Markdown, LaTeX, CSV, samples."""
 
 from pathlib import Path
 
 from phfcli.core.analysis.compare import Comparison
 from phfcli.core.names import ViewName
 from phfcli.core.reporting.comparison_tables import View, pair_records, paper_table
+from phfcli.core.reporting.samples.side_by_side import write_side_by_side
 from phfcli.core.reporting.table_export import as_latex, as_markdown, write_records
 from phfcli.core.storage.files import write_text
 
@@ -17,6 +18,7 @@ def write_comparison(
     markdown: Path | None,
     latex: Path | None,
     csv: Path | None,
+    samples: Path | None = None,
 ) -> dict[str, Path]:
     """Writes each file that is given; returns them by what they are.
 
@@ -39,5 +41,7 @@ def write_comparison(
         write_records(csv, view.records)
         if comparison.pairs:
             write_records(csv.with_name(f"{csv.stem}-pairs.csv"), pair_records(comparison.pairs))
-    files = {"picture": plot, "markdown": markdown, "latex": latex, "csv": csv}
+    if samples is not None:
+        write_side_by_side(samples, comparison.results)
+    files = {"picture": plot, "markdown": markdown, "latex": latex, "csv": csv, "samples": samples}
     return {what: path for what, path in files.items() if path is not None}

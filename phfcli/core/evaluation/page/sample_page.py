@@ -1,4 +1,4 @@
-r"""The page that shows an evaluation's samples: one file that asks the network for nothing.
+r"""The page that shows the samples of one evaluation, or of two side by side: one file that asks no network.
 
 What a model wrote is never parsed as markup. Text goes into the page as JSON and from there into text nodes. A formula
 goes in as a tree of MathML elements, vetted here, and is built element by element. The page's policy allows its own
@@ -13,6 +13,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,25 @@ from phfcli.core.grading.boxes import split_thinking
 from phfcli.core.storage.files import write_text
 from phfcli.core.types import Problem
 
-_TEMPLATE = Path(__file__).parent / "samples.html"
+_FOLDER = Path(__file__).parent
 
 _LONGEST_END = 10_000  # characters shown of each end of a long text
 _SHORTEST_END = 1_000
 _ALL_ENDS = 30_000_000  # characters: the ends are shorter where a page of many samples would exceed this
+
+
+@dataclass(frozen=True)
+class ShownRun:
+    """One evaluation on a page.
+
+    Attributes:
+        summary: as in summary.json; a figure that it lacks is shown as –, one without a place of its own only as JSON.
+        samples: lines of samples.jsonl, in any order; those of no problem of the page are left out.
+    """
+
+    name: str
+    summary: dict[str, Any]
+    samples: Sequence[dict[str, Any]]
 
 
 def write_page(
@@ -37,21 +52,49 @@ def write_page(
     samples: Sequence[dict[str, Any]],
     prompt: str = "",
 ) -> None:
-    """Writes the page of an evaluation.
+    """Writes the page of one evaluation.
 
-    summary: as in summary.json; a figure that it lacks is shown as –, one that has no place of its own only as JSON.
-    samples: lines of samples.jsonl, in any order; those of no problem in `problems` are left out.
     prompt: what the model reads of the first problem, if that is known.
     """
+    run = ShownRun(_target(summary), summary, samples)
+    slots = {
+        "layout": "one",
+        "title": _escape(f"samples of {run.name}"),
+        "runs": _about(run, _prompt(prompt)),
+        "kept": "samples.jsonl beside this page",
+    }
+    write_text(path, _page([run], problems, slots))
+
+
+def write_pair_page(path: Path, first: ShownRun, second: ShownRun, problems: Sequence[Problem]) -> None:
+    """Writes the page on which two evaluations of one benchmark stand beside each other."""
+    slots = {
+        "layout": "two",
+        "title": _escape(f"samples of {first.name} and {second.name}"),
+        "runs": f'<div class="about">\n<div>{_about(first)}</div>\n<div>{_about(second)}</div>\n</div>',
+        "kept": "samples.jsonl of each evaluation's folder",
+    }
+    write_text(path, _page([first, second], problems, slots))
+
+
+def _page(runs: Sequence[ShownRun], problems: Sequence[Problem], slots: dict[str, str]) -> str:
     formulas = Formulas()
-    end = max(_SHORTEST_END, min(_LONGEST_END, _ALL_ENDS // max(2 * len(samples), 1)))
-    drawn = _by_problem(samples)
-    heads = [_head(problem, drawn[problem.id], formulas) for problem in problems]  # first in the table of formulas
-    bodies = [[_body(sample, end, formulas) for sample in drawn[problem.id]] for problem in problems]
+    end = max(_SHORTEST_END, min(_LONGEST_END, _ALL_ENDS // max(2 * sum(len(run.samples) for run in runs), 1)))
+    drawn = [_by_problem(run.samples) for run in runs]
+    # first in the table of formulas
+    heads = [_head(problem, [own[problem.id] for own in drawn], formulas) for problem in problems]
+    bodies = [[_body(sample, end, formulas) for own in drawn for sample in own[problem.id]] for problem in problems]
     blocks = [_block(f"samples-{number}", body) for number, body in enumerate(bodies)]
-    data = [_block("problems", heads), _block("formulas", formulas.table), *blocks]
-    template = _TEMPLATE.read_text(encoding="utf-8").replace("{{common}}", common_style())
-    write_text(path, _fill(template, summary, prompt, "\n".join(data)))
+    names = _block("runs", [run.name for run in runs])
+    data = [names, _block("problems", heads), _block("formulas", formulas.table), *blocks]
+    own = {"bench": _escape(runs[0].summary.get("bench", "samples")), "data": "\n".join(data)}
+    return _fill(_template(), slots | own)
+
+
+def _template() -> str:
+    """The page without its contents; style and script are part of it."""
+    text = {kind: (_FOLDER / f"samples.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")}
+    return text["html"].replace("{{style}}", common_style() + text["css"]).replace("{{script}}", text["js"])
 
 
 def _by_problem(samples: Sequence[dict[str, Any]]) -> defaultdict[str, list[dict[str, Any]]]:
@@ -61,15 +104,17 @@ def _by_problem(samples: Sequence[dict[str, Any]]) -> defaultdict[str, list[dict
     return drawn
 
 
-def _head(problem: Problem, samples: Sequence[dict[str, Any]], formulas: Formulas) -> dict[str, Any]:
-    """The part of a problem that the page shows before it is opened."""
-    return {
-        "id": problem.id,
-        "problem": formulas.split(problem.problem),
-        "gold": formulas.answer(problem.answer),
-        "most": _most_frequent(samples, formulas),
-        "samples": [[sample["sample"], sample["status"]] for sample in samples],
-    }
+def _head(problem: Problem, drawn: Sequence[Sequence[dict[str, Any]]], formulas: Formulas) -> dict[str, Any]:
+    """The part of a problem that the page shows before it is opened; the samples of each run."""
+    text, gold = formulas.split(problem.problem), formulas.answer(problem.answer)
+    runs = [
+        {
+            "most": _most_frequent(samples, formulas),
+            "samples": [[sample["sample"], sample["status"]] for sample in samples],
+        }
+        for samples in drawn
+    ]
+    return {"id": problem.id, "problem": text, "gold": gold, "runs": runs}
 
 
 def _most_frequent(samples: Sequence[dict[str, Any]], formulas: Formulas) -> tuple[Any, int, int, str] | None:
@@ -109,18 +154,19 @@ def _block(name: str, value: Any) -> str:
     return f'<script type="application/json" id="{name}">{text}</script>'
 
 
-def _fill(template: str, summary: dict[str, Any], prompt: str, data: str) -> str:
+def _fill(template: str, slots: dict[str, str]) -> str:
     """The template with its slots filled, all at once, so that no data is searched for slots."""
-    slots = {
-        "policy": page_policy(template),
-        "bench": _escape(summary.get("bench", "samples")),
-        "target": _escape(_target(summary)),
-        "figures": _figures(summary),
-        "prompt": _prompt(prompt),
-        "summary": _escape(json.dumps(summary, indent=2, ensure_ascii=False)),
-        "data": data,
-    }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: slots[match[1]], template)
+    filled = {"policy": page_policy(template)} | slots
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], template)
+
+
+def _about(run: ShownRun, fold: str = "") -> str:
+    """A run's name and figures, and its summary as a fold below another one."""
+    summary = _escape(json.dumps(run.summary, indent=2, ensure_ascii=False))
+    return (
+        f'<p class="target">{_escape(run.name)}</p>\n<dl class="figures">\n{_figures(run.summary)}\n</dl>\n'
+        f'{fold}<details class="all"><summary>The whole summary</summary><pre>{summary}</pre></details>'
+    )
 
 
 def _prompt(prompt: str) -> str:

@@ -46,6 +46,8 @@ def test_what_was_found_is_marked(shown: SamplesPage) -> None:
     shown.one("#query").send_keys("ponder")  # in a folded thinking of a folded problem
     shown.wait(lambda: shown.texts(".thinking pre") == ["first I ponder"])
     shown.wait(lambda: shown.script("return CSS.highlights.get('found').size") == 1)
+    kinds = shown.script("return [...CSS.highlights.get('found')].map((range) => range.constructor.name)")
+    assert kinds == ["StaticRange"]  # live ranges would make every later move of a problem slow
     shown.press(Keys.ESCAPE)
     shown.wait(lambda: shown.all(".sample") == [])  # what the search has opened is closed with it
 

@@ -24,7 +24,7 @@ def test_what_attacks_the_page_is_only_shown(shown: SamplesPage) -> None:
     assert ATTACK in shown.texts(".thinking pre")
     assert "<img src=x onerror=window.hacked=1>" in [node.text for node in shown.all("mtext")]
     assert shown.script("return document.querySelectorAll('img, a:not([href^=\"#\"]), [onerror]').length") == 0
-    assert shown.script("return document.scripts.length") == 3 + len(PROBLEMS)
+    assert shown.script("return document.scripts.length") == 4 + len(PROBLEMS)
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ def test_any_text_comes_back_from_the_page_and_none_of_it_is_markup(text: str) -
     assert head["id"] == text
     parts = [head["problem"], head["gold"], body["answer"], body["text"][0]]
     assert [source(part, formulas) for part in parts] == [text] * 4
-    assert html.lower().count("</script") == 4  # three blocks and the page's own script
+    assert html.lower().count("</script") == 5  # four blocks and the page's own script
     assert html.count("<!--") == 0
 
 
@@ -72,7 +72,7 @@ def test_samples_are_ordered_and_only_those_of_the_problems_are_shown() -> None:
     samples = [a_sample("b", 1, status="wrong"), a_sample("gone"), a_sample("b", 0), a_sample("a", 0, status="error")]
     html = page([Problem("a", "A"), Problem("b", "B"), Problem("c", "C")], samples)
     heads = block(html, "problems")
-    assert [head["samples"] for head in heads] == [[[0, "error"]], [[0, "correct"], [1, "wrong"]], []]
+    assert [head["runs"][0]["samples"] for head in heads] == [[[0, "error"]], [[0, "correct"], [1, "wrong"]], []]
     assert heads[0]["gold"] is None
 
 
