@@ -10,6 +10,7 @@ from typing import Annotated
 
 import torch
 import typer
+from compile_and_offload import count_offloaded, measure_compiled
 from dry_run import measure_predictions
 from family_memory import measure_families
 from harness.processes import FOLDER
@@ -41,6 +42,8 @@ def main(
         lambda: measure_scaling(repeats, threads, "cpu"),
         lambda: measure_predictions(threads, large),
         lambda: measure_families(threads, []),
+        count_offloaded,
+        lambda: measure_compiled(repeats, threads),
     ]
     if real.is_dir():
         model, data = real / "smollm2-135m-instruct", real / "problems" / "train.jsonl"

@@ -28,12 +28,14 @@ def measure(update: Callable[[], float], model: torch.nn.Module, repeats: int) -
     """Runs an update 1 + `repeats` times, the first to warm up; it returns its loss."""
     device = next(model.parameters()).device.type
     held = reset_peak(model)
-    losses, seconds = [], []
+    losses, seconds, cpu = [], [], []
     for _ in range(1 + repeats):
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         losses.append(update())  # a float: the device has finished
         seconds.append(time.perf_counter() - started)
-    return {"seconds": seconds[1:], "memory_bytes": peak(device) - held, "losses": losses}
+        cpu.append(time.process_time() - used)
+    times = {"first": seconds[0], "seconds": seconds[1:], "cpu": cpu[1:]}
+    return times | {"memory_bytes": peak(device) - held, "losses": losses}
 
 
 def reset_peak(model: torch.nn.Module) -> int:

@@ -117,6 +117,7 @@ TRIED: dict[str, tuple[str, ...]] = {
 }
 ELSEWHERE = {
     "grader": "examples/own_benchmark.py",
+    "compile": "takes a minute: tests/core/models/kernels/test_compiled_blocks.py",
     "sharding": "needs processes: tests/commands/test_train_ranks.py",
     "model": "tests/core/models",
     "data": "the columns above",

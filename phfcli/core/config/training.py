@@ -96,6 +96,7 @@ class TrainConfig(ModelSettings, DataSettings):
     batch_size: PositiveInt = 32  # problems a step
     micro_batch_size: PositiveInt = 4  # sequences a forward and backward pass
     gradient_checkpointing: bool = False  # activations are computed again in the backward pass
+    compile: bool = False  # the decoder blocks by torch.compile: a minute or more at the start, for GPUs
     checkpoint_every: PositiveInt = 25  # steps
     keep: PositiveInt | None = None  # the newest so many checkpoints; None is all, and their flows stay in any case
     output_dir: str | None = None  # None is runs/OBJECTIVE-MODEL-seedN

@@ -59,6 +59,8 @@ def check_states(config: TrainConfig, needs: Needs, causal: PreTrainedModel) -> 
         raise UserError(
             f"teacher.states: {config.objective} has no two targets, of outputs and of hidden states, to take apart"
         )
+    if needs.lens is not None and config.compile:
+        raise UserError(f"compile: {config.objective} reads attention within the blocks; leave compile out")
     if needs.lens is not None:
         check_logit_lens(causal, needs.lens)
     check_served(config, needs, depth_of(causal.config))

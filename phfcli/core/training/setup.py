@@ -13,6 +13,7 @@ from phfcli.core.models.adapters.lora import add_lora
 from phfcli.core.models.adapters.round_trip import check_round_trip
 from phfcli.core.models.architecture.self_check import check_computation
 from phfcli.core.models.description import load_config
+from phfcli.core.models.kernels.compiled_blocks import compile_blocks
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model, load_whole
 from phfcli.core.models.prompts import Prompts, build_prompts
@@ -91,7 +92,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         ranks=ranks,
         grader=grader,
         validation=validation,
-        notes=[*([] if model.adapter is None else model.adapter.lines()), *prompts.notes()],
+        notes=[*([] if model.adapter is None else model.adapter.lines()), *_compiling(config), *prompts.notes()],
         warnings=[*prompts.warnings(), *warnings],
         base=build_base(model) if needs.base else None,
     )
@@ -106,6 +107,10 @@ def _own_teacher(config: TrainConfig, model: LanguageModel, needs: Needs) -> Tea
     return teacher
 
 
+def _compiling(config: TrainConfig) -> list[str]:
+    return ["the first passes compile the decoder blocks, which takes a minute or more"] if config.compile else []
+
+
 def _with_what_trains(config: TrainConfig, model: LanguageModel, prompt: Sequence[int], ranks: Ranks) -> LanguageModel:
     """The model with its adapter, which has been tried on a prompt, and spread over the ranks if that is asked for."""
     if config.tuning == "lora":
@@ -115,6 +120,8 @@ def _with_what_trains(config: TrainConfig, model: LanguageModel, prompt: Sequenc
         shard(model, ranks.size)
     if config.gradient_checkpointing:
         model.causal.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.compile:
+        compile_blocks(model)
     return model
 
 
