@@ -42,4 +42,8 @@ POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)  # by which mathematics 
 TRACKERS: tuple[TrackerName, ...] = get_args(TrackerName)
 ENERGIES: tuple[EnergyName, ...] = get_args(EnergyName)
 UNITS: tuple[UnitName, ...] = get_args(UnitName)  # of what an interval speaks
+SHARES = (  # metrics of training that are 0..1 in files and percent for people
+    *("clip_share", "clipped_entries", "clipped_tokens", "turned_tokens", "weights_capped", "flat_groups", "truncated"),
+    *("padding", "fork_share", "repetition", "foreign_answers", "siblings", "reward"),
+)
 VIEWS: tuple[ViewName, ...] = get_args(ViewName)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from phfcli.commands.output import percent, print_json, result_console, warn, with_error
+from phfcli.core.names import SHARES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,10 +35,6 @@ _IN_A_LINE = {
     "reward": "reward",
     "flat_groups": "flat",
 }
-_SHARES = (
-    *("clip_share", "clipped_entries", "clipped_tokens", "turned_tokens", "flat_groups", "truncated", "padding"),
-    *("average", "fork_share", "repetition", "foreign_answers", "siblings"),
-)
 
 
 def watch(run: "Running", log: "Console") -> "Metrics | None":
@@ -68,7 +65,11 @@ def watch(run: "Running", log: "Console") -> "Metrics | None":
 def step_line(metrics: "Metrics", divergence: str = "divergence") -> str:
     """The most important metrics of a step; `divergence` is the name of the one that is in them."""
     labels = _IN_A_LINE | {"divergence": divergence}
-    terms = [f"{label} {metrics[name]:.4f}" for name, label in labels.items() if name in metrics]
+    terms = [
+        f"{label} {f'{percent(metrics[name])} %' if name in SHARES else f'{metrics[name]:.4f}'}"
+        for name, label in labels.items()
+        if name in metrics
+    ]
     sizes = f"grad {metrics['grad_norm']:.3f}  len {metrics['rollout_tokens']:.0f}  {metrics['tokens_per_s']:.0f} tok/s"
     return f"step {metrics['step']:>4}  {'  '.join(terms)}  {sizes}"
 
@@ -100,7 +101,7 @@ def step_table(metrics: "Metrics", steps: int, left_s: float, width: int = 120) 
 
 def _cells(name: str, value: float) -> tuple[str, str]:
     """A metric's name and its value, in the words and units that people read."""
-    if name in _SHARES:
+    if name == "average" or name in SHARES:
         return name.replace("_", " "), f"{percent(value)} %"
     if name.endswith("_bytes"):
         return name.removesuffix("_bytes").replace("_", " "), f"{value / 2**20:,.0f} MiB"

@@ -63,7 +63,7 @@ def _row(results: Sequence[SavedEvaluation], problem: str, number: int, page: Pa
         "cells": cells,
         "answers": answers,
         "kind": _kind(shares),
-        "range": f"{max(shares) - min(shares):.2f}",
+        "range": f"{100 * (max(shares) - min(shares)):.0f}",
     }
 
 

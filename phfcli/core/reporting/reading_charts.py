@@ -64,10 +64,12 @@ def model_panels(report: LayerReport) -> dict[str, Callable[[Axes], None]]:
 
 def overlap(axes: Axes, outputs: OutputReadings) -> None:
     """The likeliest words that both readers share, along the rollout (OPRD, figure 10)."""
-    _along(axes, outputs.overlap_along, f"top {outputs.top}", 0)
-    axes.axhline(outputs.overlap, color=ORANGE, linestyle="--", label=f"all tokens, {outputs.overlap:.3f}")
-    axes.set_ylim(0, 1.05)
-    name_axes(axes, "along the rollout, to %", "share in common")
+    shares = [None if share is None else 100 * share for share in outputs.overlap_along]
+    _along(axes, shares, f"top {outputs.top}", 0)
+    mean = 100 * outputs.overlap
+    axes.axhline(mean, color=ORANGE, linestyle="--", label=f"all tokens, {mean:.1f} %")
+    axes.set_ylim(0, 105)
+    name_axes(axes, "along the rollout, to %", "in common, %")
     axes.legend(frameon=False, fontsize=9)
     title(axes, f"{outputs.top} likeliest words of both readers")
 

@@ -36,6 +36,7 @@ from phfcli.core.storage.files import write_text
 from phfcli.core.version import __version__
 
 _FOLDER = Path(__file__).parent / "page"
+_PERCENT = ("share", "lens_agreement")  # columns of layers that are shares
 _FLOW_CAPTIONS = {
     "shares": "Share of the energy that each decoder block carries. Even bars at the dashed line would be a flow that "
     "differs alike at every depth.",
@@ -179,8 +180,8 @@ def _flow(run: RunSummary, place: int) -> dict[str, Any]:
     kept = [index for index, column in enumerate(header) if not str(column).startswith(("part_", "energy_", "step"))]
     table = ResultTable(
         f"{run.name}, step {newest.step}",
-        [str(header[index]).replace("_", " ") for index in kept],
-        [[_short(row[index]) for index in kept] for row in rows],
+        [str(header[index]).replace("_", " ") + (", %" if header[index] in _PERCENT else "") for index in kept],
+        [[_short(row[index], header[index] in _PERCENT) for index in kept] for row in rows],
     )
     figures = [
         Figure(
@@ -192,5 +193,7 @@ def _flow(run: RunSummary, place: int) -> dict[str, Any]:
     return {"name": run.name, "summary": summary, "figures": figures, "table": sortable(table)}
 
 
-def _short(value: object) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+def _short(value: object, percent: bool) -> str:
+    if not isinstance(value, float):
+        return "-" if value is None else str(value)
+    return f"{100 * value:.1f}" if percent else f"{value:.4g}"

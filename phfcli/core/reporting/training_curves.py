@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from phfcli.core.names import SHARES
 from phfcli.core.reporting import score_charts
 
 CURVES = {
@@ -68,7 +69,8 @@ def training_panels(
     for key in keys:
         curves = {name: _curve(lines, key) for name, lines in runs.items() if lines}
         if any(curves.values()):
-            panels[key] = partial(score_charts.curves, curves=curves, name=key.replace("_", " "))
+            unit = ", %" if key in SHARES else ""
+            panels[key] = partial(score_charts.curves, curves=curves, name=key.replace("_", " ") + unit)
     return panels
 
 
@@ -80,8 +82,9 @@ def own_metrics(runs: Iterable[Sequence[Mapping[str, Any]]]) -> dict[str, str]:
 
 
 def _curve(metrics: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    """(step, value), of a long run the means of neighbouring steps."""
-    points = [(float(line["step"]), float(line[key])) for line in metrics if key in line]
+    """(step, value), of a long run the means of neighbouring steps; shares in percent."""
+    scale = 100 if key in SHARES else 1
+    points = [(float(line["step"]), scale * float(line[key])) for line in metrics if key in line]
     every = max(1, -(-len(points) // _POINTS))
     parts = [points[start : start + every] for start in range(0, len(points), every)]
     return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]

@@ -6,10 +6,12 @@ from html import unescape
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
+from phfcli.core.names import SHARES
 from phfcli.core.reporting.health.health_charts import MAPS
 from phfcli.core.reporting.report import write_report
-from phfcli.core.reporting.training_curves import CURVES, DETAILS, own_metrics
+from phfcli.core.reporting.training_curves import CURVES, DETAILS, own_metrics, training_panels
 
 PAGE = Path(__file__).parents[3] / "docs" / "run-files.md"
 DRAWN = {*CURVES, *DETAILS, *MAPS}
@@ -56,3 +58,15 @@ def test_what_an_objective_of_ones_own_logs_is_drawn(tmp_path: Path) -> None:
     assert "run, step 1: 0.5" in page
     assert "run, step 2: 0.25" in page
     assert "my gap" in page
+
+
+def test_what_a_caption_calls_a_share_is_drawn_in_percent() -> None:
+    captions = CURVES | DETAILS
+    assert {key for key, caption in captions.items() if caption.startswith("Share of")} == set(SHARES)
+    figure = Figure()
+    axes = figure.subplots()
+    training_panels({"run": [{"step": 1, "clip_share": 0.25}, {"step": 2, "clip_share": 0.5}]}, ["clip_share"])[
+        "clip_share"
+    ](axes)
+    assert axes.get_ylabel() == "clip share, %"
+    assert list(axes.lines[0].get_ydata()) == [25, 50]

@@ -50,8 +50,16 @@ def _cut(text: str) -> str:
 
 
 def _evaluations(evaluations: Sequence[dict[str, Any]]) -> TrackedTable:
-    columns = ["step", "bench", "average", "stderr", "problems", "n"]
-    return TrackedTable(columns, [[line[name] for name in columns] for line in evaluations])
+    columns = ["step", "bench", "average, %", "stderr, %", "problems", "n"]
+    rows = [
+        [line["step"], line["bench"], *map(_percent, (line["average"], line["stderr"])), line["problems"], line["n"]]
+        for line in evaluations
+    ]
+    return TrackedTable(columns, rows)
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def _pictures(run: TrainingParts, metrics: Sequence[dict[str, Any]]) -> dict[str, Pixels]:
