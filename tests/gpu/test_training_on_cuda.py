@@ -25,6 +25,7 @@ STEPS = ("train", "--steps", 2, "--quiet", "--engine", "transformers", "--set", 
 STEPS += ("--set", "rollout.max_new_tokens=48", "--set", "rollout.top_k=1")
 COMPARED = ("loss", "divergence", "flow", "grad_norm", "rollout_tokens")
 ADAPTER = "checkpoints/step-000002/adapter_model.safetensors"
+WHOLE = Path("checkpoints/step-000002/model.safetensors")
 
 
 def trained(phf: Phf, folder: Path, *settings: str) -> list[dict[str, Any]]:
@@ -46,6 +47,33 @@ def test_a_run_is_the_same_twice(phf: Phf, tmp_path: Path) -> None:
     for name in ("a", "b"):
         trained(phf, tmp_path / name, "device=cuda", "dtype=float32")
     assert same_tensors(tmp_path / "a" / ADAPTER, tmp_path / "b" / ADAPTER)
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_offloading_changes_no_number(phf: Phf, tmp_path: Path, tuning: str) -> None:
+    settings = ("device=cuda", "dtype=float32", f"tuning={tuning}", "micro_batch_size=8")
+    away = [f"offload.{name}=true" for name in ("activations", "optimizer", "teacher")]
+    trained(phf, tmp_path / "here", *settings)
+    trained(phf, tmp_path / "away", *settings, *away)
+    files = (ADAPTER,) if tuning == "lora" else (WHOLE, WHOLE.with_name("state") / "teacher.safetensors")
+    assert all(same_tensors(tmp_path / "here" / file, tmp_path / "away" / file) for file in files)
+
+
+def test_compiled_blocks_take_the_same_step(phf: Phf, tmp_path: Path) -> None:
+    wanted = trained(phf, tmp_path / "plain", "device=cuda", "dtype=float32")[0]
+    own = trained(phf, tmp_path / "compiled", "device=cuda", "dtype=float32", "compile=true")[0]
+    for name in COMPARED:
+        assert own[name] == pytest.approx(wanted[name], rel=0.02), name
+
+
+@pytest.mark.gpu(2)
+def test_all_weights_over_two_ranks_are_one(phf: Phf, tmp_path: Path) -> None:
+    wanted = trained(phf, tmp_path / "one", "device=cuda", "dtype=float32", "tuning=full")
+    spread = ("--set", "tuning=full", "--set", "sharding=fsdp", "--processes", 2)
+    assert phf(*STEPS, "--set", "dtype=float32", *spread, "--output-dir", tmp_path / "two").code == 0
+    for own, one in zip(metrics(tmp_path / "two"), wanted, strict=True):
+        for name in COMPARED:
+            assert own[name] == pytest.approx(one[name], rel=0.02), name
 
 
 @pytest.mark.gpu(2)
