@@ -76,7 +76,7 @@ def test_tensorboard_shows_rollouts_pictures_alarms_and_a_verdict(phf: Phf, tmp_
     assert len(rows) == 4
     assert all("Start with" in row and "boxed" in row for row in rows)
     [own] = evaluations(run)
-    assert texts["evaluations"].splitlines()[2].startswith(f"| 2 | embedded-dev | {own['average']:.4g} |")
+    assert texts["evaluations"].splitlines()[2].startswith(f"| 2 | embedded-dev | {100 * own['average']:.4g} |")
     assert texts["verdict"].startswith("Best on embedded-dev so far: step 2")
     assert texts["verdict"].endswith("Alarms in training: run (clip).")
     assert _alarms(run) == {"clip": texts["alarm/clip"]}
