@@ -24,10 +24,14 @@ def compare(
     ],
     bench: Annotated[str, typer.Option(metavar="NAME[,...]", help="Only these benchmarks.")] = "",
     view: Annotated[str, typer.Option("--view", metavar="KIND", help=", ".join(VIEWS))] = "runs",
-    changed: Annotated[int, typer.Option(min=0, help="Name so many problems gained and lost of each pair.")] = 0,
+    changed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="List up to N problems that each pair gains and loses.")
+    ] = 0,
     unit: Annotated[
         str | None,
-        typer.Option(metavar="seeds|problems", help="Of what intervals speak (seeds where both sides have several)."),
+        typer.Option(
+            metavar="seeds|problems", help="What the intervals are over; seeds where both sides have several."
+        ),
     ] = None,
     unequal: Annotated[bool, typer.Option("--unequal", help="Compare even where prompts or sampling differ.")] = False,
     plot: Plot = None,
@@ -65,7 +69,7 @@ def compare(
     Views: runs, every evaluation; methods, the paper's Table 1, seeds pooled; ablations, its Table 2;
     dynamics, its Figure 2, from the evaluations of a run's checkpoints.
     --unit seeds: would another training differ? --unit problems: would these checkpoints, on other problems?
-    What kind of gain a difference is follows rules that are told with their figures.
+    Rules tell what kind of gain a difference is; the output shows each rule with its figures.
     --samples shows each problem once, with the samples of two runs beside each other.
     --csv writes the differences as well, in a file beside it whose name ends in -pairs.csv.
     \b

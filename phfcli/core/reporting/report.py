@@ -123,8 +123,8 @@ def _scores(comparison: Comparison, steps: list[SavedEvaluation]) -> list[Figure
     )
     captions.append(
         "Differences with their 95% intervals, over seeds where both sides have several, else over problems; of very "
-        "many the clearest. Within the grey, the test "
-        "would have missed a true difference more than one time in five."
+        "many the clearest. The grey band marks true "
+        "differences that the test would miss more than one time in five."
     )
     drawn = [
         Figure(inline_svg(panel, caption, f"score-{place}", size), caption)
