@@ -22,6 +22,8 @@ VOCABULARY = 151_936
 BASE = {"tokens": 256, "layers": 4, "batch": 2}
 CHANGES = {"tokens": (64, 256, 1024), "layers": (2, 4, 8), "batch": (1, 2, 4)}
 WIDTH = 256
+LONG = (1024, 4096, 16_384)  # tokens of one rollout
+LONG_LAYERS, LONG_WIDTH, LONG_VOCABULARY = 24, 64, 8192
 
 
 def measure_scaling(repeats: int, threads: int, device: str) -> Table:
@@ -59,6 +61,37 @@ def _update(folder: Path, case: dict[str, int], repeats: int, threads: int, devi
         "threads": threads,
     }
     return run_contender("own", task)
+
+
+def measure_long_rollouts(threads: int, device: str) -> Table:
+    """A row for each length of one rollout, with gradient checkpointing: what a further token takes."""
+    rows, before = [], None
+    yardstick = (LONG_LAYERS + 2) * LONG_WIDTH * 4  # a block's input each, and both readers' hidden states
+    with scratch() as folder:
+        model = make_model(folder / "long", LONG_LAYERS, LONG_WIDTH, LONG_VOCABULARY, context=2 * LONG[-1])
+        for tokens in LONG:
+            task = {
+                "model": str(model),
+                "objective": "phf",
+                "device": device,
+                "micro_batch_size": 1,
+                "rollouts": make_rollouts(1, 64, 192, tokens, LONG_VOCABULARY),
+                "repeats": 1,
+                "threads": threads,
+                "settings": {"gradient_checkpointing": True, "lora.r": 8},
+            }
+            figures = run_contender("own", task)
+            held = figures["memory_bytes"]
+            each = "" if before is None else f"{(held - before[1]) / (tokens - before[0]):,.0f}"
+            ratio = "" if before is None else f"{(held - before[1]) / (tokens - before[0]) / yardstick:.2f}"
+            rows.append([f"{tokens:,}", f"{figures['seconds'][0]:.0f}", mebibytes(held), each, ratio])
+            before = tokens, held
+    note = (
+        f"PHF's update on one rollout, a Qwen3 of {LONG_LAYERS} layers x {LONG_WIDTH}, vocabulary {LONG_VOCABULARY:,}, "
+        f"float32, LoRA r 8, gradient checkpointing. Bytes of each further token, and their ratio to {yardstick:,}: "
+        "the input of each block (the checkpoints) and the hidden states of both readers."
+    )
+    return Table("Long rollouts", note, ["tokens", "seconds", "memory", "bytes a further token", "ratio"], rows)
 
 
 def _with_ranks(folder: Path, count: int, threads: int) -> list[str]:
@@ -100,6 +133,7 @@ def main(
     """Measure how an update's time and memory grow."""
     measure_loss_memory(threads).show()
     measure_scaling(repeats, threads, device).show()
+    measure_long_rollouts(threads, device).show()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from torch import Tensor
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _LARGE = 32 * 2**20  # the most that glibc takes
 _SPARE = 2**31 - 1
+_SMALL = 128 * 2**10  # glibc's own at the start, which then rises with each larger block that is freed
 
 
 def give_back_free_blocks() -> None:
@@ -27,6 +28,18 @@ def keep_large_blocks() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
         library.mallopt(_M_TRIM_THRESHOLD, _SPARE)
+
+
+def return_large_blocks() -> None:
+    """From now on the memory of a freed tensor goes back to the system: the next one may be of any size.
+
+    For passes that compute activations again, and ask for tensors of many sizes between those that stay: glibc by
+    itself keeps what is freed, finds no room in it for others, and grows to several times what is in use.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, _SMALL)
+        library.mallopt(_M_TRIM_THRESHOLD, _SMALL)
 
 
 def in_machine_memory(tensor: Tensor) -> Tensor:

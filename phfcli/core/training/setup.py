@@ -11,9 +11,11 @@ from phfcli.core.extensions import find
 from phfcli.core.grading import build_grader
 from phfcli.core.models.adapters.lora import add_lora
 from phfcli.core.models.adapters.round_trip import check_round_trip
+from phfcli.core.models.allocator import return_large_blocks
 from phfcli.core.models.architecture.self_check import check_computation
 from phfcli.core.models.description import load_config
 from phfcli.core.models.kernels.compiled_blocks import compile_blocks
+from phfcli.core.models.kernels.mlp_tiles import checkpoint_gradients
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model, load_whole
 from phfcli.core.models.prompts import Prompts, build_prompts
@@ -119,7 +121,8 @@ def _with_what_trains(config: TrainConfig, model: LanguageModel, prompt: Sequenc
     if config.sharding == "fsdp":
         shard(model, ranks.size)
     if config.gradient_checkpointing:
-        model.causal.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_gradients(model.causal)
+        return_large_blocks()
     if config.compile:
         compile_blocks(model)
     return model

@@ -129,7 +129,8 @@ def _set_attention(causal: PreTrainedModel, attention: str) -> None:
 
 def _hidden(causal: PreTrainedModel, rows: int, length: int) -> Tensor:
     ids = torch.zeros(rows, length, dtype=torch.long, device="meta")
-    mask = torch.ones(rows, 1, length, length, dtype=torch.bool, device="meta")
+    # one number that stands for all: what passes read is packed, and no mask is made for it
+    mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device="meta").expand(rows, 1, length, length)
     decoder = find_decoder(causal)
     places: dict[str, Tensor] = {}
     if hasattr(decoder, "embed_positions"):  # learned ones, which are otherwise counted on a mask of two dimensions

@@ -17,6 +17,7 @@ from phfcli.core.models.adapters.lora import lora_network
 from phfcli.core.models.adapters.summary import AdapterSummary
 from phfcli.core.models.architecture.sizes import cache_row_bytes, caps_attention, text_config
 from phfcli.core.models.description import pick_device, pick_dtype, skeleton
+from phfcli.core.models.kernels.mlp_tiles import checkpoint_gradients
 from phfcli.core.models.loading import ONE_THREAD_WIDTH
 from phfcli.core.objectives.contract import Needs
 from phfcli.core.objectives.teachers.coupled import copies_of
@@ -174,7 +175,7 @@ def _mark_trained(causal: PreTrainedModel, config: TrainConfig) -> AdapterSummar
     _, summary = lora_network(causal, config.lora)
     causal.train()
     if config.gradient_checkpointing:
-        causal.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_gradients(causal)
     return summary
 
 
