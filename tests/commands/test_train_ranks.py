@@ -113,6 +113,25 @@ def test_all_weights_spread_over_two_processes_train_as_in_one(phf: Phf, tmp_pat
     assert phf("train", *options, 3, "--resume", "--set", "sharding=none", "--output-dir", cut).code == 0
 
 
+@pytest.mark.slow
+def test_two_processes_draw_a_step_ahead_as_one_does_and_go_on_bit_by_bit(phf: Phf, tmp_path: Path) -> None:
+    one, two, cut = tmp_path / "one", tmp_path / "two", tmp_path / "cut"
+    ahead = ("--steps", "3", *PLAIN, "--set", "rollout.ahead=1", "--set", "checkpoint_every=1")
+    ahead = (*ahead, "--set", "micro_batch_size=2")
+    assert phf("train", *ahead, "--output-dir", one).code == 0
+    assert running(two, *ahead, "--processes", "2").communicate()[1] == ""
+    assert [step["staleness"] for step in metrics(two)] == [0, 1, 1]
+    for alone, shared in zip(metrics(one), metrics(two), strict=True):
+        assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+        assert shared["rollout_tokens"] == alone["rollout_tokens"]
+
+    shutil.copytree(two, cut)
+    for step in (2, 3):
+        shutil.rmtree(checkpoint(cut, step))
+    assert running(cut, *ahead, "--processes", "2", "--resume").communicate()[1] == ""
+    assert same_end(two, cut, 3)
+
+
 def checkpoint(run: Path, step: int) -> Path:
     return run / "checkpoints" / step_name(step)
 
