@@ -306,7 +306,7 @@ def test_each_interval_says_which_question_it_answers(phf: Phf, tmp_path: Path) 
     runs = ("opsd0", "opsd1", "phf0", "phf1")
     done = phf("compare", *runs, "--markdown", "c.md", "--csv", "c.csv")
     text = (tmp_path / "c.md").read_text()
-    assert "Over seeds: would another training differ? Over problems: would these checkpoints, elsewhere?" in text
+    assert "Over seeds: would other trainings differ? Over problems: would these, on other problems?" in text
     assert "| 2 seeds |" in text
     assert "| 30 problems | at most 0.0001 | - |" in text
     assert "surer" not in done.out

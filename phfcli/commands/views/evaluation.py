@@ -69,6 +69,7 @@ def details(summary: dict[str, Any]) -> str:
     tokens = " / ".join(f"{quantiles[q]:,}" for q in ("0.1", "0.5", "0.9"))
     minutes, seconds = divmod(round(summary["seconds"]), 60)
     return (
-        f"{summary['samples']:,} samples of {tokens} tokens (10, 50, 90 %), {summary['no_answer']} without an answer; "
+        f"{summary['samples']:,} samples of {tokens} tokens (10, 50, 90 %), "
+        f"{summary['no_answer']} completed without an answer; "
         f"{summary['tokens_per_s']:,.0f} tokens/s, {minutes}:{seconds:02}"
     )

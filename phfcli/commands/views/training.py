@@ -55,7 +55,7 @@ def watch(run: "Running", log: "Console") -> "Metrics | None":
                 last |= {"average": scores["average"]}
             left_s = (time.monotonic() - started) / (step - first) * (steps - step)
             live.update(step_table(last, steps, left_s, log.width), refresh=True)
-            if step == 1 or step % _LINE_EVERY == 0:
+            if step in (1, steps) or step % _LINE_EVERY == 0:
                 log.print(step_line(last, kind), soft_wrap=True)
             for alarm in alarms if trainer.ranks.main else ():
                 warn(alarm["sentence"], log)

@@ -28,6 +28,7 @@ _ROUNDING = 1e-12  # two sums of the same terms may differ by this
 _ODDS = 20  # one in so many: the level of the test, 5%
 
 _DETECTABLE = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)  # standard errors
+_LEVEL = 0.05  # of the test
 
 Scores = Mapping[str, Sequence[float]]  # problem id to the scores of its samples
 
@@ -43,7 +44,7 @@ class PairedDifference:
     low, high: the 95% interval that inverts the test; what is possible at all where the test can reject nothing (fewer
         than six problems), and None where that has no bounds, and for a single problem.
     detectable: the true difference that a test at 5% would find in four of five such comparisons, from stderr; None
-        where that is not known, or is zero.
+        where that is not known, is zero, or no such test can reject anything.
     """
 
     difference: float
@@ -79,6 +80,7 @@ def suite_difference(
     lows, highs = _ends(values, weights, np.random.default_rng(seed))
     patterns, inside = len(lows), int(np.sum((lows <= 0) & (highs >= 0)))
     low, high = (None, None) if alone else _interval(lows, highs, most)
+    p_floor = (2 if len(values) <= _MAX_EXACT else 1) / patterns
     stderr = None if alone else math.hypot(*(standard_error(group) or 0.0 for group in groups)) / len(groups)
     return PairedDifference(
         difference=float(np.mean([group.mean() for group in groups])),
@@ -87,8 +89,8 @@ def suite_difference(
         high=high,
         p_value=inside / patterns,
         problems=len(values),
-        detectable=(stderr or 0) * _DETECTABLE or None,
-        p_floor=(2 if len(values) <= _MAX_EXACT else 1) / patterns,
+        detectable=(stderr or 0) * _DETECTABLE or None if p_floor <= _LEVEL else None,
+        p_floor=p_floor,
     )
 
 

@@ -8,6 +8,7 @@ from phfcli.core.config import DivergenceSettings, TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.extensions import find
 from phfcli.core.losses.hidden_states.flow import Local
+from phfcli.core.objectives.added.checked_objective import build_added
 from phfcli.core.objectives.contract import LossTerms, Needs, Objective, Sum, Term
 from phfcli.core.objectives.group_policy import GroupPolicy
 from phfcli.core.objectives.hidden_flow import HiddenFlow
@@ -24,9 +25,12 @@ from phfcli.core.objectives.weighted import Weighted
 
 def build_objective(config: TrainConfig) -> Objective:
     """The objective that config.objective names. Raises UserError for settings that it cannot be computed with."""
-    builder = _BUILDERS.get(config.objective) or find("objectives", config.objective)
-    assert builder is not None  # the settings have been checked
-    objective: Objective = builder(config)
+    if config.objective in _BUILDERS:
+        objective = _BUILDERS[config.objective](config)
+    else:
+        added = find("objectives", config.objective)
+        assert added is not None  # the settings have been checked
+        objective = build_added(config.objective, added, config)
     if config.weights != "uniform":
         objective = Weighted(objective, config.weights, _temperature(config), config.health.fork_entropy)
     if config.reward_weight > 0:

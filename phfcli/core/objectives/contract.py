@@ -27,7 +27,7 @@ class Needs:
         base: a pass without grad of the model before any training, after the student's own prompt.
         outputs: the two next-token distributions are compared, so both readers must have one tokenizer.
         reward: graded completions; each sample then knows its reward and those of its problem's other completions.
-        layers: blocks whose states are wanted, 1 is the first; None is all of them, () is none.
+        layers: blocks whose states are wanted, 1 is the first; "all" or None is all of them, () is none.
         next_layers: the states of each one's next block as well.
         final_norm: those of the last block as the head reads them, after the final norm.
         positions: at most so many states of each completion.

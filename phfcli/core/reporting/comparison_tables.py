@@ -123,7 +123,7 @@ def pair_table(pairs: Sequence[Pair]) -> ResultTable:
         if measured.over_seeds is not None:
             other = measured.over_problems if measured.unit == "seeds" else measured.over_seeds
             rows.append([*own, *_unit_cells(other, "-"), "-", "-"])
-    title = "Differences. Over seeds: would another training differ? Over problems: would these checkpoints, elsewhere?"
+    title = "Differences. Over seeds: would other trainings differ? Over problems: would these, on other problems?"
     return ResultTable(title, columns, rows)
 
 
@@ -180,7 +180,9 @@ def _run_table(results: Sequence[SavedEvaluation]) -> ResultTable:
         passed = own.get("pass_at_k", {}).get(str(own.get("n")))
         scores = with_error(own["average"], own["stderr"]), percent(passed), percent(own.get("majority"))
         counts = _text(own.get("n")), _text(own.get("problems"))
-        rows.append([result.name, _text(result.step), result.bench, *counts, *scores, _text(own.get("truncated"))])
+        rows.append(
+            [result.name, _text(result.step), result.bench, *counts, *scores, percent(own.get("truncated_share"))]
+        )
     return ResultTable(_ERROR, columns, rows)
 
 

@@ -13,7 +13,7 @@ MEANINGS = {  # of the columns whose names do not say it
     "Average@n": "The share of right samples, mean over problems, with its standard error over problems.",
     "pass@n": "The share of problems of which at least one of the n samples is right.",
     "majority": "The share of problems whose most frequent answer is right.",
-    "truncated": "How many samples the token limit has cut.",
+    "truncated": "The share of samples that the token limit has cut.",
     "points": "The difference in percentage points, with its standard error over the unit of the row.",
     "95% interval": "All differences that the test of the row does not reject at 5%.",
     "over": "What the row speaks of: other trainings (seeds), or these checkpoints on other problems (problems).",

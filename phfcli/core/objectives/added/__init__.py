@@ -1,0 +1,1 @@
+"""Objectives that other packages add, behind the checks that their authors need."""
