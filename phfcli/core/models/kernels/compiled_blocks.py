@@ -9,6 +9,7 @@ import os
 import shutil
 
 import torch
+import torch._dynamo
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -16,6 +17,7 @@ from phfcli.core.errors import UserError
 from phfcli.core.models.language_model import LanguageModel
 
 _COMPILERS = ("g++", "clang++")
+_FORMS = 32  # of a block: with a gradient or without, adapter on or folded in, one token or many; torch stops at 8
 
 
 def compile_blocks(model: LanguageModel) -> None:
@@ -26,6 +28,7 @@ def compile_blocks(model: LanguageModel) -> None:
     """
     if model.device.type == "cpu" and not (os.environ.get("CXX") or any(map(shutil.which, _COMPILERS))):
         raise UserError("compile: on a CPU it takes a C++ compiler, and none is found: install g++, or leave it out")
+    torch._dynamo.config.recompile_limit = _FORMS
     attention = ALL_ATTENTION_FUNCTIONS.get(model.attention)
     if attention is not None:  # "eager" stands in no table
         AttentionInterface.register(model.attention, torch.compiler.disable(attention))

@@ -56,6 +56,18 @@ class CausalSequences:
         return torch.cat(out, dim=1)
 
 
+@dataclass(frozen=True)
+class _HandedThrough:
+    """One type for every kind of attention: compiled blocks are compiled again for each type that they meet."""
+
+    attend: Attend
+
+    def __call__(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
+    ) -> Tensor:
+        return self.attend(module, query, key, value, scaling, dropout)
+
+
 def row_arguments(row: PackedRow, attend: Attend) -> dict[str, Any]:
     """What a model is called with for a packed row."""
     return packed_arguments(row.ids, row.positions, attend)
@@ -69,7 +81,7 @@ def packed_arguments(ids: Tensor, positions: Tensor, attend: Attend) -> dict[str
         # of four dimensions: models take it for a mask that is ready, and make none of their own
         "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device),
         "use_cache": False,
-        "attend": attend,
+        "attend": _HandedThrough(attend),
     }
 
 
