@@ -23,6 +23,7 @@ FILES = [
     (("compare", "nowhere", "--markdown"), ".md"),
     (("compare", "nowhere", "--latex"), ".tex"),
     (("compare", "nowhere", "--csv"), ".csv"),
+    (("compare", "nowhere", "--samples"), ".html"),
     (("diagnose", "nowhere", "--plot"), ".svg"),
     (("diagnose", "nowhere", "--csv"), ".csv"),
     (("diagnose", "nowhere", "--collect", "--save"), ".safetensors"),
