@@ -16,8 +16,8 @@ from phfcli.commands.options import (
     Seed,
     Sets,
     Setting,
+    file_option,
     settings_given,
-    written_file,
 )
 from phfcli.commands.output import (
     log_console,
@@ -47,13 +47,7 @@ def fit(
     teacher: Annotated[str, Setting("teacher.model"), typer.Option(metavar="ID|DIR", help="The model to learn from.")],
     output: Annotated[
         Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The bridge, a .safetensors file.",
-            callback=written_file(".safetensors"),
-        ),
+        file_option("The bridge, a .safetensors file.", "--output", "-o", endings=[".safetensors"], panel=None),
     ],
     model: Model = None,
     data: Data = None,

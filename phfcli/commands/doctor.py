@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phfcli.commands.options import OUTPUT, AsJson, Quiet, written_file
+from phfcli.commands.options import AsJson, Quiet, file_option
 from phfcli.commands.output import log_console, print_json, result_console, warn
 from phfcli.core.errors import UserError
 
@@ -29,12 +29,7 @@ def doctor(
         str | None, typer.Option(metavar="NAME", help="vllm: fail where it does not work, or is not there.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Only what is installed, and a step on each device.")] = False,
-    output: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE", help="Where the findings go as JSON.", rich_help_panel=OUTPUT, callback=written_file()
-        ),
-    ] = Path("doctor.json"),
+    output: Annotated[Path, file_option("Where the findings go as JSON.")] = Path("doctor.json"),
     json_: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

@@ -4,7 +4,7 @@ An option that names a `Setting` gives the setting of that dotted key; `settings
 signature, so that no command lists its options a second time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -51,11 +51,20 @@ def names_of(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def written_file(*endings: str) -> Callable[[typer.CallbackParam, Path | None], Path | None]:
-    """For the option of a file that a command writes: refuses one that could not be, before the command begins.
+def file_option(
+    help_text: str, *names: str, endings: Sequence[str] = (), metavar: str = "FILE", panel: str | None = OUTPUT
+) -> Any:
+    """The option of a file that a command writes; one that could not be is refused before the command begins.
 
-    endings: that its name may have; none is any.
+    Args:
+        names: as they are typed; none is the parameter's own.
+        endings: that the file's name may have; none is any.
     """
+    callback = _written_file(endings)
+    return typer.Option(*names, metavar=metavar, help=help_text, rich_help_panel=panel, callback=callback)
+
+
+def _written_file(endings: Sequence[str]) -> Callable[[typer.CallbackParam, Path | None], Path | None]:
 
     def check(option: typer.CallbackParam, path: Path | None) -> Path | None:
         if path is None:
@@ -108,24 +117,13 @@ AsJson = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no logs.", rich_help_panel=OUTPUT)]
 Plot = Annotated[
     Path | None,
-    typer.Option(
+    file_option(
+        "Draw a picture; the name's ending is its format: .png, .svg or .pdf.",
         "--plot",
-        metavar="FILE",
-        help="Draw a picture; the name's ending is its format: .png, .svg or .pdf.",
-        rich_help_panel=OUTPUT,
-        callback=written_file(".png", ".svg", ".pdf"),
+        endings=(".png", ".svg", ".pdf"),
     ),
 ]
-Csv = Annotated[
-    Path | None,
-    typer.Option(
-        "--csv",
-        metavar="FILE",
-        help="Write every number as CSV.",
-        rich_help_panel=OUTPUT,
-        callback=written_file(),
-    ),
-]
+Csv = Annotated[Path | None, file_option("Write every number as CSV.", "--csv")]
 OutputDir = Annotated[
     str | None,
     Setting("output_dir"),

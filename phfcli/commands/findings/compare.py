@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phfcli.commands.options import OUTPUT, AsJson, Csv, Plot, Quiet, names_of, written_file
+from phfcli.commands.options import AsJson, Csv, Plot, Quiet, file_option, names_of
 from phfcli.commands.output import print_json, print_table, result_console, warn
 from phfcli.core.errors import one_of
 from phfcli.core.names import UNITS, VIEWS
@@ -35,30 +35,12 @@ def compare(
     ] = None,
     unequal: Annotated[bool, typer.Option("--unequal", help="Compare even where prompts or sampling differ.")] = False,
     plot: Plot = None,
-    markdown: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Write the tables as Markdown.", rich_help_panel=OUTPUT, callback=written_file()
-        ),
-    ] = None,
-    latex: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write the tables as LaTeX (booktabs).",
-            rich_help_panel=OUTPUT,
-            callback=written_file(),
-        ),
-    ] = None,
+    markdown: Annotated[Path | None, file_option("Write the tables as Markdown.")] = None,
+    latex: Annotated[Path | None, file_option("Write the tables as LaTeX (booktabs).")] = None,
     csv: Csv = None,
     samples: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.html",
-            help="Write a page of both runs' samples, side by side.",
-            rich_help_panel=OUTPUT,
-            callback=written_file(".html"),
-        ),
+        file_option("Write a page of both runs' samples, side by side.", endings=[".html"], metavar="FILE.html"),
     ] = None,
     json_: AsJson = False,
     quiet: Quiet = False,

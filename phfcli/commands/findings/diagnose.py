@@ -14,8 +14,8 @@ from phfcli.commands.options import (
     Quiet,
     Sets,
     Setting,
+    file_option,
     settings_given,
-    written_file,
 )
 from phfcli.commands.output import log_console, print_json, quiet_libraries, result_console
 from phfcli.commands.views.diagnosis import explain, show_model, show_report, show_state_cosine, show_steps
@@ -62,12 +62,7 @@ def diagnose(
     ] = None,
     save: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Keep the flow (all of it is in memory then).",
-            rich_help_panel=COLLECT,
-            callback=written_file(),
-        ),
+        file_option("Keep the flow (all of it is in memory then).", panel=COLLECT),
     ] = None,
     gradients: Annotated[
         bool,

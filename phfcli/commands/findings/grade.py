@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phfcli.commands.options import OUTPUT, AsJson, Configs, Quiet, Sets, names_of, settings_given, written_file
+from phfcli.commands.options import AsJson, Configs, Quiet, Sets, file_option, names_of, settings_given
 from phfcli.commands.output import print_json, print_table, result_console, with_error
 from phfcli.core.errors import UserError, one_of
 from phfcli.core.names import POLICIES
@@ -28,13 +28,8 @@ def grade(
     ] = ",".join(POLICIES),
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE.jsonl",
-            help="Write every sample on which they differ.",
-            rich_help_panel=OUTPUT,
-            callback=written_file(".jsonl"),
+        file_option(
+            "Write every sample on which they differ.", "--output", "-o", endings=[".jsonl"], metavar="FILE.jsonl"
         ),
     ] = None,
     config: Configs = None,

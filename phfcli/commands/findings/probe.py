@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from phfcli.commands.options import OUTPUT, AsJson, Configs, Data, Quiet, Seed, Sets, settings_given, written_file
+from phfcli.commands.options import AsJson, Configs, Data, Quiet, Seed, Sets, file_option, settings_given
 from phfcli.commands.output import log_console, print_json, print_table, quiet_libraries, result_console, warn
 from phfcli.core.names import CONTEXTS
 
@@ -24,14 +24,7 @@ def probe(
     n: Annotated[int, typer.Option("--n", min=1, metavar="N", help="Rollouts of each problem.")] = 2,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The page, a .html file.",
-            rich_help_panel=OUTPUT,
-            callback=written_file(".html"),
-        ),
+        file_option("The page, a .html file.", "--output", "-o", endings=[".html"]),
     ] = None,
     seed: Seed = None,
     config: Configs = None,

@@ -5,15 +5,15 @@ from typing import Annotated
 
 import typer
 
-from phfcli.commands.options import AsJson, Quiet, written_file
+from phfcli.commands.options import AsJson, Quiet, file_option
 from phfcli.commands.output import print_json, result_console
 
 
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="[NAME=]RUN...", help="Runs, or evaluated models' folders.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The page.", callback=written_file(".html"))
-    ] = Path("report.html"),
+    output: Annotated[Path, file_option("The page.", "--output", "-o", endings=[".html"], panel=None)] = Path(
+        "report.html"
+    ),
     title: Annotated[str, typer.Option(metavar="TEXT", help="What stands above it.")] = "A study of hidden flow",
     unequal: Annotated[bool, typer.Option("--unequal", help="Compare even where prompts or sampling differ.")] = False,
     json_: AsJson = False,

@@ -28,7 +28,6 @@ _ROUNDING = 1e-12  # two sums of the same terms may differ by this
 _ODDS = 20  # one in so many: the level of the test, 5%
 
 _DETECTABLE = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)  # standard errors
-_LEVEL = 0.05  # of the test
 
 Scores = Mapping[str, Sequence[float]]  # problem id to the scores of its samples
 
@@ -89,7 +88,7 @@ def suite_difference(
         high=high,
         p_value=inside / patterns,
         problems=len(values),
-        detectable=(stderr or 0) * _DETECTABLE or None if p_floor <= _LEVEL else None,
+        detectable=(stderr or 0) * _DETECTABLE or None if p_floor <= 1 / _ODDS else None,
         p_floor=p_floor,
     )
 

@@ -24,10 +24,7 @@ def keep_large_blocks() -> None:
     By default glibc asks the system for each large block and gives it back when it is freed: every page of every tensor
     of a step is then fetched, and zeroed by the system, anew. Nothing is done where the C library is another.
     """
-    if platform.libc_ver()[0] == "glibc":
-        library = ctypes.CDLL(None)
-        library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
-        library.mallopt(_M_TRIM_THRESHOLD, _SPARE)
+    _keep(_LARGE, _SPARE)
 
 
 def return_large_blocks() -> None:
@@ -36,10 +33,15 @@ def return_large_blocks() -> None:
     For passes that compute activations again, and ask for tensors of many sizes between those that stay: glibc by
     itself keeps what is freed, finds no room in it for others, and grows to several times what is in use.
     """
+    _keep(_SMALL, _SMALL)
+
+
+def _keep(block: int, spare: int) -> None:
+    """Has glibc keep freed blocks of up to so many bytes, and so many bytes at the end of the heap."""
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
-        library.mallopt(_M_MMAP_THRESHOLD, _SMALL)
-        library.mallopt(_M_TRIM_THRESHOLD, _SMALL)
+        library.mallopt(_M_MMAP_THRESHOLD, block)
+        library.mallopt(_M_TRIM_THRESHOLD, spare)
 
 
 def in_machine_memory(tensor: Tensor) -> Tensor:

@@ -34,13 +34,13 @@ def load_run_summary(name: str | None, folder: Path) -> RunSummary:
     """Reads a folder. Raises UserError for one that is no run and holds no evaluation."""
     if not folder.exists():
         raise UserError(f"{folder}: no such run")
-    evaluated = summaries_of(folder, all_steps=True)
+    evaluated = [] if is_run(folder) else summaries_of(folder, all_steps=True)
     if not is_run(folder) and not evaluated:
         raise UserError(f"{folder}: neither a run nor evaluated; run `phf eval` first")
     told = [*folder.glob("manifest.json"), *evaluation_files(folder, "settings.json")]
     saved = flow_files(folder) if is_run(folder) and any((folder / "flows").glob("*.safetensors")) else []
     return RunSummary(
-        name or name_of(evaluated[0]) if not is_run(folder) else printable(folder.resolve().name),
+        name or (name_of(evaluated[0]) if evaluated else printable(folder.resolve().name)),
         folder,
         read_yaml(folder / "config.yaml") if is_run(folder) else {},
         read_json(told[0]) if told else {},

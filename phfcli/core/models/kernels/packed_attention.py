@@ -62,10 +62,8 @@ class _HandedThrough:
 
     attend: Attend
 
-    def __call__(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
-    ) -> Tensor:
-        return self.attend(module, query, key, value, scaling, dropout)
+    def __call__(self, *arguments: Any) -> Tensor:
+        return self.attend(*arguments)
 
 
 def row_arguments(row: PackedRow, attend: Attend) -> dict[str, Any]:
