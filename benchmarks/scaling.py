@@ -23,7 +23,7 @@ BASE = {"tokens": 256, "layers": 4, "batch": 2}
 CHANGES = {"tokens": (64, 256, 1024), "layers": (2, 4, 8), "batch": (1, 2, 4)}
 WIDTH = 256
 LONG = (1024, 4096, 16_384)  # tokens of one rollout
-LONG_LAYERS, LONG_WIDTH, LONG_VOCABULARY = 24, 64, 8192
+LONG_LAYERS, LONG_WIDTH, LONG_HEAD, LONG_VOCABULARY = 36, 64, 16, 8192  # as deep as Qwen3-4B
 
 
 def measure_scaling(repeats: int, threads: int, device: str) -> Table:
@@ -68,7 +68,8 @@ def measure_long_rollouts(threads: int, device: str) -> Table:
     rows, before = [], None
     yardstick = (LONG_LAYERS + 2) * LONG_WIDTH * 4  # a block's input each, and both readers' hidden states
     with scratch() as folder:
-        model = make_model(folder / "long", LONG_LAYERS, LONG_WIDTH, LONG_VOCABULARY, context=2 * LONG[-1])
+        shape = {"layers": LONG_LAYERS, "width": LONG_WIDTH, "head_dim": LONG_HEAD, "vocabulary": LONG_VOCABULARY}
+        model = make_model(folder / "long", **shape, context=2 * LONG[-1])
         for tokens in LONG:
             task = {
                 "model": str(model),

@@ -15,6 +15,7 @@ def make_model(
     vocabulary: int = 151_936,
     dtype: str = "float32",
     context: int = 4096,
+    head_dim: int = 64,
 ) -> Path:
     """A Qwen3 of that shape with random weights, as a folder that any program can load."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -27,9 +28,9 @@ def make_model(
         hidden_size=width,
         intermediate_size=3 * width,
         num_hidden_layers=layers,
-        num_attention_heads=width // 64,
-        num_key_value_heads=max(1, width // 128),
-        head_dim=64,
+        num_attention_heads=width // head_dim,
+        num_key_value_heads=max(1, width // head_dim // 2),
+        head_dim=head_dim,
         max_position_embeddings=context,
         tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,

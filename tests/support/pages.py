@@ -35,6 +35,11 @@ class Page:
     def click(self, node: WebElement) -> None:
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", node)
         node.click()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Waits for two frames: what a click opens has no text before it has been drawn."""
+        self.driver.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
 
     def one(self, css: str) -> WebElement:
         self.wait(lambda: self.all(css))  # what a script shows may come a moment after the page

@@ -89,6 +89,11 @@ def turn_ends(tokenizer: ChatTokenizer, template: str | None = None) -> set[int]
     return set(after[:1]) & special
 
 
+def names_thinking(prompt: str) -> bool:
+    """Whether a prompt has a tag that opens or closes a thinking part."""
+    return bool(_OPENING.search(prompt) or _CLOSING.search(prompt))
+
+
 def thinking_state(prompt: str) -> str:
     """Where a completion starts, in words, as far as tags in the end of its prompt tell."""
     opened = [match.end() for match in _OPENING.finditer(prompt)]

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import pad_sequence
 
 from phfcli.core.losses.head import Head
@@ -220,22 +221,18 @@ def padding(model: LanguageModel, batch: Batch, lens: int | None = None) -> tupl
 
 @contextmanager
 def capture_states(blocks: Sequence[nn.Module], at: tuple[Tensor, Tensor]) -> Iterator[Callable[[], Tensor]]:
-    """Captures the blocks' outputs at rows and columns [B, m]; the value it yields stacks them to [L, B, m, d].
-
-    Under grad the hook only keeps a reference to an output that autograd holds in any case, and the columns are
-    picked afterwards: gradient checkpointing may run the block again, and must then find the same operations.
-    Without grad the columns are picked at once, so that nothing else is kept.
-    """
-    with_grad = torch.is_grad_enabled()
+    """Captures the blocks' outputs at rows and columns [B, m]; the value it yields stacks them to [L, B, m, d]."""
     kept: dict[int, Tensor] = {}
 
-    def keep(index: int, output: Tensor | tuple[Tensor, ...]) -> None:
-        state = output if isinstance(output, Tensor) else output[0]  # [B, T, d]
-        kept[index] = state if with_grad else state[at]
+    def keep(index: int, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        if isinstance(output, Tensor):
+            output, kept[index] = _Picked.apply(output, *at)  # type: ignore[no-untyped-call]
+            return output
+        state, kept[index] = _Picked.apply(output[0], *at)  # type: ignore[no-untyped-call]
+        return state, *output[1:]
 
     def stack() -> Tensor:
-        states = [kept[index] for index in range(len(blocks))]
-        return torch.stack([state[at] for state in states] if with_grad else states)
+        return torch.stack([kept[index] for index in range(len(blocks))])
 
     handles = [
         block.register_forward_hook(lambda _module, _args, output, index=index: keep(index, output))
@@ -246,6 +243,25 @@ def capture_states(blocks: Sequence[nn.Module], at: tuple[Tensor, Tensor]) -> It
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Picked(torch.autograd.Function):
+    """(a block's output [B, T, d], what it holds at rows and columns [B, m]).
+
+    The gradient of the second is added to that of the first, which comes from the blocks above. Plain indexing would
+    make a gradient [B, T, d] for each block, and all of them at the start of the backward pass. Nothing is saved for
+    the backward pass: gradient checkpointing runs the block again without it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, state: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.at = rows, columns
+        return state.view_as(state), state[rows, columns]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_state: Tensor, grad_picked: Tensor) -> tuple[Tensor, None, None]:
+        return grad_state.index_put(ctx.at, grad_picked, accumulate=True), None, None
 
 
 def _select(samples: Sequence[Sample], lengths: Tensor, positions: int, where: Where) -> tuple[Tensor, Tensor]:

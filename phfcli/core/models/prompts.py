@@ -14,6 +14,7 @@ from phfcli.core.models.chat_template import (
     ChatTokenizer,
     choose_template,
     going_on,
+    names_thinking,
     render,
     thinking_state,
 )
@@ -78,11 +79,9 @@ class Prompts:
 
     def notes(self) -> list[str]:
         """What is told at start: the template where it is not the tokenizer's, and where each reader's turn starts."""
-        student, teacher = thinking_state(self.student_text("")), thinking_state(self.teacher_text("", ""))
-        notes = [f"completions start {student}; as the teacher reads them, {teacher}"]
         if self.chat_template == PLAIN_TEMPLATE:
-            notes.append("the tokenizer has no chat template: prompts are plain text; --set prompt.chat_template=FILE")
-        return notes
+            return ["the tokenizer has no chat template: prompts are plain text; --set prompt.chat_template=FILE"]
+        return [self._start_note()]
 
     def warnings(self) -> list[str]:
         """What is wrong with the prompts as far as can be seen: readers whose turns start in different states."""
@@ -90,6 +89,16 @@ class Prompts:
         if student == teacher:
             return []
         return [f"the student's turn starts {student}, and the teacher reads it {teacher}; set prompt.teacher_thinking"]
+
+    def _start_note(self) -> str:
+        student, teacher = self.student_text(""), self.teacher_text("", "")
+        states = thinking_state(student), thinking_state(teacher)
+        if states[0] != states[1]:
+            return f"completions start {states[0]}; as the teacher reads them, {states[1]}"
+        other = self._chat(not self.thinking, _fill(self.student_template, problem=""))
+        if student == other and not names_thinking(student):
+            return "the chat template has no thinking mode"
+        return f"both readers start {states[0]}"
 
     def _chat(self, thinking: bool, content: str, *turns: dict[str, str]) -> str:
         """The user's message as a prompt, or as a conversation if turns follow it."""

@@ -20,8 +20,8 @@ MEANINGS = {  # of the columns whose names do not say it
     "p": "How often chance alone would give a difference as large.",
     "p, Holm": "The p-value corrected by Holm's method, since many tests together find more by chance.",
     "could show": "The true difference, in points, that this test would find in four of five such comparisons.",
-    "+": "Problems that the first one solves and the second does not; solved is more than half of the samples.",
-    "-": "Problems that the second one solves and the first does not.",
+    "gained": "Of b - a: problems that b solves and a does not; solved is more than half of the samples.",
+    "lost": "Of b - a: problems that a solves and b does not.",
 }
 
 _FOLDER = Path(__file__).parent / "page"

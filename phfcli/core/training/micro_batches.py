@@ -9,10 +9,13 @@ from phfcli.core.models.architecture.sizes import text_config
 from phfcli.core.models.passes import Sample
 
 _ACTIVATION_BYTES = 2**31  # on a CPU: more would share little more of what samples begin with
+PADDING = 0.02  # of a micro-batch, at the most, where a model cannot be packed
 _WIDTHS, _INNER_WIDTHS = 16, 5  # what autograd keeps of a token and block: tensors of the model's and the MLP's width
 
 
-def micro_batches(samples: Sequence[Sample], size: int, tokens: int | None, packed: bool = False) -> list[list[Sample]]:
+def micro_batches(
+    samples: Sequence[Sample], size: int, tokens: int | None, packed: bool = False, padding: float = 1.0
+) -> list[list[Sample]]:
     """At most `size` samples each, and of more than one at most `tokens` of the student's; the longest come first.
 
     Within a micro-batch they keep their order.
@@ -20,6 +23,7 @@ def micro_batches(samples: Sequence[Sample], size: int, tokens: int | None, pack
     Args:
         packed: nothing is padded, so neighbours need not be of like length: those of one problem stay together, and
             the prompt that they share is computed, and counted, once.
+        padding: where samples are padded to the longest, the largest share of a micro-batch that may be padding.
     """
     longest: dict[tuple[int, ...], int] = {}
     prompts = [tuple(sample.student_prompt) for sample in samples]
@@ -35,12 +39,21 @@ def micro_batches(samples: Sequence[Sample], size: int, tokens: int | None, pack
     for index in sorted(range(len(samples)), key=rank, reverse=True):
         shared = packed and bool(parts) and prompts[parts[-1][-1]] == prompts[index]
         count = len(samples[index].completion) + (0 if shared else len(prompts[index]))
-        if not parts or len(parts[-1]) == size or (tokens is not None and held + count > tokens):
+        full = not parts or len(parts[-1]) == size or (tokens is not None and held + count > tokens)
+        if full or not (packed or _padding([samples[one] for one in (*parts[-1], index)]) <= padding):
             parts.append([])
             held, count = 0, len(prompts[index]) + len(samples[index].completion)
         parts[-1].append(index)
         held += count
     return [[samples[index] for index in sorted(part)] for part in parts]
+
+
+def _padding(samples: Sequence[Sample]) -> float:
+    """The share of the columns of these samples, padded for each reader, that hold nothing."""
+    students = [len(s.student_prompt) + len(s.completion) for s in samples]
+    teachers = [len(s.teacher_prompt) + len(s.completion) for s in samples if s.teacher_prompt is not None]
+    columns = sum(max(lengths) * len(lengths) for lengths in (students, teachers) if lengths)
+    return 1 - (sum(students) + sum(teachers)) / columns
 
 
 def tokens_at_once(config: Any, itemsize: int, device: torch.device, sharded: bool) -> int | None:

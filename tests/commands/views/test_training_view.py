@@ -79,6 +79,6 @@ def test_off_a_terminal_there_are_lines_alone(phf: Callable[..., Any], tmp_path:
     assert lines[0].startswith("training embedded with phf")
     assert lines[1] == "on cpu, torch.float32, attention by sdpa"
     assert lines[2].startswith("adapter on 28 modules: 4 x q_proj")
-    assert lines[4].startswith("completions start before any thinking")
+    assert lines[4] == "both readers start before any thinking"
     assert lines[5].startswith("step    1  loss ")
     assert all(line.startswith("warning: ") for line in lines[6:])

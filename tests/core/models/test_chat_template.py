@@ -88,10 +88,21 @@ def test_where_a_turn_starts(prompt: str, state: str) -> None:
 
 def test_readers_that_start_in_different_states_are_warned_of() -> None:
     same = build_prompts(load_tokenizer("embedded"), PromptSettings())
-    assert same.notes() == ["completions start before any thinking; as the teacher reads them, before any thinking"]
+    assert same.notes() == ["both readers start before any thinking"]
     assert same.warnings() == []
     [warning] = build_prompts(load_tokenizer("embedded"), PromptSettings(teacher_thinking=False)).warnings()
     assert warning.startswith("the student's turn starts before any thinking, and the teacher reads it behind")
+
+
+@pytest.mark.parametrize(
+    ("template", "note"),
+    [
+        ("{{ messages[0].content }}", "the chat template has no thinking mode"),
+        (OPENS, "both readers start inside a thinking part"),
+    ],
+)
+def test_a_template_without_thinking_is_told_as_such(template: str, note: str) -> None:
+    assert build_prompts(tokenizer(template), PromptSettings()).notes() == [note]
 
 
 def test_thinking_is_neither_opened_twice_nor_stripped() -> None:

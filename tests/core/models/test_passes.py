@@ -1,6 +1,6 @@
 """The two passes: what is captured, where, and that padding changes nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from phfcli.core.losses.divergence.plain import divergence
 from phfcli.core.losses.policy_gradient import token_logprobs
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Sample, capture_states, collate, run_pass, states_with_final_norm
+from phfcli.core.training.dry_run.pass_memory import Allocations
 
 LAYERS = (1, 2, 3)
 CPU = torch.device("cpu")
@@ -121,6 +122,50 @@ def test_gradient_checkpointing_changes_neither_states_nor_gradients(student: La
         return passed.states.square().sum() + passed.hidden.square().sum()
 
     check_gradients_stay(student, loss)
+
+
+def test_the_gradient_of_captured_states_is_that_of_plain_indexing(random_model: Callable[..., LanguageModel]) -> None:
+    model = random_model()
+    batch = collate(SAMPLES, 4, model.description.pad_id, CPU)
+    chosen = (1, 3)
+    passed = run_pass(model, batch.student, batch, chosen)
+    picked = batch.valid[None, :, :, None]
+    (passed.hidden.square().sum() + (picked * passed.states).pow(3).sum()).backward()
+    ours = {name: p.grad for name, p in model.trainable().items()}
+    model.network.zero_grad(set_to_none=True)
+
+    kept: list[Tensor] = []
+    handles = [model.blocks[i - 1].register_forward_hook(lambda _m, _a, output: kept.append(output)) for i in chosen]
+    reading = batch.student
+    out = model.backbone(input_ids=reading.input_ids, attention_mask=reading.attention_mask).last_hidden_state
+    for handle in handles:
+        handle.remove()
+    rows, offsets = batch.tokens
+    hidden = out[rows, reading.prompt_lengths[rows] + offsets - 1]
+    every, columns = torch.arange(4)[:, None], reading.prompt_lengths[:, None] + batch.positions
+    states = torch.stack([state[every, columns.clamp_max(state.shape[1] - 1)] for state in kept])
+    (hidden.square().sum() + (picked * states).pow(3).sum()).backward()
+    for name, p in model.trainable().items():
+        torch.testing.assert_close(ours[name], p.grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_captured_states_cost_no_gradient_of_the_whole_sequence_for_each_block(
+    random_model: Callable[..., LanguageModel],
+) -> None:
+    model = random_model(num_hidden_layers=12)
+    model.causal.train()
+    model.causal.gradient_checkpointing_enable({"use_reentrant": False})
+    batch = collate([sample(4, 6, 100)], 4, model.description.pad_id, CPU)
+
+    def taken(layers: Sequence[int]) -> int:
+        passed = run_pass(model, batch.student, batch, layers)
+        with Allocations() as backward:
+            (passed.hidden.sum() + passed.states.sum()).backward()
+        return backward.peak
+
+    sequence = batch.student.input_ids.numel() * 32 * 8  # bytes of [B, T, d]
+    taken((1,))  # the gradients of the weights are there from here on
+    assert taken(range(1, 13)) - taken((1,)) < 2 * sequence
 
 
 def test_counts() -> None:

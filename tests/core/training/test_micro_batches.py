@@ -1,10 +1,14 @@
 """Which samples are computed together."""
 
+from itertools import chain
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import LlamaConfig
 
-from phfcli.core.models.passes import Sample
+from phfcli.core.models.passes import Sample, collate
 from phfcli.core.training.micro_batches import micro_batches, tokens_at_once
 
 SAMPLES = [Sample([1] * prompt, None, [1] * count) for prompt, count in ((2, 3), (9, 9), (2, 2), (5, 5), (1, 1))]
@@ -24,6 +28,24 @@ def test_tokens_bound_a_part_but_a_long_sample_stands_alone() -> None:
     assert places(5, 15) == [[1], [0, 3], [2, 4]]
     assert places(5, 1) == [[1], [3], [0], [2], [4]]
     assert micro_batches([], 5, 15) == []
+
+
+@given(st.lists(st.tuples(st.integers(1, 200), st.integers(1, 400), st.integers(20, 1024)), min_size=1, max_size=20))
+def test_little_of_a_padded_part_is_padding(lengths: list[tuple[int, int, int]]) -> None:
+    samples = [Sample([1] * student, [1] * teacher, [1] * count) for student, teacher, count in lengths]
+    parts = micro_batches(samples, 4, None, padding=0.02)
+    assert sorted(map(id, chain(*parts))) == sorted(map(id, samples))
+    for part in parts:
+        assert len(part) <= 4
+        batch = collate(part, 4, 0, torch.device("cpu"))
+        assert batch.teacher is not None
+        masks = torch.cat([batch.student.attention_mask.flatten(), batch.teacher.attention_mask.flatten()])
+        assert 1 - masks.double().mean() <= 0.02
+
+
+def test_samples_of_like_length_are_still_computed_together() -> None:
+    samples = [Sample([1] * 10, None, [1] * count) for count in (90, 89, 90, 20)]
+    assert [len(part) for part in micro_batches(samples, 4, None, padding=0.02)] == [3, 1]
 
 
 def test_packed_completions_of_one_problem_stay_together_and_their_prompt_counts_once() -> None:

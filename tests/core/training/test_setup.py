@@ -24,7 +24,7 @@ def test_what_is_adapted_is_told_and_kept(tmp_path: Path) -> None:
     trainer = build(write(family("qwen3_moe"), tmp_path / "model"), tmp_path / "run")
     assert trainer.notes[0] == "adapter on 16 modules: 4 x q_proj, 4 x k_proj, 4 x v_proj, 4 x o_proj"
     assert any(note.startswith("not adapted: mlp.experts:") for note in trainer.notes)
-    assert any(note.startswith("completions start before any thinking") for note in trainer.notes)
+    assert any(note == "both readers start before any thinking" for note in trainer.notes)
     adapter = json.loads((tmp_path / "run" / "manifest.json").read_text())["adapter"]
     assert adapter["count"] == 16
     assert adapter["modules"] == {"q_proj": 4, "k_proj": 4, "v_proj": 4, "o_proj": 4}

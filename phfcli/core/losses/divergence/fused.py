@@ -119,15 +119,15 @@ class _FusedDivergence(torch.autograd.Function):
             wants_weight=wants_weight,
             wants_bias=wants_bias,
         )
-        counted = weights.nonzero().squeeze(1)
+        index = weights.nonzero().squeeze(1)
+        counted = slice(None) if len(index) == len(weights) else index  # all of them: nothing is copied
         student, teacher = student_hidden[counted].to(dtype), teacher_hidden[counted].to(dtype)
         weights = weights[counted].to(working(student).dtype)
         with torch.autocast(student.device.type, enabled=False):
             sums = divergence(student, teacher, weights)
         grad_hidden, grad_weight, grad_bias = None, None, None
         if sums.grad_hidden is not None:
-            grad_hidden = torch.zeros_like(student_hidden)
-            grad_hidden[counted] = sums.grad_hidden.to(student_hidden.dtype)
+            grad_hidden = _spread(sums.grad_hidden.to(student_hidden.dtype), counted, student_hidden)
         if sums.grad_weight is not None:
             grad_weight = sums.grad_weight.to(weight.dtype)
         if sums.grad_bias is not None and bias is not None:
@@ -144,6 +144,13 @@ class _FusedDivergence(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         grads = (None if grad is None else grad * grad_loss for grad in ctx.saved_tensors)
         return *grads, None, None, None, None, None, None
+
+
+def _spread(grad: Tensor, counted: Tensor | slice, hidden: Tensor) -> Tensor:
+    """The gradient of the counted tokens [n, d] -> that of all [N, d]: 0 where a token is not counted."""
+    if isinstance(counted, slice):
+        return grad
+    return torch.zeros_like(hidden).index_copy_(0, counted, grad)
 
 
 def _statistics(tokens: Tensor, weights: Tensor, spec: DivergenceSpec, vocabulary: int) -> tuple[Tensor, ...]:

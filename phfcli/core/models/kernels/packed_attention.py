@@ -53,7 +53,7 @@ class CausalSequences:
                     q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=gqa
                 )
                 out.append(attended[:, :, -own:].transpose(1, 2))
-        return torch.cat(out, dim=1)
+        return out[0] if len(out) == 1 else torch.cat(out, dim=1)  # one is saved for the backward pass in any case
 
 
 @dataclass(frozen=True)
