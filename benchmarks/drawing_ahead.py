@@ -71,6 +71,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 def seconds_of_a_step(folder: Path, url: str, model: Path, ahead: int, steps: int) -> tuple[float, float]:
     """Median seconds of a step, and of those that it waited for rollouts."""
     settings = [f"rollout.engine={url}", f"rollout.ahead={ahead}", "flow.saved_samples=0", "batch_size=16"]
+    settings += ["micro_batch_size=16", "rollout.max_new_tokens=96"]
     options = [part for setting in settings for part in ("--set", setting)]
     options += ["--data", "embedded", "--steps", str(steps), "--output-dir", str(folder), "--quiet"]
     run_phf(["train", "--objective", "phf", "--model", str(model), *options], threads=1)

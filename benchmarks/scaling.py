@@ -23,7 +23,7 @@ BASE = {"tokens": 256, "layers": 4, "batch": 2}
 CHANGES = {"tokens": (64, 256, 1024), "layers": (2, 4, 8), "batch": (1, 2, 4)}
 WIDTH = 256
 LONG = (1024, 4096, 16_384)  # tokens of one rollout
-LONG_LAYERS, LONG_WIDTH, LONG_HEAD, LONG_VOCABULARY = 36, 64, 16, 8192  # as deep as Qwen3-4B
+LONG_LAYERS, LONG_WIDTH, LONG_HEAD, LONG_VOCABULARY = 36, 128, 32, 8192  # as deep as Qwen3-4B
 
 
 def measure_scaling(repeats: int, threads: int, device: str) -> Table:
