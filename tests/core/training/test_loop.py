@@ -9,7 +9,7 @@ import torch
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import FaultError, UserError
-from phfcli.core.models.passes import Batch, Pass
+from phfcli.core.models.passes import Batch, Pass, collate
 from phfcli.core.objectives.contract import LossTerms, Needs, Objective, Term
 from phfcli.core.runs.checkpoints import checkpoints_of
 from phfcli.core.settings import resolve_train, set_sources
@@ -141,6 +141,17 @@ def test_samples_of_like_length_are_computed_together(tmp_path: Path) -> None:
     one = loop.gradient([whole], whole.counts, ALONE)
     assert split[:2] == pytest.approx(one[:2], rel=1e-5)
     assert split[2]["padding"] == one[2]["padding"] == 0  # packed
+
+
+def test_what_cannot_be_packed_is_hardly_padded(tmp_path: Path) -> None:
+    loop = trainer(tmp_path, CrossEntropy(Needs(completions=0, teacher=False, lens=2)), "batch_size=8")
+    problems = loop.problems(1)
+    samples = loop.make_samples(problems, loop.rollout(problems, 1), loop.shown(problems, 1))
+    whole = collate(samples, 4, loop.model.description.pad_id, loop.model.device)
+    counts = whole.counts
+    split, one = (loop.gradient(batches, counts, ALONE) for batches in (loop.collate(samples), [whole]))
+    assert split[:2] == pytest.approx(one[:2], rel=1e-5)
+    assert split[2]["padding"] <= 0.02 < one[2]["padding"]
 
 
 def test_the_schedule_has_its_own_horizon(tmp_path: Path) -> None:
