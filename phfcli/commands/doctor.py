@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from phfcli.core.doctor.finding import Finding
 
+_PART = 23  # the width of a part's name
 _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failed": "[red]failed[/]"}
 
 
@@ -67,7 +68,7 @@ def doctor(
     if json_:
         print_json(result)
     elif unwritten is None:
-        result_console().print(f"{'report':<23} {output}", markup=False, soft_wrap=True)
+        result_console().print(f"{'report':<{_PART}} {output}", markup=False, soft_wrap=True)
     if unwritten is not None:
         warn(f"--output {output}: {unwritten}; the findings are not on disk")
     if unwritten is not None or not result["ok"]:
@@ -99,6 +100,6 @@ def _show(finding: "Finding") -> None:
 
     out = result_console()
     mark = _MARKS[finding.state] + " " * (8 - len(finding.state))
-    out.print(f"{escape(finding.part):<23} {mark}{escape(printable(finding.found))}", soft_wrap=True)
+    out.print(f"{escape(finding.part):<{_PART}} {mark}{escape(printable(finding.found))}", soft_wrap=True)
     if finding.fix:
-        out.print(f"{'':<23} {'':<8}{escape(printable(finding.fix))}", soft_wrap=True)
+        out.print(f"{'':<{_PART}} {'':<8}{escape(printable(finding.fix))}", soft_wrap=True)

@@ -5,18 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-from evaluations import evaluation
+from evaluations import SOME, evaluation
 
 Phf = Callable[..., Any]
-SOME = {"p": [1, 0], "q": [0, 0], "r": [1, 1]}
-
-
-@pytest.fixture
-def run(phf: Phf, tmp_path: Path) -> Path:
-    options = ("--set", "batch_size=4", "--quiet")
-    phf("train", "--steps", 2, "--checkpoint-every", 1, "--output-dir", "run", *options)
-    return tmp_path / "run"
 
 
 def test_runs_whose_folders_have_one_name_are_told_apart(phf: Phf, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import yaml
 
 from phfcli.core.runs.layout import evaluation_folder
 
+SOME = {"p": [1, 0], "q": [0, 0], "r": [1, 1]}  # three problems, two samples each
+
 SETTINGS: dict[str, Any] = {
     "model": {"name": "some/model"},
     "adapter_sha256": "a" * 64,

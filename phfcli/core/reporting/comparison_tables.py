@@ -111,18 +111,8 @@ def trajectories(comparison: Comparison) -> list[tuple[Arm, str, int, float, flo
 
 def pair_table(pairs: Sequence[Pair]) -> ResultTable:
     """The tested differences, in points: a row for each question that an interval answers."""
-    columns = [
-        "bench",
-        "difference of",
-        "points",
-        "95% interval",
-        "over",
-        "p",
-        "p, Holm",
-        "could show",
-        "gained",
-        "lost",
-    ]
+    figures = ["points", "95% interval", "over", "p", "p, Holm", "could show"]
+    columns = ["bench", "difference of", *figures, "gained", "lost"]
     several = len({pair.model for pair in pairs}) > 1
     rows = []
     for pair in pairs:
