@@ -81,7 +81,12 @@ def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor] | No
     count = min(sampling.top_k or _FEW, logits.shape[1])
     values, ids = logits.topk(count)  # falling
     if sampling.top_k and int((logits >= values[:, -1:]).sum()) > values.numel():
-        return None  # more entries are as likely as the last
+        # more entries are as likely as the last, as is common in bfloat16, and stay as well
+        last = values[:, -1:]
+        values, ids = logits.topk(min(max(count, _FEW), logits.shape[1]))
+        if values.shape[1] < logits.shape[1] and bool((values[:, -1:] == last).any()):
+            return None  # and perhaps more than these
+        values = values.masked_fill(values < last, -torch.inf)
     values = values / sampling.temperature
     if sampling.top_p < 1:
         total = (values if sampling.top_k else logits / sampling.temperature).logsumexp(-1, keepdim=True)

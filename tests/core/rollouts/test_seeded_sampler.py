@@ -52,11 +52,26 @@ def test_what_is_left_is_what_sorting_leaves(seed: int, top_k: int, top_p: float
     torch.testing.assert_close(left, whole)
 
 
-def test_ties_and_flat_distributions_are_left_to_the_whole_vocabulary() -> None:
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_entries_that_tie_with_the_last_of_the_likeliest_stay(top_p: float) -> None:
+    sampling = Sampling(1.0, top_p, 20)
+    scores = logits(200, 2000, seed=3).bfloat16().float()
+    twentieth = scores.topk(20).values[:, -1:]
+    assert int(((scores >= twentieth).sum(-1) > 20).sum()) > 50  # rows with ties
+    few = candidates(scores, sampling)
+    assert few is not None
+    left = torch.full_like(scores, -torch.inf).scatter(1, *few)
+    whole = seeded_sampler._cut(scores, sampling)
+    torch.testing.assert_close(left.sort(-1).values, whole.sort(-1).values)
+
+
+def test_flat_distributions_are_left_to_the_whole_vocabulary() -> None:
     tied = torch.tensor([[3.0, 1.0, 1.0, 0.0]])
-    assert candidates(tied, Sampling(top_k=2)) is None
-    assert candidates(tied, Sampling(top_k=3)) is not None
+    few = candidates(tied, Sampling(top_k=2))
+    assert few is not None
+    assert few[1].tolist() == [[3, 1, 1, -torch.inf]]
     flat = torch.zeros(1, 2000)
+    assert candidates(flat, Sampling(top_k=2)) is None
     assert candidates(flat, Sampling(top_p=0.9)) is None
     assert candidates(logits(2, 50, 1), Sampling()) is None
 

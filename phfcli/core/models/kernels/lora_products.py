@@ -1,7 +1,8 @@
 """A linear layer with an adapter as the products that it takes and nothing more: y = x W^T + b + s (x A^T) B^T.
 
 PEFT's layer makes a scaled copy and a sum beside them, of the layer's width, in both directions; here the adapter's
-products are added into the layer's own. Autograd keeps x and x A^T, as it does there.
+products are added into the layer's own. Over a base in bfloat16 the adapter computes in its own float32 in both; PEFT
+then keeps a float32 copy of x for each layer that reads it, and here only x itself waits for the backward pass.
 
 Shapes: N tokens, i inputs, o outputs, r rank.
 """
@@ -40,7 +41,7 @@ class FusedLoraLinear(LoraLinear):
         return fused.view(*x.shape[:-1], fused.shape[-1])
 
     def _is_plain(self, x: Tensor) -> bool:
-        """One adapter in use that is nothing but its two matrices, everything in one precision."""
+        """One adapter in use that is nothing but its two matrices, in the base's precision or in a higher one."""
         casting = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
         if casting or self.disable_adapters or self.merged or self.active_adapters != [_ADAPTER]:
             return False
@@ -48,7 +49,8 @@ class FusedLoraLinear(LoraLinear):
         special = bool(self.lora_variant) or any(getattr(part, "bias", None) is not None for part in (down, up))
         frozen = not base.weight.requires_grad and (base.bias is None or not base.bias.requires_grad)
         dropout = not isinstance(self.lora_dropout[_ADAPTER], nn.Identity)
-        alike = {x.dtype, base.weight.dtype, down.weight.dtype, up.weight.dtype} == {x.dtype}
+        own: torch.dtype = down.weight.dtype  # type: ignore[assignment]
+        alike = x.dtype == base.weight.dtype and up.weight.dtype == own == torch.promote_types(x.dtype, own)
         return type(base) is nn.Linear and frozen and alike and not special and not dropout
 
 
@@ -57,17 +59,21 @@ class _LoraProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scaling: float) -> Tensor:
-        inner_Nr = x @ A.T
+        inner_Nr = x.to(A.dtype) @ A.T
         ctx.save_for_backward(x, W, A, B, inner_Nr)
         ctx.scaling = scaling
-        return linear(x, W, bias).addmm_(inner_Nr, B.T, alpha=scaling)
+        return linear(x, W, bias).to(A.dtype).addmm_(inner_Nr, B.T, alpha=scaling).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_No: Tensor) -> tuple[Tensor | None, ...]:
         x, W, A, B, inner_Nr = ctx.saved_tensors
-        grad_Nr = (grad_No @ B).mul_(ctx.scaling)
-        grad_x = (grad_No @ W).addmm_(grad_Nr, A) if ctx.needs_input_grad[0] else None
-        grad_A = grad_Nr.T @ x if ctx.needs_input_grad[3] else None
-        grad_B = (grad_No.T @ inner_Nr).mul_(ctx.scaling) if ctx.needs_input_grad[4] else None
+        exact_No = grad_No.to(A.dtype)
+        grad_Nr = (exact_No @ B).mul_(ctx.scaling)
+        grad_A = grad_Nr.T @ x.to(A.dtype) if ctx.needs_input_grad[3] else None
+        grad_B = (exact_No.T @ inner_Nr).mul_(ctx.scaling) if ctx.needs_input_grad[4] else None
+        del exact_No  # of the layer's width: not needed any more
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (grad_No @ W).to(A.dtype).addmm_(grad_Nr, A).to(x.dtype)
         return grad_x, None, None, grad_A, grad_B, None

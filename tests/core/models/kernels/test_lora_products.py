@@ -45,10 +45,36 @@ def test_without_its_adapter_it_is_the_layer_below(student: LanguageModel) -> No
     assert not torch.equal(layer(x), layer.get_base_layer()(x))
 
 
-def test_two_precisions_are_left_to_peft(student: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_over_a_base_in_bfloat16_the_adapter_computes_in_its_own_precision(student: LanguageModel) -> None:
+    student.network.float()
+    for layer in layers(student)[:7]:
+        layer.get_base_layer().to(torch.bfloat16)
+        x = torch.randn(64, layer.in_features).bfloat16()
+        ours = outcome(layer, x)
+        layer.__class__ = LoraLinear
+        for a, b in zip(ours, outcome(layer, x), strict=True):
+            assert a.dtype == b.dtype
+            assert (a - b).float().norm() <= 2**-7 * b.float().norm()
+
+
+def test_no_copy_of_the_input_is_kept_in_the_higher_precision(student: LanguageModel) -> None:
+    student.network.float()
     layer = layers(student)[0]
     layer.get_base_layer().to(torch.bfloat16)
+    x = torch.randn(64, layer.in_features).bfloat16().requires_grad_()
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda saved: saved):
+        layer(x)
+    [inner] = [one for one in kept if one.dtype == torch.float32 and len(one) == len(x)]
+    assert inner.shape == (len(x), layer.r["default"])
+    assert any(one.data_ptr() == x.data_ptr() for one in kept)
+
+
+def test_a_base_of_higher_precision_is_left_to_peft(student: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = layers(student)[0]
+    layer.lora_A.bfloat16()
+    layer.lora_B.bfloat16()
     called: list[Tensor] = []
     monkeypatch.setattr(LoraLinear, "forward", lambda _self, x: called.append(x) or x)
-    layer(torch.randn(3, layer.in_features, dtype=torch.bfloat16))
+    layer(torch.randn(3, layer.in_features, dtype=torch.float64))
     assert len(called) == 1
