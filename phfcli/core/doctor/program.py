@@ -8,9 +8,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from phfcli.core.storage.files import read_lines
 
@@ -60,10 +63,15 @@ def run_phf(arguments: Sequence[str], within_s: float, kill_at: tuple[Path, int]
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Kills what is left of a command, the processes that it has started among them."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    """Kills what is left of a command, and all that it has started: ranks have sessions of their own."""
+    if process.poll() is not None:
+        return
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGKILL)
+    for child in family:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    process.wait()
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from phfcli.core.doctor import steps
@@ -129,6 +130,8 @@ def test_a_rank_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert (finding.state, finding.part) == ("failed", "2 processes")
     assert finding.found.startswith("took longer than 20 s")
     assert "a process fails or hangs" in finding.fix
+    left = [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(one.info["cmdline"] or [])]
+    assert left == []
 
 
 @pytest.mark.slow

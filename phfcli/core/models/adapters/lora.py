@@ -20,6 +20,7 @@ from phfcli.core.models.adapters.summary import AdapterSummary, summarise_adapte
 from phfcli.core.models.adapters.targets import adapted, choose_targets
 from phfcli.core.models.architecture.blocks import find_blocks
 from phfcli.core.models.kernels.lora_products import fuse_products
+from phfcli.core.models.kernels.rms_norms import fuse_norms
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.weights import check_complete
 from phfcli.core.storage.tensors import open_tensors
@@ -56,6 +57,7 @@ def lora_network(causal: PreTrainedModel, settings: LoraSettings) -> tuple[PeftM
     if missed := set(targets.modules) ^ {name.removeprefix(_PREFIX) for name in adapted(network)}:
         raise UserError(f"lora.target_modules: PEFT takes another view of {min(missed)} than this program; name others")
     fuse_products(network)
+    fuse_norms(network)
     return network, summarise_adapter(network, causal, blocks, targets)
 
 
