@@ -107,13 +107,15 @@ def compare(
         UserError: where something has not been evaluated, or was evaluated on other rows or under other settings.
     """
     from phfcli.core.analysis.compare import compare as core
-    from phfcli.core.errors import one_of
+    from phfcli.core.errors import UserError, one_of
     from phfcli.core.evaluation.saved_evaluations import load_evaluations
     from phfcli.core.names import UNITS, VIEWS
     from phfcli.core.reporting.comparison_tables import view_of
 
     chosen = one_of("view", view, VIEWS)
     over = None if unit is None else one_of("unit", unit, UNITS)
+    if isinstance(evaluated, str) or not isinstance(evaluated, Mapping | Sequence) or not evaluated:
+        raise UserError("compare: give what is compared as one list: phf.compare([a, b])")
     named = evaluated.items() if isinstance(evaluated, Mapping) else [("", thing) for thing in evaluated]
     paths = [f"{name}={path}" if name else path for name, thing in named for path in _paths(thing)]
     steps = chosen == "dynamics"

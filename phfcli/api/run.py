@@ -59,11 +59,9 @@ class Run:
     @property
     def config(self) -> "TrainConfig":
         """Its settings."""
-        from phfcli.core.config import TrainConfig
-        from phfcli.core.runs.run_folder import saved_config
-        from phfcli.core.settings import resolve
+        from phfcli.core.runs.run_folder import recorded_config
 
-        return resolve(TrainConfig, [saved_config(self.folder)])
+        return recorded_config(self.folder)
 
     @property
     def metrics(self) -> StepMetrics:

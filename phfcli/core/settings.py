@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from phfcli.core.config import EvalConfig, Section, TrainConfig
 from phfcli.core.errors import UserError, first_line, nearest
+from phfcli.core.extensions import RECORDED
 from phfcli.core.shipped_files import EMBEDDED, find_recipe, recipes
 from phfcli.core.spellings import answer
 
@@ -30,8 +31,10 @@ class Source:
     recipe: str = ""
 
 
-def resolve(kind: type[Config], sources: Iterable[Source]) -> Config:
+def resolve(kind: type[Config], sources: Iterable[Source], *, recorded: bool = False) -> Config:
     """Merges the sources, where later ones win, and validates the result.
+
+    recorded: they are only read back, and may name an objective, say, that a program had registered.
 
     Raises:
         UserError: one line on the first key that is unknown or whose value is impossible.
@@ -39,7 +42,7 @@ def resolve(kind: type[Config], sources: Iterable[Source]) -> Config:
     given = list(sources)
     origin = origins(given)
     try:
-        return kind.model_validate(merged(source.tree for source in given))
+        return kind.model_validate(merged(source.tree for source in given), context=RECORDED if recorded else None)
     except ValidationError as error:
         raise UserError(_explain(kind, error.errors(include_url=False)[0], origin)) from None
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusals import refused
 
 from phfcli.core.storage.locks import writing_alone
 
@@ -70,3 +71,21 @@ def test_mistakes_are_one_line(phf: Phf, words: tuple[str, ...]) -> None:
     done = phf(*words)
     assert done.code == 2
     assert done.err.count("\n") == 1
+
+
+def test_what_another_program_had_registered_is_read_without_it(phf: Phf, run: Path) -> None:
+    """The run is listed, verified and evaluated; only a training that goes on needs the objective itself."""
+    config = run / "config.yaml"
+    objective = next(line for line in config.read_text().splitlines() if line.startswith("objective:"))
+    config.write_text(config.read_text().replace(objective, "objective: turns", 1))
+    [listed] = phf("runs", run, "--json").json
+    assert (listed["state"], listed["objective"]) == ("done", "turns")
+    for command in (
+        ("verify", run),
+        ("eval", run, "--limit", 2, "--n", 1, "--engine", "transformers", "--quiet"),
+        ("report", run, "-o", "page.html"),
+        ("diagnose", run),
+    ):
+        done = phf(*command)
+        assert done.code == 0, done.err
+    refused(phf("train", "--resume", "--output-dir", run, "--steps", 3), "objective: 'turns' is unknown; choose from")

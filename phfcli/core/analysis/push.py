@@ -4,13 +4,11 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from phfcli.core.config import TrainConfig
 from phfcli.core.errors import FaultError, UserError, first_line
 from phfcli.core.runs.checkpoint_choice import Target, find_target
 from phfcli.core.runs.layout import evaluation_files
 from phfcli.core.runs.model_card import model_card
-from phfcli.core.runs.run_folder import saved_config
-from phfcli.core.settings import resolve
+from phfcli.core.runs.run_folder import recorded_config
 from phfcli.core.storage.hub import hub_answers
 from phfcli.core.storage.schemas import SummaryForm, read_form
 
@@ -50,7 +48,7 @@ def _gather(target: Target, run: Path, step: int, folder: Path) -> None:
     shutil.copy(run / "config.yaml", folder / "phf-config.yaml")
     summaries = [read_form(path, SummaryForm) for path in evaluation_files(run, "summary.json")]
     own = [summary for summary in summaries if summary.get("step") == step]
-    card = model_card(resolve(TrainConfig, [saved_config(run)]), step, own)
+    card = model_card(recorded_config(run), step, own)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -17,9 +17,8 @@ from phfcli.core.runs.checkpoints import check_sums, checkpoints_of
 from phfcli.core.runs.flow_files import open_flow
 from phfcli.core.runs.layout import evaluation_files, is_run
 from phfcli.core.runs.rollout_readings import reading_files
-from phfcli.core.runs.run_folder import saved_config
+from phfcli.core.runs.run_folder import recorded_config
 from phfcli.core.runs.run_list import in_use
-from phfcli.core.settings import resolve
 from phfcli.core.storage.schemas import AlarmForm, ManifestForm, RolloutsForm, StepForm, read_form, read_forms
 from phfcli.core.training.health.alarms import FILE as ALARMS
 
@@ -48,7 +47,7 @@ def verify_run(folder: Path, full: bool = False) -> list[Finding]:
 
 
 def _findings(folder: Path, full: bool) -> Iterator[Finding]:
-    config = resolve(TrainConfig, [saved_config(folder)])
+    config = recorded_config(folder)
     yield Finding("config.yaml", "ok")
     yield _lock(folder)
     yield _try(

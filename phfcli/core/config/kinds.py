@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from phfcli.core.errors import nearest
 from phfcli.core.extensions import known
@@ -24,8 +24,8 @@ class Section(BaseModel):
 _known_engine = known("engines", ENGINES, ", or the http://HOST:PORT of a vLLM server")
 
 
-def _engine(name: str) -> str:
-    return name if name.startswith(("http://", "https://")) else _known_engine(name)
+def _engine(name: str, info: ValidationInfo) -> str:
+    return name if name.startswith(("http://", "https://")) else _known_engine(name, info)
 
 
 def _context(text: str) -> str:

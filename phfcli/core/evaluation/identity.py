@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from phfcli.core.config import EvalConfig, TrainConfig
+from phfcli.core.config import EvalConfig
 from phfcli.core.errors import UserError
 from phfcli.core.models.description import pick_device, pick_dtype
 from phfcli.core.runs.checkpoint_choice import Target
 from phfcli.core.runs.provenance import model_identity
-from phfcli.core.runs.run_folder import saved_config
-from phfcli.core.settings import resolve
+from phfcli.core.runs.run_folder import recorded_config
 from phfcli.core.storage.files import file_hash
 from phfcli.core.storage.schemas import AdapterForm, ManifestForm, read_form
 
@@ -58,7 +57,7 @@ def trained_otherwise(config: EvalConfig, target: Target) -> str | None:
     """A sentence where an adapter was trained over its base in another form than it is evaluated over."""
     if target.run is None or target.adapter is None:
         return None
-    trained, own = resolve(TrainConfig, [saved_config(target.run)]).quantization, config.quantization
+    trained, own = recorded_config(target.run).quantization, config.quantization
     if trained == own:
         return None
     words = {"none": "as it stands"}

@@ -1,13 +1,12 @@
 """How a model is prompted and sampled in an evaluation."""
 
-from phfcli.core.config import EvalConfig, PromptSettings, TrainConfig
+from phfcli.core.config import EvalConfig, PromptSettings
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.benches.benchmarks import Benchmark
 from phfcli.core.models.description import ModelDescription
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.runs.checkpoint_choice import Target
-from phfcli.core.runs.run_folder import saved_config
-from phfcli.core.settings import resolve
+from phfcli.core.runs.run_folder import recorded_config
 from phfcli.core.types import Sampling
 
 PUBLISHED_NEW_TOKENS = 38_912
@@ -16,7 +15,7 @@ PUBLISHED_NEW_TOKENS = 38_912
 def prompt_settings(config: EvalConfig, target: Target) -> PromptSettings:
     """The prompts to evaluate with: those that the run was trained with, unless others are asked for."""
     if config.prompt == PromptSettings() and target.run is not None:
-        return resolve(TrainConfig, [saved_config(target.run)]).prompt
+        return recorded_config(target.run).prompt
     return config.prompt
 
 

@@ -54,7 +54,7 @@ def score_notes(summary: Mapping[str, Any]) -> list[str]:
     if summary["average"] == 0:
         notes.append(
             f"{bench}: no sample is correct; look at a few in samples.html: the gold answers, the prompt or the token "
-            "limit may be wrong"
+            "limit may be wrong, or the problems of another kind than the model knows"
         )
     if summary["average"] == 1 and summary["problems"] > 1:
         notes.append(f"{bench}: every sample is correct, so this benchmark cannot tell better models from this one")

@@ -82,13 +82,18 @@ def saved_config(folder: Path) -> Source:
     return Source(str(folder / "config.yaml"), read_yaml(folder / "config.yaml"))
 
 
+def recorded_config(folder: Path) -> TrainConfig:
+    """The settings that a run was made with, to be read: what other programs had added need not be here."""
+    return resolve(TrainConfig, [saved_config(folder)], recorded=True)
+
+
 def check_resumable(folder: Path, config: TrainConfig, force: bool = False) -> list[str]:
     """The settings in which this run differs from the one in the folder, in words.
 
     Raises:
         UserError: naming the setting, unless it is forced; and for one without which its checkpoints cannot be read.
     """
-    before, after = _comparable(resolve(TrainConfig, [saved_config(folder)])), _comparable(config)
+    before, after = _comparable(recorded_config(folder)), _comparable(config)
     changed = [key for key, value in before.items() if key not in _FREE_ON_RESUME and after[key] != value]
     told = [f"{key} was {before[key]!r} in {folder} and is now {after[key]!r}" for key in changed]
     for key, words in zip(changed, told, strict=True):
@@ -155,7 +160,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     except UserError as error:
         if path.exists():
             path.replace(folder / "damaged-manifest.json")
-        config = resolve(TrainConfig, [saved_config(folder)])
+        config = recorded_config(folder)
         return {"created": now(), "model": model_identity(config.model), "replaces": str(error)}
 
 

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.runs.checkpoints import checkpoints_of
 from phfcli.core.runs.layout import evaluation_files
-from phfcli.core.runs.run_folder import saved_config
-from phfcli.core.settings import resolve
+from phfcli.core.runs.run_folder import recorded_config
 from phfcli.core.storage.files import remove_folder
 from phfcli.core.storage.locks import unused
 from phfcli.core.storage.schemas import StepForm, SummaryForm, ValidationForm, read_form, read_forms
@@ -47,7 +45,7 @@ def run_state(folder: Path) -> RunState:
     metrics = folder / "metrics.jsonl"
     changed = max(path.stat().st_mtime for path in (folder / "config.yaml", metrics) if path.exists())
     try:
-        config = resolve(TrainConfig, [saved_config(folder)])
+        config = recorded_config(folder)
         lines = read_forms(metrics, StepForm)
         best = max(_averages(folder), default=None)
     except UserError as error:

@@ -15,9 +15,8 @@ from phfcli.core.config import EvalConfig, TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.benches.benchmarks import Benchmark
 from phfcli.core.runs.checkpoint_choice import Target
-from phfcli.core.runs.run_folder import saved_config
+from phfcli.core.runs.run_folder import recorded_config
 from phfcli.core.runs.training_data import load_problems
-from phfcli.core.settings import resolve
 from phfcli.core.types import Problem
 
 WORDS = 13
@@ -83,7 +82,7 @@ def overlaps_of(config: EvalConfig, target: Target, benches: Sequence[Benchmark]
     if config.overlap != "run":
         training = TrainConfig(data=config.overlap, columns=config.columns, bad_rows="skip")
     elif target.run is not None:
-        training = resolve(TrainConfig, [saved_config(target.run)])
+        training = recorded_config(target.run)
     else:
         raise UserError(f"overlap: {target.name} is no run, so name its training data: --set overlap=FILE|HUB")
     problems = load_problems(training)

@@ -15,6 +15,7 @@ from phfcli.core.models.passes import Batch, Pass
 from phfcli.core.objectives.contract import LossTerms, Needs, Objective, Term
 
 _COUNTS: tuple[str, ...] = get_args(get_type_hints(Term)["per"])
+_STEP_FIGURES = ("step", "loss", "grad_norm", "lr", "padding", "entropy", "seconds", "rollout_seconds", "tokens_per_s")
 _PACKAGE = str(Path(__file__).parents[3])
 
 
@@ -79,6 +80,8 @@ def _wrong_terms(terms: Any) -> str | None:
     if torch.is_grad_enabled() and not any(term.total.requires_grad for term in terms.terms.values()):
         return "no term has a gradient; compute them from student.hidden or student.states"
     for name, pair in dict[str, Any](terms.metrics).items():
-        if not isinstance(pair, tuple) or len(pair) != 2:
-            return f"the metric {name!r} is not a pair (sum, count)"
+        if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
+            return f"the metric {name!r} is not a pair (sum, count) of tensors"
+        if name in _STEP_FIGURES:
+            return f"the metric {name!r} has the name of a figure that each step has; choose another"
     return None

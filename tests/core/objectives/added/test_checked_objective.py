@@ -70,6 +70,14 @@ def test_a_sound_one_trains(tmp_path: Path) -> None:
             lambda s: Terms({"x": Term(size(s), per="tokens")}, {"y": size(s)}),
             r"the metric 'y' is not a pair \(sum, count",
         ),
+        (
+            lambda s: Terms({"x": Term(size(s), per="tokens")}, {"y": (1.0, 2)}),
+            r"the metric 'y' is not a pair \(sum, count\) of tensors",
+        ),
+        (
+            lambda s: Terms({"x": Term(size(s), per="tokens")}, {"loss": (size(s), size(s))}),
+            "the metric 'loss' has the name of a figure that each step has; choose another",
+        ),
     ],
 )
 def test_a_loss_that_cannot_be_used_is_told(loss: Loss, words: str, tmp_path: Path) -> None:
