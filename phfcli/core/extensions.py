@@ -6,11 +6,12 @@ for. What each has to do is said in docs/extending.md.
 
 from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
-from typing import Any, Literal, get_args
-
-from pydantic import ValidationInfo
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from phfcli.core.errors import UserError, first_line, nearest
+
+if TYPE_CHECKING:
+    from pydantic import ValidationInfo
 
 RECORDED = "recorded"  # as the context of a validation
 Kind = Literal["objectives", "teachers", "engines", "benchmarks", "graders", "trackers"]
@@ -48,14 +49,14 @@ def find(kind: Kind, name: str) -> Any | None:
     return _registered[kind].get(name)
 
 
-def known(kind: Kind, own: Iterable[str], more: str = "") -> Callable[[str, ValidationInfo], str]:
+def known(kind: Kind, own: Iterable[str], more: str = "") -> Callable[[str, "ValidationInfo"], str]:
     """A check that a name is one of our own, or was added; `more` says what else it may be.
 
     Settings that are only read back (RECORDED) may name what a program had registered that is not running now.
     """
     ours = tuple(own)
 
-    def check(name: str, info: ValidationInfo) -> str:
+    def check(name: str, info: "ValidationInfo") -> str:
         if name in ours or info.context == RECORDED or name in (added := names(kind)):
             return name
         raise ValueError(f"{name!r} is unknown; {nearest(name, [*ours, *added])}{more}")
