@@ -45,7 +45,8 @@ class EvaluationBars:
 def show_summaries(out: "Console", summaries: list[dict[str, Any]]) -> None:
     """The scores of every benchmark, a row each."""
     n = summaries[0]["n"]
-    columns = "bench", "problems", f"Average@{n}", "sampling", f"pass@{n}", f"majority@{n}", "truncated", "completed"
+    scores = f"Average@{n}", "sampling", f"pass@{n}", f"majority@{n}"
+    columns = "bench", "problems", *scores, "truncated", "Average, uncut"
     rows = [
         (
             summary["bench"],

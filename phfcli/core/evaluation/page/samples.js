@@ -369,8 +369,8 @@ function clear() {
 }
 
 const SOLVED = {
-  first: () => `solved by ${runs[0]} only`, second: () => `solved by ${runs[1]} only`,
-  both: () => "solved by both", neither: () => "solved by neither",
+  first: () => `over half right with ${runs[0]} only`, second: () => `over half right with ${runs[1]} only`,
+  both: () => "over half right with both", neither: () => "over half right with neither",
 };
 
 // What only two runs need: which of them has solved a problem, and where one gains on the other.

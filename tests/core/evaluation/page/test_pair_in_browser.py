@@ -60,10 +60,10 @@ def test_on_a_phone_they_stand_below_each_other(shown: SamplesPage) -> None:
 @pytest.mark.parametrize(
     ("kind", "problem", "told"),
     [
-        ("first", "p/0", f"solved by {FIRST} only (1)"),
-        ("second", "p/1", f"solved by {SECOND} only (1)"),
-        ("both", "p/2", "solved by both (1)"),
-        ("neither", "p/3", "solved by neither (1)"),
+        ("first", "p/0", f"over half right with {FIRST} only (1)"),
+        ("second", "p/1", f"over half right with {SECOND} only (1)"),
+        ("both", "p/2", "over half right with both (1)"),
+        ("neither", "p/3", "over half right with neither (1)"),
     ],
 )
 def test_problems_are_chosen_by_which_run_has_solved_them(
