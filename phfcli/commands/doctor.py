@@ -47,8 +47,9 @@ def doctor(
     """
     if engine not in (None, "vllm", "transformers"):
         raise UserError(f"--engine: {engine!r} is unknown; choose from transformers, vllm")
-    if model is not None and quick:
-        raise UserError("--model: --quick makes no step on a model of yours; leave one of the two out")
+    for option, given in {"--model": model, "--processes": processes, "--engine": engine}.items():
+        if quick and given is not None:
+            raise UserError(f"{option}: --quick leaves this check out; leave one of the two out")
     from phfcli.core.doctor.examine import examine
     from phfcli.core.models.description import load_config
 

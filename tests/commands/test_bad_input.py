@@ -138,7 +138,9 @@ def test_a_run_to_diagnose_or_compare_that_is_not_there(phf: Phf, tmp_path: Path
     ("words", "told"),
     [
         (("--model", "./nowhere"), "./nowhere: no such model folder"),
-        (("--model", "embedded", "--quick"), "--quick makes no step on a model of yours"),
+        (("--model", "embedded", "--quick"), "--model: --quick leaves this check out"),
+        (("--processes", 2, "--quick"), "--processes: --quick leaves this check out"),
+        (("--engine", "vllm", "--quick"), "--engine: --quick leaves this check out"),
     ],
 )
 def test_the_doctor_looks_at_the_model_first(phf: Phf, words: tuple[str, ...], told: str) -> None:
