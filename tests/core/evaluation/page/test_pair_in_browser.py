@@ -83,7 +83,7 @@ def test_problems_are_chosen_by_which_run_has_solved_them(
 
 def test_an_empty_page_says_which_problems_it_looked_at(shown: SamplesPage) -> None:
     shown.go("?solved=neither&q=B writes&status=truncated")
-    told = "no text of a truncated sample holds “B writes”, among those solved by neither"
+    told = "no text of a truncated sample holds “B writes”, among those over half right with neither"
     assert shown.texts("#shown") == [f"0 of 4 problems, 0 of 16 samples: {told}"]
 
 
