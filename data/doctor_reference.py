@@ -4,7 +4,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from phfcli.core.doctor.program import metrics_of, run_phf
+from phfcli.core.doctor.program import Program, metrics_of
 from phfcli.core.doctor.steps import REFERENCE, STEP, STEPS
 
 METRICS = ("loss", "divergence", "flow", "grad_norm", "rollout_tokens")
@@ -12,9 +12,9 @@ METRICS = ("loss", "divergence", "flow", "grad_norm", "rollout_tokens")
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "run"
-        own = ["--steps", str(STEPS), "--engine", "transformers", "--output-dir", str(run)]
-        outcome = run_phf([*STEP, *own], within_s=600)
+        program, run = Program(Path(folder)), Path(folder) / "run"
+        own = ["--steps", str(STEPS), "--output-dir", str(run)]
+        outcome = program.run([*STEP, *own])
         assert outcome.done, outcome.why
         values = [{name: line[name] for name in METRICS} for line in metrics_of(run)]
     REFERENCE.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

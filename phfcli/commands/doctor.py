@@ -1,5 +1,6 @@
 """phf doctor."""
 
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +28,7 @@ def doctor(
         int | None, typer.Option(metavar="N", min=1, help="Also make a step in N processes (one for each GPU).")
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(metavar="NAME", help="vllm: fail where it does not work, or is not there.")
+        str | None, typer.Option(metavar="NAME", help="vllm: fail where it is not there. transformers: start no vLLM.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Only what is installed, and a step on each device.")] = False,
     output: Annotated[Path, file_option("Where the findings go as JSON.")] = Path("doctor.json"),
@@ -52,14 +53,19 @@ def doctor(
             raise UserError(f"{option}: --quick leaves this check out; leave one of the two out")
     from phfcli.core.doctor.examine import examine
     from phfcli.core.models.description import load_config
+    from phfcli.core.storage.child_processes import stopped_as_by_ctrl_c
 
     if model is not None:
         load_config(model)  # refuses one that is not there, before minutes of other checks
     findings: list[Finding] = []
     unwritten = None
     log = log_console(quiet or json_)
-    with log.status("checking the machine") as status:
-        for finding in examine(model, processes, engine, quick):
+    with (
+        stopped_as_by_ctrl_c(),
+        closing(examine(model, processes, engine, quick)) as found,
+        log.status("checking the machine") as status,
+    ):
+        for finding in found:
             findings.append(finding)
             unwritten = _save(findings, output)  # as it goes on: whoever stops it has what was found
             status.update(f"checked {finding.part}")

@@ -11,7 +11,7 @@ import torch
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.doctor.finding import Finding, failed, ok, warning
-from phfcli.core.doctor.program import json_of, metrics_of, run_phf
+from phfcli.core.doctor.program import Program, metrics_of
 from phfcli.core.storage.files import file_hash
 
 REFERENCE = Path(__file__).with_name("reference.json")
@@ -19,30 +19,32 @@ STEPS = 2
 _KILLED_AT = 5
 _SAMPLING_GAP = 0.1  # nats
 _TOLERANCE = 0.02  # relative: kernels round differently, and a rollout may part at a near tie
-_LIMIT_S = 240.0
-_VLLM_LIMIT_S = 420.0
+_VLLM_START_S = 120.0
+_MODEL_S = 600.0  # to load a model, and for two steps of it
 # greedy enough that machines draw the same rollouts: top_k 1 takes the likeliest entry
 STEP = [
-    *("train", "--objective", "phf", "--quiet", "--set", "batch_size=8", "--set", "micro_batch_size=8"),
+    *("train", "--objective", "phf", "--engine", "transformers", "--quiet"),
+    *("--set", "batch_size=8", "--set", "micro_batch_size=8"),
     *("--set", "rollout.max_new_tokens=48", "--set", "rollout.top_k=1", "--set", "dtype=float32"),
 ]
 
 
-def reference_step(folder: Path, device: str) -> Finding:
+def reference_step(program: Program, device: str) -> Finding:
     """A step on a device against the values of the machine that wrote reference.json: a wrong kernel shows here."""
     fix = "look at the line, and report it with doctor.json if it names no cause"
-    return _step(f"step on {device}", folder / device.replace(":", "-"), ["--set", f"device={device}"], fix)
+    return _step(program, f"step on {device}", ["--set", f"device={device}"], fix)
 
 
-def several_processes(folder: Path, processes: int) -> Finding:
+def several_processes(program: Program, processes: int) -> Finding:
     """A step in N processes against the same step in one."""
     fix = "a process fails or hangs: NCCL_DEBUG=INFO says more of the network between devices; try one process fewer"
-    return _step(f"{processes} processes", folder / f"processes-{processes}", ["--processes", str(processes)], fix)
+    return _step(program, f"{processes} processes", ["--processes", str(processes)], fix)
 
 
-def _step(part: str, run: Path, options: Sequence[str], fix: str) -> Finding:
-    own = ["--steps", str(STEPS), "--engine", "transformers", *options, "--output-dir", str(run)]
-    outcome = run_phf([*STEP, *own], _LIMIT_S)
+def _step(program: Program, part: str, options: Sequence[str], fix: str) -> Finding:
+    run = program.folder / part.replace(" ", "-").replace(":", "-")
+    own = ["--steps", str(STEPS), *options, "--output-dir", str(run)]
+    outcome = program.run([*STEP, *own])
     if not outcome.done:
         return failed(part, outcome.why, fix)
     return compared(part, metrics_of(run), json.loads(REFERENCE.read_text(encoding="utf-8")))
@@ -73,14 +75,14 @@ def _told(seconds: float, rollouts: float) -> str:
     return f"{seconds:.2f} s a step (rollouts {rollouts:.2f}, passes and update {seconds - rollouts:.2f})"
 
 
-def killed_and_resumed(folder: Path) -> Finding:
+def killed_and_resumed(program: Program) -> Finding:
     """Ten steps in one go, and ten that were killed in the middle: the same adapter to the bit."""
-    part, whole, killed = "kill and resume", folder / "whole", folder / "killed"
+    part, whole, killed = "kill and resume", program.folder / "whole", program.folder / "killed"
     options = [*STEP, "--steps", "10", "--checkpoint-every", "2", "--set", "flow.saved_samples=0"]
-    first = run_phf([*options, "--output-dir", str(whole)], _LIMIT_S)
-    cut = run_phf([*options, "--output-dir", str(killed)], _LIMIT_S, kill_at=(killed / "metrics.jsonl", _KILLED_AT))
-    again = run_phf([*options, "--output-dir", str(killed), "--resume"], _LIMIT_S)
-    for outcome in (first, again):
+    straight = program.run([*options, "--output-dir", str(whole)])
+    cut = program.run([*options, "--output-dir", str(killed)], kill_at=(killed / "metrics.jsonl", _KILLED_AT))
+    again = program.run([*options, "--output-dir", str(killed), "--resume"])
+    for outcome in (straight, again):
         if not outcome.done:
             return failed(part, outcome.why, "look at the line; free disk and memory are the usual causes")
     if cut.done:
@@ -93,13 +95,12 @@ def killed_and_resumed(folder: Path) -> Finding:
     return ok(part, f"killed after step {_KILLED_AT}, resumed, the same adapter to the bit")
 
 
-def vllm(folder: Path) -> Iterator[Finding]:
+def vllm(program: Program) -> Iterator[Finding]:
     """vLLM starts, follows another adapter, and its log-probabilities are the trainer's."""
-    run = folder / "vllm"
+    run = program.folder / "vllm"
     options = ["--objective", "grpo", "--steps", "2", "--engine", "vllm", "--set", "batch_size=2", "--quiet"]
-    outcome = run_phf(
-        ["train", *options, "--set", "rollout.max_new_tokens=48", "--output-dir", str(run)], _VLLM_LIMIT_S
-    )
+    words = ["train", *options, "--set", "rollout.max_new_tokens=48", "--output-dir", str(run)]
+    outcome = program.run(words, extra_s=_VLLM_START_S)
     if not outcome.done:
         fix = "train and evaluate with --engine transformers, or install the vLLM that fits this torch"
         yield failed("vLLM", outcome.why, fix)
@@ -114,19 +115,20 @@ def vllm(folder: Path) -> Iterator[Finding]:
         yield ok("vLLM log-probabilities", f"at most {gap:.2g} nats from the trainer's, on average", engine_gap=gap)
 
 
-def memory_of(folder: Path, model: str) -> Finding:
+def memory_of(program: Program, model: str) -> Finding:
     """The peak of a step on the given model against what the plan predicts, and what a recipe of it takes."""
-    part, run = f"memory of {model}", folder / "memory"
+    part, run = f"memory of {model}", program.folder / "memory"
     own = [*("train", "--model", model, "--data", "embedded", "--steps", "2", "--quiet", "--set", "batch_size=4")]
     own += [*("--set", "micro_batch_size=4", "--set", "rollout.max_new_tokens=64", "--engine", "transformers")]
-    plan = json_of([*own, "--dry-run"], _LIMIT_S)
-    if plan is None:
-        return failed(part, "its plan cannot be made", f"phf train --model {model} --dry-run says why")
-    outcome = run_phf([*own, "--output-dir", str(run)], 4 * _LIMIT_S)
+    planning = program.run([*own, "--dry-run", "--json"])
+    if not planning.done:
+        return failed(part, planning.why, f"phf train --model {model} --dry-run says why")
+    outcome = program.run([*own, "--output-dir", str(run)], extra_s=_MODEL_S)
     if not outcome.done:
         return failed(part, outcome.why, f"phf train --model {model} --dry-run shows what it takes")
     lines = metrics_of(run)
-    peak, planned = max(line["peak_memory_bytes"] for line in lines), plan["memory_bytes"]["total"]
+    planned = json.loads(planning.printed)["memory_bytes"]["total"]
+    peak = max(line["peak_memory_bytes"] for line in lines)
     ratio = planned / peak
     seconds, rollouts = _times(lines)
     hours = _recipe_hours(seconds / max(1.0, 4 * median(line["rollout_tokens"] for line in lines)))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
@@ -21,6 +21,10 @@ from typing import Any
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from phfcli.core.storage.child_processes import run; run(sys.argv)"
+)
+_PHF = (
+    "import runpy; from phfcli.core.storage.child_processes import end_with_parent; "
+    "end_with_parent(); runpy.run_module('phfcli', run_name='__main__', alter_sys=True)"
 )
 _LOOK_FOR_PARENT_S = 2.0
 _TIME_TO_END_S = 20.0
@@ -94,6 +98,31 @@ def run(argv: Sequence[str]) -> None:
     module, _, name = function.partition(":")
     end_with_parent()
     getattr(import_module(module), name)(Connection(int(fd)), *(json.loads(argument) for argument in arguments))
+
+
+@contextlib.contextmanager
+def stopped_as_by_ctrl_c() -> Iterator[None]:
+    """Within it SIGTERM and SIGHUP do what Ctrl-C does, once: what ends by it is not interrupted again."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    taken = [number for number, handler in before.items() if handler != signal.SIG_IGN]  # as nohup does
+
+    def stop(_number: int, _frame: object) -> None:
+        for number in taken:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in taken:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, before[number])
+
+
+def phf_command(arguments: Sequence[str]) -> list[str]:
+    """The command line of `phf ARGUMENTS` as a child, which ends with this process: one that was killed leaves none."""
+    return [sys.executable, "-P", "-c", _PHF, *arguments]
 
 
 def end_with_parent() -> None:

@@ -5,30 +5,23 @@ Every command that it starts goes on where an earlier one was stopped, so that t
 
 import os
 import queue
-import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 
 from phfcli.core.errors import UserError
 from phfcli.core.settings import Tree
+from phfcli.core.storage.child_processes import phf_command, stopped_as_by_ctrl_c
 from phfcli.core.storage.files import as_json, write_text
 from phfcli.core.studies.plan import Study, StudyRun, runs_of, search_runs
 from phfcli.core.studies.rates import known_runs
 from phfcli.core.studies.record import finished, write_record
 
-# ends with this process, so that a study that was killed leaves nothing at work in its folders
-_PROGRAM = (
-    "import runpy; from phfcli.core.storage.child_processes import end_with_parent; "
-    "end_with_parent(); runpy.run_module('phfcli', run_name='__main__', alter_sys=True)"
-)
 Environment = Mapping[str, str]
 
 
@@ -55,7 +48,7 @@ class Schedule:
 
     def run(self, only: Callable[[StudyRun], bool]) -> None:
         """Searches the rates that the wanted runs need, then makes these. A failed run leaves the others alone."""
-        with _stopping_by_sigterm():
+        with stopped_as_by_ctrl_c():
             families = {
                 self.study.systems[run.system].family for run in runs_of(self.study) if run.trains and only(run)
             }
@@ -92,7 +85,7 @@ class Schedule:
         """Whether the command ended well; what it says goes to the log beside the run's folder."""
         with log_of(run).open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _PROGRAM, *arguments],
+                phf_command(arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -149,13 +142,3 @@ def _settings_file(run: StudyRun, command: str, tree: Tree) -> str:
     path = run.folder.parent / f"{run.folder.name}.{command}.yaml"
     write_text(path, yaml.safe_dump(as_json(tree), sort_keys=False, allow_unicode=True))
     return str(path)
-
-
-@contextmanager
-def _stopping_by_sigterm() -> Iterator[None]:
-    """Within it SIGTERM does what Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

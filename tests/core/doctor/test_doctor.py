@@ -6,10 +6,12 @@ A wrong kernel, an adapter that is not swapped, a full disk, an incompatible ver
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import pytest
 
 from phfcli.core.doctor import steps
 from phfcli.core.doctor.machine import _disk
-from phfcli.core.doctor.program import run_phf
+from phfcli.core.doctor.program import Program
 from phfcli.core.doctor.steps import REFERENCE, compared
 
 Reference = list[dict[str, Any]]
@@ -49,8 +51,9 @@ def test_a_wrong_kernel_result_is_named(reference: Reference, value: float) -> N
 
 def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
     """With everything that it has started."""
-    begun = time.monotonic()
-    outcome = run_phf(["train", "--steps", "1000", "--quiet", "--output-dir", str(tmp_path / "run")], within_s=3)
+    begun, program = time.monotonic(), Program(tmp_path)
+    program.limit_s = 3.0
+    outcome = program.run(["train", "--steps", "1000", "--quiet", "--output-dir", str(tmp_path / "run")])
     assert (outcome.code, outcome.done) == (None, False)
     assert outcome.why.startswith("took longer than 3 s")
     assert time.monotonic() - begun < 60
@@ -125,13 +128,51 @@ def test_a_rank_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         "import os, time\nif os.environ.get('LOCAL_RANK') == '1': time.sleep(10**6)\n"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
-    monkeypatch.setattr(steps, "_LIMIT_S", 20.0)
-    finding = steps.several_processes(tmp_path, 2)
+    program = Program(tmp_path)
+    program.limit_s = 20.0
+    finding = steps.several_processes(program, 2)
     assert (finding.state, finding.part) == ("failed", "2 processes")
     assert finding.found.startswith("took longer than 20 s")
     assert "a process fails or hangs" in finding.fix
-    left = [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(one.info["cmdline"] or [])]
-    assert left == []
+    assert _left(tmp_path) == []
+
+
+def _left(folder: Path) -> list[psutil.Process]:
+    """Processes whose temporary files lie in a folder."""
+    left = []
+    for one in psutil.process_iter():
+        with suppress(psutil.Error):
+            if one.environ().get("TMPDIR", "").startswith(str(folder)):
+                left.append(one)
+    return left
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "run", "before"),
+    [
+        (signal.SIGTERM, "2-processes", "kill and resume"),
+        (signal.SIGHUP, "step-on-cpu", "hub"),
+        (signal.SIGINT, "step-on-cpu", "hub"),
+    ],
+)
+def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, run: str, before: str) -> None:
+    """No process, and no file beside the findings so far."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    own = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "phfcli", "doctor", "--processes", "2", "--engine", "transformers"]
+    with subprocess.Popen(command, cwd=tmp_path, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as doctor:
+        while doctor.poll() is None and not list(temporary.glob(f"phf-doctor-*/{run}/metrics.jsonl")):
+            time.sleep(0.1)
+        assert len(_left(temporary)) >= 2  # the doctor and what it has started
+        doctor.send_signal(number)
+        _out, err = doctor.communicate(timeout=60)
+    assert doctor.returncode == 130
+    assert err.decode().splitlines()[-1].startswith("phf: stopped")
+    assert _left(temporary) == []
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["doctor.json", "tmp"]
+    assert json.loads((tmp_path / "doctor.json").read_text())["findings"][-1]["part"] == before
 
 
 @pytest.mark.slow
@@ -166,6 +207,6 @@ def test_an_adapter_that_is_not_swapped_is_named(monkeypatch: pytest.MonkeyPatch
         "    Manager._load_adapter = load\n"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *sys.path]))
-    finding = next(steps.vllm(tmp_path))
+    finding = next(steps.vllm(Program(tmp_path)))
     assert (finding.state, finding.part) == ("failed", "vLLM")
     assert "draws the same under other weights: it cannot follow training" in finding.found

@@ -1,11 +1,14 @@
 """ChildProcess processes: they answer through their pipe, end with their parent, and one that died is noticed."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+
+import pytest
 
 from phfcli.core.storage.child_processes import ChildProcess, receive, send
 
@@ -66,6 +69,35 @@ def test_a_child_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     while _runs(pid) and time.monotonic() < end:
         time.sleep(0.1)
     assert not _runs(pid)
+
+
+STOPPED = """
+import signal, sys
+from phfcli.core.storage.child_processes import stopped_as_by_ctrl_c
+try:
+    with stopped_as_by_ctrl_c():
+        try:
+            signal.raise_signal(int(sys.argv[1]))
+            print("goes on")
+        finally:
+            signal.raise_signal(int(sys.argv[1]))
+            print("ends in peace")
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_as_ctrl_c_does_and_only_once(number: signal.Signals) -> None:
+    command = [sys.executable, "-c", STOPPED, str(int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["ends in peace", "stopped"]
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
+    command = ["nohup", sys.executable, "-c", STOPPED, str(int(signal.SIGHUP))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["goes on", "ends in peace"]
 
 
 def _runs(pid: int) -> bool:
