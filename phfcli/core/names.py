@@ -31,6 +31,8 @@ GoldForm = Literal["as-is", "last-box", "after-hashes", "last-number"]
 BadRows = Literal["error", "skip"]
 StateDtype = Literal["model", "float16", "bfloat16"]
 
+PHASES = ("rollout", "batch", "teacher", "student", "loss", "update")  # of a step, each with a metric of its seconds
+MACHINE_METRICS = ("tokens_per_s", *(f"{phase}_seconds" for phase in PHASES), "seconds", "peak_memory_bytes")
 TOKEN_WEIGHTS = ("uniform", "early", "late", "forks", "prefix-importance")
 OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
 WEIGHTED_OBJECTIVES = ("opsd", "phf", "phf-local", "phf-direction", "phf-geometry", "direction", "geometry")

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from phfcli.core.names import MACHINE_METRICS
 from phfcli.core.reporting.health.health_charts import MAPS
 from phfcli.core.reporting.training_curves import CURVES, DETAILS
 from phfcli.core.runs.checkpoints import checkpoints_of
 from phfcli.core.runs.layout import step_name
-from phfcli.core.training.metrics import MACHINE
 
 SMALL = ("--set", "batch_size=4", "--set", "rollout.max_new_tokens=48", "--quiet")
 
@@ -40,7 +40,7 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [{key: value for key, value in line.items() if key not in MACHINE} for line in json_lines(path)]
+    return [{key: value for key, value in line.items() if key not in MACHINE_METRICS} for line in json_lines(path)]
 
 
 def same_tensors(a: Path, b: Path) -> bool:

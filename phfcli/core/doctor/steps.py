@@ -12,6 +12,7 @@ import torch
 from phfcli.core.config import TrainConfig
 from phfcli.core.doctor.finding import Finding, failed, ok, warning
 from phfcli.core.doctor.program import Program, metrics_of
+from phfcli.core.doctor.step_times import step_times, told_times
 from phfcli.core.storage.files import file_hash
 
 REFERENCE = Path(__file__).with_name("reference.json")
@@ -58,21 +59,12 @@ def compared(part: str, lines: list[dict[str, Any]], reference: list[dict[str, f
         for name, value in known.items()
     ]
     error, step, name, value, wanted = max(apart, key=lambda entry: (not math.isfinite(entry[0]), entry[0]))
-    seconds, rollouts = _times(lines)
     if not error <= _TOLERANCE:
         found = f"{name} of step {step} is {value:.6g}, and should be {wanted:.6g}"
         return failed(part, found, "a kernel computes something else here: try another torch, or attention=eager")
-    found = f"every value within {max(error, 1e-9):.1g} of the stored ones, {_told(seconds, rollouts)}"
-    return ok(part, found, largest_error=error, seconds=seconds, rollout_seconds=rollouts)
-
-
-def _times(lines: list[dict[str, Any]]) -> tuple[float, float]:
-    """Seconds of a step, and of its rollouts."""
-    return median(line["seconds"] for line in lines), median(line["rollout_seconds"] for line in lines)
-
-
-def _told(seconds: float, rollouts: float) -> str:
-    return f"{seconds:.2f} s a step (rollouts {rollouts:.2f}, passes and update {seconds - rollouts:.2f})"
+    times = step_times(lines)
+    found = f"every value within {max(error, 1e-9):.1g} of the stored ones, {told_times(times)}"
+    return ok(part, found, largest_error=error, **times)
 
 
 def killed_and_resumed(program: Program) -> Finding:
@@ -130,14 +122,13 @@ def memory_of(program: Program, model: str) -> Finding:
     planned = json.loads(planning.printed)["memory_bytes"]["total"]
     peak = max(line["peak_memory_bytes"] for line in lines)
     ratio = planned / peak
-    seconds, rollouts = _times(lines)
-    hours = _recipe_hours(seconds / max(1.0, 4 * median(line["rollout_tokens"] for line in lines)))
+    times = step_times(lines)
+    hours = _recipe_hours(times["seconds"] / max(1.0, 4 * median(line["rollout_tokens"] for line in lines)))
     found = (
-        f"predicted {planned / 2**30:.2f} GiB, measured {peak / 2**30:.2f}; {_told(seconds, rollouts)} of 4; "
+        f"predicted {planned / 2**30:.2f} GiB, measured {peak / 2**30:.2f}; {told_times(times)} of 4; "
         f"the recipe: about {hours:.1f} hours on one such device"
     )
-    figures = {"predicted_bytes": planned, "measured_bytes": peak, "seconds": seconds}
-    figures |= {"rollout_seconds": rollouts, "recipe_hours": hours}
+    figures = {"predicted_bytes": planned, "measured_bytes": peak, "recipe_hours": hours, **times}
     if not 0.8 <= ratio <= 1.25:
         return warning(part, found, "leave more room than the plan says", **figures)
     return ok(part, found, **figures)

@@ -1,6 +1,6 @@
 """The contract between loop and objective: what an objective needs, and terms that add up over micro-batches."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -116,18 +116,26 @@ class Objective(Protocol):
 
 
 def loss_terms(
-    objective: Objective, model: LanguageModel, teacher: Teacher, base: Teacher | None, batch: Batch
+    objective: Objective,
+    model: LanguageModel,
+    teacher: Teacher,
+    base: Teacher | None,
+    batch: Batch,
+    done: Callable[[str], None] = lambda _phase: None,
 ) -> tuple[LossTerms, Pass]:
     """The loss terms of a batch, by the passes over the same tokens and the objective; and the student's pass.
 
     base: the model before any training, where the objective needs it.
+    done: is told of the phases "teacher", passes without grad, and "student" when they are over.
     """
     needs = objective.needs
     layers = needs.blocks(len(model.blocks))
     read = teacher.run_pass(model, batch, layers) if needs.teacher else None  # p_T(. | x, r, y_<t), eq. 2
     if base is not None:
         batch = replace(batch, base=base.run_pass(model, batch, ()))
+    done("teacher")
     student = run_pass(model, batch.student, batch, layers, needs.lens)
+    done("student")
     return objective.loss(student, read, batch), student
 
 

@@ -55,6 +55,11 @@ DETAILS = {  # of the page's fold
     "staleness": "Updates between the weights that drew the rollouts and those that train on them.",
     "tokens_per_s": "Tokens of rollouts over the seconds of the whole step.",
     "rollout_seconds": "Seconds of the step's sampling, or of the wait for it.",
+    "batch_seconds": "Seconds of grading and of making batches.",
+    "teacher_seconds": "Seconds of the step's passes without a gradient.",
+    "student_seconds": "Seconds of the student's pass.",
+    "loss_seconds": "Seconds of the loss, its backward pass and the step's metrics.",
+    "update_seconds": "Seconds of the weights' update, and of what several processes sum.",
     "seconds": "Seconds of the whole step.",
     "peak_memory_bytes": "The most memory that a process of the run has held so far, in bytes.",
 }

@@ -14,6 +14,7 @@ from pydantic import Field, FiniteFloat, NonNegativeInt, StrictStr
 from phfcli.core.analysis.diagnose import diagnose_file
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.saved_evaluations import load_evaluations
+from phfcli.core.names import MACHINE_METRICS
 from phfcli.core.runs.layout import evaluation_folder, step_name
 from phfcli.core.settings import read_yaml
 from phfcli.core.storage.files import as_json, file_hash, read_json, write_json
@@ -31,7 +32,7 @@ _EVALUATION = (
     "mean_tokens",
     "seconds",
 )
-_COSTS = ("step", "seconds", "rollout_seconds", "tokens_per_s", "peak_memory_bytes")  # told apart, or of no interest
+_COSTS = ("step", *MACHINE_METRICS)  # told apart, or of no interest
 _DIGITS = 6  # of what is drawn and not compared
 
 

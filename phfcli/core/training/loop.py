@@ -1,7 +1,6 @@
 """The training loop. A step is the paper's algorithm; the loop does not know which objective it runs."""
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -68,15 +67,16 @@ class Trainer(Drawing):
 
     def train_step(self, step: int) -> tuple[Metrics, list[Sample]]:
         """One update of the student and of its teacher; also returns this rank's rollouts that it was made on."""
-        started = time.perf_counter()
+        self.phases.start(self.model.device)
         torch.manual_seed(derive_seed(self.config.seed, "step", step))
         problems = self.problems(step)  # (x, r)
         completions = self.rollout(problems, step)  # y ~ p_S(. | x), eq. 1
         shown = self.shown(problems, step)
         self.draw_ahead(step)
-        sampled = time.perf_counter()
+        self.phases.done("rollout")
         samples = self.make_samples(problems, completions, shown)
         batches = self.collate(samples)
+        self.phases.done("batch")
         counts = self.ranks.total({name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts})
         loss, grad_norm, means = self.gradient(batches, counts, self.ranks)
         slow = self.slow_metrics(step, batches)
@@ -88,7 +88,7 @@ class Trainer(Drawing):
         if not math.isfinite(norm := self.weight_norm()):
             words = f"the norm of the trained weights is {norm} after the update (lower optim.lr)"
             raise self.fault(words, loss, grad_norm, samples, counts)
-        seconds = time.perf_counter() - started
+        self.phases.done("update")
         return {
             "step": step,
             "loss": loss,
@@ -100,9 +100,8 @@ class Trainer(Drawing):
             **rollout_metrics(self, completions, samples),
             **context_metrics(self, problems, shown),
             **({"staleness": self.ahead.staleness} if self.config.rollout.ahead else {}),
-            "tokens_per_s": counts["tokens"] / seconds,
-            "rollout_seconds": sampled - started,
-            "seconds": seconds,
+            "tokens_per_s": counts["tokens"] / self.phases.seconds,
+            **self.phases.metrics(),
             "peak_memory_bytes": max(self.ranks.gather([peak_memory(self.model.device)])),  # of any rank
         }, samples
 
@@ -132,12 +131,15 @@ class Trainer(Drawing):
         self.optimizer.zero_grad(set_to_none=True)
         for batch in batches:
             with activations_away(self.config.offload.activations):
-                terms, student = loss_terms(self.objective, self.model, self.teacher, self.base, batch)
+                terms, student = loss_terms(
+                    self.objective, self.model, self.teacher, self.base, batch, self.phases.done
+                )
             sums.add(terms.metrics | {"padding": padding(self.model, batch, self.objective.needs.lens)})
             self.add_health(sums, terms.readings, student, batch)
             part = terms.total(counts)
             part.backward()
             loss += part.item()
+            self.phases.done("loss")
         gradients = [p.grad for p in self.model.trainable().values() if p.grad is not None]
         if not self.model.fully_sharded:  # whose gradients the backward pass has summed and spread
             ranks.sum_(gradients)

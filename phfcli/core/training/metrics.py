@@ -2,6 +2,7 @@
 
 import resource
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phfcli.core.names import PHASES
 from phfcli.core.training.distributed import Ranks
 
 Metrics = dict[str, Any]
 
 _STATUS = Path("/proc/self/status")
 
-# metrics of the machine, which differ between two runs that are otherwise the same
-MACHINE = ("tokens_per_s", "rollout_seconds", "seconds", "peak_memory_bytes")
+
+class Phases:
+    """What the phases of a step take, each from the end of the one before: seconds add up over its micro-batches."""
+
+    def __init__(self) -> None:
+        self.start(torch.device("cpu"))
+
+    def start(self, device: torch.device) -> None:
+        """Begins a step on a device."""
+        self._device, self._seconds = device, dict.fromkeys(PHASES, 0.0)
+        self._since = self._now()
+
+    def done(self, phase: str) -> None:
+        """A phase, or its part of a micro-batch, is over."""
+        now = self._now()
+        self._seconds[phase] += now - self._since
+        self._since = now
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # kernels run after the call that asks for them
+        return time.perf_counter()
+
+    def metrics(self) -> Metrics:
+        """Seconds of each phase, and of the step."""
+        return {f"{phase}_seconds": own for phase, own in self._seconds.items()} | {"seconds": self.seconds}
+
+    @property
+    def seconds(self) -> float:
+        return sum(self._seconds.values())
 
 
 @dataclass

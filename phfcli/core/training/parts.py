@@ -17,6 +17,7 @@ from phfcli.core.rollouts.engine import TrainingEngine
 from phfcli.core.runs.training_data import Curriculum
 from phfcli.core.training.distributed import ALONE, Ranks
 from phfcli.core.training.health.alarms import Alarms
+from phfcli.core.training.metrics import Phases
 from phfcli.core.training.samples.ahead import Ahead
 from phfcli.core.training.validation import Validation
 
@@ -50,4 +51,5 @@ class TrainingParts:
     warnings: Sequence[str] = ()  # what somebody who starts the run should act on, a sentence each
     ahead: Ahead = field(default_factory=Ahead)  # rollouts of the step to come
     alarms: Alarms = field(default_factory=Alarms)
+    phases: Phases = field(default_factory=Phases)  # of the present step, timed
     stopping: bool = False  # may be set at any moment, by a signal's handler say

@@ -23,6 +23,7 @@ from phfcli.core.doctor import steps
 from phfcli.core.doctor.machine import _disk
 from phfcli.core.doctor.program import Program
 from phfcli.core.doctor.steps import REFERENCE, compared
+from phfcli.core.names import MACHINE_METRICS
 
 Reference = list[dict[str, Any]]
 
@@ -33,7 +34,7 @@ def reference() -> Reference:
 
 
 def measured(reference: Reference, **changes: float) -> Reference:
-    return [line | {"seconds": 1.0, "rollout_seconds": 0.5} | changes for line in reference]
+    return [line | dict.fromkeys(MACHINE_METRICS, 0.5) | changes for line in reference]
 
 
 def test_equal_values_are_ok(reference: Reference) -> None:

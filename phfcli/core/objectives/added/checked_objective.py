@@ -12,10 +12,11 @@ from torch import Tensor
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError, first_line
 from phfcli.core.models.passes import Batch, Pass
+from phfcli.core.names import MACHINE_METRICS
 from phfcli.core.objectives.contract import LossTerms, Needs, Objective, Term
 
 _COUNTS: tuple[str, ...] = get_args(get_type_hints(Term)["per"])
-_STEP_FIGURES = ("step", "loss", "grad_norm", "lr", "padding", "entropy", "seconds", "rollout_seconds", "tokens_per_s")
+_STEP_FIGURES = ("step", "loss", "grad_norm", "lr", "padding", "entropy", *MACHINE_METRICS)
 _PACKAGE = str(Path(__file__).parents[3])
 
 
