@@ -37,9 +37,8 @@ RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch==2.13.0" \
     && pip install --constraint constraints.txt .
 
 FROM build AS build-cuda
-# vLLM brings the torch build it was compiled against, and may need newer releases than the tested CPU ones
-# hadolint ignore=DL3013
-RUN pip install ".[vllm]"
+# vLLM brings the torch build it was compiled against
+RUN pip install --constraint constraints.txt ".[vllm]"
 
 FROM base AS cpu
 COPY --from=build-cpu /opt/phf /opt/phf

@@ -76,9 +76,14 @@ types: install
 model: install ## makes data/ anew, in about twenty minutes of one core
 	$(BIN)/python data/make.py --seed 0
 
+IN_IMAGE := docker run --rm --read-only --tmpfs /tmp --volume phf-tried:/work/runs phf:cpu
+
 image: ## the image for the CPU, tried with a read-only root; IMAGE_OPTIONS for docker build
 	docker build --target cpu --tag phf:cpu $(IMAGE_OPTIONS) .
-	docker run --rm --read-only --tmpfs /tmp --volume /work/runs phf:cpu train --steps 1 --output-dir runs/tried
+	$(IN_IMAGE) train --steps 3 --output-dir runs/tried
+	$(IN_IMAGE) eval runs/tried --limit 8 --n 2
+	$(IN_IMAGE) doctor --quick --output runs/doctor.json
+	docker volume rm phf-tried
 
 bench: install ## benchmarks/RESULTS.md: what a training step costs; wants a quiet machine. PEER=/path/to/python that has TRL
 	$(BIN)/python benchmarks/results.py $(if $(PEER),--peer-python $(PEER))

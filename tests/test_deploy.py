@@ -11,6 +11,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
+from slurm_controller import slurm_controller
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 KUBERNETES, COMPOSE, SLURM = (DEPLOY / name for name in ("kubernetes.yaml", "compose.yaml", "slurm.sh"))
@@ -50,6 +51,17 @@ def test_slurm_asks_for_the_machines_cores_and_puts_a_job_that_was_stopped_into_
     assert 'srun --cpus-per-task="$SLURM_CPUS_ON_NODE"' in script
     assert "#SBATCH --signal=B:TERM" in script  # to this script, which srun's tasks would keep it from
     assert script.index("trap ") < script.index("srun ") < script.index('scontrol requeue "$SLURM_JOB_ID"')
+
+
+@pytest.mark.skipif("CI" not in os.environ and shutil.which("slurmctld") is None, reason="slurmctld is not installed")
+def test_slurm_would_start_it_on_two_machines(tmp_path: Path) -> None:
+    with slurm_controller(tmp_path) as environment:
+        run = ["sbatch", "--test-only", str(SLURM)]
+        planned = subprocess.run(run, env=environment, capture_output=True, text=True, check=True, timeout=60).stderr
+        assert "on nodes n[1-2]" in planned
+        run = ["sbatch", "--test-only", "--gpus-per-node=9", str(SLURM)]
+        refused = subprocess.run(run, env=environment, capture_output=True, text=True, check=False, timeout=60)
+        assert "node configuration is not available" in refused.stderr
 
 
 def train_commands() -> dict[str, list[str]]:

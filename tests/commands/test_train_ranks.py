@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from families import family, write
 from safetensors.torch import load_file
 from trained import SMALL, checkpoint_steps, evaluations, metrics, running, same_end, same_tensors, wait_for_step
 
@@ -111,6 +112,22 @@ def test_all_weights_spread_over_two_processes_train_as_in_one(phf: Phf, tmp_pat
     assert all(same_tensors(checkpoint(cut, 2) / file, checkpoint(two, 2) / file) for file in WHOLE)
     # a checkpoint of parts is one of whole weights: it goes on in one process
     assert phf("train", *options, 3, "--resume", "--set", "sharding=none", "--output-dir", cut).code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gemma2", "qwen3_next"])  # their sequences cannot be packed
+def test_spread_models_that_cannot_be_packed_are_hardly_padded(phf: Phf, tmp_path: Path, kind: str) -> None:
+    model = write(family(kind), tmp_path / "model")
+    options = ("--model", model, "--data", "embedded", "--steps", "1", *PLAIN)
+    options = (*options, "--set", "batch_size=8", "--set", "micro_batch_size=4")
+    assert phf("train", *options, "--output-dir", tmp_path / "one").code == 0
+    two = running(tmp_path / "two", *options, "--processes", "2", "--set", "sharding=fsdp")
+    told = f"{kind}: sequences of one batch are padded, for they cannot be packed\n"
+    assert two.communicate()[1] == told  # once
+    alone, spread = metrics(tmp_path / "one")[0], metrics(tmp_path / "two")[0]
+    assert spread["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+    assert spread["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4)
+    assert spread["padding"] <= 0.02
 
 
 @pytest.mark.slow

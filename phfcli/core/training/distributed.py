@@ -8,6 +8,7 @@ What ranks tell each other is their own job's, over the process group that the l
 gloo between CPUs). Objects among it are pickled by torch; nothing of the kind is ever read from a file.
 """
 
+import logging
 import os
 import signal
 import time
@@ -131,6 +132,10 @@ def joined(device: str) -> Iterator[Ranks]:
     from accelerate import PartialState
 
     state = PartialState(cpu=pick_device(device).type == "cpu", timeout=_SILENCE)
+    log = logging.getLogger("phfcli")
+    before = log.level
+    if state.process_index:
+        log.setLevel(logging.ERROR)  # what is true of all is told once, by the main one
     try:
         yield Ranks(state.process_index, state.num_processes, str(state.device))
     except (UserError, FaultError):
@@ -138,6 +143,7 @@ def joined(device: str) -> Iterator[Ranks]:
             time.sleep(_MAIN_FIRST_S)  # it tells the error; a launcher ends all when the first one has ended
         raise
     finally:
+        log.setLevel(before)
         state.destroy_process_group()
 
 

@@ -22,7 +22,7 @@ from phfcli.core.training.health.engine_gap import engine_gap, sparse_entropy
 from phfcli.core.training.health.slow_metrics import base_distance, gradient_by_depth
 from phfcli.core.training.health.token_metrics import entropy_metrics, token_metrics
 from phfcli.core.training.metrics import Metrics, MetricSums, peak_memory
-from phfcli.core.training.micro_batches import PADDING, micro_batches, tokens_at_once
+from phfcli.core.training.micro_batches import PADDING, micro_batches, split_up, tokens_at_once
 from phfcli.core.training.offload.activations import activations_away
 from phfcli.core.training.samples.drawing import Drawing
 from phfcli.core.training.samples.sample_metrics import context_metrics, rollout_metrics
@@ -114,9 +114,9 @@ class Trainer(Drawing):
         pad_id, device = self.model.description.pad_id, self.model.device
         tokens = tokens_at_once(self.model.causal.config, self.model.head.element_size(), device, self.model.sharded)
         packed = needs.lens is None and can_pack(self.model)
-        # ranks of sharded blocks make as many passes each, whatever the lengths of their own samples
-        padding = 1.0 if self.model.sharded else PADDING
-        parts = micro_batches(samples, self.config.micro_batch_size, tokens, packed, padding)
+        parts = micro_batches(samples, self.config.micro_batch_size, tokens, packed, PADDING)
+        if self.model.sharded:  # a pass needs all ranks: each makes as many as the one that makes most
+            parts = split_up(parts, max(self.ranks.gather([len(parts)])))
         return [collate(part, needs.positions, pad_id, device, needs.where) for part in parts]
 
     def gradient(

@@ -48,6 +48,22 @@ def micro_batches(
     return [[samples[index] for index in sorted(part)] for part in parts]
 
 
+def split_up(parts: Sequence[list[Sample]], count: int) -> list[list[Sample]]:
+    """As many micro-batches as `count`, at least: the largest are halved until there are. None is left empty.
+
+    Raises:
+        ValueError: where there are fewer samples than micro-batches.
+    """
+    parts = list(parts)
+    while len(parts) < count:
+        largest = max(range(len(parts)), key=lambda index: len(parts[index]))
+        part = parts[largest]
+        if len(part) == 1:
+            raise ValueError(f"{len(parts)} samples cannot be split into {count} micro-batches")
+        parts[largest : largest + 1] = [part[: len(part) // 2], part[len(part) // 2 :]]
+    return parts
+
+
 def _padding(samples: Sequence[Sample]) -> float:
     """The share of the columns of these samples, padded for each reader, that hold nothing."""
     students = [len(s.student_prompt) + len(s.completion) for s in samples]

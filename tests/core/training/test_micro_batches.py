@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 
 from phfcli.core.models.passes import Sample, collate
-from phfcli.core.training.micro_batches import micro_batches, tokens_at_once
+from phfcli.core.training.micro_batches import micro_batches, split_up, tokens_at_once
 
 SAMPLES = [Sample([1] * prompt, None, [1] * count) for prompt, count in ((2, 3), (9, 9), (2, 2), (5, 5), (1, 1))]
 SIZES = LlamaConfig(num_hidden_layers=30, hidden_size=576, intermediate_size=1536)
@@ -46,6 +46,26 @@ def test_little_of_a_padded_part_is_padding(lengths: list[tuple[int, int, int]])
 def test_samples_of_like_length_are_still_computed_together() -> None:
     samples = [Sample([1] * 10, None, [1] * count) for count in (90, 89, 90, 20)]
     assert [len(part) for part in micro_batches(samples, 4, None, padding=0.02)] == [3, 1]
+
+
+@given(st.lists(st.integers(1, 400), min_size=6, max_size=20), st.integers(1, 6))
+def test_a_rank_makes_as_many_passes_as_another_with_no_more_padding(lengths: list[int], count: int) -> None:
+    samples = [Sample([1] * 10, None, [1] * length) for length in lengths]
+    parts = micro_batches(samples, 4, None, padding=0.02)
+    more = split_up(parts, count)
+    assert len(more) == max(len(parts), count)
+    assert all(more)
+    assert list(map(id, chain(*more))) == list(map(id, chain(*parts)))
+
+    def columns(batches: list[list[Sample]]) -> int:
+        return sum(len(batch) * max(sample.columns for sample in batch) for batch in batches)
+
+    assert columns(more) <= columns(parts)
+
+
+def test_more_passes_than_samples_are_a_fault() -> None:
+    with pytest.raises(ValueError, match="5 samples cannot be split into 6"):
+        split_up([SAMPLES], 6)
 
 
 def test_packed_completions_of_one_problem_stay_together_and_their_prompt_counts_once() -> None:
