@@ -15,13 +15,19 @@ from harness.processes import run_contender, scratch
 from harness.tables import Table, mebibytes, spread
 from transformers import Qwen3Config
 
-from phfcli.core.config import LoraSettings
+from phfcli.core.config import LoraSettings, TrainConfig
 from phfcli.core.models.adapters.lora import lora_network
 from phfcli.core.models.description import skeleton
+from phfcli.core.objectives.build import build_objective
 from phfcli.core.training.dry_run.pass_memory import PassMemory, pass_memory
+from phfcli.core.training.dry_run.step_memory import Lengths, step_memory
 
 WIDE = 151_936
-SHAPES = {"28 x 2048 (Qwen3-1.7B)": (28, 2048, 6144, 16), "36 x 4096 (Qwen3-8B)": (36, 4096, 12_288, 32)}
+Shape = tuple[int, int, int, int]  # layers, width, the MLP's width, heads
+SHAPES: dict[str, Shape] = {
+    "28 x 2048 (Qwen3-1.7B)": (28, 2048, 6144, 16),
+    "36 x 4096 (Qwen3-8B)": (36, 4096, 12_288, 32),
+}
 ROWS, LENGTH = 4, 1224
 
 
@@ -69,8 +75,44 @@ def count_offloaded() -> Table:
     return Table("Activations in the machine's memory", note, columns, rows)
 
 
+def count_kept_away() -> Table:
+    """A row for each model and tuning: moments and teacher, here or away, and what then crosses the bus."""
+    rows = []
+    for name, shape in SHAPES.items():
+        for tuning in ("lora", "full"):
+            held = {away: _always(shape, tuning, away) for away in (False, True)}
+            sizes = [held[away][part] for part in ("AdamW", "teacher") for away in (False, True)]
+            moved = [held[False]["AdamW"], 2 * held[False]["teacher"], held[False]["teacher"]]
+            rows.append([name, tuning, *(f"{size / 2**30:.2f} GiB" for size in (*sizes, *moved))])
+    note = (
+        "Counted on shapes, not measured. LoRA r 64. Moved, each way: moments and the teacher's average once an "
+        "update; the teacher's weights change places with the student's before and after each of its passes."
+    )
+    columns = ["model", "tuning", "moments", "moments away", "teacher", "teacher away"]
+    columns += ["moments moved, an update", "teacher moved, a micro-batch", "and an update"]
+    return Table("Moments and teacher in the machine's memory", note, columns, rows)
+
+
+def _always(shape: Shape, tuning: str, away: bool) -> dict[str, int]:
+    offload = {"optimizer": away, "teacher": away}
+    config = TrainConfig.model_validate(
+        {"device": "meta", "dtype": "bfloat16", "tuning": tuning, "offload": offload, "objective": "opsd"}
+    )
+    needs, lengths = build_objective(config).needs, Lengths(128, 256, LENGTH)
+    return step_memory(config, needs, _config(*shape), lengths).always
+
+
 def _passes(layers: int, width: int, inner: int, heads: int, checkpointing: bool, away: bool) -> PassMemory:
-    config = Qwen3Config(
+    causal = skeleton(_config(layers, width, inner, heads), torch.bfloat16)
+    lora_network(causal, LoraSettings())
+    causal.train()
+    if checkpointing:
+        causal.gradient_checkpointing_enable({"use_reentrant": False})
+    return pass_memory(causal, ROWS, LENGTH, 0, "sdpa", away)
+
+
+def _config(layers: int, width: int, inner: int, heads: int) -> Qwen3Config:
+    return Qwen3Config(
         vocab_size=WIDE,
         hidden_size=width,
         intermediate_size=inner,
@@ -80,17 +122,12 @@ def _passes(layers: int, width: int, inner: int, heads: int, checkpointing: bool
         head_dim=128,
         tie_word_embeddings=True,
     )
-    causal = skeleton(config, torch.bfloat16)
-    lora_network(causal, LoraSettings())
-    causal.train()
-    if checkpointing:
-        causal.gradient_checkpointing_enable({"use_reentrant": False})
-    return pass_memory(causal, ROWS, LENGTH, 0, "sdpa", away)
 
 
 def main(repeats: int = 5, threads: int = int(os.environ.get("OMP_NUM_THREADS", "1"))) -> None:
     """Measure updates with compiled blocks, and count what offloading leaves."""
     count_offloaded().show()
+    count_kept_away().show()
     measure_compiled(repeats, threads).show()
 
 
