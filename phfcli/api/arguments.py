@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from inspect import signature
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from phfcli.api.wording import told_in_python
 from phfcli.core.errors import nearest
 
 if TYPE_CHECKING:
@@ -18,16 +20,18 @@ Result = TypeVar("Result")
 
 
 def tells_arguments(call: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Lets a call answer an argument that it has not with the nearest that it has, and with where settings go."""
+    """Lets a call answer an argument that it has not with the nearest that it has, and name arguments in its errors."""
 
     @wraps(call)
     def told(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        getLogger("bitsandbytes").setLevel(ERROR)  # it speaks whenever a library imports it
         for name in kwargs:
             if name not in signature(call).parameters:
                 hint = nearest(name, signature(call).parameters)
                 setting = "a setting that is no argument goes into config, as in config={'optim.lr': 1e-5}"
                 raise TypeError(f"{call.__name__}() has no argument {name!r}; {hint}; {setting}")
-        return call(*args, **kwargs)
+        with told_in_python():
+            return call(*args, **kwargs)
 
     return told
 

@@ -6,7 +6,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phfcli.api.arguments import tells_arguments
 from phfcli.api.evaluation import Evaluation
+from phfcli.api.wording import told_in_python
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +64,8 @@ class Comparison:
         """Writes the page of `phf compare --samples`: two evaluations of one benchmark, side by side."""
         from phfcli.core.reporting.samples.side_by_side import write_side_by_side
 
-        write_side_by_side(Path(path), self.core.results)
+        with told_in_python():
+            write_side_by_side(Path(path), self.core.results)
 
     def __repr__(self) -> str:
         pairs = [f"{p.bench}: {p.b} - {p.a} {_interval(p.result)} over {p.measured.unit}" for p in self.core.pairs]
@@ -80,6 +83,7 @@ def _interval(result: "PairedDifference | SeedDifference") -> str:
     return f"{difference} ({100 * result.low:+.1f} to {100 * result.high:+.1f})"
 
 
+@tells_arguments
 def compare(
     evaluated: "Sequence[Run | Evaluation | str | Path] | Mapping[str, Run | Evaluation | str | Path]",
     bench: str | Sequence[str] = (),

@@ -6,6 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phfcli.api.arguments import tells_arguments
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
@@ -77,6 +79,7 @@ class Diagnosis:
         return f"<p>{escape(repr(self))}</p>{self.steps().to_html(index=False)}"
 
 
+@tells_arguments
 def diagnose(
     runs: "Run | str | Path | Sequence[Run | str | Path]",
     energy: str = "loss",

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from logging import ERROR, getLogger
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+
+from phfcli.api.wording import in_python
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Within it the bars of transformers stay away, which would break up our own; from it on bitsandbytes is quiet."""
-    getLogger("bitsandbytes").setLevel(ERROR)  # it speaks whenever a library imports it
+    """Within it the bars of transformers stay away, which would break up our own."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -50,7 +50,7 @@ class Bar:
 
     def tell(self, line: str) -> None:
         """Writes a line above the bars."""
-        self._bars.console.print(line, markup=False, soft_wrap=True)
+        self._bars.console.print(in_python(line), markup=False, soft_wrap=True)
 
     def move(self, name: str, done: int, total: int, text: str) -> None:
         """Moves the bar of that name, a new one the first time."""
@@ -63,7 +63,12 @@ class StepBar(Bar):
     """The bar of a training run."""
 
     def show(self, metrics: Mapping[str, Any], steps: int) -> None:
-        self.move("steps", metrics["step"], steps, f"loss {metrics['loss']:.4f}  {metrics['tokens_per_s']:,.0f} tok/s")
+        """The loss, what an objective of the user's own has logged, and the speed."""
+        from phfcli.core.reporting.training_curves import own_metrics
+
+        own = "".join(f"  {name} {metrics[name]:.4f}" for name in own_metrics([[metrics]]))
+        text = f"loss {metrics['loss']:.4f}{own}  {metrics['tokens_per_s']:,.0f} tok/s"
+        self.move("steps", metrics["step"], steps, text)
 
 
 class SampleBar(Bar):

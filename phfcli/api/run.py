@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phfcli.api.arguments import tells_arguments
 from phfcli.api.evaluation import Evaluation
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class Run:
         return f"<p>{escape(repr(self))}</p>{self.metrics._repr_html_() if self.step else ''}"
 
 
+@tells_arguments
 def load_run(folder: str | Path) -> Run:
     """A run that is on disk.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from phfcli.api.arguments import sources_of, tells_arguments
 from phfcli.api.evaluation import Evaluation
+from phfcli.api.wording import in_python
 
 if TYPE_CHECKING:
     from phfcli.api.run import Run
@@ -91,4 +92,4 @@ def evaluate(
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=3)
+    warnings.warn(in_python(message), UserWarning, stacklevel=3)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from phfcli.api.arguments import sources_of, tells_arguments
 from phfcli.api.run import Run
+from phfcli.api.wording import in_python, told_in_python
 
 if TYPE_CHECKING:
     from phfcli.core.config import TrainConfig
@@ -149,7 +150,7 @@ class Training:
         from phfcli.core.training.start import running, stops_at
 
         free = not self._resume and not any("output_dir" in source.tree for source in self._sources)
-        with ExitStack() as stack:
+        with told_in_python(), ExitStack() as stack:
             stack.enter_context(quiet_libraries())
             bar = stack.enter_context(StepBar(self._progress))
             opened = running(self._sources, self._resume, self._force, _warn, bar.tell, training_findings, free)
@@ -176,4 +177,4 @@ class Training:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=2)
+    warnings.warn(in_python(message), UserWarning, stacklevel=2)

@@ -48,23 +48,28 @@ def watch(run: "Running", log: "Console") -> "Metrics | None":
     # off a terminal nothing of it is printed; with --quiet a warning must still find its way to stderr
     with Live(console=log, auto_refresh=False, transient=True, redirect_stderr=not log.quiet) as live:
         for last in run.steps():
-            alarms = last.pop("alarms", [])
-            step, scores = last["step"], last.pop("evaluation", None)
+            alarms, scores = last.pop("alarms", []), last.pop("evaluation", None)
+            step, line = last["step"], step_line(last, kind)
             if scores:
                 log.print(evaluation_line(scores, step), soft_wrap=True, markup=False)
                 last |= {"average": scores["average"]}
             left_s = (time.monotonic() - started) / (step - first) * (steps - step)
             live.update(step_table(last, steps, left_s, log.width), refresh=True)
             if step in (1, steps) or step % _LINE_EVERY == 0:
-                log.print(step_line(last, kind), soft_wrap=True)
+                log.print(line, markup=False, soft_wrap=True)
             for alarm in alarms if trainer.ranks.main else ():
                 warn(alarm["sentence"], log)
     return last
 
 
 def step_line(metrics: "Metrics", divergence: str = "divergence") -> str:
-    """The most important metrics of a step; `divergence` is the name of the one that is in them."""
-    labels = _IN_A_LINE | {"divergence": divergence}
+    """The most important metrics of a step, and all of an objective of the user's own.
+
+    divergence: the name of the one that is in them.
+    """
+    from phfcli.core.reporting.training_curves import own_metrics
+
+    labels = _IN_A_LINE | {"divergence": divergence} | {name: name for name in own_metrics([[metrics]])}
     terms = [
         f"{label} {f'{percent(metrics[name])} %' if name in SHARES else f'{metrics[name]:.4f}'}"
         for name, label in labels.items()

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import torch
 
-from phfcli.core.errors import FaultError
+from phfcli.core.errors import FaultError, UserError
 from phfcli.core.models.kernels.packed_attention import can_pack
 from phfcli.core.models.passes import Batch, Pass, Sample, collate, padding
 from phfcli.core.objectives.contract import TokenReadings, loss_terms
@@ -141,6 +141,11 @@ class Trainer(Drawing):
             loss += part.item()
             self.phases.done("loss")
         gradients = [p.grad for p in self.model.trainable().values() if p.grad is not None]
+        if not gradients:
+            raise UserError(
+                f"objective {self.config.objective}: no gradient of its loss reaches a weight that trains; compute the "
+                "loss from student.hidden or student.states, and detach neither"
+            )
         if not self.model.fully_sharded:  # whose gradients the backward pass has summed and spread
             ranks.sum_(gradients)
         norm = whole(torch.nn.utils.get_total_norm(gradients)).item()

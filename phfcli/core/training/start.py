@@ -87,23 +87,19 @@ def running(
         joined(resolve_train(list(sources)).device) as ranks,
         opened_run(sources, resume_it, force, ranks, warn, fresh_folder) as start,
     ):
-        told = tell if ranks.main else _nothing
-        many = f" in {ranks.size} processes" if ranks.size > 1 else ""
-        told(f"training {start.config.model} with {start.config.objective} in {start.folder}{many}")
         trainer = start_trainer(start, ranks, warn)
-        for line in _about(trainer, start):
-            told(line)
+        for line in _about(trainer, start) if ranks.main else ():
+            tell(line)
         with stops_at(trainer, signal.SIGTERM), open_trackers(trainer) as reporter:
             yield Running(trainer, reporter, look)
         ranks.wait()  # a launcher ends the others when one has ended
 
 
-def _nothing(_line: str) -> None:
-    """What the other processes say."""
-
-
 def _about(trainer: Trainer, start: Start) -> Iterator[str]:
-    model = trainer.model
+    """What is said of a run once nothing of it can be refused any more."""
+    model, size = trainer.model, trainer.ranks.size
+    many = f" in {size} processes" if size > 1 else ""
+    yield f"training {start.config.model} with {start.config.objective} in {start.folder}{many}"
     yield f"on {model.device}, {model.compute or model.head.dtype}, attention by {model.attention}"
     yield from trainer.notes
     if start.resumes:

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from trained import SMALL
 
-from phfcli.commands.views.training import step_table
+from phfcli.commands.views.training import step_line, step_table
 
 METRICS = {
     "step": 3,
@@ -43,6 +43,14 @@ def test_the_table_shows_each_number_in_its_unit() -> None:
     assert "tokens/s 12,346" in lines
     assert "peak memory 3,072 MiB" in lines
     assert not [line for line in lines if "layer" in line]
+
+
+def test_the_line_of_a_step_has_the_metrics_of_an_objective_of_ones_own() -> None:
+    line = step_line({**METRICS, "grad_norm": 0.1, "rollout_tokens": 7.0, "my_gap": 0.25})
+    assert "loss 0.0123" in line
+    assert "a_term_of_its_own 2.5000  my_gap 0.2500" in line
+    assert "peak" not in line  # the run's own figures are in the table
+    assert "layer_energy" not in line
 
 
 def on_a_terminal(*args: str) -> tuple[int, str]:
@@ -82,3 +90,12 @@ def test_off_a_terminal_there_are_lines_alone(phf: Callable[..., Any], tmp_path:
     assert lines[4] == "both readers start before any thinking"
     assert lines[5].startswith("step    1  loss ")
     assert all(line.startswith("warning: ") for line in lines[6:])
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--data", "missing.jsonl"), ("--model", "missing-folder/x"), ("--set", "flow.layers=[99]")]
+)
+def test_nothing_is_said_to_train_that_cannot(phf: Callable[..., Any], wrong: tuple[str, str], tmp_path: Path) -> None:
+    done = phf("train", "--steps", 1, "--output-dir", tmp_path / "run", *wrong)
+    assert done.code == 2
+    assert "training" not in done.err

@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -31,8 +32,10 @@ class AddedObjective:
         return self._objective.needs
 
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
-        """Raises UserError where the objective fails, or its terms cannot be added up."""
-        with _told(self._name):
+        """Raises UserError where the objective fails, reads what it has not asked for, or cannot be added up."""
+        if self.needs.layers == ():
+            student, teacher = _without_states(student), teacher and _without_states(teacher)
+        with _told(self._name, _absent(self.needs)):
             terms = self._objective.loss(student, teacher, batch)
         if wrong := _wrong_terms(terms):
             raise UserError(f"objective {self._name}: {wrong}")
@@ -55,18 +58,51 @@ def build_added(name: str, build: Callable[[TrainConfig], Any], config: TrainCon
     return AddedObjective(name, objective)
 
 
+class _UnaskedStates(Tensor):
+    """States of no layer, with which nothing can be computed: their mean, say, would be no number."""
+
+    @classmethod
+    def __torch_function__(cls, *_: Any, **__: Any) -> Any:
+        raise UserError(
+            "its loss reads the states of student or teacher, and its needs ask for none: set layers, as in "
+            "Needs(layers='all')"
+        )
+
+
+def _without_states(read: Pass) -> Pass:
+    return replace(read, states=read.states.as_subclass(_UnaskedStates))
+
+
+def _absent(needs: Needs) -> str:
+    """What is None because the objective has not asked for it, as a hint with the fields of Needs."""
+    absent = {
+        "teacher (teacher=True)": not needs.teacher,
+        "batch.base (base=True)": not needs.base,
+        "student.lens (lens=0)": needs.lens is None,
+        "student.final (layers='last')": needs.layers == (),
+    }
+    return f"; its needs leave these None: {', '.join(name for name, left_out in absent.items() if left_out)}"
+
+
 @contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Turns what foreign code raises into one line with its place; memory that is not there is no mistake of its."""
+def _told(name: str, absent: str = "") -> Iterator[None]:
+    """Turns what foreign code raises into one line with its place; memory that is not there is no mistake of its.
+
+    absent: a hint for whoever reads a field of None.
+    """
     try:
         yield
-    except (UserError, MemoryError, torch.OutOfMemoryError):
+    except UserError as error:
+        told = str(error)
+        raise error if told.startswith("objective ") else UserError(f"objective {name}: {told}") from None
+    except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)[1:]  # without this one
         foreign = [frame for frame in frames if not frame.filename.startswith(_PACKAGE)]
         place = f" ({foreign[0].filename}, line {foreign[0].lineno})" if foreign else ""
-        raise UserError(f"objective {name}: {type(error).__name__}: {first_line(error)}{place}") from error
+        hint = absent if "NoneType" in str(error) else ""
+        raise UserError(f"objective {name}: {type(error).__name__}: {first_line(error)}{place}{hint}") from error
 
 
 def _wrong_terms(terms: Any) -> str | None:

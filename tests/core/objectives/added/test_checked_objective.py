@@ -86,6 +86,31 @@ def test_a_loss_that_cannot_be_used_is_told(loss: Loss, words: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (lambda s: s.states.square().mean(), "its loss reads the states of student or teacher, and its needs ask for"),
+        (lambda s: s.hidden.sum() / s.states.shape[0], "its loss reads the states of student or teacher, and its"),
+        (
+            lambda s: s.final.sum(),
+            r"AttributeError: 'NoneType' .*; its needs leave these None: .*student.final \(layers",
+        ),
+        (
+            lambda s: s.lens.hidden.sum(),
+            r"AttributeError: 'NoneType' .*; its needs leave these None: .*lens \(lens=0\)",
+        ),
+        (lambda s: s.hidden.detach().requires_grad_().sum(), "no gradient of its loss reaches a weight that trains"),
+        (lambda _: torch.ones(1, requires_grad=True).sum(), "no gradient of its loss reaches a weight that trains"),
+    ],
+)
+def test_a_field_that_was_not_asked_for_and_a_loss_that_teaches_nothing_are_told(
+    loss: Loss, words: str, tmp_path: Path
+) -> None:
+    one = Added(lambda s: Terms({"x": Term(loss(s), per="tokens")}), Needs())
+    with pytest.raises(UserError, match=f"^objective added: {words}"):
+        steps(lambda _config: one, tmp_path)
+
+
+@pytest.mark.parametrize(
     ("build", "words"),
     [
         (lambda: None, "TypeError: .* takes 0 positional arguments but 1 was given"),
