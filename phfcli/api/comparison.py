@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from phfcli.core.reporting.comparison_tables import View
 
 
+# of many columns pandas shows the first and the last ones
+_FIRST = ("bench", "a", "b", "difference", "low", "high", "p_value")
+_LAST = ("problems", "unit", "gained", "lost")
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Evaluations side by side, and each difference with its interval; fractions are 0..1.
@@ -42,12 +47,17 @@ class Comparison:
         return pd.DataFrame(self.shown.records)
 
     def pairs(self) -> "pd.DataFrame":
-        """A row for each two of them on each benchmark: `difference` is b - a; stderr, low, high, p_value, unit."""
+        """A row for each two of them on each benchmark: `difference` is b - a, `low` to `high` its interval.
+
+        Then p_value, stderr, unit and further columns.
+        """
         import pandas as pd
 
         from phfcli.core.reporting.comparison_tables import pair_records
 
-        return pd.DataFrame(pair_records(self.core.pairs))
+        frame = pd.DataFrame(pair_records(self.core.pairs))
+        first, last = ([name for name in names if name in frame.columns] for names in (_FIRST, _LAST))
+        return frame[[*first, *(name for name in frame.columns if name not in (*first, *last)), *last]]
 
     @property
     def notes(self) -> list[str]:

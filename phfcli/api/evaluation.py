@@ -1,6 +1,7 @@
 """The scores of an evaluation, as Python sees them."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -63,7 +64,10 @@ class Evaluation:
         )
 
     def samples(self) -> "pd.DataFrame":
-        """A row for each sample: bench, problem, sample, status, correct, answer, gold, tokens, seed, text."""
+        """A row for each sample: bench, problem, sample, status, correct, answer, gold, tokens, seed, text.
+
+        In the order of the benchmark, whichever samples were finished first.
+        """
         import pandas as pd
 
         from phfcli.core.storage.schemas import SampleForm, read_forms
@@ -73,12 +77,26 @@ class Evaluation:
             for summary in self.summaries
             for line in read_forms(Path(summary["folder"]) / "samples.jsonl", SampleForm)
         ]
+        places = {key: place for place, key in enumerate(self._problems())}
+        rows.sort(key=lambda row: (places.get((row["bench"], row["problem"]), len(places)), row["sample"]))
         frame = pd.DataFrame(rows)
         frame.insert(3, "correct", frame["status"] == "correct")
         return frame
 
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        """Benchmark and problem in the benchmark's order, which the table of samples has."""
+        import pandas as pd
+
+        for summary in self.summaries:
+            table = Path(summary["folder"]) / "samples.parquet"
+            for problem in pd.read_parquet(table, columns=["problem"])["problem"].unique() if table.is_file() else ():
+                yield summary["bench"], problem
+
     def problems(self) -> "pd.DataFrame":
-        """A row for each problem: bench, problem, gold, samples, correct (their share), truncated, mean_tokens."""
+        """A row for each problem: bench, problem, gold, samples, correct (their share), truncated, mean_tokens.
+
+        In the order of the benchmark.
+        """
         drawn = self.samples()
         drawn["truncated"] = drawn["status"] == "truncated"
         return drawn.groupby(["bench", "problem"], sort=False, as_index=False).agg(

@@ -44,7 +44,9 @@ def resolve(kind: type[Config], sources: Iterable[Source], *, recorded: bool = F
     try:
         return kind.model_validate(merged(source.tree for source in given), context=RECORDED if recorded else None)
     except ValidationError as error:
-        raise UserError(_explain(kind, error.errors(include_url=False)[0], origin)) from None
+        # a key that is unknown is told first: it may be the one that another error misses, spelt otherwise
+        found = sorted(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
+        raise UserError(_explain(kind, found[0], origin)) from None
 
 
 def merged(trees: Iterable[Mapping[str, Any]]) -> Tree:
@@ -110,12 +112,25 @@ def _is_text(key: str) -> bool:
 
 def _fields(kind: type[BaseModel], sections: Iterable[str]) -> Mapping[str, FieldInfo]:
     """The settings of a section of the tree; none where it has no such section."""
+    inside: Any = kind
     for name in sections:
-        field = kind.model_fields.get(name)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return {}
-        kind = field.annotation
-    return kind.model_fields
+        inside = _inside(inside, name)
+    fields: Mapping[str, FieldInfo] = inside.model_fields if _is_section(inside) else {}
+    return fields
+
+
+def _inside(kind: Any, name: str) -> Any:
+    """What stands under a name: of a section the type of its field, of a mapping that of its values, else None."""
+    if _is_section(kind):
+        annotation = kind.model_fields[name].annotation if name in kind.model_fields else None
+    else:
+        annotation = get_args(kind)[1] if get_origin(kind) is dict else None
+    kinds = map(_plain, _members(annotation))
+    return next((own for own in kinds if _is_section(own) or get_origin(own) is dict), None)
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -154,12 +169,22 @@ def read_yaml(path: Path) -> Tree:
     """A YAML file that holds a mapping. Raises UserError for anything else."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file{_beside(path)}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: cannot be read: it is no text in UTF-8") from None
     tree = _parse_yaml(text, str(path))
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected keys and values, such as 'steps: 100'")
     return tree
+
+
+def _beside(path: Path) -> str:
+    """A hint with the YAML file of its folder that has the nearest name, if there is one."""
+    names = [other.name for other in path.parent.glob("*.yaml")]
+    return f"; {nearest(path.name, names)}" if names else ""
 
 
 def write_yaml(config: Section) -> str:

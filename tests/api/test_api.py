@@ -13,6 +13,8 @@ import pytest
 from trained import SMALL, running, same_end
 
 import phfcli as phf
+from phfcli.core.config import EvalConfig
+from phfcli.core.evaluation.benches.benchmarks import load_benchmark
 
 CONFIG = {"batch_size": 4, "rollout.max_new_tokens": 48}
 
@@ -76,6 +78,10 @@ def test_an_evaluation_has_frames(scores: phf.Evaluation) -> None:
     assert table["average"][0] == scores.average == samples["correct"].mean()
     assert len(samples) == 8
     assert len(problems) == 4
+    assert (
+        list(problems["problem"]) == [problem.id for problem in load_benchmark("embedded", EvalConfig()).problems][:4]
+    )  # not as finished
+    assert list(samples["sample"]) == [0, 1] * 4
     assert problems["correct"].mean() == pytest.approx(scores.average)
     assert repr(scores).startswith("Evaluation(phf step 2, n 2: embedded ")
     assert scores["embedded"] == scores
@@ -92,6 +98,8 @@ def test_a_comparison_has_frames(run: phf.Run, scores: phf.Evaluation) -> None:
     base = phf.evaluate("embedded", n=2, limit=4, engine="transformers", progress=False)
     compared = phf.compare({"base": base, "PHF": run})
     assert list(compared.to_pandas()["run"]) == ["base", "PHF"]
+    assert list(compared.pairs())[:6] == ["bench", "a", "b", "difference", "low", "high"]
+    assert "difference" in repr(compared.pairs())  # of many columns those in the middle are left out
     [pair] = compared.pairs().to_dict("records")
     assert (pair["a"], pair["b"], pair["problems"]) == ("base", "PHF", 4)
     assert pair["difference"] == pytest.approx(scores.average - base.average)

@@ -234,6 +234,30 @@ def test_a_run_without_evaluations(phf: Phf, run: Path) -> None:
     assert f"run `phf eval {run}` first" in done.err
 
 
+def test_a_folder_that_no_training_made_is_told_how_it_is_evaluated(phf: Phf, tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    done = phf("compare", "base")
+    assert done.code == 2
+    assert "evaluate a model into it: `phf eval MODEL --bench NAME --output-dir base`" in done.err
+
+
+def test_the_same_evaluation_twice_is_refused(phf: Phf, tmp_path: Path) -> None:
+    folder = evaluation(tmp_path / "a", SOME)
+    assert phf("compare", "a", "a").err == "phf: a: is the same evaluation of aime as a; give each of them once\n"
+    assert "B=a: is the same evaluation of aime as A=a" in phf("compare", "A=a", "B=a").err
+    assert "as a; give each" in phf("compare", "a", folder).err
+    assert "as a; give each" in phf("report", "a", "a").err
+
+
+def test_other_numbers_of_samples_are_told_with_what_they_do(phf: Phf, tmp_path: Path) -> None:
+    evaluation(tmp_path / "a", SOME)
+    evaluation(tmp_path / "b", {problem: drawn[:1] for problem, drawn in SOME.items()})
+    done = phf("compare", "a", "b")
+    assert done.code == 0
+    assert "(a and b): each average is over its own samples, and the one of fewer is less certain" in done.err
+    assert "evaluate both with the same --n" in done.err
+
+
 def test_each_interval_says_which_question_it_answers(phf: Phf, tmp_path: Path) -> None:
     for objective, right in (("opsd", 0), ("phf", 1)):
         for seed in (0, 1):

@@ -63,6 +63,8 @@ def test_the_shipped_studies_are_equal_in_rollouts(file: Path) -> None:
             "systems.opsd: optim.lr: must be greater",
         ),
         ({"eval": {"nn": 1}}, "eval: nn: unknown key"),
+        ({"seeds": None, "seedz": 1}, "study.yaml: seedz: unknown key; did you mean 'seeds'?"),
+        ({"systems": {"opsd": {"titel": "O"}}}, "systems.opsd.titel: unknown key; did you mean 'title'?"),
         ({"baseline": "phf"}, "baseline: 'phf' is none of its systems"),
         ({"evaluated": [2, 3]}, "evaluated: must be rising multiples of the first"),
         ({"systems": {"../up": {"title": "O"}}}, "systems"),
@@ -78,6 +80,13 @@ def test_a_mistake_in_the_file_is_one_line(
     assert (done.code, done.out) == (2, "")
     assert message in done.err
     assert done.err.count("\n") == 1
+
+
+def test_a_file_that_is_not_there_is_one_line_with_the_nearest_name(phf: Callable[..., Any], tmp_path: Path) -> None:
+    write(tmp_path)
+    done = phf("study", "studdy.yaml", "--dry-run")
+    assert (done.code, done.err) == (2, "phf: studdy.yaml: no such file; did you mean 'study.yaml'?\n")
+    assert phf("study", "other/study.yaml", "--dry-run").err == "phf: other/study.yaml: no such file\n"
 
 
 def test_an_unknown_system_is_one_line(phf: Callable[..., Any], tmp_path: Path) -> None:

@@ -23,6 +23,10 @@ SUITE = "average"  # the name of the mean over benchmarks
 
 _SPOIL = ("bench_sha256", "prompt", "sampling", "grading")  # where they differ, so does what is measured
 _LISTED = ("n", "engine", "dtype", "seed", "versions", "device")
+_MEANS = {
+    "n": ": each average is over its own samples, and the one of fewer is less certain; pass@k and majority do not "
+    "compare; evaluate both with the same --n"
+}  # what a difference that is allowed does to the comparison
 _MANY = 0.5  # of a problem's samples: more than these are right where it counts as solved
 
 
@@ -214,7 +218,7 @@ def _check(results: Sequence[SavedEvaluation], bench: str, unequal: bool) -> Ite
                 )
             if key in _SPOIL and not unequal:
                 raise UserError(f"{told}: they do not compare; --unequal compares them all the same")
-            yield told
+            yield f"{told}{_MEANS.get(key, '')}"
 
 
 def _difference(a: Any, b: Any) -> str:

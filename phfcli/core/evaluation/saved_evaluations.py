@@ -92,15 +92,30 @@ def load_evaluations(paths: list[str], benches: list[str], all_steps: bool = Fal
         UserError: for a path without an evaluation, or a summary that lacks a field.
     """
     results = []
+    given: dict[tuple[str, Path, str, int | None], str] = {}
     for text in paths:
         name, path = named_path(text)
         found = _most_samples([_load(file, name) for file in summaries_of(path, all_steps)])
         wanted = [r for r in found if not benches or r.bench in benches]
         if not wanted:
             what = f"of {', '.join(benches)} " if benches else ""
-            raise UserError(f"{path}: no evaluation {what}found; run `phf eval {path}` first")
+            raise UserError(f"{path}: no evaluation {what}found; {_evaluating(path)}")
+        for own in wanted:
+            key = own.home, own.folder.resolve(), own.bench, own.step
+            if key in given:
+                raise UserError(
+                    f"{text}: is the same evaluation of {own.bench} as {given[key]}; give each of them once"
+                )
+            given[key] = text
         results += wanted
     return results if all_steps else _distinct(results)
+
+
+def _evaluating(path: Path) -> str:
+    """How an evaluation comes into a folder: of a run or a checkpoint is known what is evaluated, else it is named."""
+    if is_run(path) or path.parent.name == "checkpoints":
+        return f"run `phf eval {path}` first"
+    return f"it is no run that was trained; evaluate a model into it: `phf eval MODEL --bench NAME --output-dir {path}`"
 
 
 def named_path(text: str) -> tuple[str | None, Path]:
