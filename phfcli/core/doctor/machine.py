@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -12,11 +13,18 @@ import torch
 from packaging.requirements import Requirement
 
 from phfcli.core.doctor.finding import Finding, failed, ok, warning
+from phfcli.core.models.loading import pick_attention
 from phfcli.core.storage.hub import hub_answers
 from phfcli.core.version import __version__
 
 # the releases that CI runs the tests with
-TESTED = {"torch": "2.13", "transformers": "5.19", "peft": "0.21", "vllm": "0.32"}
+TESTED = {
+    "python": ("3.11", "3.12"),
+    "torch": ("2.13",),
+    "transformers": ("5.19",),
+    "peft": ("0.21",),
+    "vllm": ("0.32",),
+}
 _REPORT = (
     "torch",
     "transformers",
@@ -28,6 +36,7 @@ _REPORT = (
     "vllm",
     "flash-attn",
 )
+_PATIENCE_S = 20.0
 _LEAST_DISK = 10 * 2**30  # bytes: a handful of checkpoints of a small model
 
 
@@ -44,16 +53,35 @@ def machine() -> Iterator[Finding]:
 def _versions() -> Finding:
     found = {"phfcli": __version__, "python": platform.python_version()}
     found |= {name: known for name in _REPORT if (known := _version(name))}
+    found |= {"NVIDIA driver": _driver()}
     if torch.version.cuda:
         found |= {"cuda": torch.version.cuda}
         if torch.cuda.is_available() and torch.distributed.is_nccl_available():
             found |= {"nccl": ".".join(map(str, torch.cuda.nccl.version()))}
     text = ", ".join(f"{name} {number}" for name, number in found.items())
-    other = [name for name, start in TESTED.items() if name in found and not found[name].startswith(f"{start}.")]
+    other = [name for name, tested in TESTED.items() if name in found and _minor(found[name]) not in tested]
     if other:
-        wanted = ", ".join(f"{name} {TESTED[name]}" for name in other)
+        wanted = ", ".join(f"{name} {' and '.join(TESTED[name])}" for name in other)
         return warning("versions", text, f"the tests run with {wanted}", **found)
     return ok("versions", text, **found)
+
+
+def _minor(number: str) -> str:
+    """The release that a version belongs to: 2.13 of 2.13.0+cpu."""
+    return ".".join(number.split(".")[:2])
+
+
+def _driver() -> str:
+    """Its version, as nvidia-smi tells it."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return "unknown, since nvidia-smi is missing" if torch.cuda.is_available() else "none"
+    try:
+        command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_PATIENCE_S).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        told = []
+    return told[0] if told else "does not answer nvidia-smi"
 
 
 def _requirements() -> Finding:
@@ -99,12 +127,15 @@ def _devices() -> Finding:
 
 
 def _attention() -> Finding:
-    if not torch.cuda.is_available():
-        return ok("attention", "sdpa; FlashAttention is for GPUs")
+    """What `attention=auto` takes for a model in bfloat16."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    taken = f"a model in bfloat16 takes {pick_attention('auto', device, torch.bfloat16) or 'sdpa'}"
+    if device.type == "cpu":
+        return ok("attention", f"{taken}; FlashAttention is for GPUs")
     if _version("flash-attn") is None:
-        fix = "install flash-attn for packed sequences without waste"
-        return warning("attention", "sdpa; FlashAttention is not installed", fix)
-    return ok("attention", f"FlashAttention {_version('flash-attn')}")
+        fix = "install flash-attn for models whose sequences cannot be packed"
+        return warning("attention", f"{taken}; FlashAttention is not installed", fix)
+    return ok("attention", f"{taken}; FlashAttention {_version('flash-attn')}")
 
 
 def _disk() -> Finding:
@@ -128,9 +159,21 @@ def _disk() -> Finding:
 
 
 def _hub() -> Finding:
-    from huggingface_hub import get_token
+    """Whether the hub answers, and takes the token that is set, which is never told."""
+    from huggingface_hub import get_token, whoami
+    from huggingface_hub.errors import HfHubHTTPError
 
-    token = "a token is set" if get_token() else "no token"
+    token = get_token()
     if not hub_answers():
-        return warning("hub", f"does not answer; {token}", "models and data must be local or in the cache")
-    return ok("hub", f"answers; {token}")
+        fix = "models and data must be local or in the cache"
+        return warning("hub", f"does not answer; {'a token is set' if token else 'no token'}", fix)
+    if token is None:
+        return ok("hub", "answers; no token")
+    try:
+        whoami(token)
+    except HfHubHTTPError as error:
+        found = f"answers, and refuses the token that is set (status {error.response.status_code})"
+        return failed("hub", found, "log in again (`hf auth login`), or unset HF_TOKEN")
+    except Exception as error:  # of whichever HTTP library the client is built on
+        return warning("hub", f"answers; the token was not checked ({type(error).__name__})", "try again later")
+    return ok("hub", "answers, and takes the token that is set")

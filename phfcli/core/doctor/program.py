@@ -108,6 +108,6 @@ def metrics_of(run: Path) -> list[dict[str, Any]]:
     return read_lines(run / "metrics.jsonl")
 
 
-def manifest_of(run: Path) -> dict[str, Any]:
-    """What a run says of its model and machine."""
-    return json.loads((run / "manifest.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+def attention_of(run: Path) -> str:
+    """What has computed a run's attention."""
+    return str(json.loads((run / "manifest.json").read_text(encoding="utf-8"))["attention"])

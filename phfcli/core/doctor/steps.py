@@ -1,39 +1,45 @@
-"""Real steps of the embedded model: their values against stored ones, kill and resume, several processes, vLLM."""
+"""Real steps of the embedded model: against stored values, in several processes, killed and resumed, compiled."""
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from phfcli.core.config import TrainConfig
 from phfcli.core.doctor.finding import Finding, failed, ok, warning
-from phfcli.core.doctor.program import Program, metrics_of
+from phfcli.core.doctor.program import Program, attention_of, metrics_of
 from phfcli.core.doctor.step_times import step_times, told_times
 from phfcli.core.storage.files import file_hash
 
 REFERENCE = Path(__file__).with_name("reference.json")
 STEPS = 2
 _KILLED_AT = 5
-_SAMPLING_GAP = 0.1  # nats
-_TOLERANCE = 0.02  # relative: kernels round differently, and a rollout may part at a near tie
-_VLLM_START_S = 120.0
-_MODEL_S = 600.0  # to load a model, and for two steps of it
-# greedy enough that machines draw the same rollouts: top_k 1 takes the likeliest entry
-STEP = [
+_COMPILING_S = 300.0
+_PAYS = 0.95  # of an update's time, or less: what remains is within the noise
+_FIX = "look at the line, and report it with doctor.json if it names no cause"
+_STEP = [
     *("train", "--objective", "phf", "--engine", "transformers", "--quiet"),
-    *("--set", "batch_size=8", "--set", "micro_batch_size=8"),
-    *("--set", "rollout.max_new_tokens=48", "--set", "rollout.top_k=1", "--set", "dtype=float32"),
+    *("--set", "batch_size=8", "--set", "micro_batch_size=8", "--set", "rollout.max_new_tokens=48"),
 ]
+# machines compute on the same tokens: the likeliest ones in float32, the references in bfloat16, which has many ties;
+# and there without the clip, at which a gradient turns by a rounding
+WAYS = {
+    "float32": [*_STEP, "--set", "dtype=float32", "--set", "rollout.top_k=1"],
+    "bfloat16": [
+        *(*_STEP, "--set", "dtype=bfloat16"),
+        *("--set", "rollout.references=1", "--set", "divergence.clip=null"),
+    ],
+}
+_TOLERANCES = {"float32": 0.02, "bfloat16": 0.05}  # relative: kernels round differently
 
 
-def reference_step(program: Program, device: str) -> Finding:
+def reference_step(program: Program, device: str, dtype: str = "float32") -> Finding:
     """A step on a device against the values of the machine that wrote reference.json: a wrong kernel shows here."""
-    fix = "look at the line, and report it with doctor.json if it names no cause"
-    return _step(program, f"step on {device}", ["--set", f"device={device}"], fix)
+    part = f"step on {device}" if dtype == "float32" else f"{dtype} step on {device}"
+    return _step(program, part, ["--set", f"device={device}"], _FIX, dtype)
 
 
 def several_processes(program: Program, processes: int) -> Finding:
@@ -42,16 +48,18 @@ def several_processes(program: Program, processes: int) -> Finding:
     return _step(program, f"{processes} processes", ["--processes", str(processes)], fix)
 
 
-def _step(program: Program, part: str, options: Sequence[str], fix: str) -> Finding:
+def _step(program: Program, part: str, options: Sequence[str], fix: str, dtype: str = "float32") -> Finding:
     run = program.folder / part.replace(" ", "-").replace(":", "-")
-    own = ["--steps", str(STEPS), *options, "--output-dir", str(run)]
-    outcome = program.run([*STEP, *own])
+    outcome = program.run([*WAYS[dtype], "--steps", str(STEPS), *options, "--output-dir", str(run)])
     if not outcome.done:
         return failed(part, outcome.why, fix)
-    return compared(part, metrics_of(run), json.loads(REFERENCE.read_text(encoding="utf-8")))
+    reference = json.loads(REFERENCE.read_text(encoding="utf-8"))[dtype]
+    return compared(part, metrics_of(run), reference, _TOLERANCES[dtype], attention_of(run))
 
 
-def compared(part: str, lines: list[dict[str, Any]], reference: list[dict[str, float]]) -> Finding:
+def compared(
+    part: str, lines: list[dict[str, Any]], reference: list[dict[str, float]], tolerance: float, attention: str
+) -> Finding:
     """Each metric of each step against its reference, by its relative error."""
     apart = [
         (abs(line[name] - value) / max(abs(value), 1e-9), step, name, line[name], value)
@@ -59,26 +67,27 @@ def compared(part: str, lines: list[dict[str, Any]], reference: list[dict[str, f
         for name, value in known.items()
     ]
     error, step, name, value, wanted = max(apart, key=lambda entry: (not math.isfinite(entry[0]), entry[0]))
-    if not error <= _TOLERANCE:
+    if not error <= tolerance:
         found = f"{name} of step {step} is {value:.6g}, and should be {wanted:.6g}"
         return failed(part, found, "a kernel computes something else here: try another torch, or attention=eager")
     times = step_times(lines)
-    found = f"every value within {max(error, 1e-9):.1g} of the stored ones, {told_times(times)}"
-    return ok(part, found, largest_error=error, **times)
+    found = f"attention by {attention}, every value within {max(error, 1e-9):.1g} of the stored ones"
+    return ok(part, f"{found}, {told_times(times)}", attention=attention, largest_error=error, **times)
 
 
 def killed_and_resumed(program: Program) -> Finding:
     """Ten steps in one go, and ten that were killed in the middle: the same adapter to the bit."""
     part, whole, killed = "kill and resume", program.folder / "whole", program.folder / "killed"
-    options = [*STEP, "--steps", "10", "--checkpoint-every", "2", "--set", "flow.saved_samples=0"]
+    options = [*WAYS["float32"], "--steps", "10", "--checkpoint-every", "2", "--set", "flow.saved_samples=0"]
+    fix = "look at the line; free disk and memory are the usual causes"
     straight = program.run([*options, "--output-dir", str(whole)])
-    cut = program.run([*options, "--output-dir", str(killed)], kill_at=(killed / "metrics.jsonl", _KILLED_AT))
-    again = program.run([*options, "--output-dir", str(killed), "--resume"])
-    for outcome in (straight, again):
-        if not outcome.done:
-            return failed(part, outcome.why, "look at the line; free disk and memory are the usual causes")
-    if cut.done:
+    if not straight.done:
+        return failed(part, straight.why, fix)
+    if program.run([*options, "--output-dir", str(killed)], kill_at=(killed / "metrics.jsonl", _KILLED_AT)).done:
         return warning(part, "ten steps were over before they could be killed", "run the doctor again")
+    again = program.run([*options, "--output-dir", str(killed), "--resume"])
+    if not again.done:
+        return failed(part, again.why, fix)
     hashes = {file_hash(run / "checkpoints/step-000010/adapter_model.safetensors") for run in (whole, killed)}
     if len(hashes) > 1:
         return warning(
@@ -87,57 +96,24 @@ def killed_and_resumed(program: Program) -> Finding:
     return ok(part, f"killed after step {_KILLED_AT}, resumed, the same adapter to the bit")
 
 
-def vllm(program: Program) -> Iterator[Finding]:
-    """vLLM starts, follows another adapter, and its log-probabilities are the trainer's."""
-    run = program.folder / "vllm"
-    options = ["--objective", "grpo", "--steps", "2", "--engine", "vllm", "--set", "batch_size=2", "--quiet"]
-    words = ["train", *options, "--set", "rollout.max_new_tokens=48", "--output-dir", str(run)]
-    outcome = program.run(words, extra_s=_VLLM_START_S)
-    if not outcome.done:
-        fix = "train and evaluate with --engine transformers, or install the vLLM that fits this torch"
-        yield failed("vLLM", outcome.why, fix)
-        return
-    lines = metrics_of(run)
-    yield ok("vLLM", f"starts, and follows another adapter and back; {outcome.seconds:.0f} s in all")
-    gap = max(line.get("engine_gap", 0.0) for line in lines)
-    if gap > _SAMPLING_GAP:
-        fix = "its probabilities are not the trainer's: use --engine transformers, or the same dtype in both"
-        yield failed("vLLM log-probabilities", f"{gap:.3g} nats from the trainer's", fix, engine_gap=gap)
-    else:
-        yield ok("vLLM log-probabilities", f"at most {gap:.2g} nats from the trainer's, on average", engine_gap=gap)
-
-
-def memory_of(program: Program, model: str) -> Finding:
-    """The peak of a step on the given model against what the plan predicts, and what a recipe of it takes."""
-    part, run = f"memory of {model}", program.folder / "memory"
-    own = [*("train", "--model", model, "--data", "embedded", "--steps", "2", "--quiet", "--set", "batch_size=4")]
-    own += [*("--set", "micro_batch_size=4", "--set", "rollout.max_new_tokens=64", "--engine", "transformers")]
-    planning = program.run([*own, "--dry-run", "--json"])
-    if not planning.done:
-        return failed(part, planning.why, f"phf train --model {model} --dry-run says why")
-    outcome = program.run([*own, "--output-dir", str(run)], extra_s=_MODEL_S)
-    if not outcome.done:
-        return failed(part, outcome.why, f"phf train --model {model} --dry-run shows what it takes")
-    lines = metrics_of(run)
-    planned = json.loads(planning.printed)["memory_bytes"]["total"]
-    peak = max(line["peak_memory_bytes"] for line in lines)
-    ratio = planned / peak
-    times = step_times(lines)
-    hours = _recipe_hours(times["seconds"] / max(1.0, 4 * median(line["rollout_tokens"] for line in lines)))
-    found = (
-        f"predicted {planned / 2**30:.2f} GiB, measured {peak / 2**30:.2f}; {told_times(times)} of 4; "
-        f"the recipe: about {hours:.1f} hours on one such device"
-    )
-    figures = {"predicted_bytes": planned, "measured_bytes": peak, "recipe_hours": hours, **times}
-    if not 0.8 <= ratio <= 1.25:
-        return warning(part, found, "leave more room than the plan says", **figures)
-    return ok(part, found, **figures)
-
-
-def _recipe_hours(seconds: float) -> float:
-    """Of a run with the default settings, the paper's, at so many seconds for each token of a rollout."""
-    recipe = TrainConfig()
-    return seconds * recipe.steps * recipe.batch_size * recipe.rollout.max_new_tokens / 3600
+def compiled_step(program: Program, device: str) -> Finding:
+    """What torch.compile saves of an update on a device, and what it costs at the start."""
+    part, lines = f"torch.compile on {device}", []
+    for compiles in ("false", "true"):
+        run = program.folder / f"compile-{compiles}-{device.replace(':', '-')}"
+        options = ["--steps", "6", "--set", f"device={device}", "--set", f"compile={compiles}"]
+        outcome = program.run([*WAYS["bfloat16"], *options, "--output-dir", str(run)], extra_s=_COMPILING_S)
+        if not outcome.done:
+            return warning(part, outcome.why, "leave compile out of your settings, as it is by default")
+        lines.append(metrics_of(run))
+    plain, own = (median(line["seconds"] for line in run[2:]) for run in lines)
+    start = sum(line["seconds"] for line in lines[1][:2]) - 2 * own
+    found = f"{own:.3f} s an update in place of {plain:.3f}, after {start:.0f} s at the start"
+    figures = {"seconds": own, "seconds_without": plain, "seconds_at_the_start": start}
+    if own > _PAYS * plain:
+        return ok(part, f"{found}: leave compile off, as it is by default", **figures)
+    steps = math.ceil(start / (plain - own))
+    return ok(part, f"{found}: --set compile=true pays after {steps} steps like these", **figures)
 
 
 def devices() -> list[str]:

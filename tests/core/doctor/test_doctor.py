@@ -6,6 +6,7 @@ A wrong kernel, an adapter that is not swapped, a full disk, an incompatible ver
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ import psutil
 import pytest
 
 from phfcli.core.doctor import steps
+from phfcli.core.doctor.engines import vllm
+from phfcli.core.doctor.given_model import _recipe_hours, memory_of
 from phfcli.core.doctor.machine import _disk
 from phfcli.core.doctor.program import Program
 from phfcli.core.doctor.steps import REFERENCE, compared
@@ -30,7 +33,7 @@ Reference = list[dict[str, Any]]
 
 @pytest.fixture
 def reference() -> Reference:
-    return json.loads(REFERENCE.read_text())  # type: ignore[no-any-return]
+    return json.loads(REFERENCE.read_text())["float32"]  # type: ignore[no-any-return]
 
 
 def measured(reference: Reference, **changes: float) -> Reference:
@@ -38,12 +41,12 @@ def measured(reference: Reference, **changes: float) -> Reference:
 
 
 def test_equal_values_are_ok(reference: Reference) -> None:
-    assert compared("step", measured(reference), reference).state == "ok"
+    assert compared("step", measured(reference), reference, 0.02, "sdpa").state == "ok"
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, float("nan"), float("inf")])
 def test_a_wrong_kernel_result_is_named(reference: Reference, value: float) -> None:
-    finding = compared("step", measured(reference, grad_norm=value), reference)
+    finding = compared("step", measured(reference, grad_norm=value), reference, 0.02, "sdpa")
     assert finding.state == "failed"
     assert finding.found.startswith("grad_norm of step ")
     assert f" is {value:.6g}, and should be " in finding.found
@@ -107,6 +110,7 @@ def test_a_kernel_that_computes_something_else_fails(tmp_path: Path) -> None:
     code, findings = _doctor(tmp_path, FIRST=str(tmp_path / "site"))
     assert code == 1
     assert _state(findings, "step on cpu").startswith("failed")
+    assert _state(findings, "bfloat16 step on cpu").startswith("failed")
 
 
 def test_the_disk_is_that_of_the_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -208,6 +212,103 @@ def test_an_adapter_that_is_not_swapped_is_named(monkeypatch: pytest.MonkeyPatch
         "    Manager._load_adapter = load\n"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *sys.path]))
-    finding = next(steps.vllm(Program(tmp_path)))
+    finding = next(vllm(Program(tmp_path)))
     assert (finding.state, finding.part) == ("failed", "vLLM")
     assert "draws the same under other weights: it cannot follow training" in finding.found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+def test_vllm_is_well(tmp_path: Path) -> None:
+    started, swapped = vllm(Program(tmp_path))
+    assert (started.state, started.part) == ("ok", "vLLM")
+    assert (swapped.state, swapped.part) == ("ok", "vLLM log-probabilities")
+    assert 0 < swapped.figures["engine_gap"] < 0.1
+
+
+@pytest.mark.slow
+def test_two_processes_are_as_one(tmp_path: Path) -> None:
+    finding = steps.several_processes(Program(tmp_path), 2)
+    assert (finding.state, finding.part) == ("ok", "2 processes")
+    assert finding.figures["largest_error"] < 1e-4
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
+    finding = steps.killed_and_resumed(Program(tmp_path))
+    assert finding.state == "ok"
+    assert finding.found == "killed after step 5, resumed, the same adapter to the bit"
+
+
+@pytest.mark.slow
+def test_a_resumed_run_that_goes_another_way_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The kernels of the process that resumes compute other gradients."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, torch\n"
+        "own = torch.optim.AdamW.step\n"
+        "def step(self, *args, **kwargs):\n"
+        "    for group in self.param_groups if '--resume' in sys.argv else ():\n"
+        "        for p in group['params']: p.grad = None if p.grad is None else 1.5 * p.grad\n"
+        "    return own(self, *args, **kwargs)\n"
+        "torch.optim.AdamW.step = step\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    finding = steps.killed_and_resumed(Program(tmp_path))
+    assert (finding.state, finding.found) == ("warning", "a resumed run goes on a little differently")
+
+
+@pytest.mark.slow
+def test_steps_that_cannot_be_made_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The optimizer is refused in every process of this interpreter."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import torch\n"
+        "def step(*_, **__): raise OSError(28, 'No space left on device')\n"
+        "torch.optim.AdamW.step = step\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    for finding in (steps.killed_and_resumed(Program(tmp_path)), memory_of(Program(tmp_path), "embedded")):
+        assert finding.state == "failed"
+        assert "No space left on device" in finding.found
+        assert finding.fix
+
+
+@pytest.mark.slow
+def test_memory_and_hours_of_a_model(tmp_path: Path, stranger: Path) -> None:
+    finding = memory_of(Program(tmp_path), str(stranger))
+    assert finding.state in ("ok", "warning")  # a model this small is smaller than the interpreter's own memory
+    figures = finding.figures
+    assert f"predicted {figures['predicted_bytes'] / 2**30:.2f} GiB" in finding.found
+    assert (finding.state == "ok") == (0.8 <= figures["predicted_bytes"] / figures["measured_bytes"] <= 1.25)
+    assert figures["recipe_hours"] > 0
+
+
+@pytest.mark.slow
+def test_memory_beyond_the_plan_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The optimizer leaks a gigabyte."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import torch\nown, kept = torch.optim.AdamW.step, []\n"
+        "def step(self, *args, **kwargs):\n"
+        "    kept.append(torch.ones(2**28))\n"
+        "    return own(self, *args, **kwargs)\n"
+        "torch.optim.AdamW.step = step\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    finding = memory_of(Program(tmp_path), "embedded")
+    assert (finding.state, finding.fix) == ("warning", "leave more room than the plan says")
+    assert finding.figures["measured_bytes"] > finding.figures["predicted_bytes"] + 2**30
+
+
+def test_the_hours_are_those_of_the_paper_s_run() -> None:
+    """100 steps of 32 rollouts of 1,024 tokens."""
+    assert _recipe_hours(0.001) == pytest.approx(100 * 32 * 1024 * 0.001 / 3600)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="compiling takes a C++ compiler")
+def test_compiled_blocks_are_measured_against_plain_ones(tmp_path: Path) -> None:
+    """On the CPU, where the doctor itself leaves this out: what it says follows from what it measured."""
+    finding = steps.compiled_step(Program(tmp_path), "cpu")
+    figures = finding.figures
+    assert finding.state == "ok"
+    assert figures["seconds_at_the_start"] > 1
+    assert ("leave compile off" in finding.found) == (figures["seconds"] > 0.95 * figures["seconds_without"])

@@ -44,6 +44,13 @@ def test_a_planted_list_is_found_and_nothing_written(tmp_path: Path, kind: str, 
     assert not (tmp_path / "run").exists()
 
 
+def test_what_compiling_costs_is_told_before_it_does(tmp_path: Path) -> None:
+    told = "the first passes compile the decoder blocks, which takes a minute or more"
+    model = write(family("qwen3"), tmp_path / "model")
+    assert told in build(model, tmp_path / "compiled", "compile=true").notes
+    assert told not in build(model, tmp_path / "plain").notes
+
+
 def test_a_planted_nan_in_a_teacher_is_found(tmp_path: Path) -> None:
     model, teacher = (write(family("qwen3"), tmp_path / name) for name in ("model", "teacher"))
     tensors = load_file(teacher / "model.safetensors")
