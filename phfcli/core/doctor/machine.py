@@ -13,7 +13,6 @@ import torch
 from packaging.requirements import Requirement
 
 from phfcli.core.doctor.finding import Finding, failed, ok, warning
-from phfcli.core.models.loading import pick_attention
 from phfcli.core.storage.hub import hub_answers
 from phfcli.core.version import __version__
 
@@ -127,15 +126,13 @@ def _devices() -> Finding:
 
 
 def _attention() -> Finding:
-    """What `attention=auto` takes for a model in bfloat16."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    taken = f"a model in bfloat16 takes {pick_attention('auto', device, torch.bfloat16) or 'sdpa'}"
-    if device.type == "cpu":
-        return ok("attention", f"{taken}; FlashAttention is for GPUs")
+    """Whether FlashAttention is there; the steps tell which attention was taken."""
+    if not torch.cuda.is_available():
+        return ok("attention", "FlashAttention is for GPUs")
     if _version("flash-attn") is None:
         fix = "install flash-attn for models whose sequences cannot be packed"
-        return warning("attention", f"{taken}; FlashAttention is not installed", fix)
-    return ok("attention", f"{taken}; FlashAttention {_version('flash-attn')}")
+        return warning("attention", "FlashAttention is not installed", fix)
+    return ok("attention", f"FlashAttention {_version('flash-attn')}")
 
 
 def _disk() -> Finding:

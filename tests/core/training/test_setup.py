@@ -44,6 +44,7 @@ def test_a_planted_list_is_found_and_nothing_written(tmp_path: Path, kind: str, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.filterwarnings("ignore")  # torch warns of its own when a block is compiled
 def test_what_compiling_costs_is_told_before_it_does(tmp_path: Path) -> None:
     told = "the first passes compile the decoder blocks, which takes a minute or more"
     model = write(family("qwen3"), tmp_path / "model")
