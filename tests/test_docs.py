@@ -6,10 +6,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from phfcli.core.models.passes import Batch, Pass
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / name for name in ("index.md", "method.md", "extending.md"))]
@@ -48,6 +52,15 @@ def test_command_lines_run(page: Path, tmp_path: Path) -> None:
             command = [sys.executable, "-m", "phfcli", *words[1:], *(["--dry-run"] if mark == "gpu" else [])]
             done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
             assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+@pytest.mark.parametrize(("kind", "title"), [(Pass, "field of a pass"), (Batch, "field of the batch")])
+def test_the_table_of_what_a_loss_receives_is_whole(kind: type, title: str) -> None:
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    rows = text.split(f"| {title} |")[1].split("\n\n")[0]
+    named = [name for row in re.findall(r"^\| (`.*?) \|", rows, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
+    computed = [name for name, value in vars(kind).items() if isinstance(value, property | cached_property)]
+    assert sorted(named) == sorted([*(field.name for field in fields(kind)), *computed])
 
 
 def test_the_readme_is_short() -> None:

@@ -75,7 +75,7 @@ class Comparison:
         from phfcli.core.reporting.samples.side_by_side import write_side_by_side
 
         with told_in_python():
-            write_side_by_side(Path(path), self.core.results)
+            write_side_by_side(Path(path), self.core)
 
     def __repr__(self) -> str:
         pairs = [f"{p.bench}: {p.b} - {p.a} {_interval(p.result)} over {p.measured.unit}" for p in self.core.pairs]

@@ -287,6 +287,7 @@ def test_the_samples_of_two_runs_stand_on_one_page(phf: Phf, tmp_path: Path) -> 
     assert "samples    both.html" in done.out
     page = (tmp_path / "both.html").read_text()
     assert "<title>embedded: samples of a and &lt;b&gt;</title>" in page
+    assert re.search(r"<p class=.difference.>&lt;b&gt; - a: [+-][\d.]+ points \(95% interval .* over problems", page)
     [heads] = [json.loads(text) for text in re.findall('id="problems">(.*?)</script>', page)]
     assert [(head["id"], [len(run["samples"]) for run in head["runs"]]) for head in heads] == [
         ("eval-0001", [2, 2]),

@@ -42,6 +42,6 @@ def write_comparison(
         if comparison.pairs:
             write_records(csv.with_name(f"{csv.stem}-pairs.csv"), pair_records(comparison.pairs))
     if samples is not None:
-        write_side_by_side(samples, comparison.results)
+        write_side_by_side(samples, comparison)
     files = {"picture": plot, "markdown": markdown, "latex": latex, "csv": csv, "samples": samples}
     return {what: path for what, path in files.items() if path is not None}

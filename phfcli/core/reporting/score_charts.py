@@ -117,6 +117,8 @@ def curves(axes: Axes, curves: Mapping[str, Sequence[tuple[float, float]]], name
     values = [value for points in curves.values() for _, value in points]
     if min(values) > 0 and max(values) > _DECADES * min(values):
         axes.set_yscale("log")
+    if min(values) == max(values):  # a range of its own would be made of tiny numbers around it
+        axes.set_ylim(*sorted((0.0, 2 * values[0] or 1.0)))
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     name_axes(axes, "training step", name)
     legend_above(axes, sum(map(bool, curves.values())))

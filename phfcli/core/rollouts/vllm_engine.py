@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from itertools import islice
-from logging import ERROR, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -238,8 +237,6 @@ def _prepare_environment() -> None:
     """Settings that vLLM reads from the environment at its import; what the user has set stays."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # at its import vLLM 0.32 says that Triton is of no use to a CPU, before it reads the level of its own log
-    getLogger("vllm.triton_utils.importing").setLevel(ERROR)
 
 
 def _share_cpu(width: int) -> None:

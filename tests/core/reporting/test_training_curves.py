@@ -70,3 +70,11 @@ def test_what_a_caption_calls_a_share_is_drawn_in_percent() -> None:
     ](axes)
     assert axes.get_ylabel() == "clip share, %"
     assert list(axes.lines[0].get_ydata()) == [25, 50]
+
+
+@pytest.mark.parametrize(("value", "limits"), [(0.0, (0, 1)), (3.0, (0, 6)), (-2.0, (-4, 0))])
+def test_a_curve_of_one_value_has_plain_axes(value: float, limits: tuple[float, float]) -> None:
+    axes = Figure().subplots()
+    training_panels({"run": [{"step": step, "reward": value} for step in (1, 2)]}, ["loss", "reward"])["reward"](axes)
+    scale = 100 if "reward" in SHARES else 1
+    assert axes.get_ylim() == (limits if value == 0 else tuple(scale * limit for limit in limits))

@@ -66,12 +66,18 @@ def write_page(
     write_text(path, _page([run], problems, slots))
 
 
-def write_pair_page(path: Path, first: ShownRun, second: ShownRun, problems: Sequence[Problem]) -> None:
-    """Writes the page on which two evaluations of one benchmark stand beside each other."""
+def write_pair_page(
+    path: Path, first: ShownRun, second: ShownRun, problems: Sequence[Problem], difference: str = ""
+) -> None:
+    """Writes the page on which two evaluations of one benchmark stand beside each other.
+
+    difference: of their averages, as a sentence, if it is known.
+    """
+    told = f'<p class="difference">{_escape(difference)}</p>\n' if difference else ""
     slots = {
         "layout": "two",
         "title": _escape(f"samples of {first.name} and {second.name}"),
-        "runs": f'<div class="about">\n<div>{_about(first)}</div>\n<div>{_about(second)}</div>\n</div>',
+        "runs": f'{told}<div class="about">\n<div>{_about(first)}</div>\n<div>{_about(second)}</div>\n</div>',
         "kept": "samples.jsonl of each evaluation's folder",
     }
     write_text(path, _page([first, second], problems, slots))

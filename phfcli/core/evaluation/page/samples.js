@@ -1,7 +1,7 @@
 "use strict";
 const MATHML = "http://www.w3.org/1998/Math/MathML";
 const SIGNS = {correct: "✓", wrong: "✗", no_answer: "∅", truncated: "…", timeout: "t", error: "!"};
-const MOST_MARKS = 2000, MOST_OPENED = 20, SHORTEST_QUERY = 2;
+const MOST_MARKS = 2000, MOST_OPENED = 20, SHORTEST_QUERY = 2, SHORT_THINKING = 2000;
 const id = (name) => document.getElementById(name);
 const read = (name) => JSON.parse(id(name).textContent);
 const words = (status) => status.replace(/_/g, " ");
@@ -142,6 +142,8 @@ function pair(name, parts) {
 
 function mostFrequent(run, answer, times, answered, status) {
   const told = withStatus(make("span", "status", words(status)), status);
+  if (times === 1) return make("div", "pair", make("span", "", runs.length > 1 ? `answers of ${runs[run]}` : "answers"),
+    make("span", "", `all ${answered} differ`));
   const name = runs.length > 1 ? `most frequent answer of ${runs[run]}` : "most frequent answer";
   return make("div", "pair", make("span", "", name), make("span", "prose", ...rich(answer)),
     make("span", "", `${times} of ${answered}`), told);
@@ -236,6 +238,7 @@ function drawThinking(first, cut, last) {
     if (cut) node.append(leftOut(cut), make("pre", "", last));
   };
   node.addEventListener("toggle", () => { node.fill(); mark(); });
+  if (runs.length > 1 && length <= SHORT_THINKING) { node.fill(); node.open = true; }  // side by side it is compared
   return node;
 }
 

@@ -9,7 +9,7 @@ from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from phfcli.core.evaluation.page.sample_page import write_pair_page
+from phfcli.core.evaluation.page.sample_page import ShownRun, write_pair_page
 
 pytestmark = pytest.mark.slow
 
@@ -122,3 +122,27 @@ def test_keys_and_attacks_are_those_of_the_page_of_one_run(shown: SamplesPage) -
     whole = shown.script("return document.body.innerText")
     assert all(attack in whole for attack in ATTACKS[:3] + ATTACKS[4:])
     assert shown.script("return document.querySelectorAll('img, a:not([href^=\"#\"]), [onerror]').length") == 0
+
+
+def test_answers_that_all_differ_have_no_most_frequent_one_and_short_thinking_is_open(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    runs = [
+        ShownRun(
+            run.name,
+            run.summary,
+            [
+                line | {"answer": str(place), "text": "<think>1 + 1</think>two"}
+                for place, line in enumerate(run.samples)
+            ],
+        )
+        for run in pair_runs()
+    ]
+    write_pair_page(tmp_path / "pair.html", *runs, PAIR_PROBLEMS, "b - a: +1.0 points (over problems)")
+    page = SamplesPage(browser, tmp_path / "pair.html")
+    page.go()
+    assert page.texts(".difference") == ["b - a: +1.0 points (over problems)"]
+    assert f"answers of {FIRST}\nall 2 differ" in page.texts(".problem > .pair")
+    page.click(page.all(".samples > summary")[0])
+    page.wait(lambda: len(page.all(".sample")) == 4)
+    assert page.texts(".thinking[open] pre") == ["1 + 1"] * 4
