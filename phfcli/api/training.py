@@ -57,7 +57,7 @@ def train(
         data: problems with reference solutions: a hub id, a .jsonl, .csv or .parquet file, or "embedded".
         objective: what is learnt: "phf" (the default), "opsd", "sft", "grpo" and others, or one that was registered.
         alpha: the weight of the hidden-flow term (0.05).
-        teacher: "ema" (the default), "fixed", "online", "external", or one that was registered.
+        teacher: "ema" (the default), "fixed", "online", "synced", "external", or one that was registered.
         engine: what draws rollouts: "auto", "transformers", "vllm", the URL of a server, or one that was registered.
         steps: the last step (100). The learning rate falls over 30 epochs, or over these where they are more.
         seed: of every random choice (0).
@@ -69,7 +69,7 @@ def train(
         keep: only the newest so many checkpoints; None is all.
         report_to: trackers: "tensorboard", "wandb", "trackio", or one that was registered.
         config: settings beneath the arguments: a recipe's name, a YAML file, a mapping with dotted keys, a
-            `TrainConfig`, or a sequence of these, of which later ones win. docs/settings.md lists every key.
+            `TrainConfig`, or a sequence of these, of which later ones win. `phf config schema` prints every key.
         resume: go on with the run in `output_dir`.
         force: with `resume`, go on under other settings too.
         progress: show a bar, on a terminal or in a notebook.

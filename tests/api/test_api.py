@@ -15,6 +15,7 @@ from trained import SMALL, running, same_end
 import phfcli as phf
 from phfcli.core.config import EvalConfig
 from phfcli.core.evaluation.benches.benchmarks import load_benchmark
+from phfcli.core.names import TEACHERS
 
 CONFIG = {"batch_size": 4, "rollout.max_new_tokens": 48}
 
@@ -217,3 +218,8 @@ def test_settings_of_the_call_are_those_of_the_command() -> None:
     config = phf.train(steps=1, config=[CONFIG, {"flow": {"alpha": 0.2}}], progress=False).config
     assert (config.flow.alpha, config.batch_size, config.rollout.max_new_tokens) == (0.2, 4, 48)
     assert json.loads(json.dumps(config.model_dump(mode="json")))["steps"] == 1
+
+
+def test_the_help_of_train_names_every_teacher() -> None:
+    told = phf.train.__doc__ or ""
+    assert [name for name in TEACHERS if f'"{name}"' not in told] == []

@@ -16,7 +16,7 @@ Phf = Callable[..., Any]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Three runs: one that is done, one that stopped before a checkpoint, one that is damaged."""
-    metrics = {"loss": 0.5, "grad_norm": 0.1, "rollout_tokens": 40, "tokens_per_s": 900.0}
+    metrics = {"loss": 0.5, "divergence": 0.4, "grad_norm": 0.1, "rollout_tokens": 40, "tokens_per_s": 900.0}
     for name, steps in (("done", 2), ("stopped", 1)):
         run = tmp_path / "runs" / name
         run.mkdir(parents=True)
@@ -64,6 +64,11 @@ def test_clean_names_first_and_removes_with_yes(phf: Phf, folder: Path) -> None:
 def test_watch_shows_the_steps_and_ends_with_the_run(phf: Phf, folder: Path) -> None:
     done = phf("watch", folder / "done")
     assert [line.split()[:2] for line in done.out.splitlines()] == [["step", "1"], ["step", "2"], ["done:", "step"]]
+    assert done.out.count("jsd 0.4000") == 2  # as `phf train` calls it
+
+
+def test_a_damaged_run_is_not_watched(phf: Phf, folder: Path) -> None:
+    refused(phf("watch", folder / "broken"), "steps")
 
 
 @pytest.mark.parametrize("words", [("runs", "nowhere"), ("runs", "a", "b"), ("runs", "--yes"), ("watch", "nowhere")])

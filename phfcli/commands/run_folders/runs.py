@@ -90,18 +90,19 @@ def watch(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of
     """
     from phfcli.commands.views.training import step_line
     from phfcli.core.runs.layout import is_run
+    from phfcli.core.runs.run_folder import recorded_config
     from phfcli.core.runs.run_list import run_state
     from phfcli.core.storage.schemas import StepForm, read_forms
 
     if not is_run(run):
         raise UserError(f"{run}: no run is there (it would have a config.yaml)")
-    out, shown = result_console(), 0
+    out, shown, config = result_console(), 0, recorded_config(run)
     while True:
         state = run_state(run)  # before the metrics: what is done until then is shown
         for line in read_forms(run / "metrics.jsonl", StepForm):
             if line["step"] > shown:
                 shown = line["step"]
-                out.print(step_line(line), markup=False, soft_wrap=True)
+                out.print(step_line(line, config), markup=False, soft_wrap=True)
         if state.state != "training":
             out.print(f"{state.state}: step {state.step} of {state.steps}", markup=False)
             return

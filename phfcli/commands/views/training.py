@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from phfcli.core.config import TrainConfig
     from phfcli.core.training.loop import Trainer
     from phfcli.core.training.metrics import Metrics
     from phfcli.core.training.start import Running
@@ -25,7 +26,7 @@ _TABLE_ROWS = 7
 _PAIR_WIDTH = 34  # of a name and its value in the table
 _IN_A_LINE = {
     "loss": "loss",
-    "divergence": "divergence",
+    "divergence": "",  # the name of its kind
     "flow": "flow",
     "reverse_kl": "kl",
     "pointwise": "pointwise",
@@ -41,15 +42,13 @@ def watch(run: "Running", log: "Console") -> "Metrics | None":
     """Runs the training and shows each step; returns the metrics of the last step, or None if no step was left."""
     from rich.live import Live
 
-    from phfcli.core.objectives.build import output_divergence
-
-    trainer, last, kind = run.trainer, None, output_divergence(run.trainer.config).kind
+    trainer, last = run.trainer, None
     started, first, steps = time.monotonic(), trainer.step, trainer.config.steps
     # off a terminal nothing of it is printed; with --quiet a warning must still find its way to stderr
     with Live(console=log, auto_refresh=False, transient=True, redirect_stderr=not log.quiet) as live:
         for last in run.steps():
             alarms, scores = last.pop("alarms", []), last.pop("evaluation", None)
-            step, line = last["step"], step_line(last, kind)
+            step, line = last["step"], step_line(last, trainer.config)
             if scores:
                 log.print(evaluation_line(scores, step), soft_wrap=True, markup=False)
                 last |= {"average": scores["average"]}
@@ -62,14 +61,12 @@ def watch(run: "Running", log: "Console") -> "Metrics | None":
     return last
 
 
-def step_line(metrics: "Metrics", divergence: str = "divergence") -> str:
-    """The most important metrics of a step, and all of an objective of the user's own.
-
-    divergence: the name of the one that is in them.
-    """
+def step_line(metrics: "Metrics", config: "TrainConfig") -> str:
+    """The most important metrics of a step, and all of an objective of the user's own."""
     from phfcli.core.reporting.training_curves import own_metrics
 
-    labels = _IN_A_LINE | {"divergence": divergence} | {name: name for name in own_metrics([[metrics]])}
+    own = {name: name for name in own_metrics([[metrics]])}
+    labels = _IN_A_LINE | {"divergence": config.output_divergence.kind} | own
     terms = [
         f"{label} {f'{percent(metrics[name])} %' if name in SHARES else f'{metrics[name]:.4f}'}"
         for name, label in labels.items()

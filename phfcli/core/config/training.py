@@ -139,6 +139,13 @@ class TrainConfig(ModelSettings, DataSettings):
         return self
 
     @property
+    def output_divergence(self) -> DivergenceSettings:
+        """The divergence of the two outputs that the objective takes: OPD's is reverse KL over a support of its own."""
+        if self.objective not in ("opd", "oprd"):
+            return self.divergence
+        return DivergenceSettings(kind="reverse_kl", top_k=self.opd.top_k if self.opd.support == "top_k" else None)
+
+    @property
     def weighs_tokens(self) -> bool:
         """Whether every term of the objective can look at some tokens more than at others."""
         return self.objective in WEIGHTED_OBJECTIVES or (self.objective == "opd" and self.opd.support != "sampled")

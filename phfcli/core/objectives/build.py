@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from phfcli.core.config import DivergenceSettings, TrainConfig
+from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.extensions import find
 from phfcli.core.losses.hidden_states.flow import Local
@@ -46,20 +46,12 @@ def _privileged(config: TrainConfig) -> bool:
 
 
 def _opsd(config: TrainConfig) -> Objective:
-    return OutputDivergence(output_divergence(config), _temperature(config), _needs(config))
+    return OutputDivergence(config.output_divergence, _temperature(config), _needs(config))
 
 
 def _needs(config: TrainConfig) -> Needs:
     """What every distillation needs."""
     return Needs(completions=config.rollout.per_problem, privileged=_privileged(config))
-
-
-def output_divergence(config: TrainConfig) -> DivergenceSettings:
-    """The divergence of the two outputs that the objective takes: OPD's is the reverse KL over a support of its own."""
-    if config.objective not in ("opd", "oprd"):
-        return config.divergence
-    top_k = config.opd.top_k if config.opd.support == "top_k" else None
-    return DivergenceSettings(kind="reverse_kl", top_k=top_k)
 
 
 def _temperature(config: TrainConfig) -> float:
