@@ -52,10 +52,11 @@ def doctor(
         if quick and given is not None:
             raise UserError(f"{option}: --quick leaves this check out; leave one of the two out")
     from phfcli.core.doctor.examine import examine
-    from phfcli.core.models.description import load_config
     from phfcli.core.storage.child_processes import stopped_as_by_ctrl_c
 
     if model is not None:
+        from phfcli.core.models.description import load_config  # with it torch makes a folder of its own in /tmp
+
         load_config(model)  # refuses one that is not there, before minutes of other checks
     findings: list[Finding] = []
     unwritten = None
