@@ -75,8 +75,19 @@ def evaluate(
     output_dir: OutputDir = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show settings, samples and a prompt; load no weights.", rich_help_panel=OUTPUT),
+        typer.Option(
+            "--dry-run", help="Show settings, samples, a prompt and memory; load no weights.", rich_help_panel=OUTPUT
+        ),
     ] = False,
+    tokens_per_s: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            min=1e-9,
+            help="With --dry-run: the tokens/s of an earlier evaluation, to predict the hours.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     config: Configs = None,
     set_: Sets = None,
     json_: AsJson = False,
@@ -107,8 +118,10 @@ def evaluate(
 
     settings = resolve(EvalConfig, sources)
     if dry_run:
-        show_evaluation_plan(settings, origins(sources), json_)
+        show_evaluation_plan(settings, origins(sources), json_, tokens_per_s)
         return
+    if tokens_per_s is not None:
+        raise UserError("--tokens-per-s: only with --dry-run, which predicts the hours from it")
     from phfcli.core.evaluation import evaluate as core
     from phfcli.core.evaluation.scores import notes_of
 

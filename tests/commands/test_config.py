@@ -62,14 +62,24 @@ def test_a_dry_run_shows_what_applies_and_whose_it_is(phf: Phf) -> None:
     assert any(line.startswith("flow.alpha: 0.2") and line.endswith("# --alpha") for line in lines)
     assert any(line.startswith("optim.lr: 0.0003") and line.endswith("# recipe embedded") for line in lines)
     assert not any(line.startswith(("grpo.", "sft.", "http.", "vllm.")) for line in lines)
+    assert any("divergence.kind: jsd;" in line for line in lines)  # a default
     assert "a GPU of 24 GiB: fits" in done.out
+    assert "hours: with --tokens-per-s" in done.out
 
 
 def test_a_dry_run_of_an_evaluation_loads_nothing(phf: Phf, tmp_path: Path) -> None:
     plan = phf("eval", "embedded", "--n", 3, "--limit", 5, "--dry-run", "--json").json
     assert [(bench["bench"], bench["samples"]) for bench in plan["benches"]] == [("embedded", 15)]
     assert "Start with" in plan["prompt"]
-    assert phf("eval", "embedded", "--dry-run").code == 0
+    assert plan["tokens"] == 15 * plan["benches"][0]["max_new_tokens"]
+    assert plan["memory_bytes"]["weights"] == 626_304 * 4
+    layers, keys_and_values, prompt = 4, 2 * 64, 24
+    longest = plan["benches"][0]["max_new_tokens"] + prompt
+    assert plan["memory_bytes"]["one sequence"] == longest * layers * keys_and_values * 4
+    assert plan["hours"] is None
+    told = phf("eval", "embedded", "--n", 3, "--limit", 5, "--dry-run", "--tokens-per-s", plan["tokens"] / 7200).out
+    assert "hours 2.0" in told
+    assert "a GPU of 24 GiB: fits" in told
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -11,6 +12,8 @@ from phfcli.core.errors import UserError
 from phfcli.core.evaluation.benches.benchmarks import OwnBenchmark, load_benchmark
 from phfcli.core.grading import Grade, Status, build_grader
 from phfcli.core.settings import option_source, resolve
+
+KINDS: tuple[extensions.Kind, ...] = get_args(extensions.Kind)
 
 
 @pytest.fixture(autouse=True)
@@ -22,12 +25,13 @@ def nothing_left() -> Iterator[None]:
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package with an objective that can be loaded, and one that cannot."""
+    """A package that adds one of each kind that can be loaded, and one that cannot."""
     (tmp_path / "mine.py").write_text("def build(config):\n    return 'built'\n")
     about = tmp_path / "mine-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[phfcli.objectives]\nmine = mine:build\nbroken = mine:gone\n")
+    groups = (f"[phfcli.{kind}]\nmine = mine:build\nbroken = mine:gone\n" for kind in KINDS)
+    (about / "entry_points.txt").write_text("".join(groups))
     monkeypatch.syspath_prepend(tmp_path)
 
 
@@ -41,9 +45,19 @@ def test_an_installed_package_adds_an_objective() -> None:
 
 
 @pytest.mark.usefixtures("installed")
-def test_one_that_cannot_be_loaded_is_named() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_installed_package_adds_one_of_each_kind(kind: extensions.Kind) -> None:
+    build = extensions.find(kind, "mine")
+    assert build is not None
+    assert build(None) == "built"
+    assert "mine" in extensions.names(kind)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_that_cannot_be_loaded_is_named(kind: extensions.Kind) -> None:
     with pytest.raises(UserError, match="broken: mine:gone cannot be loaded"):
-        extensions.find("objectives", "broken")
+        extensions.find(kind, "broken")
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_added_one() -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from ast import literal_eval
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -40,6 +41,16 @@ def test_a_token_weighting_trains(tmp_path: Path) -> None:
 
 def test_a_hidden_state_loss_trains(tmp_path: Path) -> None:
     assert "apart" in run("hidden_loss.py", tmp_path)
+
+
+def test_the_base_teaches_without_a_file_of_its_own(tmp_path: Path) -> None:
+    assert "step 2 of 2" in run("base_teacher.py", tmp_path)
+
+
+def test_a_tracker_keeps_each_step_in_its_database(tmp_path: Path) -> None:
+    rows = [literal_eval(line) for line in run("sqlite_tracker.py", tmp_path).splitlines() if line.startswith("(")]
+    lines = (tmp_path / "runs/phf-embedded-seed0/metrics.jsonl").read_text().splitlines()
+    assert rows == [(metrics["step"], metrics["loss"]) for metrics in map(json.loads, lines)]
 
 
 @pytest.mark.slow

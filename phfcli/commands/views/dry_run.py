@@ -1,5 +1,6 @@
-"""What `phf train --dry-run` shows."""
+"""What `phf train --dry-run` and `phf eval --dry-run` show."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,9 @@ if TYPE_CHECKING:
     from phfcli.core.config import EvalConfig, Section, TrainConfig
     from phfcli.core.training.dry_run.step_memory import Memory
 
+_GLUE = "\N{NO-BREAK SPACE}"  # keeps a setting and its value on one line
 _GIB = (24, 40, 80)  # of common GPUs
+_HOURS = "with --tokens-per-s X, which a run's lines and an evaluation's last line tell"
 _OWN_SECTIONS = ("sft", "grpo", "oisd", "opd", "oprd")  # settings of one objective
 
 
@@ -43,22 +46,27 @@ def show_plan(
         hours = settings.steps / plan.steps_per_hour
         told = f"{plan.steps_per_hour:,.1f}, so {settings.steps} steps take {hours:,.1f} hours"
         out.print(f"[bold]steps an hour[/], every completion as long as it may be: {told}")
+    else:
+        out.print(f"hours: {_HOURS}", markup=False, soft_wrap=True)
     if plan.gaps:
         warn(f"not all can be shown: {'; '.join(plan.gaps)}")
 
 
 def show_settings(out: "Console", settings: "Section", origin: Mapping[str, str]) -> None:
-    """The settings that apply as YAML, each with where its value comes from."""
+    """The settings that apply as YAML: those of a recipe or of the user with their sources, then the defaults."""
     from phfcli.core.settings import leaves
 
     values = leaves(settings.model_dump(mode="json"))
-    shown = {key: f"{key}: {as_yaml(value)}" for key, value in values.items() if key in origin or _applies(key, values)}
-    out.print(
-        "[bold]settings[/]: a recipe's, yours, or the default; `phf config show` has those of other objectives too"
-    )
-    width = max(map(len, shown.values()))
-    for key, line in shown.items():
-        out.print(f"  {line:<{width}}  # {origin.get(key, 'default')}", markup=False, soft_wrap=True)
+    given = {key: f"{key}: {as_yaml(values[key])}" for key in values if key in origin}
+    width = max(map(len, given.values()), default=0)
+    out.print("[bold]settings[/] of a recipe or yours")
+    for key, line in given.items():
+        out.print(f"  {line:<{width}}  # {origin[key]}", markup=False, soft_wrap=True)
+    defaults = (f"{key}: {as_yaml(value)}" for key, value in values.items() if key not in origin)
+    shown = [line for line in defaults if _applies(line.partition(":")[0], values)]
+    out.print("[bold]defaults[/]; `phf config show` has those of other objectives too")
+    text = textwrap.fill("; ".join(line.replace(" ", _GLUE) for line in shown), out.width - 4, break_on_hyphens=False)
+    out.print(textwrap.indent(text.replace(_GLUE, " "), "  "), markup=False, soft_wrap=True)
 
 
 def _applies(key: str, values: Mapping[str, object]) -> bool:
@@ -84,16 +92,22 @@ def _show_memory(out: "Console", memory: "Memory") -> None:
     out.print(f'its parts at the peak, in the phase "{memory.peak_phase}"')
     for name, size in peak.items():
         out.print(f"  {name:<24}{size / 2**20:12,.1f} MiB")
-    fits = [f"{size} GiB: {'fits' if peak['total'] <= size * 2**30 else 'does not fit'}" for size in _GIB]
+    _show_fits(out, peak["total"])
+
+
+def _show_fits(out: "Console", total: int) -> None:
+    fits = [f"{size} GiB: {'fits' if total <= size * 2**30 else 'does not fit'}" for size in _GIB]
     out.print(f"a GPU of {', '.join(fits)}")
 
 
-def show_evaluation_plan(settings: "EvalConfig", origin: Mapping[str, str], json_: bool) -> None:
-    """The settings of an evaluation, how many samples of what it draws, and a prompt."""
+def show_evaluation_plan(
+    settings: "EvalConfig", origin: Mapping[str, str], json_: bool, tokens_per_s: float | None
+) -> None:
+    """The settings of an evaluation, how many samples of what it draws, a prompt, the memory and the hours."""
     from phfcli.core.evaluation.evaluation_plan import plan_evaluation
 
     quiet_libraries()
-    plan = plan_evaluation(settings)
+    plan = plan_evaluation(settings, tokens_per_s)
     if json_:
         print_json({"settings": settings.model_dump(mode="json"), **plan})
         return
@@ -104,3 +118,13 @@ def show_evaluation_plan(settings: "EvalConfig", origin: Mapping[str, str], json
     print_table(out, plan["adapter"] or plan["model"], columns, rows)
     out.print("[bold]first prompt[/]")
     out.print(plan["prompt"], markup=False)
+    memory = plan["memory_bytes"]
+    out.print("[bold]memory[/] of an engine: the weights, and at least one sequence at its longest")
+    for name, size in memory.items():
+        out.print(f"  {name:<24}{size / 2**20:12,.1f} MiB")
+    _show_fits(out, sum(memory.values()))
+    out.print(f"[bold]tokens[/], every sample as long as it may be: {plan['tokens']:,}")
+    if plan["hours"] is None:
+        out.print(f"hours: {_HOURS}", markup=False, soft_wrap=True)
+    else:
+        out.print(f"[bold]hours[/] {plan['hours']:,.1f}")
