@@ -264,8 +264,9 @@ def _explain(kind: type[BaseModel], error: ErrorDetails, origin: Mapping[str, st
     labels = [*dict.fromkeys(origin.values())]
     source = related[-1] if related else labels[0] if len(labels) == 1 else "settings"
     where = source if source.lstrip("-").split(" ")[-1] == path else f"{source}: {path}".removesuffix(": ")
-    if error["type"] == "extra_forbidden":
-        ours = answer(f"--{path}")
+    under = (leaf for leaf in origin if f"{leaf}.".startswith(f"{path}."))
+    ours = next((words for name in (*under, path) if (words := answer(f"--{name}"))), None)
+    if error["type"] == "extra_forbidden" or (ours and isinstance(error["input"], Mapping)):
         return f"{where}: unknown key; {ours or nearest(names[-1], list(_fields(kind, names[:-1])))}"
     if error["type"] == "literal_error":
         options = str(error["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")

@@ -17,7 +17,8 @@ _OURS = {
     "--dataset": "--data",
     "--dataset-name": "--data",
     "--model-name-or-path": "--model",
-    "--num-generations": "--set grpo.group_size=N",
+    "--num-generations": "--set grpo.group_size=N of grpo and oisd, --set rollout.per_problem=N of the others",
+    "--temperature": "--set rollout.temperature=T of train",
     "--max-completion-length": "--set rollout.max_new_tokens=N",
     "--max-tokens": "--max-new-tokens of eval, --set rollout.max_new_tokens=N of train",
     "--save-steps": "--checkpoint-every",
@@ -26,16 +27,37 @@ _OURS = {
     "--output": "--output-dir",
     "--top-p": "--set top_p=P of eval, --set rollout.top_p=P of train",
     "--top-k": "--set top_k=K of eval, --set rollout.top_k=K of train",
-    "--beta": "--set divergence.beta=B",
+    "--beta": "--set divergence.beta=B; the weight of a KL to the base is --set base_kl=W",
+    "--kl-coef": "--set base_kl=W",
+    "--warmup-steps": "--set optim.warmup_steps=N",
+    "--weight-decay": "--set optim.weight_decay=W",
     "--max-grad-norm": "--set optim.max_grad_norm=X",
     "--num-samples": "--n",
     "--benchmark": "--bench",
     "--tasks": "--bench",
     "--gpus": "--devices of eval, --processes of train",
+    # verl's, which are dotted
+    "--actor.optim.lr": "--set optim.lr=RATE",
+    "--actor.grad-clip": "--set optim.max_grad_norm=X",
+    "--actor.kl-loss-coef": "--set base_kl=W",
+    "--actor.ppo-micro-batch-size-per-gpu": "--set micro_batch_size=N",
+    "--rollout.n": "--set grpo.group_size=N of grpo and oisd, --set rollout.per_problem=N of the others",
+    "--model.path": "--model",
+    "--model.lora-rank": "--set lora.r=N",
+    "--model.lora-alpha": "--set lora.alpha=N",
+    "--data.train-files": "--data",
+    "--data.train-batch-size": "--batch-size",
+    "--data.max-response-length": "--set rollout.max_new_tokens=N",
+    "--trainer.total-training-steps": "--steps",
+    "--trainer.save-freq": "--checkpoint-every",
+    "--trainer.test-freq": "--eval-every",
+    "--trainer.logger": "--report-to",
 }
+_VERL = "--actor-rollout-ref."
 
 
 def answer(option: str) -> str | None:
-    """What we call an option of another trainer, as a sentence; None for one that is not known."""
-    ours = _OURS.get(option.lower().replace("_", "-"))
+    """What we call an option or a dotted setting of another trainer, as a sentence; None for one that is not known."""
+    name = option.lower().replace("_", "-")
+    ours = _OURS.get(f"--{name.removeprefix(_VERL)}" if name.startswith(_VERL) else name)
     return None if ours is None else f"here it is {ours}"

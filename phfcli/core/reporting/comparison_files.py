@@ -31,7 +31,8 @@ def write_comparison(
     if markdown is not None:
         write_text(markdown, "\n".join(as_markdown(table) for table in view.tables))
     if latex is not None:
-        tables = [paper_table(comparison), *view.tables[1:]] if name in ("runs", "methods") else view.tables
+        # a paper has models x benches; the differences, of ten columns, are in the other files
+        tables = [paper_table(comparison)] if name in ("runs", "methods") else view.tables
         parts = [
             as_latex(table, f"tab:{name}" + (f"-{number}" if number else ""), ranked=number == 0 and name != "dynamics")
             for number, table in enumerate(tables)
