@@ -39,7 +39,7 @@ def examine(model: str | None, processes: int | None, engine: str | None, quick:
         if torch.cuda.is_available():
             yield steps.compiled_step(program, "cuda:0")
         else:
-            yield ok("torch.compile", "off: on a CPU it gives nothing (48.4 and 50.0 s a step beside 51.6 and 47.4)")
+            yield ok("torch.compile", "off by default, and not measured: on a CPU it saves hardly any time")
         if engine == "vllm" or (engine is None and find_spec("vllm") is not None):
             yield from vllm(program)
         elif engine is None:
