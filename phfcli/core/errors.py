@@ -2,9 +2,10 @@
 
 import difflib
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+T = TypeVar("T")
 Name = TypeVar("Name", bound=str)
 
 
@@ -18,6 +19,15 @@ class MissingFileError(UserError):
 
 class UnreachableError(UserError):
     """The hub, which would have what is asked for, does not answer: what stands in it is not known to be wrong."""
+
+
+def reached(get: Callable[[], T], gaps: list[str]) -> T | None:
+    """What it gets, or None where the hub does not answer, which is then one of the gaps of a plan."""
+    try:
+        return get()
+    except UnreachableError as error:
+        gaps.append(str(error))
+        return None
 
 
 class FaultError(Exception):

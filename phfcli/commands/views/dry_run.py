@@ -1,8 +1,8 @@
 """What `phf train --dry-run` and `phf eval --dry-run` show."""
 
 import textwrap
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from phfcli.commands.output import as_yaml, print_json, print_table, quiet_libraries, result_console, warn
 
@@ -48,8 +48,7 @@ def show_plan(
         out.print(f"[bold]steps an hour[/], every completion as long as it may be: {told}")
     else:
         out.print(f"hours: {_HOURS}", markup=False, soft_wrap=True)
-    if plan.gaps:
-        warn(f"not all can be shown: {'; '.join(plan.gaps)}")
+    _tell_gaps(plan.gaps)
 
 
 def show_settings(out: "Console", settings: "Section", origin: Mapping[str, str]) -> None:
@@ -114,17 +113,29 @@ def show_evaluation_plan(
     out = result_console()
     show_settings(out, settings, origin)
     columns = ("bench", "problems", "samples", "max_new_tokens", "source")
-    rows = [tuple(str(bench[name]) for name in columns) for bench in plan["benches"]]
-    print_table(out, plan["adapter"] or plan["model"], columns, rows)
+    rows = [tuple(str(bench.get(name, "-")) for name in columns) for bench in plan["benches"]]
+    if rows:
+        print_table(out, plan["adapter"] or plan["model"], columns, rows)
+    if plan["tokens"] is not None:
+        _show_sampling(out, plan)
+    _tell_gaps(plan["gaps"])
+
+
+def _show_sampling(out: "Console", plan: Mapping[str, Any]) -> None:
+    """A prompt, the memory and the hours of an evaluation."""
     out.print("[bold]first prompt[/]")
     out.print(plan["prompt"], markup=False)
-    memory = plan["memory_bytes"]
     out.print("[bold]memory[/] of an engine: the weights, and at least one sequence at its longest")
-    for name, size in memory.items():
+    for name, size in plan["memory_bytes"].items():
         out.print(f"  {name:<24}{size / 2**20:12,.1f} MiB")
-    _show_fits(out, sum(memory.values()))
+    _show_fits(out, sum(plan["memory_bytes"].values()))
     out.print(f"[bold]tokens[/], every sample as long as it may be: {plan['tokens']:,}")
     if plan["hours"] is None:
         out.print(f"hours: {_HOURS}", markup=False, soft_wrap=True)
     else:
         out.print(f"[bold]hours[/] {plan['hours']:,.1f}")
+
+
+def _tell_gaps(gaps: Sequence[str]) -> None:
+    if gaps:
+        warn(f"not all can be shown: {'; '.join(gaps)}")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from phfcli.core.config import TrainConfig
-from phfcli.core.errors import UnreachableError
+from phfcli.core.errors import reached
 from phfcli.core.grading import Grader
 from phfcli.core.models.architecture.sizes import UNBOUNDED, context_of
 from phfcli.core.models.description import load_config, load_description, load_tokenizer, skeleton
@@ -54,11 +54,7 @@ class Plan:
 
     def find(self, get: Callable[[], T]) -> T | None:
         """What it gets, or None where the hub does not answer, which is then a gap."""
-        try:
-            return get()
-        except UnreachableError as error:
-            self.gaps.append(str(error))
-            return None
+        return reached(get, self.gaps)
 
 
 @dataclass(frozen=True)
