@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from phfcli.commands.options import AsJson, Configs, Sets
-from phfcli.commands.output import as_yaml, print_json, print_table, result_console
+from phfcli.commands.output import print_json, print_table, result_console
+from phfcli.core.printable import as_yaml
 
 config_app = typer.Typer(rich_markup_mode="rich", no_args_is_help=True, help="Settings: show, compare, their schema.")
 

@@ -105,10 +105,3 @@ def with_error(value: float | None, stderr: float | None) -> str:
     """A percentage with its standard error in points, or the error alone."""
     parts = [*([] if value is None else [percent(value)]), *([] if stderr is None else [f"± {percent(stderr)}"])]
     return " ".join(parts) or "-"
-
-
-def as_yaml(value: object) -> str:
-    """A value as YAML has it, on one line."""
-    import yaml
-
-    return str(yaml.safe_dump([value], default_flow_style=True, width=10**6, allow_unicode=True)).strip()[1:-1]

@@ -22,3 +22,10 @@ def markdown_cell(cell: str) -> str:
     """The text escaped for Markdown, because names come from files."""
     plain = " ".join(cell.split()).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\|`*_\[\]])", r"\\\1", plain)
+
+
+def as_yaml(value: object) -> str:
+    """A value as YAML has it, on one line."""
+    import yaml
+
+    return str(yaml.safe_dump([value], default_flow_style=True, width=10**6, allow_unicode=True)).strip()[1:-1]

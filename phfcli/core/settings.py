@@ -67,6 +67,13 @@ def train_origins(sources: list[Source]) -> dict[str, str]:
     return origins(_with_recipes(sources))
 
 
+def recipe_leaves(model: str, objective: str) -> dict[str, tuple[Any, str]]:
+    """Each dotted key that the recipes of a model and an objective set: its value, and which recipe sets it."""
+    chosen = [option_source("", "model", model), option_source("", "objective", objective)]
+    beneath = [source for source in _with_recipes(chosen) if source.label]
+    return {key: (value, source.label) for source in beneath for key, value in leaves(source.tree).items()}
+
+
 def resolve_train(sources: list[Source]) -> TrainConfig:
     """Like `resolve`, starting from the shipped recipes of the chosen model and objective where there are any.
 

@@ -16,6 +16,8 @@ from trained import SMALL
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.runs.model_card import model_card
+from phfcli.core.settings import resolve_train, set_sources
+from phfcli.core.shipped_files import embedded_model
 
 Phf = Callable[..., Any]
 
@@ -55,6 +57,37 @@ def test_a_card_has_scores_with_intervals_and_names_of_the_hub() -> None:
     header = yaml.safe_load(card.split("---")[1])
     assert (header["base_model"], header["datasets"]) == ("Qwen/Qwen3-4B", ["openai/gsm8k"])
     assert "| aime24 | 12 | 30 | 70.0 (60.2 to 79.8) |" in card
+
+
+def test_a_card_names_the_licence_that_its_base_names(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(embedded_model(), base)
+    config = TrainConfig(model=str(base))
+    assert "license" not in yaml.safe_load(model_card(config, 1).split("---")[1])
+    for header, licence in (
+        ("license: apache-2.0\n", "apache-2.0"),
+        ("license: [a\n", None),  # no YAML
+        ("license: !!python/object/apply:os.getcwd []\n", None),  # nothing is run
+        ("license: 'x\\n## y'\n", None),
+    ):
+        (base / "README.md").write_text(f"---\n{header}---\n# Base\n")
+        assert yaml.safe_load(model_card(config, 1).split("---")[1]).get("license") == licence
+
+
+def test_a_card_lists_what_is_no_default_with_its_recipe() -> None:
+    card = model_card(resolve_train(set_sources(["steps=7"])), 1)
+    settings = card.split("```yaml\n")[1].split("\n```")[0].splitlines()
+    assert {"steps: 7", "micro_batch_size: 32  # recipe embedded"} <= set(settings)
+    assert not any(line.startswith(("batch_size:", "grpo.")) for line in settings)  # as they are by default
+
+
+def test_an_evaluation_writes_its_scores_into_the_card(phf: Phf, run: Path) -> None:
+    card = run / "checkpoints" / "step-000001" / "README.md"
+    assert "Not evaluated when this card was written" in card.read_text()
+    assert phf("eval", run, "--limit", "2", "--n", "1", "--engine", "transformers").code == 0
+    assert "| embedded | 1 | 2 | " in card.read_text()
+    assert phf("verify", run).code == 0
+    assert phf("eval", run, "--limit", "2", "--n", "1", "--engine", "transformers").code == 0  # the same model still
 
 
 @pytest.fixture

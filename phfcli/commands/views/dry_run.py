@@ -4,7 +4,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from phfcli.commands.output import as_yaml, print_json, print_table, quiet_libraries, result_console, warn
+from phfcli.commands.output import print_json, print_table, quiet_libraries, result_console, warn
+from phfcli.core.printable import as_yaml
 
 if TYPE_CHECKING:
     from rich.console import Console

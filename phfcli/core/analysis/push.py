@@ -6,11 +6,8 @@ from tempfile import TemporaryDirectory
 
 from phfcli.core.errors import FaultError, UserError, first_line
 from phfcli.core.runs.checkpoint_choice import Target, find_target
-from phfcli.core.runs.layout import evaluation_files
-from phfcli.core.runs.model_card import model_card
-from phfcli.core.runs.run_folder import recorded_config
+from phfcli.core.runs.model_card import card_of
 from phfcli.core.storage.hub import hub_answers
-from phfcli.core.storage.schemas import SummaryForm, read_form
 
 # of --resume, and the old card
 _OURS = {"trainer.json", "optimizer.safetensors", "teacher.safetensors", "ahead.safetensors", "README.md"}
@@ -46,10 +43,7 @@ def _gather(target: Target, run: Path, step: int, folder: Path) -> None:
         if path.is_file() and path.name not in _OURS:
             shutil.copy(path, folder / path.name)
     shutil.copy(run / "config.yaml", folder / "phf-config.yaml")
-    summaries = [read_form(path, SummaryForm) for path in evaluation_files(run, "summary.json")]
-    own = [summary for summary in summaries if summary.get("step") == step]
-    card = model_card(recorded_config(run), step, own)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / "README.md").write_text(card_of(run, step), encoding="utf-8")
 
 
 def _upload(folder: Path, repo: str, private: bool, message: str) -> None:

@@ -20,6 +20,8 @@ from phfcli.core.models.prompts import build_prompts
 from phfcli.core.rollouts.build_engine import evaluation_engine
 from phfcli.core.rollouts.engine import Serving
 from phfcli.core.runs.checkpoint_choice import Target, find_target
+from phfcli.core.runs.model_card import card_of
+from phfcli.core.storage.files import write_text
 from phfcli.core.storage.locks import kept
 from phfcli.core.storage.writable import check_folder
 
@@ -75,7 +77,11 @@ def _evaluate(
         engine = stack.enter_context(closing(evaluation_engine(config, serving, warn)))
         evaluation = Evaluator(config, target, description, prompts, engine, identity, overlaps)
         on_start(evaluation)
-        return [evaluation.run(bench, graders[bench.grader], on_progress) for bench in benches]
+        summaries = [evaluation.run(bench, graders[bench.grader], on_progress) for bench in benches]
+    if target.adapter is not None and target.run is not None and target.step is not None:
+        # not where all weights were trained: the card is one of the files by which such a model is known
+        write_text(target.adapter / "README.md", card_of(target.run, target.step))
+    return summaries
 
 
 def _grader(name: str, config: EvalConfig) -> Grading:

@@ -1,18 +1,30 @@
 """The model card of a checkpoint: what it was trained from, on what, how, and what it scores."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import try_to_load_from_cache
 
 from phfcli.core.config import TrainConfig
-from phfcli.core.printable import printable
-from phfcli.core.settings import write_yaml
+from phfcli.core.models.description import locate
+from phfcli.core.printable import as_yaml, printable
+from phfcli.core.runs.layout import evaluation_files
+from phfcli.core.runs.run_folder import recorded_config
+from phfcli.core.settings import leaves, recipe_leaves
+from phfcli.core.storage.schemas import SummaryForm, read_form
 from phfcli.core.version import __version__
 
 _PAPER = "*Privileged Hidden Flow for On-Policy Self-Distillation*, arXiv 2606.29340"
 _Z95 = 1.96
+
+
+def card_of(run: Path, step: int) -> str:
+    """The card of a run's checkpoint, with the scores of all evaluations of it that the run's folder has."""
+    summaries = [read_form(path, SummaryForm) for path in evaluation_files(run, "summary.json")]
+    return model_card(recorded_config(run), step, [summary for summary in summaries if summary.get("step") == step])
 
 
 def model_card(config: TrainConfig, step: int, summaries: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -21,13 +33,15 @@ def model_card(config: TrainConfig, step: int, summaries: Sequence[Mapping[str, 
     summaries: of evaluations of this very checkpoint.
     """
     adapter = config.tuning == "lora"
-    hub_base, hub_data = _hub_id(config.model), _hub_id(config.data)
+    hub_base, hub_data, licence = _hub_id(config.model), _hub_id(config.data), _licence(config.model)
     header = {
         "library_name": "peft" if adapter else "transformers",
         **({"base_model": hub_base} if hub_base else {}),
+        **({"license": licence} if licence else {}),
         **({"datasets": [hub_data.split(":")[0]]} if hub_data else {}),
         "tags": ["phfcli", config.objective, "distillation"],
     }
+    named = f" ({licence})" if licence else ""
     kind = "A LoRA adapter of" if adapter else "All weights of"
     return f"""---
 {yaml.safe_dump(header, sort_keys=False).strip()}
@@ -44,20 +58,22 @@ def model_card(config: TrainConfig, step: int, summaries: Sequence[Mapping[str, 
 
 ## Intended use
 
-Research on reasoning. It inherits the limits and the licence of its base model: see the pages of the base model and of
-the data set before you share it.
+Research on reasoning. It inherits the limits and the licence of its base model{named}: see the pages of the base
+model and of the data set before you share it.
 
 ## Settings
 
+Those that are not phf's defaults; the run's `config.yaml` has all of them.
+
 ```yaml
-{write_yaml(config).strip()}
+{_settings(config)}
 ```
 """
 
 
 def _scores(summaries: Sequence[Mapping[str, Any]]) -> str:
     if not summaries:
-        return "Not evaluated when this card was written; `phf push` adds the scores."
+        return "Not evaluated when this card was written; `phf push` writes it anew."
     rows = [
         f"| {printable(str(s['bench']))} | {s.get('n')} | {s.get('problems')} | {_interval(s)} |" for s in summaries
     ]
@@ -71,6 +87,33 @@ def _interval(summary: Mapping[str, Any]) -> str:
         return f"{100 * mean:.1f}"
     low, high = max(mean - _Z95 * stderr, 0), min(mean + _Z95 * stderr, 1)
     return f"{100 * mean:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _settings(config: TrainConfig) -> str:
+    """A line for each setting that is not the default, as YAML, with the recipe where it is from one."""
+    defaults, recipe = leaves(TrainConfig().model_dump(mode="json")), recipe_leaves(config.model, config.objective)
+    lines = []
+    for key, value in leaves(config.model_dump(mode="json")).items():
+        if value != defaults.get(key):
+            told, source = recipe.get(key, (None, ""))
+            text = f"{key}: {as_yaml(value)}"
+            lines.append(f"{text}  # {source}" if source and told == value else text)
+    return "\n".join(lines)
+
+
+def _licence(model: str) -> str | None:
+    """The licence that the base model's own card names, where that card is on this machine."""
+    folder = Path(locate(model))
+    card = folder / "README.md" if folder.is_dir() else try_to_load_from_cache(model, "README.md")
+    if not isinstance(card, str | Path) or not Path(card).is_file():
+        return None
+    header = re.match(r"---\n(.*?)\n---", Path(card).read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    try:
+        found = yaml.safe_load(header[1]) if header else None
+    except yaml.YAMLError:
+        return None
+    licence = found.get("license") if isinstance(found, dict) else None
+    return licence if isinstance(licence, str) and re.fullmatch(r"[\w.+-]+", licence) else None
 
 
 def _hub_id(name: str) -> str | None:
