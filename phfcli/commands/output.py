@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _FILE_WIDTH = 120  # columns
 
 
+_GAP = 3  # between two columns
+
+
 def result_console() -> "Console":
     """Where results go: stdout; a file or a pipe has room for the widest table."""
     from rich.console import Console
@@ -27,17 +30,34 @@ def result_console() -> "Console":
 def print_table(
     out: "Console", title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], first_to_go: Sequence[str] = ()
 ) -> None:
-    """Prints a table whose cells are never cut: where it is too wide, pictures in it go first, then it runs over.
+    """Prints a table whose cells are never cut: one that is too wide is printed in parts, one below the other.
 
-    first_to_go: columns that are left out one by one until the rest fits.
+    Each part begins with the columns that tell the rows apart.
+
+    first_to_go: columns, such as pictures, that are left out one by one until the rest fits.
     """
     kept = list(range(len(columns)))
-    widths = [max(map(_width, (column, *(row[place] for row in rows)))) for place, column in enumerate(columns)]
+    widths = [max(map(_width, (column, *(row[place] for row in rows)))) + _GAP for place, column in enumerate(columns)]
     for name in first_to_go:
-        if sum(widths[place] + 3 for place in kept) > out.width:
+        if sum(widths[place] for place in kept) > out.width:
             kept.remove(columns.index(name))
-    shown = [[row[place] for place in kept] for row in rows]
-    out.print(_table(title, [columns[place] for place in kept], shown), crop=False)
+    for number, places in enumerate(_parts([[row[place] for place in kept] for row in rows], widths, kept, out.width)):
+        shown = [[row[place] for place in places] for row in rows]
+        out.print(_table("" if number else title, [columns[place] for place in places], shown), crop=False)
+
+
+def _parts(rows: Sequence[Sequence[str]], widths: Sequence[int], places: list[int], room: int) -> list[list[int]]:
+    """The columns of each part of a table: those that tell its rows apart, and as many others as there is room for."""
+    distinct = (count for count in range(1, len(places)) if len({tuple(row[:count]) for row in rows}) == len(rows))
+    count = next(distinct, 1)
+    widest = max((widths[place] for place in places[count:]), default=0)
+    keys = places[: count if sum(widths[place] for place in places[:count]) + widest <= room else 1]
+    parts = [list(keys)]
+    for place in places[len(keys) :]:
+        if len(parts[-1]) > len(keys) and sum(widths[other] for other in (*parts[-1], place)) > room:
+            parts.append(list(keys))
+        parts[-1].append(place)
+    return parts
 
 
 def _width(cell: str) -> int:

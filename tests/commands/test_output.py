@@ -1,4 +1,4 @@
-"""Tables are never cut: pictures in them go first, then a table runs over."""
+"""Tables are never cut: pictures in them go first, then a table is printed in parts."""
 
 import io
 
@@ -24,7 +24,21 @@ def test_all_is_there_where_it_fits() -> None:
     assert "█████████████" in lines(80, "layer", "█████████████", "0.03421", "12.5 ± 0.3")
 
 
-def test_a_table_that_does_not_fit_runs_over() -> None:
+def test_what_does_not_fit_comes_below_with_the_columns_that_tell_rows_apart() -> None:
+    out = Console(file=io.StringIO(), width=40, emoji=False)
+    rows = [("aime24", name, "+1.25", "-0.5 to +3.0", "0.0412") for name in ("opsd - base", "phf - base")]
+    print_table(out, "title", ("bench", "difference of", "points", "95 %", "p (Holm)"), rows)
+    shown = out.file.getvalue()  # type: ignore[attr-defined]
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= 40
+    assert shown.count("title") == 1
+    for name, *figures in ((row[1], *row[2:]) for row in rows):
+        lines = [line for line in shown.splitlines() if name in line]
+        assert len(lines) == 3
+        assert all(line.split()[0] == "aime24" for line in lines)
+        assert all(any(figure in line for line in lines) for figure in figures)
+
+
+def test_a_cell_wider_than_the_terminal_runs_over() -> None:
     shown = lines(20, "Qwen/Qwen3-4B-Thinking", "", "0.03421", "12.5 ± 0.3")
     assert "Qwen/Qwen3-4B-Thinking" in shown
     assert "…" not in shown

@@ -60,7 +60,7 @@ def _list(folder: Path, json_: bool) -> None:
         result_console().print(f"no runs in {folder}", markup=False)
     else:
         columns = ("run", "objective", "model", "step", "loss", "best %", "age", "state")
-        print_table(result_console(), "", columns, [_row(run, folder) for run in found])
+        print_table(result_console(), "", columns, [_row(run, folder) for run in found], first_to_go=("age", "model"))
 
 
 def _clean(folder: Path, yes: bool, json_: bool) -> None:
