@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 import pytest
+from heeded_signals import heed_signals
 
 from phfcli.core.doctor import steps
 from phfcli.core.doctor.engines import vllm
@@ -167,7 +168,8 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, 
     temporary.mkdir()
     own = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "phfcli", "doctor", "--processes", "2", "--engine", "transformers"]
-    with subprocess.Popen(command, cwd=tmp_path, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as doctor:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, env=own, preexec_fn=heed_signals, **pipes) as doctor:
         while doctor.poll() is None and not list(temporary.glob(f"phf-doctor-*/{run}/metrics.jsonl")):
             time.sleep(0.1)
         assert len(_left(temporary)) >= 2  # the doctor and what it has started

@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+from heeded_signals import heed_signals
 
 from phfcli.core.storage.child_processes import ChildProcess, receive, send
 
@@ -90,7 +91,7 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_as_ctrl_c_does_and_only_once(number: signal.Signals) -> None:
     command = [sys.executable, "-c", STOPPED, str(int(number))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=heed_signals)
     assert done.stdout.splitlines() == ["ends in peace", "stopped"]
 
 
