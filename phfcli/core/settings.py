@@ -102,9 +102,9 @@ def set_sources(pairs: Iterable[str]) -> list[Source]:
 def _set_value(key: str, text: str) -> Any:
     """What is typed for a setting. A template or a name may look like other YAML: "Solve this: {problem}" is text."""
     if not _is_text(key):
-        return _parse_yaml(text, f"--set {key}")
+        return parse_yaml(text, f"--set {key}")
     try:
-        value = _parse_yaml(text, f"--set {key}")
+        value = parse_yaml(text, f"--set {key}")
     except UserError:
         return text
     return value if value is None or isinstance(value, str) else text
@@ -182,7 +182,7 @@ def read_yaml(path: Path) -> Tree:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: cannot be read: it is no text in UTF-8") from None
-    tree = _parse_yaml(text, str(path))
+    tree = parse_yaml(text, str(path))
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected keys and values, such as 'steps: 100'")
     return tree
@@ -234,7 +234,8 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _parse_yaml(text: str, label: str) -> Any:
+def parse_yaml(text: str, label: str) -> Any:
+    """What YAML says, plain values only. Raises UserError, which begins with the label, for text that is none."""
     try:
         return yaml.load(text, Loader=_PlainLoader)
     except yaml.YAMLError as error:

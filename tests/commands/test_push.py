@@ -67,11 +67,27 @@ def test_a_card_names_the_licence_that_its_base_names(tmp_path: Path) -> None:
     for header, licence in (
         ("license: apache-2.0\n", "apache-2.0"),
         ("license: [a\n", None),  # no YAML
+        ("license: " + 5000 * "[" + "\n", None),
         ("license: !!python/object/apply:os.getcwd []\n", None),  # nothing is run
         ("license: 'x\\n## y'\n", None),
     ):
         (base / "README.md").write_text(f"---\n{header}---\n# Base\n")
         assert yaml.safe_load(model_card(config, 1).split("---")[1]).get("license") == licence
+
+
+@pytest.mark.parametrize("base", ["/gone/base", "models/base", "/base", "../x/y", "./y", "Qwen/Qwen3-4B"])
+def test_a_run_has_a_card_when_its_base_is_no_longer_there(base: str) -> None:
+    assert f"A LoRA adapter of `{base}`" in model_card(TrainConfig(model=base), 1)
+
+
+def test_a_damaged_other_evaluation_leaves_the_card_and_the_new_scores(phf: Phf, run: Path) -> None:
+    sample = ("--limit", "2", "--engine", "transformers", "--n")
+    assert phf("eval", run, *sample, "1").code == 0
+    (run / "evals" / "step-000001" / "embedded-n1" / "summary.json").write_text("[1]")
+    done = phf("eval", run, *sample, "2")
+    assert done.code == 0
+    assert "the model card keeps its old scores: " in done.err
+    assert "| embedded | 1 | 2 | " in (run / "checkpoints" / "step-000001" / "README.md").read_text()
 
 
 def test_a_card_lists_what_is_no_default_with_its_recipe() -> None:

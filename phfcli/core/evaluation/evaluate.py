@@ -80,7 +80,10 @@ def _evaluate(
         summaries = [evaluation.run(bench, graders[bench.grader], on_progress) for bench in benches]
     if target.adapter is not None and target.run is not None and target.step is not None:
         # not where all weights were trained: the card is one of the files by which such a model is known
-        write_text(target.adapter / "README.md", card_of(target.run, target.step))
+        try:
+            write_text(target.adapter / "README.md", card_of(target.run, target.step))
+        except UserError as error:  # of another evaluation of the run: this one is complete
+            warn(f"the model card keeps its old scores: {error}")
     return summaries
 
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import yaml
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 
 from phfcli.core.config import TrainConfig
-from phfcli.core.models.description import locate
+from phfcli.core.errors import UserError
 from phfcli.core.printable import as_yaml, printable
 from phfcli.core.runs.layout import evaluation_files
 from phfcli.core.runs.run_folder import recorded_config
-from phfcli.core.settings import leaves, recipe_leaves
+from phfcli.core.settings import leaves, parse_yaml, recipe_leaves
 from phfcli.core.storage.schemas import SummaryForm, read_form
 from phfcli.core.version import __version__
 
@@ -102,15 +103,16 @@ def _settings(config: TrainConfig) -> str:
 
 
 def _licence(model: str) -> str | None:
-    """The licence that the base model's own card names, where that card is on this machine."""
-    folder = Path(locate(model))
-    card = folder / "README.md" if folder.is_dir() else try_to_load_from_cache(model, "README.md")
-    if not isinstance(card, str | Path) or not Path(card).is_file():
-        return None
-    header = re.match(r"---\n(.*?)\n---", Path(card).read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    """The licence that the base model's own card names, where that card is on this machine and can be read.
+
+    A run goes on without its base's folder, so nothing of that folder can be a reason to write no card.
+    """
     try:
-        found = yaml.safe_load(header[1]) if header else None
-    except yaml.YAMLError:
+        cached = try_to_load_from_cache(model, "README.md") if _hub_id(model) else None
+        card = Path(cached) if isinstance(cached, str) else Path(model) / "README.md"
+        header = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL)
+        found = parse_yaml(header[1], str(card)) if header else None
+    except (OSError, UnicodeDecodeError, UserError, HFValidationError):
         return None
     licence = found.get("license") if isinstance(found, dict) else None
     return licence if isinstance(licence, str) and re.fullmatch(r"[\w.+-]+", licence) else None
