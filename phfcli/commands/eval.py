@@ -15,6 +15,7 @@ from phfcli.commands.options import (
     SamplingEngine,
     Sets,
     Setting,
+    TokensPerS,
     names_of,
     settings_given,
 )
@@ -79,15 +80,7 @@ def evaluate(
             "--dry-run", help="Show settings, samples, a prompt and memory; load no weights.", rich_help_panel=OUTPUT
         ),
     ] = False,
-    tokens_per_s: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            min=1e-9,
-            help="With --dry-run: the tokens/s of an earlier evaluation, to predict the hours.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
+    tokens_per_s: TokensPerS = None,
     config: Configs = None,
     set_: Sets = None,
     json_: AsJson = False,

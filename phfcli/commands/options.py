@@ -224,6 +224,15 @@ Keep = Annotated[
     Setting("keep"),
     typer.Option("--keep", help="Keep only the newest N checkpoints (all).", metavar="N", rich_help_panel=OUTPUT),
 ]
+TokensPerS = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        min=1e-9,
+        help="With --dry-run: the tokens/s of an earlier run or evaluation, to predict the hours.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 ReportTo = Annotated[
     str | None,
     Setting("report_to", names_of),

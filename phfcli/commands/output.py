@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 
 _FILE_WIDTH = 120  # columns
-
-
-_GAP = 3  # between two columns
+_GAP = 3  # between two columns of a table
 
 
 def result_console() -> "Console":

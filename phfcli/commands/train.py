@@ -32,6 +32,7 @@ from phfcli.commands.options import (
     Setting,
     Steps,
     Teacher,
+    TokensPerS,
     settings_given,
 )
 from phfcli.commands.output import log_console, quiet_libraries, warn
@@ -97,15 +98,7 @@ def train(
         bool,
         typer.Option("--dry-run", help="Show settings, prompts and memory; load no weights.", rich_help_panel=OUTPUT),
     ] = False,
-    tokens_per_s: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            min=1e-9,
-            help="With --dry-run: the tokens_per_s of an earlier run, to predict steps per hour.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
+    tokens_per_s: TokensPerS = None,
     config: Configs = None,
     set_: Sets = None,
     json_: AsJson = False,

@@ -90,6 +90,8 @@ def test_a_dry_run_of_an_evaluation_loads_nothing(phf: Phf, tmp_path: Path) -> N
     longest = plan["benches"][0]["max_new_tokens"] + prompt
     assert plan["memory_bytes"]["one sequence"] == longest * layers * keys_and_values * 4
     assert plan["hours"] is None
+    in_bits = phf("eval", "embedded", "--limit", 5, "--set", "quantization=int8", "--dry-run", "--json").json
+    assert in_bits["memory_bytes"]["weights"] < plan["memory_bytes"]["weights"] / 2
     told = phf("eval", "embedded", "--n", 3, "--limit", 5, "--dry-run", "--tokens-per-s", plan["tokens"] / 7200).out
     assert "hours 2.0" in told
     assert "a GPU of 24 GiB: fits" in told

@@ -86,13 +86,18 @@ def _show_memory(out: "Console", memory: "Memory") -> None:
     """Every phase of a step, the parts of the largest, and which GPUs it fits on."""
     always, peak = sum(memory.always.values()), memory.at_peak()
     out.print("[bold]memory of a process[/], by phase of a step")
-    for name, parts in memory.phases.items():
-        mark = "  <- the peak" if name == memory.peak_phase else ""
-        out.print(f"  {name:<24}{(always + sum(parts.values())) / 2**20:12,.1f} MiB{mark}")
+    phases = {name: always + sum(parts.values()) for name, parts in memory.phases.items()}
+    _show_sizes(out, phases, mark=memory.peak_phase)
     out.print(f'its parts at the peak, in the phase "{memory.peak_phase}"')
-    for name, size in peak.items():
-        out.print(f"  {name:<24}{size / 2**20:12,.1f} MiB")
+    _show_sizes(out, peak)
     _show_fits(out, peak["total"])
+
+
+def _show_sizes(out: "Console", sizes: Mapping[str, int], mark: str = "") -> None:
+    """A line for each size; an arrow is behind the one that is marked."""
+    for name, size in sizes.items():
+        arrow = "  <- the peak" if name == mark else ""
+        out.print(f"  {name:<24}{size / 2**20:12,.1f} MiB{arrow}")
 
 
 def _show_fits(out: "Console", total: int) -> None:
@@ -127,8 +132,7 @@ def _show_sampling(out: "Console", plan: Mapping[str, Any]) -> None:
     out.print("[bold]first prompt[/]")
     out.print(plan["prompt"], markup=False)
     out.print("[bold]memory[/] of an engine: the weights, and at least one sequence at its longest")
-    for name, size in plan["memory_bytes"].items():
-        out.print(f"  {name:<24}{size / 2**20:12,.1f} MiB")
+    _show_sizes(out, plan["memory_bytes"])
     _show_fits(out, sum(plan["memory_bytes"].values()))
     out.print(f"[bold]tokens[/], every sample as long as it may be: {plan['tokens']:,}")
     if plan["hours"] is None:

@@ -8,6 +8,7 @@ from phfcli.core.errors import reached
 from phfcli.core.evaluation.benches.benchmarks import load_benchmarks
 from phfcli.core.evaluation.sampling import prompt_settings, sampling_of
 from phfcli.core.models.architecture.sizes import cache_row_bytes
+from phfcli.core.models.architecture.weights_memory import weights_memory
 from phfcli.core.models.description import load_config, load_description, pick_device, pick_dtype, skeleton
 from phfcli.core.models.prompts import build_prompts
 from phfcli.core.runs.checkpoint_choice import find_target
@@ -56,7 +57,7 @@ def plan_evaluation(config: EvalConfig, tokens_per_s: float | None = None) -> di
         "tokens": tokens,
         "hours": None if tokens_per_s is None else tokens / tokens_per_s / 3600,
         "memory_bytes": {
-            "weights": sum(p.numel() * p.itemsize for p in skeleton(arch, dtype).parameters()),
+            "weights": weights_memory(target.model, skeleton(arch, dtype), dtype, config.quantization, mapped=False),
             "one sequence": longest * cache_row_bytes(arch, dtype.itemsize),
         },
         "prompt": prompts.student_text(benches[0].problems[0].problem),

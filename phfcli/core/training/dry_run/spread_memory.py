@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from phfcli.core.models.architecture.blocks import find_blocks, find_decoder
-from phfcli.core.training.dry_run.weights_memory import bytes_of
+from phfcli.core.models.architecture.weights_memory import bytes_of
 
 _WHOLE_BLOCKS = 2  # at once: one that a pass is in, and the next one on its way
 

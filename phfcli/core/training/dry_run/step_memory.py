@@ -16,6 +16,7 @@ from phfcli.core.losses.divergence.chunked import SLAB_TEMPORARIES, chunk_bytes,
 from phfcli.core.models.adapters.lora import lora_network
 from phfcli.core.models.adapters.summary import AdapterSummary
 from phfcli.core.models.architecture.sizes import cache_row_bytes, caps_attention, text_config
+from phfcli.core.models.architecture.weights_memory import bytes_of, weights_memory
 from phfcli.core.models.description import pick_device, pick_dtype, skeleton
 from phfcli.core.models.kernels.mlp_tiles import checkpoint_gradients
 from phfcli.core.models.loading import ONE_THREAD_WIDTH
@@ -24,7 +25,6 @@ from phfcli.core.objectives.teachers.coupled import copies_of
 from phfcli.core.rollouts.transformers_engine import SAMPLER_BYTES, rows_at_once
 from phfcli.core.training.dry_run.pass_memory import pass_memory, reader_memory
 from phfcli.core.training.dry_run.spread_memory import Spread, spread_memory
-from phfcli.core.training.dry_run.weights_memory import bytes_of, weights_memory
 from phfcli.core.training.metrics import peak_memory
 from phfcli.core.training.micro_batches import tokens_at_once
 from phfcli.core.training.offload.moments import PART_BYTES

@@ -7,8 +7,8 @@ import torch
 from families import family, write
 from safetensors.torch import load_file, save_file
 
+from phfcli.core.models.architecture.weights_memory import bytes_of, weights_memory
 from phfcli.core.models.description import load_config, skeleton
-from phfcli.core.training.dry_run.weights_memory import bytes_of, weights_memory
 
 
 def planned(folder: Path, dtype: torch.dtype = torch.float32, quantization: str = "none", mapped: bool = True) -> int:
