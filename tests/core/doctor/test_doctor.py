@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ import pytest
 from heeded_signals import heed_signals
 
 from phfcli.core.doctor import steps
-from phfcli.core.doctor.engines import vllm
-from phfcli.core.doctor.given_model import _recipe_hours, memory_of
+from phfcli.core.doctor.given_model import memory_of
 from phfcli.core.doctor.machine import _disk
 from phfcli.core.doctor.program import Program
 from phfcli.core.doctor.steps import REFERENCE, compared
 from phfcli.core.names import MACHINE_METRICS
 
+Plant = Callable[[str], None]
 Reference = list[dict[str, Any]]
 
 
@@ -128,12 +127,9 @@ def test_a_folder_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatc
     assert (found.state, "for runs in /proc" in found.found) == ("failed", True)
 
 
-def test_a_rank_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_rank_that_hangs_is_named(plant: Plant, tmp_path: Path) -> None:
     """The second process stops for good before it meets the first."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, time\nif os.environ.get('LOCAL_RANK') == '1': time.sleep(10**6)\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    plant("import os, time\nif os.environ.get('LOCAL_RANK') == '1': time.sleep(10**6)\n")
     program = Program(tmp_path)
     program.limit_s = 20.0
     finding = steps.several_processes(program, 2)
@@ -194,41 +190,6 @@ def test_a_full_disk_is_named(small_disk: Callable[[str], Path]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
-def test_an_adapter_that_is_not_swapped_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A vLLM plugin, loaded in the engine's own process: whichever adapter is asked for, the first one is loaded."""
-    site = tmp_path / "site"
-    (site / "stale-1.0.dist-info").mkdir(parents=True)
-    (site / "stale-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: stale\nVersion: 1.0\n")
-    (site / "stale-1.0.dist-info" / "entry_points.txt").write_text("[vllm.general_plugins]\nstale = stale:plant\n")
-    (site / "stale.py").write_text(
-        "def plant():\n"
-        "    from copy import deepcopy\n"
-        "    from vllm.lora.worker_manager import WorkerLoRAManager as Manager\n"
-        "    own, kept = Manager._load_adapter, []\n"
-        "    def load(self, request):\n"
-        "        kept.append(deepcopy(own(self, request)))\n"
-        "        stale = deepcopy(kept[0])\n"
-        "        stale.id = request.lora_int_id\n"
-        "        return stale\n"
-        "    Manager._load_adapter = load\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *sys.path]))
-    finding = next(vllm(Program(tmp_path)))
-    assert (finding.state, finding.part) == ("failed", "vLLM")
-    assert "draws the same under other weights: it cannot follow training" in finding.found
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
-def test_vllm_is_well(tmp_path: Path) -> None:
-    started, swapped = vllm(Program(tmp_path))
-    assert (started.state, started.part) == ("ok", "vLLM")
-    assert (swapped.state, swapped.part) == ("ok", "vLLM log-probabilities")
-    assert 0 < swapped.figures["engine_gap"] < 0.1
-
-
-@pytest.mark.slow
 def test_two_processes_are_as_one(tmp_path: Path) -> None:
     finding = steps.several_processes(Program(tmp_path), 2)
     assert (finding.state, finding.part) == ("ok", "2 processes")
@@ -243,9 +204,9 @@ def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_resumed_run_that_goes_another_way_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_resumed_run_that_goes_another_way_is_named(plant: Plant, tmp_path: Path) -> None:
     """The kernels of the process that resumes compute other gradients."""
-    (tmp_path / "sitecustomize.py").write_text(
+    plant(
         "import sys, torch\n"
         "own = torch.optim.AdamW.step\n"
         "def step(self, *args, **kwargs):\n"
@@ -254,55 +215,22 @@ def test_a_resumed_run_that_goes_another_way_is_named(monkeypatch: pytest.Monkey
         "    return own(self, *args, **kwargs)\n"
         "torch.optim.AdamW.step = step\n"
     )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     finding = steps.killed_and_resumed(Program(tmp_path))
     assert (finding.state, finding.found) == ("warning", "a resumed run goes on a little differently")
 
 
 @pytest.mark.slow
-def test_steps_that_cannot_be_made_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_steps_that_cannot_be_made_are_told(plant: Plant, tmp_path: Path) -> None:
     """The optimizer is refused in every process of this interpreter."""
-    (tmp_path / "sitecustomize.py").write_text(
+    plant(
         "import torch\n"
         "def step(*_, **__): raise OSError(28, 'No space left on device')\n"
         "torch.optim.AdamW.step = step\n"
     )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     for finding in (steps.killed_and_resumed(Program(tmp_path)), memory_of(Program(tmp_path), "embedded")):
         assert finding.state == "failed"
         assert "No space left on device" in finding.found
         assert finding.fix
-
-
-@pytest.mark.slow
-def test_memory_and_hours_of_a_model(tmp_path: Path, stranger: Path) -> None:
-    finding = memory_of(Program(tmp_path), str(stranger))
-    assert finding.state in ("ok", "warning")  # a model this small is smaller than the interpreter's own memory
-    figures = finding.figures
-    assert f"predicted {figures['predicted_bytes'] / 2**30:.2f} GiB" in finding.found
-    assert (finding.state == "ok") == (0.8 <= figures["predicted_bytes"] / figures["measured_bytes"] <= 1.25)
-    assert figures["recipe_hours"] > 0
-
-
-@pytest.mark.slow
-def test_memory_beyond_the_plan_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The optimizer leaks a gigabyte."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import torch\nown, kept = torch.optim.AdamW.step, []\n"
-        "def step(self, *args, **kwargs):\n"
-        "    kept.append(torch.ones(2**28))\n"
-        "    return own(self, *args, **kwargs)\n"
-        "torch.optim.AdamW.step = step\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
-    finding = memory_of(Program(tmp_path), "embedded")
-    assert (finding.state, finding.fix) == ("warning", "leave more room than the plan says")
-    assert finding.figures["measured_bytes"] > finding.figures["predicted_bytes"] + 2**30
-
-
-def test_the_hours_are_those_of_the_paper_s_run() -> None:
-    """100 steps of 32 rollouts of 1,024 tokens."""
-    assert _recipe_hours(0.001) == pytest.approx(100 * 32 * 1024 * 0.001 / 3600)
 
 
 @pytest.mark.slow
