@@ -39,6 +39,7 @@ _QUEUE = 4  # requests handed over for each that may run: the next one is always
 _MEMORY_SHARE = {"evaluating": 0.9, "training": 0.3}
 _CPU_BATCH_TOKENS = 8192
 _MEMORY_FOLDER = Path("/dev/shm")
+_LONGEST_SOCKET = 107  # bytes of a path, as Linux has it
 _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
@@ -235,8 +236,14 @@ def _completion(output: "RequestOutput") -> Completion:
 
 def _prepare_environment() -> None:
     """Settings that vLLM reads from the environment at its import; what the user has set stays."""
-    for name, value in _ENVIRONMENT.items():
+    for name, value in (_ENVIRONMENT | _short_sockets(tempfile.gettempdir())).items():
         os.environ.setdefault(name, value)
+
+
+def _short_sockets(temporary: str) -> dict[str, str]:
+    """Another folder for vLLM's sockets where their paths, with a name of 36 characters, would be too long."""
+    too_long = len(os.fsencode(temporary)) + 1 + 36 > _LONGEST_SOCKET
+    return {"VLLM_RPC_BASE_PATH": "/tmp"} if too_long else {}
 
 
 def _share_cpu(width: int) -> None:
