@@ -61,7 +61,7 @@ lint: install
 
 docs: $(VENV)/docs ## the documentation site, in build/site; brings Jupyter too, so that `make test` runs the notebooks
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "site       build/site/index.html"
+	@echo "site       build/site/index.html (with search: make docs-serve)"
 
 docs-serve: $(VENV)/docs ## the site at http://localhost:8000, built anew when a page changes
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve

@@ -120,6 +120,8 @@ def curves(axes: Axes, curves: Mapping[str, Sequence[tuple[float, float]]], name
     if min(values) == max(values):  # a range of its own would be made of tiny numbers around it
         axes.set_ylim(*sorted((0.0, 2 * values[0] or 1.0)))
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    if axes.get_yscale() == "linear":
+        axes.yaxis.set_major_formatter("{x:g}")  # a common factor would stand where the legend is
     name_axes(axes, "training step", name)
     legend_above(axes, sum(map(bool, curves.values())))
 

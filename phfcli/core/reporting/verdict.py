@@ -18,14 +18,17 @@ def verdict(comparison: Comparison, runs: Sequence[RunSummary]) -> list[str]:
 
 
 def _scores(comparison: Comparison) -> str:
-    """The best arm of each benchmark, and the others' range."""
+    """The best arm of each benchmark, those that are level with it, and the others' range."""
     told = []
     for bench in comparison.benches:
         arms = [arm for arm in comparison.arms if bench in arm.benches]
         *others, best = sorted(arms, key=lambda arm: arm.average(bench)[0])
-        name = f"{best.name} of {best.model}" if len(comparison.models) > 1 else best.name
-        span = " to ".join(dict.fromkeys(_percent(arm, bench) for arm in (*others[:1], *others[-1:])))
-        told.append(f"on {bench} {name} {_percent(best, bench)}" + (f", the rest {span}" if others else ""))
+        level = [arm for arm in others if _percent(arm, bench) == _percent(best, bench)]
+        names = [f"{arm.name} of {arm.model}" if len(comparison.models) > 1 else arm.name for arm in (best, *level)]
+        behind = others[: len(others) - len(level)]
+        span = " to ".join(dict.fromkeys(_percent(arm, bench) for arm in (*behind[:1], *behind[-1:])))
+        best_told = f"{' and '.join(names)} {_percent(best, bench)}" + (" each" if level else "")
+        told.append(f"on {bench} {best_told}" + (f", the rest {span}" if behind else ""))
     return f"Share of right samples: {'; '.join(told)}." if told else ""
 
 

@@ -31,6 +31,13 @@ def test_a_clear_difference_is_told_with_its_unit(tmp_path: Path) -> None:
     assert health == "No alarm rang in training."
 
 
+def test_runs_that_are_level_lead_together(tmp_path: Path) -> None:
+    (scores, *_) = verdict(comparison(tmp_path, opsd=[2, 5], phf=[5, 2], sft=[1]), [trained("opsd")])
+    assert scores == "Share of right samples: on aime phf and opsd 35.0 % each, the rest 10.0 %."
+    (scores, *_) = verdict(comparison(tmp_path / "two", opsd=[2, 5], phf=[5, 2]), [trained("opsd")])
+    assert scores == "Share of right samples: on aime phf and opsd 35.0 % each."
+
+
 def test_arms_of_one_name_on_several_models_are_told_apart(tmp_path: Path) -> None:
     for model, share in (("small", 2), ("large", 8)):
         for objective, more in (("opsd", 0), ("phf", 1)):
