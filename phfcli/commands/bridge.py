@@ -19,14 +19,7 @@ from phfcli.commands.options import (
     file_option,
     settings_given,
 )
-from phfcli.commands.output import (
-    log_console,
-    percent,
-    print_json,
-    print_table,
-    quiet_libraries,
-    result_console,
-)
+from phfcli.commands.output import log_console, percent, print_json, print_table, quiet_libraries, result_console, say
 from phfcli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -82,7 +75,7 @@ def fit(
 
     quiet_libraries()
     log = log_console(quiet)
-    made, report = fit_bridge(settings, rank, rollouts, lambda text: log.print(text, markup=False, soft_wrap=True))
+    made, report = fit_bridge(settings, rank, rollouts, lambda text: say(log, text))
     save_bridge(output, made)
     if plot is not None:
         from phfcli.core.reporting.figures import draw_bridge
@@ -94,7 +87,7 @@ def fit(
     out = result_console()
     _show(out, report)
     if not quiet:
-        out.print(f"bridge     {output}", markup=False, soft_wrap=True)
+        say(out, f"bridge     {output}")
         out.print(f"pairs      {report.pairs} fitted, {report.held_out} held out; {report.tokenizer} tokenizer")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phfcli.commands.options import AsJson, Quiet, file_option
-from phfcli.commands.output import log_console, print_json, result_console, warn
+from phfcli.commands.output import broken, log_console, print_json, result_console, say, warn
 from phfcli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from phfcli.core.doctor.finding import Finding
 
 _PART = 23  # the width of a part's name
+_STATE = 8  # and of its state
 _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failed": "[red]failed[/]"}
 
 
@@ -76,7 +77,7 @@ def doctor(
     if json_:
         print_json(result)
     elif unwritten is None:
-        result_console().print(f"{'report':<{_PART}} {output}", markup=False, soft_wrap=True)
+        say(result_console(), f"{'report':<{_PART}} {output}")
     if unwritten is not None:
         warn(f"--output {output}: {unwritten}; the findings are not on disk")
     if unwritten is not None or not result["ok"]:
@@ -107,7 +108,9 @@ def _show(finding: "Finding") -> None:
     from phfcli.core.printable import printable
 
     out = result_console()
-    mark = _MARKS[finding.state] + " " * (8 - len(finding.state))
-    out.print(f"{escape(finding.part):<{_PART}} {mark}{escape(printable(finding.found))}", soft_wrap=True)
+    mark = _MARKS[finding.state] + " " * (_STATE - len(finding.state))
+    indent = " " * (_PART + 1 + _STATE)
+    found = broken(out, indent + printable(finding.found)).removeprefix(indent)
+    out.print(f"{escape(finding.part):<{_PART}} {mark}{escape(found)}", soft_wrap=True)
     if finding.fix:
-        out.print(f"{'':<{_PART}} {'':<8}{escape(printable(finding.fix))}", soft_wrap=True)
+        say(out, indent + printable(finding.fix))

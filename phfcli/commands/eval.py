@@ -19,7 +19,7 @@ from phfcli.commands.options import (
     names_of,
     settings_given,
 )
-from phfcli.commands.output import log_console, print_json, print_table, quiet_libraries, result_console, warn
+from phfcli.commands.output import log_console, print_json, print_table, quiet_libraries, result_console, say, warn
 from phfcli.commands.views.dry_run import show_evaluation_plan
 from phfcli.commands.views.evaluation import EvaluationBars, details, show_summaries
 from phfcli.core.errors import UserError
@@ -131,8 +131,8 @@ def evaluate(
         out = result_console()
         show_summaries(out, summaries)
         for summary in summaries:
-            out.print(f"{summary['bench']:<10} {details(summary)}", markup=False, soft_wrap=True)
-            out.print(f"samples    {summary['folder']}/samples.html", markup=False, soft_wrap=True)
+            say(out, f"{summary['bench']:<10} {details(summary)}")
+            say(out, f"samples    {summary['folder']}/samples.html")
 
 
 def _list_benchmarks(json_: bool) -> None:

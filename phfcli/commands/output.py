@@ -2,7 +2,9 @@
 
 import json
 import logging
+import re
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,8 +16,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+GLUE = "\N{NO-BREAK SPACE}"
 _FILE_WIDTH = 120  # columns
 _GAP = 3  # between two columns of a table
+_LABEL = re.compile(r"\S* {2,}")  # what stands in front of a line's text, and the text's other lines are indented by
+_WIDEST_LABEL = 40
 
 
 def result_console() -> "Console":
@@ -80,6 +85,35 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
     return table
 
 
+def say(out: "Console", text: str) -> None:
+    """Prints a text as it is. A terminal gets its lines broken between words, a file or a pipe gets them whole."""
+    out.print(broken(out, text), markup=False, soft_wrap=True)
+
+
+def broken(out: "Console", text: str) -> str:
+    """The text with its lines broken between words where they are longer than the terminal is wide.
+
+    What GLUE joins stays on one line, and is then a plain space.
+    """
+    lines = [_broken(line, out.width) for line in text.split("\n")] if out.is_terminal else [text]
+    return "\n".join(lines).replace(GLUE, " ")
+
+
+def _broken(line: str, width: int) -> str:
+    """A word that is longer than the terminal, such as a path, stays whole."""
+    label = _LABEL.match(line)
+    indent = label.end() if label and label.end() <= min(width // 2, _WIDEST_LABEL) else 0
+    own = textwrap.TextWrapper(
+        width,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+        expand_tabs=False,
+    )
+    return "\n".join(own.wrap(line)) or line
+
+
 def log_console(quiet: bool) -> "Console":
     """Where progress and notes go: stderr."""
     from rich.console import Console
@@ -95,7 +129,8 @@ def warn(message: str, live: "Console | None" = None) -> None:
     from rich.markup import escape
 
     out = log_console(quiet=False) if live is None or live.quiet else live
-    out.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+    told = broken(out, f"warning: {message}").removeprefix("warning:")
+    out.print(f"[yellow]warning:[/]{escape(told)}", soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

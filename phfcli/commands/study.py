@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phfcli.commands.options import OUTPUT, AsJson, Quiet, names_of
-from phfcli.commands.output import log_console, print_json, result_console
+from phfcli.commands.output import log_console, print_json, result_console, say
 from phfcli.core.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ def study(
         print_json({"page": str(page), "figures": str(page.with_suffix(".json")), "failed": failed})
     else:
         out = result_console()
-        out.print(f"page       {page}", markup=False, soft_wrap=True)
+        say(out, f"page       {page}")
         for log in failed:
-            out.print(f"failed     see {log}", markup=False, soft_wrap=True)
+            say(out, f"failed     see {log}")
     if failed:
         raise typer.Exit(1)
 

@@ -35,7 +35,7 @@ from phfcli.commands.options import (
     TokensPerS,
     settings_given,
 )
-from phfcli.commands.output import log_console, quiet_libraries, warn
+from phfcli.commands.output import log_console, quiet_libraries, say, warn
 from phfcli.commands.views.dry_run import show_plan
 from phfcli.commands.views.training import show_end, show_stop, watch
 from phfcli.core.errors import UserError
@@ -145,7 +145,7 @@ def _run(sources: "list[Source]", resume: bool, force: bool, json_: bool, quiet:
     log = log_console(quiet)
 
     def tell(line: str) -> None:
-        log.print(line, markup=False, soft_wrap=True)
+        say(log, line)
 
     with running(sources, resume, force, warn, tell, training_findings) as run:
         trainer = run.trainer

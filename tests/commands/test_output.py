@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from phfcli.commands.output import print_table, warn
+from phfcli.commands.output import GLUE, print_table, say, warn
 
 
 def lines(width: int, *cells: str) -> str:
@@ -52,3 +52,27 @@ def test_a_warning_goes_through_the_console_that_draws() -> None:
     live = Console(file=io.StringIO(), width=80)
     warn("the clip takes most", live)
     assert "warning: the clip takes most" in live.file.getvalue()  # type: ignore[attr-defined]
+
+
+def said(text: str, terminal: bool) -> list[str]:
+    out = Console(file=io.StringIO(), width=40, force_terminal=terminal, color_system=None)
+    say(out, text)
+    return out.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_a_terminal_gets_lines_that_break_between_words() -> None:
+    text = "samples    64 samples of 38 / 43 / 45 tokens, 0 without an answer"
+    assert said(text, terminal=False) == [text]
+    shown = said(text, terminal=True)
+    assert max(map(len, shown)) <= 40
+    assert [line[:11] for line in shown[1:]] == [" " * 11] * (len(shown) - 1)
+    assert " ".join(" ".join(shown).split()) == " ".join(text.split())
+
+
+def test_a_path_and_a_figure_with_its_name_stay_whole() -> None:
+    path = "runs/" + "a-long-name-" * 5
+    assert said(f"run {path}", terminal=True) == ["run", path]
+    figures = [f"loss{GLUE}0.{place}" for place in range(9)]
+    shown = said("  ".join(figures), terminal=True)
+    assert max(map(len, shown)) <= 40
+    assert all(line.count("loss 0.") == line.count("loss") == line.count("0.") for line in shown)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phfcli.commands.options import AsJson, Csv, Plot, Quiet, file_option, names_of
-from phfcli.commands.output import print_json, print_table, result_console, warn
+from phfcli.commands.output import print_json, print_table, result_console, say, warn
 from phfcli.core.errors import one_of
 from phfcli.core.names import UNITS, VIEWS
 from phfcli.core.printable import printable
@@ -84,18 +84,18 @@ def compare(
     for table in shown.tables:
         print_table(out, table.title, table.columns, table.rows)
     for sentence in gain_sentences(comparison.pairs):
-        out.print(sentence, markup=False, soft_wrap=True)
+        say(out, sentence)
     for pair in comparison.pairs if changed else []:
         _show_changed(out, pair, changed)
     for what, path in written.items():
         if not quiet:
-            out.print(f"{what:<11}{path}", markup=False, soft_wrap=True)
+            say(out, f"{what:<11}{path}")
 
 
 def _show_changed(out: "Console", pair: "Pair", most: int) -> None:
     for what, entries in (("gained", pair.gained), ("lost", pair.lost)):
-        out.print(f"{pair.bench}, {pair.b} - {pair.a}: {what} {len(entries)}", markup=False, soft_wrap=True)
+        say(out, f"{pair.bench}, {pair.b} - {pair.a}: {what} {len(entries)}")
         for entry in entries[:most]:
             shares = f"{100 * entry['a']:.0f} to {100 * entry['b']:.0f} %"
             links = "  ".join(link for link in (entry["sample_a"], entry["sample_b"]) if link)
-            out.print(f"  {printable(entry['problem'])}  {shares}  {links}", markup=False, soft_wrap=True)
+            say(out, f"  {printable(entry['problem'])}  {shares}  {links}")

@@ -17,7 +17,7 @@ from phfcli.commands.options import (
     file_option,
     settings_given,
 )
-from phfcli.commands.output import log_console, print_json, quiet_libraries, result_console
+from phfcli.commands.output import log_console, print_json, quiet_libraries, result_console, say
 from phfcli.commands.views.diagnosis import explain, show_model, show_report, show_state_cosine, show_steps
 from phfcli.core.errors import UserError, one_of
 from phfcli.core.names import ENERGIES
@@ -132,7 +132,7 @@ def diagnose(
         explain(out, reports[-1])
         for what, path in (("picture", plot), ("csv", csv), ("flow", save)):
             if path is not None:
-                out.print(f"{what:<11}{path}", markup=False, soft_wrap=True)
+                say(out, f"{what:<11}{path}")
 
 
 def _only_collecting(*values: object) -> list[tuple[str, object]]:
@@ -163,5 +163,5 @@ def _collection(
     quiet_libraries()
     collection = build_collection(str(targets[0]), typed, base, rollouts, samples, graded)
     told = f"rollouts: {collection.origin}; teacher: {collection.teacher_kind}"
-    log.print(told, markup=False, soft_wrap=True)
+    say(log, told)
     return collection

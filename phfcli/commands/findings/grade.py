@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phfcli.commands.options import AsJson, Configs, Quiet, Sets, file_option, names_of, settings_given
-from phfcli.commands.output import print_json, print_table, result_console, with_error
+from phfcli.commands.output import print_json, print_table, result_console, say, with_error
 from phfcli.core.errors import UserError, one_of
 from phfcli.core.names import POLICIES
 from phfcli.core.printable import printable
@@ -70,7 +70,7 @@ def grade(
     out = result_console()
     _show(out, file, graded)
     if output is not None and not quiet:
-        out.print(f"samples    {output}", markup=False, soft_wrap=True)
+        say(out, f"samples    {output}")
 
 
 def _show(out: "Console", file: Path, graded: "Regrading") -> None:
@@ -89,10 +89,10 @@ def _show(out: "Console", file: Path, graded: "Regrading") -> None:
         judged = [f"{name} {own['status']} ({_short(own['answer'])})" for name, own in sample["policies"].items()]
         stored = [f"stored {name} {value:g}" for name, value in sample["stored"].items()]
         head = f"{printable(sample['problem'])}/{sample['sample']}, gold {_short(' or '.join(sample['gold']))}"
-        out.print(f"{head}: {', '.join([*judged, *map(printable, stored)])}", markup=False, soft_wrap=True)
+        say(out, f"{head}: {', '.join([*judged, *map(printable, stored)])}")
     if len(differing) > _SHOWN:
         more = len(differing) - _SHOWN
-        out.print(f"and {more} more; --output FILE.jsonl writes them all", markup=False, soft_wrap=True)
+        say(out, f"and {more} more; --output FILE.jsonl writes them all")
 
 
 def _short(text: str | None) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from phfcli.commands.options import AsJson, Configs, Data, Quiet, Seed, Sets, file_option, settings_given
-from phfcli.commands.output import log_console, print_json, print_table, quiet_libraries, result_console, warn
+from phfcli.commands.output import log_console, print_json, print_table, quiet_libraries, result_console, say, warn
 from phfcli.core.names import CONTEXTS
 
 
@@ -53,8 +53,8 @@ def probe(
     experiment = build_experiment(model, sources, _names(contexts), problems, n)
     for warning in experiment.warnings:
         warn(warning)
-    log.print(experiment.cost_sentence(), markup=False, soft_wrap=True)
-    report = run_probe(experiment, lambda text: log.print(text, markup=False, soft_wrap=True))
+    say(log, experiment.cost_sentence())
+    report = run_probe(experiment, lambda text: say(log, text))
     if output is not None:
         from phfcli.core.reporting.probe.probe_page import write_probe
 
@@ -67,10 +67,10 @@ def probe(
     out, table = result_console(), context_table(report)
     print_table(out, table.title, table.columns, table.rows)
     for sentence in report.verdict.sentences:
-        out.print(sentence.text, markup=False, soft_wrap=True)
+        say(out, sentence.text)
     out.print(f"verdict    {report.verdict.outcome}", markup=False)
     if output is not None and not quiet:
-        out.print(f"page       {output}", markup=False, soft_wrap=True)
+        say(out, f"page       {output}")
 
 
 def _names(typed: list[str] | None) -> list[str]:

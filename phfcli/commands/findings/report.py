@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from phfcli.commands.options import AsJson, Quiet, file_option
-from phfcli.commands.output import print_json, result_console
+from phfcli.commands.output import print_json, result_console, say
 
 
 def report(
@@ -35,4 +35,4 @@ def report(
         print_json({"report": str(output), "bytes": output.stat().st_size})
     elif not quiet:
         size = output.stat().st_size / 2**20
-        result_console().print(f"report     {output} ({size:.1f} MiB)", markup=False, soft_wrap=True)
+        say(result_console(), f"report     {output} ({size:.1f} MiB)")

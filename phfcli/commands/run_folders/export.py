@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from phfcli.commands.options import AsJson, Base, Quiet
-from phfcli.commands.output import log_console, print_json, quiet_libraries, result_console
+from phfcli.commands.output import log_console, print_json, quiet_libraries, result_console, say
 
 
 def export(
@@ -29,9 +29,9 @@ def export(
     from phfcli.core.analysis.export import export_merged
 
     quiet_libraries()
-    log_console(quiet).print(f"merging {target}", markup=False, soft_wrap=True)
+    say(log_console(quiet), f"merging {target}")
     dtype = str(export_merged(target, merged, base)).removeprefix("torch.")
     if json_:
         print_json({"target": target, "folder": str(merged), "dtype": dtype})
     else:
-        result_console().print(f"model      {merged} ({dtype})", markup=False, soft_wrap=True)
+        say(result_console(), f"model      {merged} ({dtype})")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phfcli.commands.options import AsJson
-from phfcli.commands.output import percent, print_json, print_table, result_console
+from phfcli.commands.output import percent, print_json, print_table, result_console, say
 from phfcli.core.errors import UserError
 from phfcli.core.printable import printable
 
@@ -74,7 +74,7 @@ def _clean(folder: Path, yes: bool, json_: bool) -> None:
         return
     out = result_console()
     for path in found:
-        out.print(f"{'removed' if yes else 'would remove'} {printable(str(path))}", markup=False, soft_wrap=True)
+        say(out, f"{'removed' if yes else 'would remove'} {printable(str(path))}")
     if not found:
         out.print("nothing to remove")
     elif not yes:
@@ -102,7 +102,7 @@ def watch(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of
         for line in read_forms(run / "metrics.jsonl", StepForm):
             if line["step"] > shown:
                 shown = line["step"]
-                out.print(step_line(line, config), markup=False, soft_wrap=True)
+                say(out, step_line(line, config))
         if state.state != "training":
             out.print(f"{state.state}: step {state.step} of {state.steps}", markup=False)
             return

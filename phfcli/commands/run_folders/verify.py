@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from phfcli.commands.options import AsJson, Quiet
-from phfcli.commands.output import print_json, print_table, quiet_libraries, result_console
+from phfcli.commands.output import print_json, print_table, quiet_libraries, result_console, say
 
 
 def verify(
@@ -36,7 +36,7 @@ def verify(
         out = result_console()
         print_table(out, str(run), ("part", "state"), [(finding.part, finding.state) for finding in findings])
         for finding in bad:
-            out.print(f"{finding.state:<11}{finding.reason}", markup=False, soft_wrap=True)
-            out.print(f"{'do':<11}{finding.advice}", markup=False, soft_wrap=True)
+            say(out, f"{finding.state:<11}{finding.reason}")
+            say(out, f"{'do':<11}{finding.advice}")
     if bad:
         raise typer.Exit(1)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from phfcli.commands.output import percent, print_table
+from phfcli.commands.output import percent, print_table, say
 from phfcli.core.names import EnergyName
 from phfcli.core.printable import printable
 
@@ -80,21 +80,21 @@ def show_model(out: "Console", report: "LayerReport") -> None:
     title = f"Logit lens, temperature {found.temperature:g}; block {lens.shadow} is OISD's shadow"
     headers = ("layer", "entropy", "agrees %", "jsd to last", "likeliest")
     print_table(out, title, headers, rows, first_to_go=("likeliest",))
-    out.print(f"written    {' '.join(map(_word, lens.words))}", markup=False, soft_wrap=True)
+    say(out, f"written    {' '.join(map(_word, lens.words))}")
     out.print(f"top {outputs.top:<7}{percent(outputs.overlap)} % of both readers' likeliest words in common")
     out.print(f"entropies  student {outputs.entropy_student:.4f}, teacher {outputs.entropy_teacher:.4f} nats a token")
 
     _show_attention(out, found)
     if found.gradients is not None:
         told = ", ".join(f"{name} {norm:.4g}" for name, norm in found.gradients.items())
-        out.print(f"gradients  norm of each loss term, with its weight: {told}", markup=False, soft_wrap=True)
+        say(out, f"gradients  norm of each loss term, with its weight: {told}")
 
 
 def _show_attention(out: "Console", found: "ModelReadings") -> None:
     """How alike the shadow block and the last block attend, and to what most."""
     attention = found.attention
     if attention is None:
-        out.print(f"attention  not read: {found.no_attention}", markup=False, soft_wrap=True)
+        say(out, f"attention  not read: {found.no_attention}")
         return
     out.print(
         f"attention  shadow and last block {attention.divergence:.4f} nats apart, agreement {attention.agreement:.3f}"
@@ -104,7 +104,7 @@ def _show_attention(out: "Console", found: "ModelReadings") -> None:
     for name, own in shares.items():
         most = sorted(zip(own, tokens, strict=True), key=lambda pair: -pair[0])[:_TOKENS]
         told = ", ".join(f"{_word(token.text)} at {token.column} {percent(share)}" for share, token in most)
-        out.print(f"  {name:<9}looks at, %: {told}", markup=False, soft_wrap=True)
+        say(out, f"  {name:<9}looks at, %: {told}")
 
 
 def _word(text: str) -> str:
@@ -135,4 +135,4 @@ def explain(out: "Console", report: "LayerReport") -> None:
     out.print(f"where      most in part {report.largest_part + 1} of {parts} of the rollout")
     if report.tokens:
         tokens = (f"{printable(t.text)!r} {t.energy:.3g}" for t in report.tokens[:_TOKENS])
-        out.print(f"tokens     most on the way to {', '.join(tokens)}", markup=False, soft_wrap=True)
+        say(out, f"tokens     most on the way to {', '.join(tokens)}")

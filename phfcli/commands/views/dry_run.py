@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from phfcli.commands.output import print_json, print_table, quiet_libraries, result_console, warn
+from phfcli.commands.output import GLUE, print_json, print_table, quiet_libraries, result_console, say, warn
 from phfcli.core.printable import as_yaml
 
 if TYPE_CHECKING:
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from phfcli.core.config import EvalConfig, Section, TrainConfig
     from phfcli.core.training.dry_run.step_memory import Memory
 
-_GLUE = "\N{NO-BREAK SPACE}"  # keeps a setting and its value on one line
 _GIB = (24, 40, 80)  # of common GPUs
 _HOURS = "with --tokens-per-s X, which a run's lines and an evaluation's last line tell"
 _OWN_SECTIONS = ("sft", "grpo", "oisd", "opd", "oprd")  # settings of one objective
@@ -48,7 +47,7 @@ def show_plan(
         told = f"{plan.steps_per_hour:,.1f}, so {settings.steps} steps take {hours:,.1f} hours"
         out.print(f"[bold]steps an hour[/], every completion as long as it may be: {told}")
     else:
-        out.print(f"hours: {_HOURS}", markup=False, soft_wrap=True)
+        say(out, f"hours: {_HOURS}")
     _tell_gaps(plan.gaps)
 
 
@@ -58,15 +57,16 @@ def show_settings(out: "Console", settings: "Section", origin: Mapping[str, str]
 
     values = leaves(settings.model_dump(mode="json"))
     given = {key: f"{key}: {as_yaml(values[key])}" for key in values if key in origin}
-    width = max(map(len, given.values()), default=0)
+    room = out.width - 6 - max((len(origin[key]) for key in given), default=0)  # beside the longest source
+    width = max((len(line) for line in given.values() if len(line) <= room), default=0)
     out.print("[bold]settings[/] of a recipe or yours")
     for key, line in given.items():
         out.print(f"  {line:<{width}}  # {origin[key]}", markup=False, soft_wrap=True)
     defaults = (f"{key}: {as_yaml(value)}" for key, value in values.items() if key not in origin)
     shown = [line for line in defaults if _applies(line.partition(":")[0], values)]
     out.print("[bold]defaults[/]; `phf config show` has those of other objectives too")
-    text = textwrap.fill("; ".join(line.replace(" ", _GLUE) for line in shown), out.width - 4, break_on_hyphens=False)
-    out.print(textwrap.indent(text.replace(_GLUE, " "), "  "), markup=False, soft_wrap=True)
+    text = textwrap.fill("; ".join(line.replace(" ", GLUE) for line in shown), out.width - 4, break_on_hyphens=False)
+    say(out, textwrap.indent(text.replace(GLUE, " "), "  "))
 
 
 def _applies(key: str, values: Mapping[str, object]) -> bool:
@@ -136,7 +136,7 @@ def _show_sampling(out: "Console", plan: Mapping[str, Any]) -> None:
     _show_fits(out, sum(plan["memory_bytes"].values()))
     out.print(f"[bold]tokens[/], every sample as long as it may be: {plan['tokens']:,}")
     if plan["hours"] is None:
-        out.print(f"hours: {_HOURS}", markup=False, soft_wrap=True)
+        say(out, f"hours: {_HOURS}")
     else:
         out.print(f"[bold]hours[/] {plan['hours']:,.1f}")
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phfcli.commands.output import print_json, result_console
+from phfcli.commands.output import print_json, result_console, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,12 +28,12 @@ def show_estimate(study: "Study", left: "Estimate", json_: bool) -> None:
         return
     out = result_console()
     models = ", ".join(study.models)
-    out.print(f"study      {study.title}", markup=False, soft_wrap=True)
+    say(out, f"study      {study.title}")
     out.print(f"of         {models}: {len(study.systems)} systems, {len(study.benches)} benchmarks", markup=False)
     out.print(
         f"left       {left.runs} runs, {left.steps:,} steps, {left.samplings} checkpoints to evaluate", markup=False
     )
-    out.print(f"time       {_hours(left)}", markup=False, soft_wrap=True)
+    say(out, f"time       {_hours(left)}")
 
 
 def _hours(left: "Estimate") -> str:
@@ -64,7 +64,7 @@ def run_watched(
     def tell(run: "StudyRun") -> None:
         write_report(study, file)
         state = "failed" if run in schedule.failed else "finished"
-        log.print(f"{run.name} {state}", markup=False, soft_wrap=True)
+        say(log, f"{run.name} {state}")
 
     schedule = Schedule(study, slots_for(study, jobs), tell)
     with (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from phfcli.commands.output import percent, print_json, result_console, warn, with_error
+from phfcli.commands.output import GLUE, percent, print_json, result_console, say, warn, with_error
 from phfcli.core.names import SHARES
 
 if TYPE_CHECKING:
@@ -50,19 +50,19 @@ def watch(run: "Running", log: "Console") -> "Metrics | None":
             alarms, scores = last.pop("alarms", []), last.pop("evaluation", None)
             step, line = last["step"], step_line(last, trainer.config)
             if scores:
-                log.print(evaluation_line(scores, step), soft_wrap=True, markup=False)
+                say(log, evaluation_line(scores, step))
                 last |= {"average": scores["average"]}
             left_s = (time.monotonic() - started) / (step - first) * (steps - step)
             live.update(step_table(last, steps, left_s, log.width), refresh=True)
             if step in (1, steps) or step % _LINE_EVERY == 0:
-                log.print(line, markup=False, soft_wrap=True)
+                say(log, line)
             for alarm in alarms if trainer.ranks.main else ():
                 warn(alarm["sentence"], log)
     return last
 
 
 def step_line(metrics: "Metrics", config: "TrainConfig") -> str:
-    """The most important metrics of a step, and all of an objective of the user's own."""
+    """The most important metrics of a step, and all of an objective of the user's own; `say` prints it."""
     from phfcli.core.reporting.training_curves import own_metrics
 
     own = {name: name for name in own_metrics([[metrics]])}
@@ -72,8 +72,9 @@ def step_line(metrics: "Metrics", config: "TrainConfig") -> str:
         for name, label in labels.items()
         if name in metrics
     ]
-    sizes = f"grad {metrics['grad_norm']:.3f}  len {metrics['rollout_tokens']:.0f}  {metrics['tokens_per_s']:.0f} tok/s"
-    return f"step {metrics['step']:>4}  {'  '.join(terms)}  {sizes}"
+    sizes = f"grad {metrics['grad_norm']:.3f}", f"len {metrics['rollout_tokens']:.0f}"
+    told = "  ".join(term.replace(" ", GLUE) for term in (*terms, *sizes, f"{metrics['tokens_per_s']:.0f} tok/s"))
+    return f"step {metrics['step']:>4}  {told}"
 
 
 def evaluation_line(scores: "ValidationResult", step: int) -> str:
@@ -125,7 +126,7 @@ def show_end(trainer: "Trainer", last: "Metrics | None", json_: bool) -> None:
         if trainer.done and trainer.step < trainer.config.steps:
             lines += f"; stopped early after step {trainer.step}"
     lines += f"\nnext       {then}"
-    result_console().print(lines, markup=False, soft_wrap=True)
+    say(result_console(), lines)
 
 
 def show_stop(trainer: "Trainer") -> None:
