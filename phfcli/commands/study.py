@@ -40,18 +40,24 @@ def study(
     Examples:
       phf study studies/embedded.yaml --dry-run  # what is left, and the hours it takes
       phf study studies/embedded.yaml --jobs 2
-      phf study studies/embedded.yaml --only opsd,phf --seeds 1
+      phf study studies/embedded.yaml --only opsd,phf --seeds 1  # a part of it, also with --dry-run
       phf study studies/table-1.yaml --report-only
     """
     from phfcli.core.studies.estimate import estimate
-    from phfcli.core.studies.plan import load_study
+    from phfcli.core.studies.plan import Part, load_study
 
+    for option in (name for name, given in (("--only", only), ("--seeds", seeds), ("--jobs", jobs)) if given):
+        if report_only:
+            raise UserError(f"--report-only: the page is of the whole study and nothing runs; leave out {option}")
+    if report_only and dry_run:
+        raise UserError("--report-only writes the page and --dry-run writes nothing; give one of them")
     plan = load_study(file)
     check_names(plan, only)
+    part = Part(frozenset(names_of(only)), seeds)
     if dry_run:
         from phfcli.commands.views.study import show_estimate
 
-        show_estimate(plan, estimate(plan), json_)
+        show_estimate(plan, estimate(plan, part), jobs, json_)
         return
     from phfcli.core.studies.report import write_report
 
@@ -59,8 +65,7 @@ def study(
     if not report_only:
         from phfcli.commands.views.study import run_watched
 
-        wanted = set(names_of(only))
-        failed = run_watched(plan, file, jobs, log_console(quiet), wanted, seeds)
+        failed = run_watched(plan, part, file, jobs, log_console(quiet))
     page = write_report(plan, file)
     if json_:
         print_json({"page": str(page), "figures": str(page.with_suffix(".json")), "failed": failed})

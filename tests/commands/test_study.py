@@ -101,6 +101,37 @@ def test_the_dry_run_counts_what_is_left(phf: Callable[..., Any], tmp_path: Path
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_dry_run_counts_the_part_that_is_asked_for(phf: Callable[..., Any], tmp_path: Path) -> None:
+    """The searches too are those that its systems need."""
+    systems = {
+        "opsd": {"title": "OPSD", "family": "output", "set": {"objective": "opsd"}},
+        "phf": {"title": "PHF", "family": "output", "seeds": 3, "set": {"objective": "phf"}},
+        "sft": {"title": "SFT", "family": "policy", "set": {"objective": "sft"}},
+    }
+    search = {"rates": {"output": [1e-3, 1e-4], "policy": [1e-3]}, "steps": 1, "bench": "embedded-dev"}
+    file = write(tmp_path, systems=systems, search=search)
+
+    def left(*options: object) -> tuple[int, int]:
+        found = phf("study", file, "--dry-run", "--json", *options).json
+        return found["runs"], found["steps"]
+
+    assert left() == (1 + 2 + 5, 2 * 1 + 5 * 2)  # the base, the searches, the trainings
+    assert left("--only", "sft") == (2, 2)
+    assert left("--only", "phf", "--seeds", 2) == (1 + 2 + 2, 2 * 1 + 2 * 2)
+    assert left("--seeds", 1) == (1 + 2 + 3, 2 * 1 + 3 * 2)
+
+
+@pytest.mark.parametrize(
+    "options", [("--only", "opsd"), ("--seeds", 1), ("--jobs", 2), ("--dry-run",)], ids=lambda options: options[0]
+)
+def test_a_page_alone_is_of_the_whole_study(
+    phf: Callable[..., Any], tmp_path: Path, options: tuple[object, ...]
+) -> None:
+    done = phf("study", write(tmp_path), "--report-only", *options)
+    assert (done.code, options[0] in done.err, "--report-only" in done.err) == (2, True, True)
+    assert not (tmp_path / "docs").exists()
+
+
 @pytest.mark.slow
 def test_a_study_that_was_killed_goes_on(tmp_path: Path) -> None:
     file = write(tmp_path)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from phfcli.core.studies.estimate import Estimate
-    from phfcli.core.studies.plan import Study, StudyRun
+    from phfcli.core.studies.plan import Part, Study, StudyRun
     from phfcli.core.studies.schedule import Schedule
 
 _LOOK_EVERY_S = 5.0
 
 
-def show_estimate(study: "Study", left: "Estimate", json_: bool) -> None:
-    """What a study still takes."""
+def show_estimate(study: "Study", left: "Estimate", jobs: int | None, json_: bool) -> None:
+    """What a study, or the part of it that is asked for, still takes."""
     if json_:
         print_json({"runs": left.runs, "steps": left.steps, "evaluations": left.samplings, "job_hours": left.hours})
         return
@@ -33,46 +33,41 @@ def show_estimate(study: "Study", left: "Estimate", json_: bool) -> None:
     out.print(
         f"left       {left.runs} runs, {left.steps:,} steps, {left.samplings} checkpoints to evaluate", markup=False
     )
-    say(out, f"time       {_hours(left)}")
+    say(out, f"time       {_hours(left, jobs)}")
 
 
-def _hours(left: "Estimate") -> str:
+def _hours(left: "Estimate", jobs: int | None) -> str:
     if not left.runs:
         return "nothing is left"
     if left.hours is None:
         return "not known before a step has been measured: start the study, and ask again"
-    return f"{left.hours:.1f} hours of one job; runs that were not measured are taken to cost what the others do"
+    several = f", {left.hours / jobs:.1f} of {jobs}" if jobs else ""
+    return f"{left.hours:.1f} hours of one job{several}; runs that were not measured are taken to cost what others do"
 
 
-def run_watched(
-    study: "Study", file: Path, jobs: int | None, log: "Console", only: Set[str], seeds: int | None
-) -> list[str]:
-    """Runs the study with a live table; returns the logs of the runs that failed."""
+def run_watched(study: "Study", part: "Part", file: Path, jobs: int | None, log: "Console") -> list[str]:
+    """Runs a part of a study with a live table; returns the logs of the runs that failed."""
     from rich.live import Live
 
     from phfcli.core.storage.locks import writing_alone
-    from phfcli.core.studies.plan import BASE
     from phfcli.core.studies.report import write_report
     from phfcli.core.studies.schedule import Schedule, log_of, slots_for
 
     folder = Path(study.folder)
     folder.mkdir(parents=True, exist_ok=True)
 
-    def wanted(run: "StudyRun") -> bool:
-        return run.system == BASE or ((not only or run.system in only) and (seeds is None or run.seed < seeds))
-
     def tell(run: "StudyRun") -> None:
         write_report(study, file)
         state = "failed" if run in schedule.failed else "finished"
         say(log, f"{run.name} {state}")
 
-    schedule = Schedule(study, slots_for(study, jobs), tell)
+    schedule = Schedule(study, part, slots_for(study, jobs), tell)
     with (
         writing_alone(folder / "lock", f"{folder}: another study is at work there; wait for it or stop it"),
         Live(console=log, auto_refresh=False, transient=True) as live,
         _repeating(lambda: live.update(_table(schedule), refresh=log.is_terminal)),
     ):
-        schedule.run(wanted)
+        schedule.run()
     return [str(log_of(run)) for run in schedule.failed]
 
 
@@ -102,7 +97,7 @@ def _table(schedule: "Schedule") -> "Table":
 
     from phfcli.core.studies.estimate import estimate, steps_done
 
-    left = estimate(schedule.study)
+    left = estimate(schedule.study, schedule.part)
     hours = "" if left.hours is None else f", {left.hours / schedule.jobs:.1f} hours"
     table = Table(title=f"{left.runs} runs left{hours}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("at work", "step", "for"):

@@ -6,7 +6,7 @@ from statistics import fmean, median
 from typing import Any
 
 from phfcli.core.storage.schemas import StepForm, read_forms
-from phfcli.core.studies.plan import Study, StudyRun, runs_of, search_runs
+from phfcli.core.studies.plan import WHOLE, Part, Study, StudyRun, runs_of, search_runs
 from phfcli.core.studies.rates import known_runs
 from phfcli.core.studies.record import read_record
 
@@ -26,13 +26,16 @@ class Estimate:
     hours: float | None
 
 
-def estimate(study: Study) -> Estimate:
-    """Counts what is left. A system that was not measured is taken to cost what the measured ones do, at the median."""
-    runs = [*search_runs(study), *runs_of(study)]
+def estimate(study: Study, part: Part = WHOLE) -> Estimate:
+    """Counts what is left of a part of a study.
+
+    A system that was not measured is taken to cost what the measured ones of the whole study do, at the median.
+    """
     known = [*search_runs(study), *known_runs(study)]
     recorded = {run.name: record for run in known if (record := read_record(run)) is not None}
-    done, left = list(recorded.values()), [run for run in runs if run.name not in recorded]
-    costs = _seconds_per_step(runs, done)
+    wanted = [*part.searches(study), *filter(part.has, runs_of(study))]
+    done, left = list(recorded.values()), [run for run in wanted if run.name not in recorded]
+    costs = _seconds_per_step([*search_runs(study), *runs_of(study)], done)
     measured = [seconds for own in costs.values() for seconds in own]
     per_sampling = [_sampling_seconds(record) for record in done]
     hours = None

@@ -184,6 +184,33 @@ def runs_of(study: Study) -> list[StudyRun]:
     return runs
 
 
+@dataclass(frozen=True)
+class Part:
+    """The part of a study that is asked for: the whole by default. The base model belongs to every part.
+
+    Attributes:
+        only: the names of the systems; empty is all of them.
+        seeds: so many of the first seeds; None is all of them.
+    """
+
+    only: frozenset[str] = frozenset()
+    seeds: int | None = None
+
+    def has(self, run: StudyRun) -> bool:
+        """Whether a run of the tables is asked for."""
+        return run.system == BASE or (
+            (not self.only or run.system in self.only) and (self.seeds is None or run.seed < self.seeds)
+        )
+
+    def searches(self, study: Study) -> list[StudyRun]:
+        """The runs of the search that the rates of this part need."""
+        families = {study.systems[run.system].family for run in runs_of(study) if run.trains and self.has(run)}
+        return [run for run in search_runs(study) if study.systems[run.system].family in families]
+
+
+WHOLE = Part()
+
+
 def search_runs(study: Study) -> list[StudyRun]:
     """The short runs that choose each family's rate: of its first system, with the first seed."""
     if study.search is None:

@@ -18,7 +18,7 @@ from phfcli.core.errors import UserError
 from phfcli.core.settings import Tree
 from phfcli.core.storage.child_processes import phf_command, stopped_as_by_ctrl_c
 from phfcli.core.storage.files import as_json, write_text
-from phfcli.core.studies.plan import Study, StudyRun, runs_of, search_runs
+from phfcli.core.studies.plan import Part, Study, StudyRun
 from phfcli.core.studies.rates import known_runs
 from phfcli.core.studies.record import finished, write_record
 
@@ -34,8 +34,10 @@ class Schedule:
         failed: runs whose command failed; its words are in the run's log.
     """
 
-    def __init__(self, study: Study, slots: Sequence[Environment], after_run: Callable[[StudyRun], None]) -> None:
-        self.study = study
+    def __init__(
+        self, study: Study, part: Part, slots: Sequence[Environment], after_run: Callable[[StudyRun], None]
+    ) -> None:
+        self.study, self.part = study, part
         self.at_work: dict[str, tuple[StudyRun, float]] = {}
         self.failed: list[StudyRun] = []
         self._after_run = after_run
@@ -46,14 +48,11 @@ class Schedule:
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._one = threading.Lock()  # at a time tells of its end
 
-    def run(self, only: Callable[[StudyRun], bool]) -> None:
+    def run(self) -> None:
         """Searches the rates that the wanted runs need, then makes these. A failed run leaves the others alone."""
         with stopped_as_by_ctrl_c():
-            families = {
-                self.study.systems[run.system].family for run in runs_of(self.study) if run.trains and only(run)
-            }
-            self._all([run for run in search_runs(self.study) if self.study.systems[run.system].family in families])
-            self._all([run for run in known_runs(self.study) if only(run)])
+            self._all(self.part.searches(self.study))
+            self._all([run for run in known_runs(self.study) if self.part.has(run)])
 
     def _all(self, runs: Sequence[StudyRun]) -> None:
         todo = [run for run in runs if not finished(run)]
