@@ -33,9 +33,9 @@ def examine(model: str | None, processes: int | None, engine: str | None, quick:
                 yield steps.reference_step(program, device, dtype)
         if quick:
             return
-        yield steps.killed_and_resumed(program)
         if (together := processes or torch.cuda.device_count()) > 1:
             yield steps.several_processes(program, together)
+        yield steps.killed_and_resumed(program)
         if torch.cuda.is_available():
             yield steps.compiled_step(program, "cuda:0")
         else:

@@ -12,16 +12,6 @@ Plant = Callable[[str], None]
 
 
 @pytest.mark.slow
-def test_memory_and_hours_of_a_model(tmp_path: Path, stranger: Path) -> None:
-    finding = memory_of(Program(tmp_path), str(stranger))
-    assert finding.state in ("ok", "warning")  # a model this small is smaller than the interpreter's own memory
-    figures = finding.figures
-    assert f"predicted {figures['predicted_bytes'] / 2**30:.2f} GiB" in finding.found
-    assert (finding.state == "ok") == (0.8 <= figures["predicted_bytes"] / figures["measured_bytes"] <= 1.25)
-    assert figures["recipe_hours"] > 0
-
-
-@pytest.mark.slow
 def test_memory_beyond_the_plan_is_a_warning(plant: Plant, tmp_path: Path) -> None:
     """The optimizer leaks a gigabyte."""
     plant(
