@@ -1,6 +1,6 @@
 """What a study has found, in sentences: what is shown, what is a null, what it cannot show."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from phfcli.core.studies.plan import BASE, Study
 from phfcli.core.studies.results import Results, Row
@@ -12,33 +12,39 @@ WANTED_COLUMN = f"for ± {100 * _WANTED:g}"
 
 def findings(study: Study, results: Results) -> list[str]:
     """Three sentences: what is shown, what is a null, what this cannot show."""
-    shown, null, single = [], [], []
+    shown: list[str] = []
+    null: list[Row] = []
+    single: list[Row] = []
     for row in results.rows:
         if row.difference is None or row.system == BASE:
             continue
-        name, over = f"{row.title}{_place(results, row)}", row.difference.over_seeds
         if row.difference.corrected is None:
-            single.append(name)
+            single.append(row)
         elif row.difference.corrected <= _LEVEL:
-            shown.append(f"{name} by {100 * over.difference:+.1f} points")
+            by = f"{100 * row.difference.over_seeds.difference:+.1f} points"
+            shown.append(f"{_listed(results, [row])} by {by}")
         else:
-            null.append(name)
+            null.append(row)
     to = study.systems[study.baseline].title
     lines = [
         f"- **Shown** (p at most {_LEVEL:g} after Holm's correction, seeds as the unit), against {to}: "
         f"{'; '.join(shown) or 'nothing'}.",
-        f"- **Null**, not told apart from {to}: {'; '.join(null) or 'nothing'}.",
+        f"- **Null**, not told apart from {to}: {_listed(results, null) or 'nothing'}.",
         f"- **What this cannot show**: {study.limits.strip()}",
     ]
     if single:
-        lines.append(f"- **One seed only**, so no statement about the method: {'; '.join(single)}.")
+        lines.append(f"- **One seed only**, so no statement about the method: {_listed(results, single)}.")
     return [*lines, *_width(results)]
 
 
-def _place(results: Results, row: Row) -> str:
-    """Which of several benchmarks and models a row is of."""
-    bench = f" on {row.bench}" if len({other.bench for other in results.rows}) > 1 else ""
-    return bench + (f" ({row.model})" if len({other.model for other in results.rows}) > 1 else "")
+def _listed(results: Results, rows: Sequence[Row]) -> str:
+    """Each system once, with the benchmarks and models of its rows where there are several of these."""
+    models, benches = ({getattr(row, name) for row in results.rows} for name in ("model", "bench"))
+    places: dict[str, list[str]] = {}
+    for row in rows:
+        name = f"{row.title} of {row.model}" if len(models) > 1 else row.title
+        places.setdefault(name, []).append(row.bench)
+    return "; ".join(f"{name} ({', '.join(own)})" if len(benches) > 1 else name for name, own in places.items())
 
 
 def _width(results: Results) -> Iterator[str]:

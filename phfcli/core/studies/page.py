@@ -50,10 +50,19 @@ def _starting_points(results: Results) -> Iterator[str]:
     for model in sorted({row.model for row in results.rows}):
         bench = results.benches(model)[0]
         records = [record for row in results.of(model, bench) if row.system != BASE for record in row.records]
-        told = [json.dumps(start, sort_keys=True) for record in records if (start := record.get("starts_from"))]
-        if len(set(told)) > 1:
-            words = f"**Runs of {model} have {len(set(told))} starting points**: their models or problem sets are not"
-            yield f"{words} the same files (`starts_from` in the records), so differences hold what these differ by."
+        starts: dict[str, list[str]] = {}  # the runs that began there
+        for record in records:
+            if start := record.get("starts_from"):
+                starts.setdefault(json.dumps(start, sort_keys=True), []).append(f"{record['system']}-{record['seed']}")
+        told = [run for runs in starts.values() for run in runs]
+        if len(starts) > 1:
+            most = max(starts.values(), key=len)
+            others = "; ".join(", ".join(runs) for runs in starts.values() if runs is not most)
+            yield (
+                f"**Runs of {model} have {len(starts)} starting points**: their models or problem sets are not the "
+                "same files (`starts_from` in the records), so differences hold what these differ by. "
+                f"{len(most)} runs share one; the others are {others}."
+            )
         if 0 < len(told) < len(records):
             words = f"{len(records) - len(told)} of {len(records)} runs of {model} do not record which weights and"
             yield f"{words} problems they started from."

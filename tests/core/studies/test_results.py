@@ -107,6 +107,7 @@ def test_the_page_tells_starting_points_apart(study: Study) -> None:
     assert study_record(study, "phf-seed1")["starts_from"] == {"model": "m1", "data": "d1"}
     change_record(study, "phf-seed1", starts_from={"model": "m2", "data": "d1"})
     assert "**Runs of tiny have 2 starting points**" in page_of(study)
+    assert "4 runs share one; the others are phf-1." in page_of(study)
     change_record(study, "phf-seed1", starts_from=None)
     assert "1 of 5 runs of tiny do not record which weights and problems they started from." in page_of(study)
 
