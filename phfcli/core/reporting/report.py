@@ -12,6 +12,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from phfcli.core.analysis.compare import Comparison, compare
+from phfcli.core.errors import UserError
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation, load_evaluations, named_path, summaries_of
 from phfcli.core.reporting.comparison_tables import gain_sentences, paper_table, view_of
 from phfcli.core.reporting.figures import differences_height, layer_panels, view_panels
@@ -62,9 +63,10 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
     """Writes the page of some runs, each as PATH or NAME=PATH; their links to samples are relative to `path`.
 
     Raises:
-        UserError: for a path that is no run and has no evaluation, and where evaluations do not compare.
+        UserError: for a path that is no run and has no evaluation, a run that is given twice, and where evaluations do
+            not compare.
     """
-    runs = with_distinct_names([load_run_summary(*named_path(text)) for text in paths])
+    runs = with_distinct_names(_loaded(paths))
     newest, evaluated = (
         [text for text, run in zip(paths, runs, strict=True) if summaries_of(run.folder, all_steps)]
         for all_steps in (False, True)
@@ -96,6 +98,18 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
         "provenance": sortable(provenance_table(runs)),
     }
     write_text(path, render_page("report.html", context))
+
+
+def _loaded(paths: Sequence[str]) -> list[RunSummary]:
+    given: dict[Path, str] = {}
+    runs = []
+    for text in paths:
+        runs.append(load_run_summary(*named_path(text)))
+        home = runs[-1].folder.resolve()
+        if home in given:
+            raise UserError(f"{text}: is the same run as {given[home]}; give each of them once")
+        given[home] = text
+    return runs
 
 
 def _by_bench(comparison: Comparison) -> list[ResultTable]:

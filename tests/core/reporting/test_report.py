@@ -81,6 +81,16 @@ def test_several_benchmarks_have_a_table_of_methods_with_the_mean_first(tmp_path
     assert [cells[4][:4], *(cell.split(" ")[0] for cell in cells[5:8])] == ["opsd", "37.5", "25.0", "50.0"]
 
 
+def test_a_run_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    """Also one without an evaluation, and under two names."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("model: embedded\n")
+    for first in ("", "A="):
+        with pytest.raises(UserError, match=r"B=.*run: is the same run as .*run; give each of them once"):
+            write_report(tmp_path / "page.html", [f"{first}{tmp_path}/run", f"B={tmp_path}/./run"], "title")
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name, told in (("empty", "neither a run nor evaluated"), ("nowhere", "no such run")):
