@@ -1,0 +1,64 @@
+"""The hidden flow of right and of wrong rollouts apart: `python benchmarks/flow_by_answer.py FLOWS --data PROBLEMS`.
+
+FLOWS is a file that `phf diagnose --collect MODEL --data PROBLEMS --save FLOWS` has written. Each rollout is graded by
+the answer of its problem, which is found by its prompt. Prints JSON; what it found is in docs/study-real/NOTES.md.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from phfcli.core.analysis.diagnose import diagnose
+from phfcli.core.grading.policies.graders import build_grader
+from phfcli.core.models.description import load_description
+from phfcli.core.models.prompts import build_prompts
+from phfcli.core.runs.flow_files import FlowFile, open_flow
+from phfcli.core.runs.training_data import load_problems
+from phfcli.core.settings import option_source, resolve_train
+from phfcli.core.training.samples.rewards import rewards_of
+from phfcli.core.types import Completion
+
+
+def main(
+    flows: Path,
+    model: Annotated[str, typer.Option(help="Whose tokenizer and prompts the rollouts have.")],
+    data: Annotated[str, typer.Option(help="The problems, with their answers.")],
+) -> None:
+    """Measure all rollouts, the right and the wrong ones."""
+    config = resolve_train([option_source("--model", "model", model), option_source("--data", "data", data)])
+    description = load_description(model)
+    prompts = build_prompts(description.tokenizer, config.prompt)
+    problems = {tuple(prompts.student(problem.problem)): problem for problem in load_problems(config)}
+    flow = open_flow(flows)
+    asked = [problems[rollout.student_prompt] for rollout in flow.rollouts]
+    drawn = [Completion(rollout.completion, (), "stop") for rollout in flow.rollouts]
+    with build_grader(config.grader) as grader:
+        right = [reward > 0 for reward in rewards_of(grader, description, asked, drawn)]
+    parts = {"all": [True] * len(right), "right": right, "wrong": [not own for own in right]}
+    found = {name: measures(flow, chosen) for name, chosen in parts.items()}
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+
+
+def measures(flow: FlowFile, chosen: list[bool]) -> dict[str, Any]:
+    """What the chosen rollouts show: how much energy, and where in depth and along the rollout it lies."""
+    own = replace(flow, counts=[count if kept else 0 for count, kept in zip(flow.counts, chosen, strict=True)])
+    report = diagnose(own, "loss")
+    largest = max(range(len(report.share)), key=report.share.__getitem__)
+    along = [sum(value or 0.0 for value in column) for column in zip(*report.position_map, strict=True)]
+    return {
+        "rollouts": report.samples,
+        "mean_energy": round(sum(report.energies) / len(report.energies), 5),
+        "entropy_nats": round(report.entropy, 3),
+        "largest_layer": report.layers[largest],
+        "largest_share": round(report.share[largest], 4),
+        "last_third_share": round(sum(report.share[-(len(report.share) // 3) :]), 4),
+        "along_the_rollout": [round(value / sum(along), 4) for value in along],
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
