@@ -1,5 +1,6 @@
 """The pictures of a study: scores over training, differences with their intervals, energy over depth."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from statistics import fmean
@@ -17,6 +18,7 @@ from phfcli.core.studies.results import Results, Row
 _SIZE = (5.6, 4.2)  # of a panel, in inches
 _ROW = 0.22  # inches
 _AROUND_ROWS = 0.8
+_UNITS = "● seeds  ■ problems"
 _MOST_LINES = 20  # that can be told apart
 
 
@@ -27,16 +29,17 @@ def panel_size(results: Results) -> tuple[float, float]:
 
 
 def panels(study: Study, results: Results) -> list[Panel]:
-    """What is drawn: for each model its first benchmark over training, the differences on each, and the energy.
+    """What is drawn: for each model the scores on its first benchmark, the differences on each, and the energy.
 
-    Of very many systems only the differences.
+    Scores are lines over training where several steps were evaluated. Of very many systems only the differences.
     """
     drawn: list[Panel] = []
     for model in study.models:
         for bench in results.benches(model):
             rows = results.of(model, bench)
             if bench == results.benches(model)[0] and len(rows) <= _MOST_LINES:
-                drawn.append(partial(_dynamics, rows=rows, named=len(study.models) > 1))
+                scores = _dynamics if len(study.evaluated) > 1 else _scores
+                drawn.append(partial(scores, rows=rows, named=len(study.models) > 1))
             drawn.append(partial(_differences, rows=rows, to=study.systems[study.baseline].title))
         energies = (
             [row for row in results.of(model, results.benches(model)[0]) if _energy(row)]
@@ -46,6 +49,23 @@ def panels(study: Study, results: Results) -> list[Panel]:
         if energies:
             drawn.append(partial(_energy_over_depth, rows=energies))
     return drawn
+
+
+def _scores(axes: Axes, rows: Sequence[Row], named: bool) -> None:
+    """The final score of each system, with its value; the base model's is a line through all."""
+    for place, row in enumerate(rows):
+        mean = 100 * fmean(row.final)
+        error, over = row.error()
+        colour, marker = (BLUE, "o") if over == "seeds" else (ORANGE, "s")
+        axes.errorbar([mean], [place], xerr=[100 * (error or 0)], color=colour, marker=marker, linewidth=2)
+        axes.annotate(f"{mean:.1f}", (mean, place), (0, 4), textcoords="offset points", ha="center", fontsize=7)
+        if row.system == BASE:
+            axes.axvline(mean, color=GREY, linestyle=":", zorder=0)
+    axes.set_yticks(range(len(rows)), [f"{row.title} ({len(row.final)})" for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.8)
+    name_axes(axes, f"Average, % ± error over\n{_UNITS}", "")
+    step = max(row.last for row in rows)
+    title(axes, f"{rows[0].bench} after {step} steps (seeds)" + (f", {rows[0].model}" if named else ""))
 
 
 def _dynamics(axes: Axes, rows: Sequence[Row], named: bool) -> None:
@@ -89,7 +109,7 @@ def _differences(axes: Axes, rows: Sequence[Row], to: str) -> None:
     axes.axvline(0, color=INK, linewidth=1)
     axes.set_yticks(range(len(shown)), [row.title for row in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    name_axes(axes, "points, 95%\ncircles: over seeds, squares: over problems", "")
+    name_axes(axes, f"points, 95% over\n{_UNITS}", "")
     title(axes, f"{rows[0].bench}: minus {to}")
 
 
@@ -100,12 +120,15 @@ def _energy_over_depth(axes: Axes, rows: Sequence[Row]) -> None:
         percents = [100 * share for share in energy["share"]]
         colour = SERIES[place % len(SERIES)]
         axes.plot(energy["layers"], percents, color=colour, marker=MARKERS[place % len(MARKERS)], markersize=3)
-        axes.lines[-1].set_label(f"{row.title}, {energy['entropy']:.2f} nats")
+        axes.lines[-1].set_label(row.title)
         axes.axhline(100 / len(percents), color=GREY, linestyle=":")
     axes.set_ylim(bottom=0)
     name_axes(axes, "decoder block", "share of the flow's energy, %")
-    axes.legend(frameon=False, fontsize=7)
-    title(axes, "energy over depth at the end; dotted: uniform")
+    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))  # lines may lie anywhere
+    entropies = [energy["entropy"] for row in rows if (energy := _energy(row))]
+    low, high = (f"{bound:.2f}" for bound in (min(entropies), max(entropies)))
+    told = low if low == high else f"{low} to {high}"
+    title(axes, f"energy over depth at the end: {told} nats\n(dotted: uniform, {math.log(len(percents)):.2f})")
 
 
 def _energy(row: Row) -> dict[str, Any] | None:
