@@ -7,6 +7,7 @@ a fault of this program shows its traceback, with the words to report it.
 import errno
 import logging
 import os
+import resource
 import sys
 import traceback
 from collections.abc import Callable
@@ -32,8 +33,12 @@ _FIXES = {
     errno.EISDIR: "a folder stands where a file should be",
     errno.EEXIST: "a file stands where a folder should be",
 }
-# torch's words for it on a CPU; its class on a GPU is OutOfMemoryError
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory", "failed to map segment")
+# torch's words for it on a CPU and the system's; torch's class on a GPU is OutOfMemoryError
+_NO_MEMORY = (
+    *("can't allocate memory", "Cannot allocate memory", "not enough memory", "CUDA out of memory"),
+    *("failed to map segment", "can't start new thread"),
+)
+_LEAST_ADDRESSES = 2 * 2**30  # bytes that the libraries take before any work; with less they fail in every way
 
 
 def run_guarded(command: Callable[[], object]) -> int:
@@ -41,6 +46,7 @@ def run_guarded(command: Callable[[], object]) -> int:
     _open_closed_streams()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it speaks whenever a library imports it
     try:
+        _check_address_space()
         code = command()
         sys.stdout.flush()
     except (typer.Abort, KeyboardInterrupt):
@@ -54,6 +60,16 @@ def run_guarded(command: Callable[[], object]) -> int:
     return int(code) if isinstance(code, int) else 0
 
 
+def _check_address_space() -> None:
+    """Raises FaultError where the shell's limit leaves less than the libraries themselves take."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < _LEAST_ADDRESSES:
+        raise FaultError(
+            f"the memory of a process is limited to {limit / 2**20:,.0f} MiB here (`ulimit -v`), and the libraries "
+            f"alone take up to {_LEAST_ADDRESSES / 2**20:,.0f} MiB of addresses: raise the limit"
+        )
+
+
 def _open_closed_streams() -> None:
     """A stream that was closed before the start is None in Python: what is written to it goes nowhere instead."""
     for name in ("stdout", "stderr"):
@@ -63,6 +79,12 @@ def _open_closed_streams() -> None:
 
 def _tell_error(error: Exception) -> int:
     """Tells what a command raised; returns the exit code."""
+    if _out_of_memory(error):
+        return _tell(
+            f"out of memory ({first_line(error)}); {_SAFE}. A smaller --set micro_batch_size, "
+            f"rollout.max_new_tokens or --set gradient_checkpointing=true takes less; {_GO_ON}",
+            1,
+        )
     if isinstance(error, UserError):
         return _tell(str(error), 2)
     if isinstance(error, FaultError):
@@ -73,12 +95,6 @@ def _tell_error(error: Exception) -> int:
         return _tell(_of_system(error), 1)
     if isinstance(error, RecursionError):
         return _tell("a file or an answer is nested too deeply to be read", 2)
-    if _out_of_memory(error):
-        return _tell(
-            f"out of memory ({first_line(error)}); {_SAFE}. A smaller --set micro_batch_size, "
-            f"rollout.max_new_tokens or --set gradient_checkpointing=true takes less; {_GO_ON}",
-            1,
-        )
     traceback.print_exception(error)
     return _tell(f"this is a fault of phf {__version__} itself: please report it with the lines above. {_GO_ON}", 1)
 
@@ -101,9 +117,18 @@ def _of_system(error: OSError) -> str:
     return f"{where}: {what}; {_SAFE}"
 
 
-def _out_of_memory(error: Exception) -> bool:
-    kind, text = type(error).__name__, str(error)
-    return isinstance(error, MemoryError) or kind == "OutOfMemoryError" or any(words in text for words in _NO_MEMORY)
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Also of what a reader refused for want of memory, and of an error that the interpreter has lost at an import."""
+    if isinstance(error, UserError):
+        return _out_of_memory(error.__context__)
+    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, SystemError) and limited)
+        or any(words in str(error) for words in _NO_MEMORY)
+    )
 
 
 def _tell(message: str, code: int = 0) -> int:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,6 +35,7 @@ def raising(error: BaseException) -> Callable[[], object]:
         (OSError(errno.ENAMETOOLONG, "File name too long", "x"), 1, "the name is too long"),
         (OSError("no number at all"), 1, "disk: no number at all; what was complete"),
         (MemoryError(), 1, "out of memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory", "x"), 1, "out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 1, "out of memory"),
         (RecursionError("maximum"), 2, "nested too deeply"),
         (OSError(errno.EACCES, "Permission denied", b"bytes-\xff"), 1, "Permission denied"),
@@ -49,6 +51,36 @@ def test_expected_errors_are_a_line(
     assert out == ""
     assert words in err
     assert err.count("\n") == 1
+
+
+def test_what_a_reader_refused_for_want_of_memory_is_told_as_that(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> object:
+        try:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        except OSError:
+            raise UserError("weights: cannot be read") from None
+
+    assert run_guarded(command) == 1
+    assert capsys.readouterr().err.startswith("phf: out of memory (weights: cannot be read); ")
+
+
+def test_a_limit_that_the_libraries_do_not_fit_into_is_told_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (700 * 2**20, resource.RLIM_INFINITY))
+    assert run_guarded(lambda: pytest.fail("it must not begin")) == 1
+    told = "the memory of a process is limited to 700 MiB here (`ulimit -v`)"
+    assert capsys.readouterr().err.startswith(f"phf: {told}")
+
+
+@pytest.mark.parametrize("limit", [4 * 2**30, resource.RLIM_INFINITY])
+def test_an_error_that_the_interpreter_lost_is_one_of_memory_where_memory_is_limited(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], limit: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, resource.RLIM_INFINITY))
+    assert run_guarded(raising(SystemError("error return without exception set"))) == 1
+    told = capsys.readouterr().err
+    assert ("Traceback" in told, "out of memory" in told) == (limit < 0, limit > 0)
 
 
 def test_a_fault_of_ours_shows_where_and_how_to_report_it(capsys: pytest.CaptureFixture[str]) -> None:
