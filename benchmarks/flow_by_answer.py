@@ -1,6 +1,6 @@
-"""The hidden flow of right and of wrong rollouts apart: `python benchmarks/flow_by_answer.py FLOWS --data PROBLEMS`.
+"""The hidden flow of right and wrong rollouts: `python benchmarks/flow_by_answer.py FLOWS --model ID --data FILE`.
 
-FLOWS is a file that `phf diagnose --collect MODEL --data PROBLEMS --save FLOWS` has written. Each rollout is graded by
+FLOWS is a file that `phf diagnose --collect ID --data FILE --save FLOWS` has written. Each rollout is graded by
 the answer of its problem, which is found by its prompt. Prints JSON; what it found is in docs/study-real/NOTES.md.
 """
 
@@ -47,14 +47,14 @@ def measures(flow: FlowFile, chosen: list[bool]) -> dict[str, Any]:
     """What the chosen rollouts show: how much energy, and where in depth and along the rollout it lies."""
     own = replace(flow, counts=[count if kept else 0 for count, kept in zip(flow.counts, chosen, strict=True)])
     report = diagnose(own, "loss")
-    largest = max(range(len(report.share)), key=report.share.__getitem__)
+    layer, share = report.largest
     along = [sum(value or 0.0 for value in column) for column in zip(*report.position_map, strict=True)]
     return {
         "rollouts": report.samples,
         "mean_energy": round(sum(report.energies) / len(report.energies), 5),
         "entropy_nats": round(report.entropy, 3),
-        "largest_layer": report.layers[largest],
-        "largest_share": round(report.share[largest], 4),
+        "largest_layer": layer,
+        "largest_share": round(share, 4),
         "last_third_share": round(sum(report.share[-(len(report.share) // 3) :]), 4),
         "along_the_rollout": [round(value / sum(along), 4) for value in along],
     }

@@ -35,8 +35,12 @@ _FIXES = {
 }
 # torch's words for it on a CPU and the system's; torch's class on a GPU is OutOfMemoryError
 _NO_MEMORY = (
-    *("can't allocate memory", "Cannot allocate memory", "not enough memory", "CUDA out of memory"),
-    *("failed to map segment", "can't start new thread"),
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "not enough memory",
+    "CUDA out of memory",
+    "failed to map segment",
+    "can't start new thread",
 )
 _LEAST_ADDRESSES = 2 * 2**30  # bytes that the libraries take before any work; with less they fail in every way
 

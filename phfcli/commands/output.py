@@ -20,7 +20,6 @@ GLUE = "\N{NO-BREAK SPACE}"
 _FILE_WIDTH = 120  # columns
 _GAP = 3  # between two columns of a table
 _LABEL = re.compile(r"\S* {2,}")  # what stands in front of a line's text, and the text's other lines are indented by
-_WIDEST_LABEL = 40
 
 
 def result_console() -> "Console":
@@ -102,7 +101,7 @@ def broken(out: "Console", text: str) -> str:
 def _broken(line: str, width: int) -> str:
     """A word that is longer than the terminal, such as a path, stays whole."""
     label = _LABEL.match(line)
-    indent = label.end() if label and label.end() <= min(width // 2, _WIDEST_LABEL) else 0
+    indent = label.end() if label and label.end() <= width // 2 else 0
     own = textwrap.TextWrapper(
         width,
         subsequent_indent=" " * indent,

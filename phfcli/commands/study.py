@@ -46,8 +46,8 @@ def study(
     from phfcli.core.studies.estimate import estimate
     from phfcli.core.studies.plan import Part, load_study
 
-    for option in (name for name, given in (("--only", only), ("--seeds", seeds), ("--jobs", jobs)) if given):
-        if report_only:
+    for option, given in {"--only": only, "--seeds": seeds, "--jobs": jobs}.items():
+        if report_only and given:
             raise UserError(f"--report-only: the page is of the whole study and nothing runs; leave out {option}")
     if report_only and dry_run:
         raise UserError("--report-only writes the page and --dry-run writes nothing; give one of them")

@@ -55,9 +55,9 @@ def test_a_warning_goes_through_the_console_that_draws() -> None:
 
 
 def said(text: str, terminal: bool) -> list[str]:
-    out = Console(file=io.StringIO(), width=40, force_terminal=terminal, color_system=None)
-    say(out, text)
-    return out.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
+    file = io.StringIO()
+    say(Console(file=file, width=40, force_terminal=terminal, color_system=None), text)
+    return file.getvalue().splitlines()
 
 
 def test_a_terminal_gets_lines_that_break_between_words() -> None:

@@ -66,7 +66,7 @@ def show_settings(out: "Console", settings: "Section", origin: Mapping[str, str]
     shown = [line for line in defaults if _applies(line.partition(":")[0], values)]
     out.print("[bold]defaults[/]; `phf config show` has those of other objectives too")
     text = textwrap.fill("; ".join(line.replace(" ", GLUE) for line in shown), out.width - 4, break_on_hyphens=False)
-    say(out, textwrap.indent(text.replace(GLUE, " "), "  "))
+    say(out, textwrap.indent(text, "  "))
 
 
 def _applies(key: str, values: Mapping[str, object]) -> bool:

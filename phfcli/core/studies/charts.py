@@ -114,9 +114,11 @@ def _differences(axes: Axes, rows: Sequence[Row], to: str) -> None:
 
 
 def _energy_over_depth(axes: Axes, rows: Sequence[Row]) -> None:
+    entropies = []
     for place, row in enumerate(rows):
         energy = _energy(row)
         assert energy is not None
+        entropies.append(energy["entropy"])
         percents = [100 * share for share in energy["share"]]
         colour = SERIES[place % len(SERIES)]
         axes.plot(energy["layers"], percents, color=colour, marker=MARKERS[place % len(MARKERS)], markersize=3)
@@ -125,7 +127,6 @@ def _energy_over_depth(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_ylim(bottom=0)
     name_axes(axes, "decoder block", "share of the flow's energy, %")
     axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))  # lines may lie anywhere
-    entropies = [energy["entropy"] for row in rows if (energy := _energy(row))]
     low, high = (f"{bound:.2f}" for bound in (min(entropies), max(entropies)))
     told = low if low == high else f"{low} to {high}"
     title(axes, f"energy over depth at the end: {told} nats\n(dotted: uniform, {math.log(len(percents)):.2f})")

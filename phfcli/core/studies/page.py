@@ -54,7 +54,7 @@ def _starting_points(results: Results) -> Iterator[str]:
         for record in records:
             if start := record.get("starts_from"):
                 starts.setdefault(json.dumps(start, sort_keys=True), []).append(f"{record['system']}-{record['seed']}")
-        told = [run for runs in starts.values() for run in runs]
+        told = sum(map(len, starts.values()))
         if len(starts) > 1:
             most = max(starts.values(), key=len)
             others = "; ".join(", ".join(runs) for runs in starts.values() if runs is not most)
@@ -63,8 +63,8 @@ def _starting_points(results: Results) -> Iterator[str]:
                 "same files (`starts_from` in the records), so differences hold what these differ by. "
                 f"{len(most)} runs share one; the others are {others}."
             )
-        if 0 < len(told) < len(records):
-            words = f"{len(records) - len(told)} of {len(records)} runs of {model} do not record which weights and"
+        if 0 < told < len(records):
+            words = f"{len(records) - told} of {len(records)} runs of {model} do not record which weights and"
             yield f"{words} problems they started from."
 
 
