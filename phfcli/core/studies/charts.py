@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -13,12 +14,13 @@ from phfcli.core.evaluation.average import standard_error
 from phfcli.core.reporting.figures import Panel
 from phfcli.core.reporting.flow_charts import BLUE, GREY, INK, MARKERS, ORANGE, SERIES, name_axes, title
 from phfcli.core.studies.plan import BASE, Study
-from phfcli.core.studies.results import Results, Row
+from phfcli.core.studies.results import Difference, Results, Row
 
 _SIZE = (5.6, 4.2)  # of a panel, in inches
 _ROW = 0.22  # inches
 _AROUND_ROWS = 0.8
 _UNITS = "● seeds  ■ problems"
+_MARGIN = 0.05  # beside what sets the scale
 _MOST_LINES = 20  # that can be told apart
 
 
@@ -95,22 +97,52 @@ def _dynamics(axes: Axes, rows: Sequence[Row], named: bool) -> None:
 
 
 def _differences(axes: Axes, rows: Sequence[Row], to: str) -> None:
-    """Over seeds where there are several (blue), else over problems (orange)."""
+    """Over seeds where there are several (blue), else over problems (orange).
+
+    The interval of two seeds is 13 standard errors wide on each side. It does not set the scale of the others: where it
+    runs out of the picture, an arrow says so.
+    """
     shown = [row for row in rows if row.difference is not None]
-    for place, row in enumerate(shown):
-        assert row.difference is not None
-        seeds, problems = row.difference.over_seeds, row.difference.over_problems
-        known = seeds.low is not None
-        low, high, colour = (seeds.low, seeds.high, BLUE) if known else (problems.low, problems.high, ORANGE)
-        value = 100 * seeds.difference
-        if low is not None and high is not None:
-            axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=2)
-        axes.plot([value], [place], color=colour, marker="o" if known else "s")
+    intervals = [_interval(row.difference) for row in shown if row.difference is not None]
+    wide = [end for one in intervals for end in one.ends if not one.two_seeds] + [one.value for one in intervals]
+    margin = _MARGIN * (max(wide) - min(wide))
+    left, right = min(wide) - margin, max(wide) + margin
+    for place, one in enumerate(intervals):
+        colour, marker = (BLUE, "o") if one.over == "seeds" else (ORANGE, "s")
+        if one.ends:
+            axes.plot(one.ends, [place, place], color=colour, linewidth=2)
+        axes.plot([one.value], [place], color=colour, marker=marker)
+        arrows = [(edge, arrow) for edge, arrow in ((left, "<"), (right, ">")) if one.reaches_beyond(edge)]
+        for edge, arrow in arrows:
+            axes.plot([edge], [place], color=colour, marker=arrow, clip_on=False)
+    axes.set_xlim(left, right)
     axes.axvline(0, color=INK, linewidth=1)
     axes.set_yticks(range(len(shown)), [row.title for row in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
     name_axes(axes, f"points, 95% over\n{_UNITS}", "")
     title(axes, f"{rows[0].bench}: minus {to}")
+
+
+@dataclass(frozen=True)
+class _Interval:
+    """A difference in points and the two ends of its 95% interval, or none."""
+
+    value: float
+    ends: tuple[float, ...]
+    over: str
+    two_seeds: bool
+
+    def reaches_beyond(self, edge: float) -> bool:
+        """Whether an edge of the picture, to the left or to the right of the value, lies within the interval."""
+        return bool(self.ends) and self.ends[0] < edge < self.ends[1]
+
+
+def _interval(difference: Difference) -> _Interval:
+    seeds, problems = difference.over_seeds, difference.over_problems
+    over = "problems" if seeds.low is None else "seeds"
+    low, high = (problems.low, problems.high) if seeds.low is None else (seeds.low, seeds.high)
+    ends = () if low is None or high is None else (100 * low, 100 * high)
+    return _Interval(100 * seeds.difference, ends, over, seeds.low is not None and seeds.seeds == 2)
 
 
 def _energy_over_depth(axes: Axes, rows: Sequence[Row]) -> None:

@@ -1,14 +1,17 @@
 """The pictures of a study can be read, however many systems it has."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from phfcli.core.analysis.paired_difference import paired_difference
+from phfcli.core.analysis.seed_difference import seed_difference
 from phfcli.core.reporting.figures import figure_of
 from phfcli.core.studies.charts import panel_size, panels
 from phfcli.core.studies.plan import load_study
-from phfcli.core.studies.results import results_of
+from phfcli.core.studies.results import Difference, results_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -33,3 +36,27 @@ def test_no_name_is_cut_or_lies_over_another(monkeypatch: pytest.MonkeyPatch, na
             assert beside.y0 >= own.y0
             assert beside.x1 <= figure.bbox.x1
             assert beside.x0 >= own.x1  # no line runs through it
+
+
+def test_the_interval_of_two_seeds_does_not_set_the_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    study = load_study(Path("studies") / "smollm2.yaml")
+    results = results_of(study)
+    [bench, *_] = results.benches("smollm2-135m")
+    first, second, *_ = [row for row in results.of("smollm2-135m", bench) if row.difference is not None]
+    problems = paired_difference({"a": [1.0], "b": [0.0]}, {"a": [0.0], "b": [0.0]})
+    two, four = seed_difference([0.01, 0.03]), seed_difference([0.01, 0.02, 0.02, 0.03])
+    rows = [
+        replace(first, difference=Difference(two, problems)),
+        replace(second, difference=Difference(four, problems)),
+    ]
+    _, differences, *_ = figure_of(panels(study, replace(results, rows=rows))).axes
+    left, right = differences.get_xlim()
+    assert two.low is not None
+    assert two.high is not None
+    assert four.low is not None
+    assert four.high is not None
+    assert 100 * two.low < left <= 100 * four.low
+    assert 100 * four.high <= right < 100 * two.high
+    arrows = {line.get_marker(): line.get_data() for line in differences.lines if line.get_marker() in ("<", ">")}
+    assert {marker: float(x[0]) for marker, (x, _) in arrows.items()} == {"<": left, ">": right}
