@@ -21,7 +21,7 @@ from phfcli.core.config import EvalConfig, LoraSettings, ModelSettings
 from phfcli.core.evaluation.evaluate import evaluate
 from phfcli.core.losses.divergence.fused import fused_divergence
 from phfcli.core.losses.divergence.plain import divergence
-from phfcli.core.models.adapters.lora import add_lora, merged
+from phfcli.core.models.adapters.lora import add_lora, cheap_adapter
 from phfcli.core.models.adapters.round_trip import check_round_trip
 from phfcli.core.models.architecture.self_check import check_computation
 from phfcli.core.models.language_model import LanguageModel
@@ -187,7 +187,7 @@ def _merging(folder: Path) -> None:
     model = _load(folder, noise=0.1)
     ids = torch.tensor([IDS[:20]])
     own = model.causal(input_ids=ids, use_cache=False).logits
-    with merged(model):
+    with cheap_adapter(model):
         torch.testing.assert_close(model.causal(input_ids=ids, use_cache=False).logits, own, **_CLOSE)
     merge: Callable[[], torch.nn.Module] = model.network.merge_and_unload  # type: ignore[assignment]
     torch.testing.assert_close(merge()(input_ids=ids, use_cache=False).logits, own, **_CLOSE)

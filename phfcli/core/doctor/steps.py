@@ -33,7 +33,9 @@ WAYS = {
         *("--set", "rollout.references=1", "--set", "divergence.clip=null"),
     ],
 }
-_TOLERANCES = {"float32": 0.02, "bfloat16": 0.05}  # relative: kernels round differently
+# relative: kernels round differently; in bfloat16 one such difference, after an optimizer step, moved the norm of the
+# next gradient by 5%
+_TOLERANCES = {"float32": 0.02, "bfloat16": 0.1}
 
 
 def reference_step(program: Program, device: str, dtype: str = "float32") -> Finding:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
-from phfcli.core.models.adapters.lora import merged
+from phfcli.core.models.adapters.lora import cheap_adapter
 from phfcli.core.models.architecture.sizes import cache_row_bytes
 from phfcli.core.models.kernels.packed_attention import can_pack, packed_arguments, row_arguments
 from phfcli.core.models.kernels.packed_row import pack
@@ -49,7 +49,7 @@ class TransformersEngine:
         with whole_weights(self._model):
             for start in range(0, len(order), rows):
                 indices = order[start : start + rows]
-                with merged(self._model), self._model.computing():
+                with cheap_adapter(self._model), self._model.computing():
                     draw = draw_rows if can_pack(self._model) else generate_rows
                     completions = draw(self._model, [requests[i] for i in indices], sampling)
                 yield from zip(indices, completions, strict=True)

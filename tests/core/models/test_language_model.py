@@ -1,6 +1,7 @@
 """Models: an adapter starts at nothing, folds away for sampling, and unsupported architectures are refused."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -8,20 +9,24 @@ from peft import LoraConfig, get_peft_model
 
 from phfcli.core.config import LoraSettings, ModelSettings
 from phfcli.core.errors import UserError
-from phfcli.core.models.adapters.lora import add_lora, merged
+from phfcli.core.models.adapters.lora import add_lora, cheap_adapter
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model, pick_attention
 
 IDS = torch.tensor([[5, 9, 40, 3, 77]])
 
 
-@pytest.fixture
-def adapted() -> LanguageModel:
-    model = add_lora(load_model(ModelSettings(device="cpu")), LoraSettings(r=8, alpha=16), seed=3)
+def with_adapter(dtype: Literal["float32", "bfloat16"]) -> LanguageModel:
+    model = add_lora(load_model(ModelSettings(device="cpu", dtype=dtype)), LoraSettings(r=8, alpha=16), seed=3)
     with torch.no_grad():
         for p in model.trainable().values():
             p.add_(0.05 * torch.randn_like(p))
     return model
+
+
+@pytest.fixture
+def adapted() -> LanguageModel:
+    return with_adapter("float32")
 
 
 def test_a_fresh_adapter_changes_nothing_and_is_all_that_trains() -> None:
@@ -37,12 +42,23 @@ def test_a_merged_adapter_computes_the_same_and_leaves_no_trace(adapted: Languag
     before = {name: p.clone() for name, p in adapted.network.named_parameters()}
     trainable = list(adapted.trainable())
     logits = adapted.causal(input_ids=IDS).logits
-    with torch.no_grad(), merged(adapted):
+    with torch.no_grad(), cheap_adapter(adapted):
         assert "lora" not in str(adapted.causal(input_ids=IDS).logits.grad_fn)
         torch.testing.assert_close(adapted.causal(input_ids=IDS).logits, logits, rtol=1e-4, atol=1e-4)
     assert all(torch.equal(p, before[name]) for name, p in adapted.network.named_parameters())
     assert list(adapted.trainable()) == trainable
     assert torch.equal(adapted.causal(input_ids=IDS).logits, logits)
+
+
+def test_sampling_in_bfloat16_takes_the_adapter_in_bfloat16_and_leaves_no_trace() -> None:
+    model = with_adapter("bfloat16")
+    before = {name: p.clone() for name, p in model.network.named_parameters()}
+    logits = model.causal(input_ids=IDS).logits
+    with torch.no_grad(), cheap_adapter(model):
+        assert all(p.dtype == torch.bfloat16 for p in model.trainable().values())
+        assert torch.equal(model.causal(input_ids=IDS).logits, logits)
+    assert all(p.dtype == torch.float32 for p in model.trainable().values())
+    assert all(torch.equal(p, before[name]) for name, p in model.network.named_parameters())
 
 
 def test_an_adapter_that_is_more_than_products_is_not_folded(embedded: LanguageModel, tmp_path: Path) -> None:
@@ -56,7 +72,7 @@ def test_an_adapter_that_is_more_than_products_is_not_folded(embedded: LanguageM
     model = load_model(ModelSettings(device="cpu"), adapter=tmp_path)
     logits = model.causal(input_ids=IDS).logits
     assert not torch.allclose(logits, embedded.causal(input_ids=IDS).logits)
-    with torch.no_grad(), merged(model):
+    with torch.no_grad(), cheap_adapter(model):
         assert torch.equal(model.causal(input_ids=IDS).logits, logits)
 
 
@@ -64,7 +80,7 @@ def test_weights_come_back_after_a_failure(adapted: LanguageModel) -> None:
     before = {name: p.clone() for name, p in adapted.network.named_parameters()}
 
     def fail() -> None:
-        with merged(adapted):
+        with cheap_adapter(adapted):
             raise RuntimeError
 
     with pytest.raises(RuntimeError):

@@ -1,7 +1,7 @@
 """LoRA adapters of a model in memory: a fresh one, a saved one, and one folded into the weights for sampling."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -26,6 +27,7 @@ from phfcli.core.models.weights import check_complete
 from phfcli.core.storage.tensors import open_tensors
 
 _PREFIX = "base_model.model."  # of PEFT, before the names of the model
+_ADAPTER = "default"
 
 
 def add_lora(model: LanguageModel, settings: LoraSettings, seed: int) -> LanguageModel:
@@ -62,31 +64,44 @@ def lora_network(causal: PreTrainedModel, settings: LoraSettings) -> tuple[PeftM
 
 
 @contextmanager
-def merged(model: LanguageModel) -> Iterator[None]:
-    """Within it a plain float32 adapter is folded into the weights, which saves sampling the adapter's own products.
+def cheap_adapter(model: LanguageModel) -> Iterator[None]:
+    """Within it a plain adapter costs sampling little; afterwards all weights are as they were, untouched.
 
-    The weights themselves come back, untouched: copies are folded. In a lower precision the small steps of an adapter
-    would be lost in the rounding, so there it stays as it is.
+    In float32 it is folded into copies of the weights, which saves its own products. In a lower precision its small
+    steps would be lost in the rounding there: its own weights are then taken in that precision once, and not anew for
+    each token.
     """
-    exact = model.head.dtype == torch.float32 and not model.sharded
-    if not (exact and isinstance(model.network, PeftModel) and _is_plain(model.network)):
+    if model.sharded or not (isinstance(model.network, PeftModel) and _is_plain(model.network)):
         yield
         return
-    layers: list[Any] = [module for module in model.network.modules() if isinstance(module, LoraLinear)]
-    kept = [layer.get_base_layer().weight.data for layer in layers]
-    try:
-        for layer, weight in zip(layers, kept, strict=True):
-            layer.get_base_layer().weight.data = weight + layer.get_delta_weight("default")
-        with model.network.disable_adapter():
+    layers = [module for module in model.network.modules() if isinstance(module, LoraLinear)]
+    if model.head.dtype == torch.float32:
+        bases: dict[Any, Any] = {layer.get_base_layer().weight: layer for layer in layers}
+        folded = {weight: weight.data + layer.get_delta_weight(_ADAPTER) for weight, layer in bases.items()}
+        with _replaced(folded), model.network.disable_adapter():
             yield
+        return
+    own: list[Any] = [part[_ADAPTER].weight for layer in layers for part in (layer.lora_A, layer.lora_B)]
+    with _replaced({weight: weight.data.to(model.head.dtype) for weight in own}):
+        yield
+
+
+@contextmanager
+def _replaced(values: Mapping[Any, Tensor]) -> Iterator[None]:
+    """Within it each of these parameters holds the value that is given for it."""
+    kept = {parameter: parameter.data for parameter in values}
+    try:
+        for parameter, value in values.items():
+            parameter.data = value
+        yield
     finally:
-        for layer, weight in zip(layers, kept, strict=True):
-            layer.get_base_layer().weight.data = weight
+        for parameter, value in kept.items():
+            parameter.data = value
 
 
 def _is_plain(network: PeftModel) -> bool:
     """Whether an adapter is nothing but products added to linear layers."""
-    config = network.peft_config["default"]
+    config = network.peft_config[_ADAPTER]
     if not isinstance(config, LoraConfig) or config.use_dora or config.modules_to_save or config.bias != "none":
         return False
     return all(isinstance(module, LoraLinear) for module in network.modules() if isinstance(module, BaseTunerLayer))
@@ -103,4 +118,5 @@ def load_adapter(causal: PreTrainedModel, adapter: Path) -> PeftModel:
         saved = set(file.keys())
     wanted = set(get_peft_model_state_dict(network, save_embedding_layers=False))
     check_complete(str(adapter), {"missing_keys": wanted - saved, "unexpected_keys": saved - wanted})
+    fuse_products(network)  # what a training computed with
     return network

@@ -1,8 +1,9 @@
 """A linear layer with an adapter as the products that it takes and nothing more: y = x W^T + b + s (x A^T) B^T.
 
 PEFT's layer makes a scaled copy and a sum beside them, of the layer's width, in both directions; here the adapter's
-products are added into the layer's own. Over a base in bfloat16 the adapter computes in its own float32 in both; PEFT
-then keeps a float32 copy of x for each layer that reads it, and here only x itself waits for the backward pass.
+products are added into the layer's own. Over a base in bfloat16 the adapter's weights and their gradients stay in
+float32, and its products take bfloat16, as under autocast: PEFT's layer alone computes them in float32, many times
+slower on a GPU, and keeps a float32 copy of x.
 
 Shapes: N tokens, i inputs, o outputs, r rank.
 """
@@ -15,8 +16,6 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
-
-_ADAPTER = "default"
 
 
 def fuse_products(network: PeftModel) -> None:
@@ -34,21 +33,23 @@ class FusedLoraLinear(LoraLinear):
         if args or kwargs or not self._is_plain(x):
             out: Tensor = super().forward(x, *args, **kwargs)
             return out
-        base, down, up = self.get_base_layer(), self.lora_A[_ADAPTER], self.lora_B[_ADAPTER]
+        [adapter] = self.active_adapters
+        base, down, up = self.get_base_layer(), self.lora_A[adapter], self.lora_B[adapter]
         flat = x.reshape(-1, x.shape[-1])
-        scaling = float(self.scaling[_ADAPTER])
+        scaling = float(self.scaling[adapter])
         fused: Tensor = _LoraProducts.apply(flat, base.weight, base.bias, down.weight, up.weight, scaling)  # type: ignore[no-untyped-call]
         return fused.view(*x.shape[:-1], fused.shape[-1])
 
     def _is_plain(self, x: Tensor) -> bool:
         """One adapter in use that is nothing but its two matrices, in the base's precision or in a higher one."""
         casting = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
-        if casting or self.disable_adapters or self.merged or self.active_adapters != [_ADAPTER]:
+        if casting or self.disable_adapters or self.merged or len(self.active_adapters) != 1:
             return False
-        base, down, up = self.get_base_layer(), self.lora_A[_ADAPTER], self.lora_B[_ADAPTER]
+        [adapter] = self.active_adapters
+        base, down, up = self.get_base_layer(), self.lora_A[adapter], self.lora_B[adapter]
         special = bool(self.lora_variant) or any(getattr(part, "bias", None) is not None for part in (down, up))
         frozen = not base.weight.requires_grad and (base.bias is None or not base.bias.requires_grad)
-        dropout = not isinstance(self.lora_dropout[_ADAPTER], nn.Identity)
+        dropout = not isinstance(self.lora_dropout[adapter], nn.Identity)
         own: torch.dtype = down.weight.dtype  # type: ignore[assignment]
         alike = x.dtype == base.weight.dtype and up.weight.dtype == own == torch.promote_types(x.dtype, own)
         return type(base) is nn.Linear and frozen and alike and not special and not dropout
@@ -59,21 +60,17 @@ class _LoraProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scaling: float) -> Tensor:
-        inner_Nr = x.to(A.dtype) @ A.T
+        inner_Nr = x @ A.to(x.dtype).T
         ctx.save_for_backward(x, W, A, B, inner_Nr)
         ctx.scaling = scaling
-        return linear(x, W, bias).to(A.dtype).addmm_(inner_Nr, B.T, alpha=scaling).to(x.dtype)
+        return linear(x, W, bias).addmm_(inner_Nr, B.to(x.dtype).T, alpha=scaling)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_No: Tensor) -> tuple[Tensor | None, ...]:
         x, W, A, B, inner_Nr = ctx.saved_tensors
-        exact_No = grad_No.to(A.dtype)
-        grad_Nr = (exact_No @ B).mul_(ctx.scaling)
-        grad_A = grad_Nr.T @ x.to(A.dtype) if ctx.needs_input_grad[3] else None
-        grad_B = (exact_No.T @ inner_Nr).mul_(ctx.scaling) if ctx.needs_input_grad[4] else None
-        del exact_No  # of the layer's width: not needed any more
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = (grad_No @ W).to(A.dtype).addmm_(grad_Nr, A).to(x.dtype)
+        grad_Nr = (grad_No @ B.to(x.dtype)).mul_(ctx.scaling)
+        grad_A = (grad_Nr.T @ x).to(A.dtype) if ctx.needs_input_grad[3] else None
+        grad_B = (grad_No.T @ inner_Nr).to(B.dtype).mul_(ctx.scaling) if ctx.needs_input_grad[4] else None
+        grad_x = (grad_No @ W).addmm_(grad_Nr, A.to(x.dtype)) if ctx.needs_input_grad[0] else None
         return grad_x, None, None, grad_A, grad_B, None
