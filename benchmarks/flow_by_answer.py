@@ -34,6 +34,9 @@ def main(
     prompts = build_prompts(description.tokenizer, config.prompt)
     problems = {tuple(prompts.student(problem.problem)): problem for problem in load_problems(config)}
     flow = open_flow(flows)
+    unknown = sum(rollout.student_prompt not in problems for rollout in flow.rollouts)
+    if unknown:
+        raise typer.BadParameter(f"--data: {unknown} of {len(flow.rollouts)} rollouts answer no problem of {data}")
     asked = [problems[rollout.student_prompt] for rollout in flow.rollouts]
     drawn = [Completion(rollout.completion, (), "stop") for rollout in flow.rollouts]
     with build_grader(config.grader) as grader:

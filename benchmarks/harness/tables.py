@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_IN_A_FILE = 1000  # columns, more than any line has
+
 
 @dataclass(frozen=True)
 class Table:
@@ -15,7 +17,7 @@ class Table:
     rows: Sequence[Sequence[str]]
 
     def show(self) -> None:
-        """On the terminal."""
+        """On the terminal, within its width; in a file, where nothing sets a width, whole."""
         from rich import box
         from rich.console import Console
         from rich.table import Table as RichTable
@@ -24,6 +26,8 @@ class Table:
         for row in self.rows:
             table.add_row(*row)
         out = Console(highlight=False, markup=False)
+        if not out.is_terminal:
+            out.width = _IN_A_FILE
         out.print(table)
         out.print(self.note)
 

@@ -16,7 +16,7 @@ PROGRAM = Path(__file__).parents[2] / "benchmarks" / "flow_by_answer.py"
 
 
 @pytest.mark.slow
-def test_right_and_wrong_rollouts_make_up_all(phf: Callable[..., Any], tmp_path: Path) -> None:
+def test_right_and_wrong_rollouts_make_up_all_and_unknown_ones_are_refused(phf: Callable[..., Any], tmp_path: Path) -> None:
     flows = tmp_path / "flows.safetensors"
     assert phf("diagnose", "--collect", "embedded", "--data", "embedded", "--samples", 16, "--save", flows).code == 0
     command = [sys.executable, str(PROGRAM), str(flows), "--model", "embedded", "--data", "embedded"]
@@ -26,3 +26,8 @@ def test_right_and_wrong_rollouts_make_up_all(phf: Callable[..., Any], tmp_path:
     assert min(right["rollouts"], wrong["rollouts"]) > 0  # the embedded model solves about half
     together = sum(own["rollouts"] * own["mean_energy"] for own in (right, wrong)) / 16
     assert together == pytest.approx(found["all"]["mean_energy"], abs=2e-5)
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"problem": "2 + 2 = ?", "answer": "4", "solution": "4"}\n')
+    refused = subprocess.run([*command[:-1], str(other)], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "16 of 16 rollouts answer no problem of" in refused.stderr
