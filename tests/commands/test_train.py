@@ -219,7 +219,10 @@ def test_a_rate_that_breaks_the_weights_ends_the_run_in_one_line(phf: Phf, tmp_p
     assert done.code == 1
     (line,) = [line for line in done.err.splitlines() if "the clip takes" not in line]
     assert "the norm of the trained weights is inf after the update (lower optim.lr)" in line
-    assert (run / "faults").is_dir()
+    (fault,) = (run / "faults").iterdir()
+    saved = json.loads(fault.read_text())
+    assert isinstance(saved["loss"], float)
+    assert all(sample["text"] and "loss" not in sample for sample in saved["samples"])  # no weights to compute it with
     assert checkpoint_steps(run) == []
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedConfig
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from phfcli.core.config import ModelSettings
@@ -14,7 +14,7 @@ from phfcli.core.errors import UserError
 from phfcli.core.models.adapters.lora import load_adapter
 from phfcli.core.models.allocator import give_back_free_blocks, keep_large_blocks
 from phfcli.core.models.architecture.blocks import find_blocks
-from phfcli.core.models.architecture.sizes import caps_attention, width_of
+from phfcli.core.models.architecture.sizes import attends_in_part, caps_attention, width_of
 from phfcli.core.models.description import load_description, pick_device, pick_dtype, skeleton
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.quantization import keep_gradients, quantized_loading
@@ -33,7 +33,7 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
     description = load_description(settings.model)
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
-    attention = pick_attention(settings.attention, device, dtype, caps_attention(description.config))
+    attention = pick_attention(settings.attention, device, dtype, description.config)
     find_blocks(skeleton(description.config))  # refuses a config that describes no model, before any weight
     options = quantized_loading(settings.quantization, dtype, device)
     if attention:
@@ -66,21 +66,22 @@ def turn_off_dropout(network: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
-def pick_attention(name: str, device: torch.device, dtype: torch.dtype, capped: bool = False) -> str | None:
-    """The attention of that name; "auto" is FlashAttention 2 where it is installed, else None: transformers' choice.
+def pick_attention(name: str, device: torch.device, dtype: torch.dtype, config: PreTrainedConfig) -> str | None:
+    """The attention of that name; "auto" is FlashAttention 2 for models that want padded rows, where it is installed.
 
-    That is PyTorch's own (sdpa) for any model that it knows; FlashAttention skips padded columns and takes no float32.
-
-    capped: attention's own logits are, which sdpa does not compute.
+    Else it is None, transformers' choice: PyTorch's own (sdpa) for any model that it knows. With that, sequences are
+    packed and what they begin with is computed once; FlashAttention skips padded columns and takes no float32.
 
     Raises:
-        UserError: for sdpa in that case.
+        UserError: for sdpa where attention's own logits are capped, which it does not compute.
     """
+    capped = caps_attention(config)
     if capped and name == "sdpa":
         raise UserError("attention: sdpa leaves out the cap on the attention logits of this model; use attention=eager")
     if name != "auto":
         return name
-    flash = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
+    able = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
+    flash = able and (capped or attends_in_part(config))
     return "flash_attention_2" if flash else "eager" if capped else None
 
 

@@ -189,26 +189,27 @@ class _Layout:
     """What a model is called with, and where a column of a row is then found."""
 
     arguments: Mapping[str, Any]
+    width: int  # T, of the reader's padded rows
     places: Tensor | None  # [B, T], of each column in the packed row; None for rows of their own
 
     def at(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        columns = columns.clamp_max(self.width - 1)  # an unused slot of an empty completion lies behind its sequence
         if self.places is None:
             return rows, columns
-        # an unused slot of an empty completion lies behind its sequence
-        place = self.places[rows, columns.clamp_max(self.places.shape[1] - 1)]
+        place = self.places[rows, columns]
         return torch.zeros_like(place), place
 
 
 def _padded(reader: ReaderInput) -> _Layout:
     arguments = {"input_ids": reader.input_ids, "attention_mask": reader.attention_mask, "use_cache": False}
-    return _Layout(arguments, None)
+    return _Layout(arguments, reader.input_ids.shape[1], None)
 
 
 def _packed(reader: ReaderInput) -> _Layout:
     counts: list[int] = reader.attention_mask.sum(1).tolist()
     sequences = [ids[:count] for ids, count in zip(reader.input_ids.tolist(), counts, strict=True)]
     row = pack(sequences, reader.input_ids.device)
-    return _Layout(row_arguments(row, CausalSequences(row)), row.places())
+    return _Layout(row_arguments(row, CausalSequences(row)), reader.input_ids.shape[1], row.places())
 
 
 def padding(model: LanguageModel, batch: Batch, lens: int | None = None) -> tuple[Tensor, Tensor]:

@@ -145,7 +145,8 @@ def rows_at_once(count: int, row_bytes: int, device: torch.device) -> int:
     """How many of `count` sequences are drawn together: as many as the cache may hold."""
     budget = _CPU_CACHE_BYTES
     if device.type == "cuda":
-        budget = torch.cuda.mem_get_info(device)[0] // 2
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for new tensors
+        budget = (torch.cuda.mem_get_info(device)[0] + kept) // 2
     return max(1, min(count, _MOST_ROWS, budget // max(1, row_bytes)))
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +19,7 @@ _SIZE = (5.6, 4.2)  # of a panel, in inches
 _ROW = 0.22  # inches
 _AROUND_ROWS = 0.8
 _UNITS = "● seeds  ■ problems"
+_STYLES = {"seeds": (BLUE, "o"), "problems": (ORANGE, "s")}
 _MARGIN = 0.05  # beside what sets the scale
 _MOST_LINES = 20  # that can be told apart
 
@@ -37,17 +37,15 @@ def panels(study: Study, results: Results) -> list[Panel]:
     """
     drawn: list[Panel] = []
     for model in study.models:
+        first = results.systems(model)
+        if first and len(first) <= _MOST_LINES:
+            scores = _dynamics if len(study.evaluated) > 1 else _scores
+            drawn.append(partial(scores, rows=first, named=len(study.models) > 1))
         for bench in results.benches(model):
-            rows = results.of(model, bench)
-            if bench == results.benches(model)[0] and len(rows) <= _MOST_LINES:
-                scores = _dynamics if len(study.evaluated) > 1 else _scores
-                drawn.append(partial(scores, rows=rows, named=len(study.models) > 1))
-            drawn.append(partial(_differences, rows=rows, to=study.systems[study.baseline].title))
-        energies = (
-            [row for row in results.of(model, results.benches(model)[0]) if _energy(row)]
-            if results.benches(model)
-            else []
-        )
+            compared = [row for row in results.of(model, bench) if row.difference is not None]
+            if compared:  # the baseline is there
+                drawn.append(partial(_differences, rows=compared, to=study.systems[study.baseline].title))
+        energies = [row for row in first if row.energy]
         if energies:
             drawn.append(partial(_energy_over_depth, rows=energies))
     return drawn
@@ -58,7 +56,7 @@ def _scores(axes: Axes, rows: Sequence[Row], named: bool) -> None:
     for place, row in enumerate(rows):
         mean = 100 * fmean(row.final)
         error, over = row.error()
-        colour, marker = (BLUE, "o") if over == "seeds" else (ORANGE, "s")
+        colour, marker = _STYLES[over]
         axes.errorbar([mean], [place], xerr=[100 * (error or 0)], color=colour, marker=marker, linewidth=2)
         axes.annotate(f"{mean:.1f}", (mean, place), (0, 4), textcoords="offset points", ha="center", fontsize=7)
         if row.system == BASE:
@@ -102,39 +100,34 @@ def _differences(axes: Axes, rows: Sequence[Row], to: str) -> None:
     The interval of two seeds is 13 standard errors wide on each side. It does not set the scale of the others: where it
     runs out of the picture, an arrow says so.
     """
-    shown = [row for row in rows if row.difference is not None]
-    intervals = [_interval(row.difference) for row in shown if row.difference is not None]
-    wide = [end for one in intervals for end in one.ends if not one.two_seeds] + [one.value for one in intervals]
-    margin = _MARGIN * (max(wide) - min(wide))
-    left, right = min(wide) - margin, max(wide) + margin
+    intervals = [_interval(row.difference) for row in rows if row.difference is not None]
+    ends = [end for one in intervals if not one.two_seeds for end in one.ends]
+    scale = [0.0, *ends, *(one.value for one in intervals)]
+    margin = _MARGIN * (max(scale) - min(scale)) or 1.0  # nothing differs, and nothing has an interval
+    left, right = min(scale) - margin, max(scale) + margin
     for place, one in enumerate(intervals):
-        colour, marker = (BLUE, "o") if one.over == "seeds" else (ORANGE, "s")
-        if one.ends:
-            axes.plot(one.ends, [place, place], color=colour, linewidth=2)
+        colour, marker = _STYLES[one.over]
+        axes.plot(one.ends, [place] * len(one.ends), color=colour, linewidth=2)
         axes.plot([one.value], [place], color=colour, marker=marker)
-        arrows = [(edge, arrow) for edge, arrow in ((left, "<"), (right, ">")) if one.reaches_beyond(edge)]
-        for edge, arrow in arrows:
-            axes.plot([edge], [place], color=colour, marker=arrow, clip_on=False)
+        for edge, arrow in ((left, "<"), (right, ">")):
+            if one.ends and one.ends[0] < edge < one.ends[1]:
+                axes.plot([edge], [place], color=colour, marker=arrow, clip_on=False)
     axes.set_xlim(left, right)
     axes.axvline(0, color=INK, linewidth=1)
-    axes.set_yticks(range(len(shown)), [row.title for row in shown])
-    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_yticks(range(len(rows)), [row.title for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     name_axes(axes, f"points, 95% over\n{_UNITS}", "")
     title(axes, f"{rows[0].bench}: minus {to}")
 
 
 @dataclass(frozen=True)
 class _Interval:
-    """A difference in points and the two ends of its 95% interval, or none."""
+    """A difference in points and the two ends of its 95% interval, or none, over "seeds" or "problems"."""
 
     value: float
     ends: tuple[float, ...]
     over: str
     two_seeds: bool
-
-    def reaches_beyond(self, edge: float) -> bool:
-        """Whether an edge of the picture, to the left or to the right of the value, lies within the interval."""
-        return bool(self.ends) and self.ends[0] < edge < self.ends[1]
 
 
 def _interval(difference: Difference) -> _Interval:
@@ -142,27 +135,21 @@ def _interval(difference: Difference) -> _Interval:
     over = "problems" if seeds.low is None else "seeds"
     low, high = (problems.low, problems.high) if seeds.low is None else (seeds.low, seeds.high)
     ends = () if low is None or high is None else (100 * low, 100 * high)
-    return _Interval(100 * seeds.difference, ends, over, seeds.low is not None and seeds.seeds == 2)
+    return _Interval(100 * seeds.difference, ends, over, seeds.seeds == 2)
 
 
 def _energy_over_depth(axes: Axes, rows: Sequence[Row]) -> None:
-    entropies = []
-    for place, row in enumerate(rows):
-        energy = _energy(row)
-        assert energy is not None
-        entropies.append(energy["entropy"])
+    energies = [row.energy for row in rows if row.energy is not None]
+    for place, (row, energy) in enumerate(zip(rows, energies, strict=True)):
         percents = [100 * share for share in energy["share"]]
-        colour = SERIES[place % len(SERIES)]
-        axes.plot(energy["layers"], percents, color=colour, marker=MARKERS[place % len(MARKERS)], markersize=3)
-        axes.lines[-1].set_label(row.title)
-        axes.axhline(100 / len(percents), color=GREY, linestyle=":")
+        colour, marker = SERIES[place % len(SERIES)], MARKERS[place % len(MARKERS)]
+        axes.plot(energy["layers"], percents, color=colour, marker=marker, markersize=3, label=row.title)
+    depth = len(energies[0]["layers"])
+    axes.axhline(100 / depth, color=GREY, linestyle=":")
     axes.set_ylim(bottom=0)
     name_axes(axes, "decoder block", "share of the flow's energy, %")
     axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))  # lines may lie anywhere
-    low, high = (f"{bound:.2f}" for bound in (min(entropies), max(entropies)))
+    entropies = [energy["entropy"] for energy in energies]
+    low, high = f"{min(entropies):.2f}", f"{max(entropies):.2f}"
     told = low if low == high else f"{low} to {high}"
-    title(axes, f"energy over depth at the end: {told} nats\n(dotted: uniform, {math.log(len(percents)):.2f})")
-
-
-def _energy(row: Row) -> dict[str, Any] | None:
-    return next((record["energy"] for record in row.records if record.get("energy")), None)
+    title(axes, f"energy over depth at the end\n(entropy {told} nats; dotted: uniform, {math.log(depth):.2f})")

@@ -7,12 +7,13 @@ from phfcli.core.studies.results import Results, Row
 
 _LEVEL = 0.05
 _WANTED = 0.03  # half the width of an interval that one would like to have
-WANTED_COLUMN = f"for ± {100 * _WANTED:g}"
+WANTED_COLUMN = f"seeds for ± {100 * _WANTED:g} points"
 
 
 def findings(study: Study, results: Results) -> list[str]:
-    """Three sentences: what is shown, what is a null, what this cannot show."""
+    """Sentences: what is shown, what is a null, what is open, what this cannot show."""
     shown: list[str] = []
+    open_: list[str] = []
     null: list[Row] = []
     single: list[Row] = []
     for row in results.rows:
@@ -21,8 +22,9 @@ def findings(study: Study, results: Results) -> list[str]:
         if row.difference.corrected is None:
             single.append(row)
         elif row.difference.corrected <= _LEVEL:
-            by = f"{100 * row.difference.over_seeds.difference:+.1f} points"
-            shown.append(f"{_listed(results, [row])} by {by}")
+            shown.append(_by(results, row))
+        elif (alone := row.difference.over_seeds.p_value) is not None and alone <= _LEVEL:
+            open_.append(_by(results, row))
         else:
             null.append(row)
     to = study.systems[study.baseline].title
@@ -30,11 +32,18 @@ def findings(study: Study, results: Results) -> list[str]:
         f"- **Shown** (p at most {_LEVEL:g} after Holm's correction, seeds as the unit), against {to}: "
         f"{'; '.join(shown) or 'nothing'}.",
         f"- **Null**, not told apart from {to}: {_listed(results, null) or 'nothing'}.",
-        f"- **What this cannot show**: {study.limits.strip()}",
     ]
+    if open_:
+        lines.append(f"- **Open**, told apart from {to} alone but not after the correction: {'; '.join(open_)}.")
+    lines.append(f"- **What this cannot show**: {study.limits.strip()}")
     if single:
         lines.append(f"- **One seed only**, so no statement about the method: {_listed(results, single)}.")
     return [*lines, *_width(results)]
+
+
+def _by(results: Results, row: Row) -> str:
+    assert row.difference is not None
+    return f"{_listed(results, [row])} by {100 * row.difference.over_seeds.difference:+.1f} points"
 
 
 def _listed(results: Results, rows: Sequence[Row]) -> str:

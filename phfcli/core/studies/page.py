@@ -35,7 +35,7 @@ def page(study: Study, results: Results, file: Path, path: Path) -> str:
             for table in _tables(study, results, model, bench)
         ),
         *_rates(study),
-        *_energies(results),
+        *_energies(study, results),
         *_sources(study, path),
     ]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
@@ -60,7 +60,8 @@ def _starting_points(results: Results) -> Iterator[str]:
             others = "; ".join(", ".join(runs) for runs in starts.values() if runs is not most)
             yield (
                 f"**Runs of {model} have {len(starts)} starting points**: their models or problem sets are not the "
-                "same files (`starts_from` in the records), so differences hold what these differ by. "
+                "same files (`starts_from` in the records), so a difference between two groups may come from these and "
+                "not from the method. "
                 f"{len(most)} runs share one; the others are {others}."
             )
         if 0 < told < len(records):
@@ -73,12 +74,16 @@ def _tables(study: Study, results: Results, model: str, bench: str) -> Iterator[
     n, problems = rows[0].mean("n") or 0, rows[0].mean("problems") or 0
     yield [f"## {model}: {bench}, Average@{n:.0f} of {problems:.0f} problems"]
     to = study.systems[study.baseline].title
-    heads = ["system", "seeds", "Average, %", f"minus {to}", "95% over seeds", "p (Holm)"]
-    heads += [WANTED_COLUMN, "95% over problems, seed 0", "pass@k, %", "answers a problem", "tokens"]
+    heads = ["system", "seeds", "Average, %", f"minus {to}", "95% over seeds", "p, corrected"]
+    heads += [WANTED_COLUMN, "95% over problems", "pass@k, %", "distinct answers", "mean tokens"]
     yield markdown_lines(heads, [_cells(row) for row in rows])
     if bench == results.benches(model)[0]:
         costs = [_cost_cells(row) for row in rows if row.system != BASE]
         yield markdown_lines(["system", "rate", "s a step", "of it rollouts", "peak MiB"], costs)
+        yield [
+            "Seconds are those of each system's fastest run, beside whatever else the machine did, so they do not "
+            "compare systems; memory is that of the whole process."
+        ]
 
 
 def _cells(row: Row) -> list[str]:
@@ -109,8 +114,9 @@ def _difference_cells(row: Row) -> list[str]:
 
 
 def _cost_cells(row: Row) -> list[str]:
-    seconds = min(record["seconds_per_step"] for record in row.records)  # what else is at work only slows a run down
-    rollouts = min(record["rollout_seconds_per_step"] for record in row.records)
+    # what else is at work only slows a run down
+    fastest = min(row.records, key=lambda record: record["seconds_per_step"])
+    seconds, rollouts = fastest["seconds_per_step"], fastest["rollout_seconds_per_step"]
     rates = ", ".join(f"{rate:g}" for rate in sorted({record["rate"] for record in row.records}))
     peak = max(record["peak_memory_bytes"] for record in row.records) / 2**20
     return [row.title, rates, f"{seconds:.2f}", f"{rollouts:.2f}", f"{peak:,.0f}"]
@@ -138,18 +144,15 @@ def _rates(study: Study) -> Iterator[list[str]]:
     yield markdown_lines(["model", "family", "system", "rate", "Average, %"], rows)
 
 
-def _energies(results: Results) -> Iterator[list[str]]:
+def _energies(study: Study, results: Results) -> Iterator[list[str]]:
     """The flow's energy over depth, beside what the paper reports."""
-    first = {(row.model, row.system): row for row in reversed(results.rows)}
-    found = [row for row in first.values() if any(record.get("energy") for record in row.records)]
-    if not found:
-        return
     rows = []
-    for row in sorted(found, key=lambda row: results.rows.index(row)):
-        energy = next(record["energy"] for record in row.records if record.get("energy"))
-        layers, share = len(energy["layers"]), energy["largest"]["share"]
-        place = f"{energy['largest']['layer']} of {layers}"
-        rows.append([f"{row.title} ({row.model})", place, f"{100 * share:.1f}", f"{energy['entropy']:.2f}"])
+    for row in (row for model in study.models for row in results.systems(model)):
+        if energy := row.energy:
+            share, place = energy["largest"]["share"], f"{energy['largest']['layer']} of {len(energy['layers'])}"
+            rows.append([f"{row.title} ({row.model})", place, f"{100 * share:.1f}", f"{energy['entropy']:.2f}"])
+    if not rows:
+        return
     rows += [
         [f"the paper's PHF ({name})", f"? of {layers}", f"{100 * share:.1f}", f"{entropy:.2f}"]
         for name, layers, share, entropy in PAPER
@@ -163,7 +166,7 @@ def _sources(study: Study, path: Path) -> Iterator[list[str]]:
     yield [
         "One record a run, with its settings, scores by problem, metrics by step and versions. Intervals over seeds: "
         "Student's t on the differences paired by seed (same first adapter, same order of problems): would another "
-        "training differ? Intervals over problems: the two checkpoints of seed 0 on problems drawn anew."
+        "training differ? Intervals over problems: the two checkpoints of the first seed on problems drawn anew."
     ]
     yield [f"- {_source(run, path)}" for run in runs_of(study)]
 

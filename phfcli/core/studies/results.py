@@ -21,7 +21,8 @@ Record = dict[str, Any]
 class Difference:
     """A system minus the baseline at the last step, on one model and benchmark.
 
-    over_seeds: would another training differ? over_problems: do these checkpoints of seed 0 differ on other problems?
+    over_seeds: would another training differ? over_problems: do these checkpoints of
+    the first seed that both have differ on other problems?
     corrected: the p-value over seeds, corrected for all the study's comparisons (Holm); None for a single seed.
     """
 
@@ -74,6 +75,11 @@ class Row:
         value = self._last(self.records[0]).get("stderr")
         return (None if value is None else float(value)), "problems"
 
+    @property
+    def energy(self) -> dict[str, Any] | None:
+        """How the hidden flow's energy lies over depth at the end, in the first record that has it."""
+        return next((record["energy"] for record in self.records if record.get("energy")), None)
+
     def scores(self, seed: int) -> dict[str, list[float]]:
         record = next(record for record in self.records if record["seed"] == seed)
         return {problem: [share] for problem, share in self._last(record)["scores"].items()}
@@ -96,6 +102,10 @@ class Results:
 
     def benches(self, model: str) -> list[str]:
         return list(dict.fromkeys(row.bench for row in self.rows if row.model == model))
+
+    def systems(self, model: str) -> list[Row]:
+        """Every system on the model once: the rows of its first benchmark."""
+        return [row for bench in self.benches(model)[:1] for row in self.of(model, bench)]
 
 
 def results_of(study: Study) -> Results:

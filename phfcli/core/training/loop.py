@@ -87,7 +87,7 @@ class Trainer(Drawing):
         self.update(grad_norm)
         if not math.isfinite(norm := self.weight_norm()):
             words = f"the norm of the trained weights is {norm} after the update (lower optim.lr)"
-            raise self.fault(words, loss, grad_norm, samples, counts)
+            raise self.fault(words, loss, grad_norm, samples)
         self.phases.done("update")
         return {
             "step": step,
@@ -191,16 +191,23 @@ class Trainer(Drawing):
         return whole(torch.nn.utils.get_total_norm(list(self.model.trainable().values()))).item()
 
     def fault(
-        self, words: str, loss: float, grad_norm: float, samples: Sequence[Sample], counts: Mapping[str, float]
+        self,
+        words: str,
+        loss: float,
+        grad_norm: float,
+        samples: Sequence[Sample],
+        counts: Mapping[str, float] | None = None,
     ) -> FaultError:
-        """Saves a batch that has led to numbers that are not finite, and what each of its samples alone adds."""
+        """Saves a batch that has led to numbers that are not finite.
+
+        counts: of the batch, for what each of its samples alone adds; None where the weights themselves are not finite.
+        """
         step, records = self.step + 1, []
         for sample in samples:
-            alone = self.gradient(self.collate([sample]), counts, ALONE)
-            text = self.model.description.text(sample.completion)
-            records.append(
-                asdict(sample) | {"text": text} | dict(zip(("loss", "grad_norm", "metrics"), alone, strict=True))
-            )
+            records.append(asdict(sample) | {"text": self.model.description.text(sample.completion)})
+            if counts is not None:
+                alone = self.gradient(self.collate([sample]), counts, ALONE)
+                records[-1] |= dict(zip(("loss", "grad_norm", "metrics"), alone, strict=True))
         path = self.folder / "faults" / f"{step_name(step)}.json"
         records = self.ranks.gather(records)
         if self.ranks.main:

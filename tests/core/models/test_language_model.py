@@ -6,6 +6,7 @@ from typing import Literal
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig
 
 from phfcli.core.config import LoraSettings, ModelSettings
 from phfcli.core.errors import UserError
@@ -61,17 +62,22 @@ def test_sampling_in_bfloat16_takes_the_adapter_in_bfloat16_and_leaves_no_trace(
     assert all(torch.equal(p, before[name]) for name, p in model.network.named_parameters())
 
 
-def test_an_adapter_that_is_more_than_products_is_not_folded(embedded: LanguageModel, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::peft.utils.warning.PeftWarning")  # of biases of adapters
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("more", ["use_dora", "lora_bias"])
+def test_an_adapter_that_is_more_than_products_is_not_folded(
+    embedded: LanguageModel, tmp_path: Path, more: str, dtype: Literal["float32", "bfloat16"]
+) -> None:
     source = load_model(ModelSettings(device="cpu"))
-    dora = get_peft_model(source.causal, LoraConfig(r=4, use_dora=True, target_modules=["q_proj"]))
+    richer = get_peft_model(source.causal, LoraConfig(r=4, target_modules=["q_proj"], **{more: True}))
     with torch.no_grad():
-        for name, p in dora.named_parameters():
+        for name, p in richer.named_parameters():
             if "lora_" in name:
                 p.add_(0.1)
-    dora.save_pretrained(str(tmp_path))
-    model = load_model(ModelSettings(device="cpu"), adapter=tmp_path)
+    richer.save_pretrained(str(tmp_path))
+    model = load_model(ModelSettings(device="cpu", dtype=dtype), adapter=tmp_path)
     logits = model.causal(input_ids=IDS).logits
-    assert not torch.allclose(logits, embedded.causal(input_ids=IDS).logits)
+    assert not torch.allclose(logits.float(), embedded.causal(input_ids=IDS).logits)
     with torch.no_grad(), cheap_adapter(model):
         assert torch.equal(model.causal(input_ids=IDS).logits, logits)
 
@@ -99,17 +105,28 @@ def test_unknown_target_modules_are_a_users_mistake(embedded: LanguageModel) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "device", "dtype", "installed", "picked"),
+    ("name", "kind", "device", "dtype", "installed", "picked"),
     [
-        ("auto", "cuda", torch.bfloat16, True, "flash_attention_2"),
-        ("auto", "cuda", torch.bfloat16, False, None),
-        ("auto", "cuda", torch.float32, True, None),
-        ("auto", "cpu", torch.bfloat16, True, None),
-        ("eager", "cuda", torch.bfloat16, True, "eager"),
+        ("auto", "gemma2", "cuda", torch.bfloat16, True, "flash_attention_2"),
+        ("auto", "gemma2", "cuda", torch.bfloat16, False, "eager"),  # its attention is capped
+        ("auto", "mistral", "cuda", torch.bfloat16, True, "flash_attention_2"),
+        ("auto", "qwen3_next", "cuda", torch.bfloat16, True, "flash_attention_2"),
+        ("auto", "mistral", "cuda", torch.float32, True, None),
+        ("auto", "mistral", "cpu", torch.bfloat16, True, None),
+        ("auto", "qwen3", "cuda", torch.bfloat16, True, None),  # it is packed, which wants sdpa
+        ("auto", "llama", "cuda", torch.bfloat16, True, None),
+        ("flash_attention_2", "qwen3", "cuda", torch.bfloat16, True, "flash_attention_2"),
+        ("eager", "mistral", "cuda", torch.bfloat16, True, "eager"),
     ],
 )
-def test_flash_attention_is_taken_where_it_can_be(
-    monkeypatch: pytest.MonkeyPatch, name: str, device: str, dtype: torch.dtype, installed: bool, picked: str | None
+def test_flash_attention_is_taken_for_models_that_cannot_be_packed(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    kind: str,
+    device: str,
+    dtype: torch.dtype,
+    installed: bool,
+    picked: str | None,
 ) -> None:
     monkeypatch.setattr("phfcli.core.models.loading.is_flash_attn_2_available", lambda: installed)
-    assert pick_attention(name, torch.device(device), dtype) == picked
+    assert pick_attention(name, torch.device(device), dtype, AutoConfig.for_model(kind)) == picked

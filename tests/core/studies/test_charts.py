@@ -52,6 +52,7 @@ def test_the_interval_of_two_seeds_does_not_set_the_scale(monkeypatch: pytest.Mo
     ]
     _, differences, *_ = figure_of(panels(study, replace(results, rows=rows))).axes
     left, right = differences.get_xlim()
+    assert left < 0 < right  # the sign of every difference is seen
     assert two.low is not None
     assert two.high is not None
     assert four.low is not None

@@ -1,13 +1,16 @@
 """A study's records, its table and its page, by hand from the files that runs leave."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from phfcli.core.analysis.seed_difference import seed_difference
 from phfcli.core.errors import UserError
+from phfcli.core.studies.findings import findings
 from phfcli.core.studies.plan import Study, StudyRun, load_study, runs_of, search_runs
 from phfcli.core.studies.rates import chosen_rates, known_runs
 from phfcli.core.studies.record import finished, write_record
@@ -154,7 +157,10 @@ def test_the_page_says_what_is_there_and_where_it_is_from(study: Study, tmp_path
     assert "| PHF | 2 | 93.8 ± 6.2 (seeds) | +12.5 | -146.3 to +171.3 | 0.500 | 136 seeds |" in text
     assert "- **Null**, not told apart from OPSD: PHF." in text
     assert "- **One seed only**, so no statement about the method: SFT." in text
-    assert "- **Width**: 1 of 1 intervals over seeds are wider than ± 3 points; the column `for ± 3` says" in text
+    assert (
+        "- **Width**: 1 of 1 intervals over seeds are wider than ± 3 points; the column `seeds for ± 3 points` says"
+        in text
+    )
     assert "Not complete" not in text
     for run in runs_of(study):
         assert f"(records/{run.name}.json)" in text
@@ -167,6 +173,39 @@ def test_the_page_says_what_is_there_and_where_it_is_from(study: Study, tmp_path
 def test_a_study_without_any_run_has_a_page(study: Study, tmp_path: Path) -> None:
     text = write_report(study, tmp_path / "study.yaml").read_text()
     assert "**Not complete: 0 of 6 runs are finished.**" in text
+
+
+@pytest.mark.parametrize("there", [["base"], ["base", "phf"]])
+def test_a_study_without_its_baseline_has_a_page(study: Study, there: list[str]) -> None:
+    search(study, {1e-4: (1, 1, 0, 0), 1e-3: (2, 1, 0, 0)})
+    for run in known_runs(study):
+        if run.system in there:
+            write_run(run, RIGHT[run.system, run.seed])
+    text = page_of(study)
+    assert "| base model | 1 | 50.0 ± 10.0 (problems) |" in text
+    assert "**Shown** (p at most 0.05 after Holm's correction, seeds as the unit), against OPSD: nothing." in text
+
+
+def test_what_only_the_correction_takes_is_open(study: Study) -> None:
+    fill(study)
+    results = results_of(study)
+    own = seed_difference([0.049, 0.05, 0.051])
+    assert own.p_value is not None
+    assert own.p_value < 0.05
+
+    def corrected_to(p_value: float) -> list[str]:
+        rows = [
+            replace(row, difference=replace(row.difference, over_seeds=own, corrected=p_value))
+            if row.difference and row.system == "phf"
+            else row
+            for row in results.rows
+        ]
+        return findings(study, replace(results, rows=rows))
+
+    opened = corrected_to(0.06)
+    assert "- **Open**, told apart from OPSD alone but not after the correction: PHF by +5.0 points." in opened
+    assert "- **Null**, not told apart from OPSD: nothing." in opened
+    assert not any("Open" in line for line in corrected_to(0.04))
 
 
 def test_a_fresh_checkout_goes_on_from_the_records(study: Study) -> None:

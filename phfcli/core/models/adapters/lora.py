@@ -20,7 +20,7 @@ from phfcli.core.errors import UserError, first_line
 from phfcli.core.models.adapters.summary import AdapterSummary, summarise_adapter
 from phfcli.core.models.adapters.targets import adapted, choose_targets
 from phfcli.core.models.architecture.blocks import find_blocks
-from phfcli.core.models.kernels.lora_products import fuse_products
+from phfcli.core.models.kernels.lora_products import fuse_products, only_products
 from phfcli.core.models.kernels.rms_norms import fuse_norms
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.weights import check_complete
@@ -102,9 +102,10 @@ def _replaced(values: Mapping[Any, Tensor]) -> Iterator[None]:
 def _is_plain(network: PeftModel) -> bool:
     """Whether an adapter is nothing but products added to linear layers."""
     config = network.peft_config[_ADAPTER]
-    if not isinstance(config, LoraConfig) or config.use_dora or config.modules_to_save or config.bias != "none":
+    if not isinstance(config, LoraConfig) or config.modules_to_save or config.bias != "none":
         return False
-    return all(isinstance(module, LoraLinear) for module in network.modules() if isinstance(module, BaseTunerLayer))
+    layers: list[Any] = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+    return all(isinstance(layer, LoraLinear) and only_products(layer, _ADAPTER) for layer in layers)
 
 
 def load_adapter(causal: PreTrainedModel, adapter: Path) -> PeftModel:

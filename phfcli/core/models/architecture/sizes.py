@@ -35,6 +35,14 @@ def caps_attention(config: PreTrainedConfig) -> bool:
     return getattr(text_config(config), "attn_logit_softcapping", None) is not None
 
 
+def attends_in_part(config: PreTrainedConfig) -> bool:
+    """Whether some layers do not attend to all earlier tokens: windows, chunks, or a state in place of attention."""
+    text = text_config(config)
+    window = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
+    kinds = set(getattr(text, "layer_types", None) or [])
+    return bool(window or getattr(text, "attention_chunk_size", None) or kinds - {"full_attention"})
+
+
 def cache_row_bytes(config: PreTrainedConfig, itemsize: int) -> int:
     """Bytes of keys and values for each token of a sequence."""
     text, depth = text_config(config), depth_of(config)

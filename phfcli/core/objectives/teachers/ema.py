@@ -64,6 +64,8 @@ class AveragedTeacher:
     @torch.no_grad()
     def update(self) -> None:
         """Follows the student; to be called after each optimizer step."""
+        if self._decay == 1.0:
+            return  # the initial policy stays
         student = [p.detach() for p in self._student.values()]
         means = list(self._average.values())
         if student and means[0].device == student[0].device:
