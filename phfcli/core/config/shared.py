@@ -65,7 +65,7 @@ class ModelSettings(Section):
     model: str = "embedded"  # a folder, a hub id, or "embedded"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto is bfloat16 on a GPU and float32 on a CPU
     device: str = "auto"  # auto is the GPU if there is one
-    # auto is FlashAttention 2 on a GPU where it is installed
+    # auto is sdpa; for models that cannot be packed FlashAttention 2, on a GPU where it is installed
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     quantization: Literal["none", "nf4", "int8"] = "none"  # of the frozen base, by bitsandbytes
     prompt: PromptSettings = PromptSettings()
