@@ -133,17 +133,21 @@ def test_a_page_alone_is_of_the_whole_study(
 
 
 @pytest.mark.slow
-def test_a_study_that_was_killed_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_study_that_was_killed_or_stopped_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     file = write(tmp_path)
     command = [sys.executable, "-m", "phfcli", "study", str(file), "--jobs", "1"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    killed = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    killed = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     record = tmp_path / "docs/records/embedded/base-seed0.json"
     deadline = time.monotonic() + 300
     while not record.is_file() and time.monotonic() < deadline:
         time.sleep(0.2)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    time.sleep(2)  # the next run has begun
+    killed.send_signal(number)
+    _, words = killed.communicate()
+    assert ("embedded/opsd-seed0 stopped" in words) == (number == signal.SIGTERM)
+    assert "failed" not in words
     first = record.stat().st_mtime_ns
     time.sleep(5)  # what it had started sees that its parent has gone
     again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

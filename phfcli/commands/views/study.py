@@ -50,6 +50,7 @@ def run_watched(study: "Study", part: "Part", file: Path, jobs: int | None, log:
     from rich.live import Live
 
     from phfcli.core.storage.locks import writing_alone
+    from phfcli.core.studies.record import finished
     from phfcli.core.studies.report import write_report
     from phfcli.core.studies.schedule import Schedule, log_of, slots_for
 
@@ -58,7 +59,7 @@ def run_watched(study: "Study", part: "Part", file: Path, jobs: int | None, log:
 
     def tell(run: "StudyRun") -> None:
         write_report(study, file)
-        state = "failed" if run in schedule.failed else "finished"
+        state = "failed" if run in schedule.failed else "finished" if finished(run) else "stopped"
         say(log, f"{run.name} {state}")
 
     schedule = Schedule(study, part, slots_for(study, jobs), tell)

@@ -32,6 +32,7 @@ class Schedule:
         at_work: by name the runs that are at work now, and since when (monotonic seconds).
         jobs: how many runs are at work at a time.
         failed: runs whose command failed; its words are in the run's log.
+        stopped: whether the study is being stopped, so that what ends now has not failed.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Schedule:
         self.study, self.part = study, part
         self.at_work: dict[str, tuple[StudyRun, float]] = {}
         self.failed: list[StudyRun] = []
+        self.stopped = False
         self._after_run = after_run
         self._slots: queue.SimpleQueue[Environment] = queue.SimpleQueue()
         for slot in slots:
@@ -60,6 +62,7 @@ class Schedule:
             try:
                 list(pool.map(self._make, todo))
             except BaseException:
+                self.stopped = True
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in list(self._processes):
                     process.terminate()  # training saves a checkpoint first
@@ -76,12 +79,14 @@ class Schedule:
         with self._one:
             if done:
                 write_record(run)
-            else:
+            elif not self.stopped:
                 self.failed.append(run)
             self._after_run(run)
 
     def _phf(self, arguments: Sequence[str], run: StudyRun, slot: Environment) -> bool:
         """Whether the command ended well; what it says goes to the log beside the run's folder."""
+        if self.stopped:
+            return False
         with log_of(run).open("ab") as log:
             process = subprocess.Popen(
                 phf_command(arguments),
