@@ -21,8 +21,8 @@ Record = dict[str, Any]
 class Difference:
     """A system minus the baseline at the last step, on one model and benchmark.
 
-    over_seeds: would another training differ? over_problems: do these checkpoints of
-    the first seed that both have differ on other problems?
+    over_seeds: would another training differ?
+    over_problems: do these checkpoints, of the first seed that both have, differ on other problems?
     corrected: the p-value over seeds, corrected for all the study's comparisons (Holm); None for a single seed.
     """
 

@@ -1,4 +1,4 @@
-"""LoRA adapters of a model in memory: a fresh one, a saved one, and one folded into the weights for sampling."""
+"""LoRA adapters of a model in memory: a fresh one, a saved one, and one that is cheap to sample with."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -74,16 +74,16 @@ def cheap_adapter(model: LanguageModel) -> Iterator[None]:
     if model.sharded or not (isinstance(model.network, PeftModel) and _is_plain(model.network)):
         yield
         return
-    layers = [module for module in model.network.modules() if isinstance(module, LoraLinear)]
+    layers: list[Any] = [module for module in model.network.modules() if isinstance(module, LoraLinear)]
     if model.head.dtype == torch.float32:
-        bases: dict[Any, Any] = {layer.get_base_layer().weight: layer for layer in layers}
-        folded = {weight: weight.data + layer.get_delta_weight(_ADAPTER) for weight, layer in bases.items()}
+        bases = [(layer, layer.get_base_layer().weight) for layer in layers]
+        folded = {weight: weight.data + layer.get_delta_weight(_ADAPTER) for layer, weight in bases}
         with _replaced(folded), model.network.disable_adapter():
             yield
-        return
-    own: list[Any] = [part[_ADAPTER].weight for layer in layers for part in (layer.lora_A, layer.lora_B)]
-    with _replaced({weight: weight.data.to(model.head.dtype) for weight in own}):
-        yield
+    else:
+        own = [side[_ADAPTER].weight for layer in layers for side in (layer.lora_A, layer.lora_B)]
+        with _replaced({weight: weight.data.to(model.head.dtype) for weight in own}):
+            yield
 
 
 @contextmanager

@@ -1,0 +1,62 @@
+"""phf train --dry-run: the settings, the prompts and the memory of a run, and what cannot be shown."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phfcli.core.shipped_files import embedded_problems
+
+Phf = Callable[..., Any]
+
+
+def test_a_dry_run_of_the_embedded_default(phf: Phf, tmp_path: Path) -> None:
+    done = phf("train", "--dry-run", "--json")
+    assert done.code == 0
+    plan = done.json
+    assert plan["settings"]["objective"] == "phf"
+    assert "\\boxed{" in plan["prompts"]["student"]
+    assert "reference solution" in plan["prompts"]["teacher"]
+    assert plan["memory_bytes"]["total"] == sum(v for k, v in plan["memory_bytes"].items() if k != "total")
+    assert plan["gaps"] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("objective", "shown"), [("sft", {"student", "target"}), ("grpo", {"student"})])
+def test_a_dry_run_without_a_teacher_counts_none(phf: Phf, objective: str, shown: set[str]) -> None:
+    done = phf("train", "--objective", objective, "--dry-run", "--json")
+    assert done.code == 0
+    assert done.json["prompts"].keys() == shown
+    assert not {"teacher", "captured states"} & done.json["memory_bytes"].keys()
+
+
+def test_a_dry_run_counts_no_problem_that_is_left_out(phf: Phf, tmp_path: Path) -> None:
+    lines = embedded_problems("train").read_text().splitlines(keepends=True)[:4]
+    long = json.loads(lines[0]) | {"id": "long", "problem": "add 12 " * 200}
+    for name, rows in (("short", lines), ("both", [*lines, json.dumps(long)])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    plans = [
+        phf("train", "--data", f"{name}.jsonl", "--set", "overlong=skip", "--dry-run", "--json").json
+        for name in ("short", "both")
+    ]
+    assert plans[0]["phases"] == plans[1]["phases"]
+
+
+def test_grpo_refuses_rollouts_of_a_cut_distribution(phf: Phf) -> None:
+    done = phf("train", "--objective", "grpo", "--set", "rollout.top_p=0.9", "--dry-run")
+    assert done.code == 2
+    assert "rollout.top_p" in done.err
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("recipe", ["qwen3-1.7b", "qwen3-4b", "qwen3-8b"])
+def test_a_dry_run_without_the_hub_says_so(phf: Phf, monkeypatch: pytest.MonkeyPatch, recipe: str) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    done = phf("train", "--config", recipe, "--dry-run")
+    assert done.code == 0
+    assert "lr: 5.0e-06" in done.out
+    assert done.err.startswith("warning: not all can be shown")
+    assert "the hub cannot be reached" in done.err
+    assert done.err.count("\n") == 1
