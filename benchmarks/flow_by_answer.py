@@ -36,7 +36,8 @@ def main(
     flow = open_flow(flows)
     unknown = sum(rollout.student_prompt not in problems for rollout in flow.rollouts)
     if unknown:
-        raise typer.BadParameter(f"--data: {unknown} of {len(flow.rollouts)} rollouts answer no problem of {data}")
+        words = f"{unknown} of {len(flow.rollouts)} rollouts answer no problem of {data}"
+        raise typer.BadParameter(f"--data: {words}; give the problems that they were drawn for")
     asked = [problems[rollout.student_prompt] for rollout in flow.rollouts]
     drawn = [Completion(rollout.completion, (), "stop") for rollout in flow.rollouts]
     with build_grader(config.grader) as grader:
