@@ -15,11 +15,11 @@ import typer
 from rich.console import Console
 
 from phfcli.core.config import LoraSettings, ModelSettings
-from phfcli.core.models.adapters.lora import add_lora
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
+from phfcli.core.models.lora import add_lora
 from phfcli.core.rollouts.engine import Serving
-from phfcli.core.rollouts.vllm_engine import VllmEngine
+from phfcli.core.rollouts.vllm import VllmEngine
 from phfcli.core.types import Request, Sampling
 
 REQUESTS = 8

@@ -16,11 +16,11 @@ from harness.tables import Table, mebibytes, spread
 from transformers import Qwen3Config
 
 from phfcli.core.config import LoraSettings, TrainConfig
-from phfcli.core.models.adapters.lora import lora_network
 from phfcli.core.models.description import skeleton
+from phfcli.core.models.lora import lora_network
 from phfcli.core.objectives.build import build_objective
-from phfcli.core.training.dry_run.pass_memory import PassMemory, pass_memory
-from phfcli.core.training.dry_run.step_memory import Lengths, step_memory
+from phfcli.core.training.pass_memory import PassMemory, pass_memory
+from phfcli.core.training.step_memory import Lengths, step_memory
 
 WIDE = 151_936
 Shape = tuple[int, int, int, int]  # layers, width, the MLP's width, heads

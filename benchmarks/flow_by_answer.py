@@ -13,13 +13,13 @@ from typing import Annotated, Any
 import typer
 
 from phfcli.core.analysis.diagnose import diagnose
-from phfcli.core.grading.policies.graders import build_grader
+from phfcli.core.grading.policies import build_grader
 from phfcli.core.models.description import load_description
 from phfcli.core.models.prompts import build_prompts
-from phfcli.core.runs.flow_files import FlowFile, open_flow
-from phfcli.core.runs.training_data import load_problems
+from phfcli.core.runs.flows import FlowFile, open_flow
+from phfcli.core.runs.problems import load_problems
 from phfcli.core.settings import option_source, resolve_train
-from phfcli.core.training.samples.rewards import rewards_of
+from phfcli.core.training.rollouts import rewards_of
 from phfcli.core.types import Completion
 
 

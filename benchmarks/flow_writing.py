@@ -13,8 +13,7 @@ from tempfile import TemporaryDirectory
 
 import typer
 
-from phfcli.core.runs.flow_files import save_flow
-from phfcli.core.runs.flow_recorder import record_flow
+from phfcli.core.runs.flows import record_flow, save_flow
 from phfcli.core.settings import option_source, resolve_train
 from phfcli.core.training.setup import build_trainer
 

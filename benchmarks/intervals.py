@@ -13,8 +13,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from phfcli.core.analysis.paired_difference import paired_difference, pool
-from phfcli.core.analysis.seed_difference import seed_difference
+from phfcli.core.analysis.differences import paired_difference, pool, seed_difference
 
 LEVEL = 0.05
 SAMPLES = 12

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from phfcli.core.names import MACHINE_METRICS
 from phfcli.core.runs.checkpoints import checkpoints_of
-from phfcli.core.runs.layout import step_name
+from phfcli.core.runs.folder import step_name
 
 _STATE = ("adapter_model", "teacher", "optimizer")
 

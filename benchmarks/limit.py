@@ -15,9 +15,9 @@ import typer
 from harness.tables import Table, spread
 from torch import Tensor
 
-from phfcli.core.losses.divergence.fused import fused_divergence
-from phfcli.core.losses.divergence.vocabulary_terms import Kind
-from phfcli.core.models.allocator import keep_large_blocks
+from phfcli.core.losses.divergence import Kind
+from phfcli.core.losses.fused_divergence import fused_divergence
+from phfcli.core.models.device import keep_large_blocks
 
 VOCABULARY = 151_936
 CHUNK = 64

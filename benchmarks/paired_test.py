@@ -12,7 +12,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from phfcli.core.analysis.paired_difference import PairedDifference, paired_difference
+from phfcli.core.analysis.differences import PairedDifference, paired_difference
 
 LEVEL = 0.05
 Floats = NDArray[np.float64]

@@ -18,7 +18,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from phfcli.core.reporting.report import write_report
-from phfcli.core.runs.flow_files import Flow, Rollout, save_flow
+from phfcli.core.runs.flows import Flow, Rollout, save_flow
 from phfcli.core.storage.files import json_lines, write_json, write_text
 
 BENCHES = ("aime24", "aime25", "hmmt25")

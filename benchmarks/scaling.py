@@ -15,8 +15,8 @@ from harness.models import make_model, make_rollouts
 from harness.processes import metrics_of, peak, reset_peak, run_contender, run_phf, scratch
 from harness.tables import Table, mebibytes
 
-from phfcli.core.losses.divergence.fused import fused_divergence
-from phfcli.core.models.allocator import keep_large_blocks
+from phfcli.core.losses.fused_divergence import fused_divergence
+from phfcli.core.models.device import keep_large_blocks
 
 VOCABULARY = 151_936
 BASE = {"tokens": 256, "layers": 4, "batch": 2}

@@ -13,8 +13,7 @@ from arithmetic import STEPS, Chain, completion, reference_solution, work, writt
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from phfcli.core.models.chat_template import ChatTokenizer
-from phfcli.core.models.prompts import Prompts
+from phfcli.core.models.prompts import ChatTokenizer, Prompts
 
 SAMPLES = 12
 TEMPERATURE = 1.0

@@ -18,8 +18,7 @@ from arithmetic import PUPIL, Chain, Slips, completion, random_chain, reference_
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from phfcli.core.models.chat_template import ChatTokenizer
-from phfcli.core.models.prompts import Prompts
+from phfcli.core.models.prompts import ChatTokenizer, Prompts
 
 IGNORED = -100  # a target that carries no loss
 LOG_EVERY = 100

@@ -8,7 +8,7 @@ import phfcli as phf
 from phfcli.core.config import TrainConfig
 from phfcli.core.models.passes import Batch, Pass
 from phfcli.core.objectives.contract import LossTerms, Needs, Sum, Term
-from phfcli.core.objectives.output_divergence import OutputDivergence
+from phfcli.core.objectives.distillation import OutputDivergence
 
 
 @dataclass(frozen=True)

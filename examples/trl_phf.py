@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
-from phfcli.core.models.architecture.blocks import find_blocks
+from phfcli.core.models.architecture import find_blocks
 from phfcli.core.shipped_files import embedded_model, embedded_problems
 from phfcli.losses import flow_loss, flow_terms, select_positions
 

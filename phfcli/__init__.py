@@ -10,9 +10,7 @@
 The mathematics alone is in `phfcli.losses`, the grader in `phfcli.grading`.
 """
 
-from phfcli.api.comparison import Comparison, compare
-from phfcli.api.diagnosis import Diagnosis, diagnose
-from phfcli.api.evaluation import Evaluation
+from phfcli.api.evaluation import evaluate
 from phfcli.api.extensions import (
     register_benchmark,
     register_engine,
@@ -21,8 +19,8 @@ from phfcli.api.extensions import (
     register_teacher,
     register_tracker,
 )
-from phfcli.api.run import Run, StepMetrics, load_run
-from phfcli.api.sampling import evaluate
+from phfcli.api.findings import Comparison, Diagnosis, compare, diagnose
+from phfcli.api.results import Evaluation, Run, StepMetrics, load_run
 from phfcli.api.training import Training, train, training
 from phfcli.core.errors import FaultError, MissingFileError, UserError
 from phfcli.core.version import __version__

@@ -9,19 +9,17 @@ import typer
 
 from phfcli import __version__
 from phfcli.commands.bridge import bridge_app
+from phfcli.commands.compare import compare
 from phfcli.commands.config import config_app
+from phfcli.commands.diagnose import diagnose
 from phfcli.commands.doctor import doctor
 from phfcli.commands.door import run_guarded
 from phfcli.commands.eval import evaluate
-from phfcli.commands.findings.compare import compare
-from phfcli.commands.findings.diagnose import diagnose
-from phfcli.commands.findings.grade import grade
-from phfcli.commands.findings.probe import probe
-from phfcli.commands.findings.report import report
-from phfcli.commands.run_folders.export import export
-from phfcli.commands.run_folders.push import push
-from phfcli.commands.run_folders.runs import runs, watch
-from phfcli.commands.run_folders.verify import verify
+from phfcli.commands.export import export, push
+from phfcli.commands.grade import grade
+from phfcli.commands.probe import probe
+from phfcli.commands.report import report
+from phfcli.commands.runs import runs, verify, watch
 from phfcli.commands.study import study
 from phfcli.commands.train import train
 

@@ -3,14 +3,18 @@
 Pure functions of tensors on any device: float32 inside (float64 for float64), the gradient to the student only.
 """
 
-from phfcli.core.losses.divergence.fused import ClipStats, fused_divergence, fused_divergence_stats
-from phfcli.core.losses.divergence.plain import divergence
-from phfcli.core.losses.divergence.sampled_token import sampled_reverse_kl
+from phfcli.core.losses.divergence import divergence, sampled_reverse_kl
+from phfcli.core.losses.flow import FlowTerms, entropy, flow_loss, flow_terms, layer_energies, layer_energy_share
+from phfcli.core.losses.fused_divergence import ClipStats, fused_divergence, fused_divergence_stats
 from phfcli.core.losses.head import Head
-from phfcli.core.losses.hidden_states.attention import Attention, attention_divergence, sampled_keys
-from phfcli.core.losses.hidden_states.flow import FlowTerms, flow_loss, flow_terms
-from phfcli.core.losses.hidden_states.layer_energy import entropy, layer_energies, layer_energy_share
-from phfcli.core.losses.hidden_states.pointwise import StateLoss, mean_cosine, pointwise_loss
+from phfcli.core.losses.pointwise import (
+    Attention,
+    StateLoss,
+    attention_divergence,
+    mean_cosine,
+    pointwise_loss,
+    sampled_keys,
+)
 from phfcli.core.losses.policy_gradient import clipped_surrogate, group_advantages, token_logprobs, truncated_weights
 from phfcli.core.losses.positions import select_positions
 

@@ -14,10 +14,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from phfcli.core.config import LoraSettings, ModelSettings
-from phfcli.core.models.adapters.lora import add_lora
 from phfcli.core.models.description import load_description
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
+from phfcli.core.models.lora import add_lora
 
 settings.register_profile("phf", deadline=None)  # a machine that others share may take any time for an example
 settings.load_profile("phf")

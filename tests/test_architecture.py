@@ -34,7 +34,7 @@ def copy(tmp_path: Path) -> Path:
     ("module", "line"),
     [
         ("core/losses/positions.py", "from phfcli.core.models.passes import Pass"),
-        ("core/storage/files.py", "from phfcli.core.runs.layout import step_name"),
+        ("core/storage/files.py", "from phfcli.core.runs.folder import step_name"),
         ("core/grading/judge.py", "from phfcli.core.losses.positions import select_positions"),
         ("core/evaluation/scores.py", "from phfcli.commands.output import percent"),
     ],

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from harness.processes import peak, read_task, reset_peak
 
-from phfcli.core.models.kernels.packed_row import pack
+from phfcli.core.models.packing import pack
 from phfcli.core.models.passes import Sample
 from phfcli.core.objectives import contract
 from phfcli.core.settings import option_source, resolve_train
-from phfcli.core.training import loop
+from phfcli.core.training import trainer as loop
 from phfcli.core.training.setup import build_trainer
 
 

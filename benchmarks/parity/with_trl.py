@@ -21,7 +21,7 @@ from phfcli.core.grading import Grader, Status
 from phfcli.core.models.description import ModelDescription
 from phfcli.core.models.loading import load_model
 from phfcli.core.models.prompts import Prompts, build_prompts
-from phfcli.core.runs.training_data import Curriculum, load_problems
+from phfcli.core.runs.problems import Curriculum, load_problems
 from phfcli.core.settings import Source, read_yaml, resolve
 from phfcli.core.types import Problem
 

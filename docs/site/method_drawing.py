@@ -13,7 +13,7 @@ from torch import Tensor
 from phfcli.core.analysis.diagnose import flow_files
 from phfcli.core.reporting.figures import figure_of, save_figure
 from phfcli.core.reporting.flow_charts import BLUE, ORANGE, name_axes, title
-from phfcli.core.runs.flow_files import open_flow
+from phfcli.core.runs.flows import open_flow
 
 _LAYER = 2  # the first is 1
 _SHOWN = 12  # positions of the path

@@ -1,134 +1,94 @@
-"""The scores of an evaluation, as Python sees them."""
+"""Evaluation from Python."""
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from html import escape
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phfcli.api.arguments import in_python, sources_of, tells_arguments
+from phfcli.api.results import Evaluation
+
 if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
-_COLUMNS = ("bench", "problems", "n", "average", "stderr", "sampling_stderr", "majority", "truncated_share")
-_COUNTS = ("no_answer", "grader_failures", "mean_tokens", "tokens_per_s", "step", "folder")
+    from phfcli.api.results import Run
+    from phfcli.core.config import EvalConfig
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The scores of one model on one benchmark or several; fractions are 0..1.
+@tells_arguments
+def evaluate(
+    target: "Run | str | Path",
+    bench: str | Path | Sequence[str | Path] | None = None,
+    n: int | None = None,
+    *,
+    base: str | Path | None = None,
+    engine: str | None = None,
+    devices: Sequence[str] | None = None,
+    workers: int | None = None,
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    output_dir: str | Path | None = None,
+    config: "str | Path | Mapping[str, Any] | EvalConfig | Sequence[Any]" = (),
+    progress: bool = True,
+) -> Evaluation:
+    """Sample n completions of each problem, grade each, and average: Average@n with its standard error.
 
-    Attributes:
-        summaries: the summary.json of each benchmark.
+        scores = phf.evaluate(run, bench="embedded", n=12)
+        scores = phf.evaluate("Qwen/Qwen3-4B", ["aime24", "aime25"], devices=["0", "1"])
+        scores.average, scores.to_pandas(), scores.samples(), scores.problems()
+
+    Samples are on disk as they finish. The same call again goes on where a stopped one ended, and reads what is done.
+    vLLM starts processes: a script that samples with it wants its calls under `if __name__ == "__main__":`.
+
+    Args:
+        target: a `Run` (its newest checkpoint), or the path of a run, a checkpoint, an adapter or a model, or a hub id.
+        bench: a benchmark's name or file, or several; "embedded" if none is given.
+        n: samples of each problem (12).
+        base: the model under an adapter, if not the one that the adapter names.
+        engine: what samples: "auto", "transformers", "vllm", the URL of a server, or one that was registered.
+        devices: GPUs to sample on, one process for each.
+        workers: so many sampling processes on the CPU.
+        max_new_tokens: of a completion; None is 38,912, or what the model's context leaves.
+        temperature: 1.0 is the published one; 0 is greedy.
+        limit: only the first so many problems.
+        seed: of the samples (0).
+        output_dir: where the evaluation is kept; None is the run's own folder, or one under runs/.
+        config: settings beneath the arguments, as in `train`.
+        progress: show a bar, on a terminal or in a notebook.
+
+    Raises:
+        UserError: for anything that can be mended; all of it is looked at before the model is loaded.
+        FaultError: for a fault outside, such as a lost server; finished samples are kept.
     """
+    benches = None if bench is None else [str(b) for b in ([bench] if isinstance(bench, str | Path) else bench)]
+    given = {
+        "target": ("model", str(getattr(target, "folder", target))),
+        "bench": ("bench", benches),
+        "n": ("n", n),
+        "base": ("base", base),
+        "engine": ("engine", engine),
+        "devices": ("devices", None if devices is None else list(devices)),
+        "workers": ("workers", workers),
+        "max_new_tokens": ("max_new_tokens", max_new_tokens),
+        "temperature": ("temperature", temperature),
+        "limit": ("limit", limit),
+        "seed": ("seed", seed),
+        "output_dir": ("output_dir", output_dir),
+    }
+    sources = sources_of(config, given)
+    from phfcli.api.progress import SampleBar, quiet_libraries
+    from phfcli.core.config import EvalConfig
+    from phfcli.core.evaluation import evaluator as core
+    from phfcli.core.evaluation.scores import notes_of
+    from phfcli.core.settings import resolve
 
-    summaries: tuple[dict[str, Any], ...]
-
-    @classmethod
-    def load(cls, *folders: str | Path) -> "Evaluation":
-        """Evaluations that are on disk, by their folders."""
-        from phfcli.core.storage.schemas import SummaryForm, read_form
-
-        return cls(tuple({**read_form(Path(f) / "summary.json", SummaryForm), "folder": str(f)} for f in folders))
-
-    def __getitem__(self, bench: str) -> "Evaluation":
-        """The evaluation of one of its benchmarks."""
-        return Evaluation(tuple(summary for summary in self.summaries if summary["bench"] == bench) or _no(bench))
-
-    @property
-    def average(self) -> float:
-        """Average@n; of several benchmarks the mean over them."""
-        return math.fsum(summary["average"] for summary in self.summaries) / len(self.summaries)
-
-    @property
-    def stderr(self) -> float | None:
-        """Its standard error over problems; None where there is a single problem."""
-        errors = [summary.get("stderr") for summary in self.summaries]
-        known = [error for error in errors if error is not None]
-        return math.hypot(*known) / len(errors) if len(known) == len(errors) else None
-
-    def to_pandas(self) -> "pd.DataFrame":
-        """A row for each benchmark: scores with their errors, pass_at_K for each K, counts, lengths, speed, folder."""
-        import pandas as pd
-
-        return pd.DataFrame(
-            [
-                {
-                    **{name: summary.get(name) for name in _COLUMNS},
-                    **{f"pass_at_{k}": value for k, value in (summary.get("pass_at_k") or {}).items()},
-                    **{name: summary.get(name) for name in _COUNTS},
-                }
-                for summary in self.summaries
-            ]
-        )
-
-    def samples(self) -> "pd.DataFrame":
-        """A row for each sample: bench, problem, sample, status, correct, answer, gold, tokens, seed, text.
-
-        In the order of the benchmark, whichever samples were finished first.
-        """
-        import pandas as pd
-
-        from phfcli.core.storage.schemas import SampleForm, read_forms
-
-        rows = [
-            {"bench": summary["bench"], **{key: value for key, value in line.items() if key not in ("sum", "seconds")}}
-            for summary in self.summaries
-            for line in read_forms(Path(summary["folder"]) / "samples.jsonl", SampleForm)
-        ]
-        places = {key: place for place, key in enumerate(self._problems())}
-        rows.sort(key=lambda row: (places.get((row["bench"], row["problem"]), len(places)), row["sample"]))
-        frame = pd.DataFrame(rows)
-        frame.insert(3, "correct", frame["status"] == "correct")
-        return frame
-
-    def _problems(self) -> Iterator[tuple[str, str]]:
-        """Benchmark and problem in the benchmark's order, which the table of samples has."""
-        import pandas as pd
-
-        for summary in self.summaries:
-            table = Path(summary["folder"]) / "samples.parquet"
-            for problem in pd.read_parquet(table, columns=["problem"])["problem"].unique() if table.is_file() else ():
-                yield summary["bench"], problem
-
-    def problems(self) -> "pd.DataFrame":
-        """A row for each problem: bench, problem, gold, samples, correct (their share), truncated, mean_tokens.
-
-        In the order of the benchmark.
-        """
-        drawn = self.samples()
-        drawn["truncated"] = drawn["status"] == "truncated"
-        return drawn.groupby(["bench", "problem"], sort=False, as_index=False).agg(
-            gold=("gold", "first"),
-            samples=("sample", "count"),
-            correct=("correct", "mean"),
-            truncated=("truncated", "mean"),
-            mean_tokens=("tokens", "mean"),
-        )
-
-    def plot(self) -> "Figure":
-        """The average on each benchmark with its standard error."""
-        from phfcli.core.analysis.compare import compare
-        from phfcli.core.evaluation.saved_evaluations import load_evaluations
-        from phfcli.core.reporting.figures import view_figure
-
-        folders = [str(summary["folder"]) for summary in self.summaries]
-        return view_figure("runs", compare(load_evaluations(folders, [])))
-
-    def __repr__(self) -> str:
-        parts = [f"{s['bench']} {_points(s['average'], s.get('stderr'))}" for s in self.summaries]
-        one = self.summaries[0]
-        step = f" step {one['step']}" if one.get("step") else ""
-        return f"Evaluation({one['target']}{step}, n {one.get('n')}: {', '.join(parts)})"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{escape(repr(self))}</p>{self.to_pandas().to_html(index=False)}"
+    settings = resolve(EvalConfig, sources)
+    with quiet_libraries(), SampleBar(progress) as bar:
+        summaries = core.evaluate(settings, lambda _: None, bar.show, _warn)
+    for note in (note for summary in summaries for note in notes_of(summary)):
+        _warn(note)
+    return Evaluation(tuple(summaries))
 
 
-def _points(average: float, stderr: float | None) -> str:
-    return f"{100 * average:.1f}{'' if stderr is None else f' ± {100 * stderr:.1f}'} %"
-
-
-def _no(bench: str) -> tuple[dict[str, Any], ...]:
-    raise KeyError(bench)
+def _warn(message: str) -> None:
+    warnings.warn(in_python(message), UserWarning, stacklevel=3)

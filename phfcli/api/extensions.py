@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from phfcli.core.grading import Rule
     from phfcli.core.models.language_model import LanguageModel
     from phfcli.core.objectives.contract import Objective
-    from phfcli.core.objectives.teachers.contract import Teacher
+    from phfcli.core.objectives.teachers import Teacher
     from phfcli.core.rollouts.engine import Engine, Serving
     from phfcli.core.training.trackers import Tracker
 
@@ -44,7 +44,7 @@ def register_benchmark(
     rows: gives its rows, mappings with `problem` and `answer`, when it is evaluated.
     grader: a rule, or the name of one, that grades it; None is the mathematical one.
     """
-    from phfcli.core.evaluation.benches.benchmarks import OWN_NAMES, OwnBenchmark
+    from phfcli.core.evaluation.benchmarks import OWN_NAMES, OwnBenchmark
 
     if callable(grader):
         register_grader(name, grader)

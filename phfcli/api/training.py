@@ -7,9 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phfcli.api.arguments import sources_of, tells_arguments
-from phfcli.api.run import Run
-from phfcli.api.wording import in_python, told_in_python
+from phfcli.api.arguments import in_python, sources_of, tells_arguments, told_in_python
+from phfcli.api.results import Run
 
 if TYPE_CHECKING:
     from phfcli.core.config import TrainConfig
@@ -146,7 +145,7 @@ class Training:
 
     def __iter__(self) -> Iterator[Metrics]:
         from phfcli.api.progress import StepBar, quiet_libraries
-        from phfcli.core.reporting.health.training_findings import training_findings
+        from phfcli.core.reporting.findings import training_findings
         from phfcli.core.training.start import running, stops_at
 
         free = not self._resume and not any("output_dir" in source.tree for source in self._sources)

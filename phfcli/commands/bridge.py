@@ -25,7 +25,7 @@ from phfcli.core.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from phfcli.core.analysis.fit_bridge import BridgeReport
+    from phfcli.core.analysis.bridge import BridgeReport
 
 bridge_app = typer.Typer(rich_markup_mode="rich", no_args_is_help=True, help="Bridges to teachers of another kind.")
 
@@ -70,8 +70,8 @@ def fit(
     fixed = [("objective", "oprd"), ("teacher.kind", "external")]
     sources = [option_source("phf bridge fit", key, value) for key, value in fixed]
     settings = resolve_train([*sources, *settings_given(fit, locals())])
-    from phfcli.core.analysis.fit_bridge import fit_bridge
-    from phfcli.core.objectives.teachers.bridge import save_bridge
+    from phfcli.core.analysis.bridge import fit_bridge
+    from phfcli.core.objectives.other_teachers import save_bridge
 
     quiet_libraries()
     log = log_console(quiet)

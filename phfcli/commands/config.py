@@ -7,7 +7,7 @@ import typer
 
 from phfcli.commands.options import AsJson, Configs, Sets
 from phfcli.commands.output import print_json, print_table, result_console
-from phfcli.core.printable import as_yaml
+from phfcli.core.errors import as_yaml
 
 config_app = typer.Typer(rich_markup_mode="rich", no_args_is_help=True, help="Settings: show, compare, their schema.")
 
@@ -81,7 +81,7 @@ def schema(eval_: Annotated[bool, typer.Option("--eval", help="Of an evaluation,
 
 
 def _resolved(name: str) -> dict[str, Any]:
-    from phfcli.core.runs.layout import is_run
+    from phfcli.core.runs.folder import is_run
     from phfcli.core.settings import file_sources, leaves, resolve_train
 
     path = f"{name}/config.yaml" if is_run(Path(name)) else name

@@ -14,7 +14,7 @@ from phfcli.core.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from phfcli.core.doctor.finding import Finding
+    from phfcli.core.doctor.machine import Finding
 
 _PART = 23  # the width of a part's name
 _STATE = 8  # and of its state
@@ -105,7 +105,7 @@ def _report(findings: "Sequence[Finding]") -> dict[str, Any]:
 def _show(finding: "Finding") -> None:
     from rich.markup import escape
 
-    from phfcli.core.printable import printable
+    from phfcli.core.errors import printable
 
     out = result_console()
     mark = _MARKS[finding.state] + " " * (_STATE - len(finding.state))

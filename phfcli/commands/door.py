@@ -15,8 +15,7 @@ from pathlib import Path
 
 import typer
 
-from phfcli.core.errors import DISK_FAULTS, FaultError, UserError, first_line
-from phfcli.core.printable import printable
+from phfcli.core.errors import DISK_FAULTS, FaultError, UserError, first_line, printable
 from phfcli.core.spellings import answer
 from phfcli.core.version import __version__
 

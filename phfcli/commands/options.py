@@ -72,7 +72,7 @@ def _written_file(endings: Sequence[str]) -> Callable[[typer.CallbackParam, Path
         label = next(name for name in option.opts if name.startswith("--"))
         if endings and path.suffix not in endings:
             raise UserError(f"{label} {path}: use a name that ends in {', '.join(endings)}")
-        from phfcli.core.storage.writable import check_file
+        from phfcli.core.storage.files import check_file
 
         check_file(label, path)
         return path

@@ -9,12 +9,11 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from phfcli.core.printable import printable
+from phfcli.core.errors import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-
 
 GLUE = "\N{NO-BREAK SPACE}"
 _FILE_WIDTH = 120  # columns

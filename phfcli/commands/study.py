@@ -1,5 +1,10 @@
-"""phf study."""
+"""phf study, and what it shows: what is at work, what is left and how long it takes."""
 
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +15,101 @@ from phfcli.commands.output import log_console, print_json, result_console, say
 from phfcli.core.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from phfcli.core.studies.plan import Study
+    from rich.console import Console
+    from rich.table import Table
+
+    from phfcli.core.studies.plan import Part, Study, StudyRun
+    from phfcli.core.studies.schedule import Estimate, Schedule
+
+_LOOK_EVERY_S = 5.0
+
+
+def show_estimate(study: "Study", left: "Estimate", jobs: int | None, json_: bool) -> None:
+    """What a study, or the part of it that is asked for, still takes."""
+    if json_:
+        print_json({"runs": left.runs, "steps": left.steps, "evaluations": left.samplings, "job_hours": left.hours})
+        return
+    out = result_console()
+    models = ", ".join(study.models)
+    say(out, f"study      {study.title}")
+    out.print(f"of         {models}: {len(study.systems)} systems, {len(study.benches)} benchmarks", markup=False)
+    out.print(
+        f"left       {left.runs} runs, {left.steps:,} steps, {left.samplings} checkpoints to evaluate", markup=False
+    )
+    say(out, f"time       {_hours(left, jobs)}")
+
+
+def _hours(left: "Estimate", jobs: int | None) -> str:
+    if not left.runs:
+        return "nothing is left"
+    if left.hours is None:
+        return "not known before a step has been measured: start the study, and ask again"
+    several = f", {left.hours / jobs:.1f} of {jobs}" if jobs else ""
+    return f"{left.hours:.1f} hours of one job{several}; runs that were not measured are taken to cost what others do"
+
+
+def run_watched(study: "Study", part: "Part", file: Path, jobs: int | None, log: "Console") -> list[str]:
+    """Runs a part of a study with a live table; returns the logs of the runs that failed."""
+    from rich.live import Live
+
+    from phfcli.core.storage.files import writing_alone
+    from phfcli.core.studies.page import write_report
+    from phfcli.core.studies.record import finished
+    from phfcli.core.studies.schedule import Schedule, log_of, slots_for
+
+    folder = Path(study.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def tell(run: "StudyRun") -> None:
+        write_report(study, file)
+        state = "failed" if run in schedule.failed else "finished" if finished(run) else "stopped"
+        say(log, f"{run.name} {state}")
+
+    schedule = Schedule(study, part, slots_for(study, jobs), tell)
+    with (
+        writing_alone(folder / "lock", f"{folder}: another study is at work there; wait for it or stop it"),
+        Live(console=log, auto_refresh=False, transient=True) as live,
+        _repeating(lambda: live.update(_table(schedule), refresh=log.is_terminal)),
+    ):
+        schedule.run()
+    return [str(log_of(run)) for run in schedule.failed]
+
+
+@contextmanager
+def _repeating(function: Callable[[], None]) -> Iterator[None]:
+    """Calls a function every few seconds while the context lasts."""
+    end = threading.Event()
+
+    def loop() -> None:
+        while not end.wait(_LOOK_EVERY_S):
+            function()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+def _table(schedule: "Schedule") -> "Table":
+    """A row for each run at work; the title tells what is left."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from phfcli.core.studies.schedule import estimate, steps_done
+
+    left = estimate(schedule.study, schedule.part)
+    hours = "" if left.hours is None else f", {left.hours / schedule.jobs:.1f} hours"
+    table = Table(title=f"{left.runs} runs left{hours}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("at work", "step", "for"):
+        table.add_column(column, justify="left" if column == "at work" else "right")
+    for run, since in list(schedule.at_work.values()):
+        lasted = timedelta(seconds=round(time.monotonic() - since))
+        table.add_row(escape(run.name), f"{steps_done(run)} of {run.evaluated[-1]}", str(lasted))
+    return table
 
 
 def study(
@@ -43,8 +142,8 @@ def study(
       phf study studies/embedded.yaml --only opsd,phf --seeds 1  # a part of it, also with --dry-run
       phf study studies/table-1.yaml --report-only
     """
-    from phfcli.core.studies.estimate import estimate
     from phfcli.core.studies.plan import Part, load_study
+    from phfcli.core.studies.schedule import estimate
 
     for option, given in {"--only": only, "--seeds": seeds, "--jobs": jobs}.items():
         if report_only and given:
@@ -55,16 +154,12 @@ def study(
     check_names(plan, only)
     part = Part(frozenset(names_of(only)), seeds)
     if dry_run:
-        from phfcli.commands.views.study import show_estimate
-
         show_estimate(plan, estimate(plan, part), jobs, json_)
         return
-    from phfcli.core.studies.report import write_report
+    from phfcli.core.studies.page import write_report
 
     failed: list[str] = []
     if not report_only:
-        from phfcli.commands.views.study import run_watched
-
         failed = run_watched(plan, part, file, jobs, log_console(quiet))
     page = write_report(plan, file)
     if json_:

@@ -1,9 +1,38 @@
-"""The errors that are shown as one line instead of a traceback."""
+"""The errors that are shown as one line instead of a traceback, and text that is safe to print."""
 
 import difflib
 import errno
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
+
+
+def printable(text: str) -> str:
+    """The text with a replacement mark for each control character and each lone surrogate.
+
+    So it may stand on a terminal, in a picture or on a page.
+    """
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def markdown_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table as Markdown, line by line."""
+    header, *body = [[markdown_cell(cell) for cell in row] for row in (columns, *rows)]
+    return [f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *body]]
+
+
+def markdown_cell(cell: str) -> str:
+    """The text escaped for Markdown, because names come from files."""
+    plain = " ".join(cell.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\|`*_\[\]])", r"\\\1", plain)
+
+
+def as_yaml(value: object) -> str:
+    """A value as YAML has it, on one line."""
+    import yaml
+
+    return str(yaml.safe_dump([value], default_flow_style=True, width=10**6, allow_unicode=True)).strip()[1:-1]
+
 
 T = TypeVar("T")
 Name = TypeVar("Name", bound=str)

@@ -14,7 +14,7 @@ from trained import SMALL, running, same_end
 
 import phfcli as phf
 from phfcli.core.config import EvalConfig
-from phfcli.core.evaluation.benches.benchmarks import load_benchmark
+from phfcli.core.evaluation.benchmarks import load_benchmark
 from phfcli.core.names import TEACHERS
 
 CONFIG = {"batch_size": 4, "rollout.max_new_tokens": 48}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import phfcli as phf
-from phfcli.api.wording import in_python
+from phfcli.api.arguments import in_python
 
 CORE = Path(phf.__file__).parent / "core"
 # what a server, a launcher or `git` is given; commands that Python does not have

@@ -21,8 +21,8 @@ from torch import Tensor
 from phfcli.core.config import HttpSettings, ModelSettings
 from phfcli.core.errors import FaultError, UserError
 from phfcli.core.rollouts.engine import Serving
-from phfcli.core.rollouts.http.engine import HttpEngine
-from phfcli.core.runs.flow_files import open_flow
+from phfcli.core.rollouts.http import HttpEngine
+from phfcli.core.runs.flows import open_flow
 from phfcli.core.storage.problem_rows import Columns, read_problems
 from phfcli.core.storage.schemas import Form, read_form
 from phfcli.core.storage.tables import read_rows

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from phfcli.core.config import LoraSettings, ModelSettings
-from phfcli.core.models.adapters.lora import add_lora
 from phfcli.core.models.loading import load_model
+from phfcli.core.models.lora import add_lora
 
 Phf = Callable[..., Any]
 

@@ -9,7 +9,7 @@ import pytest
 
 Phf = Callable[..., Any]
 
-FILES = Path(__file__).parents[1] / "core" / "analysis" / "regrading" / "files"
+FILES = Path(__file__).parents[1] / "core" / "analysis" / "files"
 EVAL = ("eval", "embedded", "--limit", 4, "--n", 2, "--quiet", "--engine", "transformers")
 ATTACK = "\x1b[31m[bold]<script>"
 

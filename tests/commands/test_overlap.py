@@ -24,7 +24,7 @@ def test_copied_problems_are_told(phf: Phf, tmp_path: Path) -> None:
     summary = phf("eval", "embedded", *SMALL, "--json").json["benches"][0]
     assert "overlap" not in summary
     from phfcli.core.config import EvalConfig
-    from phfcli.core.evaluation.benches.benchmarks import load_benchmark
+    from phfcli.core.evaluation.benchmarks import load_benchmark
 
     copied = load_benchmark("embedded", EvalConfig(limit=2)).problems
     rows = [{"problem": problem.problem, "solution": "s"} for problem in copied]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from refusals import refused
 
-from phfcli.core.storage.locks import writing_alone
+from phfcli.core.storage.files import writing_alone
 
 Phf = Callable[..., Any]
 

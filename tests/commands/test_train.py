@@ -25,10 +25,10 @@ from trained import (
 )
 
 from phfcli.core.names import OBJECTIVES
-from phfcli.core.runs.flow_files import open_flow
-from phfcli.core.runs.layout import step_name
+from phfcli.core.runs.flows import open_flow
+from phfcli.core.runs.folder import step_name
 from phfcli.core.shipped_files import embedded_problems
-from phfcli.core.training.loop import Trainer
+from phfcli.core.training.trainer import Trainer
 
 Phf = Callable[..., Any]
 

@@ -8,8 +8,8 @@ from sleeping_engine import SleepingEngine
 
 from phfcli.core import extensions
 from phfcli.core.config import TrainConfig
-from phfcli.core.models.adapters.lora import add_lora
 from phfcli.core.models.loading import load_model
+from phfcli.core.models.lora import add_lora
 from phfcli.core.rollouts.engine import Serving
 from phfcli.core.types import Completion, Request, Sampling
 

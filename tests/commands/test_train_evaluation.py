@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from trained import SMALL, checkpoint_steps, evaluations, same_end
 
-from phfcli.core.runs.layout import step_name
+from phfcli.core.runs.folder import step_name
 from phfcli.core.shipped_files import embedded_model
 
 Phf = Callable[..., Any]

@@ -8,7 +8,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from trained import SMALL, checkpoint_steps, without_sums
 
-from phfcli.core.runs.layout import step_name
+from phfcli.core.runs.folder import step_name
 
 Phf = Callable[..., Any]
 

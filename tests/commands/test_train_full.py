@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from trained import SMALL, checkpoint_steps, metrics, same_tensors, without_sums
 from transformers import AutoModelForCausalLM
 
-from phfcli.core.runs.layout import step_name
+from phfcli.core.runs.folder import step_name
 from phfcli.core.shipped_files import embedded_model
 
 Phf = Callable[..., Any]

@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from trained import SMALL, checkpoint_steps, evaluations, metrics, running, same_end, same_tensors, wait_for_step
 
 from phfcli.core.errors import UserError
-from phfcli.core.runs.layout import step_name
+from phfcli.core.runs.folder import step_name
 from phfcli.core.settings import resolve_train, set_sources
-from phfcli.core.training.distributed import Ranks
+from phfcli.core.training.ranks import Ranks
 from phfcli.core.training.setup import build_trainer
 
 Phf = Callable[..., Any]

@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from trained import SMALL, evaluations, metrics
 
 import phfcli
-from phfcli.core.training.tracker_pages import Findings
+from phfcli.core.training.trackers import Findings
 
 Phf = Callable[..., Any]
 

@@ -9,7 +9,7 @@ import pytest
 from phfcli.core import extensions
 from phfcli.core.config import EvalConfig, TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.evaluation.benches.benchmarks import OwnBenchmark, load_benchmark
+from phfcli.core.evaluation.benchmarks import OwnBenchmark, load_benchmark
 from phfcli.core.grading import Grade, Status, build_grader
 from phfcli.core.settings import option_source, resolve
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.rollouts.transformers_engine import TransformersEngine
+from phfcli.core.rollouts.transformers import TransformersEngine
 from phfcli.core.types import Request, Sampling
 
 FOLDER = Path(__file__).parents[2] / "examples"

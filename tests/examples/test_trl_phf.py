@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from phfcli.core.config import LoraSettings, TrainConfig
-from phfcli.core.models.adapters.lora import add_lora
 from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.lora import add_lora
 from phfcli.core.models.passes import Sample, collate, run_pass
 from phfcli.core.objectives.build import build_objective
 

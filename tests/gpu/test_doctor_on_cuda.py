@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from phfcli.core.doctor import steps
-from phfcli.core.doctor.given_model import memory_of
 from phfcli.core.doctor.machine import machine
 from phfcli.core.doctor.program import Program
+from phfcli.core.doctor.steps import memory_of
 
 pytestmark = pytest.mark.gpu
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from phfcli.core.losses.divergence.fused import fused_divergence
-from phfcli.core.losses.hidden_states.flow import flow_loss, flow_terms
+from phfcli.core.losses.flow import flow_loss, flow_terms
+from phfcli.core.losses.fused_divergence import fused_divergence
 
 pytestmark = pytest.mark.gpu
 

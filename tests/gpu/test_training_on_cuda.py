@@ -10,10 +10,10 @@ import torch
 from trained import metrics, same_tensors
 
 from phfcli.core.config import TrainConfig
-from phfcli.core.models.adapters.lora import add_lora
 from phfcli.core.models.loading import load_model
+from phfcli.core.models.lora import add_lora
 from phfcli.core.rollouts.engine import Serving
-from phfcli.core.rollouts.vllm_engine import VllmEngine
+from phfcli.core.rollouts.vllm import VllmEngine
 from phfcli.core.types import Request, Sampling
 
 pytestmark = pytest.mark.gpu

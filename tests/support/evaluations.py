@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from phfcli.core.runs.layout import evaluation_folder
+from phfcli.core.runs.folder import evaluation_folder
 
 SOME = {"p": [1, 0], "q": [0, 0], "r": [1, 1]}  # three problems, two samples each
 

@@ -18,19 +18,18 @@ from torch import Tensor
 from trained import same_tensors
 
 from phfcli.core.config import EvalConfig, LoraSettings, ModelSettings
-from phfcli.core.evaluation.evaluate import evaluate
-from phfcli.core.losses.divergence.fused import fused_divergence
-from phfcli.core.losses.divergence.plain import divergence
-from phfcli.core.models.adapters.lora import add_lora, cheap_adapter
-from phfcli.core.models.adapters.round_trip import check_round_trip
-from phfcli.core.models.architecture.self_check import check_computation
+from phfcli.core.evaluation.evaluator import evaluate
+from phfcli.core.losses.divergence import divergence
+from phfcli.core.losses.fused_divergence import fused_divergence
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
+from phfcli.core.models.lora import add_lora, cheap_adapter, check_round_trip
 from phfcli.core.models.passes import Sample, collate, run_pass
-from phfcli.core.rollouts.transformers_engine import TransformersEngine
-from phfcli.core.runs.layout import step_name
+from phfcli.core.models.trial import check_computation
+from phfcli.core.rollouts.transformers import TransformersEngine
+from phfcli.core.runs.folder import step_name
 from phfcli.core.settings import option_source, resolve, set_sources
-from phfcli.core.training.distributed import ALONE
+from phfcli.core.training.ranks import ALONE
 from phfcli.core.training.start import opened_run, start_trainer
 from phfcli.core.types import Request, Sampling
 

@@ -9,7 +9,7 @@ from typing import Any
 from pages import Page
 from selenium.webdriver.remote.webelement import WebElement
 
-from phfcli.core.evaluation.page.sample_page import ShownRun, write_page
+from phfcli.core.evaluation.samples_page import ShownRun, write_page
 from phfcli.core.types import Problem
 
 SUMMARY: dict[str, Any] = {

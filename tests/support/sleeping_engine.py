@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.rollouts.transformers_engine import TransformersEngine
+from phfcli.core.rollouts.transformers import TransformersEngine
 from phfcli.core.types import Completion, Request, Sampling
 
 

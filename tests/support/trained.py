@@ -12,10 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from phfcli.core.names import MACHINE_METRICS
-from phfcli.core.reporting.health.health_charts import MAPS
-from phfcli.core.reporting.training_curves import CURVES, DETAILS
+from phfcli.core.reporting.training_charts import CURVES, DETAILS, MAPS
 from phfcli.core.runs.checkpoints import checkpoints_of
-from phfcli.core.runs.layout import step_name
+from phfcli.core.runs.folder import step_name
 
 SMALL = ("--set", "batch_size=4", "--set", "rollout.max_new_tokens=48", "--quiet")
 

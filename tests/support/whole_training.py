@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from phfcli.core.settings import resolve_train, set_sources
-from phfcli.core.training.distributed import joined
+from phfcli.core.training.ranks import joined
 from phfcli.core.training.setup import build_trainer
 
 _SETTINGS = ("steps=2", "batch_size=4", "rollout.max_new_tokens=24", "tuning=full", "sharding=fsdp", "device=cpu")

@@ -10,11 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
-from phfcli.core.analysis.arms import Arm, group
+from phfcli.core.analysis.arms import Arm, Measured, group, measure, of_scores
+from phfcli.core.analysis.differences import PairedDifference, SeedDifference, holm
 from phfcli.core.analysis.gain import Finding, findings_of, forgotten
-from phfcli.core.analysis.paired_difference import PairedDifference, holm
-from phfcli.core.analysis.seed_difference import SeedDifference
-from phfcli.core.analysis.units import Measured, measure, of_scores
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
 from phfcli.core.names import UnitName

@@ -1,27 +1,230 @@
-"""Diagnoses a hidden flow: its energy over depth, along the rollout and, from several reports, over training.
-
-Rollouts are measured one at a time, so that memory does not grow with their number. Of each measure the mean over a
-rollout's transitions is taken first, then the mean over rollouts, as in the loss.
-"""
+"""Diagnoses a hidden flow: its energy over depth, along the rollout and, from several reports, over training."""
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from phfcli.core.analysis.flow_totals import FlowTotals, TokenEnergy
-from phfcli.core.analysis.readings.model_readings import ModelReadings
-from phfcli.core.analysis.readings.state_cosine import StateCosine
 from phfcli.core.errors import UserError, one_of
-from phfcli.core.losses.hidden_states.layer_energy import entropy, layer_energy_share
-from phfcli.core.losses.hidden_states.rollout_measures import measure_rollout
+from phfcli.core.losses.flow import RolloutMeasures, entropy, layer_energy_share, measure_rollout
 from phfcli.core.names import ENERGIES, EnergyName
-from phfcli.core.runs.flow_files import RolloutStates, open_flow
-from phfcli.core.runs.layout import is_run, step_name
+from phfcli.core.runs.flows import RolloutStates, open_flow
+from phfcli.core.runs.folder import is_run, step_name
+
+_KS = 2 ** torch.arange(31)  # of the first and last k tokens
+
+
+@dataclass(frozen=True)
+class StateCosine:
+    """By number of tokens and layer; with the last number, which is the longest rollout, both ends are the whole."""
+
+    tokens: list[int]  # 1, 2, 4, ..., and the length of the longest rollout
+    first: list[list[float | None]]  # [len(tokens)][L]; None where no rollout has a position there
+    last: list[list[float | None]]
+
+    def ends(self) -> Iterator[tuple[str, list[list[float | None]]]]:
+        """Each end by its name."""
+        yield "first", self.first
+        yield "last", self.last
+
+    def as_json(self) -> dict[str, Any]:
+        return {"tokens": self.tokens, **dict(self.ends())}
+
+
+@dataclass
+class StateCosineSums:
+    """Sums over rollouts, in float64."""
+
+    depth: int
+    longest: int = 0
+    _sums: Tensor = field(init=False)  # [2, len(_KS), L], of the first and of the last tokens
+    _rollouts: Tensor = field(init=False)  # [2, len(_KS), 1], that have a position there
+
+    def __post_init__(self) -> None:
+        self._sums = torch.zeros(2, len(_KS), self.depth, dtype=torch.float64)
+        self._rollouts = torch.zeros(2, len(_KS), 1, dtype=torch.float64)
+
+    def add(self, cosine: Tensor, positions: list[int], length: int) -> None:
+        """cosine: [L, m], at these positions of a rollout of so many tokens."""
+        at = torch.tensor(positions)
+        within = torch.stack([at < _KS[:, None], at >= length - _KS[:, None]]).double()  # [2, len(_KS), m]
+        counts = within.sum(-1, keepdim=True)
+        self._sums += within @ cosine.double().T.cpu() / counts.clamp(min=1)
+        self._rollouts += counts > 0
+        self.longest = max(self.longest, length)
+
+    def result(self) -> StateCosine:
+        shorter = int((self.longest > _KS).sum())  # ks that do not yet reach over the longest rollout
+        means = (self._sums / self._rollouts)[:, : shorter + 1].tolist()
+        first, last = ([[None if math.isnan(value) else value for value in row] for row in end] for end in means)
+        return StateCosine([*_KS[:shorter].tolist(), self.longest], first, last)
+
+
+@dataclass(frozen=True)
+class OutputReadings:
+    """How alike the next-token distributions of student and teacher are (OPRD, figures 10 and 11).
+
+    Means over tokens; a list has the sixteenths of the rollouts, None where no token lies.
+    """
+
+    tokens: int
+    top: int  # words of each reader that are compared
+    overlap: float  # the share of them that both readers have
+    entropy_student: float  # nats
+    entropy_teacher: float
+    overlap_along: list[float | None]
+    entropy_student_along: list[float | None]
+    entropy_teacher_along: list[float | None]
+
+
+@dataclass(frozen=True)
+class LensReadings:
+    """What each block's state would predict if the head read it (OISD, eq. 5; figures 2, 5 and 7).
+
+    Means over tokens, by block: 1 is the first. The last block's prediction is the student's own.
+    """
+
+    shadow: int  # the block that OISD would train
+    entropy: list[float]  # nats
+    agreement: list[float]  # the share of tokens whose likeliest word is the last block's
+    divergence: list[float]  # jsd(0.5) from the last block's prediction, in nats (eq. 7 without advantages)
+    words: list[str]  # of the beginning of the first rollout
+    likeliest: list[list[str]]  # in the place of each of these, by block
+
+    def by_layer(self) -> tuple[list[float], list[float], list[float]]:
+        return self.entropy, self.agreement, self.divergence
+
+
+@dataclass(frozen=True)
+class TokenAttention:
+    """The share of the attention that one token of the first rollout gets, prompt included."""
+
+    column: int  # 0 is the first token of the prompt
+    text: str
+    shadow: float
+    last: float
+
+
+@dataclass(frozen=True)
+class AttentionReadings:
+    """Where OISD's shadow block looks, beside the last block (OISD, figure 6); means over heads.
+
+    The maps are of the first rollout: [queries, spread over the rollout][parts of its tokens, prompt included].
+    """
+
+    divergence: float  # eq. 10 without advantages, which training logs as attention_gap
+    agreement: float  # 1 - divergence / ln 2: 1 where both look alike, 0 where they share no token
+    shadow_map: list[list[float]]  # shares of the attention; each row sums to 1
+    last_map: list[list[float]]
+    columns: list[int]  # of the queries
+    tokens: list[TokenAttention]  # those that get most, from queries in the last quarter of the rollout
+
+
+@dataclass(frozen=True)
+class ModelReadings:
+    """All of it; distributions are at this temperature, that of the rollouts."""
+
+    temperature: float
+    outputs: OutputReadings
+    lens: LensReadings
+    attention: AttentionReadings | None  # None where the model's attention cannot be captured, for this reason:
+    no_attention: str | None = None
+    gradients: dict[str, float] | None = None  # of each loss term the norm, with its weight; where it was asked for
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+_FEWEST = 5  # transitions to a token that is listed
+
+
+class TokenEnergy(NamedTuple):
+    """The transitions that lead to one token: how many, and their mean energy over all layers."""
+
+    token: int
+    text: str
+    transitions: int
+    energy: float
+
+
+def _by_transition(measures: RolloutMeasures) -> dict[EnergyName, Tensor]:
+    """[L, n] of each energy: what each transition adds to the mean."""
+    return {
+        "loss": (measures.direction + measures.geometry) / 2,
+        "direction": measures.direction,
+        "geometry": measures.geometry,
+        "transition": measures.squares[0],
+    }
+
+
+@dataclass
+class FlowTotals:
+    """Of each measure the mean over a rollout's transitions, summed over rollouts, in float64."""
+
+    depth: int
+    energy: EnergyName
+    parts: int
+    count: int = 0
+    energies: dict[EnergyName, Tensor] = field(default_factory=dict)  # [L] of each
+    _tokens: dict[int, list[float]] = field(default_factory=dict)  # number and energy of the transitions to a token
+
+    def __post_init__(self) -> None:
+        self.energies = {kind: self._zeros() for kind in ENERGIES}
+        self.state_cosine = StateCosineSums(self.depth)
+        self._teacher_squares, self._adjacent = self._zeros(), torch.zeros(self.depth - 1, dtype=torch.float64)
+        self._ranks, self._hsics = self._zeros(2), self._zeros(3)
+        self._map, self._in_part = self._zeros(self.parts), torch.zeros(self.parts, dtype=torch.float64)
+
+    def add(self, measures: RolloutMeasures, rollout: RolloutStates) -> None:
+        values = {kind: value.double() for kind, value in _by_transition(measures).items()}
+        self.count += 1
+        for kind, value in values.items():
+            self.energies[kind] += value.mean(1)
+        self._teacher_squares += measures.squares[1].double().mean(1)
+        self._adjacent += measures.adjacent.double()
+        self._ranks += measures.rank.double()
+        if measures.hsic is not None:
+            self._hsics += measures.hsic.double()
+        self.state_cosine.add(measures.cosine, rollout.positions, rollout.length)
+        chosen = values[self.energy]  # [L, n]
+        n = chosen.shape[1]
+        part = ((torch.arange(n, dtype=torch.float64) + 0.5) / n * self.parts).long()
+        self._map.index_add_(0, part, chosen.T)
+        self._in_part.index_add_(0, part, torch.ones(n, dtype=torch.float64))
+        # no tokens are known of old files
+        for token, value in zip(rollout.tokens[1:], chosen.mean(0).tolist(), strict=False):
+            found = self._tokens.setdefault(token, [0, 0.0])
+            found[0] += 1
+            found[1] += value
+
+    def measures(self) -> Iterator[tuple[str, Tensor]]:
+        count = max(self.count, 1)
+        yield "cosine", 1 - self.energies["direction"] / count
+        yield "direction", self.energies["direction"] / count
+        yield "geometry", self.energies["geometry"] / count
+        yield "adjacent", self._adjacent / count
+        yield "transition_student", self.energies["transition"] / count
+        yield "transition_teacher", self._teacher_squares / count
+        yield "rank_student", self._ranks[0] / count
+        yield "rank_teacher", self._ranks[1] / count
+        yield "cka", self._hsics[0] / (self._hsics[1] * self._hsics[2]).sqrt()
+
+    def map(self) -> Tensor:
+        """[L, parts]: NaN in a part without a transition."""
+        return (self._map / self._in_part[:, None]).T
+
+    def token_energies(self, texts: dict[int, str]) -> Iterator[TokenEnergy]:
+        for token, (transitions, energy) in self._tokens.items():
+            if transitions >= _FEWEST:
+                yield TokenEnergy(token, texts.get(token, ""), int(transitions), energy / transitions)
+
+    def _zeros(self, *first: int) -> Tensor:
+        return torch.zeros(*first, self.depth, dtype=torch.float64)
+
 
 PARTS = 16  # of a rollout, in the position map
 

@@ -6,14 +6,12 @@ Each figure is a difference of two arms with its 95% interval over the unit that
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from phfcli.core.analysis.arms import Arm
-from phfcli.core.analysis.paired_difference import PairedDifference, Scores
-from phfcli.core.analysis.seed_difference import SeedDifference
-from phfcli.core.analysis.units import Measured, measure
-from phfcli.core.evaluation.pass_at_k import pass_at_k
+from phfcli.core.analysis.arms import Arm, Measured, measure
+from phfcli.core.analysis.differences import PairedDifference, Scores, SeedDifference
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
+from phfcli.core.evaluation.scores import pass_at_k
 from phfcli.core.grading.answers import read
-from phfcli.core.grading.limits import Refused
+from phfcli.core.grading.exact import Refused
 
 Figure = PairedDifference | SeedDifference
 _COUNTS = ("distinct answers", "tokens")

@@ -8,19 +8,18 @@ from typing import Literal
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import MissingFileError, UserError
-from phfcli.core.evaluation.sample_file import SampleFile
+from phfcli.core.evaluation.samples import SampleFile
 from phfcli.core.evaluation.saved_evaluations import load_evaluations
-from phfcli.core.models.adapters.files import check_adapter
+from phfcli.core.models.adapters import check_adapter
 from phfcli.core.models.description import ModelDescription, load_description
 from phfcli.core.models.loading import load_model
 from phfcli.core.runs.checkpoints import check_sums, checkpoints_of
-from phfcli.core.runs.flow_files import open_flow
-from phfcli.core.runs.layout import evaluation_files, is_run
-from phfcli.core.runs.rollout_readings import reading_files
-from phfcli.core.runs.run_folder import recorded_config
-from phfcli.core.runs.run_list import in_use
+from phfcli.core.runs.flows import open_flow
+from phfcli.core.runs.folder import evaluation_files, is_run, recorded_config
+from phfcli.core.runs.readings import reading_files
+from phfcli.core.runs.targets import in_use
 from phfcli.core.storage.schemas import AlarmForm, ManifestForm, RolloutsForm, StepForm, read_form, read_forms
-from phfcli.core.training.health.alarms import FILE as ALARMS
+from phfcli.core.training.alarms import FILE as ALARMS
 
 State = Literal["ok", "damaged", "missing", "in use"]
 

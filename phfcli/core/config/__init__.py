@@ -5,9 +5,18 @@ In come plain values; out come frozen sections, or an error that names the key. 
 """
 
 from phfcli.core.config.evaluation import EvalConfig, GradeConfig, SampleColumns
-from phfcli.core.config.kinds import Aggregate, LayerChoice, Positive, Section
 from phfcli.core.config.objectives import DivergenceSettings, GrpoSettings, OisdSettings, SftSettings, TeacherSettings
-from phfcli.core.config.shared import ColumnSettings, HttpSettings, ModelSettings, PromptSettings, VllmSettings
+from phfcli.core.config.sections import (
+    Aggregate,
+    ColumnSettings,
+    HttpSettings,
+    LayerChoice,
+    ModelSettings,
+    Positive,
+    PromptSettings,
+    Section,
+    VllmSettings,
+)
 from phfcli.core.config.training import LoraSettings, OffloadSettings, RolloutSettings, TrainConfig
 
 __all__ = [

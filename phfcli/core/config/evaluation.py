@@ -4,8 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt
 
-from phfcli.core.config.kinds import EngineName, Positive, Section
-from phfcli.core.config.shared import DataSettings, ModelSettings
+from phfcli.core.config.sections import DataSettings, EngineName, ModelSettings, Positive, Section
 from phfcli.core.names import GoldForm, PolicyName
 
 

@@ -5,7 +5,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from phfcli.core.config.kinds import Aggregate, Context, Fraction, LayerChoice, Layers, Positive, Section, TeacherChoice
+from phfcli.core.config.sections import (
+    Aggregate,
+    Context,
+    Fraction,
+    LayerChoice,
+    Layers,
+    Positive,
+    Section,
+    TeacherChoice,
+)
 from phfcli.core.names import StateDtype, StatesTeacherName, Where
 
 

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from phfcli.core.config.kinds import BelowOne, EngineName, Fraction, ObjectiveChoice, Positive, Section, TrackerChoice
 from phfcli.core.config.objectives import (
     DivergenceSettings,
     FlowSettings,
@@ -17,7 +16,17 @@ from phfcli.core.config.objectives import (
     SftSettings,
     TeacherSettings,
 )
-from phfcli.core.config.shared import DataSettings, ModelSettings
+from phfcli.core.config.sections import (
+    BelowOne,
+    DataSettings,
+    EngineName,
+    Fraction,
+    ModelSettings,
+    ObjectiveChoice,
+    Positive,
+    Section,
+    TrackerChoice,
+)
 from phfcli.core.errors import nearest
 from phfcli.core.names import TOKEN_WEIGHTS, WEIGHTED_OBJECTIVES
 

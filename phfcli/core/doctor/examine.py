@@ -8,11 +8,9 @@ from pathlib import Path
 import torch
 
 from phfcli.core.doctor import steps
-from phfcli.core.doctor.engines import vllm
-from phfcli.core.doctor.finding import Finding, ok, warning
-from phfcli.core.doctor.given_model import memory_of
-from phfcli.core.doctor.machine import machine
+from phfcli.core.doctor.machine import Finding, machine, ok, warning
 from phfcli.core.doctor.program import Program
+from phfcli.core.doctor.steps import memory_of, vllm
 
 
 def examine(model: str | None, processes: int | None, engine: str | None, quick: bool) -> Generator[Finding]:

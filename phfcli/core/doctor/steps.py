@@ -1,18 +1,92 @@
-"""Real steps of the embedded model: against stored values, in several processes, killed and resumed, compiled."""
+"""Real steps on this machine: against stored values, in several processes, killed and resumed, of a given model."""
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from phfcli.core.doctor.finding import Finding, failed, ok, warning
+from phfcli.core.config import TrainConfig
+from phfcli.core.doctor.machine import Finding, failed, ok, warning
 from phfcli.core.doctor.program import Program, attention_of, metrics_of
-from phfcli.core.doctor.step_times import step_times, told_times
+from phfcli.core.names import PHASES
 from phfcli.core.storage.files import file_hash
+
+
+def step_times(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds of a step and of each of its phases, of a run; the first one has warmed up for the others."""
+    names = ["seconds", *(f"{phase}_seconds" for phase in PHASES)]
+    return {name: median(line[name] for line in lines[1:] or lines) for name in names}
+
+
+def told_times(times: Mapping[str, float]) -> str:
+    """The same in words."""
+    phases = ", ".join(f"{phase} {times[f'{phase}_seconds']:.2f}" for phase in PHASES)
+    return f"{times['seconds']:.2f} s a step ({phases})"
+
+
+_MODEL_S = 600.0  # to load it, and for two steps of it
+
+
+def memory_of(program: Program, model: str) -> Finding:
+    """The peak of a step on the given model against what the plan predicts, and what a recipe of it takes."""
+    part, run = f"memory of {model}", program.folder / "memory"
+    own = [*("train", "--model", model, "--data", "embedded", "--steps", "2", "--quiet", "--set", "batch_size=4")]
+    own += [*("--set", "micro_batch_size=4", "--set", "rollout.max_new_tokens=64", "--engine", "transformers")]
+    planning = program.run([*own, "--dry-run", "--json"])
+    if not planning.done:
+        return failed(part, planning.why, f"phf train --model {model} --dry-run says why")
+    outcome = program.run([*own, "--output-dir", str(run)], extra_s=_MODEL_S)
+    if not outcome.done:
+        return failed(part, outcome.why, f"phf train --model {model} --dry-run shows what it takes")
+    lines = metrics_of(run)
+    planned = json.loads(planning.printed)["memory_bytes"]["total"]
+    peak = max(line["peak_memory_bytes"] for line in lines)
+    ratio = planned / peak
+    times = step_times(lines)
+    hours = _recipe_hours(times["seconds"] / max(1.0, 4 * median(line["rollout_tokens"] for line in lines)))
+    found = (
+        f"predicted {planned / 2**30:.2f} GiB, measured {peak / 2**30:.2f}; {told_times(times)} of 4; "
+        f"the recipe: about {hours:.1f} hours on one such device"
+    )
+    figures = {"predicted_bytes": planned, "measured_bytes": peak, "recipe_hours": hours, **times}
+    if not 0.8 <= ratio <= 1.25:
+        return warning(part, found, "leave more room than the plan says", **figures)
+    return ok(part, found, **figures)
+
+
+def _recipe_hours(seconds: float) -> float:
+    """Of a run with the default settings, the paper's, at so many seconds for each token of a rollout."""
+    recipe = TrainConfig()
+    return seconds * recipe.steps * recipe.batch_size * recipe.rollout.max_new_tokens / 3600
+
+
+_SAMPLING_GAP = 0.1  # nats
+_START_S = 240.0  # beside other work vLLM alone took 156 s
+
+
+def vllm(program: Program) -> Iterator[Finding]:
+    """vLLM starts, follows another adapter, and its log-probabilities are the trainer's."""
+    run = program.folder / "vllm"
+    options = ["--objective", "grpo", "--steps", "2", "--engine", "vllm", "--set", "batch_size=2", "--quiet"]
+    words = ["train", *options, "--set", "rollout.max_new_tokens=48", "--output-dir", str(run)]
+    outcome = program.run(words, extra_s=_START_S)
+    if not outcome.done:
+        fix = "train and evaluate with --engine transformers, or install the vLLM that fits this torch"
+        yield failed("vLLM", outcome.why, fix)
+        return
+    lines = metrics_of(run)
+    yield ok("vLLM", f"starts, and follows another adapter and back; {outcome.seconds:.0f} s in all")
+    gap = max(line.get("engine_gap", 0.0) for line in lines)
+    if gap > _SAMPLING_GAP:
+        fix = "its probabilities are not the trainer's: use --engine transformers, or the same dtype in both"
+        yield failed("vLLM log-probabilities", f"{gap:.3g} nats from the trainer's", fix, engine_gap=gap)
+    else:
+        yield ok("vLLM log-probabilities", f"at most {gap:.2g} nats from the trainer's, on average", engine_gap=gap)
+
 
 REFERENCE = Path(__file__).with_name("reference.json")
 STEPS = 2

@@ -1,33 +1,129 @@
-"""One model that is served once: samples what is missing of a benchmark, grades it and writes it at once."""
+"""Evaluates a model: samples what is missing, grades each and writes it at once, then computes the scores."""
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from phfcli.core.config import EvalConfig
-from phfcli.core.evaluation.benches.benchmarks import Benchmark
-from phfcli.core.evaluation.benches.overlap import Overlap
-from phfcli.core.evaluation.page.sample_page import write_page
-from phfcli.core.evaluation.progress import EvaluationProgress, RunningAverage
-from phfcli.core.evaluation.sample_file import SampleFile
-from phfcli.core.evaluation.sample_tasks import SampleTask, grade, sample_tasks
-from phfcli.core.evaluation.sampling import sampling_of
-from phfcli.core.evaluation.scores import score_notes, summarise
-from phfcli.core.grading import Grading
-from phfcli.core.models.description import ModelDescription, pick_device
-from phfcli.core.models.prompts import Prompts
-from phfcli.core.rollouts.engine import Engine
-from phfcli.core.runs.checkpoint_choice import Target
-from phfcli.core.runs.layout import evaluation_folder, run_name
-from phfcli.core.runs.provenance import environment, now
-from phfcli.core.storage.background_writer import BackgroundWriter
-from phfcli.core.storage.files import write_json
-from phfcli.core.storage.schemas import EvaluationSettingsForm, read_form
+from phfcli.core.errors import UserError
+from phfcli.core.evaluation.benchmarks import Benchmark, check_golds, load_benchmarks
+from phfcli.core.evaluation.overlap import Overlap, overlaps_of
+from phfcli.core.evaluation.samples import (
+    GradedSample,
+    Key,
+    SampleFile,
+    SampleTask,
+    grade,
+    longest_sequence,
+    prompt_settings,
+    sample_tasks,
+    sampling_of,
+)
+from phfcli.core.evaluation.samples_page import write_page
+from phfcli.core.evaluation.scores import average, score_notes, summarise
+from phfcli.core.grading import Grading, Status, build_grader
+from phfcli.core.models.adapters import check_adapter
+from phfcli.core.models.description import ModelDescription, load_description, pick_device, pick_dtype
+from phfcli.core.models.prompts import PLAIN_TEMPLATE, Prompts, build_prompts
+from phfcli.core.rollouts.build import evaluation_engine
+from phfcli.core.rollouts.engine import Engine, Serving
+from phfcli.core.runs.folder import environment, evaluation_folder, model_identity, now, recorded_config, run_name
+from phfcli.core.runs.model_card import card_of
+from phfcli.core.runs.targets import Target, find_target
+from phfcli.core.storage.files import BackgroundWriter, check_folder, file_hash, kept, write_json, write_text
+from phfcli.core.storage.schemas import AdapterForm, EvaluationSettingsForm, ManifestForm, read_form
 from phfcli.core.types import Completion, Request, Sampling
+
+
+@dataclass(frozen=True)
+class EvaluationProgress:
+    """The progress of an evaluation; `average` and `stderr` are of the samples so far."""
+
+    bench: str
+    done: int
+    total: int
+    average: float
+    stderr: float | None
+    tokens: int
+    seconds: float
+
+
+class RunningAverage:
+    """The running figures of one benchmark."""
+
+    def __init__(self, bench: str, total: int, done: Mapping[Key, GradedSample]) -> None:
+        self._bench, self._total = bench, total
+        self._scores: dict[str, list[float]] = {}
+        self._tokens = 0
+        self.seconds_before = max((s["seconds"] for s in done.values()), default=0.0)
+        self.add(list(done.values()))
+
+    def add(self, samples: Sequence[GradedSample]) -> None:
+        for sample in samples:
+            self._scores.setdefault(sample["problem"], []).append(float(sample["status"] == Status.correct))
+            self._tokens += sample["tokens"]
+
+    def running(self, seconds: float) -> EvaluationProgress:
+        so_far = average(list(self._scores.values()))
+        done = sum(map(len, self._scores.values()))
+        return EvaluationProgress(self._bench, done, self._total, so_far.average, so_far.stderr, self._tokens, seconds)
+
+
+def identity_of(config: EvalConfig, target: Target) -> dict[str, Any]:
+    """What must not change between two parts of one evaluation."""
+    return {
+        "model": model_identity(target.model),
+        "adapter_sha256": file_hash(target.adapter / "adapter_model.safetensors") if target.adapter else None,
+        "adapter_config": _adapter_config_hash(target.adapter) if target.adapter else None,
+        "dtype": str(pick_dtype(config.dtype, pick_device(config.device))),
+        "quantization": config.quantization,
+    }
+
+
+def _adapter_config_hash(adapter: Path) -> str:
+    """A hash of what an adapter's config says; the order of its keys and lists means nothing and is not stable."""
+
+    def ordered(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: ordered(value[key]) for key in sorted(value)}
+        return sorted(map(ordered, value), key=json.dumps) if isinstance(value, list) else value
+
+    return hashlib.sha256(
+        json.dumps(ordered(read_form(adapter / "adapter_config.json", AdapterForm))).encode()
+    ).hexdigest()
+
+
+def check_base(target: Target, model: Mapping[str, Any]) -> None:
+    """Raises UserError where an adapter of a run is put on other weights than those it was trained on."""
+    if target.run is None:
+        return
+    trained_on = read_form(target.run / "manifest.json", ManifestForm)["model"]
+    for key in ("sha256", "revision"):
+        if key in trained_on and key in model and trained_on[key] != model[key]:
+            raise UserError(
+                f"{target.adapter}: was trained on {trained_on['name']} with {key} {trained_on[key]}, "
+                f"and {target.model} has {model[key]}; name the right base model with --base"
+            )
+
+
+def trained_otherwise(config: EvalConfig, target: Target) -> str | None:
+    """A sentence where an adapter was trained over its base in another form than it is evaluated over."""
+    if target.run is None or target.adapter is None:
+        return None
+    trained, own = recorded_config(target.run).quantization, config.quantization
+    if trained == own:
+        return None
+    words = {"none": "as it stands"}
+    return (
+        f"{target.name} was trained over its base {words.get(trained, f'in {trained}')} and is evaluated over it "
+        f"{words.get(own, f'in {own}')}; --set quantization={trained} takes the former"
+    )
+
 
 OUR_POLICY = "phf"
 
@@ -155,3 +251,71 @@ def _sampling_name(settings: Mapping[str, Any]) -> str:
     prompt = hashlib.sha256(json.dumps(settings["prompt"], sort_keys=True).encode()).hexdigest()[:6]
     name = f"t{own['temperature']:g}-p{own['top_p']:g}-k{own['top_k']}-{own['max_new_tokens']}tokens"
     return f"{name}-seed{settings['seed']}-{prompt}"
+
+
+Warn = Callable[[str], None]
+
+
+def evaluate(
+    config: EvalConfig, on_start: Callable[[Evaluator], None], on_progress: Progress, warn: Warn
+) -> list[dict[str, Any]]:
+    """Evaluates config.model on each of config.bench; returns their summaries.
+
+    Raises:
+        UserError: for anything the user can fix; all of it is looked at before the model's weights are loaded.
+    """
+    target = find_target(config.model, config.base)
+    with _kept(target):
+        return _evaluate(config, target, on_start, on_progress, warn)
+
+
+@contextmanager
+def _kept(target: Target) -> Iterator[None]:
+    """A checkpoint of a live run stays while it is evaluated, whatever the run removes."""
+    if target.run is None:
+        yield
+        return
+    folder = target.adapter or Path(target.model)
+    with kept(folder / "trainer.json"):
+        yield
+
+
+def _evaluate(
+    config: EvalConfig, target: Target, on_start: Callable[[Evaluator], None], on_progress: Progress, warn: Warn
+) -> list[dict[str, Any]]:
+    check_folder("--output-dir", Path(config.output_dir) if config.output_dir else target.run or Path("runs"))
+    benches = load_benchmarks(config.bench, config)
+    overlaps = overlaps_of(config, target, benches)
+    description = load_description(target.model)
+    identity = identity_of(config, target)
+    if target.adapter is not None:
+        check_adapter(target.adapter, description)
+        check_base(target, identity["model"])
+    prompts = build_prompts(description.tokenizer, prompt_settings(config, target))
+    if prompts.chat_template == PLAIN_TEMPLATE:
+        warn(prompts.notes()[1])
+    if trained := trained_otherwise(config, target):
+        warn(trained)
+    length = max(longest_sequence(config, description, prompts, bench) for bench in benches)
+    serving = Serving(config.model_copy(update={"model": target.model}), length, target.adapter)
+    with ExitStack() as stack:
+        names = dict.fromkeys(bench.grader for bench in benches)
+        graders = {name: stack.enter_context(_grader(name, config)) for name in names}
+        benches = [check_golds(bench, graders[bench.grader]) for bench in benches]
+        engine = stack.enter_context(closing(evaluation_engine(config, serving, warn)))
+        evaluation = Evaluator(config, target, description, prompts, engine, identity, overlaps)
+        on_start(evaluation)
+        summaries = [evaluation.run(bench, graders[bench.grader], on_progress) for bench in benches]
+    if target.adapter is not None and target.run is not None and target.step is not None:
+        # not where all weights were trained: the card is one of the files by which such a model is known
+        try:
+            write_text(target.adapter / "README.md", card_of(target.run, target.step))
+        except UserError as error:  # of another evaluation of the run: this one is complete
+            warn(f"the model card keeps its old scores: {error}")
+    return summaries
+
+
+def _grader(name: str, config: EvalConfig) -> Grading:
+    if name != "math" and config.grading != OUR_POLICY:
+        raise UserError(f"grading: {config.grading} grades mathematics, and grader {name!r} is a rule of its own")
+    return build_grader(name, config.grader_timeout_s, config.grading)

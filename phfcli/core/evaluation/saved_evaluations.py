@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from phfcli.core.errors import UserError
-from phfcli.core.evaluation.average import average
+from phfcli.core.errors import UserError, printable
+from phfcli.core.evaluation.scores import average
 from phfcli.core.grading import Status
-from phfcli.core.printable import printable
-from phfcli.core.runs.layout import evaluation_files, is_run, run_name, run_of_evaluation
+from phfcli.core.runs.folder import evaluation_files, is_run, run_name, run_of_evaluation
 from phfcli.core.settings import read_yaml
 from phfcli.core.storage.schemas import (
     EvaluationSettingsForm,

@@ -5,9 +5,8 @@ processes that are killed when they overrun, and a grader's own failure is a sta
 a model has written is executed.
 """
 
-from phfcli.core.grading.boxes import last_box
-from phfcli.core.grading.grader import Grade, Grader, Status
-from phfcli.core.grading.own_rule import Grading, Rule
-from phfcli.core.grading.policies.graders import build_grader
+from phfcli.core.grading.grader import Grade, Grader, Grading, Rule, Status
+from phfcli.core.grading.latex import last_box
+from phfcli.core.grading.policies import build_grader
 
 __all__ = ["Grade", "Grader", "Grading", "Rule", "Status", "build_grader", "last_box"]

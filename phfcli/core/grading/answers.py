@@ -1,19 +1,14 @@
-r"""Reads one answer without sympy, and decides the comparisons that need no parser.
-
-An answer is its normalised text, with the labels taken off that the parser would misread or drop: the unit, the base of
-a numeral, the modulus of a residue, the name on the left of an equation. What can be decided exactly from these is
-decided here; the rest goes to a worker (judge.py).
-"""
+"""What is compared: the answer of a completion, and the golds of a problem."""
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from phfcli.core.grading.boxes import enclosure
-from phfcli.core.grading.limits import MAX_CHARS, Refused, check
-from phfcli.core.grading.numbers import PlainNumber, agree, plain_number
-from phfcli.core.grading.rules import normalise
-from phfcli.core.grading.units import split_unit
+from phfcli.core.errors import UserError
+from phfcli.core.grading.exact import MAX_CHARS, PlainNumber, Refused, agree, canonical, check, plain_number, split_unit
+from phfcli.core.grading.latex import enclosure, last_box, normalise
+from phfcli.core.names import GoldForm
 
 _MODULUS = re.compile(
     r"\s*(?:\(\s*(?:\\?b?mod|\\text\s*\{\s*mod\s*\})|\\p?mod|(?<=[0-9])\s+mod)(?![a-zA-Z])\s*\{?\s*([^{}()]+?)\s*[)}]*$"
@@ -138,3 +133,78 @@ def _congruent(gold: Answer, answer: Answer) -> bool:
         return False
     difference = gold.number.value - answer.number.value
     return difference.denominator == 1 and difference.numerator % int(gold.modulus) == 0
+
+
+_NUMBER = re.compile(r"-?[0-9](?:[0-9,]*[0-9])?(?:\.[0-9]+)?(?:/[0-9]+)?")
+_COMMAND = re.compile(r"\\(?:text|mathrm|mbox|textbf)\s*\{[^{}]*\}|\\[A-Za-z]+")
+_WORD = re.compile(r"[A-Za-z]{3,}")
+_LONGEST = 200  # characters of a plausible gold answer
+_MOST_WORDS = 6  # of an answer that is text
+_FUNCTIONS = frozenset(
+    {"sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "infinity", "infty", "arcsin", "arccos", "arctan"}
+    | {"sinh", "cosh", "tanh", "and", "or", "mod", "numpy", "math", "sympy", "percent"}
+    | {"unit", "units", "integer", "integers", "number", "numbers"}
+)
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Why a gold is no plausible answer, and the form of gold that would mend it, if one would."""
+
+    reason: str
+    form: GoldForm | None
+
+
+def last_number(text: str) -> str:
+    """The last number of a text, without thousands commas; empty if there is none."""
+    found = _NUMBER.findall(text)
+    return found[-1].replace(",", "") if found else ""
+
+
+def after_hashes(text: str) -> str:
+    """What follows the last ####, without thousands commas, as GSM8K writes its answers."""
+    return re.sub(r"(?<=\d),(?=\d{3})", "", text.rpartition("####")[2].strip())
+
+
+GOLD_FORMS: dict[GoldForm, Callable[[str], str]] = {
+    "as-is": str.strip,
+    "last-box": lambda text: last_box(text) or "",
+    "after-hashes": after_hashes,
+    "last-number": last_number,
+}
+
+
+def doubt(gold: str) -> Doubt | None:
+    """What makes a gold implausible, or None for a plausible one."""
+    if "####" in gold:
+        return Doubt("it holds ####", "after-hashes")
+    if "\\boxed" in gold:
+        return Doubt("it holds a \\boxed", "last-box")
+    if len(gold) > _LONGEST or "\n" in gold.strip():
+        return Doubt("it is as long as a solution", "last-number")
+    words = [word for word in _WORD.findall(_COMMAND.sub(" ", gold)) if word.lower() not in _FUNCTIONS]
+    words = [word for word in words if canonical(word) is None]
+    if words and any(character.isdigit() for character in gold):
+        return Doubt("it has words beside its number", "last-number")
+    return Doubt("it is a sentence", None) if len(words) > _MOST_WORDS else None
+
+
+def check_plausible(golds: Sequence[str], source: str) -> str | None:
+    """A warning where some golds are implausible, or None.
+
+    Raises:
+        UserError: where most of them are.
+    """
+    doubts = [(gold, found) for gold in golds if (found := doubt(gold)) is not None]
+    if not doubts:
+        return None
+    gold, first = doubts[0]
+    shown = gold if len(gold) <= 60 else f"{gold[:60]}..."
+    fix = f"read them with --set gold={first.form}" if first.form else "give a column of short answers"
+    message = (
+        f"{source}: {len(doubts)} of {len(golds)} gold answers are not plausible answers, such as {shown!r} "
+        f"({first.reason}): right completions would be graded wrong; {fix}"
+    )
+    if 2 * len(doubts) > len(golds):
+        raise UserError(message)
+    return message

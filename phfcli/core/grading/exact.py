@@ -1,12 +1,8 @@
-"""Decides whether two parsed values are exactly equal, because math-verify's tolerances are too wide. In a worker.
+"""Answers that are compared exactly: numbers, units, and text that is the same."""
 
-Two numbers are compared at 60 digits, relative to their own size, so 1/2004! and 1/2006! differ; where cancellation
-leaves too few digits, the difference is simplified. Of those that agree so far, rational ones are evaluated exactly;
-for others up to 2,000 digits are taken to see a difference. Expressions with free symbols are compared as numbers at
-three fixed points, which refutes an equality but never establishes it.
-"""
-
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -15,7 +11,173 @@ import sympy
 from sympy import Add, Eq, Expr, Float, Integer, Interval, MatrixBase, Mul, N, Pow, Rational, Symbol, Tuple
 from sympy.concrete.expr_with_limits import ExprWithLimits
 
-from phfcli.core.grading.numbers import PlainNumber, agree
+MAX_CHARS = 2000
+MAX_DEPTH = 20  # the parser's time doubles every few levels
+MAX_FACTORIAL = 5000
+MAX_TOWER = 10_000  # of c^d in b^{c^d}
+
+_OPEN = r"[{(\s]*"
+_TOWER = re.compile(rf"(?=(?<![0-9])[0-9]+[)}}\s]*\^{_OPEN}([0-9]+)\s*\^{_OPEN}([0-9]+))")
+_EXPONENT = re.compile(r"\^[{(\s+-]*[0-9]{6,}")
+_FACTORIAL = re.compile(r"([0-9]+)[)}\s]*!")
+_GROUP_FACTORIAL = re.compile(r"\^[^!+]*[)}]\s*!|![)}\s]*!")
+_DIGIT_RUNS = re.compile(r"[0-9]{1000}")
+_NEIGHBOURS = re.compile(r"(?<![\w.}\\])[0-9][0-9.]*\s+[0-9.]")
+_TAKES_ARGUMENTS = re.compile(r"(?:[_^]|\\(?:frac|binom|sqrt|log))\s*$")
+
+
+class Refused(Exception):  # noqa: N818 - a refusal is an outcome, not a fault
+    """The text is not evaluated; the message says why."""
+
+
+def check(text: str) -> None:
+    """Raises Refused for a text (normalised) that should not reach the parser."""
+    if _depth(text) > MAX_DEPTH:
+        raise Refused("nested too deeply")
+    if _DIGIT_RUNS.search(text):
+        raise Refused("too many digits")
+    if _EXPONENT.search(text) or any(_too_tall(int(c), int(d)) for c, d in _TOWER.findall(text)):
+        raise Refused("an exponent too large")
+    if _GROUP_FACTORIAL.search(text) or any(_above(n, MAX_FACTORIAL) for n in _FACTORIAL.findall(text)):
+        raise Refused("a factorial too large")
+    for match in _NEIGHBOURS.finditer(text):
+        # the parser reads "6 30" as the mixed number 36
+        if not _TAKES_ARGUMENTS.search(text, 0, match.start()):
+            raise Refused("two numbers side by side")
+
+
+def _above(digits: str, limit: int) -> bool:
+    return len(digits) > 12 or int(digits) > limit
+
+
+def _too_tall(base: int, exponent: int) -> bool:
+    return exponent > 20 or base**exponent > MAX_TOWER if base > 1 else False
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for bracket in re.findall(r"[{}()\[\]]", text):
+        depth += 1 if bracket in "{([" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+MIN_DIGITS = 6  # significant digits from which a decimal may stand for the value that it rounds
+_MAX_EXPONENT = 2000
+
+_DECIMAL = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+_POWER = r"(?:\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*(?:\{\s*([+-]?[0-9]{1,4})\s*\}|([0-9])))?"
+_SCIENTIFIC = re.compile(rf"([+-]?)\s*({_DECIMAL}){_POWER}\s*(\\?%)?")
+_FRACTION = re.compile(
+    rf"([+-]?)\s*(?:\\frac\s*\{{\s*(-?{_DECIMAL})\s*\}}\s*\{{\s*({_DECIMAL})\s*\}}|({_DECIMAL})\s*/\s*({_DECIMAL}))"
+)
+_REPEATING = re.compile(r"([+-]?)\s*([0-9]*)\.([0-9]*)\\overline\s*\{([0-9]+)\}")
+
+
+@dataclass(frozen=True)
+class PlainNumber:
+    """An exact value; for a decimal also its significant digits as written and the unit of its last place."""
+
+    value: Fraction
+    digits: int = 0  # 0: not a decimal (an integer or a fraction)
+    last_place: Fraction = Fraction(0)
+
+
+def plain_number(text: str) -> PlainNumber | None:
+    """The number that the whole of `text` (normalised, at most some thousand characters) spells, or None."""
+    text = text.strip()
+    if match := _SCIENTIFIC.fullmatch(text):
+        sign, mantissa, braced, single, percent = match.groups()
+        return _scientific(sign, mantissa, int(braced or single or 0), percent is not None)
+    if match := _FRACTION.fullmatch(text):
+        sign, *parts = match.groups()
+        top, bottom = (Fraction(part.rstrip(".")) for part in parts if part is not None)
+        return PlainNumber(-top / bottom if sign == "-" else top / bottom) if bottom else None
+    if match := _REPEATING.fullmatch(text):
+        return _repeating(*match.groups())
+    return None
+
+
+def _repeating(sign: str, whole: str, places: str, period: str) -> PlainNumber:
+    once = int(f"{whole}{places}" or 0)
+    value = Fraction(int(f"{whole}{places}{period}") - once, 10 ** len(places) * (10 ** len(period) - 1))
+    return PlainNumber(-value if sign == "-" else value)
+
+
+def _scientific(sign: str, mantissa: str, exponent: int, percent: bool) -> PlainNumber | None:
+    if abs(exponent) > _MAX_EXPONENT:
+        return None
+    whole, _, places = mantissa.partition(".")
+    last_place = Fraction(10) ** (exponent - len(places)) / (100 if percent else 1)
+    value = int(whole + places) * last_place
+    digits = len((whole + places).lstrip("0")) if places or exponent else 0
+    return PlainNumber(-value if sign == "-" else value, digits, last_place)
+
+
+def rounds(decimal: PlainNumber, value: Fraction) -> bool:
+    """Whether `decimal` is `value` correctly rounded (to half a unit of its last place), to MIN_DIGITS or more."""
+    return decimal.digits >= MIN_DIGITS and 2 * abs(decimal.value - value) <= decimal.last_place
+
+
+def agree(a: PlainNumber, b: PlainNumber) -> bool:
+    """Equal exactly, or the coarser one is a decimal that rounds the other; two integers or fractions only exactly."""
+    if a.value == b.value:
+        return True
+    if a.digits and b.digits:
+        coarse, fine = (a, b) if a.last_place > b.last_place else (b, a)
+        return coarse.last_place > fine.last_place and rounds(coarse, fine.value)
+    return rounds(a, b.value) or rounds(b, a.value)
+
+
+_NAMES = {
+    "mm": "millimeter millimetre", "cm": "centimeter centimetre", "m": "meter metre", "km": "kilometer kilometre",
+    "inch": "in inches", "foot": "ft feet", "yard": "yd", "mile": "mi", "g": "gram", "kg": "kilogram",
+    "mg": "milligram", "pound": "lb", "ounce": "oz", "ml": "milliliter millilitre", "l": "liter litre",
+    "second": "s sec", "minute": "min", "hour": "h hr", "day": "", "week": "", "month": "", "year": "yr",
+    "degree": "deg", "radian": "rad", "dollar": "", "cent": "", "mph": "", "km/h": "kmh kph", "m/s": "",
+}  # fmt: skip
+_CANONICAL = {alias: unit for unit, aliases in _NAMES.items() for alias in (unit, *aliases.split())}
+_POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+_COUNTED = {"unit", "integer", "number"}  # words that stand for no unit of their own, readable without \text
+
+_DEGREE = re.compile(r"\s*\^\s*(?:\{\s*)?\\(?:circ|degree)(?![a-zA-Z])\s*\}?\s*(?:\\text\s*\{\s*([CF])\s*\}|([CF]))?$")
+_LABEL = re.compile(r"\s*\\text\s*\{([^{}]*)\}\s*(?:\^\s*\{?\s*([23])\s*\}?)?$")
+_BARE = re.compile(r"(?<=[0-9}])\s*([a-zA-Z]{2,}(?:[ /.]+[a-zA-Z]{2,})*)\s*(?:\^\s*\{?\s*([23])\s*\}?)?$")
+_JOINS = re.compile(r"\s*(?:or|and)\b")
+_VALUE = re.compile(r"[0-9]|\\pi(?![a-zA-Z])")
+
+
+def split_unit(text: str) -> tuple[str, str | None]:
+    """(text without its unit, canonical unit or None). A text that holds no digit before the label keeps it."""
+    if match := _DEGREE.search(text):
+        kind = match[1] or match[2]
+        return _rest(text, match, f"degree {kind}" if kind else "degree")
+    if (match := _LABEL.search(text)) and not _JOINS.match(match[1]):
+        return _rest(text, match, canonical(match[1], match[2]))
+    if (match := _BARE.search(text)) and (canonical(match[1], match[2]) or _counted(match[1])):
+        return _rest(text, match, canonical(match[1], match[2]))
+    return text, None
+
+
+def canonical(words: str, power: str | None = None) -> str | None:
+    """`square centimeters` and `cm` with power 2 are cm^2; None for what is no unit of measure."""
+    *adjectives, noun = words.lower().replace(".", " ").split() or [""]
+    unit = _CANONICAL.get(noun) or _CANONICAL.get(noun.removesuffix("s"))
+    if unit is None or any(word not in _POWERS for word in adjectives):
+        return None
+    exponent = _POWERS[adjectives[-1]] if adjectives else int(power or 1)
+    return unit if exponent == 1 else f"{unit}^{exponent}"
+
+
+def _counted(words: str) -> bool:
+    *adjectives, noun = words.lower().split()
+    return noun.removesuffix("s") in _COUNTED and all(word in _POWERS for word in adjectives)
+
+
+def _rest(text: str, match: re.Match[str], unit: str | None) -> tuple[str, str | None]:
+    head = text[: match.start()].rstrip()
+    return (head, unit) if _VALUE.search(head) else (text, None)
+
 
 _DIGITS = 60
 _MOST_DIGITS = 2000

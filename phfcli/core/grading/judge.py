@@ -1,20 +1,15 @@
-"""Judges one pair with math-verify and an exact check. Runs in a worker only, because it may never end.
-
-latex2sympy2_extended parses; nothing of the text is ever evaluated as Python (math-verify's plain-expression extractor,
-which would, is not used). All timeouts of math-verify are off, the parent's wall clock replaces them.
-"""
+"""Judges one pair in a worker process: by our reading of it, or by math-verify's of the whole text."""
 
 import re
 from functools import lru_cache
 from typing import Any, Literal
 
 from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
-from math_verify import verify
+from math_verify import parse, verify
 from math_verify.grader import should_treat_as_complex
 from sympy import Basic, Expr, I, MatrixBase, Rational, Symbol, nan, zoo
 
-from phfcli.core.grading.exact import as_plain, consistent, equal_numbers, refuted
-from phfcli.core.grading.numbers import agree, plain_number
+from phfcli.core.grading.exact import agree, as_plain, consistent, equal_numbers, plain_number, refuted
 
 Verdict = Literal["equal", "different", "bad_gold", "unreadable"]
 
@@ -84,3 +79,24 @@ def _equal_constants(gold_text: str, gold: Expr, answer_text: str, answer: Expr)
         if a and b:
             return agree(a, b)
     return equal_numbers(gold, answer)
+
+
+_NUMBER = re.compile(r"\s*-?[0-9][0-9,.]*\s*")
+_MARKED = re.compile(r"\$|\\\(|\\\[|\\boxed")  # says itself where its mathematics is
+
+
+def judge_whole_text(gold_text: str, text: str) -> str:
+    """The verdict, and behind a space what math-verify has read of the text. May raise, hang or crash."""
+    gold = parse(_delimited(gold_text), parsing_timeout=None)
+    if not gold:
+        return "bad_gold"
+    answer = parse(text, parsing_timeout=None)
+    if not answer:
+        return "no_answer"
+    verdict = "equal" if verify(gold, answer, timeout_seconds=None) else "different"
+    return f"{verdict} {answer[-1]}"
+
+
+def _delimited(gold: str) -> str:
+    """A gold as its README asks for it: a formula stands between dollar signs."""
+    return gold if _NUMBER.fullmatch(gold) or _MARKED.search(gold) else f"${gold}$"

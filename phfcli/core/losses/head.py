@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from phfcli.core.losses.shared import working
+from phfcli.core.losses.positions import working
 
 
 @dataclass(frozen=True)

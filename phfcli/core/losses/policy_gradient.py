@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from phfcli.core.losses.divergence import chunked
+from phfcli.core.losses import fused_divergence as chunked
 from phfcli.core.losses.head import Head, as_head
-from phfcli.core.losses.shared import working
+from phfcli.core.losses.positions import working
 
 
 def token_logprobs(

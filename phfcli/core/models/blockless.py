@@ -8,8 +8,7 @@ from typing import Any
 from transformers.utils import logging
 
 from phfcli.core.config import ModelSettings
-from phfcli.core.models.architecture.sizes import text_config
-from phfcli.core.models.description import auto_class, from_hub, load_description, pick_device, pick_dtype
+from phfcli.core.models.description import auto_class, from_hub, load_description, pick_device, pick_dtype, text_config
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.weights import check_complete, check_finite, check_format
 

@@ -11,14 +11,20 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 
 from phfcli.core.config import ModelSettings
 from phfcli.core.errors import UserError
-from phfcli.core.models.adapters.lora import load_adapter
-from phfcli.core.models.allocator import give_back_free_blocks, keep_large_blocks
-from phfcli.core.models.architecture.blocks import find_blocks
-from phfcli.core.models.architecture.sizes import attends_in_part, caps_attention, width_of
-from phfcli.core.models.description import load_description, pick_device, pick_dtype, skeleton
+from phfcli.core.models.architecture import find_blocks
+from phfcli.core.models.description import (
+    attends_in_part,
+    caps_attention,
+    load_description,
+    pick_device,
+    pick_dtype,
+    skeleton,
+    width_of,
+)
+from phfcli.core.models.device import give_back_free_blocks, keep_large_blocks
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.quantization import keep_gradients, quantized_loading
-from phfcli.core.models.weights import load_weights
+from phfcli.core.models.lora import load_adapter
+from phfcli.core.models.weights import keep_gradients, load_weights, quantized_loading
 
 # products this small only wait for each other on several threads: far slower wherever another program is at work
 ONE_THREAD_WIDTH = 256

@@ -20,10 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from phfcli.core.losses.head import Head
 from phfcli.core.losses.positions import select_positions
-from phfcli.core.models.kernels.packed_attention import CausalSequences, can_pack, row_arguments
-from phfcli.core.models.kernels.packed_row import pack
-from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.logit_lens import LogitLens, capture_logit_lens
+from phfcli.core.models.language_model import LanguageModel, LogitLens, capture_logit_lens
+from phfcli.core.models.packing import CausalSequences, can_pack, pack, row_arguments
 from phfcli.core.names import Where
 
 

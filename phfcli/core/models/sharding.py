@@ -20,8 +20,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from phfcli.core.models.kernels.packed_attention import can_pack
 from phfcli.core.models.language_model import READ, LanguageModel
+from phfcli.core.models.packing import can_pack
 from phfcli.core.storage.tensors import whole
 
 

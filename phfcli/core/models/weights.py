@@ -1,19 +1,73 @@
-"""The weights of a model: all of them, in their shapes, every number finite, from safetensors alone.
-
-transformers itself gives fresh random weights to whatever a folder lacks, drops what is too much, and reads pickles.
-"""
+"""The weights of a model on disk: read, checked, quantised, and what memory they take."""
 
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from phfcli.core.errors import UserError
 from phfcli.core.models.description import auto_class, from_hub, locate
+
+BITS = {"nf4": 4.127, "int8": 8.0}  # of a weight; nf4 with the constants of its blocks of 64, doubly quantised
+
+
+def quantized_loading(name: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """What transformers is told so that it loads linear layers in that form; nothing for "none".
+
+    Raises:
+        UserError: where bitsandbytes is not there.
+    """
+    if name == "none":
+        return {}
+    if find_spec("bitsandbytes") is None:
+        raise UserError(f"quantization: {name} needs bitsandbytes, which is not installed; pip install bitsandbytes")
+    config = (
+        BitsAndBytesConfig(load_in_8bit=True)
+        if name == "int8"
+        else BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    )
+    return {"quantization_config": config, "device_map": {"": device}}  # it is quantised where it will be used
+
+
+def keep_gradients(network: nn.Module) -> None:
+    """Keeps bitsandbytes from packing four-bit weights for a CPU's inference.
+
+    It packs them at the first pass without a gradient, for good, and a gradient never passes through them again.
+    """
+    for module in network.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+def check_quantization(name: str, tuning: str, sharding: str, engine: str) -> None:
+    """Raises UserError for what does not go together with a quantised base."""
+    if name == "none":
+        return
+    if tuning == "full":
+        raise UserError(f"quantization: {name} is of a frozen base; with tuning=full all weights train")
+    if sharding != "none":
+        raise UserError(f"quantization: {name} does not go with sharding={sharding}; a quantised base is small enough")
+    if engine not in ("auto", "transformers"):
+        raise UserError(f"quantization: {name} is loaded by transformers alone; use rollout.engine=transformers")
+
+
+def comes_quantized(config: PreTrainedConfig) -> str | None:
+    """The method in which a model's own files are quantised, if they are."""
+    about = getattr(config, "quantization_config", None)
+    if about is None:
+        return None
+    return str(about.get("quant_method") if isinstance(about, dict) else getattr(about, "quant_method", "unknown"))
+
 
 _PART = 2**22  # numbers looked at together
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -102,3 +156,52 @@ def _finite(tensor: Tensor) -> bool:
         or bool(part.isfinite().all())
         for part in tensor.reshape(-1).split(_PART)
     )
+
+
+_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+
+
+def weights_memory(name: str, causal: PreTrainedModel, dtype: torch.dtype, quantization: str, mapped: bool) -> int:
+    """Bytes that the frozen weights take.
+
+    A tensor that is taken from its file as it stands is a view of the file, which is mapped into memory as a whole.
+    Others are copies: experts that were put together, weights of another precision, quantised ones.
+
+    Args:
+        causal: on the meta device.
+        mapped: whether the model stays on a CPU; its files are looked at where they are on this machine.
+    """
+    quantised = {} if quantization == "none" else _linear_layers(causal)
+    own = bytes_of(causal) - sum(_saved(module.weight, quantization) for module in quantised.values())
+    folder = Path(locate(name))
+    if not (mapped and folder.is_dir()):
+        return own
+    kept = {key: p for key, p in causal.named_parameters() if key.removesuffix(".weight") not in quantised}
+    for file in folder.glob("*.safetensors"):
+        views = [kept[key] for key in _names(file, dtype) if key in kept]
+        if views:
+            own += file.stat().st_size - sum(p.numel() * p.itemsize for p in views)
+    return own
+
+
+def bytes_of(model: nn.Module) -> int:
+    """Bytes of a model's parameters."""
+    return sum(p.numel() * p.itemsize for p in model.parameters())
+
+
+def _linear_layers(causal: PreTrainedModel) -> dict[str, nn.Linear]:
+    """What is quantised: the linear layers but for the head."""
+    head = causal.get_output_embeddings()
+    return {name: m for name, m in causal.named_modules() if isinstance(m, nn.Linear) and m is not head}
+
+
+def _saved(weight: Tensor, quantization: str) -> int:
+    """Bytes that it has less when it is quantised."""
+    return int(weight.numel() * (weight.itemsize - BITS[quantization] / 8))
+
+
+def _names(file: Path, dtype: torch.dtype) -> list[str]:
+    """The tensors of a file that have that precision."""
+    with safe_open(file, framework="pt") as tensors:
+        names: list[str] = tensors.keys()
+        return [name for name in names if tensors.get_slice(name).get_dtype() == _DTYPES.get(dtype)]

@@ -7,20 +7,19 @@ from pathlib import Path
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.extensions import find
-from phfcli.core.losses.hidden_states.flow import Local
-from phfcli.core.objectives.added.checked_objective import build_added
+from phfcli.core.losses.flow import Local
+from phfcli.core.objectives.added import build_added
 from phfcli.core.objectives.contract import LossTerms, Needs, Objective, Sum, Term
-from phfcli.core.objectives.group_policy import GroupPolicy
-from phfcli.core.objectives.hidden_flow import HiddenFlow
-from phfcli.core.objectives.internal_alignment import InternalAlignment
-from phfcli.core.objectives.near_base import NearBase
-from phfcli.core.objectives.output_divergence import OutputDivergence
-from phfcli.core.objectives.pointwise_states import PointwiseStates
-from phfcli.core.objectives.reference_likelihood import ReferenceLikelihood
-from phfcli.core.objectives.rewarded import Rewarded
-from phfcli.core.objectives.sampled_reverse_kl import SampledReverseKL
-from phfcli.core.objectives.teachers.bridge import load_bridge
-from phfcli.core.objectives.weighted import Weighted
+from phfcli.core.objectives.distillation import (
+    HiddenFlow,
+    OutputDivergence,
+    PointwiseStates,
+    SampledReverseKL,
+    Weighted,
+)
+from phfcli.core.objectives.other_teachers import load_bridge
+from phfcli.core.objectives.policy import GroupPolicy, InternalAlignment, Rewarded
+from phfcli.core.objectives.reference import NearBase, ReferenceLikelihood
 
 
 def build_objective(config: TrainConfig) -> Objective:

@@ -1,4 +1,4 @@
-"""The contract between loop and objective: what an objective needs, and terms that add up over micro-batches."""
+"""What an objective says of itself and what it gives: needs, terms, and the weights of tokens that many of them use."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -7,13 +7,15 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from phfcli.core.config import LayerChoice
+from phfcli.core.config import Aggregate, LayerChoice, RolloutSettings
+from phfcli.core.errors import UserError
+from phfcli.core.losses.policy_gradient import truncated_weights
+from phfcli.core.models.architecture import pick_layers, with_next
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.layer_choice import pick_layers, with_next
 from phfcli.core.models.passes import Batch, Pass, run_pass
 from phfcli.core.names import Where
-from phfcli.core.objectives.teachers.bridge import Bridge
-from phfcli.core.objectives.teachers.contract import Teacher
+from phfcli.core.objectives.other_teachers import Bridge
+from phfcli.core.objectives.teachers import Teacher
 
 
 @dataclass(frozen=True)
@@ -152,3 +154,30 @@ class Sum:
 
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
         return self.first.loss(student, teacher, batch) + self.second.loss(student, teacher, batch)
+
+
+def token_divisors(batch: Batch, aggregate: Aggregate) -> tuple[Tensor, Literal["tokens", "samples"]]:
+    """What divides each token [N], and then their sum: a mean over all tokens, or over each completion's own first."""
+    rows, _ = batch.tokens
+    return (torch.ones_like(rows), "tokens") if aggregate == "token" else (batch.lengths[rows], "samples")
+
+
+def require_whole_distribution(rollout: RolloutSettings, recipe: str) -> None:
+    """Raises UserError for rollouts with top-p or top-k; `recipe` is the shipped one that has neither."""
+    for name, value, off in (("top_p", rollout.top_p, 1), ("top_k", rollout.top_k, 0)):
+        if value != off:
+            raise UserError(
+                f"rollout.{name}: {value} cuts the distribution whose log-probabilities this objective needs; "
+                f"--set rollout.{name}={off}, or put --config {recipe} after the other recipes"
+            )
+
+
+def importance_weights(batch: Batch, logprobs: Tensor, cap: float) -> Tensor:
+    """min(p / p_drawn, cap) of each token, [N], a constant.
+
+    p_drawn is what the engine drew from: kernels and a precision of its own, and older weights with `rollout.ahead`.
+
+    Args:
+        logprobs: [N] under the policy that trains.
+    """
+    return truncated_weights(logprobs, batch.drawn_logprobs.to(logprobs.dtype), cap)

@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from numpy.typing import NDArray
 
+from phfcli.core.analysis.bridge import BridgeReport
 from phfcli.core.analysis.compare import SUITE, Comparison, Pair
 from phfcli.core.analysis.diagnose import LayerReport
-from phfcli.core.analysis.fit_bridge import BridgeReport
 from phfcli.core.names import ViewName
-from phfcli.core.reporting import flow_charts, reading_charts, score_charts
-from phfcli.core.reporting.comparison_tables import trajectories
+from phfcli.core.reporting import flow_charts, score_charts
+from phfcli.core.reporting import flow_charts as reading_charts
+from phfcli.core.reporting.tables import trajectories
 
 Panel = Callable[[Axes], None]
 

@@ -14,25 +14,23 @@ from matplotlib.axes import Axes
 from phfcli.core.analysis.compare import Comparison, compare
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation, load_evaluations, named_path, summaries_of
-from phfcli.core.reporting.comparison_tables import gain_sentences, paper_table, view_of
 from phfcli.core.reporting.figures import differences_height, layer_panels, view_panels
-from phfcli.core.reporting.health.health_charts import MAPS, part_map
-from phfcli.core.reporting.health.rollout_view import FULL, rollout_views
+from phfcli.core.reporting.findings import verdict
 from phfcli.core.reporting.inline_svg import inline_svg
-from phfcli.core.reporting.page_parts import Figure, render_page, sortable
-from phfcli.core.reporting.problem_grid import problem_grid
+from phfcli.core.reporting.page_parts import Figure, problem_grid, render_page, sortable
 from phfcli.core.reporting.run_summaries import (
+    FULL,
     RunSummary,
     load_run_summary,
     provenance_table,
+    rollout_views,
     settings_tables,
     with_distinct_names,
 )
-from phfcli.core.reporting.samples.sample_charts import CAPTIONS, sample_panels
-from phfcli.core.reporting.table_export import ResultTable, layer_table
-from phfcli.core.reporting.training_curves import CURVES, DETAILS, own_metrics, training_panels
-from phfcli.core.reporting.verdict import verdict
-from phfcli.core.runs.provenance import now
+from phfcli.core.reporting.score_charts import CAPTIONS, sample_panels
+from phfcli.core.reporting.tables import ResultTable, gain_sentences, layer_table, paper_table, view_of
+from phfcli.core.reporting.training_charts import CURVES, DETAILS, MAPS, own_metrics, part_map, training_panels
+from phfcli.core.runs.folder import now
 from phfcli.core.storage.files import write_text
 from phfcli.core.version import __version__
 

@@ -1,5 +1,6 @@
-"""The contract of rollout engines, and the description of what an engine serves."""
+"""What an engine that draws completions must do, and the check of what it gives."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,3 +52,44 @@ class TrainingEngine(Engine, Protocol):
     def update(self, model: LanguageModel) -> None:
         """Takes over the model's present weights; what is drawn next is drawn under them."""
         ...
+
+
+_ROUNDING = 1e-3  # nats above 0 that a log-probability in low precision may have
+
+
+class ImpossibleCompletionError(ValueError):
+    """A completion that no engine can have drawn; the message says why."""
+
+
+def checked(
+    completion: Completion, sampling: Sampling, vocabulary: int, endings: Sequence[int], logprobs: bool
+) -> Completion:
+    """The completion, if it can have been drawn.
+
+    Args:
+        vocabulary: the number of token ids, which begin at 0.
+        endings: the tokens that end a completion.
+        logprobs: whether a log-probability of each token was asked for.
+
+    Raises:
+        ImpossibleCompletionError: if it cannot.
+    """
+    ids, scores = completion.ids, completion.logprobs
+    if len(ids) > sampling.max_new_tokens:
+        raise ImpossibleCompletionError(f"{len(ids)} tokens where at most {sampling.max_new_tokens} were asked for")
+    for token in ids:
+        if not 0 <= token < vocabulary:
+            raise ImpossibleCompletionError(f"the token id {_short(token)} outside the vocabulary of {vocabulary}")
+    if any(token in endings for token in ids[:-1]):
+        raise ImpossibleCompletionError("an end-of-sequence token in the middle")
+    if logprobs and len(scores) != len(ids):
+        raise ImpossibleCompletionError(f"{len(scores)} log-probabilities for {len(ids)} tokens")
+    for score in scores:
+        if not (math.isfinite(score) and score <= _ROUNDING):
+            raise ImpossibleCompletionError(f"the log-probability {score} of a token that was drawn")
+    return completion
+
+
+def _short(number: int) -> str:
+    """A number of any size in a few characters."""
+    return str(number) if abs(number) < 10**18 else f"of more than {18} digits"

@@ -20,10 +20,9 @@ from phfcli.core.errors import UserError, first_line
 from phfcli.core.models.description import auto_class, generation_config
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.sharding import spread_like
-from phfcli.core.objectives.teachers.contract import Teacher
-from phfcli.core.runs.layout import step_of
-from phfcli.core.storage.files import file_hash, new_folder, remove_folder, write_json
-from phfcli.core.storage.locks import unused
+from phfcli.core.objectives.teachers import Teacher
+from phfcli.core.runs.folder import step_of
+from phfcli.core.storage.files import file_hash, new_folder, remove_folder, unused, write_json
 from phfcli.core.storage.schemas import TrainerForm, read_form
 from phfcli.core.storage.tensors import give_parts, read_tensors, whole, write_tensors
 

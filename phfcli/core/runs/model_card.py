@@ -10,10 +10,8 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from phfcli.core.config import TrainConfig
-from phfcli.core.errors import UserError
-from phfcli.core.printable import as_yaml, printable
-from phfcli.core.runs.layout import evaluation_files
-from phfcli.core.runs.run_folder import recorded_config
+from phfcli.core.errors import UserError, as_yaml, printable
+from phfcli.core.runs.folder import evaluation_files, recorded_config
 from phfcli.core.settings import leaves, parse_yaml, recipe_leaves
 from phfcli.core.storage.schemas import SummaryForm, read_form
 from phfcli.core.version import __version__

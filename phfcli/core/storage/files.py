@@ -1,17 +1,68 @@
-"""Writes files so that a reader finds the old file or the new one, never half of either."""
+"""Writes files whole or not at all, one process at a time, and refuses paths that cannot be written."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import math
 import os
+import queue
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
 
 from phfcli.core.errors import DISK_FAULTS, MissingFileError, UserError, first_line
+
+_NOT_SUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+
+
+@contextmanager
+def writing_alone(path: Path, busy: str) -> Iterator[None]:
+    """Holds the lock file at `path`, which is made where it is not there, while the context lasts.
+
+    Raises:
+        UserError: `busy`, where another process holds it; and where the file system has no locks.
+    """
+    with _lock(path, "a", fcntl.LOCK_EX) as fault:
+        if fault in _NOT_SUPPORTED:
+            raise UserError(f"{path}: this file system has no locks; use a folder on another one")
+        if fault:
+            raise UserError(busy)
+        yield
+
+
+@contextmanager
+def kept(path: Path) -> Iterator[None]:
+    """Keeps others from removing what belongs to the file at `path` while the context lasts; see `unused`."""
+    with _lock(path, "rb", fcntl.LOCK_SH) as fault:
+        if fault and fault not in _NOT_SUPPORTED:
+            raise FileNotFoundError(errno.ENOENT, "it is being removed", str(path))
+        yield
+
+
+@contextmanager
+def unused(path: Path) -> Iterator[bool]:
+    """Whether nobody keeps the file at `path`; within the context nobody can begin to."""
+    with _lock(path, "rb", fcntl.LOCK_EX) as fault:
+        yield not fault or fault in _NOT_SUPPORTED
+
+
+@contextmanager
+def _lock(path: Path, mode: str, kind: int) -> Iterator[int | None]:
+    """Locks a file without waiting, while the context lasts; yields None, or the system's number for why it has not."""
+    with path.open(mode) as file:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            fault = None
+        except OSError as error:
+            fault = error.errno
+        yield fault
 
 
 @contextmanager
@@ -172,3 +223,99 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+# what another path puts right; anything else, a full disk for one, is a fault of the machine
+_OF_THE_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+_WORDS = {errno.ENOENT: "no file can be made there"}  # /proc says so although the folder is there
+
+
+def check_file(label: str, path: Path) -> None:
+    """Raises UserError, which begins with the label, if no file can be written under that path."""
+    with _refusing(f"{label} {path}"):
+        if path.is_dir():
+            raise UserError(f"{label} {path}: is a folder; name a file")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{label} {path}: is a device, which a file would replace; name a file")
+        _make_and_remove(label, path, path)
+
+
+def check_folder(label: str, path: Path) -> None:
+    """Raises UserError, which begins with the label, if no file can be written in that folder, be it new or not."""
+    with _refusing(f"{label} {path}"):
+        _make_and_remove(label, path / "file", path)
+
+
+def _make_and_remove(label: str, path: Path, named: Path) -> None:
+    """Tries a file beside that path, or in the nearest folder above it that is there already."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise UserError(f"{label} {named}: {folder} is a file, and a folder is wanted; choose another place")
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}."):
+        pass
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_THE_PATH:
+            raise
+        words = _WORDS.get(error.errno) or os.strerror(error.errno)
+        raise UserError(f"{what}: cannot be written: {words}; choose another place") from None
+
+
+T = TypeVar("T")
+
+
+class BackgroundWriter(Generic[T]):
+    """A thread that calls `work` with all the items that have come in since its last call.
+
+    Leaving the context waits until everything is done, also when the caller has failed. What `work` raises is raised
+    to the caller by the next `put`, or at the end.
+    """
+
+    def __init__(self, work: Callable[[list[T]], None]) -> None:
+        self._work = work
+        self._queue: queue.SimpleQueue[T | None] = queue.SimpleQueue()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def put(self, item: T) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._queue.put(item)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if self._failure is not None and error is None:
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            while items := self._next():
+                self._work(items)
+        except BaseException as failure:
+            self._failure = failure
+
+    def _next(self) -> list[T]:
+        """Waits for the next item and takes those behind it; none when the end has come."""
+        items: list[T] = []
+        item = self._queue.get()
+        while item is not None:
+            items.append(item)
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return items
+        if items:
+            self._queue.put(None)
+        return items

@@ -1,18 +1,38 @@
-"""Reads the rows of a data set, from a local jsonl, csv or parquet file or from the hub, as they stand; writes parquet.
-
-Cells are not interpreted here: `problem_rows` turns rows into problems. Parquet files and hub data sets stay in Arrow's
-memory and are turned into Python objects a batch at a time.
-"""
+"""Reads the rows of a data set as they stand: a local jsonl, csv or parquet file, or the hub; writes parquet."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from phfcli.core.errors import UnreachableError, UserError, first_line
 from phfcli.core.storage.files import replacing
-from phfcli.core.storage.hub import hub_answers
+
+_PATIENCE_S = 5.0
+
+
+@cache
+def hub_answers() -> bool:
+    """Whether the hub answers; where it does not, its libraries are told to use their caches alone.
+
+    To be called before anything is loaded by a hub id. HF_HUB_OFFLINE, HF_ENDPOINT and proxies are respected.
+    """
+    from huggingface_hub import constants, get_session, is_offline_mode
+
+    if is_offline_mode():
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_PATIENCE_S)
+    except Exception:  # of whichever HTTP library the client is built on
+        import datasets
+
+        constants.HF_HUB_OFFLINE = True
+        datasets.config.HF_HUB_OFFLINE = True
+        return False
+    return True
+
 
 Row = Mapping[str, Any]
 

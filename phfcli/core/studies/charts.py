@@ -9,7 +9,7 @@ from statistics import fmean
 import numpy as np
 from matplotlib.axes import Axes
 
-from phfcli.core.evaluation.average import standard_error
+from phfcli.core.evaluation.scores import standard_error
 from phfcli.core.reporting.figures import Panel
 from phfcli.core.reporting.flow_charts import BLUE, GREY, INK, MARKERS, ORANGE, SERIES, name_axes, title
 from phfcli.core.studies.plan import BASE, Study

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from phfcli.core.config import EvalConfig, Positive, Section
 from phfcli.core.errors import UserError, nearest
-from phfcli.core.runs.layout import step_name
+from phfcli.core.runs.folder import step_name
 from phfcli.core.settings import Source, Tree, file_sources, merged, read_yaml, resolve, resolve_train
 
 BASE = "base"  # the model itself, without training

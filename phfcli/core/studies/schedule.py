@@ -1,7 +1,4 @@
-"""Runs a study: one `phf` process for each core, or for each group of devices; what is finished is skipped.
-
-Every command that it starts goes on where an earlier one was stopped, so that the study does too.
-"""
+"""Runs a study: one `phf` process for each core or group of devices; rates first, what is finished is skipped."""
 
 import os
 import queue
@@ -10,7 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean, median
+from typing import Any
 
 import yaml
 
@@ -18,9 +18,119 @@ from phfcli.core.errors import UserError
 from phfcli.core.settings import Tree
 from phfcli.core.storage.child_processes import phf_command, stopped_as_by_ctrl_c
 from phfcli.core.storage.files import as_json, write_text
-from phfcli.core.studies.plan import Part, Study, StudyRun
-from phfcli.core.studies.rates import known_runs
-from phfcli.core.studies.record import finished, write_record
+from phfcli.core.storage.schemas import StepForm, read_forms
+from phfcli.core.studies.plan import WHOLE, Part, Study, StudyRun, runs_of, search_runs
+from phfcli.core.studies.record import finished, read_record, write_record
+
+Rates = dict[tuple[str, str], float]  # by model and family
+
+
+def known_runs(study: Study) -> list[StudyRun]:
+    """The runs of the tables, with their rates; those whose family's rate is still searched are left out."""
+    rates = chosen_rates(study)
+    runs = [(run, study.systems[run.system].family if run.trains else None) for run in runs_of(study)]
+    return [
+        run if family is None else replace(run, rate=rates[run.model, family])
+        for run, family in runs
+        if family is None or (run.model, family) in rates
+    ]
+
+
+def chosen_rates(study: Study) -> Rates:
+    """The rate of each model and family whose runs of the search are all finished.
+
+    Of two rates that score the same the smaller one is taken.
+    """
+    families = study.search.rates if study.search else {}
+    rates = {(model, family): own[0] for model in study.models for family, own in families.items() if len(own) == 1}
+    tried: dict[tuple[str, str], list[tuple[StudyRun, float | None]]] = {}
+    for run, score in searched(study):
+        tried.setdefault((run.model, study.systems[run.system].family or ""), []).append((run, score))
+    for key, scored in tried.items():
+        known = [(score, -(run.rate or 0)) for run, score in scored if score is not None]
+        if len(known) == len(scored):
+            rates[key] = -max(known)[1]
+    return rates
+
+
+def searched(study: Study) -> Sequence[tuple[StudyRun, float | None]]:
+    """The runs of the search with what they scored; None for one that is missing."""
+    return [(run, _score(read_record(run))) for run in search_runs(study)]
+
+
+def _score(record: dict[str, Any] | None) -> float | None:
+    if record is None:
+        return None
+    (evaluations,) = record["evaluations"].values()
+    (evaluation,) = evaluations.values()
+    return float(evaluation["average"])
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left to do.
+
+    Attributes:
+        runs, steps, samplings: training runs and models that are left, their steps, the checkpoints to evaluate.
+        hours: of one job; None before any step was measured.
+    """
+
+    runs: int
+    steps: int
+    samplings: int
+    hours: float | None
+
+
+def estimate(study: Study, part: Part = WHOLE) -> Estimate:
+    """Counts what is left of a part of a study.
+
+    A system that was not measured is taken to cost what the measured ones of the whole study do, at the median.
+    """
+    known = [*search_runs(study), *known_runs(study)]
+    recorded = {run.name: record for run in known if (record := read_record(run)) is not None}
+    wanted = [*part.searches(study), *filter(part.has, runs_of(study))]
+    done, left = list(recorded.values()), [run for run in wanted if run.name not in recorded]
+    costs = _seconds_per_step([*search_runs(study), *runs_of(study)], done)
+    measured = [seconds for own in costs.values() for seconds in own]
+    per_sampling = [_sampling_seconds(record) for record in done]
+    hours = None
+    if measured:
+        training = sum(_steps_left(run) * median(costs.get((run.model, run.system)) or measured) for run in left)
+        sampling = sum(len(run.evaluated) for run in left) * (fmean(per_sampling) if per_sampling else 0.0)
+        hours = (training + sampling) / 3600
+    return Estimate(len(left), sum(map(_steps_left, left)), sum(len(run.evaluated) for run in left), hours)
+
+
+def steps_done(run: StudyRun) -> int:
+    """The steps that a run has behind it."""
+    lines = read_forms(run.folder / "metrics.jsonl", StepForm) if run.trains else []
+    return int(lines[-1]["step"]) if lines else 0
+
+
+def _steps_left(run: StudyRun) -> int:
+    return max(0, run.evaluated[-1] - steps_done(run)) if run.trains else 0
+
+
+def _seconds_per_step(
+    runs: Sequence[StudyRun], records: Sequence[dict[str, Any]]
+) -> dict[tuple[str, str], list[float]]:
+    """By model and system the seconds of a step, of finished runs and of those that have begun."""
+    costs: dict[tuple[str, str], list[float]] = {}
+    for record in records:
+        if record.get("seconds_per_step"):
+            costs.setdefault((record["model"], record["system"]), []).append(record["seconds_per_step"])
+    for run in runs:
+        lines = read_forms(run.folder / "metrics.jsonl", StepForm) if run.trains and not run.record.is_file() else []
+        if len(lines) > 1:
+            costs.setdefault((run.model, run.system), []).append(median(line["seconds"] for line in lines[1:]))
+    return costs
+
+
+def _sampling_seconds(record: dict[str, Any]) -> float:
+    """The mean over its evaluated checkpoints of the seconds that their benchmarks took."""
+    totals = [sum(own.get("seconds") or 0.0 for own in benches.values()) for benches in record["evaluations"].values()]
+    return fmean(totals)
+
 
 Environment = Mapping[str, str]
 

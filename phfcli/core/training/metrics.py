@@ -1,17 +1,37 @@
-"""The metrics of a step: means over its micro-batches and ranks, and its peak memory."""
+"""The metrics of a step: means over its micro-batches and ranks, of tokens, of completions, and of the engine."""
 
+import math
+import re
 import resource
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from phfcli.core.losses.divergence import logits_entropy
+from phfcli.core.losses.positions import (
+    ENTROPY_EDGES,
+    POSITION_PARTS,
+    entropy_part,
+    position_part,
+    sums_by_part,
+    working,
+)
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.passes import Batch, Pass, run_pass
+from phfcli.core.models.sharding import total
 from phfcli.core.names import PHASES
-from phfcli.core.training.distributed import Ranks
+from phfcli.core.objectives.contract import TokenReadings
+from phfcli.core.objectives.reference import base_divergence
+from phfcli.core.objectives.teachers import Teacher
+from phfcli.core.rollouts.transformers import drawn_logprobs
+from phfcli.core.training.ranks import Ranks
+from phfcli.core.types import Sampling
 
 Metrics = dict[str, Any]
 
@@ -88,3 +108,98 @@ def peak_memory(device: torch.device) -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # KiB elsewhere
+
+
+_GRAM = 8  # tokens
+
+
+def repetition(ids: Sequence[int]) -> float:
+    """The share of a completion's runs of eight tokens that it has written before; 0 for a shorter one."""
+    runs = [tuple(ids[start : start + _GRAM]) for start in range(len(ids) - _GRAM + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def distinct_answers(answers: Sequence[str | None], group: int) -> float:
+    """How many different answers a problem's completions have, mean over problems; `group` completions are one's."""
+    groups = [set(answers[start : start + group]) - {None} for start in range(0, len(answers), group)]
+    return sum(map(len, groups)) / len(groups)
+
+
+Sums = dict[str, tuple[Tensor, Tensor]]  # of each metric a sum, and the count that divides it
+
+
+@torch.no_grad()
+def token_metrics(readings: TokenReadings, batch: Batch, fork_entropy: float) -> Sums:
+    """Entropy and forks, and the divergence by position and by entropy where there is one."""
+    entropy, divergence = readings.entropy, readings.divergence
+    sums = entropy_metrics(entropy, fork_entropy)
+    if divergence is None:
+        return sums
+    rows, offsets = batch.tokens
+    places, levels = position_part(offsets, batch.lengths[rows]), entropy_part(entropy)
+    by_level = sums_by_part(divergence, levels, len(ENTROPY_EDGES) + 1)
+    sums["divergence_by_position"] = sums_by_part(divergence, places, POSITION_PARTS)
+    sums["divergence_by_entropy"] = by_level
+    sums["tokens_by_entropy"] = (by_level[1], entropy.new_tensor(len(entropy)))
+    return sums
+
+
+def entropy_metrics(entropy: Tensor, fork_entropy: float) -> Sums:
+    """The mean entropy [N], and the share of tokens above a fork's."""
+    count = entropy.new_tensor(len(entropy))
+    return {"entropy": (entropy.sum(), count), "fork_share": ((entropy > fork_entropy).sum(), count)}
+
+
+_TOKENS = 64  # of a micro-batch
+_LARGEST = 20.0  # nats, whose exponential is still a number
+
+
+@torch.no_grad()
+def engine_gap(student: Pass, batch: Batch, sampling: Sampling) -> tuple[Sums, Tensor | None]:
+    """The mean gap in nats, KL(engine || trainer), which is never negative here, and the largest gap.
+
+    Tokens that no engine has drawn, those of references, are left out. Where there are no others the counts are 0, and
+    nothing is largest.
+    """
+    engine = batch.drawn_logprobs
+    drawn = engine.isfinite().nonzero()[:, 0]
+    chosen = drawn[_spread(len(drawn), drawn.device)]
+    logits = working(student.head.logits(student.hidden[chosen].detach()))
+    gap = drawn_logprobs(logits, batch.token_ids[chosen], sampling) - engine[chosen].to(logits.dtype)
+    count = gap.new_tensor(len(chosen))
+    kl = gap.clamp(max=_LARGEST).exp() - 1 - gap
+    sums = {"engine_gap": (gap.abs().sum(), count), "engine_kl": (kl.sum(), count)}
+    return sums, gap.abs().max() if len(gap) else None
+
+
+@torch.no_grad()
+def sparse_entropy(student: Pass, temperature: float) -> Tensor:
+    """The policy's entropy on these tokens [n], for objectives that do not read the vocabulary."""
+    logits = student.head.logits(student.hidden[_spread(len(student.hidden), student.hidden.device)].detach())
+    return logits_entropy(logits, temperature)
+
+
+def _spread(tokens: int, device: torch.device) -> Tensor:
+    """At most so many of the tokens, the first and the last among them."""
+    return torch.linspace(0, tokens - 1, min(tokens, _TOKENS), device=device, dtype=torch.float64).round().long()
+
+
+_PARTS = 4  # of the depth
+_BLOCK = re.compile(r"\.(\d+)\.")
+
+
+def gradient_by_depth(parameters: Mapping[str, nn.Parameter], blocks: int) -> list[float]:
+    """The norm of the gradient in each quarter of the decoder blocks, from the first to the last."""
+    squares: list[list[Tensor]] = [[] for _ in range(_PARTS)]
+    for name, p in parameters.items():
+        found = _BLOCK.search(name)
+        if found is not None and p.grad is not None:
+            squares[min(int(found[1]) * _PARTS // blocks, _PARTS - 1)].append(p.grad.square().sum())
+    return [math.sqrt(total(part)) for part in squares]
+
+
+@torch.no_grad()
+def base_distance(model: LanguageModel, base: Teacher, batch: Batch, temperature: float) -> float:
+    """KL(policy || base) per token on a micro-batch's rollouts, the base being the model before any training."""
+    own = run_pass(model, batch.student, batch, ())
+    return base_divergence(own, base.run_pass(model, batch, ()), temperature).item() / len(own.hidden)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from phfcli.core.models.architecture.sizes import text_config
+from phfcli.core.models.description import text_config
 from phfcli.core.models.passes import Sample
 
 _ACTIVATION_BYTES = 2**31  # on a CPU: more would share little more of what samples begin with

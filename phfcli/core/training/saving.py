@@ -18,18 +18,16 @@ from phfcli.core.runs.checkpoints import (
     save_checkpoint,
     set_aside,
 )
-from phfcli.core.runs.flow_files import save_flow
-from phfcli.core.runs.flow_recorder import record_flow
-from phfcli.core.runs.layout import step_name
+from phfcli.core.runs.flows import record_flow, save_flow
+from phfcli.core.runs.folder import continue_run, step_name
 from phfcli.core.runs.model_card import model_card
-from phfcli.core.runs.rollout_readings import followed, read_rollouts, save_readings
-from phfcli.core.runs.run_folder import continue_run
+from phfcli.core.runs.readings import followed, read_rollouts, save_readings
 from phfcli.core.storage.files import write_text
 from phfcli.core.storage.schemas import AlarmForm, StepForm, read_forms
-from phfcli.core.training.health.alarms import FILE as ALARMS
-from phfcli.core.training.health.alarms import resumed_alarms
+from phfcli.core.training.alarms import FILE as ALARMS
+from phfcli.core.training.alarms import resumed_alarms
 from phfcli.core.training.learning_rate import restore_schedule
-from phfcli.core.training.offload.moments import AwayAdamW
+from phfcli.core.training.moments import AwayAdamW
 from phfcli.core.training.parts import TrainingParts
 
 

@@ -8,23 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phfcli.core.config import TrainConfig
-from phfcli.core.runs.layout import is_run
-from phfcli.core.runs.run_folder import (
+from phfcli.core.runs.folder import (
     check_resumable,
     claim_folder,
     default_folder,
+    is_run,
     note_settings,
     saved_config,
     training_alone,
 )
 from phfcli.core.settings import Source, resolve_train
-from phfcli.core.training.distributed import Ranks, joined
-from phfcli.core.training.loop import Trainer
 from phfcli.core.training.metrics import Metrics
+from phfcli.core.training.ranks import Ranks, joined
 from phfcli.core.training.saving import resume
 from phfcli.core.training.setup import build_trainer
-from phfcli.core.training.tracker_pages import Findings
-from phfcli.core.training.trackers import Reporter, reporting
+from phfcli.core.training.trackers import Findings, Reporter, reporting
+from phfcli.core.training.trainer import Trainer
 
 Warn = Callable[[str], None]
 Tell = Callable[[str], None]

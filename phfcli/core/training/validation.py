@@ -12,20 +12,18 @@ from typing import Any
 
 from phfcli.core.config import EvalConfig, TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.evaluation.average import average
-from phfcli.core.evaluation.benches.benchmarks import check_golds, load_benchmark
-from phfcli.core.evaluation.sample_file import GradedSample
-from phfcli.core.evaluation.sample_tasks import SampleTask, grade, sample_tasks
-from phfcli.core.evaluation.sampling import sampling_of
+from phfcli.core.evaluation.benchmarks import check_golds, load_benchmark
+from phfcli.core.evaluation.samples import GradedSample, SampleTask, grade, sample_tasks, sampling_of
+from phfcli.core.evaluation.scores import average
 from phfcli.core.grading import Grading, Status
 from phfcli.core.models.description import ModelDescription
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.rollouts.engine import TrainingEngine
-from phfcli.core.runs.layout import step_name
+from phfcli.core.runs.folder import step_name
 from phfcli.core.storage.files import append_lines
 from phfcli.core.storage.schemas import ValidationForm, read_forms
-from phfcli.core.training.distributed import Ranks
+from phfcli.core.training.ranks import Ranks
 from phfcli.core.types import Request, Sampling
 
 FILE = "evaluations.jsonl"

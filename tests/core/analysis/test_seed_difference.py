@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from phfcli.core.analysis.seed_difference import seed_difference
+from phfcli.core.analysis.differences import seed_difference
 
 
 def test_an_interval_is_students() -> None:

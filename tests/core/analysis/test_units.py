@@ -8,7 +8,7 @@ from evaluations import evaluation
 from scipy import stats
 
 from phfcli.core.analysis.compare import Pair, compare
-from phfcli.core.analysis.seed_difference import unpaired_difference
+from phfcli.core.analysis.differences import unpaired_difference
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.saved_evaluations import load_evaluations
 

@@ -21,10 +21,9 @@ import pytest
 from heeded_signals import heed_signals
 
 from phfcli.core.doctor import steps
-from phfcli.core.doctor.given_model import memory_of
 from phfcli.core.doctor.machine import _disk
 from phfcli.core.doctor.program import Program
-from phfcli.core.doctor.steps import REFERENCE, compared
+from phfcli.core.doctor.steps import REFERENCE, compared, memory_of
 from phfcli.core.names import MACHINE_METRICS
 
 Plant = Callable[[str], None]

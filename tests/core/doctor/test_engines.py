@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from phfcli.core.doctor.engines import vllm
 from phfcli.core.doctor.program import Program
+from phfcli.core.doctor.steps import vllm
 
 
 @pytest.mark.slow

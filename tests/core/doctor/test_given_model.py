@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from phfcli.core.doctor.given_model import _recipe_hours, memory_of
 from phfcli.core.doctor.program import Program
+from phfcli.core.doctor.steps import _recipe_hours, memory_of
 
 Plant = Callable[[str], None]
 

@@ -9,7 +9,7 @@ import pandas
 import pytest
 
 from phfcli.core.errors import UserError
-from phfcli.core.evaluation.sample_file import TABLE_COLUMNS, SampleFile
+from phfcli.core.evaluation.samples import TABLE_COLUMNS, SampleFile
 from phfcli.core.types import Problem
 
 PROBLEMS = [Problem("a", "?"), Problem("b", "?")]

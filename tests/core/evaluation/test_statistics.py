@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phfcli.core.analysis.paired_difference import holm, paired_difference, pool, suite_difference
+from phfcli.core.analysis.differences import holm, paired_difference, pool, suite_difference
 from phfcli.core.errors import UserError
-from phfcli.core.evaluation.average import average
-from phfcli.core.evaluation.pass_at_k import majority, pass_at_k, pass_at_ks
+from phfcli.core.evaluation.scores import average, majority, pass_at_k, pass_at_ks
 
 ragged = st.lists(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=6), min_size=1, max_size=12)
 

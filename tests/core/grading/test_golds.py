@@ -3,7 +3,7 @@
 import pytest
 
 from phfcli.core.errors import UserError
-from phfcli.core.grading.golds import GOLD_FORMS, check_plausible, doubt
+from phfcli.core.grading.answers import GOLD_FORMS, check_plausible, doubt
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phfcli.core.grading.answers import Answer, decide, read
-from phfcli.core.grading.boxes import enclosure, last_box, last_boxes, split_commas
-from phfcli.core.grading.limits import Refused
-from phfcli.core.grading.numbers import agree, plain_number, rounds
+from phfcli.core.grading.exact import Refused, agree, plain_number, rounds
+from phfcli.core.grading.latex import enclosure, last_box, last_boxes, split_commas
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from phfcli.core.grading.answers import read
-from phfcli.core.grading.limits import Refused
+from phfcli.core.grading.exact import Refused
 from phfcli.grading import Grader, Status
 
 TIMEOUT_S = 2.0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from largest import Largest
 from torch import Tensor
 
-from phfcli.core.losses.divergence import chunked
+from phfcli.core.losses import fused_divergence as chunked
 from phfcli.losses import clipped_surrogate, group_advantages, token_logprobs, truncated_weights
 
 N, V, D = 7, 11, 5

@@ -2,7 +2,7 @@
 
 import torch
 
-from phfcli.core.losses.token_parts import ENTROPY_EDGES, POSITION_PARTS, entropy_part, position_part, sums_by_part
+from phfcli.core.losses.positions import ENTROPY_EDGES, POSITION_PARTS, entropy_part, position_part, sums_by_part
 
 
 def test_a_rollout_is_cut_into_sixteenths() -> None:

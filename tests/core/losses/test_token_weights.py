@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phfcli.core.losses.token_weights import after, normalised, prefix_importance, ramp
+from phfcli.core.losses.positions import after, normalised, prefix_importance, ramp
 
 OFFSETS, LENGTHS = torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([4, 4, 4, 4, 2, 2])
 

@@ -7,9 +7,8 @@ import pytest
 
 from phfcli.core.config import PromptSettings
 from phfcli.core.errors import UserError
-from phfcli.core.models.chat_template import PLAIN_TEMPLATE, going_on, thinking_state, turn_ends
 from phfcli.core.models.description import load_tokenizer
-from phfcli.core.models.prompts import build_prompts
+from phfcli.core.models.prompts import PLAIN_TEMPLATE, build_prompts, going_on, thinking_state, turn_ends
 
 OPENS = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"

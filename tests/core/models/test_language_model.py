@@ -10,9 +10,9 @@ from transformers import AutoConfig
 
 from phfcli.core.config import LoraSettings, ModelSettings
 from phfcli.core.errors import UserError
-from phfcli.core.models.adapters.lora import add_lora, cheap_adapter
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model, pick_attention
+from phfcli.core.models.lora import add_lora, cheap_adapter
 
 IDS = torch.tensor([[5, 9, 40, 3, 77]])
 

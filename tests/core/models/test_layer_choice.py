@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from phfcli.core.config import LayerChoice
 from phfcli.core.errors import UserError
-from phfcli.core.models.layer_choice import check_layers, pair_layers, pick_layers
+from phfcli.core.models.architecture import check_layers, pair_layers, pick_layers
 
 
 @pytest.mark.parametrize(

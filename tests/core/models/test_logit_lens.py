@@ -11,10 +11,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from phfcli.core.config import LoraSettings
 from phfcli.core.errors import UserError
-from phfcli.core.losses.hidden_states.attention import Attention, attention_logits
-from phfcli.core.models.adapters.lora import add_lora
-from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.logit_lens import check_logit_lens, lens_layer
+from phfcli.core.losses.pointwise import Attention, attention_logits
+from phfcli.core.models.language_model import LanguageModel, check_logit_lens, lens_layer
+from phfcli.core.models.lora import add_lora
 from phfcli.core.models.passes import Pass, Sample, collate, run_pass
 
 CPU = torch.device("cpu")

@@ -11,9 +11,9 @@ from phfcli.core.config import ModelSettings
 from phfcli.core.errors import UserError
 from phfcli.core.models.description import load_config
 from phfcli.core.models.loading import load_model
-from phfcli.core.models.quantization import quantized_loading
+from phfcli.core.models.weights import quantized_loading
 from phfcli.core.settings import resolve_train, set_sources
-from phfcli.core.training.refusals import check_base
+from phfcli.core.training.setup import check_base
 
 EMBEDDED = load_config("embedded")
 

@@ -8,7 +8,7 @@ from rollout_samples import BASE, CPU, SAMPLES, all_logprobs
 from torch import Tensor
 
 from phfcli.core.config import TrainConfig
-from phfcli.core.losses.hidden_states.attention import sampled_keys
+from phfcli.core.losses.pointwise import sampled_keys
 from phfcli.core.losses.positions import select_positions
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import collate, run_pass

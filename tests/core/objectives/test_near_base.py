@@ -13,11 +13,11 @@ from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Pass, Sample, collate, run_pass
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.objectives.contract import Objective
-from phfcli.core.objectives.teachers.base import build_base
+from phfcli.core.objectives.teachers import build_base
 from phfcli.core.settings import resolve_train, set_sources
-from phfcli.core.training.loop import Trainer
 from phfcli.core.training.saving import resume
 from phfcli.core.training.setup import build_trainer
+from phfcli.core.training.trainer import Trainer
 
 SMALL = ["batch_size=4", "rollout.max_new_tokens=24", "steps=4", "checkpoint_every=2", "optim.lr=1e-3"]
 

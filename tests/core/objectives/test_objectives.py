@@ -11,14 +11,14 @@ from torch import Tensor
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.losses.divergence.plain import divergence
-from phfcli.core.losses.hidden_states.flow import flow_terms
+from phfcli.core.losses.divergence import divergence
+from phfcli.core.losses.flow import flow_terms
+from phfcli.core.models.architecture import pick_layers
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.layer_choice import pick_layers
 from phfcli.core.models.passes import Sample, collate, run_pass
 from phfcli.core.names import OBJECTIVES, ObjectiveName
 from phfcli.core.objectives.build import build_objective
-from phfcli.core.objectives.teachers.ema import AveragedTeacher
+from phfcli.core.objectives.teachers import AveragedTeacher
 
 LAYERS = (1, 2, 3)
 

@@ -12,7 +12,7 @@ from phfcli.core.config import TrainConfig
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Sample, collate, run_pass
 from phfcli.core.objectives.build import build_objective
-from phfcli.core.objectives.sampled_tokens import importance_weights
+from phfcli.core.objectives.contract import importance_weights
 
 
 def test_a_weight_is_the_ratio_to_what_it_was_drawn_from_up_to_the_cap() -> None:

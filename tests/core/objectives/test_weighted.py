@@ -13,7 +13,7 @@ from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Batch, Pass, collate, run_pass
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.objectives.contract import Objective
-from phfcli.core.objectives.weighted import Weighted
+from phfcli.core.objectives.distillation import Weighted
 from phfcli.core.settings import resolve_train, set_sources
 from phfcli.losses import divergence
 

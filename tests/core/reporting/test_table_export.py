@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from phfcli.core.reporting.table_export import ResultTable, as_latex, as_markdown, write_records
+from phfcli.core.reporting.tables import ResultTable, as_latex, as_markdown, write_records
 
 HOSTILE = ResultTable("a_b | c", ["x & y", "50%"], [["<b>|*", "1 ± 2"], ["[x]", "2"], ["line\nbreak\\", "-0.5"]])
 

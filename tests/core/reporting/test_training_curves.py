@@ -9,9 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from phfcli.core.names import SHARES
-from phfcli.core.reporting.health.health_charts import MAPS
 from phfcli.core.reporting.report import write_report
-from phfcli.core.reporting.training_curves import CURVES, DETAILS, own_metrics, training_panels
+from phfcli.core.reporting.training_charts import CURVES, DETAILS, MAPS, own_metrics, training_panels
 
 PAGE = Path(__file__).parents[3] / "docs" / "run-files.md"
 DRAWN = {*CURVES, *DETAILS, *MAPS}

@@ -7,8 +7,8 @@ from evaluations import evaluation
 
 from phfcli.core.analysis.compare import Comparison, compare
 from phfcli.core.evaluation.saved_evaluations import load_evaluations
+from phfcli.core.reporting.findings import evaluation_sentence, verdict
 from phfcli.core.reporting.run_summaries import RunSummary
-from phfcli.core.reporting.verdict import evaluation_sentence, verdict
 
 
 def comparison(folder: Path, **shares: Sequence[int]) -> Comparison:

@@ -7,10 +7,10 @@ from sleeping_engine import SleepingEngine
 
 from phfcli.core.config import LoraSettings, ModelSettings
 from phfcli.core.errors import FaultError
-from phfcli.core.models.adapters.lora import add_lora
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
-from phfcli.core.rollouts.adapter_probe import probe_adapter
+from phfcli.core.models.lora import add_lora
+from phfcli.core.rollouts.build import probe_adapter
 
 PROMPT = (5, 9, 12, 40, 41)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phfcli.core.rollouts.checked import ImpossibleCompletionError, checked
+from phfcli.core.rollouts.engine import ImpossibleCompletionError, checked
 from phfcli.core.types import Completion, Sampling
 
 VOCABULARY, ENDINGS, MOST = 50, (7, 9), 6

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from phfcli.core.models.kernels.packed_row import pack
-from phfcli.core.rollouts.key_value_cache import KeyValueCache, ReadPrompts, next_tokens
+from phfcli.core.models.packing import pack
+from phfcli.core.rollouts.transformers import KeyValueCache, ReadPrompts, next_tokens
 
 BLOCK = nn.Identity()
 CPU = torch.device("cpu")

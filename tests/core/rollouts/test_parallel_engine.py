@@ -12,8 +12,8 @@ from phfcli.core.errors import FaultError, UserError
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.rollouts.engine import Serving
-from phfcli.core.rollouts.parallel_engine import ParallelEngine, split_by_prompt
-from phfcli.core.rollouts.transformers_engine import TransformersEngine
+from phfcli.core.rollouts.parallel import ParallelEngine, split_by_prompt
+from phfcli.core.rollouts.transformers import TransformersEngine
 from phfcli.core.types import Request, Sampling
 
 CONFIG = EvalConfig(engine="transformers", device="cpu")

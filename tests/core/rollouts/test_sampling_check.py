@@ -8,7 +8,7 @@ from families import Family, build, family
 from phfcli.core.errors import UserError
 from phfcli.core.models.description import load_description
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.rollouts.sampling_check import check_sampling
+from phfcli.core.rollouts.single import check_sampling
 
 
 def model(causal: Any) -> LanguageModel:

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from phfcli.core.rollouts import seeded_sampler
-from phfcli.core.rollouts.seeded_sampler import SeededSampler, candidates, drawn_logprobs
+from phfcli.core.rollouts import transformers as seeded_sampler
+from phfcli.core.rollouts.transformers import SeededSampler, candidates, drawn_logprobs
 from phfcli.core.types import Sampling
 
 CPU = torch.device("cpu")

@@ -8,9 +8,8 @@ import torch
 
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.prompts import Prompts
-from phfcli.core.rollouts import transformers_engine
-from phfcli.core.rollouts.seeded_sampler import SeededSampler
-from phfcli.core.rollouts.transformers_engine import TransformersEngine, draw_rows, generate_rows
+from phfcli.core.rollouts import transformers as transformers_engine
+from phfcli.core.rollouts.transformers import SeededSampler, TransformersEngine, draw_rows, generate_rows
 from phfcli.core.types import Completion, Request, Sampling
 
 CPU = torch.device("cpu")

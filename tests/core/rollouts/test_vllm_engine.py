@@ -14,15 +14,15 @@ import torch
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from phfcli.core.config import EvalConfig, LoraSettings, ModelSettings
-from phfcli.core.evaluation.benches.benchmarks import load_benchmark
-from phfcli.core.models.adapters.lora import add_lora
+from phfcli.core.evaluation.benchmarks import load_benchmark
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
+from phfcli.core.models.lora import add_lora
 from phfcli.core.models.prompts import Prompts
-from phfcli.core.rollouts.adapter_probe import probe_adapter
+from phfcli.core.rollouts.build import probe_adapter
 from phfcli.core.rollouts.engine import Engine, Serving
-from phfcli.core.rollouts.transformers_engine import TransformersEngine
-from phfcli.core.rollouts.vllm_engine import VllmEngine
+from phfcli.core.rollouts.transformers import TransformersEngine
+from phfcli.core.rollouts.vllm import VllmEngine
 from phfcli.core.types import Completion, Request, Sampling
 
 CPU = ModelSettings(device="cpu")

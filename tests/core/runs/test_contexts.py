@@ -9,7 +9,7 @@ from phfcli.core.errors import UserError
 from phfcli.core.grading import last_box
 from phfcli.core.names import CONTEXTS
 from phfcli.core.runs.contexts import Context, answer_of, columns_in, first_third, with_answer
-from phfcli.core.runs.training_data import load_problems
+from phfcli.core.runs.problems import load_problems
 from phfcli.core.settings import resolve_train, set_sources
 from phfcli.core.types import Problem
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from phfcli.core.analysis.diagnose import LayerReport, comparable, diagnose_file
 from phfcli.core.errors import UserError
 from phfcli.core.names import ENERGIES, EnergyName, StateDtype
-from phfcli.core.runs.flow_files import Flow, Rollout, open_flow, write_flow
+from phfcli.core.runs.flows import Flow, Rollout, open_flow, write_flow
 
 L, B, M, D = 6, 3, 33, 16
 

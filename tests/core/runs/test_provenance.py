@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from phfcli.core.runs import provenance
-from phfcli.core.runs.provenance import environment
+from phfcli.core.runs import folder as provenance
+from phfcli.core.runs.folder import environment
 
 CHECKOUT = Path(provenance.__file__).parents[3]
 

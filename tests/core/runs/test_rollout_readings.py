@@ -7,7 +7,7 @@ import pytest
 
 from phfcli.core.errors import UserError
 from phfcli.core.reporting.report import write_report
-from phfcli.core.runs.rollout_readings import load_readings
+from phfcli.core.runs.readings import load_readings
 from phfcli.core.settings import resolve_train, set_sources
 from phfcli.core.training.setup import build_trainer
 

@@ -11,7 +11,7 @@ from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.models.description import load_tokenizer
 from phfcli.core.models.prompts import Prompts
-from phfcli.core.runs.training_data import Curriculum, SequenceLengths, build_curriculum, check_rewards
+from phfcli.core.runs.problems import Curriculum, SequenceLengths, build_curriculum, check_rewards
 from phfcli.core.types import Problem
 
 PROBLEMS = [Problem(str(i), f"problem {i}", "s") for i in range(10)]

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from phfcli.core.storage.background_writer import BackgroundWriter
+from phfcli.core.storage.files import BackgroundWriter
 
 
 def test_all_that_came_in_is_done_in_order() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from phfcli.core.errors import UserError
-from phfcli.core.storage.locks import kept, unused, writing_alone
+from phfcli.core.storage.files import kept, unused, writing_alone
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:

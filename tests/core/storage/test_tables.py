@@ -9,7 +9,7 @@ import pytest
 
 from phfcli.core.config import ColumnSettings, TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.runs.training_data import load_problems
+from phfcli.core.runs.problems import load_problems
 from phfcli.core.storage.tables import looks_like_file, read_rows, split_hub_name
 
 ROWS = [

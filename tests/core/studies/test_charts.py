@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from phfcli.core.analysis.paired_difference import paired_difference
-from phfcli.core.analysis.seed_difference import seed_difference
+from phfcli.core.analysis.differences import paired_difference, seed_difference
 from phfcli.core.reporting.figures import figure_of
 from phfcli.core.studies.charts import panel_size, panels
 from phfcli.core.studies.plan import load_study

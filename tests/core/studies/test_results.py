@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from phfcli.core.analysis.seed_difference import seed_difference
+from phfcli.core.analysis.differences import seed_difference
 from phfcli.core.errors import UserError
-from phfcli.core.studies.findings import findings
+from phfcli.core.studies.page import write_report
 from phfcli.core.studies.plan import Study, StudyRun, load_study, runs_of, search_runs
-from phfcli.core.studies.rates import chosen_rates, known_runs
 from phfcli.core.studies.record import finished, write_record
-from phfcli.core.studies.report import write_report
-from phfcli.core.studies.results import results_of
+from phfcli.core.studies.results import findings, results_of
+from phfcli.core.studies.schedule import chosen_rates, known_runs
 
 # right samples of two, for each of four problems
 RIGHT = {

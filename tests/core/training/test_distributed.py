@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phfcli.core.errors import UserError
-from phfcli.core.training.distributed import ALONE, Ranks, _buckets, joined
+from phfcli.core.training.ranks import ALONE, Ranks, _buckets, joined
 
 
 @given(st.integers(0, 100), st.integers(1, 12))
@@ -51,7 +51,7 @@ def test_more_processes_than_gpus_are_refused_by_each_of_them(monkeypatch: pytes
 @given(st.lists(st.tuples(st.integers(1, 9), st.sampled_from([torch.float32, torch.int64])), max_size=12))
 def test_buckets_hold_every_tensor_once_and_of_one_dtype(kinds: list[tuple[int, torch.dtype]]) -> None:
     tensors = [torch.zeros(size, dtype=dtype) for size, dtype in kinds]
-    with patch("phfcli.core.training.distributed._BUCKET_BYTES", 40):
+    with patch("phfcli.core.training.ranks._BUCKET_BYTES", 40):
         buckets = list(_buckets(tensors))
     assert [id(tensor) for bucket in buckets for tensor in bucket] == list(map(id, tensors))
     for bucket in buckets:

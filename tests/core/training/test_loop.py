@@ -13,9 +13,9 @@ from phfcli.core.models.passes import Batch, Pass, collate
 from phfcli.core.objectives.contract import LossTerms, Needs, Objective, Term
 from phfcli.core.runs.checkpoints import checkpoints_of
 from phfcli.core.settings import resolve_train, set_sources
-from phfcli.core.training.distributed import ALONE
-from phfcli.core.training.loop import Trainer
+from phfcli.core.training.ranks import ALONE
 from phfcli.core.training.setup import build_trainer
+from phfcli.core.training.trainer import Trainer
 
 SMALL = ["batch_size=2", "micro_batch_size=3", "rollout.max_new_tokens=60", "steps=2"]
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from phfcli.core.errors import UserError
 from phfcli.core.settings import resolve_train, set_sources
-from phfcli.core.training.loop import Trainer
 from phfcli.core.training.setup import build_trainer
+from phfcli.core.training.trainer import Trainer
 
 SMALL = ("data=embedded", "device=cpu", "batch_size=2", "rollout.max_new_tokens=8", "lora.r=2")
 

@@ -1,0 +1,239 @@
+"""Diagnosis and comparison from Python."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phfcli.api.arguments import tells_arguments, told_in_python
+from phfcli.api.results import Evaluation
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from phfcli.api.results import Run
+    from phfcli.core.analysis.compare import Comparison as Compared
+    from phfcli.core.analysis.diagnose import LayerReport
+    from phfcli.core.analysis.differences import PairedDifference, SeedDifference
+    from phfcli.core.names import ViewName
+    from phfcli.core.reporting.tables import View
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Where teacher and student differ: over the depth of the model, along the rollout, over training.
+
+    Attributes:
+        reports: one for each saved step, oldest first.
+    """
+
+    reports: "tuple[LayerReport, ...]"
+
+    @property
+    def newest(self) -> "LayerReport":
+        return self.reports[-1]
+
+    @property
+    def entropy(self) -> float:
+        """The entropy of the newest step's shares, in nats; the logarithm of the number of layers at most."""
+        return self.newest.entropy
+
+    @property
+    def largest(self) -> tuple[int, float]:
+        """The layer with the largest share of the energy at the newest step, 1 is the first, and that share."""
+        return self.newest.largest
+
+    def layers(self) -> "pd.DataFrame":
+        """A row for each step and layer: energy, share, other energies, measures, energy by part of a rollout."""
+        import pandas as pd
+
+        from phfcli.core.reporting.tables import layer_table
+
+        header, *rows = layer_table(self.reports)
+        return pd.DataFrame([list(row) for row in rows], columns=[str(name) for name in header])
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """The same as `layers()`."""
+        return self.layers()
+
+    def steps(self) -> "pd.DataFrame":
+        """A row for each step: entropy, its maximum, the layer with the largest share, that share."""
+        import pandas as pd
+
+        rows = [
+            {"step": r.step, "entropy": r.entropy, "max_entropy": r.max_entropy, "layer": r.largest[0]}
+            | {"share": r.largest[1], "rollouts": r.samples}
+            for r in self.reports
+        ]
+        return pd.DataFrame(rows)
+
+    def plot(self) -> "Figure":
+        """The pictures of `phf diagnose --plot`."""
+        from phfcli.core.reporting.figures import layers_figure
+
+        return layers_figure(self.reports)
+
+    def __repr__(self) -> str:
+        layer, share = self.largest
+        entropy = f"entropy {self.entropy:.3f} of {self.newest.max_entropy:.3f} nats"
+        return f"Diagnosis({len(self.reports)} steps; layer {layer} has {100 * share:.1f} % of the energy, {entropy})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>{self.steps().to_html(index=False)}"
+
+
+@tells_arguments
+def diagnose(
+    runs: "Run | str | Path | Sequence[Run | str | Path]",
+    energy: str = "loss",
+    *,
+    steps: Sequence[int] = (),
+    parts: int = 16,
+) -> Diagnosis:
+    """What the hidden flow did, from the flows that a run saved with its checkpoints.
+
+        report = phf.diagnose(run)
+        report.entropy, report.largest, report.layers(), report.plot()
+
+    Args:
+        runs: a `Run`, or the path of a run, a checkpoint or a flow file, or several.
+        energy: "loss" (the default), "direction", "geometry" or "transition".
+        steps: only the flows of these steps.
+        parts: of a rollout, in the map of energy along it.
+
+    Raises:
+        UserError: where there are no flows, or no rollout of them has a transition.
+    """
+    from phfcli.core.analysis.diagnose import diagnose_saved
+
+    return Diagnosis(tuple(diagnose_saved(paths_of(runs), energy, list(steps), parts)))
+
+
+def paths_of(things: Any) -> list[Path]:
+    """The folder or path of each of some runs, or of the only one."""
+    several = isinstance(things, Sequence) and not isinstance(things, str)
+    return [Path(getattr(thing, "folder", thing)) for thing in (things if several else [things])]
+
+
+# of many columns pandas shows the first and the last ones
+_FIRST = ("bench", "a", "b", "difference", "low", "high", "p_value")
+_LAST = ("problems", "unit", "gained", "lost")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Evaluations side by side, and each difference with its interval; fractions are 0..1.
+
+    Attributes:
+        core: what was compared, with every score.
+        shown: the tables of the chosen view.
+    """
+
+    core: "Compared"
+    shown: "View"
+    view: "ViewName" = "runs"
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A row for each evaluation, or for each method where that is the view."""
+        import pandas as pd
+
+        return pd.DataFrame(self.shown.records)
+
+    def pairs(self) -> "pd.DataFrame":
+        """A row for each two of them on each benchmark: `difference` is b - a, `low` to `high` its interval.
+
+        Then p_value, stderr, unit and further columns.
+        """
+        import pandas as pd
+
+        from phfcli.core.reporting.tables import pair_records
+
+        frame = pd.DataFrame(pair_records(self.core.pairs))
+        first, last = ([name for name in names if name in frame.columns] for names in (_FIRST, _LAST))
+        return frame[[*first, *(name for name in frame.columns if name not in (*first, *last)), *last]]
+
+    @property
+    def notes(self) -> list[str]:
+        """Which settings differ between what is compared."""
+        return self.core.notes
+
+    def plot(self) -> "Figure":
+        """The picture of `phf compare --plot`."""
+        from phfcli.core.reporting.figures import view_figure
+
+        return view_figure(self.view, self.core)
+
+    def write_samples(self, path: "str | Path") -> None:
+        """Writes the page of `phf compare --samples`: two evaluations of one benchmark, side by side."""
+        from phfcli.core.reporting.comparison_files import write_side_by_side
+
+        with told_in_python():
+            write_side_by_side(Path(path), self.core)
+
+    def __repr__(self) -> str:
+        pairs = [f"{p.bench}: {p.b} - {p.a} {_interval(p.result)} over {p.measured.unit}" for p in self.core.pairs]
+        return f"Comparison({'; '.join(pairs) or f'{len(self.core.results)} evaluations'})"
+
+    def _repr_html_(self) -> str:
+        pairs = self.pairs().to_html(index=False) if self.core.pairs else ""
+        return f"<p>{escape(repr(self))}</p>{self.to_pandas().to_html(index=False)}{pairs}"
+
+
+def _interval(result: "PairedDifference | SeedDifference") -> str:
+    difference = f"{100 * result.difference:+.1f} points"
+    if result.low is None or result.high is None:
+        return difference
+    return f"{difference} ({100 * result.low:+.1f} to {100 * result.high:+.1f})"
+
+
+@tells_arguments
+def compare(
+    evaluated: "Sequence[Run | Evaluation | str | Path] | Mapping[str, Run | Evaluation | str | Path]",
+    bench: str | Sequence[str] = (),
+    *,
+    view: str = "runs",
+    unequal: bool = False,
+    unit: str | None = None,
+) -> Comparison:
+    """Compare evaluations: Average@n side by side, and each difference with its interval, paired by problem.
+
+        difference = phf.compare([a, b])
+        difference = phf.compare({"OPSD": a, "PHF": b}, bench="embedded")
+        difference.pairs(), difference.to_pandas(), difference.plot()
+
+    Args:
+        evaluated: runs, evaluations, or the paths of runs, checkpoints or summary files; a mapping gives them names.
+            Runs that differ in their seed alone are pooled.
+        bench: only this benchmark, or these.
+        view: "runs", "methods" (seeds pooled), "ablations" or "dynamics" (over the steps of a run).
+        unequal: compare also where prompts or sampling differ.
+        unit: "seeds" (would another training differ?) or "problems" (would these checkpoints, on other problems?); by
+            default seeds where both sides have several.
+
+    Raises:
+        UserError: where something has not been evaluated, or was evaluated on other rows or under other settings.
+    """
+    from phfcli.core.analysis.compare import compare as core
+    from phfcli.core.errors import UserError, one_of
+    from phfcli.core.evaluation.saved_evaluations import load_evaluations
+    from phfcli.core.names import UNITS, VIEWS
+    from phfcli.core.reporting.tables import view_of
+
+    chosen = one_of("view", view, VIEWS)
+    over = None if unit is None else one_of("unit", unit, UNITS)
+    if isinstance(evaluated, str) or not isinstance(evaluated, Mapping | Sequence) or not evaluated:
+        raise UserError("compare: give what is compared as one list: phf.compare([a, b])")
+    named = evaluated.items() if isinstance(evaluated, Mapping) else [("", thing) for thing in evaluated]
+    paths = [f"{name}={path}" if name else path for name, thing in named for path in _paths(thing)]
+    steps = chosen == "dynamics"
+    benches = [bench] if isinstance(bench, str) else list(bench)
+    comparison = core(load_evaluations(paths, benches, all_steps=steps), unequal, not steps, over)
+    return Comparison(comparison, view_of(chosen, comparison), chosen)
+
+
+def _paths(thing: "Run | Evaluation | str | Path") -> list[str]:
+    if isinstance(thing, Evaluation):
+        return [str(summary["folder"]) for summary in thing.summaries]
+    return [str(getattr(thing, "folder", thing))]

@@ -1,0 +1,257 @@
+"""A training run on disk and the scores of an evaluation, as Python sees them."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phfcli.api.arguments import tells_arguments
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from phfcli.core.config import TrainConfig
+
+_COLUMNS = ("bench", "problems", "n", "average", "stderr", "sampling_stderr", "majority", "truncated_share")
+_COUNTS = ("no_answer", "grader_failures", "mean_tokens", "tokens_per_s", "step", "folder")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of one model on one benchmark or several; fractions are 0..1.
+
+    Attributes:
+        summaries: the summary.json of each benchmark.
+    """
+
+    summaries: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def load(cls, *folders: str | Path) -> "Evaluation":
+        """Evaluations that are on disk, by their folders."""
+        from phfcli.core.storage.schemas import SummaryForm, read_form
+
+        return cls(tuple({**read_form(Path(f) / "summary.json", SummaryForm), "folder": str(f)} for f in folders))
+
+    def __getitem__(self, bench: str) -> "Evaluation":
+        """The evaluation of one of its benchmarks."""
+        return Evaluation(tuple(summary for summary in self.summaries if summary["bench"] == bench) or _no(bench))
+
+    @property
+    def average(self) -> float:
+        """Average@n; of several benchmarks the mean over them."""
+        return math.fsum(summary["average"] for summary in self.summaries) / len(self.summaries)
+
+    @property
+    def stderr(self) -> float | None:
+        """Its standard error over problems; None where there is a single problem."""
+        errors = [summary.get("stderr") for summary in self.summaries]
+        known = [error for error in errors if error is not None]
+        return math.hypot(*known) / len(errors) if len(known) == len(errors) else None
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A row for each benchmark: scores with their errors, pass_at_K for each K, counts, lengths, speed, folder."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {
+                    **{name: summary.get(name) for name in _COLUMNS},
+                    **{f"pass_at_{k}": value for k, value in (summary.get("pass_at_k") or {}).items()},
+                    **{name: summary.get(name) for name in _COUNTS},
+                }
+                for summary in self.summaries
+            ]
+        )
+
+    def samples(self) -> "pd.DataFrame":
+        """A row for each sample: bench, problem, sample, status, correct, answer, gold, tokens, seed, text.
+
+        In the order of the benchmark, whichever samples were finished first.
+        """
+        import pandas as pd
+
+        from phfcli.core.storage.schemas import SampleForm, read_forms
+
+        rows = [
+            {"bench": summary["bench"], **{key: value for key, value in line.items() if key not in ("sum", "seconds")}}
+            for summary in self.summaries
+            for line in read_forms(Path(summary["folder"]) / "samples.jsonl", SampleForm)
+        ]
+        places = {key: place for place, key in enumerate(self._problems())}
+        rows.sort(key=lambda row: (places.get((row["bench"], row["problem"]), len(places)), row["sample"]))
+        frame = pd.DataFrame(rows)
+        frame.insert(3, "correct", frame["status"] == "correct")
+        return frame
+
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        """Benchmark and problem in the benchmark's order, which the table of samples has."""
+        import pandas as pd
+
+        for summary in self.summaries:
+            table = Path(summary["folder"]) / "samples.parquet"
+            for problem in pd.read_parquet(table, columns=["problem"])["problem"].unique() if table.is_file() else ():
+                yield summary["bench"], problem
+
+    def problems(self) -> "pd.DataFrame":
+        """A row for each problem: bench, problem, gold, samples, correct (their share), truncated, mean_tokens.
+
+        In the order of the benchmark.
+        """
+        drawn = self.samples()
+        drawn["truncated"] = drawn["status"] == "truncated"
+        return drawn.groupby(["bench", "problem"], sort=False, as_index=False).agg(
+            gold=("gold", "first"),
+            samples=("sample", "count"),
+            correct=("correct", "mean"),
+            truncated=("truncated", "mean"),
+            mean_tokens=("tokens", "mean"),
+        )
+
+    def plot(self) -> "Figure":
+        """The average on each benchmark with its standard error."""
+        from phfcli.core.analysis.compare import compare
+        from phfcli.core.evaluation.saved_evaluations import load_evaluations
+        from phfcli.core.reporting.figures import view_figure
+
+        folders = [str(summary["folder"]) for summary in self.summaries]
+        return view_figure("runs", compare(load_evaluations(folders, [])))
+
+    def __repr__(self) -> str:
+        parts = [f"{s['bench']} {_points(s['average'], s.get('stderr'))}" for s in self.summaries]
+        one = self.summaries[0]
+        step = f" step {one['step']}" if one.get("step") else ""
+        return f"Evaluation({one['target']}{step}, n {one.get('n')}: {', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>{self.to_pandas().to_html(index=False)}"
+
+
+def _points(average: float, stderr: float | None) -> str:
+    return f"{100 * average:.1f}{'' if stderr is None else f' ± {100 * stderr:.1f}'} %"
+
+
+def _no(bench: str) -> tuple[dict[str, Any], ...]:
+    raise KeyError(bench)
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """The metrics of a run's steps, a mapping each; docs/run-files.md says what each number is."""
+
+    lines: tuple[dict[str, Any], ...]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        return self.lines[place]
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A row for each step, which is the index; a metric of each layer stays a list."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.lines)).set_index("step") if self.lines else pd.DataFrame()
+
+    def plot(self) -> "Figure":
+        """The curves of training: loss, its terms, gradient, lengths."""
+        from phfcli.core.reporting.figures import figure_of
+        from phfcli.core.reporting.training_charts import CURVES, training_panels
+
+        return figure_of(list(training_panels({"": self.lines}, CURVES).values()))
+
+    def __repr__(self) -> str:
+        return f"StepMetrics({len(self.lines)} steps: {', '.join(self.lines[-1] if self.lines else ())})"
+
+    def _repr_html_(self) -> str:
+        return str(self.to_pandas().tail(10).to_html())
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run: its folder, and what is in it. Everything is read anew each time it is asked for."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def config(self) -> "TrainConfig":
+        """Its settings."""
+        from phfcli.core.runs.folder import recorded_config
+
+        return recorded_config(self.folder)
+
+    @property
+    def metrics(self) -> StepMetrics:
+        """The metrics of every step so far."""
+        from phfcli.core.storage.schemas import StepForm, read_forms
+
+        return StepMetrics(tuple(read_forms(self.folder / "metrics.jsonl", StepForm)))
+
+    @property
+    def step(self) -> int:
+        """The last step that is done; 0 before the first."""
+        lines = self.metrics.lines
+        return int(lines[-1]["step"]) if lines else 0
+
+    @property
+    def done(self) -> bool:
+        """Whether it has reached its last step. One that `patience` has ended before has not."""
+        return self.step >= self.config.steps
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The folders of its complete checkpoints, oldest first: PEFT adapters, or whole models."""
+        from phfcli.core.runs.checkpoints import checkpoints_of
+
+        return [path for _, path in checkpoints_of(self.folder)]
+
+    @property
+    def best(self) -> Path | None:
+        """The checkpoint that did best in the evaluations during training."""
+        link = self.folder / "best"
+        return link.resolve() if link.exists() else None
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """What `evaluate` has found of its checkpoints, one for each benchmark and step."""
+        from phfcli.core.runs.folder import evaluation_files
+
+        return [Evaluation.load(path.parent) for path in evaluation_files(self.folder, "summary.json")]
+
+    def plot(self) -> "Figure":
+        """The curves of training."""
+        return self.metrics.plot()
+
+    def __repr__(self) -> str:
+        config = self.config
+        loss = f", loss {self.metrics[-1]['loss']:.4f}" if self.step else ""
+        return (
+            f"Run({str(self.folder)!r}, {config.objective} on {config.model}, step {self.step} of {config.steps}{loss})"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>{self.metrics._repr_html_() if self.step else ''}"
+
+
+@tells_arguments
+def load_run(folder: str | Path) -> Run:
+    """A run that is on disk.
+
+        run = phf.load_run("runs/phf-embedded-seed0")
+
+    Raises:
+        UserError: for a folder that is no run.
+    """
+    from phfcli.core.errors import UserError
+    from phfcli.core.runs.folder import is_run
+
+    if not is_run(Path(folder)):
+        raise UserError(f"{folder}: no run is there (it would have a config.yaml)")
+    return Run(Path(folder))

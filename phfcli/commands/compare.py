@@ -1,0 +1,100 @@
+"""phf compare."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from phfcli.commands.options import AsJson, Csv, Plot, Quiet, file_option, names_of
+from phfcli.commands.output import print_json, print_table, result_console, say, warn
+from phfcli.core.errors import one_of, printable
+from phfcli.core.names import UNITS, VIEWS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from phfcli.core.analysis.compare import Pair
+
+
+def compare(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="[NAME=]RUN|CHECKPOINT|SUMMARY...", help="What was evaluated; seeds are grouped."),
+    ],
+    bench: Annotated[str, typer.Option(metavar="NAME[,...]", help="Only these benchmarks.")] = "",
+    view: Annotated[str, typer.Option("--view", metavar="KIND", help=", ".join(VIEWS))] = "runs",
+    changed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="List up to N problems that each pair gains and loses.")
+    ] = 0,
+    unit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="seeds|problems", help="What the intervals are over; seeds where both sides have several."
+        ),
+    ] = None,
+    unequal: Annotated[bool, typer.Option("--unequal", help="Compare even where prompts or sampling differ.")] = False,
+    plot: Plot = None,
+    markdown: Annotated[Path | None, file_option("Write the tables as Markdown.")] = None,
+    latex: Annotated[Path | None, file_option("Write the tables as LaTeX (booktabs).")] = None,
+    csv: Csv = None,
+    samples: Annotated[
+        Path | None,
+        file_option("Write a page of both runs' samples, side by side.", endings=[".html"], metavar="FILE.html"),
+    ] = None,
+    json_: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare evaluations: Average@n side by side, and each difference with its interval, paired by problem.
+
+    \b
+    Views: runs, every evaluation; methods, the paper's Table 1, seeds pooled; ablations, its Table 2;
+    dynamics, its Figure 2, from the evaluations of a run's checkpoints.
+    --unit seeds: would another training differ? --unit problems: would these checkpoints, on other problems?
+    Rules tell what kind of gain a difference is; the output shows each rule with its figures.
+    --samples shows each problem once, with the samples of two runs beside each other.
+    --csv writes the differences as well, in a file beside it whose name ends in -pairs.csv.
+    \b
+    Examples:
+      phf compare runs/embedded runs/opsd-embedded-seed0 runs/phf-embedded-seed0
+      phf compare runs/opsd runs/phf --bench aime24,aime25 --plot table.png --markdown table.md
+      phf compare OPSD=runs/opsd-0 OPSD=runs/opsd-1 PHF=runs/phf-0 PHF=runs/phf-1 --view methods --latex table.tex
+      phf compare runs/opsd runs/phf --view dynamics --plot dynamics.png
+      phf compare runs/phf/checkpoints/step-000050 runs/phf --changed 5
+      phf compare runs/embedded runs/phf-embedded-seed0 --samples samples.html
+    """
+    chosen = one_of("--view", view, VIEWS)
+    over = None if unit is None else one_of("--unit", unit, UNITS)
+    from phfcli.core.analysis.compare import compare as core
+    from phfcli.core.evaluation.saved_evaluations import load_evaluations
+    from phfcli.core.reporting.comparison_files import write_comparison
+    from phfcli.core.reporting.tables import gain_sentences, view_of
+
+    steps = chosen == "dynamics"
+    evaluations = load_evaluations(paths, names_of(bench), all_steps=steps)
+    comparison = core(evaluations, unequal, not steps, over)
+    shown = view_of(chosen, comparison)
+    written = write_comparison(chosen, shown, comparison, plot, markdown, latex, csv, samples)
+    for note in comparison.notes if not quiet else []:
+        warn(note)
+    if json_:
+        print_json(comparison.as_json() | {"view": {"name": chosen, "records": shown.records}})
+        return
+    out = result_console()
+    for table in shown.tables:
+        print_table(out, table.title, table.columns, table.rows)
+    for sentence in gain_sentences(comparison.pairs):
+        say(out, sentence)
+    for pair in comparison.pairs if changed else []:
+        _show_changed(out, pair, changed)
+    for what, path in written.items():
+        if not quiet:
+            say(out, f"{what:<11}{path}")
+
+
+def _show_changed(out: "Console", pair: "Pair", most: int) -> None:
+    for what, entries in (("gained", pair.gained), ("lost", pair.lost)):
+        say(out, f"{pair.bench}, {pair.b} - {pair.a}: {what} {len(entries)}")
+        for entry in entries[:most]:
+            shares = f"{100 * entry['a']:.0f} to {100 * entry['b']:.0f} %"
+            links = "  ".join(link for link in (entry["sample_a"], entry["sample_b"]) if link)
+            say(out, f"  {printable(entry['problem'])}  {shares}  {links}")

@@ -1,1 +1,0 @@
-"""Commands that read what is on disk and say what it means."""

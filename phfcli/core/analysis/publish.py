@@ -1,0 +1,101 @@
+"""Hands a checkpoint on: as a plain model folder, or to the Hugging Face hub."""
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from phfcli.core.config import ModelSettings
+from phfcli.core.errors import FaultError, UserError, first_line
+from phfcli.core.models.adapters import check_adapter
+from phfcli.core.models.description import generation_config, load_config, load_description
+from phfcli.core.models.loading import load_model
+from phfcli.core.runs.model_card import card_of
+from phfcli.core.runs.targets import Target, find_target
+from phfcli.core.storage.files import check_folder, new_folder
+from phfcli.core.storage.tables import hub_answers
+
+
+def export_merged(name: str, folder: Path, base: str | None = None) -> torch.dtype:
+    """Writes the model to a folder that must be new or empty; returns the precision of its weights.
+
+    The sum is taken in float32 and rounded once, to the precision of the base's own files; so are weights that were
+    trained whole.
+
+    Raises:
+        UserError: for a target without an adapter, an adapter of another model, or a folder that holds something.
+    """
+    target = find_target(name, base)
+    if target.plain:
+        raise UserError(f"{name}: is a plain model already; export takes a run, a checkpoint or an adapter")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--merged {folder}: is not empty; choose another folder")
+    check_folder("--merged", folder)
+    description = load_description(target.model)
+    if target.adapter is not None:
+        check_adapter(target.adapter, description)
+    own = load_config(target.origin).dtype
+    dtype = own if isinstance(own, torch.dtype) else torch.float32
+    model = load_model(ModelSettings(model=target.model, dtype="float32", device="cpu"), target.adapter)
+    network = model.network
+    merged: PreTrainedModel = network.merge_and_unload(safe_merge=True) if isinstance(network, PeftModel) else network
+    merged = torch.nn.Module.to(merged, dtype)
+    merged.generation_config = generation_config(target.origin, merged.config)
+    with new_folder(folder) as temporary:
+        merged.save_pretrained(temporary)
+        description.tokenizer.save_pretrained(temporary)
+    return dtype
+
+
+# of --resume, and the old card
+_OURS = {"trainer.json", "optimizer.safetensors", "teacher.safetensors", "ahead.safetensors", "README.md"}
+
+
+def push(name: str, repo: str, private: bool = False, dry_run: bool = False) -> dict[str, int]:
+    """Uploads a run's newest checkpoint, or the one that is named; returns the files with their sizes.
+
+    dry_run: nothing leaves this machine.
+
+    Raises:
+        UserError: for what is no checkpoint of a run, or a repository that cannot be written.
+        FaultError: where the hub cannot be reached.
+    """
+    if repo.count("/") != 1 or not all(repo.split("/")):
+        raise UserError(f"REPO: {repo!r} is no repository of the hub; write OWNER/NAME")
+    target = find_target(name)
+    if target.run is None or target.step is None:
+        raise UserError(f"{name}: only a run or a checkpoint of one can be pushed")
+    with TemporaryDirectory() as made:
+        folder = Path(made)
+        _gather(target, target.run, target.step, folder)
+        files = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+        if not dry_run:
+            _upload(folder, repo, private, f"{target.name}, step {target.step}")
+    return files
+
+
+def _gather(target: Target, run: Path, step: int, folder: Path) -> None:
+    """Copies what others need of a checkpoint, and writes its card and its settings."""
+    source = target.adapter or Path(target.model)
+    for path in source.iterdir():
+        if path.is_file() and path.name not in _OURS:
+            shutil.copy(path, folder / path.name)
+    shutil.copy(run / "config.yaml", folder / "phf-config.yaml")
+    (folder / "README.md").write_text(card_of(run, step), encoding="utf-8")
+
+
+def _upload(folder: Path, repo: str, private: bool, message: str) -> None:
+    if not hub_answers():
+        raise FaultError("the hub cannot be reached; try again where it is, or look at the files with --dry-run")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    api = HfApi()
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"phf: {message}")
+    except (HfHubHTTPError, LocalTokenNotFoundError) as error:
+        raise UserError(f"{repo}: the hub refuses: {first_line(error)}; `hf auth login` may help") from None

@@ -1,1 +1,0 @@
-"""Benchmarks: where their problems come from, and whether training data holds them."""

@@ -1,0 +1,272 @@
+"""Benchmarks: by name from the hub, or any local file with problems and answers."""
+
+import string
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phfcli.core.config import EvalConfig
+from phfcli.core.errors import UserError, nearest
+from phfcli.core.extensions import find, names
+from phfcli.core.grading import Grading
+from phfcli.core.grading.answers import GOLD_FORMS, check_plausible
+from phfcli.core.seeds import derive_seed
+from phfcli.core.shipped_files import EMBEDDED, embedded_problems
+from phfcli.core.storage.problem_rows import Columns, read_problems, rows_hash, skipped_rows
+from phfcli.core.storage.tables import ListedRows, Row, Rows, looks_like_file, read_hub, read_rows
+from phfcli.core.types import Problem
+
+ReadChoices = Callable[[Row], "Choices"]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A question with its options, of which one is right."""
+
+    id: str
+    question: str
+    options: list[str]
+    right: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a benchmark lies on the hub, and which columns hold what.
+
+    Attributes:
+        revision: a commit of the hub's repository; None is its newest.
+        gold: from the answer's column to the gold answer.
+        choices: of a multiple choice, what reads a row; its columns are then those of `problem` and `answer`.
+    """
+
+    hub_id: str
+    split: str
+    problem: str = "problem"
+    answer: str = "answer"
+    id: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    gold: Callable[[str], str] = str.strip
+    choices: ReadChoices | None = None
+
+
+def as_problem(choices: Choices, seed: int) -> dict[str, Any]:
+    """A row with problem and answer: lettered options in an order that seed and id decide, and the right letter."""
+    order = np.random.default_rng(derive_seed(seed, "options", choices.id)).permutation(len(choices.options)).tolist()
+    lines = [
+        f"{letter}. {choices.options[place].strip()}"
+        for letter, place in zip(string.ascii_uppercase, order, strict=False)
+    ]
+    problem = "\n".join([choices.question.strip(), "", *lines, "", "Answer with the letter of the right option."])
+    return {"id": choices.id, "problem": problem, "answer": string.ascii_uppercase[order.index(choices.right)]}
+
+
+def _gpqa(row: Row) -> Choices:
+    options = [row["Correct Answer"], *(row[f"Incorrect Answer {number}"] for number in (1, 2, 3))]
+    return Choices(_text(row, "Record ID"), _text(row, "Question"), [str(option) for option in options], 0)
+
+
+def _mmlu_pro(row: Row) -> Choices:
+    options = [str(option) for option in row["options"]]
+    right = int(row["answer_index"])
+    if not 0 <= right < len(options):
+        raise ValueError(f"answer_index {right} of {len(options)} options")
+    return Choices(_text(row, "question_id"), _text(row, "question"), options, right)
+
+
+def _text(row: Mapping[str, Any], column: str) -> str:
+    value = row[column]
+    if value is None or not str(value).strip():
+        raise ValueError(f"{column!r} is empty")
+    return str(value)
+
+
+def _math_arena(name: str) -> Source:
+    """MathArena's tables have one form; their newest revision is read, for they are mended from time to time."""
+    return Source(f"MathArena/{name}", "train", id="problem_idx")
+
+
+# the commits that others have evaluated on; where none is known, the newest one is taken and its rows' hash recorded
+HUB = {
+    "aime24": Source("HuggingFaceH4/aime_2024", "train", id="id", revision="2fe88a2f1091d5048c0f36abc874fb997b3dd99a"),
+    "aime25": Source(
+        "yentinglin/aime_2025", "train", id="problem_idx", revision="6f71d77b0b89b9dabe07ab466c51df33f514df7f"
+    ),
+    "hmmt25": _math_arena("hmmt_feb_2025"),
+    **{
+        name: _math_arena(name)
+        for name in ("aime_2026", "hmmt_nov_2025", "hmmt_feb_2026", "brumo_2025", "smt_2025", "cmimc_2025")
+    },
+    "math500": Source(
+        "HuggingFaceH4/MATH-500",
+        "test",
+        answer="solution",
+        id="unique_id",
+        revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
+        gold=GOLD_FORMS["last-box"],  # the published script takes the last box of the solution as gold
+    ),
+    "amc23": Source(
+        "math-ai/amc23", "test", problem="question", id="id", revision="80815d37005feb82cd7f8fbc6901d5d3eff43057"
+    ),
+    "minerva": Source(
+        "math-ai/minervamath", "test", problem="question", revision="ee46ddc498933b1977577953250ca5c66be64f96"
+    ),
+    "gsm8k": Source(
+        "openai/gsm8k",
+        "test",
+        problem="question",
+        config="main",
+        revision="cc7b047b6e5bb11b4f1af84efc572db110a51b3c",
+        gold=GOLD_FORMS["after-hashes"],
+    ),
+    "gpqa_diamond": Source(
+        "Idavidrein/gpqa", "train", "Question", "Correct Answer", "Record ID", "gpqa_diamond", choices=_gpqa
+    ),
+    "mmlu_pro": Source("TIGER-Lab/MMLU-Pro", "test", "question", "options", "question_id", choices=_mmlu_pro),
+}
+
+SUITES = {"paper": ("aime24", "aime25", "hmmt25")}
+
+
+@dataclass(frozen=True)
+class OwnBenchmark:
+    """A benchmark that somebody has added.
+
+    Attributes:
+        rows: gives its rows, with `problem` and `answer`, when it is evaluated.
+        grader: the name of its grader; None is the one of the settings.
+    """
+
+    rows: Callable[[], Iterable[Row]]
+    grader: str | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Problems with their gold answers, and the hash that tells copies of one benchmark apart."""
+
+    name: str
+    problems: list[Problem]
+    sha256: str  # of all rows
+    source: str  # a hub id with its revision, a file, or "embedded"
+    unusable: tuple[str, ...] = ()  # ids of the rows left out, since their golds cannot be read
+    grader: str = "math"
+    notes: tuple[str, ...] = ()  # what somebody who reads the score should know of the rows
+
+
+EMBEDDED_SPLITS = {EMBEDDED: "eval", "embedded-dev": "dev"}
+
+_REQUIRED = ("problem", "answer")
+
+OWN_NAMES = (*EMBEDDED_SPLITS, *HUB, *SUITES)
+
+
+def load_benchmarks(names: Iterable[str], config: EvalConfig) -> list[Benchmark]:
+    """The benchmarks of these names; a suite's name stands for its members."""
+    members = [member for name in names for member in SUITES.get(name, (name,))]
+    benches = [load_benchmark(name, config) for name in dict.fromkeys(members)]
+    twice = [name for name, count in Counter(bench.name for bench in benches).items() if count > 1]
+    if twice:
+        raise UserError(f"--bench: two benchmarks are called {twice[0]!r}; rename one of the files")
+    return benches
+
+
+def load_benchmark(name: str, config: EvalConfig) -> Benchmark:
+    """A benchmark by name, or by the path of a jsonl, csv or parquet file.
+
+    Raises:
+        UserError: for an unknown name, a source that cannot be read, a missing column or an empty cell.
+    """
+    own: OwnBenchmark | None = None if name in OWN_NAMES else find("benchmarks", name)
+    rows, columns, source = (_added(own), _own_columns(config), "added") if own else _found(name, config)
+    hub = None if own else HUB.get(name)
+    table = read_problems(rows, columns, name, config.bad_rows)
+    problems = list(table[: config.limit])
+    grader = own.grader if own and own.grader else "choice" if hub and hub.choices else config.grader
+    notes = [skipped_rows(name, table.bad)] if table.bad else []
+    if source.endswith("@newest"):
+        notes.append(f"{name}: read at its newest revision, for none is pinned; the hash of its rows is recorded")
+    if hub and hub.choices:
+        notes.append(f"{name}: its options stand in the order that options_seed={config.options_seed} gives")
+    golds = [gold for problem in problems for gold in problem.golds]
+    if grader == "math" and (warning := check_plausible(golds, name)):
+        notes.append(warning)
+    own_name = Path(name).stem if source == name else name
+    return Benchmark(own_name, problems, rows_hash(problems), source, grader=grader, notes=tuple(notes))
+
+
+def _added(own: OwnBenchmark) -> Rows:
+    rows = list(own.rows())
+    return ListedRows(rows, list(rows[0]) if rows else [])
+
+
+def _found(name: str, config: EvalConfig) -> tuple[Rows, Columns, str]:
+    """The rows of one of our own benchmarks or of a file, their columns, and where they come from."""
+    if name in EMBEDDED_SPLITS:
+        return read_rows(embedded_problems(EMBEDDED_SPLITS[name])), _own_columns(config), EMBEDDED
+    if name in HUB:
+        hub, revision = HUB[name], config.revision or HUB[name].revision
+        rows = read_hub(hub.hub_id, hub.split, hub.config, revision)
+        source = f"{hub.hub_id}@{revision or 'newest'}"
+        if hub.choices is not None:
+            return _multiple_choice(name, hub, rows, config), Columns(answer="answer", required=_REQUIRED), source
+        columns = _hub_columns(hub, config)
+        _check_columns(name, hub, rows, (columns.problem, columns.answer or ""))
+        return rows, columns, source
+    if looks_like_file(name):
+        return read_rows(Path(name)), _own_columns(config), name
+    known = [*OWN_NAMES, *names("benchmarks")]
+    raise UserError(f"bench {name}: neither a benchmark nor a file; {nearest(name, known)}; see phf eval --bench list")
+
+
+def check_golds(bench: Benchmark, grader: Grading) -> Benchmark:
+    """The benchmark without the problems whose gold answer cannot be read, or does not equal itself.
+
+    Raises UserError if that leaves none.
+    """
+    every = list(dict.fromkeys(gold for problem in bench.problems for gold in problem.golds))
+    usable = dict(zip(every, grader.check_golds(every), strict=True))
+    problems = [p for p in bench.problems if any(usable[gold] for gold in p.golds)]
+    if not problems:
+        raise UserError(f"{bench.name}: none of its gold answers can be read")
+    kept = {p.id for p in problems}
+    return replace(bench, problems=problems, unusable=tuple(p.id for p in bench.problems if p.id not in kept))
+
+
+def _multiple_choice(name: str, hub: Source, rows: Rows, config: EvalConfig) -> Rows:
+    """Each row as a problem with lettered options; what does not hold a question is told by its place."""
+    assert hub.choices is not None
+    _check_columns(name, hub, rows, (hub.problem, hub.answer))
+    listed = []
+    for place, row in enumerate(rows):
+        try:
+            listed.append(as_problem(hub.choices(row), config.options_seed))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{name}: {rows.place(place)} of {hub.hub_id} is not in the form that is known: {error}"
+            ) from None
+    return ListedRows(listed, ["id", "problem", "answer"])
+
+
+def _check_columns(name: str, hub: Source, rows: Rows, wanted: tuple[str, str]) -> None:
+    """Raises UserError where a table of the hub has other columns than it had."""
+    missing = [column for column in wanted if column not in rows.columns]
+    if missing:
+        raise UserError(
+            f"{name}: {hub.hub_id} has no column {missing[0]!r} among {', '.join(map(str, rows.columns))}: "
+            "it has changed; name an earlier commit with --set revision=COMMIT, or give a file with problem and answer"
+        )
+
+
+def _own_columns(config: EvalConfig) -> Columns:
+    own = config.columns
+    return Columns(own.problem, answer=own.answer, required=_REQUIRED, gold=GOLD_FORMS[config.gold])
+
+
+def _hub_columns(hub: Source, config: EvalConfig) -> Columns:
+    gold = hub.gold if config.gold == "as-is" else GOLD_FORMS[config.gold]
+    return Columns(hub.problem, answer=hub.answer, id=hub.id, required=_REQUIRED, gold=gold)

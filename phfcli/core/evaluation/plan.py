@@ -1,0 +1,70 @@
+"""Plans an evaluation without loading a weight: samples, tokens and hours, what a GPU must hold, and a prompt."""
+
+from dataclasses import asdict
+from typing import Any
+
+from phfcli.core.config import EvalConfig
+from phfcli.core.errors import reached
+from phfcli.core.evaluation.benchmarks import load_benchmarks
+from phfcli.core.evaluation.samples import prompt_settings, sampling_of
+from phfcli.core.models.description import (
+    cache_row_bytes,
+    load_config,
+    load_description,
+    pick_device,
+    pick_dtype,
+    skeleton,
+)
+from phfcli.core.models.prompts import build_prompts
+from phfcli.core.models.weights import weights_memory
+from phfcli.core.runs.targets import find_target
+
+
+def plan_evaluation(config: EvalConfig, tokens_per_s: float | None = None) -> dict[str, Any]:
+    """What would be evaluated. What the hub does not give is left out, and named in `gaps`.
+
+    Its tokens are those of samples that are all as long as they may be; so is the sequence whose keys and values are
+    counted. An engine holds as many sequences beside the weights as fit.
+
+    Args:
+        tokens_per_s: as an earlier evaluation has measured it; the plan then has its hours.
+
+    Raises:
+        UserError: for whatever could not be evaluated, as far as it shows before the weights are loaded.
+    """
+    gaps: list[str] = []
+    target = find_target(config.model, config.base)
+    benches = reached(lambda: load_benchmarks(config.bench, config), gaps) or []
+    description = reached(lambda: load_description(target.model), gaps)
+    rows: list[dict[str, Any]] = [
+        {"bench": bench.name, "problems": len(bench.problems), "samples": len(bench.problems) * config.n}
+        | {"source": bench.source}
+        for bench in benches
+    ]
+    plan = {
+        "model": target.model,
+        "adapter": None if target.adapter is None else str(target.adapter),
+        "benches": rows,
+        "gaps": gaps,
+    }
+    if description is None or not benches:
+        return plan | dict.fromkeys(("tokens", "hours", "memory_bytes", "prompt"))
+    prompts = build_prompts(description.tokenizer, prompt_settings(config, target))
+    for row, bench in zip(rows, benches, strict=True):
+        row |= asdict(sampling_of(config, description, prompts, bench))
+    tokens = sum(row["samples"] * row["max_new_tokens"] for row in rows)
+    longest = max(
+        row["max_new_tokens"] + max(len(prompts.student(problem.problem)) for problem in bench.problems)
+        for row, bench in zip(rows, benches, strict=True)
+    )
+    arch = load_config(target.model)
+    dtype = pick_dtype(config.dtype, pick_device(config.device))
+    return plan | {
+        "tokens": tokens,
+        "hours": None if tokens_per_s is None else tokens / tokens_per_s / 3600,
+        "memory_bytes": {
+            "weights": weights_memory(target.model, skeleton(arch, dtype), dtype, config.quantization, mapped=False),
+            "one sequence": longest * cache_row_bytes(arch, dtype.itemsize),
+        },
+        "prompt": prompts.student_text(benches[0].problems[0].problem),
+    }

@@ -1,0 +1,211 @@
+"""The samples of an evaluation: which are missing, how each is drawn, and the file that keeps them."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phfcli.core.config import EvalConfig, PromptSettings
+from phfcli.core.errors import UserError
+from phfcli.core.evaluation.benchmarks import Benchmark
+from phfcli.core.grading import Grading, Status
+from phfcli.core.models.description import ModelDescription
+from phfcli.core.models.prompts import Prompts
+from phfcli.core.runs.folder import recorded_config
+from phfcli.core.runs.targets import Target
+from phfcli.core.seeds import derive_seed
+from phfcli.core.storage.files import append_lines, drop_cut_line, write_json, writing_alone
+from phfcli.core.storage.schemas import EvaluationSettingsForm, SampleForm, SummaryForm, read_form, read_forms, with_sum
+from phfcli.core.storage.tables import read_rows, writable, write_parquet
+from phfcli.core.types import Completion, Problem, Sampling
+
+PUBLISHED_NEW_TOKENS = 38_912
+
+
+def prompt_settings(config: EvalConfig, target: Target) -> PromptSettings:
+    """The prompts to evaluate with: those that the run was trained with, unless others are asked for."""
+    if config.prompt == PromptSettings() and target.run is not None:
+        return recorded_config(target.run).prompt
+    return config.prompt
+
+
+def sampling_of(config: EvalConfig, description: ModelDescription, prompts: Prompts, bench: Benchmark) -> Sampling:
+    """The sampling settings of a benchmark. Raises UserError if prompt and new tokens exceed the model's context."""
+    longest = _longest_prompt(prompts, bench)
+    room = description.context - longest
+    wanted = config.max_new_tokens or min(PUBLISHED_NEW_TOKENS, room)
+    if not 0 < wanted <= room:
+        raise UserError(
+            f"--max-new-tokens: the longest prompt of {bench.name} takes {longest} tokens, which leaves "
+            f"{max(room, 0)} of the model's context of {description.context}"
+        )
+    return Sampling(config.temperature, config.top_p, config.top_k, wanted)
+
+
+def longest_sequence(config: EvalConfig, description: ModelDescription, prompts: Prompts, bench: Benchmark) -> int:
+    """Tokens of a benchmark's longest prompt and of a completion."""
+    return _longest_prompt(prompts, bench) + sampling_of(config, description, prompts, bench).max_new_tokens
+
+
+def _longest_prompt(prompts: Prompts, bench: Benchmark) -> int:
+    return max(len(prompts.student(p.problem)) for p in bench.problems)
+
+
+GradedSample = dict[str, Any]  # a line of samples.jsonl
+Key = tuple[str, int]  # problem id, number of the sample
+
+TABLE_COLUMNS = {  # of samples.parquet, with Arrow's types; docs/run-files.md says what each holds
+    "bench": "string",
+    "target": "string",
+    "step": "int64",
+    "problem": "string",
+    "question": "string",
+    "gold": "string",
+    "sample": "int64",
+    "status": "string",
+    "correct": "bool",
+    "cut": "bool",
+    "answer": "string",
+    "tokens": "int64",
+    "seed": "int64",
+    "text": "string",
+}
+
+_IN_BOTH = ("problem", "sample", "status", "answer", "gold", "tokens", "seed", "text")  # of the table and the lines
+_WRITTEN_FIRST = {"lock", ".settings.json.tmp"}
+# what a settings.json without such a key was sampled with
+_UNWRITTEN = {"quantization": "none", "grader": "math", "grading": "phf"}
+
+
+@dataclass(frozen=True)
+class SampleFile:
+    """FOLDER/samples.jsonl, and beside it the settings under which every line of it was drawn."""
+
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "samples.jsonl"
+
+    @contextmanager
+    def claim(self, settings: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[None]:
+        """Locks the folder for this process while the context lasts; a new folder records `settings` and `about`.
+
+        Raises:
+            UserError: where the folder holds samples of other settings, something else, or another process at work.
+        """
+        new = not self.folder.exists() or {p.name for p in self.folder.iterdir()} <= _WRITTEN_FIRST
+        if not new and not (self.folder / "settings.json").is_file():
+            raise UserError(f"{self.folder} holds something else; choose another --output-dir")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        busy = f"{self.folder}: another evaluation is writing here; wait for it to end"
+        with writing_alone(self.folder / "lock", busy):
+            if new:
+                write_json(self.folder / "settings.json", {**settings, **about})
+            else:
+                self._check(settings)
+                drop_cut_line(self.path)
+            yield
+
+    def read(self, problems: Sequence[Problem], n: int) -> dict[Key, GradedSample]:
+        """The samples of these problems; a key that stands twice counts once."""
+        wanted = {(p.id, i) for p in problems for i in range(n)}
+        keyed = {(line["problem"], line["sample"]): line for line in reversed(read_forms(self.path, SampleForm))}
+        return {key: line for key, line in keyed.items() if key in wanted}
+
+    @property
+    def table(self) -> Path:
+        return self.folder / "samples.parquet"
+
+    def write_table(
+        self, samples: Iterable[GradedSample], problems: Sequence[Problem], about: Mapping[str, Any]
+    ) -> None:
+        """Writes the samples as a table, by problem and number.
+
+        about: `bench`, `target` and `step`, which are the same in all rows.
+        """
+        questions = {problem.id: problem.problem for problem in problems}
+        places = {problem.id: place for place, problem in enumerate(problems)}
+        ordered = sorted(samples, key=lambda sample: (places[sample["problem"]], sample["sample"]))
+        rows = (
+            {
+                **about,
+                "cut": own["status"] == Status.truncated,
+                **own,
+                "question": questions[own["problem"]],
+                "correct": own["status"] == Status.correct,
+            }
+            for own in ordered
+        )
+        write_parquet(self.table, rows, TABLE_COLUMNS)
+
+    def check_table(self) -> None:
+        """Raises UserError where the table cannot be read, or its rows are not those that lines and summary tell of."""
+        lines = {(writable(line["problem"]), line["sample"]): line for line in read_forms(self.path, SampleForm)}
+        rows = list(read_rows(self.table))
+        for row in rows:
+            line = lines.get((row.get("problem"), row.get("sample")), {})
+            if any(row.get(name) != writable(line.get(name)) for name in _IN_BOTH):
+                where = f"sample {row.get('sample')} of problem {row.get('problem')}"
+                raise UserError(f"{self.table}: {where} is not what {self.path.name} says")
+        summary = read_form(self.folder / "summary.json", SummaryForm)
+        problems, n = summary.get("problems"), summary.get("n")
+        if problems is not None and n is not None and len(rows) != problems * n:
+            told = f"{problems} problems with {n} samples each"
+            raise UserError(f"{self.table}: {len(rows)} rows, where summary.json tells of {told}")
+
+    def append(self, samples: Sequence[GradedSample]) -> None:
+        append_lines(self.path, [with_sum(sample) for sample in samples])
+
+    def _check(self, settings: Mapping[str, Any]) -> None:
+        before = read_form(self.folder / "settings.json", EvaluationSettingsForm)
+        for key, value in settings.items():
+            earlier = before.get(key, _UNWRITTEN.get(key, value))
+            if earlier != value:
+                raise UserError(
+                    f"{self.folder} was sampled with {key} {earlier!r}, now it is {value!r}; "
+                    "remove the folder or choose another --output-dir"
+                )
+
+
+@dataclass(frozen=True)
+class SampleTask:
+    """One sample to draw."""
+
+    problem: Problem
+    number: int
+    seed: int
+
+
+def sample_tasks(bench: Benchmark, n: int, seed: int) -> list[SampleTask]:
+    """n samples of each problem, each with a seed of its own."""
+    return [SampleTask(p, i, derive_seed(seed, p.problem, i)) for p in bench.problems for i in range(n)]
+
+
+def grade(
+    drawn: Sequence[tuple[SampleTask, Completion]], description: ModelDescription, grader: Grading
+) -> list[GradedSample]:
+    """Grades drawn completions; one that the token limit has cut is "truncated", or `cut` where it is graded anyhow."""
+    texts = [description.text(completion.ids) for _, completion in drawn]
+    cut = [completion.finish != "stop" for _, completion in drawn]
+    read = [i for i in range(len(drawn)) if grader.reads_cut or not cut[i]]
+    graded = grader.grade([(drawn[i][0].problem.golds, texts[i]) for i in read])
+    grades = dict(zip(read, graded, strict=True))
+    samples = []
+    for i, (task, completion) in enumerate(drawn):
+        verdict = grades.get(i)
+        samples.append(
+            {
+                "problem": task.problem.id,
+                "sample": task.number,
+                "status": str(verdict.status if verdict else Status.truncated),
+                "answer": verdict.answer if verdict else None,
+                "gold": " or ".join(task.problem.golds) or None,
+                "tokens": len(completion.ids),
+                "seed": task.seed,
+                "text": texts[i],
+                **({"cut": True} if verdict and cut[i] else {}),
+            }
+        )
+    return samples

@@ -1,0 +1,137 @@
+"""One grader for each named policy. They differ in what the answer is and in when it is right, and in nothing else.
+
+All check golds and count votes as ours does, so that a benchmark has the same problems under each.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+from phfcli.core.grading.grader import (
+    MEMORY_BYTES,
+    STATUS_OF,
+    Grade,
+    Grader,
+    Grading,
+    Rule,
+    RuleGrader,
+    Status,
+    best_status,
+    choice,
+    find_rule,
+    usable_cpus,
+)
+from phfcli.core.grading.latex import last_box, split_thinking
+from phfcli.core.grading.pool import Pool
+from phfcli.core.names import PolicyName
+
+_JUDGE = "phfcli.core.grading.judge:judge"
+# GSM8K's "flexible-extract" of lm-evaluation-harness, to the letter: also what is no number, such as "$."
+_NUMBER = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
+_IGNORED = (",", r"\$", r"(?s).*#### ", r"\.$")
+
+Pairs = Sequence[tuple[str | Sequence[str], str]]
+
+
+class NoThinking(Grader):
+    """Ours, on what follows the thinking: a box that stands in the thinking alone is no answer."""
+
+    def grade(self, pairs: Pairs) -> list[Grade]:
+        return super().grade([(gold, split_thinking(text)[1]) for gold, text in pairs])
+
+
+class Spelled(Grader):
+    """Compares spellings by a rule, and knows no mathematics."""
+
+    reads_cut = True
+
+    def __init__(self, rule: Rule, workers: int | None = None, timeout_s: float = 5.0) -> None:
+        super().__init__(workers, timeout_s)
+        self._rule = rule
+
+    def grade(self, pairs: Pairs) -> list[Grade]:
+        return [self._best(_golds(gold), text) for gold, text in pairs]
+
+    def _best(self, golds: Sequence[str], text: str) -> Grade:
+        grades = [self._rule(gold, text) for gold in golds]
+        return Grade(best_status([grade.status for grade in grades]), grades[0].answer)
+
+
+class MathVerify(Grader):
+    """math-verify alone, with its defaults, on what `text_of` takes of a completion; None is no answer."""
+
+    reads_cut = True
+
+    def __init__(
+        self, text_of: Callable[[str], str | None], workers: int | None = None, timeout_s: float = 5.0
+    ) -> None:
+        super().__init__(workers, timeout_s)
+        self._text_of = text_of
+        self._judges = Pool(usable_cpus() if workers is None else workers, timeout_s, MEMORY_BYTES, _JUDGE)
+
+    def close(self) -> None:
+        super().close()
+        self._judges.close()
+
+    def grade(self, pairs: Pairs) -> list[Grade]:
+        texts = [self._text_of(text) for _, text in pairs]
+        asked = [(gold, text) for (golds, _), text in zip(pairs, texts, strict=True) if text for gold in _golds(golds)]
+        distinct = list(dict.fromkeys(asked))
+        said = dict(zip(distinct, self._judges.judge(distinct), strict=True))
+        return [
+            _grade([said[gold, text] for gold in _golds(golds)]) if text else Grade(Status.no_answer, None)
+            for (golds, _), text in zip(pairs, texts, strict=True)
+        ]
+
+
+def build_grader(name: str, timeout_s: float = 5.0, policy: PolicyName = "phf") -> Grading:
+    """The grader of that name: "math" under a policy; "choice", or a rule that somebody has added, which have none."""
+    if name == "choice":
+        return RuleGrader(choice)
+    if name != "math":
+        return find_rule(name)
+    builders: dict[PolicyName, Callable[[], Grading]] = {
+        "phf": lambda: Grader(timeout_s=timeout_s),
+        "no-thinking": lambda: NoThinking(timeout_s=timeout_s),
+        "math-verify": lambda: MathVerify(lambda text: text.strip() or None, timeout_s=timeout_s),
+        "last-box": lambda: MathVerify(_boxed, timeout_s=timeout_s),
+        "last-number": lambda: Spelled(_last_number, timeout_s=timeout_s),
+        "strict": lambda: Spelled(_strict, timeout_s=timeout_s),
+    }
+    return builders[policy]()
+
+
+def _golds(gold: str | Sequence[str]) -> Sequence[str]:
+    return (gold,) if isinstance(gold, str) else gold or ("",)
+
+
+def _grade(judgements: Sequence[str]) -> Grade:
+    words = [judgement.partition(" ") for judgement in judgements]
+    return Grade(best_status([STATUS_OF[word] for word, _, _ in words]), words[0][2] or None)
+
+
+def _boxed(text: str) -> str | None:
+    """The last box alone, in a box, for math-verify to find."""
+    content = last_box(text)
+    return None if content is None else rf"\boxed{{{content}}}"
+
+
+def _last_number(gold: str, text: str) -> Grade:
+    found = _NUMBER.findall(text)
+    if not found:
+        return Grade(Status.no_answer, None)
+    answer = next(part for part in found[-1] if part)
+    return Grade(Status.correct if _without_marks(answer) == _without_marks(gold) else Status.wrong, answer)
+
+
+def _without_marks(text: str) -> str:
+    for pattern in _IGNORED:
+        text = re.sub(pattern, "", text)
+    return text.strip().lower()
+
+
+def _strict(gold: str, text: str) -> Grade:
+    """The last box, or the whole text where there is none, letter by letter."""
+    answer = last_box(text) if "\\boxed" in text else text.strip()
+    if not answer:
+        return Grade(Status.no_answer, None)
+    return Grade(Status.correct if answer == gold.strip() else Status.wrong, answer)

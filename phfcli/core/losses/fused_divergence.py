@@ -1,0 +1,309 @@
+"""The divergence from hidden states and the head, in chunks: a (tokens, vocabulary) tensor never exists."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Unpack
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from phfcli.core.losses.divergence import (
+    DivergenceOptions,
+    DivergenceSpec,
+    entry_count,
+    logits_entropy,
+    restrict,
+    spread_gradient,
+    vocabulary_terms,
+)
+from phfcli.core.losses.head import Head, as_head
+from phfcli.core.losses.positions import working
+
+CHUNK_BYTES = 75 * 2**20  # both logits of a chunk: 64 tokens in float32 at a vocabulary of 151,936
+_CHUNK_BYTES_GPU = 512 * 2**20  # 880 in bfloat16: so many that products wait for arithmetic, not for the head
+_SLAB_BYTES_CPU = 2**20  # one temporary of a slab: what a core's cache holds
+_SLAB_BYTES = 32 * 2**20  # elsewhere: enough work to hide a kernel's launch
+SLAB_TEMPORARIES = 10
+
+
+class DivergenceSums(NamedTuple):
+    """The result of all chunks. The gradients are those of sum_n w_n D_n, or None where they are not wanted."""
+
+    tokens: Tensor  # [5, N] of each token: divergence, the same after the clip, clipped entries, 1 if turned, entropy
+    grad_hidden: Tensor | None  # [N, d] in the dtype of the student's hidden states
+    grad_weight: Tensor | None  # [V, d] of the head, in float32 (or float64)
+    grad_bias: Tensor | None  # [V]
+
+
+@dataclass(frozen=True)
+class ChunkedDivergence:
+    """The computation of a divergence, with all that stays the same from chunk to chunk."""
+
+    spec: DivergenceSpec
+    head: Head  # of [V, d]
+    teacher_head: Head | None  # of [V, d'], or None where the teacher shares `head`
+    chunk_size: int | None
+    wants_hidden: bool
+    wants_weight: bool
+    wants_bias: bool
+
+    def __call__(self, student: Tensor, teacher: Tensor, weights: Tensor) -> DivergenceSums:
+        """The divergence of hidden states [N, d] with weights [N] in the working precision."""
+        count, vocabulary = len(student), len(self.head)
+        chunk = chunk_rows(student, vocabulary, self.chunk_size)
+        logits_2nV = student.new_empty(2 * chunk, vocabulary)
+        tokens = weights.new_empty(5, count)
+        grad_hidden = torch.empty_like(student) if self.wants_hidden else None
+        grad_weight = torch.zeros_like(self.head.weight, dtype=weights.dtype) if self.wants_weight else None
+        grad_bias = weights.new_zeros(vocabulary) if self.wants_bias else None
+        for start in range(0, count, chunk):
+            rows = slice(start, start + chunk)
+            grad_nV, tokens[:, rows] = self._chunk(student[rows], teacher[rows], logits_2nV)
+            scale_n1 = (weights[rows] * self._passes(tokens[:, rows]) / self.spec.temperature)[:, None]
+            if grad_hidden is not None:
+                grad_hidden[rows] = (grad_nV @ self.head.weight) * scale_n1
+            if grad_weight is not None:
+                grad_weight.addmm_(working(grad_nV).T, working(student[rows]) * scale_n1)
+            if grad_bias is not None:
+                grad_bias.addmv_(working(grad_nV).T, scale_n1[:, 0])
+        return DivergenceSums(tokens, grad_hidden, grad_weight, grad_bias)
+
+    def _chunk(self, student: Tensor, teacher: Tensor, logits_2nV: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states [n, d] -> the gradient to the student's products [n, V] (in `logits_2nV`), tokens [5, n]."""
+        count = len(student)
+        logits_2nV = logits_2nV[: 2 * count]
+        student_nV, teacher_nV = logits_2nV[:count], logits_2nV[count:]
+        if self.teacher_head is None:  # one product reads the head once
+            torch.mm(torch.cat((student, teacher)), self.head.weight.T, out=logits_2nV)
+        else:
+            torch.mm(student, self.head.weight.T, out=student_nV)
+            torch.mm(teacher, self.teacher_head.weight.T, out=teacher_nV)
+        return student_nV, torch.cat([self._slab(student_nV[s], teacher_nV[s]) for s in slabs(student_nV)], dim=1)
+
+    def _slab(self, student_nV: Tensor, teacher_nV: Tensor) -> Tensor:
+        """Products -> tokens [5, n]; `student_nV` becomes the gradient to itself, where one is wanted."""
+        student, teacher = self.head.finish(student_nV), (self.teacher_head or self.head).finish(teacher_nV)
+        restricted = restrict(student, teacher, self.spec)
+        grad, tokens = _token_terms(restricted.student, restricted.teacher, self.spec)
+        if restricted.entries is not None:
+            tokens[4] = logits_entropy(student, self.spec.temperature)  # that of the whole vocabulary
+        if self.wants_hidden or self.wants_weight or self.wants_bias:
+            grad = spread_gradient(grad, student, restricted, self.spec)
+            student_nV.copy_(self.head.to_products(grad, student))
+        return tokens
+
+    def _passes(self, tokens: Tensor) -> Tensor:
+        """[5, n] -> [n]: 0 for a token that is clipped as a whole, else 1."""
+        clip = self.spec.clip if self.spec.clip_mode == "token" else None
+        return torch.ones_like(tokens[0]) if clip is None else (tokens[0] <= clip).to(tokens.dtype)
+
+
+def _token_terms(student_logits: Tensor, teacher_logits: Tensor, spec: DivergenceSpec) -> tuple[Tensor, Tensor]:
+    """Logits [n, V] -> (gradient to the student's [n, V], before the token clip and 1 / temperature; tokens [5, n])."""
+    value, slope, S, entropy = vocabulary_terms(student_logits, teacher_logits, spec)
+    raw = value.sum(-1)
+    kept, clipped, turned = raw, torch.zeros_like(raw), torch.zeros_like(raw)
+    grad = _to_logits(slope, S)
+    if spec.clip is not None and spec.clip_mode == "token":
+        kept = raw.clamp(max=spec.clip)
+    elif spec.clip is not None and bool(value.amax() > spec.clip):
+        held = value.clamp(max=spec.clip)
+        above = (value - held).sign()  # 1 where clipped, else 0: on a CPU far cheaper than a boolean mask
+        whole, grad = grad, _to_logits(torch.addcmul(slope, slope, above, value=-1), S)
+        kept, clipped, turned = held.sum(-1), above.sum(-1), ((whole * grad).sum(-1) < 0).to(raw.dtype)
+    return grad, torch.stack((raw, kept, clipped, turned, entropy))
+
+
+def _to_logits(slope: Tensor, S: Tensor) -> Tensor:
+    """The slopes of all entries [n, V] -> the gradient of their sum to the student's logits, times the temperature."""
+    return torch.addcmul(slope, S, slope.sum(-1, keepdim=True), value=-1)
+
+
+def chunk_rows(hidden: Tensor, vocabulary: int, chunk_size: int | None) -> int:
+    """How many of the tokens [N, d] make a chunk, if `chunk_size` does not say so."""
+    return min(chunk_size or fitting(chunk_bytes(hidden.device), 2 * vocabulary * hidden.itemsize), max(1, len(hidden)))
+
+
+def slabs(logits_nV: Tensor) -> list[slice]:
+    """The rows of a chunk, a slab at a time."""
+    rows = fitting(slab_bytes(logits_nV.device), logits_nV.shape[1] * 4)
+    return [slice(start, start + rows) for start in range(0, len(logits_nV), rows)]
+
+
+def chunk_bytes(device: torch.device) -> int:
+    """Both logits of a chunk, on that device."""
+    return CHUNK_BYTES if device.type == "cpu" else _CHUNK_BYTES_GPU
+
+
+def slab_bytes(device: torch.device) -> int:
+    """One temporary of a slab, on that device; there are up to SLAB_TEMPORARIES of them."""
+    return _SLAB_BYTES_CPU if device.type == "cpu" else _SLAB_BYTES
+
+
+def fitting(budget: int, row: int) -> int:
+    """How many rows of `row` bytes fit into `budget` bytes, at least one."""
+    return max(1, budget // max(1, row))
+
+
+class ClipStats(NamedTuple):
+    """What the clip did, over the tokens of non-zero weight, and what each token is; tensors without a gradient.
+
+    All but the last three are 0-dim.
+    """
+
+    entries_clipped: Tensor  # int64, (token, vocabulary entry) pairs above the clip; 0 in the mode "token"
+    entries: Tensor  # int64, all such pairs: tokens x V (or x the entries of top_k)
+    tokens_clipped: Tensor  # int64, tokens with a clipped entry; in the mode "token" those clipped themselves
+    raw: Tensor  # sum_n w_n D_n without the clip
+    clipped: Tensor  # sum_n w_n D_n with it, the value of the loss
+    tokens_turned: Tensor  # int64, tokens whose gradient to the logits points away from the unclipped one
+    divergence: Tensor  # [N] of each token without the clip; 0 where its weight is
+    kept: Tensor  # [N] of each token with the clip; 0 where its weight is
+    entropy: Tensor  # [N] of the student at the temperature, over the whole vocabulary, in nats; 0 where the weight is
+
+
+def fused_divergence(
+    student_hidden: Tensor,
+    teacher_hidden: Tensor,
+    head: Tensor | Head,
+    weights: Tensor,
+    *,
+    teacher_head: Tensor | Head | None = None,
+    chunk_size: int | None = None,
+    **options: Unpack[DivergenceOptions],
+) -> Tensor:
+    """sum_n w_n D_n as a 0-dim tensor; the gradient flows to `student_hidden`, and to `head` through the student only.
+
+    Args:
+        student_hidden, teacher_hidden: [N, d] inputs of the head (after the final norm). Logits are computed in their
+            dtype, everything after in float32 (float64 for float64).
+        head: its weight [V, d], or a Head with a bias, a scale, a soft cap; gradients to weight and bias are
+            accumulated in float32 where they are required.
+        weights: [N], constants. Tokens of weight 0 are skipped, whatever their hidden states hold.
+        teacher_head: that of an external teacher with its own head (its d may differ); default `head`.
+        chunk_size: tokens whose logits are held at once; by default as many as 75 MiB hold (64 at V = 151,936),
+            on a GPU 512 MiB.
+        options: kind, beta, temperature, clip, clip_mode, top_k, support, tail and teacher_temperature, as in
+            `divergence`.
+
+    Raises:
+        ValueError: shapes that do not fit, or an option out of range.
+    """
+    return fused_divergence_stats(
+        student_hidden, teacher_hidden, head, weights, teacher_head=teacher_head, chunk_size=chunk_size, **options
+    )[0]
+
+
+def fused_divergence_stats(
+    student_hidden: Tensor,
+    teacher_hidden: Tensor,
+    head: Tensor | Head,
+    weights: Tensor,
+    *,
+    teacher_head: Tensor | Head | None = None,
+    chunk_size: int | None = None,
+    **options: Unpack[DivergenceOptions],
+) -> tuple[Tensor, ClipStats]:
+    """`fused_divergence` and what its clip did, from the same pass."""
+    spec = DivergenceSpec(**options)
+    own, other = as_head(head), None if teacher_head is None else as_head(teacher_head)
+    _check(student_hidden, teacher_hidden, own, weights, other, chunk_size)
+    if not torch.is_grad_enabled():
+        student_hidden, own = student_hidden.detach(), own.detach()
+    inputs = (student_hidden, own.weight, own.bias, teacher_hidden, weights)
+    outputs: tuple[Tensor, ...] = _FusedDivergence.apply(  # type: ignore[no-untyped-call]
+        *inputs, own, other, spec, chunk_size
+    )
+    loss, entries_clipped, entries, tokens_clipped, raw, turned, *each = outputs
+    return loss, ClipStats(entries_clipped, entries, tokens_clipped, raw, loss.detach(), turned, *each)
+
+
+class _FusedDivergence(torch.autograd.Function):
+    """(loss, ClipStats but for `clipped`); the backward pass only scales what the forward pass has kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student_hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        teacher_hidden: Tensor,
+        weights: Tensor,
+        head: Head,
+        teacher_head: Head | None,
+        spec: DivergenceSpec,
+        chunk_size: int | None,
+    ) -> tuple[Tensor, ...]:
+        dtype = torch.promote_types(student_hidden.dtype, teacher_hidden.dtype)
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        divergence = ChunkedDivergence(
+            spec=spec,
+            head=head.to(dtype),
+            teacher_head=None if teacher_head is None else teacher_head.to(dtype),
+            chunk_size=chunk_size,
+            wants_hidden=wants_hidden,
+            wants_weight=wants_weight,
+            wants_bias=wants_bias,
+        )
+        index = weights.nonzero().squeeze(1)
+        counted = slice(None) if len(index) == len(weights) else index  # all of them: nothing is copied
+        student, teacher = student_hidden[counted].to(dtype), teacher_hidden[counted].to(dtype)
+        weights = weights[counted].to(working(student).dtype)
+        with torch.autocast(student.device.type, enabled=False):
+            sums = divergence(student, teacher, weights)
+        grad_hidden, grad_weight, grad_bias = None, None, None
+        if sums.grad_hidden is not None:
+            grad_hidden = _spread(sums.grad_hidden.to(student_hidden.dtype), counted, student_hidden)
+        if sums.grad_weight is not None:
+            grad_weight = sums.grad_weight.to(weight.dtype)
+        if sums.grad_bias is not None and bias is not None:
+            grad_bias = sums.grad_bias.to(bias.dtype)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        each = sums.tokens.new_zeros(3, len(student_hidden))
+        each[:, counted] = sums.tokens[[0, 1, 4]]
+        stats = (*_statistics(sums.tokens, weights, spec, len(head)), *each.unbind())
+        ctx.mark_non_differentiable(*stats)
+        return ((sums.tokens[1] * weights).sum(), *stats)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        grads = (None if grad is None else grad * grad_loss for grad in ctx.saved_tensors)
+        return *grads, None, None, None, None, None, None
+
+
+def _spread(grad: Tensor, counted: Tensor | slice, hidden: Tensor) -> Tensor:
+    """The gradient of the counted tokens [n, d] -> that of all [N, d]: 0 where a token is not counted."""
+    if isinstance(counted, slice):
+        return grad
+    return torch.zeros_like(hidden).index_copy_(0, counted, grad)
+
+
+def _statistics(tokens: Tensor, weights: Tensor, spec: DivergenceSpec, vocabulary: int) -> tuple[Tensor, ...]:
+    """Tokens [5, N] as `DivergenceSums` holds them, weights [N] -> the first of ClipStats but for `clipped`."""
+    raw, _, clipped, turned, _ = tokens
+    by_token = spec.clip is not None and spec.clip_mode == "token"
+    entries = len(weights) * entry_count(vocabulary, spec)
+    return (
+        clipped.long().sum(),
+        torch.tensor(entries, device=weights.device),
+        (raw > spec.clip).sum() if by_token else (clipped > 0).sum(),
+        (raw * weights).sum(),
+        turned.long().sum(),
+    )
+
+
+def _check(
+    student: Tensor, teacher: Tensor, head: Head, weights: Tensor, teacher_head: Head | None, chunk_size: int | None
+) -> None:
+    """Raises ValueError for shapes that do not fit, or a chunk of no tokens."""
+    heads = {"student": (student, head.weight), "teacher": (teacher, (teacher_head or head).weight)}
+    for name, (hidden, matrix) in heads.items():
+        if hidden.ndim != 2 or matrix.ndim != 2 or hidden.shape[1] != matrix.shape[1] or len(matrix) != len(head):
+            shapes = f"{tuple(hidden.shape)} and {tuple(matrix.shape)}"
+            raise ValueError(f"the {name}'s hidden states must be [N, d] and its head [V, d], V shared; got {shapes}")
+    if not len(student) == len(teacher) == weights.numel() or weights.ndim != 1:
+        shapes = f"{len(student)}, {len(teacher)} and {tuple(weights.shape)}"
+        raise ValueError(f"student, teacher and weights must have the same N tokens; got {shapes}")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1; got {chunk_size}")

@@ -1,0 +1,176 @@
+"""Faster forms of parts of a model: adapter products, norms, and the MLP in tiles."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from phfcli.core.models.architecture import find_blocks
+
+
+def fuse_products(network: PeftModel) -> None:
+    """From now on the network's adapted linear layers compute as this module does, where they are plain."""
+    for module in network.modules():
+        if type(module) is LoraLinear:
+            module.__class__ = FusedLoraLinear
+
+
+def only_products(layer: LoraLinear, adapter: str) -> bool:
+    """Whether an adapter of a layer is nothing but its two matrices: no variant of LoRA, and no bias of their own."""
+    sides = (layer.lora_A[adapter], layer.lora_B[adapter])
+    return not layer.lora_variant and all(getattr(side, "bias", None) is None for side in sides)
+
+
+class FusedLoraLinear(LoraLinear):
+    """PEFT's layer, which stays what computes where there is more to it than the products."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """[..., i] -> [..., o]."""
+        if args or kwargs or not self._is_plain(x):
+            out: Tensor = super().forward(x, *args, **kwargs)
+            return out
+        [adapter] = self.active_adapters
+        base, down, up = self.get_base_layer(), self.lora_A[adapter], self.lora_B[adapter]
+        flat = x.reshape(-1, x.shape[-1])
+        scaling = float(self.scaling[adapter])
+        fused: Tensor = _LoraProducts.apply(flat, base.weight, base.bias, down.weight, up.weight, scaling)  # type: ignore[no-untyped-call]
+        return fused.view(*x.shape[:-1], fused.shape[-1])
+
+    def _is_plain(self, x: Tensor) -> bool:
+        """One adapter in use that is nothing but its two matrices, in the base's precision or in a higher one."""
+        casting = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+        if casting or self.disable_adapters or self.merged or len(self.active_adapters) != 1:
+            return False
+        [adapter] = self.active_adapters
+        base, down, up = self.get_base_layer(), self.lora_A[adapter], self.lora_B[adapter]
+        frozen = not base.weight.requires_grad and (base.bias is None or not base.bias.requires_grad)
+        dropout = not isinstance(self.lora_dropout[adapter], nn.Identity)
+        own: torch.dtype = down.weight.dtype  # type: ignore[assignment]
+        alike = x.dtype == base.weight.dtype and up.weight.dtype == own == torch.promote_types(x.dtype, own)
+        return type(base) is nn.Linear and frozen and alike and only_products(self, adapter) and not dropout
+
+
+class _LoraProducts(torch.autograd.Function):
+    """x [N, i], W [o, i], b [o], A [r, i], B [o, r] -> [N, o]; W and b are frozen."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+        inner_Nr = x @ A.to(x.dtype).T
+        ctx.save_for_backward(x, W, A, B, inner_Nr)
+        ctx.scaling = scaling
+        return linear(x, W, bias).addmm_(inner_Nr, B.to(x.dtype).T, alpha=scaling)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_No: Tensor) -> tuple[Tensor | None, ...]:
+        x, W, A, B, inner_Nr = ctx.saved_tensors
+        grad_Nr = (grad_No @ B.to(x.dtype)).mul_(ctx.scaling)
+        grad_A = (grad_Nr.T @ x).to(A.dtype) if ctx.needs_input_grad[3] else None
+        grad_B = (grad_No.T @ inner_Nr).to(B.dtype).mul_(ctx.scaling) if ctx.needs_input_grad[4] else None
+        grad_x = (grad_No @ W).addmm_(grad_Nr, A.to(x.dtype)) if ctx.needs_input_grad[0] else None
+        return grad_x, None, None, grad_A, grad_B, None
+
+
+_HALF = (torch.bfloat16, torch.float16)
+_ROWS = 4096  # that stand in float32 at once in the backward pass
+_known: dict[tuple[type[nn.Module], int], bool] = {}
+
+
+def fuse_norms(network: nn.Module) -> None:
+    """From now on the network's frozen norms in half precision compute as this module does."""
+    for module in network.modules():
+        if _is_rms_norm(module):
+            module.forward = partial(_norm, module)
+
+
+def _is_rms_norm(module: nn.Module) -> bool:
+    weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
+    if not isinstance(weight, Tensor) or weight.ndim != 1 or weight.dtype not in _HALF or not isinstance(eps, float):
+        return False
+    kind = type(module), len(weight)
+    if kind not in _known:
+        _known[kind] = _trial(module, weight, eps)
+    return _known[kind]
+
+
+@torch.no_grad()
+def _trial(module: nn.Module, weight: Tensor, eps: float) -> bool:
+    twin = copy.deepcopy(module).to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    x, own = torch.randn(2, 3, len(weight), generator=generator).to(weight.dtype)
+    twin.load_state_dict({"weight": own[0]}, strict=False)
+    try:
+        return torch.equal(twin(x), _RmsNorm.apply(x, own[0], eps))  # type: ignore[no-untyped-call]
+    except (TypeError, ValueError, RuntimeError):  # a norm of something else
+        return False
+
+
+def _norm(module: nn.Module, x: Tensor) -> Tensor:
+    """[..., d] -> [..., d]."""
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    if x.dtype != weight.dtype or weight.requires_grad:
+        out: Tensor = type(module).forward(module, x)
+        return out
+    normed: Tensor = _RmsNorm.apply(x, weight, module.variance_epsilon)  # type: ignore[no-untyped-call]
+    return normed
+
+
+class _RmsNorm(torch.autograd.Function):
+    """x [..., d] in half precision, w [d] -> [..., d]; w is frozen."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        exact = x.float()
+        scale = torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + eps)  # [..., 1]
+        ctx.save_for_backward(x, weight, scale)
+        return weight * exact.mul_(scale).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        x, weight, scale = ctx.saved_tensors
+        out = grad.new_empty(grad.shape)  # contiguous, so that its rows are views of it
+        width = x.shape[-1]
+        rows = (part.reshape(-1, part.shape[-1]).split(_ROWS) for part in (x, scale, grad, out))
+        for x_Nd, scale_N1, grad_Nd, out_Nd in zip(*rows, strict=True):
+            normed_Nd = x_Nd.float().mul_(scale_N1)
+            slope_Nd = (grad_Nd * weight).float()
+            along_N1 = (slope_Nd * normed_Nd).sum(-1, keepdim=True) / width
+            out_Nd.copy_(slope_Nd.sub_(normed_Nd.mul_(along_N1)).mul_(scale_N1))
+        return out, None, None
+
+
+TILE = 1024  # tokens
+
+
+def checkpoint_gradients(causal: PreTrainedModel) -> None:
+    """Lets activations be computed again in the backward pass, rather than kept for it."""
+    causal.gradient_checkpointing_enable({"use_reentrant": False})
+    for block in find_blocks(causal)[1]:
+        mlp = getattr(block, "mlp", None)
+        if isinstance(mlp, nn.Module) and not _shares_out(mlp):
+            mlp.forward = partial(_in_tiles, mlp.forward)
+
+
+def _shares_out(mlp: nn.Module) -> bool:
+    """Whether it gives tokens to experts: what it tells of them is of the whole sequence."""
+    return any("expert" in name or "router" in name for name, _ in mlp.named_modules())
+
+
+def _in_tiles(forward: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+    """[B, T, d] -> [B, T, d]."""
+    tiles = hidden.split(TILE, dim=1)
+    if len(tiles) == 1:
+        return forward(hidden)
+    if not torch.is_grad_enabled():
+        return torch.cat([forward(tile) for tile in tiles], dim=1)
+    return torch.cat([checkpoint(forward, tile, use_reentrant=False) for tile in tiles], dim=1)

@@ -1,1 +1,0 @@
-"""Objectives that other packages add, behind the checks that their authors need."""

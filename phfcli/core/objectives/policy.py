@@ -1,0 +1,147 @@
+"""The objectives that learn from a reward: GRPO, OISD's alignments beside it, and a reward beside a distillation."""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from phfcli.core.config import GrpoSettings, OisdSettings, RolloutSettings
+from phfcli.core.losses.fused_divergence import fused_divergence
+from phfcli.core.losses.pointwise import attention_divergence
+from phfcli.core.losses.policy_gradient import clipped_surrogate, group_advantages, token_logprobs_and_entropy
+from phfcli.core.losses.positions import working
+from phfcli.core.models.language_model import LogitLens
+from phfcli.core.models.passes import Batch, Pass
+from phfcli.core.objectives.contract import (
+    LossTerms,
+    Needs,
+    Objective,
+    Term,
+    TokenReadings,
+    importance_weights,
+    require_whole_distribution,
+    token_divisors,
+)
+
+
+@dataclass(frozen=True)
+class GroupPolicy:
+    """Policy gradient with group-relative advantages, a clipped ratio; a KL term is `NearBase`'s.
+
+    Each rollout serves one update, so the policy before it is the present one: the ratio of the surrogate is
+    exp(logp - logp.detach()), which is 1 with the gradient of logp. What the completions were drawn from is not quite
+    that policy: an engine has kernels, a precision and a merged adapter of its own, and older weights where it draws
+    ahead. So each token is weighted by min(exp(logp.detach() - engine_logp), ratio_cap), a constant. Both are of the
+    distribution at the rollouts' temperature; the engine's, after top-p or top-k, would be renormalised over a support
+    that the trainer does not know, so rollouts must be of the whole distribution.
+
+    Raises:
+        UserError: for rollouts with top-p or top-k.
+    """
+
+    settings: GrpoSettings
+    rollout: RolloutSettings
+
+    def __post_init__(self) -> None:
+        require_whole_distribution(self.rollout, recipe="grpo")
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(completions=self.settings.group_size, teacher=False, privileged=False, reward=True)
+
+    def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
+        temperature = self.rollout.temperature
+        logprobs, entropy = token_logprobs_and_entropy(student.hidden, student.head, batch.token_ids, temperature)
+        weights = importance_weights(batch, logprobs, self.settings.ratio_cap)
+        advantages, flat = sample_advantages(batch, self.settings.normalize, logprobs)
+        rows, _ = batch.tokens
+        losses = weights * clipped_surrogate(logprobs, logprobs, advantages[rows], self.settings.epsilon)
+        divisors, per = token_divisors(batch, self.settings.aggregate)
+        tokens, samples = logprobs.new_tensor(len(rows)), logprobs.new_tensor(len(flat))
+        metrics = {
+            "flat_groups": (flat.sum(), samples),  # share of groups whose rewards are all equal
+            "weights_capped": ((weights == self.settings.ratio_cap).to(weights.dtype).sum(), tokens),
+        }
+        return LossTerms({"policy": Term((losses / divisors).sum(), per)}, metrics, TokenReadings(entropy))
+
+
+def sample_advantages(batch: Batch, normalize: bool, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each sample its advantage, and 1 where its group has no spread: [B], [B]."""
+    groups = like.new_tensor([list(sample.group) for sample in batch.samples])  # [B, k]
+    own = like.new_tensor([sample.reward for sample in batch.samples])[:, None]
+    # completions of equal reward share their advantage: any of them stands for the sample's own
+    place = (groups == own).int().argmax(-1, keepdim=True)
+    advantages = group_advantages(groups, normalize).gather(-1, place)[:, 0]
+    return advantages, (groups.amax(-1) == groups.amin(-1)).to(like.dtype)
+
+
+@dataclass(frozen=True)
+class InternalAlignment:
+    """What OISD adds to GRPO (eqs. 7, 10, 11): the shadow student's prediction and attention drawn to the last block's.
+
+    Each is weighted by the sample's clipped advantage with its sign: completions worse than their group push the two
+    apart. The last block is a constant here; the policy itself is left to GRPO's own term.
+    """
+
+    settings: OisdSettings
+    grpo: GrpoSettings
+    temperature: float
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(
+            completions=self.grpo.group_size,
+            teacher=False,
+            privileged=False,
+            reward=True,
+            positions=self.settings.queries,
+            lens=self.settings.layer or 0,
+        )
+
+    def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
+        assert student.lens is not None
+        lens, bound = student.lens, self.settings.advantage_clip
+        signed, _ = sample_advantages(batch, self.grpo.normalize, working(lens.hidden))
+        advantages = signed.clamp(-bound, bound)
+        return self._think(student, lens, batch, advantages) + self._attention(lens, batch, advantages)
+
+    def _think(self, student: Pass, lens: LogitLens, batch: Batch, advantages: Tensor) -> LossTerms:
+        """Logit alignment: how to think (eq. 7)."""
+        rows, _ = batch.tokens
+        divisors, per = token_divisors(batch, self.grpo.aggregate)
+        total = fused_divergence(
+            lens.hidden.to(student.hidden.dtype),
+            student.hidden.detach(),
+            student.head,
+            advantages[rows] / divisors,
+            temperature=self.temperature,
+        )
+        metrics = {"think": (total.detach(), total.new_tensor(batch.counts[per]))}
+        return LossTerms({"think": Term(total, per, self.settings.think)}, metrics)
+
+    def _attention(self, lens: LogitLens, batch: Batch, advantages: Tensor) -> LossTerms:
+        """Attention alignment: where to look (eq. 10), a mean over each sample's queries and heads."""
+        columns = (batch.student.prompt_lengths[:, None] + batch.positions - 1).clamp(min=0)
+        apart = attention_divergence(
+            lens.attention, lens.last, columns, self.settings.window, self.settings.strided
+        ).masked_fill(~batch.valid, 0)  # [B, m]
+        own = apart.sum(-1) / batch.valid.sum(-1).clamp(min=1)
+        metrics = {"attention_gap": (own.detach().sum(), own.new_tensor(batch.counts["samples"]))}
+        return LossTerms({"attention": Term((own * advantages).sum(), "samples", self.settings.attention)}, metrics)
+
+
+@dataclass(frozen=True)
+class Rewarded:
+    """The distillation plus `weight` times GRPO's loss, on the same completions of groups of one problem."""
+
+    distillation: Objective
+    policy: GroupPolicy
+    weight: float
+
+    @property
+    def needs(self) -> Needs:
+        return replace(self.distillation.needs, completions=self.policy.needs.completions, reward=True)
+
+    def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
+        rewarded = self.policy.loss(student, None, batch)
+        terms = {name: replace(term, weight=self.weight * term.weight) for name, term in rewarded.terms.items()}
+        return self.distillation.loss(student, teacher, batch) + replace(rewarded, terms=terms)

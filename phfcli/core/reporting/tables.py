@@ -1,0 +1,360 @@
+"""Tables of results and of comparisons, and tables as files."""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phfcli.core.analysis.arms import Arm
+from phfcli.core.analysis.compare import SUITE, Comparison, Pair
+from phfcli.core.analysis.diagnose import LayerReport
+from phfcli.core.analysis.differences import PairedDifference, SeedDifference
+from phfcli.core.errors import markdown_cell, markdown_lines
+from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
+from phfcli.core.names import ViewName
+from phfcli.core.storage.files import write_text
+
+Row = Sequence[object]
+
+_SCORE = re.compile(r"(\d+\.\d+) ± (\d+\.\d+)")  # differences have a sign, and none of them is the best
+
+_LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "–": "--",
+    # after the \\ of the row before they would be its options
+    "[": "{[}",
+    "*": "{*}",
+}
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """A table of text; its numbers are already written as they are to be read."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def as_markdown(table: ResultTable) -> str:
+    lines = markdown_lines(table.columns, table.rows)
+    return f"**{markdown_cell(table.title)}**\n\n" + "\n".join(lines) + "\n"
+
+
+def as_latex(table: ResultTable, label: str = "tab:results", ranked: bool = False) -> str:
+    """A table that needs the package booktabs; columns of numbers to the right.
+
+    Errors are small. `ranked` rows are methods: of each model the highest score of a column is bold.
+    """
+    first = table.rows[0] if table.rows else [""] * len(table.columns)
+    alignment = "".join("r" if cell[:1] in set("+-0123456789") else "l" for cell in first)
+    best: Sequence[Sequence[float | None]] = (
+        _best_beside(table) if ranked else [[None] * len(row) for row in table.rows]
+    )
+    cells = [
+        [_latex_score(cell, own) for cell, own in zip(row, beside, strict=True)]
+        for row, beside in zip(table.rows, best, strict=True)
+    ]
+    header, *body = [" & ".join(row) + r" \\" for row in (map(_latex_cell, table.columns), *cells)]
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{_latex_cell(table.title)}}}",
+        rf"\label{{{label}}}",
+        rf"\begin{{tabular}}{{{alignment}}}",
+        r"\toprule",
+        header,
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def as_csv(columns: Sequence[str], rows: Sequence[Row]) -> str:
+    """Comma-separated values; None is an empty cell."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([columns, *rows])
+    return out.getvalue()
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Writes rows of which the first is the header."""
+    write_text(path, as_csv([str(cell) for cell in rows[0]], rows[1:]))
+
+
+def write_records(path: Path, records: Sequence[Mapping[str, object]]) -> None:
+    """Writes records as CSV, their keys as the header."""
+    header = list(dict.fromkeys(key for record in records for key in record))
+    write_csv(path, [header, *([record.get(key) for key in header] for record in records)])
+
+
+def layer_table(reports: Sequence[LayerReport]) -> list[Row]:
+    """Every value by step and layer, under a header."""
+    kinds, names = list(reports[0].all_energies), list(reports[0].measures)
+    parts = range(len(reports[0].position_map[0]))
+    header = [
+        *("step", "layer", "energy_kind", "energy", "share"),
+        *(f"energy_{kind}" for kind in kinds),
+        *(name for name in names if name not in kinds),
+        *(f"part_{part + 1}" for part in parts),
+    ]
+    lens = ("lens_entropy", "lens_agreement", "lens_divergence") if reports[0].model is not None else ()
+    rows: list[Row] = [[*header, *lens]]
+    for report in reports:
+        for index, layer in enumerate(report.layers):
+            measures = [_at(report.measures[name], index) for name in names if name not in kinds]
+            energies = [report.all_energies[kind][index] for kind in kinds]
+            own = (report.step, layer, report.energy, report.energies[index], report.share[index])
+            read = [] if report.model is None else [values[index] for values in report.model.lens.by_layer()]
+            rows.append([*own, *energies, *measures, *report.position_map[index], *read])
+    return rows
+
+
+def _at(values: Sequence[float | None], index: int) -> float | None:
+    """The value of a layer, or None: the last layer has no next one, so `adjacent` is shorter."""
+    return values[index] if index < len(values) else None
+
+
+def _best_beside(table: ResultTable) -> list[list[float | None]]:
+    """Beside each cell the highest score of its column, among the rows of the same model where there are several."""
+    models = [row[0] if table.columns[0] == "model" else "" for row in table.rows]
+    own = {model: [row for row, other in zip(table.rows, models, strict=True) if other == model] for model in models}
+    best = {model: [_best(column) for column in zip(*rows, strict=True)] for model, rows in own.items()}
+    return [best[model] for model in models]
+
+
+def _best(cells: Sequence[str]) -> float | None:
+    """The highest of a column's scores, if at least two of them have an error beside them."""
+    scores = [float(found[1]) for cell in cells if (found := _SCORE.fullmatch(cell))]
+    return max(scores) if len(scores) > 1 else None
+
+
+def _latex_score(cell: str, best: float | None) -> str:
+    """A cell; a score's error is small, and the best of its column is bold."""
+    found = _SCORE.fullmatch(cell)
+    if found is None:
+        return _latex_cell(cell)
+    score = rf"\textbf{{{found[1]}}}" if float(found[1]) == best else found[1]
+    return rf"{score} {{\scriptsize $\pm$ {found[2]}}}"
+
+
+def _latex_cell(cell: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in " ".join(cell.split()))
+
+
+Record = dict[str, Any]
+
+_P_FLOOR = 1e-4
+_ERROR = "Average@n in percent ± standard error over problems"
+
+
+@dataclass(frozen=True)
+class View:
+    """The tables of one view; those without a row are left out."""
+
+    tables: list[ResultTable]
+    records: list[Record]
+
+
+def view_of(name: ViewName, comparison: Comparison) -> View:
+    """The tables of that name."""
+    views: dict[ViewName, Callable[[Comparison], View]] = {
+        "runs": runs,
+        "methods": methods,
+        "ablations": ablations,
+        "dynamics": dynamics,
+    }
+    view = views[name](comparison)
+    return View([table for table in view.tables if table.rows], view.records)
+
+
+def runs(comparison: Comparison) -> View:
+    """Every evaluation, and every tested difference."""
+    return View([_run_table(comparison.results), pair_table(comparison.pairs)], _run_records(comparison.results))
+
+
+def methods(comparison: Comparison) -> View:
+    """Table 1: for each model and method the score on each benchmark and their mean, seeds pooled."""
+    return View([_method_table(comparison), pair_table(comparison.pairs)], _arm_records(comparison))
+
+
+def _method_table(comparison: Comparison) -> ResultTable:
+    benches = comparison.benches
+    several = len(benches) > 1
+    rows = [
+        [arm.model, arm.name, str(arm.seeds), *_cells(arm, benches), *([_suite(arm, benches)] if several else [])]
+        for model in comparison.models
+        for arm in comparison.arms
+        if arm.model == model
+    ]
+    columns = ["model", "method", "seeds", *benches, *(["Average"] if several else [])]
+    return ResultTable(_ERROR, columns, rows)
+
+
+def paper_table(comparison: Comparison) -> ResultTable:
+    """Table 1 as papers print it: methods by benchmarks, and the model only where there are several."""
+    table = _method_table(comparison)
+    left_out = {"seeds"} | ({"model"} if len(comparison.models) == 1 else set())
+    kept = [place for place, column in enumerate(table.columns) if column not in left_out]
+    rows = [[row[place] for place in kept] for row in table.rows]
+    return ResultTable(table.title, [table.columns[place] for place in kept], rows)
+
+
+def ablations(comparison: Comparison) -> View:
+    """Table 2: the mean over the benchmarks, a row for each variant and a column for each model."""
+    names = list(dict.fromkeys(arm.name for arm in comparison.arms))
+    rows = []
+    for name in names:
+        cells = []
+        for model in comparison.models:
+            own = [arm for arm in comparison.arms if (arm.name, arm.model) == (name, model)]
+            cells.append(_suite(own[0], comparison.benches) if own else "-")
+        rows.append([name, *cells])
+    title = f"{_ERROR}: {' + '.join(comparison.benches)}"
+    return View([ResultTable(title, ["variant", *comparison.models], rows)], _arm_records(comparison))
+
+
+def dynamics(comparison: Comparison) -> View:
+    """Figure 2: the score at each evaluated step of training, seeds pooled."""
+    rows, records = [], []
+    for arm, bench, step, score, error in trajectories(comparison):
+        rows.append([arm.model, bench, arm.name, str(step), with_error(score, error)])
+        seeds = sum((result.step or 0) == step for result in arm.of(bench))
+        records.append(_record(arm, bench, score, error) | {"seeds": seeds, "step": step})
+    return View([ResultTable(_ERROR, ["model", "bench", "method", "step", "Average@n"], rows)], records)
+
+
+def trajectories(comparison: Comparison) -> list[tuple[Arm, str, int, float, float | None]]:
+    """(arm, benchmark, step, score, its error) by arm and step; what has no step is step 0."""
+    points = []
+    for arm in comparison.arms:
+        for bench in arm.benches:
+            own = arm.of(bench)
+            for step in sorted({result.step or 0 for result in own}):
+                at_step = Arm(arm.name, arm.model, [r for r in own if (r.step or 0) == step])
+                points.append((arm, bench, step, *at_step.average(bench)))
+    return points
+
+
+def pair_table(pairs: Sequence[Pair]) -> ResultTable:
+    """The tested differences, in points: a row for each question that an interval answers."""
+    figures = ["points", "95% interval", "over", "p", "p, Holm", "could show"]
+    columns = ["bench", "difference of", *figures, "gained", "lost"]
+    several = len({pair.model for pair in pairs}) > 1
+    rows = []
+    for pair in pairs:
+        measured = pair.measured
+        bench = f"{pair.model}, {pair.bench}" if several else pair.bench
+        counts = ["-", "-"] if pair.bench == SUITE else [str(len(pair.gained)), str(len(pair.lost))]
+        own = [bench, f"{pair.b} - {pair.a}"]
+        rows.append([*own, *_unit_cells(measured.result, p_text(pair.p_holm)), *counts])
+        if measured.over_seeds is not None:
+            other = measured.over_problems if measured.unit == "seeds" else measured.over_seeds
+            rows.append([*own, *_unit_cells(other, "-"), "-", "-"])
+    title = "Differences. Over seeds: would other trainings differ? Over problems: would these, on other problems?"
+    return ResultTable(title, columns, rows)
+
+
+def p_text(p_value: float | None) -> str:
+    """A p-value to four places; the smallest that the permutation test can tell is its floor."""
+    if p_value is None:
+        return "-"
+    return "at most 0.0001" if p_value <= _P_FLOOR else f"{p_value:.4f}"
+
+
+def gain_sentences(pairs: Sequence[Pair]) -> list[str]:
+    """What kind of gain each difference is, with the rule and its figures."""
+    return [f"{pair.bench}, {pair.b} - {pair.a}: {finding.sentence}" for pair in pairs for finding in pair.gain]
+
+
+def _unit_cells(told: PairedDifference | SeedDifference, p_holm: str) -> list[str]:
+    error = "" if told.stderr is None else f" ± {percent(told.stderr)}"
+    interval = "-" if told.low is None else f"{_points(told.low)} to {_points(told.high)}"
+    over = f"{told.seeds} seeds" if isinstance(told, SeedDifference) else f"{told.problems} problems"
+    tests = p_text(told.p_value), p_holm, percent(told.detectable)
+    return [f"{_points(told.difference)}{error}", interval, over, *tests]
+
+
+def pair_records(pairs: Sequence[Pair]) -> list[Record]:
+    """The tested differences as fractions, the changed problems as counts."""
+    counts = [{"gained": len(pair.gained), "lost": len(pair.lost)} for pair in pairs]
+    return [
+        {key: value for key, value in pair.as_json().items() if key not in ("over_problems", "over_seeds")}
+        | {"gain": "; ".join(finding.name for finding in pair.gain)}
+        | {f"{side}_over_seeds": getattr(pair.measured.over_seeds, side, None) for side in ("low", "high", "p_value")}
+        | {f"{side}_over_problems": getattr(pair.measured.over_problems, side) for side in ("low", "high", "p_value")}
+        | own
+        for pair, own in zip(pairs, counts, strict=True)
+    ]
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def with_error(value: float, stderr: float | None) -> str:
+    return percent(value) if stderr is None else f"{percent(value)} ± {percent(stderr)}"
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:+.1f}"
+
+
+def _run_table(results: Sequence[SavedEvaluation]) -> ResultTable:
+    columns = ["run", "step", "bench", "n", "problems", "Average@n", "pass@n", "majority", "truncated"]
+    rows = []
+    for result in results:
+        own = result.summary
+        passed = own.get("pass_at_k", {}).get(str(own.get("n")))
+        scores = with_error(own["average"], own["stderr"]), percent(passed), percent(own.get("majority"))
+        counts = _text(own.get("n")), _text(own.get("problems"))
+        rows.append(
+            [result.name, _text(result.step), result.bench, *counts, *scores, percent(own.get("truncated_share"))]
+        )
+    return ResultTable(_ERROR, columns, rows)
+
+
+def _run_records(results: Sequence[SavedEvaluation]) -> list[Record]:
+    keys = ("n", "problems", "average", "stderr", "majority", "truncated", "mean_tokens")
+    return [
+        {"run": r.name, "model": r.model, "seed": r.seed, "step": r.step, "bench": r.bench}
+        | {key: r.summary.get(key) for key in keys}
+        for r in results
+    ]
+
+
+def _arm_records(comparison: Comparison) -> list[Record]:
+    records = []
+    for arm in comparison.arms:
+        spreads = {bench: {"seed_spread": arm.seed_spread(bench)} for bench in arm.benches}
+        records += [_record(arm, bench, *arm.average(bench)) | spread for bench, spread in spreads.items()]
+        if len(comparison.benches) > 1 and (suite := arm.suite(comparison.benches)):
+            records.append(_record(arm, SUITE, *suite) | {"seed_spread": None})
+    return records
+
+
+def _record(arm: Arm, bench: str, score: float, error: float | None) -> Record:
+    own = {"model": arm.model, "method": arm.name, "seeds": arm.seeds, "bench": bench}
+    return own | {"average": score, "stderr": error}
+
+
+def _cells(arm: Arm, benches: Sequence[str]) -> list[str]:
+    return [with_error(*arm.average(bench)) if bench in arm.benches else "-" for bench in benches]
+
+
+def _suite(arm: Arm, benches: Sequence[str]) -> str:
+    suite = arm.suite(benches)
+    return "-" if suite is None else with_error(*suite)
+
+
+def _text(value: object) -> str:
+    return "-" if value is None else str(value)

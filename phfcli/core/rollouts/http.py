@@ -1,0 +1,218 @@
+"""Rollouts from a vLLM server over HTTP."""
+
+import asyncio
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, Field
+
+from phfcli.core.errors import UserError
+from phfcli.core.models.description import load_description
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.rollouts.engine import ImpossibleCompletionError, Serving, checked
+from phfcli.core.rollouts.http_client import Adapter, HttpClient, ServedModels, TransientError
+from phfcli.core.types import Completion, Request, Sampling
+
+T = TypeVar("T")
+
+
+class _Logprobs(BaseModel):
+    token_logprobs: list[Annotated[float, Field(strict=True, allow_inf_nan=True)]]
+
+
+class _Choice(BaseModel):
+    token_ids: list[Annotated[int, Field(strict=True)]]
+    finish_reason: str | None
+    logprobs: _Logprobs | None = None
+
+
+class _Drawn(BaseModel):
+    model: str
+    choices: Annotated[list[_Choice], Field(min_length=1, max_length=1)]
+
+
+class HttpEngine:
+    """Serves a base model with at most one adapter at a time.
+
+    Its requests run in a thread of their own, so that a slow consumer does not keep the server waiting.
+    """
+
+    name = "http"
+
+    def __init__(self, url: str, serving: Serving) -> None:
+        """Raises UserError where no server answers, or it serves another model or shorter sequences."""
+        self._settings = serving.settings.http
+        description = load_description(serving.settings.model)
+        self._stops, self._vocabulary = sorted(description.eos_ids), description.vocabulary
+        self._client = HttpClient(url, self._settings.patience_s, self._settings.timeout_s)
+        self._models = ServedModels(self._client, serving)
+        self._adapter: Adapter | None = None
+        self._adapter_folder: Path | None = None
+        self._updates = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        try:
+            self._meet()
+            if serving.adapter is not None:
+                self._take(serving.adapter)
+        except BaseException:
+            self.close()
+            raise
+
+    def sample(
+        self, requests: Sequence[Request], sampling: Sampling, logprobs: bool = True
+    ) -> Iterator[tuple[int, Completion]]:
+        """Yields (index, completion) as they finish.
+
+        Log-probabilities are of the distribution that the server reports: its --logprobs-mode says which.
+        """
+        finished: SimpleQueue[tuple[int, Completion] | None] = SimpleQueue()
+        work = self._draw_all(requests, sampling, logprobs, finished.put)
+        drawing = asyncio.run_coroutine_threadsafe(work, self._loop)
+        drawing.add_done_callback(lambda _: finished.put(None))
+        try:
+            while (item := finished.get()) is not None:
+                yield item
+            drawing.result()
+        finally:
+            drawing.cancel()
+
+    def update(self, model: LanguageModel) -> None:
+        """Takes over a model's adapter; its base is the one that is served.
+
+        The folder stays until the next one is there: the server may have to read it again.
+        """
+        if self._adapter_folder is None:
+            self._adapter_folder = _new_folder(self._settings.adapter_folder)
+        old, self._updates = self._adapter, self._updates + 1
+        folder = self._adapter_folder / str(self._updates)
+        model.network.save_pretrained(str(folder), save_embedding_layers=False)
+        self._take(folder)
+        self._discard(old)
+
+    def close(self) -> None:
+        """Breaks off what is in flight and unloads a training adapter; an evaluated one stays for the next time."""
+        self._discard(self._adapter)
+        self._wait(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        if self._adapter_folder is not None:
+            shutil.rmtree(self._adapter_folder, ignore_errors=True)
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _meet(self) -> None:
+        """Asks the server for its models, once: at the start a silent server is more likely a wrong address."""
+        try:
+            self._wait(self._models.names())
+        except TransientError as fault:
+            advice = "docs/serving.md says how to start one"
+            raise self._client.refusal(f"no vLLM server answers there ({fault}); {advice}") from None
+
+    def _take(self, folder: Path) -> None:
+        adapter = Adapter.of(folder)
+        self._wait(self._client.persist(partial(self._models.load, adapter)))
+        self._adapter = adapter
+
+    def _discard(self, adapter: Adapter | None) -> None:
+        if adapter is not None and adapter.folder.parent == self._adapter_folder:
+            self._wait(self._models.drop(adapter))
+            shutil.rmtree(adapter.folder)
+
+    async def _draw_all(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        logprobs: bool,
+        put: Callable[[tuple[int, Completion]], None],
+    ) -> None:
+        waiting = iter(enumerate(requests))
+
+        async def draw_on() -> None:
+            for index, request in waiting:
+                attempt = partial(self._draw, request, sampling, logprobs)
+                put((index, await self._client.persist(attempt)))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self._settings.in_flight, len(requests))):
+                    group.create_task(draw_on())
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _draw(self, request: Request, sampling: Sampling, logprobs: bool) -> Completion:
+        adapter = self._adapter
+        name = adapter.name if adapter else self._models.base
+        own = {"model": name, "prompt": request.prompt_ids, "seed": request.seed}
+        answer = await self._client.request("/v1/completions", own | self._options(sampling, logprobs))
+        if answer.status == 404 and adapter is not None:
+            await self._models.load(adapter)
+            raise TransientError("the server had lost the adapter")
+        drawn = self._client.parse(_Drawn, answer)
+        if drawn.model != name:
+            raise self._client.refusal(f"it was asked for {name} and has answered with {drawn.model[:100]!r}")
+        return self._completion(drawn.choices[0], sampling, logprobs)
+
+    def _options(self, sampling: Sampling, logprobs: bool) -> dict[str, Any]:
+        """Every field that matters is sent: what is left out, a server may fill in from the model's own defaults."""
+        return {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "max_tokens": sampling.max_new_tokens,
+            "min_p": 0,
+            "repetition_penalty": 1,
+            "presence_penalty": 0,
+            "frequency_penalty": 0,
+            "stop_token_ids": self._stops,
+            "logprobs": 0 if logprobs else None,  # of the drawn token alone
+            "return_token_ids": True,
+            "return_tokens_as_token_ids": True,  # saves turning each into text
+            "add_special_tokens": False,
+            "stream": False,
+        }
+
+    def _completion(self, choice: _Choice, sampling: Sampling, logprobs: bool) -> Completion:
+        """Raises TransientError where it was broken off, and UserError where the server's own defaults have cut it."""
+        ids = choice.token_ids
+        scores = choice.logprobs.token_logprobs if logprobs and choice.logprobs else []
+        if logprobs and choice.logprobs is None:
+            raise self._client.refusal("it returns no log-probabilities")
+        if choice.finish_reason == "stop" and ids and ids[-1] in self._stops:
+            return self._checked(Completion(tuple(ids), tuple(scores), finish="stop"), sampling, logprobs)
+        if choice.finish_reason == "length" and len(ids) >= sampling.max_new_tokens:
+            return self._checked(Completion(tuple(ids), tuple(scores), finish="length"), sampling, logprobs)
+        if choice.finish_reason not in ("stop", "length"):
+            raise TransientError(f"a completion was broken off: {choice.finish_reason}")
+        raise self._client.refusal("it ends completions by rules of its own; start it with --generation-config vllm")
+
+    def _checked(self, completion: Completion, sampling: Sampling, logprobs: bool) -> Completion:
+        try:
+            return checked(completion, sampling, self._vocabulary, self._stops, logprobs)
+        except ImpossibleCompletionError as error:
+            raise self._client.refusal(
+                f"it has answered with {error}; is that the same model and a sound server?"
+            ) from None
+
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._client.close()
+
+
+def _new_folder(parent: str | None) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="phf-", dir=parent)).resolve()
+    except OSError as error:
+        raise UserError(f"http.adapter_folder: {parent}: {error.strerror}") from None

@@ -1,0 +1,359 @@
+"""Talks to a vLLM server: requests with patience, and what models it serves."""
+
+import asyncio
+import hashlib
+import json
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+from pydantic import BaseModel, ValidationError
+
+from phfcli.core.errors import FaultError, UserError, first_line
+from phfcli.core.models.description import locate
+from phfcli.core.rollouts.engine import Serving
+from phfcli.core.rollouts.vllm import adapter_rank
+from phfcli.core.storage.files import folder_hash
+
+T = TypeVar("T")
+Parsed = TypeVar("Parsed", bound=BaseModel)
+
+_CONNECT_S = 10.0
+_FIRST_PAUSE_S = 0.5
+_PAUSES = 20  # of the longest kind within the patience
+_LARGEST_ANSWER = 64 << 20  # bytes; 40,000 tokens with their log-probabilities take 6 MiB
+_LONGEST_MESSAGE = 300
+_KEY = "VLLM_API_KEY"
+_WANTED = "a vLLM server that returns token ids (0.10.2 or later)"
+
+
+class TransientError(Exception):
+    """A fault that may pass, so that the request is worth another try.
+
+    waited: for how many seconds the server has kept silent when that is noticed.
+    """
+
+    def __init__(self, message: str, waited: float = 0.0) -> None:
+        super().__init__(message)
+        self.waited = waited
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    body: bytes
+
+    @property
+    def message(self) -> str:
+        """What the server has to say about an error: one short line, whatever it sends."""
+        try:
+            tree = json.loads(self.body)
+        except (ValueError, RecursionError):
+            tree = None
+        tree = tree if isinstance(tree, dict) else {}
+        error = tree.get("error", tree.get("detail"))
+        text = error.get("message") if isinstance(error, dict) else error
+        line = "".join(c if c.isprintable() else " " for c in str(text or "")[: 4 * _LONGEST_MESSAGE])
+        line = without_key(line)[:_LONGEST_MESSAGE].strip()
+        return f"status {self.status}: {line}" if line else f"status {self.status}"
+
+
+class Patience:
+    """How long a server may fail without any success in between.
+
+    The clock starts with a fault. One after a quiet time, in which whoever tried again had found the server there,
+    starts it anew: completions can take longer than the patience.
+    """
+
+    def __init__(self, limit_s: float, quiet_s: float) -> None:
+        self._limit, self._quiet = limit_s, quiet_s
+        self._start = self._last = self._success = -float("inf")
+
+    def succeeded(self) -> None:
+        self._success = time.monotonic()
+
+    def ends_with(self, fault: TransientError) -> bool:
+        """Takes note of a fault; says whether it is one too many."""
+        now = time.monotonic()
+        began = max(now - fault.waited, self._success)
+        if self._start < self._success or began - self._last > self._quiet:
+            self._start = began
+        self._last = now
+        return now - self._start > self._limit
+
+
+class HttpClient:
+    """Any number of requests at once, all from one event loop.
+
+    where: the server without a password or a path, for messages; setting: what has named it, for messages as well.
+    """
+
+    def __init__(self, url: str, patience_s: float, timeout_s: float, setting: str = "--engine") -> None:
+        """Raises UserError for a URL that is none."""
+        self._setting = setting
+        self._url = url.rstrip("/").removesuffix("/v1")
+        try:
+            parsed = httpx2.URL(self._url)
+        except httpx2.InvalidURL as error:
+            raise UserError(f"{setting} {url}: not a URL: {first_line(error)}") from None
+        if not parsed.host:
+            raise UserError(f"{setting} {url}: expected http://HOST:PORT")
+        if parsed.userinfo:
+            raise UserError(
+                f"{setting} {parsed.scheme}://...@{parsed.host}: a password in a URL would be kept in files; "
+                f"leave it out and give the key as {_KEY}"
+            )
+        self.where = f"{parsed.scheme}://{parsed.netloc.decode('ascii')}"
+        self._patience_s, self._timeout_s = patience_s, timeout_s
+        self._longest_pause = patience_s / _PAUSES
+        self._patience = Patience(patience_s, quiet_s=2 * self._longest_pause + _CONNECT_S)
+        self._options = _client_options()
+        self._idle: list[httpx2.AsyncClient] = []
+
+    async def request(self, path: str, body: dict[str, Any] | None = None, largest: int = _LARGEST_ANSWER) -> Answer:
+        """One attempt: a GET, or a POST of that body. Raises TransientError if no whole answer comes back.
+
+        largest: bytes beyond which an answer is not read.
+        """
+        content = None if body is None else json.dumps(body).encode()
+        try:
+            async with asyncio.timeout(self._timeout_s), self._connection() as client:
+                method = "GET" if body is None else "POST"
+                async with client.stream(method, self._url + path, content=content) as response:
+                    return Answer(response.status_code, await self._read(response, largest))
+        except TimeoutError:
+            raise TransientError(f"no answer within {self._timeout_s:g} s", waited=self._timeout_s) from None
+        except httpx2.TransportError as error:
+            raise TransientError(without_key(first_line(error))) from None
+
+    async def persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """What the attempt returns; it is made again after each TransientError.
+
+        Raises FaultError when patience is at an end.
+        """
+        pause = min(_FIRST_PAUSE_S, self._longest_pause)
+        while True:
+            try:
+                result = await attempt()
+            except TransientError as fault:
+                if self._patience.ends_with(fault):
+                    raise FaultError(
+                        f"{self.where} has failed for {self._patience_s:g} s without a success ({fault}); "
+                        "what is finished is on disk; the same command goes on from there, a training with --resume"
+                    ) from None
+                await asyncio.sleep(pause * random.uniform(0.5, 1))
+                pause = min(2 * pause, self._longest_pause)
+            else:
+                self._patience.succeeded()
+                return result
+
+    def parse(self, kind: type[Parsed], answer: Answer, wanted: str = _WANTED) -> Parsed:
+        """The body of a good answer. Raises TransientError for what may pass, and UserError for what will not."""
+        if answer.status == 200:
+            try:
+                return kind.model_validate_json(answer.body)
+            except (ValidationError, RecursionError) as error:
+                if _is_cut(error):
+                    raise TransientError("half an answer") from None
+                raise self.refusal(f"it does not answer like {wanted}") from None
+        if is_transient(answer.status):
+            raise TransientError(answer.message)
+        if answer.status in (401, 403):
+            raise self.refusal(f"it wants an API key ({answer.message}); set {_KEY}")
+        if 300 <= answer.status < 400:
+            raise self.refusal("it redirects to another address, which is not followed; give the server's own")
+        raise self.refusal(answer.message)
+
+    def refusal(self, message: str) -> UserError:
+        """What the user has to mend about the server."""
+        return UserError(f"{self._setting} {self.where}: {message}")
+
+    async def close(self) -> None:
+        while self._idle:
+            await self._idle.pop().aclose()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[httpx2.AsyncClient]:
+        """A client that nobody else uses: many requests through one client cost twice the time, in its pool."""
+        client = self._idle.pop() if self._idle else self._new_client()
+        try:
+            yield client
+        finally:
+            self._idle.append(client)
+
+    def _new_client(self) -> httpx2.AsyncClient:
+        try:
+            return httpx2.AsyncClient(**self._options)
+        except (ImportError, ValueError) as error:  # a proxy of a kind that it does not know, or needs a package for
+            raise UserError(f"HTTP_PROXY: the proxy cannot be used: {first_line(error)}") from None
+
+    async def _read(self, response: httpx2.Response, largest: int) -> bytes:
+        body = bytearray()
+        async for part in response.aiter_raw():
+            body += part
+            if len(body) > largest:
+                raise self.refusal(f"an answer is longer than {largest >> 20} MiB; is that a vLLM server?")
+        return bytes(body)
+
+
+def is_transient(status: int) -> bool:
+    """Whether an error is the server's present state and not the request's fault."""
+    return status in (408, 429) or status >= 500
+
+
+def api_key() -> str | None:
+    """The key from the environment, without blanks around it, or None.
+
+    Raises:
+        UserError: for a key that a header cannot carry. The key itself is never shown.
+    """
+    key = os.environ.get(_KEY, "").strip()
+    if not all("!" <= character <= "~" for character in key):
+        raise UserError(f"{_KEY}: it holds blanks or characters that a header cannot carry; set the key alone")
+    return key or None
+
+
+def without_key(text: str) -> str:
+    """A text with stars in the place of the key: a server may send back what it was sent."""
+    key = os.environ.get(_KEY, "").strip()
+    return text.replace(key, "***") if key else text
+
+
+def _is_cut(error: Exception) -> bool:
+    """Whether a body is no JSON at all, as half of an answer is; another shape would be whole."""
+    return isinstance(error, ValidationError) and any(part["type"] == "json_invalid" for part in error.errors())
+
+
+def _client_options() -> dict[str, Any]:
+    headers = {"content-type": "application/json", "accept-encoding": "identity"}
+    if key := api_key():
+        headers["authorization"] = f"Bearer {key}"
+    try:
+        verify = httpx2.create_ssl_context()
+    except OSError as error:
+        where = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR") or "the system's certificates"
+        raise UserError(f"SSL_CERT_FILE: {where}: cannot be read: {first_line(error)}") from None
+    return {
+        "headers": headers,
+        "timeout": httpx2.Timeout(None, connect=_CONNECT_S),  # `request` limits the whole of it
+        "verify": verify,
+        "follow_redirects": False,
+    }
+
+
+_GOODBYE_S = 10.0
+
+
+class ServedModel(BaseModel):
+    """What the server says of a model: an adapter has a parent, the base has none."""
+
+    id: str
+    root: str | None = None
+    parent: str | None = None
+    max_model_len: int | None = None
+
+
+class _Listing(BaseModel):
+    data: list[ServedModel]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A PEFT folder and its name on the server, a hash of the folder's path and content.
+
+    So the next evaluation finds the same adapter loaded, and blocks of the prefix cache, which vLLM keys by that
+    name, are never those of other weights.
+    """
+
+    name: str
+    folder: Path
+
+    @classmethod
+    def of(cls, folder: Path) -> "Adapter":
+        folder = folder.resolve()
+        digest = hashlib.sha256(f"{folder}\0{folder_hash(folder)}".encode()).hexdigest()
+        return cls(f"phf-{digest[:20]}", folder)
+
+
+class ServedModels:
+    """The models of one server.
+
+    base: the name that requests for the base model carry, once `names` has found it.
+    longest: the sequence that it takes, in tokens, where it says so.
+    """
+
+    def __init__(self, client: HttpClient, serving: Serving) -> None:
+        self.base = ""
+        self.longest: int | None = None
+        self._client = client
+        self._wanted, self._length = serving.settings.model, serving.length
+        self._loading = asyncio.Lock()
+
+    async def names(self) -> set[str]:
+        """Every name that is served. Raises UserError where the base is another model, or takes shorter sequences."""
+        served = self._client.parse(_Listing, await self._client.request("/v1/models")).data
+        bases = [model for model in served if model.parent is None]
+        base = next((model for model in bases if is_model(model, self._wanted)), None)
+        if base is None:
+            found = " and ".join(model.root or model.id for model in bases) or "no model"
+            wanted = locate(self._wanted)
+            raise self._client.refusal(f"it serves {found}, and {wanted} is wanted; start it with that model")
+        if base.max_model_len is not None and base.max_model_len < self._length:
+            raise self._client.refusal(
+                f"it takes sequences of {base.max_model_len} tokens, and these reach {self._length}; "
+                f"start it with --max-model-len {self._length}"
+            )
+        self.base, self.longest = base.id, base.max_model_len
+        return {model.id for model in served}
+
+    async def load(self, adapter: Adapter) -> None:
+        """Sees to it that the server has the adapter. Raises UserError if it will not take it."""
+        async with self._loading:
+            if adapter.name in await self.names():
+                return
+            wish = {"lora_name": adapter.name, "lora_path": str(adapter.folder)}
+            answer = await self._client.request("/v1/load_lora_adapter", wish)
+            if answer.status == 200:
+                return
+            # vLLM answers 500 also to an adapter that it cannot take
+            if answer.status != 500 and is_transient(answer.status):
+                raise TransientError(answer.message)
+            if adapter.name in await self.names():  # another process was faster
+                return
+            raise self._client.refusal(
+                f"it does not load the adapter {adapter.folder} ({answer.message}); start it where it can read that, "
+                "with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora "
+                f"--max-lora-rank {adapter_rank(adapter.folder)}"
+            )
+
+    async def drop(self, adapter: Adapter) -> None:
+        """Unloads an adapter, if the server is there to do so."""
+        try:
+            async with asyncio.timeout(_GOODBYE_S):
+                await self._client.request("/v1/unload_lora_adapter", {"lora_name": adapter.name})
+        except (TransientError, TimeoutError):
+            pass
+
+
+def is_model(served: ServedModel, wanted: str) -> bool:
+    """Whether a served model is the wanted one, as far as names can tell.
+
+    Equal names are the same, and two folders of this machine are compared as such. A folder that is not on this
+    machine, or one beside a hub id, passes with an equal last part.
+    """
+    where = locate(wanted)
+    root = served.root or served.id
+    if {served.id, root} & {wanted, where}:
+        return True
+    here, there = Path(where), Path(root)
+    if here.is_dir() and there.is_dir():
+        return here.resolve() == there.resolve()
+    if not here.is_absolute() and not there.is_absolute():  # two hub ids
+        return False
+    return here.name == there.name

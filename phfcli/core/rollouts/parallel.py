@@ -1,0 +1,127 @@
+"""Runs several engines, each in a process with devices of its own. The others take over the work of one that dies."""
+
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from phfcli.core.config import EvalConfig
+from phfcli.core.errors import FaultError, UserError
+from phfcli.core.rollouts.engine import Serving
+from phfcli.core.rollouts.single import single_engine
+from phfcli.core.storage.child_processes import ChildProcess, receive, send
+from phfcli.core.types import Completion, Request, Sampling
+
+Warn = Callable[[str], None]
+
+
+@dataclass
+class _Shard:
+    """A process with its engine, and which requests it has not answered yet."""
+
+    number: int
+    child: ChildProcess
+    open: set[int] = field(default_factory=set)
+
+
+class ParallelEngine:
+    """Deals requests out by prompt, so that the samples of one problem share a prefix cache."""
+
+    def __init__(self, config: EvalConfig, serving: Serving, environments: Sequence[Mapping[str, str]], warn: Warn):
+        """Starts a process with each of the environments; raises UserError where one refuses."""
+        self._warn = warn
+        tree = {**config.model_dump(mode="json"), "devices": None, "workers": None, "model": serving.settings.model}
+        adapter = str(serving.adapter) if serving.adapter else None
+        self._shards = [
+            _Shard(number, ChildProcess(f"{__name__}:serve", [tree, serving.length, adapter], environment))
+            for number, environment in enumerate(environments)
+        ]
+        self.name = self._await_starts()
+
+    def sample(
+        self, requests: Sequence[Request], sampling: Sampling, logprobs: bool = True
+    ) -> Iterator[tuple[int, Completion]]:
+        """Yields (index, completion) as they finish, wherever they were drawn.
+
+        Raises FaultError when the last process has died.
+        """
+        options = asdict(sampling), logprobs
+        for shard, share in zip(self._shards, split_by_prompt(requests, len(self._shards)), strict=True):
+            self._hand_over(shard, share, requests, options)
+        left: set[int] = set()
+        while any(shard.open for shard in self._shards) or left:
+            for shard in self._ready():
+                message = shard.child.receive()
+                if message is None:
+                    left |= self._bury(shard)
+                else:
+                    index, ids, scores, finish = message
+                    shard.open.remove(index)
+                    yield index, Completion(tuple(ids), tuple(scores), finish)
+            if left and (idle := [shard for shard in self._shards if not shard.open]):
+                for number, shard in enumerate(idle):
+                    self._hand_over(shard, sorted(left)[number :: len(idle)], requests, options)
+                left = set()
+
+    def close(self) -> None:
+        while self._shards:
+            self._shards.pop().child.end()
+
+    def _await_starts(self) -> str:
+        names = [shard.child.receive() for shard in self._shards]
+        for shard, answer in zip(self._shards, names, strict=True):
+            if answer is None or "refused" in answer:
+                self.close()
+                if answer:
+                    raise UserError(answer["refused"])
+                raise FaultError(f"sampling process {shard.number} ended before it had started; see above")
+        return str(names[0]["ready"])
+
+    def _hand_over(self, shard: _Shard, share: Sequence[int], requests: Sequence[Request], options: Any) -> None:
+        shard.open = set(share)
+        shard.child.send([[[i, requests[i].prompt_ids, requests[i].seed] for i in share], *options])
+
+    def _ready(self) -> list[_Shard]:
+        waiting = {shard.child.connection: shard for shard in self._shards if shard.open}
+        return [waiting[c] for c in wait(list(waiting)) if isinstance(c, Connection)]
+
+    def _bury(self, shard: _Shard) -> set[int]:
+        self._shards.remove(shard)
+        shard.child.kill()
+        if not self._shards:
+            raise FaultError(
+                "every sampling process has died; what is finished is on disk, and the same command goes on from there"
+            )
+        self._warn(f"sampling process {shard.number} died; the others take up its {len(shard.open)} open samples")
+        return shard.open
+
+
+def split_by_prompt(requests: Sequence[Request], processes: int) -> list[list[int]]:
+    """The indices of the requests for each of so many processes: whole prompts, in turn."""
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for index, request in enumerate(requests):
+        by_prompt.setdefault(request.prompt_ids, []).append(index)
+    groups = list(by_prompt.values())
+    return [[index for group in groups[hand::processes] for index in group] for hand in range(processes)]
+
+
+def serve(connection: Connection, tree: dict[str, Any], length: int, adapter: str | None) -> None:
+    """What runs in each process: it answers lists of requests until its pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its processes
+    config = EvalConfig.model_validate(tree)
+    try:
+        engine = single_engine(config, Serving(config, length, Path(adapter) if adapter else None))
+    except UserError as error:
+        send(connection, {"refused": str(error)})
+        return
+    send(connection, {"ready": engine.name})
+    try:
+        while True:
+            share, sampling, logprobs = receive(connection)
+            requests = [Request(tuple(ids), seed) for _, ids, seed in share]
+            for place, completion in engine.sample(requests, Sampling(**sampling), logprobs):
+                send(connection, [share[place][0], completion.ids, completion.logprobs, completion.finish])
+    except EOFError:
+        engine.close()

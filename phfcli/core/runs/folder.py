@@ -1,0 +1,265 @@
+"""The run directory: the names of its parts, its settings and manifest, and where its figures come from."""
+
+import datetime
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phfcli.core.config import TrainConfig
+from phfcli.core.errors import UserError
+from phfcli.core.models.description import locate, revision
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.runs.problems import Curriculum
+from phfcli.core.settings import Source, read_yaml, resolve, write_yaml
+from phfcli.core.storage.files import (
+    check_folder,
+    file_hash,
+    folder_hash,
+    json_lines,
+    remove_hidden,
+    write_json,
+    write_text,
+    writing_alone,
+)
+from phfcli.core.storage.schemas import ManifestForm, StepForm, read_form, read_forms
+from phfcli.core.version import __version__
+
+_STEP = re.compile(r"step-(\d{6,})")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is the directory of a training run."""
+    return (folder / "config.yaml").is_file()
+
+
+def step_name(step: int) -> str:
+    """How a step is written in the names of files and folders."""
+    return f"step-{step:06d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step that a name made by `step_name` stands for; None for another name."""
+    match = _STEP.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def evaluation_folder(run: Path, step: int | None, name: str) -> Path:
+    """evals/step-000100/NAME of a checkpoint, evals/NAME of a model that has no steps."""
+    return run / "evals" / name if step is None else run / "evals" / step_name(step) / name
+
+
+def evaluation_files(run: Path, name: str) -> list[Path]:
+    """The files of that name in all evaluations of a run, those of older layouts among them."""
+    return sorted([*run.glob(f"evals/*/{name}"), *run.glob(f"evals/step-*/*/{name}")])
+
+
+def run_name(evaluation: Path) -> str | None:
+    """What a run or an evaluated model is called in every table, picture and page: the name of its folder.
+
+    evaluation: the folder of one of its evaluations. None for one that stands alone, outside of such a folder.
+    """
+    run = run_of_evaluation(evaluation)
+    return None if run == evaluation else run.resolve().name
+
+
+def run_of_evaluation(folder: Path) -> Path:
+    """The run that an evaluation's folder belongs to; the folder itself where it stands alone."""
+    above = folder.parents[1] if step_of(folder.parent.name) is not None else folder.parent
+    return above.parent if above.name == "evals" else folder
+
+
+def model_identity(name: str) -> dict[str, Any]:
+    """What tells two models of one name apart: a hub commit, or a hash of a local folder's files."""
+    where = Path(locate(name))
+    if where.is_dir():
+        return {"name": name, "sha256": folder_hash(where)}
+    return {"name": name, "revision": revision(name)}
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware that figures may depend on."""
+    packages = ("torch", "transformers", "peft", "accelerate", "safetensors", "math-verify")
+    return {
+        "versions": {"phfcli": __version__, "python": platform.python_version()} | {p: version(p) for p in packages},
+        "git": _git_revision(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _git_revision() -> str | None:
+    """The revision of phfcli's own checkout, if it runs from one and git is there."""
+    checkout = Path(__file__).resolve().parents[3]
+    if not (checkout / ".git").exists() or shutil.which("git") is None:
+        return None
+    done = subprocess.run(
+        ["git", "-C", str(checkout), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None
+
+
+# what may differ when a run goes on: they change where it ends and what it leaves, not the steps themselves
+_FREE_ON_RESUME = (
+    *("steps", "checkpoint_every", "keep", "output_dir", "report_to"),
+    *("sharding", "offload", "vllm", "http", "health"),
+)
+_CHECKPOINTS_HANG_ON = ("model", "tuning", "lora")
+_WRITTEN_BEFORE_CONFIG = {"lock", "manifest.json", ".manifest.json.tmp", ".config.yaml.tmp"}
+
+
+def default_folder(config: TrainConfig, free: bool = False) -> Path:
+    """runs/OBJECTIVE-MODEL-seedN; with `free` the first of it, NAME-2, NAME-3 that holds nothing yet."""
+    name = f"{config.objective}-{Path(config.model).name.lower()}-seed{config.seed}"
+    folders = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in count(1))
+    return next(folder for folder in folders if not free or not folder.exists())
+
+
+def claim_folder(folder: Path) -> None:
+    """Raises UserError if a new run would write into a folder that already holds something.
+
+    A run is one from its config.yaml on: what a stop before it left is not kept.
+    """
+    if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - _WRITTEN_BEFORE_CONFIG):
+        fix = "go on with --resume, or choose another --output-dir" if is_run(folder) else "choose another --output-dir"
+        raise UserError(f"{folder} is not empty; {fix}")
+
+
+@contextmanager
+def training_alone(folder: Path) -> Iterator[None]:
+    """Holds the run's lock while the context lasts, so that one training process at a time writes into it.
+
+    A folder that is no run at the end, since the start was refused, is left as it was.
+
+    Raises:
+        UserError: where another process trains in the folder, or the file system has no locks.
+    """
+    check_folder("--output-dir", folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / "lock"
+    own = not lock.exists()
+    busy = f"{folder}: another `phf train` is at work in this run; wait for it to end, or choose another --output-dir"
+    try:
+        with writing_alone(lock, busy):
+            yield
+    finally:
+        if own and not is_run(folder):
+            lock.unlink(missing_ok=True)
+            for path in made:
+                with suppress(OSError):
+                    path.rmdir()
+
+
+def saved_config(folder: Path) -> Source:
+    """The settings of a run, as the lowest layer of a resumed one."""
+    return Source(str(folder / "config.yaml"), read_yaml(folder / "config.yaml"))
+
+
+def recorded_config(folder: Path) -> TrainConfig:
+    """The settings that a run was made with, to be read: what other programs had added need not be here."""
+    return resolve(TrainConfig, [saved_config(folder)], recorded=True)
+
+
+def check_resumable(folder: Path, config: TrainConfig, force: bool = False) -> list[str]:
+    """The settings in which this run differs from the one in the folder, in words.
+
+    Raises:
+        UserError: naming the setting, unless it is forced; and for one without which its checkpoints cannot be read.
+    """
+    before, after = _comparable(recorded_config(folder)), _comparable(config)
+    changed = [key for key, value in before.items() if key not in _FREE_ON_RESUME and after[key] != value]
+    told = [f"{key} was {before[key]!r} in {folder} and is now {after[key]!r}" for key in changed]
+    for key, words in zip(changed, told, strict=True):
+        if key in _CHECKPOINTS_HANG_ON:
+            raise UserError(f"--resume: {words}; its checkpoints are of no use to that: choose another --output-dir")
+        if not force:
+            raise UserError(f"--resume: {words}; a resumed run keeps its settings, unless with --force")
+    return told
+
+
+def note_settings(folder: Path, config: TrainConfig) -> None:
+    """The settings with which a run goes on, where they are not those it began with."""
+    write_text(folder / "config.yaml", write_yaml(config))
+
+
+def _comparable(config: TrainConfig) -> dict[str, Any]:
+    """The settings that must not change; the address of a server and the patience may."""
+    tree = config.model_dump()
+    if "://" in tree["rollout"]["engine"]:
+        tree["rollout"]["engine"] = "http"
+    tree["evaluation"]["patience"] = None
+    return tree
+
+
+def start_run(
+    folder: Path, config: TrainConfig, model: LanguageModel, curriculum: Curriculum, skipped: int, processes: int
+) -> None:
+    """Writes manifest.json and, last, config.yaml of a new run."""
+    data = {"name": config.data, "problems": len(curriculum.problems), "skipped": skipped, "sha256": curriculum.sha256}
+    data |= {"bad_rows": len(curriculum.bad)}
+    write_json(
+        folder / "manifest.json",
+        {
+            "created": now(),
+            "command": sys.argv,
+            "seed": config.seed,
+            "model": {**model_identity(config.model), "parameters": model.causal.num_parameters()},
+            "data": data,
+            "processes": processes,
+            "attention": model.attention,
+            **({} if model.adapter is None else {"adapter": model.adapter.as_json()}),
+            **_teaching(config),
+            **environment(model.device),
+        },
+    )
+    write_text(folder / "config.yaml", write_yaml(config))
+
+
+def _teaching(config: TrainConfig) -> dict[str, Any]:
+    """The identity of an external teacher and of the bridge to it."""
+    about: dict[str, Any] = {}
+    if config.teacher.model is not None:
+        about["teacher"] = model_identity(config.teacher.model)
+    if config.oprd.bridge is not None:
+        about["bridge"] = {"name": config.oprd.bridge, "sha256": file_hash(Path(config.oprd.bridge))}
+    return about
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The run's manifest. A damaged one is set aside: it keeps no run with good checkpoints from going on."""
+    path = folder / "manifest.json"
+    try:
+        return read_form(path, ManifestForm)
+    except UserError as error:
+        if path.exists():
+            path.replace(folder / "damaged-manifest.json")
+        config = recorded_config(folder)
+        return {"created": now(), "model": model_identity(config.model), "replaces": str(error)}
+
+
+def continue_run(folder: Path, step: int) -> None:
+    """Notes the resumption in the manifest, and removes metrics after the checkpoint and half-written files."""
+    for part in ("checkpoints", "flows", "rollouts"):
+        remove_hidden(folder / part)
+    manifest = _manifest(folder)
+    manifest.setdefault("resumed", []).append({"step": step, "time": now(), "command": sys.argv})
+    write_json(folder / "manifest.json", manifest)
+    for name in ("metrics.jsonl", "evaluations.jsonl", "alarms.jsonl"):
+        kept = [line for line in read_forms(folder / name, StepForm) if line["step"] <= step]
+        if kept or (folder / name).exists():
+            write_text(folder / name, json_lines(kept))

@@ -1,0 +1,196 @@
+"""The training problems of a run: loaded, checked, fitted to its readers, and in order."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from phfcli.core.config import TrainConfig
+from phfcli.core.errors import UserError
+from phfcli.core.grading.answers import GOLD_FORMS, check_plausible
+from phfcli.core.models.prompts import Prompts
+from phfcli.core.objectives.contract import Needs
+from phfcli.core.runs.contexts import Context, columns_in, golds_of
+from phfcli.core.seeds import derive_seed
+from phfcli.core.shipped_files import EMBEDDED, embedded_problems
+from phfcli.core.storage.problem_rows import Columns, ProblemTable, read_problems, rows_hash, skipped_rows
+from phfcli.core.storage.tables import looks_like_file, read_hub, read_rows, split_hub_name
+from phfcli.core.types import Problem
+
+
+def load_problems(config: TrainConfig, further: tuple[str, ...] = ()) -> ProblemTable:
+    """The training problems of a file, a hub data set or the embedded set, each with its reference solution.
+
+    further: columns to keep besides those that the teacher's context names.
+
+    Raises:
+        UserError: for a source that cannot be read, a missing column, or a bad row unless such rows are skipped.
+    """
+    data, own = config.data, config.columns
+    if data == EMBEDDED:
+        rows = read_rows(embedded_problems("train"))
+    elif looks_like_file(data):
+        rows = read_rows(Path(data))
+    else:
+        name, configuration, split = split_hub_name(data)
+        rows = read_hub(name, split, configuration)
+    gold = GOLD_FORMS[config.gold]
+    named = tuple(dict.fromkeys((*columns_in(config.teacher.context), *further)))
+    required = ("problem", "solution")
+    columns = Columns(own.problem, own.solution, own.answer, required=required, gold=gold, further=named)
+    return read_problems(rows, columns, data, config.bad_rows)
+
+
+def check_rewards(problems: Sequence[Problem], source: str) -> list[str]:
+    """Warnings on problems whose reward would always be 0, since there is no plausible gold answer to grade by.
+
+    Raises:
+        UserError: where most problems are so.
+    """
+    golds = [golds_of(problem) for problem in problems]
+    without = [problem.id for problem, own in zip(problems, golds, strict=True) if not own]
+    notes = []
+    if without:
+        message = (
+            f"{source}: {len(without)} of {len(problems)} problems, such as {without[0]}, have neither an answer nor a "
+            "\\boxed in their solution, so the reward of every completion would be 0; name the column of answers with "
+            "--set columns.answer=COLUMN"
+        )
+        if 2 * len(without) > len(problems):
+            raise UserError(message)
+        notes.append(message)
+    warning = check_plausible([gold for own in golds for gold in own], source)
+    return [*notes, warning] if warning else notes
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """The problems of each step: every epoch is a permutation drawn from the seed, a step is the next batch of it.
+
+    It has no state: the batch of a step is a function of the step, so a resumed run visits the same problems.
+    """
+
+    problems: Sequence[Problem]
+    batch_size: int
+    seed: int
+    context: Context = Context()  # what a privileged teacher is shown of them
+
+    def batch(self, step: int) -> list[Problem]:
+        """The problems of a step; the first step is 1."""
+        start = (step - 1) * self.batch_size
+        return [self._at(index) for index in range(start, start + self.batch_size)]
+
+    def visited(self, steps: int) -> list[Problem]:
+        """The problems of the first so many steps, each once."""
+        return list(dict.fromkeys(p for step in range(1, steps + 1) for p in self.batch(step)))
+
+    @property
+    def bad(self) -> Sequence[str]:
+        """What is wrong with the rows that were left out."""
+        return self.problems.bad if isinstance(self.problems, ProblemTable) else ()
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return len(self.problems) / self.batch_size
+
+    @property
+    def sha256(self) -> str:
+        return rows_hash(self.problems)
+
+    def _at(self, index: int) -> Problem:
+        epoch, place = divmod(index, len(self.problems))
+        return self.problems[_order(self.seed, epoch, len(self.problems))[place]]
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> list[int]:
+    order: list[int] = np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(count).tolist()
+    return order
+
+
+@dataclass(frozen=True)
+class SequenceLengths:
+    """How long the sequence of a problem is in training.
+
+    Attributes:
+        privileged: a reader sees the prompt that contains the reference.
+        rollout: tokens that a completion may have; None where the reference itself is the completion.
+        references: some samples have the reference in the place of a rollout.
+        context: what that reader is shown.
+    """
+
+    prompts: Prompts
+    privileged: bool = True
+    rollout: int | None = None
+    references: bool = False
+    context: Context = Context()
+
+    def length(self, problem: Problem) -> int:
+        """Tokens of the longest sequence that is read."""
+        assert problem.solution is not None
+        prompt = self.teacher_prompt(problem) if self.privileged else len(self.prompts.student(problem.problem))
+        target = 0
+        if self.rollout is None or self.references:
+            target = len(self.prompts.target(problem.problem, problem.solution))
+        return prompt + max(target, self.rollout or 0)
+
+    def teacher_prompt(self, problem: Problem) -> int:
+        """Tokens of the privileged prompt; a rollout that is yet to be drawn for it is as long as it may be."""
+        known = len(self.prompts.teacher(problem.problem, self.context.text(problem)))
+        return known + (self.rollout or 0) * self.context.drawn
+
+
+def build_curriculum(config: TrainConfig, sequence_lengths: SequenceLengths, limit: int) -> tuple[Curriculum, int]:
+    """The problems in their order, and how many were left out because they do not fit into `limit` tokens.
+
+    Only the problems that the run will visit are measured, before any of its time is spent.
+
+    Raises:
+        UserError: for a problem that does not fit, unless config.overlong is "skip".
+    """
+    problems = load_problems(config)
+    context = Context(config.teacher.context, problems, config.seed)
+    sequence_lengths = replace(sequence_lengths, context=context)
+    if sequence_lengths.rollout is not None and sequence_lengths.rollout >= limit:
+        raise UserError(
+            f"rollout.max_new_tokens: {sequence_lengths.rollout} leave no room for a prompt "
+            f"in the model's context of {limit} tokens"
+        )
+    curriculum = Curriculum(problems, config.batch_size, config.seed, context)
+    if config.overlong == "skip":
+        fitting = problems.where(lambda problem: sequence_lengths.length(problem) <= limit)
+        if not fitting:
+            raise UserError(f"{config.data}: no problem fits into {limit} tokens")
+        return Curriculum(fitting, config.batch_size, config.seed, context), len(problems) - len(fitting)
+    for problem in curriculum.visited(config.steps):
+        if (length := sequence_lengths.length(problem)) > limit:
+            what = "its reference" if sequence_lengths.rollout is None else f"a rollout of {sequence_lengths.rollout}"
+            raise UserError(
+                f"{config.data}: problem {problem.id} takes {length} tokens with {what}, more than the {limit} "
+                "that fit; leave such problems out with --set overlong=skip"
+                + ("" if sequence_lengths.rollout is None else ", or shorten rollout.max_new_tokens")
+            )
+    return curriculum, 0
+
+
+def fitting_curriculum(
+    config: TrainConfig, needs: Needs, prompts: Prompts, contexts: Iterable[int | None]
+) -> tuple[Curriculum, int]:
+    """The problems that fit into every reader's context, None for one without, and how many were left out.
+
+    Raises:
+        UserError: for problems that cannot be read or do not fit.
+    """
+    new_tokens = None if needs.offline else config.rollout.max_new_tokens
+    limit = min(context for context in (*contexts, needs.max_tokens) if context is not None)
+    lengths = SequenceLengths(prompts, needs.privileged, new_tokens, references=config.rollout.references > 0)
+    return build_curriculum(config, lengths, limit)
+
+
+def curriculum_warnings(config: TrainConfig, needs: Needs, curriculum: Curriculum) -> list[str]:
+    """What somebody who starts the run should know of its problems. Raises UserError where no reward can be given."""
+    skipped = [skipped_rows(config.data, curriculum.bad)] if curriculum.bad else []
+    graded = needs.reward or (needs.privileged and curriculum.context.drawn)  # a sibling is shown where it was right
+    return skipped + (check_rewards(curriculum.visited(config.steps), config.data) if graded else [])

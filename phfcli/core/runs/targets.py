@@ -1,0 +1,177 @@
+"""Which checkpoint a command means by its TARGET, and the list of runs in a folder."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from phfcli.core.errors import UserError
+from phfcli.core.runs.checkpoints import check_sums, checkpoints_of
+from phfcli.core.runs.folder import evaluation_files, is_run, recorded_config, step_of
+from phfcli.core.shipped_files import EMBEDDED
+from phfcli.core.storage.files import remove_folder, unused
+from phfcli.core.storage.schemas import (
+    AdapterForm,
+    StepForm,
+    SummaryForm,
+    TrainerForm,
+    ValidationForm,
+    read_form,
+    read_forms,
+)
+from phfcli.core.storage.tensors import check_tensors
+
+
+@dataclass(frozen=True)
+class Target:
+    """The model that a TARGET stands for."""
+
+    name: str  # short, for folders and tables
+    model: str  # the base model, or a checkpoint of all weights
+    origin: str  # what training began with
+    adapter: Path | None = None
+    run: Path | None = None
+    step: int | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a model as others made it."""
+        return self.adapter is None and self.model == self.origin
+
+
+def find_target(text: str, base: str | None = None) -> Target:
+    """A run (its newest checkpoint), a checkpoint, an adapter folder or a plain model, however its path is spelt.
+
+    base: the model under an adapter, where it is not the one that the adapter names.
+
+    Raises:
+        UserError: for a run without checkpoints, or an adapter without its weights: the base model alone is
+            never evaluated in an adapter's name.
+    """
+    path = _plain_path(text)
+    if is_run(path):
+        checkpoints = checkpoints_of(path)
+        if not checkpoints:
+            raise UserError(f"{text}: the run has no complete checkpoint yet")
+        path = checkpoints[-1][1]
+    if (path / "adapter_config.json").is_file() or _is_checkpoint(path):
+        return _checkpoint_target(path, base)
+    if (path / "adapter_model.safetensors").is_file():
+        raise UserError(f"{text}: an adapter without its adapter_config.json")
+    if base is not None:
+        raise UserError(f"--base: {text} is not an adapter, so it has no base model")
+    return Target(name=EMBEDDED if text == EMBEDDED else path.absolute().name, model=text, origin=text)
+
+
+def _checkpoint_target(path: Path, base: str | None) -> Target:
+    """A checkpoint of a run, or any other adapter."""
+    whole = (path / "config.json").is_file()
+    weights = path / ("model.safetensors" if whole else "adapter_model.safetensors")
+    if not weights.is_file():
+        what = "a model" if whole else "an adapter"
+        raise UserError(f"{path}: {what} without its weights ({weights.name} is missing)")
+    check_tensors(weights)
+    check_sums(path)
+    if whole and base is not None:
+        raise UserError(f"--base: {path} is not an adapter, so it has no base model")
+    adapter, place = None if whole else path, path.absolute()
+    step = step_of(place.name)
+    if step is not None and place.parent.name == "checkpoints" and _is_checkpoint(path):
+        run = _plain_path(str(place.parents[1]))
+        origin = base or str(read_form(path / "trainer.json", TrainerForm)["model"])
+        model = str(path) if whole else origin
+        return Target(run.absolute().name, model, origin, adapter=adapter, run=run, step=step)
+    if whole:  # copied out of its run
+        return Target(place.name, str(path), str(read_form(path / "trainer.json", TrainerForm)["model"]))
+    named = base or read_form(path / "adapter_config.json", AdapterForm).get("base_model_name_or_path")
+    if not named:
+        raise UserError(f"{path / 'adapter_config.json'}: base_model_name_or_path is missing; name it with --base")
+    return Target(place.name, str(named), str(named), adapter=path)
+
+
+def _plain_path(text: str) -> Path:
+    """A path without links, dots and trailing slashes; relative where it lies below the working directory."""
+    try:
+        path = Path(text).resolve()
+    except (OSError, RuntimeError):  # a loop of links
+        raise UserError(f"{text}: the path is a loop of symbolic links, or cannot be followed") from None
+    here = Path.cwd()
+    below = path.is_relative_to(here) and here != Path(here.anchor)  # at the root a relative path only loses its slash
+    return path.relative_to(here) if below else path
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return (path / "trainer.json").is_file()
+
+
+State = Literal["training", "done", "stopped", "damaged"]
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far a run has come; `problem` says what is wrong with a damaged one."""
+
+    folder: Path
+    state: State
+    objective: str = "-"
+    model: str = "-"
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    best: float | None = None  # the highest Average@n of any benchmark or evaluation during training
+    changed: float = 0.0  # seconds since the epoch
+    problem: str = ""
+
+
+def find_runs(folder: Path) -> list[RunState]:
+    """The runs below a folder, or the run that it is, the one that changed last at the end."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    found = [path.parent for path in folder.glob("**/config.yaml") if "checkpoints" not in path.parts]
+    return sorted((run_state(path) for path in found), key=lambda run: run.changed)
+
+
+def run_state(folder: Path) -> RunState:
+    """How far a run has come, from its files."""
+    metrics = folder / "metrics.jsonl"
+    changed = max(path.stat().st_mtime for path in (folder / "config.yaml", metrics) if path.exists())
+    try:
+        config = recorded_config(folder)
+        lines = read_forms(metrics, StepForm)
+        best = max(_averages(folder), default=None)
+    except UserError as error:
+        return RunState(folder, "damaged", changed=changed, problem=str(error))
+    step = int(lines[-1]["step"]) if lines else 0
+    state: State = "training" if in_use(folder) else "done" if step >= config.steps else "stopped"
+    loss = float(lines[-1]["loss"]) if lines else None
+    return RunState(folder, state, config.objective, config.model, step, config.steps, loss, best, changed)
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a `phf train` is at work in a run."""
+    lock = folder / "lock"
+    if not lock.exists():
+        return False
+    with unused(lock) as free:
+        return not free
+
+
+def _averages(folder: Path) -> Iterator[float]:
+    for line in read_forms(folder / "evaluations.jsonl", ValidationForm):
+        yield line["average"]
+    for path in evaluation_files(folder, "summary.json"):
+        yield read_form(path, SummaryForm)["average"]
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """What a clean-up would remove: runs that stopped before their first checkpoint, and checkpoints set aside."""
+    runs = [run for run in find_runs(folder) if run.state != "training"]
+    empty = [run.folder for run in runs if run.state == "stopped" and not checkpoints_of(run.folder)]
+    aside = [path for run in runs for path in sorted((run.folder / "checkpoints").glob("damaged-*"))]
+    return [*empty, *(path for path in aside if path.parents[1] not in empty)]
+
+
+def remove(paths: list[Path]) -> None:
+    """Removes folders that `leftovers` has named."""
+    for path in paths:
+        remove_folder(path)

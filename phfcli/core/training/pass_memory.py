@@ -1,0 +1,189 @@
+"""Finds the memory of the passes of a step by running them on tensors that have shapes and no data.
+
+The model itself is run, on torch's meta device, so whatever its architecture and adapters keep for the backward pass is
+counted as they keep it. Attention is taken to be of the kind that keeps its inputs, its output and one number for each
+query (flash, or the fused form of a CPU).
+"""
+
+import weakref
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.moe import ExpertsInterface
+
+from phfcli.core.models.architecture import find_decoder
+from phfcli.core.models.description import text_config
+from phfcli.core.models.device import goes_away
+
+_STAND_IN = "phf-shapes"  # of attention and of experts, in transformers' tables
+
+
+@dataclass(frozen=True)
+class PassMemory:
+    """The memory of the passes, in bytes above what is held all the time.
+
+    Attributes:
+        teacher: the most, during the pass without grad.
+        kept: by autograd, after the student's forward pass.
+        backward: the most, until the end of its backward pass, the gradients included.
+    """
+
+    teacher: int
+    kept: int
+    backward: int
+
+
+def pass_memory(
+    causal: PreTrainedModel, rows: int, student: int, teacher: int, attention: str, away: bool = False
+) -> PassMemory:
+    """The memory of both passes over `rows` sequences of the given lengths.
+
+    Args:
+        causal: on the meta device, in the dtypes of the run, its trainable parameters marked; in training mode.
+        teacher: 0 for no teacher's pass.
+        attention: of the settings; "eager" is taken as it is.
+        away: activations wait elsewhere for the backward pass.
+    """
+    reading = reader_memory(causal, rows, teacher, attention) if teacher else 0
+    _set_attention(causal, attention)
+    with Allocations() as passes:
+        with saved_tensors_hooks(_describe, _renew) if away else nullcontext():
+            hidden = _hidden(causal, rows, student)
+        kept = passes.held
+        hidden.backward(torch.empty_like(hidden))
+    for p in causal.parameters():
+        p.grad = None
+    return PassMemory(reading, kept, passes.peak)
+
+
+def reader_memory(causal: PreTrainedModel, rows: int, length: int, attention: str) -> int:
+    """The most bytes that one pass without grad holds, above what is held all the time."""
+    _set_attention(causal, attention)
+    with Allocations() as allocations, torch.no_grad():
+        _hidden(causal, rows, length)
+    peak: int = allocations.peak
+    return peak
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made within it and still there: `held` now, `peak` at the most."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.held: int = 0
+        self.peak: int = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        inputs = {_key(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, Tensor) and _key(x) not in inputs and _key(x) not in self._sizes:
+                self._take(x.untyped_storage())
+        return out
+
+    def _take(self, storage: torch.UntypedStorage) -> None:
+        key: int = storage._cdata
+        self._sizes[key] = storage.nbytes()
+        self.held += storage.nbytes()
+        self.peak = max(self.peak, self.held)
+        weakref.finalize(storage, self._give, key)
+
+    def _give(self, key: int) -> None:
+        self.held -= self._sizes.pop(key)
+
+
+def _describe(saved: Tensor) -> Tensor | tuple[torch.Size, tuple[int, ...], torch.dtype]:
+    """What is left of an activation that has gone to the machine's memory."""
+    return (saved.shape, saved.stride(), saved.dtype) if goes_away(saved) else saved
+
+
+def _renew(kept: Tensor | tuple[torch.Size, tuple[int, ...], torch.dtype]) -> Tensor:
+    if isinstance(kept, Tensor):
+        return kept
+    size, stride, dtype = kept
+    return torch.empty_strided(size, stride, dtype=dtype, device="meta")
+
+
+def _key(x: Tensor) -> int:
+    key: int = x.untyped_storage()._cdata
+    return key
+
+
+def _set_attention(causal: PreTrainedModel, attention: str) -> None:
+    AttentionInterface.register(_STAND_IN, _attend)
+    causal.set_attn_implementation("eager" if attention == "eager" else _STAND_IN)
+    ExpertsInterface.register(_STAND_IN, _share_out)
+    causal.config._experts_implementation = _STAND_IN
+    text_config(causal.config)._experts_implementation = _STAND_IN
+
+
+def _hidden(causal: PreTrainedModel, rows: int, length: int) -> Tensor:
+    ids = torch.zeros(rows, length, dtype=torch.long, device="meta")
+    # one number that stands for all: what passes read is packed, and no mask is made for it
+    mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device="meta").expand(rows, 1, length, length)
+    decoder = find_decoder(causal)
+    places: dict[str, Tensor] = {}
+    if hasattr(decoder, "embed_positions"):  # learned ones, which are otherwise counted on a mask of two dimensions
+        places["position_ids"] = torch.zeros(rows, length, dtype=torch.long, device="meta")
+    hidden: Tensor = decoder(input_ids=ids, attention_mask=mask, use_cache=False, **places).last_hidden_state
+    return hidden
+
+
+def _attend(
+    _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_args: Any, **_options: Any
+) -> tuple[Tensor, None]:
+    """[B, heads, T, head size] -> [B, T, heads, head size]."""
+    out: Tensor = _Attention.apply(query, key, value)  # type: ignore[no-untyped-call]
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _share_out(experts: Any, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+    """Fused experts on tokens [T, d] with the chosen ones [T, k] and their weights: [T, d]."""
+    selected = hidden.repeat_interleave(chosen.shape[-1], dim=0)
+    up = experts.gate_up_proj if experts.has_gate else experts.up_proj
+    product: Tensor = _Grouped.apply(selected, up, experts.is_transposed)  # type: ignore[no-untyped-call]
+    inner = experts._apply_gate(product) if experts.has_gate else experts.act_fn(product)
+    out: Tensor = _Grouped.apply(inner, experts.down_proj, experts.is_transposed)  # type: ignore[no-untyped-call]
+    return (out * weights.reshape(-1, 1)).view(*chosen.shape, -1).sum(1).to(hidden.dtype)
+
+
+class _Grouped(torch.autograd.Function):
+    """What a product with each token's own matrix of several keeps and makes, without its arithmetic."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, matrices: Tensor, transposed: bool) -> Tensor:
+        ctx.save_for_backward(tokens, matrices)
+        return tokens.new_empty(len(tokens), matrices.shape[-1 if transposed else -2])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _grad: Tensor) -> tuple[Tensor | None, ...]:
+        tokens, matrices = ctx.saved_tensors
+        return torch.empty_like(tokens), torch.empty_like(matrices) if ctx.needs_input_grad[1] else None, None
+
+
+class _Attention(torch.autograd.Function):
+    """An attention that allocates what fused attention allocates, without its arithmetic."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        rows, heads, length, _ = query.shape
+        out = query.new_empty(rows, length, heads, value.shape[-1]).transpose(1, 2)
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value, _, _ = ctx.saved_tensors
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)

@@ -1,0 +1,173 @@
+"""Plans a run without loading a weight: refuses what its start would, renders its prompts and predicts its memory."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from phfcli.core.config import TrainConfig
+from phfcli.core.errors import reached
+from phfcli.core.grading import Grader
+from phfcli.core.models.description import (
+    UNBOUNDED,
+    context_of,
+    load_config,
+    load_description,
+    load_tokenizer,
+    skeleton,
+)
+from phfcli.core.models.prompts import Prompts, build_prompts
+from phfcli.core.models.token_alignment import same_tokens
+from phfcli.core.objectives.build import build_objective
+from phfcli.core.objectives.contract import Needs
+from phfcli.core.runs.problems import Curriculum, SequenceLengths, curriculum_warnings, fitting_curriculum
+from phfcli.core.training.setup import check_base, check_external, check_shares, check_states, settings_warnings
+from phfcli.core.training.step_memory import Lengths, Memory, step_memory
+from phfcli.core.training.trackers import check_trackers
+from phfcli.core.training.validation import build_validation
+from phfcli.core.types import Problem
+
+T = TypeVar("T")
+
+_PROMPT_TOKENS = 512  # assumed where no tokenizer is at hand to measure one
+
+
+@dataclass
+class Plan:
+    """The plan of a run: prompts by reader, the memory of a process, and what could not be found out."""
+
+    prompts: dict[str, str] = field(default_factory=dict)
+    memory: Memory | None = None
+    steps_per_hour: float | None = None
+    notes: list[str] = field(default_factory=list)  # what is also told at start, a line each
+    gaps: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        memory = self.memory
+        return {
+            "prompts": self.prompts,
+            "memory_bytes": {} if memory is None else memory.at_peak(),
+            "peak_phase": None if memory is None else memory.peak_phase,
+            "phases": {} if memory is None else {name: dict(parts) for name, parts in memory.phases.items()},
+            "steps_per_hour": self.steps_per_hour,
+            "adapter": None if memory is None or memory.adapter is None else memory.adapter.as_json(),
+            "notes": self.notes,
+            "gaps": self.gaps,
+        }
+
+    def find(self, get: Callable[[], T]) -> T | None:
+        """What it gets, or None where the hub does not answer, which is then a gap."""
+        return reached(get, self.gaps)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What could be found of a model; None is what the hub did not give."""
+
+    arch: PreTrainedConfig | None
+    tokenizer: PreTrainedTokenizerBase | None
+
+    @property
+    def context(self) -> int:
+        return UNBOUNDED if self.arch is None else context_of(self.arch)
+
+    def reads_tokens_of(self, other: "_Reader") -> bool:
+        """Whether both have one tokenizer, as far as that is known."""
+        if self.tokenizer is None or other.tokenizer is None:
+            return True
+        return same_tokens(self.tokenizer, other.tokenizer)
+
+
+def plan_run(config: TrainConfig, processes: int = 1, tokens_per_s: float | None = None) -> Plan:
+    """The plan of a run in so many processes. What the hub does not give is not shown, and named in `gaps`.
+
+    tokens_per_s: of completions, as some run has measured it; the plan then has its steps an hour.
+
+    Raises:
+        UserError: for all that a start refuses before it loads a weight.
+    """
+    plan, needs = Plan(), build_objective(config).needs
+    check_trackers(config)
+    check_shares(config, needs.group_size, processes)
+    student = _read(plan, config.model)
+    external = needs.teacher and config.teacher.kind == "external"
+    teacher = _read(plan, config.teacher.model or "") if external else None
+    _check(config, needs, student, teacher)
+    lengths = Lengths(_PROMPT_TOKENS, _PROMPT_TOKENS, config.rollout.max_new_tokens)
+    warnings = settings_warnings(config)
+    if student.tokenizer is not None:
+        prompts = build_prompts(student.tokenizer, config.prompt)
+        contexts = [student.context, *([teacher.context] if teacher and teacher.reads_tokens_of(student) else [])]
+        curriculum = plan.find(lambda: fitting_curriculum(config, needs, prompts, contexts)[0])
+        plan.find(lambda: _check_validation(config, prompts))
+        if curriculum is not None:
+            plan.prompts = _render(config, prompts, needs, curriculum, student, teacher)
+            lengths = _lengths(config, needs, prompts, curriculum)
+            warnings += curriculum_warnings(config, needs, curriculum)
+        warnings = [*prompts.notes(), *prompts.warnings(), *warnings]
+    if student.arch is not None and (teacher is None or teacher.arch is not None):
+        other = None if teacher is None else teacher.arch
+        plan.memory = step_memory(config, needs, student.arch, lengths, processes, other)
+    adapter = plan.memory and plan.memory.adapter
+    plan.notes = [*(adapter.lines() if adapter else ()), *warnings]
+    if tokens_per_s is not None:
+        plan.steps_per_hour = 3600 * tokens_per_s / (config.batch_size * needs.group_size * lengths.completion)
+    return plan
+
+
+def _read(plan: Plan, model: str) -> _Reader:
+    return _Reader(plan.find(lambda: load_config(model)), plan.find(lambda: load_tokenizer(model)))
+
+
+def _check(config: TrainConfig, needs: Needs, student: _Reader, teacher: _Reader | None) -> None:
+    """Raises UserError for models that the start would refuse, as far as their configs tell."""
+    if student.arch is None:
+        return
+    check_base(config, student.arch)
+    check_states(config, needs, skeleton(student.arch))
+    if teacher is not None and teacher.arch is not None:
+        check_external(config, needs, student.arch, teacher.arch, teacher.reads_tokens_of(student))
+
+
+def _check_validation(config: TrainConfig, prompts: Prompts) -> None:
+    with Grader() as grader:
+        build_validation(config, Path(), load_description(config.model), prompts, grader)
+
+
+def _lengths(config: TrainConfig, needs: Needs, prompts: Prompts, curriculum: Curriculum) -> Lengths:
+    """The lengths of the longest problem that the run will visit, with every rollout as long as it may be."""
+    visited: Sequence[Problem] = curriculum.visited(config.steps)
+    student = max(len(prompts.student(p.problem)) for p in visited)
+    teacher, completion = student, config.rollout.max_new_tokens
+    if needs.privileged:
+        new_tokens = None if needs.offline else config.rollout.max_new_tokens
+        lengths = SequenceLengths(prompts, needs.privileged, new_tokens, context=curriculum.context)
+        teacher = max(lengths.teacher_prompt(p) for p in visited)
+    if needs.offline or config.rollout.references > 0:
+        target = max(len(prompts.target(p.problem, p.solution or "")) for p in visited)
+        completion = target if needs.offline else max(target, completion)
+    return Lengths(student, teacher, completion)
+
+
+def _render(
+    config: TrainConfig,
+    prompts: Prompts,
+    needs: Needs,
+    curriculum: Curriculum,
+    student: _Reader,
+    teacher: _Reader | None,
+) -> dict[str, str]:
+    """What each reader of the first problem sees, and the target of an offline objective."""
+    problem = curriculum.problems[0]
+    assert problem.solution is not None
+    texts = {"student": prompts.student_text(problem.problem)}
+    if needs.teacher and needs.privileged:
+        texts["teacher"] = prompts.teacher_text(problem.problem, curriculum.context.text(problem))
+    if needs.offline:
+        texts["target"] = prompts.target_text(problem.problem, problem.solution)
+    if teacher is not None and teacher.tokenizer is not None:  # with the student's tokens it reads the student's format
+        own = prompts if teacher.reads_tokens_of(student) else build_prompts(teacher.tokenizer, config.prompt)
+        texts["teacher"] = own.student_text(problem.problem)
+    return texts

@@ -1,0 +1,229 @@
+"""Predicts the memory of a training step, phase by phase, before a weight is loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from phfcli.core.config import OffloadSettings, TrainConfig
+from phfcli.core.losses.fused_divergence import SLAB_TEMPORARIES, chunk_bytes, slab_bytes
+from phfcli.core.models.adapters import AdapterSummary
+from phfcli.core.models.architecture import find_blocks, find_decoder
+from phfcli.core.models.description import (
+    cache_row_bytes,
+    caps_attention,
+    pick_device,
+    pick_dtype,
+    skeleton,
+    text_config,
+)
+from phfcli.core.models.kernels import checkpoint_gradients
+from phfcli.core.models.loading import ONE_THREAD_WIDTH
+from phfcli.core.models.lora import lora_network
+from phfcli.core.models.weights import bytes_of, weights_memory
+from phfcli.core.objectives.contract import Needs
+from phfcli.core.objectives.teachers import copies_of
+from phfcli.core.rollouts.transformers import SAMPLER_BYTES, rows_at_once
+from phfcli.core.training.metrics import peak_memory
+from phfcli.core.training.micro_batches import tokens_at_once
+from phfcli.core.training.moments import PART_BYTES
+from phfcli.core.training.pass_memory import pass_memory, reader_memory
+
+_WHOLE_BLOCKS = 2  # at once: one that a pass is in, and the next one on its way
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Bytes of one process.
+
+    Attributes:
+        away: of the weights, what other processes have.
+        blocks: of it, what comes back for a moment of a pass.
+        outside: of it, what comes back for the whole of a pass and its backward pass: embeddings and head.
+        head: the copy of the head that a pass without a gradient leaves.
+        gradients: how much less the gradients take in a backward pass.
+        share: of what is kept of each trained weight.
+    """
+
+    away: int = 0
+    blocks: int = 0
+    outside: int = 0
+    head: int = 0
+    gradients: int = 0
+    share: float = 1.0
+
+
+def spread_memory(causal: PreTrainedModel, processes: int, full: bool) -> Spread:
+    """For a model of which blocks are spread, or everything where all weights train (`full`)."""
+    blocks = [bytes_of(block) for block in find_blocks(causal)[1]]
+    others = (processes - 1) / processes
+    whole_blocks = _WHOLE_BLOCKS * max(blocks)
+    if not full:
+        return Spread(away=int(others * sum(blocks)), blocks=int(others * whole_blocks))
+    every, outside = bytes_of(causal), bytes_of(causal) - sum(blocks)
+    head = bytes_of(causal.get_output_embeddings())
+    left = every / processes + outside + whole_blocks  # a block's gradient is shared out as soon as it is there
+    return Spread(
+        away=int(others * every),
+        blocks=int(others * whole_blocks),
+        outside=int(others * outside),
+        head=head,
+        gradients=max(0, int(bytes_of(find_decoder(causal)) - left)),
+        share=1 / processes,
+    )
+
+
+_STATE_COPIES = 8  # float32 tensors like the captured states, that a loss on them makes and keeps
+_HIDDEN_COPIES = 6  # tensors like the hidden states of all tokens, around the fused losses
+# what a heap that keeps its blocks takes for the activations of a step: blocks of many sizes leave gaps, all the more
+# where copies of quantised weights come and go between them; measured (benchmarks/family_memory.py)
+_HEAP, _HEAP_OF_COPIES = 1.25, 1.85
+_LENS_WIDTHS = 5  # of a token: one block's output, queries and keys of two
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of the longest sequences: both readers' prompts, and a completion."""
+
+    student: int
+    teacher: int
+    completion: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process: the parts that are always there, and those of each phase; and what the adapter covers."""
+
+    always: Mapping[str, int]
+    phases: Mapping[str, Mapping[str, int]]
+    adapter: AdapterSummary | None = None
+
+    @property
+    def peak_phase(self) -> str:
+        return max(self.phases, key=lambda name: sum(self.phases[name].values()))
+
+    def at_peak(self) -> dict[str, int]:
+        """The parts at the peak of a step, and their total."""
+        parts = {name: size for name, size in {**self.always, **self.phases[self.peak_phase]}.items() if size}
+        return parts | {"total": sum(parts.values())}
+
+
+def step_memory(
+    config: TrainConfig,
+    needs: Needs,
+    arch: PreTrainedConfig,
+    lengths: Lengths,
+    processes: int = 1,
+    external: PreTrainedConfig | None = None,
+) -> Memory:
+    """The memory of a step's longest micro-batch, in each of so many processes.
+
+    external: the architecture of a teacher that is another model.
+    """
+    device, text = pick_device(config.device), text_config(arch)
+    dtype = pick_dtype(config.dtype, device) if config.tuning == "lora" else torch.float32
+    causal = skeleton(arch, dtype)
+    on_cpu = device.type == "cpu"
+    frozen = weights_memory(config.model, causal, dtype, config.quantization, mapped=on_cpu)
+    full, sharded = config.tuning == "full", config.sharding == "fsdp"
+    spread = spread_memory(causal, processes, full) if sharded else Spread()
+    summary = _mark_trained(causal, config)
+    trained = sum(p.numel() * p.itemsize for p in causal.parameters() if p.requires_grad)
+    completions = -(-config.batch_size * needs.group_size // processes)
+    rows = min(config.micro_batch_size, completions)
+    student, teacher = lengths.student + lengths.completion, lengths.teacher + lengths.completion
+    at_once = tokens_at_once(arch, dtype.itemsize, device, sharded)
+    rows = rows if at_once is None else max(1, min(rows, at_once // student))
+    own_teacher = needs.teacher and external is None
+    gaps = _HEAP if config.quantization == "none" else _HEAP_OF_COPIES
+    heap = gaps if on_cpu and text.hidden_size > ONE_THREAD_WIDTH else 1
+    offload = OffloadSettings() if on_cpu else config.offload
+    read = teacher if own_teacher else 0
+    passes = pass_memory(causal, rows, student, read, _attention(config, arch), offload.activations)
+    kept_for_backward, backward = int(heap * passes.kept), int(heap * (passes.backward - spread.gradients))
+    reading, weights = passes.teacher, 0
+    if external is not None:
+        assert config.teacher.model is not None
+        precision = pick_dtype(config.dtype, device)
+        other = skeleton(external, precision)
+        if config.teacher.server is None:
+            reading = reader_memory(other, rows, student, _attention(config, external))
+            weights = weights_memory(config.teacher.model, other, precision, "none", mapped=on_cpu)
+        else:  # its blocks are elsewhere
+            reading = rows * student * text_config(external).hidden_size * precision.itemsize
+            weights = bytes_of(other.get_output_embeddings())
+    copies = copies_of(config.teacher)
+    always = {
+        "libraries": peak_memory(device) if on_cpu else 0,
+        "weights": frozen - spread.away,
+        "adapter": 0 if full else trained,
+        "teacher": weights or (own_teacher and not offload.teacher) * int(spread.share * trained) * copies,
+        "base": int(spread.share * trained) if needs.base and full else 0,
+        "AdamW": 2 * min(int(spread.share * trained), PART_BYTES if offload.optimizer else trained),
+    }
+    tokens = rows * lengths.completion
+    layers, positions = needs.blocks(text.num_hidden_layers), min(needs.positions, lengths.completion)
+    states = len(layers) * rows * positions * text.hidden_size * 4
+    hidden = tokens * text.hidden_size * dtype.itemsize
+    lens = 0 if needs.lens is None else rows * student * _LENS_WIDTHS * text.hidden_size * dtype.itemsize
+    head = 2 * text.vocab_size * text.hidden_size * 4 if full else 0
+    heads = spread.head * (own_teacher + needs.base)
+    kept = {"activations": kept_for_backward, "logit lens": lens, "captured states": _STATE_COPIES * states}
+    phases = {
+        "loss": kept
+        | {"hidden states": (_HIDDEN_COPIES + needs.base) * hidden, "head's gradient": head}
+        | {"logits chunk": _chunk(tokens, text.vocab_size, dtype, device), "whole weights": spread.outside + heads},
+        "backward": kept
+        | {"hidden states": hidden, "gradients": backward - kept_for_backward}
+        | {"whole weights": spread.outside + spread.blocks + heads},
+    }
+    gathered = {"whole weights": spread.outside + spread.blocks}
+    if needs.teacher:
+        phases["teacher"] = {"activations": reading, "captured states": states} | gathered
+    if needs.base:
+        phases["base"] = {"activations": reader_memory(causal, rows, student, _attention(config, arch))} | gathered
+    if not needs.offline and (config.rollout.engine == "transformers" or on_cpu or (full and sharded)):
+        phases["rollout"] = _rollout(config, causal, completions, lengths, dtype) | {"whole weights": spread.away}
+    return Memory(always, phases, summary)
+
+
+def _rollout(
+    config: TrainConfig, causal: PreTrainedModel, completions: int, lengths: Lengths, dtype: torch.dtype
+) -> dict[str, int]:
+    """Sampling in this process."""
+    length = lengths.student + lengths.completion
+    per_row = cache_row_bytes(causal.config, dtype.itemsize) * length
+    rows = rows_at_once(completions, per_row, pick_device(config.device))
+    merged = sum(
+        module.weight.numel() * dtype.itemsize
+        for name, module in causal.named_modules()
+        if name.endswith(".base_layer") and isinstance(module.weight, torch.Tensor)
+    )
+    return {
+        "key-value cache": rows * per_row,
+        "merged weights": merged if dtype == torch.float32 else 0,
+        "sampler": rows * text_config(causal.config).vocab_size * SAMPLER_BYTES,
+        "prompts": reader_memory(causal, rows, lengths.student, _attention(config, causal.config)),
+    }
+
+
+def _attention(config: TrainConfig, arch: PreTrainedConfig) -> str:
+    """As `load_model` picks it."""
+    return "eager" if caps_attention(arch) and config.attention == "auto" else config.attention
+
+
+def _mark_trained(causal: PreTrainedModel, config: TrainConfig) -> AdapterSummary | None:
+    """Leaves the trainable parameters marked, as the run will."""
+    if config.tuning != "lora":
+        return None
+    _, summary = lora_network(causal, config.lora)
+    causal.train()
+    if config.gradient_checkpointing:
+        checkpoint_gradients(causal)
+    return summary
+
+
+def _chunk(tokens: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> int:
+    logits = min(chunk_bytes(device), 2 * tokens * vocabulary * dtype.itemsize)
+    return logits + SLAB_TEMPORARIES * max(slab_bytes(device), vocabulary * 4)

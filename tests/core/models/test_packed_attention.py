@@ -1,0 +1,130 @@
+"""A packed row gives what its sequences give alone, values and gradients."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+from phfcli.core.models import passes
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.packing import can_pack
+from phfcli.core.models.passes import Batch, Sample, collate, run_pass
+
+CPU = torch.device("cpu")
+LAYERS = (1, 3)
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+any_batch = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 12)), min_size=1, max_size=5)
+
+
+def batch_of(lengths: list[tuple[int, int]], kinds: int = 97) -> Batch:
+    """Prompts and completions of so many tokens; those of the same kind begin alike."""
+    samples = [
+        Sample(ids(prompt, row % kinds), ids(prompt + 3, row % kinds + 9), ids(count, row % kinds + 5))
+        for row, (prompt, count) in enumerate(lengths)
+    ]
+    return collate(samples, 4, 0, CPU)
+
+
+def ids(count: int, start: int) -> list[int]:
+    return [5 + (start * 37 + 11 * i) % 90 for i in range(count)]
+
+
+def outcome(model: LanguageModel, batch: Batch) -> list[Tensor]:
+    """Hidden and captured states, then the gradient of a sum over them as one vector."""
+    model.network.zero_grad(set_to_none=True)
+    read = run_pass(model, batch.student, batch, LAYERS)
+    assert read.final is not None
+    chosen = [read.states[:, batch.valid], read.final[batch.valid]]
+    (read.hidden.sin().sum() + sum(part.cos().sum() for part in chosen)).backward()
+    gradients = [p.grad.flatten() for p in model.trainable().values() if p.grad is not None]
+    assert len(gradients) == len(model.trainable())
+    return [read.hidden, *chosen, torch.cat(gradients)]
+
+
+def norms_in_full_precision(network: nn.Module) -> None:
+    """Qwen3's norms round to float32 and would round the gradients of each sequence, or of all that share a token."""
+    for name, norm in list(network.named_modules()):
+        if isinstance(norm, Qwen3RMSNorm):
+            whole = nn.RMSNorm(len(norm.weight), norm.variance_epsilon, dtype=norm.weight.dtype)
+            whole.weight = norm.weight
+            network.set_submodule(name, whole)
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float(((a - b).norm() / b.norm().clamp_min(1e-30)).detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_packed_equals_padded(student: LanguageModel, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    student.network.to(dtype)
+    norms_in_full_precision(student.network)
+    assert can_pack(student)
+
+    @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(any_batch.filter(lambda lengths: any(count for _, count in lengths)), st.sampled_from([1, 2, 97]))
+    def check(lengths: list[tuple[int, int]], kinds: int) -> None:
+        batch = batch_of([(prompt, max(1, count)) for prompt, count in lengths], kinds)
+        packed = outcome(student, batch)
+        with monkeypatch.context() as patch:
+            patch.setattr(passes, "can_pack", lambda _model: False)
+            padded = outcome(student, batch)
+        assert len(packed) == len(padded) > 3
+        for a, b in zip(packed, padded, strict=True):
+            assert relative(a, b) < TOLERANCE[dtype]
+
+    check()
+
+
+def test_an_empty_completion_reads_no_neighbour(student: LanguageModel) -> None:
+    batch = batch_of([(4, 0), (9, 3), (20, 0)])
+    read = run_pass(student, batch.student, batch, LAYERS)
+    assert len(read.hidden) == 3
+    assert torch.isfinite(read.states).all()
+
+
+def test_a_shared_prompt_is_computed_once(student: LanguageModel) -> None:
+    batch = batch_of([(20, 5), (20, 5), (20, 3)], kinds=1)
+    assert can_pack(student)
+    rows: list[int] = []
+    hook = student.blocks[0].register_forward_hook(lambda _block, _args, out: rows.append(out.shape[1]))
+    run_pass(student, batch.student, batch, LAYERS)
+    hook.remove()
+    assert rows == [20 + 5]  # all three are the beginning of the first
+
+
+def test_padding_is_what_is_computed(student: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = batch_of([(4, 2), (9, 3)])
+    assert [int(x) for x in passes.padding(student, batch)] == [0, 6 + 12 + 9 + 15]
+    monkeypatch.setattr(passes, "can_pack", lambda _model: False)
+    assert [int(x) for x in passes.padding(student, batch)] == [12, 24 + 30]
+
+
+def test_a_model_that_looks_through_a_window_is_padded(random_model: Callable[..., LanguageModel]) -> None:
+    assert can_pack(random_model())
+    windowed = random_model(use_sliding_window=True, sliding_window=4, max_window_layers=0)
+    assert not can_pack(windowed)
+
+
+def test_a_model_that_drops_the_argument_is_padded(
+    random_model: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = random_model()
+    forward = model.backbone.forward
+
+    def deaf(**arguments: object) -> object:
+        return forward(**{name: value for name, value in arguments.items() if name != "attend"})
+
+    monkeypatch.setattr(model.backbone, "forward", deaf)
+    assert not can_pack(model)
+
+
+def test_a_trial_leaves_the_mode_as_it_was(random_model: Callable[..., LanguageModel]) -> None:
+    for training in (True, False):
+        model = random_model()
+        model.network.train(training)
+        can_pack(model)
+        assert model.network.training == training

@@ -1,0 +1,88 @@
+"""What the passes hold, counted on shapes, beside what they hold."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from phfcli.core.config import LoraSettings, ModelSettings
+from phfcli.core.models.description import load_config, skeleton
+from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.loading import load_model
+from phfcli.core.models.lora import add_lora, lora_network
+from phfcli.core.training.pass_memory import Allocations, pass_memory, reader_memory
+
+LORA = LoraSettings(r=8, alpha=16)
+ROWS, LENGTH = 3, 50
+
+
+def test_tensors_count_while_they_live() -> None:
+    with Allocations() as allocations:
+        a = torch.empty(100, dtype=torch.float32, device="meta")
+        b = a + 1
+        view = b[:10]
+        assert (allocations.held, allocations.peak) == (800, 800)
+        b.mul_(2)
+        del b
+        assert allocations.held == 800  # its view holds it
+        del view
+        assert (allocations.held, allocations.peak) == (400, 800)
+
+
+def test_what_autograd_keeps_is_what_it_keeps_of_real_tensors() -> None:
+    model = add_lora(load_model(ModelSettings(device="cpu")), LORA, seed=0)
+    counted = pass_memory(_on_shapes(), ROWS, LENGTH, 0, "auto")
+    assert counted.kept == pytest.approx(_really_kept(model), rel=0.02)
+
+
+def test_the_backward_pass_ends_with_the_gradients() -> None:
+    causal = _on_shapes()
+    adapter = sum(p.numel() * p.itemsize for p in causal.parameters() if p.requires_grad)
+    counted = pass_memory(causal, ROWS, LENGTH, 0, "auto")
+    assert counted.backward >= max(counted.kept, adapter)
+    assert all(p.grad is None for p in causal.parameters())
+
+
+def test_gradient_checkpointing_keeps_less() -> None:
+    causal = _on_shapes()
+    causal.gradient_checkpointing_enable({"use_reentrant": False})
+    assert pass_memory(causal, ROWS, LENGTH, 0, "auto").kept < 0.2 * _kept_of_plain()
+
+
+def test_eager_attention_keeps_its_weights() -> None:
+    weights = ROWS * 4 * LENGTH * LENGTH * 4  # of each of the 4 layers, 4 heads, float32
+    more = pass_memory(_on_shapes(), ROWS, LENGTH, 0, "eager").kept - _kept_of_plain()
+    assert more >= 4 * weights
+
+
+def test_a_pass_without_grad_holds_little_and_grows_with_its_tokens() -> None:
+    causal = _on_shapes()
+    short, long = (reader_memory(causal, ROWS, length, "auto") for length in (LENGTH, 2 * LENGTH))
+    assert 0 < short < 0.5 * _kept_of_plain()
+    assert long >= 1.9 * short
+
+
+def _on_shapes() -> torch.nn.Module:
+    causal = skeleton(load_config("embedded"))
+    lora_network(causal, LORA)
+    return causal.train()
+
+
+def _kept_of_plain() -> int:
+    return pass_memory(_on_shapes(), ROWS, LENGTH, 0, "auto").kept
+
+
+def _really_kept(model: LanguageModel) -> int:
+    weights = {p.untyped_storage().data_ptr() for p in model.network.parameters()}
+    sizes: dict[int, int] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    model.network.train()
+    ids = torch.zeros(ROWS, LENGTH, dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        out = model.backbone(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state
+    return sum(sizes.values()) + out.nbytes
