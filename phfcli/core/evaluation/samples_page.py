@@ -31,10 +31,10 @@ def page_policy(page: str) -> str:
 
 def common_style() -> str:
     """The colours, type and controls of both pages, as CSS."""
-    return (Path(__file__).parent / "common.css").read_text(encoding="utf-8")
+    return (_FOLDER / "common.css").read_text(encoding="utf-8")
 
 
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(__file__).parent / "page"
 
 _LONGEST_END = 10_000  # characters shown of each end of a long text
 _SHORTEST_END = 1_000

@@ -5,7 +5,8 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
-from math_verify import parse, verify
+from math_verify import parse as read_text
+from math_verify import verify
 from math_verify.grader import should_treat_as_complex
 from sympy import Basic, Expr, I, MatrixBase, Rational, Symbol, nan, zoo
 
@@ -87,10 +88,10 @@ _MARKED = re.compile(r"\$|\\\(|\\\[|\\boxed")  # says itself where its mathemati
 
 def judge_whole_text(gold_text: str, text: str) -> str:
     """The verdict, and behind a space what math-verify has read of the text. May raise, hang or crash."""
-    gold = parse(_delimited(gold_text), parsing_timeout=None)
+    gold = read_text(_delimited(gold_text), parsing_timeout=None)
     if not gold:
         return "bad_gold"
-    answer = parse(text, parsing_timeout=None)
+    answer = read_text(text, parsing_timeout=None)
     if not answer:
         return "no_answer"
     verdict = "equal" if verify(gold, answer, timeout_seconds=None) else "different"

@@ -24,7 +24,7 @@ from phfcli.core.grading.latex import last_box, split_thinking
 from phfcli.core.grading.pool import Pool
 from phfcli.core.names import PolicyName
 
-_JUDGE = "phfcli.core.grading.judge:judge"
+_JUDGE = "phfcli.core.grading.judge:judge_whole_text"
 # GSM8K's "flexible-extract" of lm-evaluation-harness, to the letter: also what is no number, such as "$."
 _NUMBER = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 _IGNORED = (",", r"\$", r"(?s).*#### ", r"\.$")

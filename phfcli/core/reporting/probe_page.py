@@ -1,6 +1,6 @@
 """The page of a probe, with its charts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -74,9 +74,9 @@ def _finish(axes: Axes, x: str) -> None:
 
 _SCORES = "What the model solves plain (grey) and as the teacher under each context, with the error over problems."
 _PLACES = {
-    "by_position": "Divergence along the rollout: where a context moves the teacher away from the student.",
-    "by_entropy": "Divergence by the student's own uncertainty. Parts without a token are 0.",
-    "tokens_by_entropy": "How uncertain the student is: the share of its tokens from each entropy on.",
+    by_position: "Divergence along the rollout: where a context moves the teacher away from the student.",
+    by_entropy: "Divergence by the student's own uncertainty. Parts without a token are 0.",
+    tokens_by_entropy: "How uncertain the student is: the share of its tokens from each entropy on.",
 }
 _SIGNS = {"good": "for training", "bad": "against training", "note": "to know"}
 
@@ -99,8 +99,8 @@ def write_probe(path: Path, report: ProbeReport) -> None:
             )
         ),
         "contexts": sortable(context_table(report)),
-        "scores": [_figure("context_scores", _SCORES, report)],
-        "places": [_figure(name, caption, report) for name, caption in _PLACES.items()],
+        "scores": [_figure(context_scores, _SCORES, report)],
+        "places": [_figure(chart, caption, report) for chart, caption in _PLACES.items()],
         "kinds": sortable(_kind_table(report.contexts)),
         "entropy": sortable(_entropy_table(report)),
     }
@@ -148,9 +148,8 @@ def _entropy_table(report: ProbeReport) -> ResultTable:
     return ResultTable("Entropy of the student, nats a token", columns, [[_nats(cell) for cell in cells]])
 
 
-def _figure(name: str, caption: str, report: ProbeReport) -> Figure:
-    panel = partial(getattr(probe_charts, name), report=report)
-    return Figure(inline_svg(panel, caption, name.replace("_", "-")), caption)
+def _figure(chart: Callable[..., None], caption: str, report: ProbeReport) -> Figure:
+    return Figure(inline_svg(partial(chart, report=report), caption, chart.__name__.replace("_", "-")), caption)
 
 
 def _interval(own: ContextFinding) -> list[str]:

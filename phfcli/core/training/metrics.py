@@ -77,9 +77,9 @@ class MetricSums:
     largest: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, metrics: dict[str, tuple[Tensor, Tensor]]) -> None:
-        for name, (total, count) in metrics.items():
+        for name, (value, count) in metrics.items():
             before = self.totals.get(name)
-            self.totals[name] = (total, count) if before is None else (before[0] + total, before[1] + count)
+            self.totals[name] = (value, count) if before is None else (before[0] + value, before[1] + count)
 
     def add_largest(self, name: str, value: Tensor) -> None:
         self.largest[name] = torch.maximum(self.largest.get(name, value), value)
