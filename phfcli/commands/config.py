@@ -81,8 +81,8 @@ def schema(eval_: Annotated[bool, typer.Option("--eval", help="Of an evaluation,
 
 
 def _resolved(name: str) -> dict[str, Any]:
-    from phfcli.core.runs.folder import is_run
+    from phfcli.core.runs.folder import is_run, saved_config
     from phfcli.core.settings import file_sources, leaves, resolve_train
 
-    path = f"{name}/config.yaml" if is_run(Path(name)) else name
-    return leaves(resolve_train(file_sources([path])).model_dump(mode="json"))
+    sources = [saved_config(Path(name))] if is_run(Path(name)) else file_sources([name])
+    return leaves(resolve_train(sources).model_dump(mode="json"))

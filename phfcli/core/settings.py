@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from phfcli.core.config import EvalConfig, Section, TrainConfig
 from phfcli.core.errors import UserError, first_line, nearest
 from phfcli.core.extensions import RECORDED
+from phfcli.core.retired import LAST_VERSION, RETIRED
 from phfcli.core.shipped_files import EMBEDDED, find_recipe, recipes
 from phfcli.core.spellings import answer
 
@@ -272,7 +273,9 @@ def _explain(kind: type[BaseModel], error: ErrorDetails, origin: Mapping[str, st
     labels = [*dict.fromkeys(origin.values())]
     source = related[-1] if related else labels[0] if len(labels) == 1 else "settings"
     where = source if source.lstrip("-").split(" ")[-1] == path else f"{source}: {path}".removesuffix(": ")
-    under = (leaf for leaf in origin if f"{leaf}.".startswith(f"{path}."))
+    under = [leaf for leaf in origin if f"{leaf}.".startswith(f"{path}.")]
+    if error["type"] == "extra_forbidden" and any(leaf in RETIRED for leaf in under):
+        return f"{where}: was removed after version {LAST_VERSION}; leave it out"
     ours = next((words for name in (*under, path) if (words := answer(f"--{name}"))), None)
     if error["type"] == "extra_forbidden" or (ours and isinstance(error["input"], Mapping)):
         return f"{where}: unknown key; {ours or nearest(names[-1], list(_fields(kind, names[:-1])))}"

@@ -127,7 +127,6 @@ ELSEWHERE = {
     "vllm.memory_share": "needs vLLM: tests/core/rollouts",
     "vllm.max_num_seqs": "needs vLLM: tests/core/rollouts",
     "vllm.sleep": "needs vLLM: tests/core/rollouts",
-    "teacher.server": "needs a server: tests/commands/test_served_teacher.py",
     "http.adapter_folder": "needs a server: tests/core/rollouts/http",
     "http.in_flight": "needs a server: tests/core/rollouts/http",
     "http.patience_s": "needs a server: tests/core/rollouts/http",

@@ -22,13 +22,11 @@ from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
 from phfcli.core.models.passes import Sample, collate, run_pass, states_with_final_norm
 from phfcli.core.models.prompts import Prompts, build_prompts
-from phfcli.core.objectives.contract import Needs
-from phfcli.core.objectives.other_teachers import AnotherModel, Bridge, load_external
+from phfcli.core.objectives.other_teachers import Bridge, ExternalTeacher, load_external
 from phfcli.core.rollouts.transformers import TransformersEngine
 from phfcli.core.runs.folder import environment, model_identity, now
 from phfcli.core.runs.problems import Curriculum, SequenceLengths, build_curriculum
 from phfcli.core.seeds import derive_seed
-from phfcli.core.training.setup import check_served
 from phfcli.core.types import Request, Sampling
 
 RANK_SAME_TOKENIZER, RANK_OTHER_TOKENIZER = 8, 4  # the paper's
@@ -64,7 +62,7 @@ class _Readers:
 
     config: TrainConfig
     student: LanguageModel
-    teacher: AnotherModel
+    teacher: ExternalTeacher
     layers: tuple[int, ...]
 
     @torch.no_grad()
@@ -95,7 +93,6 @@ def fit_bridge(
         raise UserError(f"--rank: {rank} is beyond the narrower model's width of {narrow}")
     check_layers("oprd.layers", config.oprd.layers or "last", len(student.blocks))
     layers = pick_layers(config.oprd.layers or "last", len(student.blocks))
-    check_served(config, Needs(layers=layers, final_norm=True), len(student.blocks))
     prompts = build_prompts(student.description.tokenizer, config.prompt)
     curriculum = _curriculum(config, prompts, rollouts, student)
     note(f"drawing {rollouts} rollouts of {config.model}")
@@ -131,7 +128,7 @@ def _draw(
     curriculum: Curriculum,
     prompts: Prompts,
     student: LanguageModel,
-    teacher: AnotherModel,
+    teacher: ExternalTeacher,
     count: int,
 ) -> list[Sample]:
     """Rollouts of the student, as both models read them."""

@@ -64,7 +64,6 @@ class TeacherSettings(Section):
     decay: Fraction = 0.999  # of the average, at each step
     every: PositiveInt | None = None  # steps after which a synced teacher is the student again
     model: str | None = None  # of an external teacher: a hub id or folder
-    server: str | None = None  # of an external teacher: the vLLM server that computes it, as http://HOST:PORT
     context: Context = "reference"  # what it is shown of a problem: a name of core/names.py, or a text with {COLUMN}
     states: StatesTeacherName = "same"  # whose hidden states are the target, beside these outputs
 
@@ -86,8 +85,6 @@ class TeacherSettings(Section):
             raise ValueError(
                 "an external teacher is a model of its own: set both teacher.kind=external and teacher.model"
             )
-        if self.server is not None and self.kind != "external":
-            raise ValueError("teacher.server computes an external teacher: set teacher.kind=external and teacher.model")
         if self.kind == "external" and self.context != "reference":
             raise ValueError("an external teacher reads the problem alone: leave teacher.context out")
         return self

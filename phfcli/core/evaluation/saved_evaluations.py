@@ -11,8 +11,7 @@ from urllib.parse import quote
 from phfcli.core.errors import UserError, printable
 from phfcli.core.evaluation.scores import average
 from phfcli.core.grading import Status
-from phfcli.core.runs.folder import evaluation_files, is_run, run_name, run_of_evaluation
-from phfcli.core.settings import read_yaml
+from phfcli.core.runs.folder import evaluation_files, is_run, run_name, run_of_evaluation, saved_config
 from phfcli.core.storage.schemas import (
     EvaluationSettingsForm,
     SampleForm,
@@ -173,7 +172,7 @@ def _load(path: Path, name: str | None) -> SavedEvaluation:
     }
     run = run_of_evaluation(path.parent)
     home = str((path if alone else run).resolve())
-    config = read_yaml(run / "config.yaml") if is_run(run) and not alone else {}
+    config = saved_config(run).tree if is_run(run) and not alone else {}
     base = "adapter_sha256" in settings and settings["adapter_sha256"] is None
     own = name_of(path)
     kept = {key: value for key, value in config.items() if key not in _FREE}

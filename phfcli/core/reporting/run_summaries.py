@@ -9,9 +9,9 @@ from phfcli.core.analysis.diagnose import LayerReport, comparable, diagnose_file
 from phfcli.core.errors import UserError, printable
 from phfcli.core.evaluation.saved_evaluations import distinct_names, name_of, summaries_of
 from phfcli.core.reporting.tables import ResultTable
-from phfcli.core.runs.folder import evaluation_files, is_run
+from phfcli.core.runs.folder import evaluation_files, is_run, saved_config
 from phfcli.core.runs.readings import load_readings
-from phfcli.core.settings import leaves, read_yaml
+from phfcli.core.settings import leaves
 from phfcli.core.storage.files import read_json
 from phfcli.core.storage.schemas import AlarmForm, StepForm, read_forms
 from phfcli.core.training.alarms import FILE as ALARMS
@@ -42,7 +42,7 @@ def load_run_summary(name: str | None, folder: Path) -> RunSummary:
     return RunSummary(
         name or (name_of(evaluated[0]) if evaluated else printable(folder.resolve().name)),
         folder,
-        read_yaml(folder / "config.yaml") if is_run(folder) else {},
+        saved_config(folder).tree if is_run(folder) else {},
         read_json(told[0]) if told else {},
         read_forms(folder / "metrics.jsonl", StepForm),
         comparable([diagnose_file(file, "loss") for file in saved]),

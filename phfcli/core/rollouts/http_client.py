@@ -91,22 +91,21 @@ class Patience:
 class HttpClient:
     """Any number of requests at once, all from one event loop.
 
-    where: the server without a password or a path, for messages; setting: what has named it, for messages as well.
+    where: the server without a password or a path, for messages.
     """
 
-    def __init__(self, url: str, patience_s: float, timeout_s: float, setting: str = "--engine") -> None:
+    def __init__(self, url: str, patience_s: float, timeout_s: float) -> None:
         """Raises UserError for a URL that is none."""
-        self._setting = setting
         self._url = url.rstrip("/").removesuffix("/v1")
         try:
             parsed = httpx2.URL(self._url)
         except httpx2.InvalidURL as error:
-            raise UserError(f"{setting} {url}: not a URL: {first_line(error)}") from None
+            raise UserError(f"--engine {url}: not a URL: {first_line(error)}") from None
         if not parsed.host:
-            raise UserError(f"{setting} {url}: expected http://HOST:PORT")
+            raise UserError(f"--engine {url}: expected http://HOST:PORT")
         if parsed.userinfo:
             raise UserError(
-                f"{setting} {parsed.scheme}://...@{parsed.host}: a password in a URL would be kept in files; "
+                f"--engine {parsed.scheme}://...@{parsed.host}: a password in a URL would be kept in files; "
                 f"leave it out and give the key as {_KEY}"
             )
         self.where = f"{parsed.scheme}://{parsed.netloc.decode('ascii')}"
@@ -116,17 +115,14 @@ class HttpClient:
         self._options = _client_options()
         self._idle: list[httpx2.AsyncClient] = []
 
-    async def request(self, path: str, body: dict[str, Any] | None = None, largest: int = _LARGEST_ANSWER) -> Answer:
-        """One attempt: a GET, or a POST of that body. Raises TransientError if no whole answer comes back.
-
-        largest: bytes beyond which an answer is not read.
-        """
+    async def request(self, path: str, body: dict[str, Any] | None = None) -> Answer:
+        """One attempt: a GET, or a POST of that body. Raises TransientError if no whole answer comes back."""
         content = None if body is None else json.dumps(body).encode()
         try:
             async with asyncio.timeout(self._timeout_s), self._connection() as client:
                 method = "GET" if body is None else "POST"
                 async with client.stream(method, self._url + path, content=content) as response:
-                    return Answer(response.status_code, await self._read(response, largest))
+                    return Answer(response.status_code, await self._read(response))
         except TimeoutError:
             raise TransientError(f"no answer within {self._timeout_s:g} s", waited=self._timeout_s) from None
         except httpx2.TransportError as error:
@@ -172,7 +168,7 @@ class HttpClient:
 
     def refusal(self, message: str) -> UserError:
         """What the user has to mend about the server."""
-        return UserError(f"{self._setting} {self.where}: {message}")
+        return UserError(f"--engine {self.where}: {message}")
 
     async def close(self) -> None:
         while self._idle:
@@ -193,12 +189,12 @@ class HttpClient:
         except (ImportError, ValueError) as error:  # a proxy of a kind that it does not know, or needs a package for
             raise UserError(f"HTTP_PROXY: the proxy cannot be used: {first_line(error)}") from None
 
-    async def _read(self, response: httpx2.Response, largest: int) -> bytes:
+    async def _read(self, response: httpx2.Response) -> bytes:
         body = bytearray()
         async for part in response.aiter_raw():
             body += part
-            if len(body) > largest:
-                raise self.refusal(f"an answer is longer than {largest >> 20} MiB; is that a vLLM server?")
+            if len(body) > _LARGEST_ANSWER:
+                raise self.refusal(f"an answer is longer than {_LARGEST_ANSWER >> 20} MiB; is that a vLLM server?")
         return bytes(body)
 
 
@@ -285,12 +281,10 @@ class ServedModels:
     """The models of one server.
 
     base: the name that requests for the base model carry, once `names` has found it.
-    longest: the sequence that it takes, in tokens, where it says so.
     """
 
     def __init__(self, client: HttpClient, serving: Serving) -> None:
         self.base = ""
-        self.longest: int | None = None
         self._client = client
         self._wanted, self._length = serving.settings.model, serving.length
         self._loading = asyncio.Lock()
@@ -309,7 +303,7 @@ class ServedModels:
                 f"it takes sequences of {base.max_model_len} tokens, and these reach {self._length}; "
                 f"start it with --max-model-len {self._length}"
             )
-        self.base, self.longest = base.id, base.max_model_len
+        self.base = base.id
         return {model.id for model in served}
 
     async def load(self, adapter: Adapter) -> None:

@@ -19,6 +19,7 @@ from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.models.description import locate, revision
 from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.retired import without_retired
 from phfcli.core.runs.problems import Curriculum
 from phfcli.core.settings import Source, read_yaml, resolve, write_yaml
 from phfcli.core.storage.files import (
@@ -166,8 +167,13 @@ def training_alone(folder: Path) -> Iterator[None]:
 
 
 def saved_config(folder: Path) -> Source:
-    """The settings of a run, as the lowest layer of a resumed one."""
-    return Source(str(folder / "config.yaml"), read_yaml(folder / "config.yaml"))
+    """The settings of a run, as the lowest layer of a resumed one; those of an earlier version as this one has them.
+
+    Raises:
+        UserError: where there is no such file, or it sets a setting that was removed.
+    """
+    file = folder / "config.yaml"
+    return Source(str(file), without_retired(read_yaml(file), str(file)))
 
 
 def recorded_config(folder: Path) -> TrainConfig:

@@ -15,6 +15,7 @@ from phfcli.core.analysis.diagnose import diagnose_file
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.saved_evaluations import load_evaluations
 from phfcli.core.names import MACHINE_METRICS
+from phfcli.core.retired import without_retired
 from phfcli.core.runs.folder import evaluation_folder, step_name
 from phfcli.core.settings import read_yaml
 from phfcli.core.storage.files import as_json, file_hash, read_json, write_json
@@ -76,7 +77,7 @@ def read_record(run: StudyRun) -> dict[str, Any] | None:
         return None
     record = read_form(run.record, RecordForm)
     given = settings_of(run)
-    if {key: record[key] for key in given} != given:
+    if {key: without_retired(record[key], str(run.record)) for key in given} != given:
         raise UserError(
             f"{run.record}: is a run of other settings than the study's file has now; "
             "move it and its folder away, or give the study other folders"

@@ -90,7 +90,6 @@ def check_states(config: TrainConfig, needs: Needs, causal: PreTrainedModel) -> 
         raise UserError(f"compile: {config.objective} reads attention within the blocks; leave compile out")
     if needs.lens is not None:
         check_logit_lens(causal, needs.lens)
-    check_served(config, needs, depth_of(causal.config))
 
 
 def check_external(
@@ -124,16 +123,6 @@ def settings_warnings(config: TrainConfig) -> list[str]:
         f"divergence.clip: on the entries of {divergence.kind} it drives those that it holds away from the teacher; "
         "set it to null, or divergence.clip_mode to token",
     ]
-
-
-def check_served(config: TrainConfig, needs: Needs, depth: int) -> None:
-    """Raises UserError for a teacher on a server of which states are read that no server gives."""
-    blocks = needs.blocks(depth)
-    if config.teacher.server is not None and blocks != () and not (blocks == (depth,) and needs.final_norm):
-        raise UserError(
-            f"teacher.server: a server gives the states behind the final norm alone, and {config.objective} compares "
-            "those of the blocks; leave teacher.server out, or train with --objective oprd on its last layer"
-        )
 
 
 def _check_bridge(config: TrainConfig, bridge: Bridge) -> None:

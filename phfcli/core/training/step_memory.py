@@ -147,12 +147,8 @@ def step_memory(
         assert config.teacher.model is not None
         precision = pick_dtype(config.dtype, device)
         other = skeleton(external, precision)
-        if config.teacher.server is None:
-            reading = reader_memory(other, rows, student, _attention(config, external))
-            weights = weights_memory(config.teacher.model, other, precision, "none", mapped=on_cpu)
-        else:  # its blocks are elsewhere
-            reading = rows * student * text_config(external).hidden_size * precision.itemsize
-            weights = bytes_of(other.get_output_embeddings())
+        reading = reader_memory(other, rows, student, _attention(config, external))
+        weights = weights_memory(config.teacher.model, other, precision, "none", mapped=on_cpu)
     copies = copies_of(config.teacher)
     always = {
         "libraries": peak_memory(device) if on_cpu else 0,

@@ -72,14 +72,6 @@ def test_a_base_costs_a_pass_and_where_all_weights_train_a_copy() -> None:
     assert "base" not in memory().phases
 
 
-def test_a_teacher_on_a_server_costs_its_head_and_what_it_answers() -> None:
-    teacher = {"kind": "external", "model": "embedded", "server": "http://127.0.0.1:1"}
-    found = memory(external=True, objective="opd", rollout={"top_p": 1, "top_k": 0}, teacher=teacher)
-    assert found.always["teacher"] == 274 * 128 * 4
-    rows = 4
-    assert found.phases["teacher"]["activations"] == rows * (30 + 64) * 128 * 4
-
-
 def test_an_offline_objective_has_no_rollout_and_a_plain_one_no_teacher() -> None:
     assert set(memory(objective="sft").phases) == {"loss", "backward"}
     assert "rollout" in memory().phases

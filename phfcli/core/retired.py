@@ -1,0 +1,46 @@
+"""The settings that were removed, so that what an earlier version wrote down is still read.
+
+A run's config.yaml and a study's record hold every setting of their version. One that stands at its old default has
+changed nothing and is dropped; one at another value has shaped the run in a way that this version does not know.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from phfcli.core.errors import UserError
+
+LAST_VERSION = "0.2"  # the last version that knew them
+
+# each removed setting, dotted: its default in that version
+RETIRED: dict[str, Any] = {
+    "teacher.server": None,
+}
+
+
+def without_retired(tree: Mapping[str, Any], file: str, prefix: str = "") -> dict[str, Any]:
+    """Settings as an earlier version wrote them, without the removed ones.
+
+    Args:
+        tree: the settings of a file, nested in sections.
+        file: its path, for the message.
+        prefix: the section that the tree is, with a dot behind it; empty for all settings.
+
+    Raises:
+        UserError: for a removed setting at another value than its default.
+    """
+    kept: dict[str, Any] = {}
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if key in RETIRED:
+            if value != RETIRED[key]:
+                raise UserError(
+                    f"{file}: {key}: {value!r} was set, and the setting was removed after version {LAST_VERSION}; "
+                    f"use phfcli {LAST_VERSION} for this file"
+                )
+        elif isinstance(value, Mapping) and value:
+            section = without_retired(value, file, f"{key}.")
+            if section:  # a section whose settings were all removed goes as well
+                kept[name] = section
+        else:
+            kept[name] = value
+    return kept
