@@ -1,7 +1,8 @@
 """The door of the commands: turns whatever a command raises into an exit code and, where it helps, one line.
 
 0 done; 1 a fault: the disk, the memory, a lost server or worker; 2 a mistake in the input; 130 stopped by Ctrl-C. Only
-a fault of this program shows its traceback, with the words to report it.
+a fault of this program shows its traceback, with the words to report it, and one of what another package has added,
+with a line that names that.
 """
 
 import errno
@@ -16,6 +17,7 @@ from pathlib import Path
 import typer
 
 from phfcli.core.errors import DISK_FAULTS, FaultError, UserError, first_line, printable
+from phfcli.core.extensions import owner
 from phfcli.core.spellings import answer
 from phfcli.core.version import __version__
 
@@ -98,8 +100,19 @@ def _tell_error(error: Exception) -> int:
         return _tell(_of_system(error), 1)
     if isinstance(error, RecursionError):
         return _tell("a file or an answer is nested too deeply to be read", 2)
+    added = _added(error)
+    if added is not None:
+        _tell(f"{added}: its own code has failed, as the traceback below shows. {_GO_ON}")
+        traceback.print_exception(error)
+        return 1
     traceback.print_exception(error)
     return _tell(f"this is a fault of phf {__version__} itself: please report it with the lines above. {_GO_ON}", 1)
+
+
+def _added(error: Exception) -> str | None:
+    """The objective, teacher or other part of another package in whose code an error was raised, if it was in one."""
+    modules = (str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__))
+    return next((added for module in modules if (added := owner(module))), None)
 
 
 def _of_usage(error: typer.TyperException) -> str:

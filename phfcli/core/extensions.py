@@ -49,6 +49,17 @@ def find(kind: Kind, name: str) -> Any | None:
     return _registered[kind].get(name)
 
 
+def owner(module: str) -> str | None:
+    """What was added from the package of a module, as "objective NAME"; None for a module of another package."""
+    for kind, things in _registered.items():
+        for name, thing in things.items():
+            built = getattr(thing, "func", thing)  # of a partial
+            package = str(getattr(built, "__module__", "")).partition(".")[0]
+            if package == module.partition(".")[0] != "phfcli":
+                return f"{kind.removesuffix('s')} {name}"
+    return None
+
+
 def known(kind: Kind, own: Iterable[str], more: str = "") -> Callable[[str, "ValidationInfo"], str]:
     """A check that a name is one of our own, or was added; `more` says what else it may be.
 

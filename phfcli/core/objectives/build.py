@@ -8,7 +8,6 @@ from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.extensions import find
 from phfcli.core.losses.flow import Local
-from phfcli.core.objectives.added import build_added
 from phfcli.core.objectives.contract import LossTerms, Needs, Objective, Sum, Term
 from phfcli.core.objectives.distillation import (
     HiddenFlow,
@@ -29,7 +28,7 @@ def build_objective(config: TrainConfig) -> Objective:
     else:
         added = find("objectives", config.objective)
         assert added is not None  # the settings have been checked
-        objective = build_added(config.objective, added, config)
+        objective = added(config)
     if config.weights != "uniform":
         objective = Weighted(objective, config.weights, _temperature(config), config.health.fork_entropy)
     if config.reward_weight > 0:

@@ -100,6 +100,11 @@ class LossTerms:
     metrics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     readings: TokenReadings | None = None
 
+    def __post_init__(self) -> None:
+        """Raises TypeError, in the code that makes them, for terms that the loop cannot add up."""
+        if not self.terms or not all(isinstance(term, Term) for term in self.terms.values()):
+            raise TypeError("LossTerms takes one term at least, and each is a Term")
+
     def total(self, counts: Mapping[str, float]) -> Tensor:
         """The loss of this part, in the units of the whole batch."""
         return torch.stack([term.share(counts) for term in self.terms.values()]).sum()
@@ -129,6 +134,9 @@ def loss_terms(
 
     base: the model before any training, where the objective needs it.
     done: is told of the phases "teacher", passes without grad, and "student" when they are over.
+
+    Raises:
+        UserError: where the objective, which somebody may have added, returns something else.
     """
     needs = objective.needs
     layers = needs.blocks(len(model.blocks))
@@ -138,7 +146,10 @@ def loss_terms(
     done("teacher")
     student = run_pass(model, batch.student, batch, layers, needs.lens)
     done("student")
-    return objective.loss(student, read, batch), student
+    terms = objective.loss(student, read, batch)
+    if not isinstance(terms, LossTerms):
+        raise UserError(f"objective: its loss returned {type(terms).__name__}; it returns LossTerms")
+    return terms, student
 
 
 @dataclass(frozen=True)

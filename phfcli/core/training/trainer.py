@@ -143,7 +143,8 @@ class Trainer(Drawing):
             sums.add(terms.metrics | {"padding": padding(self.model, batch, self.objective.needs.lens)})
             self.add_health(sums, terms.readings, student, batch)
             part = terms.total(counts)
-            part.backward()
+            if part.requires_grad:  # that of a loss whose tensors are all detached does not, which is told below
+                part.backward()
             loss += part.item()
             self.phases.done("loss")
         gradients = [p.grad for p in self.model.trainable().values() if p.grad is not None]
