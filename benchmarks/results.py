@@ -10,11 +10,11 @@ from typing import Annotated
 
 import torch
 import typer
-from compile_and_offload import count_offloaded, measure_compiled
 from dry_run import measure_predictions
 from family_memory import measure_families
 from harness.processes import FOLDER
 from limit import measure_limit
+from offload import count_offloaded
 from scaling import measure_long_rollouts, measure_loss_memory, measure_scaling
 from step import has_trl, measure_steps
 from whole_step import make_task, measure_whole_step
@@ -44,7 +44,6 @@ def main(
         lambda: measure_predictions(threads, large),
         lambda: measure_families(threads, []),
         count_offloaded,
-        lambda: measure_compiled(repeats, threads),
     ]
     if real.is_dir():
         model, data = real / "smollm2-135m-instruct", real / "problems" / "train.jsonl"

@@ -13,6 +13,9 @@ LAST_VERSION = "0.2"  # the last version that knew them
 
 # each removed setting, dotted: its default in that version
 RETIRED: dict[str, Any] = {
+    "compile": False,
+    "offload.optimizer": False,
+    "offload.teacher": False,
     "teacher.server": None,
 }
 

@@ -92,8 +92,6 @@ TRIED: dict[str, tuple[str, ...]] = {
     "health.fork_entropy": ("1.5",),
     "health.every": ("1",),
     "offload.activations": ("true",),
-    "offload.optimizer": ("true",),
-    "offload.teacher": ("true",),
     "sft.max_tokens": ("300", "objective=sft"),
     "grpo.group_size": ("3", "objective=grpo"),
     "grpo.normalize": ("false", "objective=grpo"),
@@ -117,7 +115,6 @@ TRIED: dict[str, tuple[str, ...]] = {
 }
 ELSEWHERE = {
     "grader": "examples/own_benchmark.py",
-    "compile": "takes a minute: tests/core/models/kernels/test_compiled_blocks.py",
     "sharding": "needs processes: tests/commands/test_train_ranks.py",
     "model": "tests/core/models",
     "data": "the columns above",

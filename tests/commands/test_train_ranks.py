@@ -212,11 +212,6 @@ def test_processes_within_a_launcher_are_refused(phf: Phf, monkeypatch: pytest.M
         (["batch_size=5", "sharding=fsdp"], 2, "5 completions must be a multiple of 2 processes"),
         (["sharding=fsdp"], 1, "there is one process only"),
         (["sharding=fsdp", "tuning=full", "rollout.engine=vllm"], 2, "no process has whole weights to hand over"),
-        (
-            ["sharding=fsdp", "tuning=full", "offload.teacher=true"],
-            2,
-            "leave offload.optimizer and offload.teacher out",
-        ),
     ],
 )
 def test_what_processes_cannot_share_is_refused(tmp_path: Path, settings: list[str], size: int, words: str) -> None:

@@ -26,12 +26,6 @@ def test_a_step_is_the_stored_one(tmp_path: Path, dtype: str) -> None:
     assert finding.state == "ok", finding.found
 
 
-def test_compiled_blocks_are_measured(tmp_path: Path) -> None:
-    finding = steps.compiled_step(Program(tmp_path), "cuda:0")
-    assert finding.state == "ok", finding.found
-    assert finding.figures["seconds_at_the_start"] > 0
-
-
 def test_the_memory_of_a_model_is_the_device_s(tmp_path: Path) -> None:
     assert memory_of(Program(tmp_path), "embedded").figures["measured_bytes"] < torch.cuda.mem_get_info()[1]
 

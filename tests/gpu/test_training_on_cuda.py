@@ -52,18 +52,10 @@ def test_a_run_is_the_same_twice(phf: Phf, tmp_path: Path) -> None:
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_offloading_changes_no_number(phf: Phf, tmp_path: Path, tuning: str) -> None:
     settings = ("device=cuda", "dtype=float32", f"tuning={tuning}", "micro_batch_size=8")
-    away = [f"offload.{name}=true" for name in ("activations", "optimizer", "teacher")]
     trained(phf, tmp_path / "here", *settings)
-    trained(phf, tmp_path / "away", *settings, *away)
+    trained(phf, tmp_path / "away", *settings, "offload.activations=true")
     files = (ADAPTER,) if tuning == "lora" else (WHOLE, WHOLE.with_name("state") / "teacher.safetensors")
     assert all(same_tensors(tmp_path / "here" / file, tmp_path / "away" / file) for file in files)
-
-
-def test_compiled_blocks_take_the_same_step(phf: Phf, tmp_path: Path) -> None:
-    wanted = trained(phf, tmp_path / "plain", "device=cuda", "dtype=float32")[0]
-    own = trained(phf, tmp_path / "compiled", "device=cuda", "dtype=float32", "compile=true")[0]
-    for name in COMPARED:
-        assert own[name] == pytest.approx(wanted[name], rel=0.02), name
 
 
 @pytest.mark.gpu(2)

@@ -75,8 +75,6 @@ class OffloadSettings(Section):
     """What waits in the machine's memory while a GPU has no use for it; the numbers are the same."""
 
     activations: bool = False  # what the backward pass needs of the forward pass
-    optimizer: bool = False  # AdamW's moments, between updates
-    teacher: bool = False  # its averaged weights, between its passes
 
 
 class HealthSettings(Section):
@@ -105,7 +103,6 @@ class TrainConfig(ModelSettings, DataSettings):
     batch_size: PositiveInt = 32  # problems a step
     micro_batch_size: PositiveInt = 4  # sequences a forward and backward pass
     gradient_checkpointing: bool = False  # activations are computed again in the backward pass
-    compile: bool = False  # the decoder blocks by torch.compile: a minute or more at the start, for GPUs
     checkpoint_every: PositiveInt = 25  # steps
     keep: PositiveInt | None = None  # the newest so many checkpoints; None is all, and their flows stay in any case
     output_dir: str | None = None  # None is runs/OBJECTIVE-MODEL-seedN

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from phfcli.core.doctor import steps
-from phfcli.core.doctor.machine import Finding, machine, ok, warning
+from phfcli.core.doctor.machine import Finding, machine, warning
 from phfcli.core.doctor.program import Program
 from phfcli.core.doctor.steps import memory_of, vllm
 
@@ -34,10 +34,6 @@ def examine(model: str | None, processes: int | None, engine: str | None, quick:
         if (together := processes or torch.cuda.device_count()) > 1:
             yield steps.several_processes(program, together)
         yield steps.killed_and_resumed(program)
-        if torch.cuda.is_available():
-            yield steps.compiled_step(program, "cuda:0")
-        else:
-            yield ok("torch.compile", "off by default, and not measured: on a CPU it saves hardly any time")
         if engine == "vllm" or (engine is None and find_spec("vllm") is not None):
             yield from vllm(program)
         elif engine is None:

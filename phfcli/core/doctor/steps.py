@@ -91,8 +91,6 @@ def vllm(program: Program) -> Iterator[Finding]:
 REFERENCE = Path(__file__).with_name("reference.json")
 STEPS = 2
 _KILLED_AT = 5
-_COMPILING_S = 300.0
-_PAYS = 0.95  # of an update's time, or less: what remains is within the noise
 _FIX = "look at the line, and report it with doctor.json if it names no cause"
 _STEP = [
     *("train", "--objective", "phf", "--engine", "transformers", "--quiet"),
@@ -170,26 +168,6 @@ def killed_and_resumed(program: Program) -> Finding:
             part, "a resumed run goes on a little differently", "this machine's kernels are not deterministic"
         )
     return ok(part, f"killed after step {_KILLED_AT}, resumed, the same adapter to the bit")
-
-
-def compiled_step(program: Program, device: str) -> Finding:
-    """What torch.compile saves of an update on a device, and what it costs at the start."""
-    part, lines = f"torch.compile on {device}", []
-    for compiles in ("false", "true"):
-        run = program.folder / f"compile-{compiles}-{device.replace(':', '-')}"
-        options = ["--steps", "6", "--set", f"device={device}", "--set", f"compile={compiles}"]
-        outcome = program.run([*WAYS["bfloat16"], *options, "--output-dir", str(run)], extra_s=_COMPILING_S)
-        if not outcome.done:
-            return warning(part, outcome.why, "leave compile out of your settings, as it is by default")
-        lines.append(metrics_of(run))
-    plain, own = (median(line["seconds"] for line in run[2:]) for run in lines)
-    start = sum(line["seconds"] for line in lines[1][:2]) - 2 * own
-    found = f"{own:.3f} s an update in place of {plain:.3f}, after {start:.0f} s at the start"
-    figures = {"seconds": own, "seconds_without": plain, "seconds_at_the_start": start}
-    if own > _PAYS * plain:
-        return ok(part, f"{found}: leave compile off, as it is by default", **figures)
-    steps = math.ceil(start / (plain - own))
-    return ok(part, f"{found}: --set compile=true pays after {steps} steps like these", **figures)
 
 
 def devices() -> list[str]:

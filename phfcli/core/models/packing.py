@@ -119,16 +119,6 @@ class CausalSequences:
         return out[0] if len(out) == 1 else torch.cat(out, dim=1)  # one is saved for the backward pass in any case
 
 
-@dataclass(frozen=True)
-class _HandedThrough:
-    """One type for every kind of attention: compiled blocks are compiled again for each type that they meet."""
-
-    attend: Attend
-
-    def __call__(self, *arguments: Any) -> Tensor:
-        return self.attend(*arguments)
-
-
 def row_arguments(row: PackedRow, attend: Attend) -> dict[str, Any]:
     """What a model is called with for a packed row."""
     return packed_arguments(row.ids, row.positions, attend)
@@ -142,7 +132,7 @@ def packed_arguments(ids: Tensor, positions: Tensor, attend: Attend) -> dict[str
         # of four dimensions: models take it for a mask that is ready, and make none of their own
         "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device),
         "use_cache": False,
-        "attend": _HandedThrough(attend),
+        "attend": attend,
     }
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from phfcli.core.config import TeacherSettings
-from phfcli.core.models.device import in_machine_memory
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Batch, Pass, Sample, run_pass
 from phfcli.core.models.sharding import spread_like, total
@@ -54,15 +53,11 @@ class AveragedTeacher:
 
     rho = 0.999 is the published EMA teacher. rho = 1 is the initial policy, and rho = 0 is the student itself.
     The frozen part of the model is shared, so with LoRA the teacher costs one more adapter; of no parameters, nothing.
-
-    away: beside a GPU they are in the machine's memory between passes, and the student's are there during a pass.
     """
 
-    def __init__(self, trainable: Mapping[str, nn.Parameter], decay: float, away: bool = False) -> None:
+    def __init__(self, trainable: Mapping[str, nn.Parameter], decay: float) -> None:
         self._student = dict(trainable)
         self._average = {name: p.detach().clone() for name, p in trainable.items()}
-        if away:
-            self._average = {name: in_machine_memory(mean) for name, mean in self._average.items()}
         self._decay = decay
 
     @contextmanager
@@ -96,19 +91,14 @@ class AveragedTeacher:
             return  # the initial policy stays
         student = [p.detach() for p in self._student.values()]
         means = list(self._average.values())
-        if student and means[0].device == student[0].device:
+        if student:
             torch._foreach_lerp_(means, student, 1.0 - self._decay)
-            return
-        for mean, own in zip(means, student, strict=True):  # one after the other on the GPU, by the same kernel
-            there = mean.to(own.device)
-            torch._foreach_lerp_([there], [own], 1.0 - self._decay)
-            mean.copy_(there)
 
     @torch.no_grad()
     def distance(self) -> float:
         """The Euclidean distance between the teacher's and the student's parameters."""
         pairs = zip(self._average.values(), self._student.values(), strict=True)
-        return math.sqrt(total([(mean.to(p.device) - p).square().sum() for mean, p in pairs]))
+        return math.sqrt(total([(mean - p).square().sum() for mean, p in pairs]))
 
     def metrics(self) -> dict[str, float]:
         return {"teacher_distance": self.distance()} if self._average else {}
@@ -124,9 +114,8 @@ class AveragedTeacher:
 
     @property
     def _numbers_move(self) -> bool:
-        """Whether two storages cannot change places: where one is away, or FSDP keeps a view of a part of a weight."""
-        pairs = zip(self._average.values(), self._student.values(), strict=True)
-        return any(isinstance(mean, DTensor) or mean.device != p.device for mean, p in pairs)
+        """Whether two storages cannot change places: FSDP keeps a view of a part of a weight."""
+        return any(isinstance(mean, DTensor) for mean in self._average.values())
 
     def _swap(self) -> None:
         if not self._numbers_move:
@@ -135,7 +124,7 @@ class AveragedTeacher:
             return
         for name, p in self._student.items():
             mean = self._average[name]
-            kept = mean.clone().to(p.device)
+            kept = mean.clone()
             mean.copy_(p.detach())
             p.detach().copy_(kept)
 
@@ -143,8 +132,8 @@ class AveragedTeacher:
 class SyncedTeacher(AveragedTeacher):
     """The student as it was after the last step that is a multiple of `every`, or at the start."""
 
-    def __init__(self, trainable: Mapping[str, nn.Parameter], every: int, away: bool = False) -> None:
-        super().__init__(trainable, decay=0.0, away=away)
+    def __init__(self, trainable: Mapping[str, nn.Parameter], every: int) -> None:
+        super().__init__(trainable, decay=0.0)
         self._every, self._steps = every, 0
 
     def update(self) -> None:
@@ -165,13 +154,11 @@ def averages_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if not name.startswith(OWN)}
 
 
-def build_teacher(
-    trainable: Mapping[str, nn.Parameter], settings: TeacherSettings, away: bool = False
-) -> AveragedTeacher:
+def build_teacher(trainable: Mapping[str, nn.Parameter], settings: TeacherSettings) -> AveragedTeacher:
     """The teacher the settings ask for: ema, fixed (the initial policy), online (the student itself) or synced."""
     if settings.kind == "synced" and settings.every is not None:
-        return SyncedTeacher(trainable, settings.every, away)
-    return AveragedTeacher(trainable, _DECAY.get(settings.kind, settings.decay), away)
+        return SyncedTeacher(trainable, settings.every)
+    return AveragedTeacher(trainable, _DECAY.get(settings.kind, settings.decay))
 
 
 _STATES = f"{OWN}states."  # before the names of the second teacher's tensors
@@ -235,19 +222,15 @@ class CoupledTeacher:
         self.states.load_state_dict(own)
 
 
-def build_own_teacher(trainable: Mapping[str, nn.Parameter], settings: TeacherSettings, away: bool = False) -> Teacher:
-    """The teacher that is the student itself: under one average, or with the hidden states of another source.
-
-    away: between passes its weights are in the machine's memory.
-    """
-    teacher = build_teacher(trainable, settings, away)
+def build_own_teacher(trainable: Mapping[str, nn.Parameter], settings: TeacherSettings) -> Teacher:
+    """The teacher that is the student itself: under one average, or with the hidden states of another source."""
+    teacher = build_teacher(trainable, settings)
     if settings.states == "same":
         return teacher
     if settings.states == "unprivileged":
         return CoupledTeacher(teacher, Unprivileged(teacher))
-    return CoupledTeacher(
-        teacher, build_teacher(trainable, TeacherSettings(kind=settings.states, decay=settings.decay), away)
-    )
+    states = TeacherSettings(kind=settings.states, decay=settings.decay)
+    return CoupledTeacher(teacher, build_teacher(trainable, states))
 
 
 def copies_of(settings: TeacherSettings) -> int:

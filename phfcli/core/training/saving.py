@@ -27,7 +27,6 @@ from phfcli.core.storage.schemas import AlarmForm, StepForm, read_forms
 from phfcli.core.training.alarms import FILE as ALARMS
 from phfcli.core.training.alarms import resumed_alarms
 from phfcli.core.training.learning_rate import restore_schedule
-from phfcli.core.training.moments import AwayAdamW
 from phfcli.core.training.parts import TrainingParts
 
 
@@ -111,8 +110,6 @@ def _load_newest(trainer: TrainingParts) -> list[str]:
         except UserError as error:
             skipped.append(f"checkpoint skipped: {error}; set aside as {set_aside(folder).name}")
             continue
-        if isinstance(trainer.optimizer, AwayAdamW):
-            trainer.optimizer.put_away()
         trainer.ahead.restore(load_ahead(folder, trainer.model))
         restore_schedule(trainer.schedule, trainer.optimizer, state["schedule"])
         trainer.step = step

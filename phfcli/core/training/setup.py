@@ -12,7 +12,6 @@ from phfcli.core.errors import UserError
 from phfcli.core.extensions import find
 from phfcli.core.grading import build_grader
 from phfcli.core.models.architecture import check_layers
-from phfcli.core.models.compiled_blocks import compile_blocks
 from phfcli.core.models.description import depth_of, load_config, pick_device, width_of
 from phfcli.core.models.device import return_large_blocks
 from phfcli.core.models.kernels import checkpoint_gradients
@@ -34,7 +33,6 @@ from phfcli.core.runs.folder import model_identity, start_run
 from phfcli.core.runs.problems import Curriculum, curriculum_warnings, fitting_curriculum
 from phfcli.core.seeds import derive_seed
 from phfcli.core.training.learning_rate import build_schedule
-from phfcli.core.training.moments import AwayAdamW
 from phfcli.core.training.ranks import ALONE, Ranks
 from phfcli.core.training.trackers import check_trackers
 from phfcli.core.training.trainer import Trainer
@@ -54,11 +52,6 @@ def check_shares(config: TrainConfig, group_size: int, processes: int) -> None:
         raise UserError(
             "rollout.engine: with sharding=fsdp and tuning=full no process has whole weights to hand over; "
             "use transformers"
-        )
-    if sharded and config.tuning == "full" and (config.offload.optimizer or config.offload.teacher):
-        raise UserError(
-            "offload: with sharding=fsdp and tuning=full moments and teacher are spread over the processes; leave "
-            "offload.optimizer and offload.teacher out"
         )
     if sharded and 0 < config.rollout.references < 1:
         raise UserError(
@@ -86,8 +79,6 @@ def check_states(config: TrainConfig, needs: Needs, causal: PreTrainedModel) -> 
         raise UserError(
             f"teacher.states: {config.objective} has no two targets, of outputs and of hidden states, to take apart"
         )
-    if needs.lens is not None and config.compile:
-        raise UserError(f"compile: {config.objective} reads attention within the blocks; leave compile out")
     if needs.lens is not None:
         check_logit_lens(causal, needs.lens)
 
@@ -114,8 +105,8 @@ def check_external(
 def settings_warnings(config: TrainConfig) -> list[str]:
     """What is allowed and does harm, a sentence each."""
     divergence, found = config.divergence, []
-    if any(dict(config.offload).values()) and pick_device(config.device).type == "cpu":
-        found.append("offload: there is no GPU here whose memory it could spare, so it changes nothing")
+    if config.offload.activations and pick_device(config.device).type == "cpu":
+        found.append("offload.activations: there is no GPU here whose memory it could spare, so it changes nothing")
     if divergence.kind == "jsd" or divergence.clip is None or divergence.clip_mode != "element":
         return found
     return [
@@ -164,8 +155,8 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         check_external(config, needs, own, other, external.alignment is None)
     model = _with_what_trains(config, model, prompts.student(curriculum.problems[0].problem), ranks)
     optim = config.optim
-    adamw = AwayAdamW if config.offload.optimizer else torch.optim.AdamW
-    optimizer = adamw(model.trainable().values(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
+    trained = model.trainable().values()
+    optimizer = torch.optim.AdamW(trained, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
     schedule = build_schedule(config, optimizer, curriculum.steps_per_epoch)
     grader = build_grader(config.grader)  # whose workers start when there is something to grade
     validation = build_validation(config, folder, model.description, prompts, grader)
@@ -189,7 +180,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         ranks=ranks,
         grader=grader,
         validation=validation,
-        notes=[*([] if model.adapter is None else model.adapter.lines()), *_compiling(config), *prompts.notes()],
+        notes=[*([] if model.adapter is None else model.adapter.lines()), *prompts.notes()],
         warnings=[*prompts.warnings(), *warnings],
         base=build_base(model) if needs.base else None,
     )
@@ -199,13 +190,9 @@ def _own_teacher(config: TrainConfig, model: LanguageModel, needs: Needs) -> Tea
     """One that somebody has added, or the student itself under other weights."""
     added = find("teachers", config.teacher.kind)
     if added is None:
-        return build_own_teacher(model.trainable() if needs.teacher else {}, config.teacher, config.offload.teacher)
+        return build_own_teacher(model.trainable() if needs.teacher else {}, config.teacher)
     teacher: Teacher = added(config, model)
     return teacher
-
-
-def _compiling(config: TrainConfig) -> list[str]:
-    return ["the first passes compile the decoder blocks, which takes a minute or more"] if config.compile else []
 
 
 def _with_what_trains(config: TrainConfig, model: LanguageModel, prompt: Sequence[int], ranks: Ranks) -> LanguageModel:
@@ -218,8 +205,6 @@ def _with_what_trains(config: TrainConfig, model: LanguageModel, prompt: Sequenc
     if config.gradient_checkpointing:
         checkpoint_gradients(model.causal)
         return_large_blocks()
-    if config.compile:
-        compile_blocks(model)
     return model
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from phfcli.core.config import OffloadSettings, TrainConfig
+from phfcli.core.config import TrainConfig
 from phfcli.core.losses.fused_divergence import SLAB_TEMPORARIES, chunk_bytes, slab_bytes
 from phfcli.core.models.adapters import AdapterSummary
 from phfcli.core.models.architecture import find_blocks, find_decoder
@@ -27,7 +27,6 @@ from phfcli.core.objectives.teachers import copies_of
 from phfcli.core.rollouts.transformers import SAMPLER_BYTES, rows_at_once
 from phfcli.core.training.metrics import peak_memory
 from phfcli.core.training.micro_batches import tokens_at_once
-from phfcli.core.training.moments import PART_BYTES
 from phfcli.core.training.pass_memory import pass_memory, reader_memory
 
 _WHOLE_BLOCKS = 2  # at once: one that a pass is in, and the next one on its way
@@ -138,9 +137,10 @@ def step_memory(
     own_teacher = needs.teacher and external is None
     gaps = _HEAP if config.quantization == "none" else _HEAP_OF_COPIES
     heap = gaps if on_cpu and text.hidden_size > ONE_THREAD_WIDTH else 1
-    offload = OffloadSettings() if on_cpu else config.offload
     read = teacher if own_teacher else 0
-    passes = pass_memory(causal, rows, student, read, _attention(config, arch), offload.activations)
+    passes = pass_memory(
+        causal, rows, student, read, _attention(config, arch), config.offload.activations and not on_cpu
+    )
     kept_for_backward, backward = int(heap * passes.kept), int(heap * (passes.backward - spread.gradients))
     reading, weights = passes.teacher, 0
     if external is not None:
@@ -154,9 +154,9 @@ def step_memory(
         "libraries": peak_memory(device) if on_cpu else 0,
         "weights": frozen - spread.away,
         "adapter": 0 if full else trained,
-        "teacher": weights or (own_teacher and not offload.teacher) * int(spread.share * trained) * copies,
+        "teacher": weights or own_teacher * int(spread.share * trained) * copies,
         "base": int(spread.share * trained) if needs.base and full else 0,
-        "AdamW": 2 * min(int(spread.share * trained), PART_BYTES if offload.optimizer else trained),
+        "AdamW": 2 * int(spread.share * trained),
     }
     tokens = rows * lengths.completion
     layers, positions = needs.blocks(text.num_hidden_layers), min(needs.positions, lengths.completion)

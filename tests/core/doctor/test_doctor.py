@@ -6,7 +6,6 @@ A wrong kernel, an adapter that is not swapped, a full disk, an incompatible ver
 import errno
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -219,14 +218,3 @@ def test_steps_that_cannot_be_made_are_told(plant: Plant, tmp_path: Path) -> Non
         assert finding.state == "failed"
         assert "No space left on device" in finding.found
         assert finding.fix
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="compiling takes a C++ compiler")
-def test_compiled_blocks_are_measured_against_plain_ones(tmp_path: Path) -> None:
-    """On the CPU, where the doctor itself leaves this out: what it says follows from what it measured."""
-    finding = steps.compiled_step(Program(tmp_path), "cpu")
-    figures = finding.figures
-    assert finding.state == "ok"
-    assert figures["seconds_at_the_start"] > 1
-    assert ("leave compile off" in finding.found) == (figures["seconds"] > 0.95 * figures["seconds_without"])

@@ -7,7 +7,6 @@ import pytest
 from phfcli.core.config import TrainConfig
 from phfcli.core.models.description import load_config
 from phfcli.core.objectives.build import build_objective
-from phfcli.core.training import step_memory as step_memory_module
 from phfcli.core.training.step_memory import Lengths, Memory, step_memory
 
 LENGTHS = Lengths(student=30, teacher=90, completion=64)
@@ -47,16 +46,9 @@ def test_more_is_predicted_for_what_takes_more() -> None:
     assert above(memory(objective="opsd", tuning="full")) > above(memory(objective="opsd", lora={"r": 8, "alpha": 8}))
 
 
-@pytest.mark.parametrize("tuning", ["lora", "full"])
-def test_what_is_offloaded_is_not_on_the_device(tuning: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_memory_module, "PART_BYTES", 2**18)  # less than what trains here
-    here = {"device": "meta", "tuning": tuning}  # a device that is not the machine's own memory
-    whole = memory(**here)
-    away = memory(**here, offload={"activations": True, "optimizer": True, "teacher": True})
-    assert (whole.always["AdamW"], whole.always["teacher"]) == (2 * whole.always["teacher"], whole.always["teacher"])
-    assert (away.always["AdamW"], away.always["teacher"]) == (2 * 2**18, 0)
-    assert away.phases["loss"]["activations"] <= whole.phases["loss"]["activations"]
-    assert memory(device="cpu", tuning=tuning, offload={"teacher": True}).always["teacher"] > 0  # it has nowhere to go
+def test_activations_that_are_offloaded_are_not_on_the_device() -> None:
+    here, away = (memory(device="meta", offload={"activations": wanted}) for wanted in (False, True))
+    assert away.phases["loss"]["activations"] <= here.phases["loss"]["activations"]
 
 
 def test_a_teacher_that_is_another_model_costs_its_weights() -> None:
