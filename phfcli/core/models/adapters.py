@@ -1,13 +1,9 @@
 """LoRA adapters on disk: which linear layers they are on, their files, and what they say of themselves."""
 
-import inspect
-import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
-from operator import attrgetter
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +22,8 @@ from phfcli.core.models.weights import check_finite
 from phfcli.core.storage.tensors import open_tensors, read_tensors
 
 ALL_LINEAR = "all-linear"
+# state-space blocks (Mamba, Jamba) read its weight, which PEFT does not know; `round_trip` finds any other such layer
+_READ_PAST = ("dt_proj",)
 _FUSED = "several matrices in one tensor (fused experts)"
 
 
@@ -55,10 +53,8 @@ class LinearLayers:
     def refused(self) -> dict[str, str]:
         """Of these the ones that PEFT cannot adapt, each with the reason."""
         config = LoraConfig(target_modules=self.leaves)
-        known = {name for name in self.leaves if self._past(config, name)}
-        found = dict.fromkeys(
-            sorted(known | self._read_past()), "the model's code reads its weight instead of calling it"
-        )
+        past = sorted(name for name in self.leaves if name in _READ_PAST or self._past(config, name))
+        found = dict.fromkeys(past, "the model's code reads its weight instead of calling it")
         convert_peft_config_for_transformers(config, self._causal, None)
         kept: Any = config.target_modules
         others = set(self.leaves) - set(kept)
@@ -79,18 +75,6 @@ class LinearLayers:
 
     def _layers(self, number: int, block: nn.Module) -> list[str]:
         return [f"{self.prefix}.{number}.{name}" for name, module in block.named_modules() if _linear(module)]
-
-    def _read_past(self) -> set[str]:
-        """Names of layers whose weight is read by the code of the module around them, on some device at least."""
-        found = set()
-        for name in (name for names in self.by_block for name in names):
-            around = self._causal.get_submodule(name.rpartition(".")[0])
-            if re.search(
-                rf"self\.{leaf(name)}\.weight\b(?!\.(dtype|device|shape))",
-                _code(around.__class__.__module__, around.__class__.__qualname__),
-            ):
-                found.add(leaf(name))
-        return found
 
     def _past(self, config: LoraConfig, name: str) -> bool:
         """Whether PEFT knows that the model's code goes past the module, so that an adapter would be without effect."""
@@ -137,15 +121,6 @@ def adapted(network: nn.Module) -> dict[str, BaseTunerLayer]:
 def counts(names: Iterable[str]) -> Mapping[str, int]:
     """How many modules have each name, the names in the order of a block."""
     return Counter(map(leaf, names))
-
-
-@cache
-def _code(module: str, name: str) -> str:
-    """The source of a class, which takes a while to find; nothing where there is none."""
-    try:
-        return inspect.getsource(attrgetter(name)(sys.modules[module]))
-    except (OSError, AttributeError):
-        return ""
 
 
 def _check_names(layers: LinearLayers, asked: list[str]) -> None:

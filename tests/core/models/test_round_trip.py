@@ -40,7 +40,7 @@ def test_a_good_adapter_passes_and_nothing_is_disturbed(kind: str) -> None:
 
 
 class Deaf(Qwen3MLP):
-    """Goes past one of its layers in a way that its code does not show."""
+    """Reads the weight of one of its layers instead of calling it."""
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self.up_proj
