@@ -29,7 +29,6 @@ UnitName = Literal["seeds", "problems"]
 ViewName = Literal["runs", "methods", "ablations", "dynamics"]
 GoldForm = Literal["as-is", "last-box", "after-hashes", "last-number"]
 BadRows = Literal["error", "skip"]
-StateDtype = Literal["model", "float16", "bfloat16"]
 
 PHASES = ("rollout", "batch", "teacher", "student", "loss", "update")  # of a step, each with a metric of its seconds
 MACHINE_METRICS = ("tokens_per_s", *(f"{phase}_seconds" for phase in PHASES), "seconds", "peak_memory_bytes")

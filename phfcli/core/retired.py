@@ -4,6 +4,7 @@ A run's config.yaml and a study's record hold every setting of their version. On
 changed nothing and is dropped; one at another value has shaped the run in a way that this version does not know.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +15,17 @@ LAST_VERSION = "0.2"  # the last version that knew them
 # each removed setting, dotted: its default in that version
 RETIRED: dict[str, Any] = {
     "compile": False,
+    "flow.saved_dtype": "model",
+    "flow.saved_every": 1,
+    "health.every": None,
+    "health.fork_entropy": math.log(2),
     "offload.optimizer": False,
     "offload.teacher": False,
+    "oisd.queries": 32,
+    "oisd.strided": 64,
+    "oisd.window": 64,
+    "opd.ratio_cap": 2.0,
+    "opd.top_k": 16,
     "teacher.server": None,
 }
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from phfcli.core.analysis.diagnose import AttentionReadings, LensReadings, ModelReadings, OutputReadings, TokenAttention
-from phfcli.core.config import OisdSettings, TrainConfig
+from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.grading import build_grader
 from phfcli.core.losses.divergence import divergence, logits_entropy
@@ -25,6 +25,7 @@ from phfcli.core.models.trial import check_computation
 from phfcli.core.names import Where
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.objectives.contract import LossTerms, Needs, Objective, loss_terms
+from phfcli.core.objectives.policy import QUERIES, STRIDED, WINDOW
 from phfcli.core.objectives.teachers import AveragedTeacher, averages_of, build_base
 from phfcli.core.rollouts.transformers import TransformersEngine
 from phfcli.core.runs.contexts import Context
@@ -50,7 +51,6 @@ class AttentionSums:
 
     model: LanguageModel
     shadow: int
-    settings: OisdSettings
     _divergence: float = 0.0
     _rollouts: int = 0
     _first: tuple[Tensor, Tensor, list[int], list[TokenAttention]] | None = None
@@ -60,8 +60,7 @@ class AttentionSums:
         lens = run_pass(self.model, batch.student, batch, (), self.shadow).lens
         assert lens is not None
         columns = (batch.student.prompt_lengths[:, None] + batch.positions - 1).clamp(min=0)  # that predict
-        window, strided = self.settings.window, self.settings.strided
-        apart = attention_divergence(lens.attention, lens.last, columns, window, strided)
+        apart = attention_divergence(lens.attention, lens.last, columns, WINDOW, STRIDED)
         counts = batch.valid.sum(-1)
         self._divergence += float((apart.masked_fill(~batch.valid, 0).sum(-1) / counts.clamp(min=1)).sum())
         self._rollouts += int((counts > 0).sum())
@@ -269,7 +268,7 @@ class Collection:
 
     def save(self, path: Path) -> None:
         """Writes the flow of all samples to a file; all of it has to fit into memory."""
-        write_flow(path, self.record(self.samples), self.config.flow.saved_dtype)
+        write_flow(path, self.record(self.samples))
 
     def record(self, samples: Sequence[Sample]) -> Flow:
         """The flow of some samples, on the CPU."""
@@ -461,12 +460,12 @@ def read_model(collection: Collection) -> ModelReadings:
 
 def read_attention(collection: Collection, shadow: int) -> tuple[AttentionReadings | None, str | None]:
     """What is read of the attention; or None, and why it cannot be captured."""
-    model, settings = collection.model, collection.config.oisd
+    model = collection.model
     try:
         check_logit_lens(model.causal, shadow)
     except UserError as error:
         return None, str(error)
-    sums = AttentionSums(model, shadow, settings)
-    for batch in collection.batches(settings.queries):
+    sums = AttentionSums(model, shadow)
+    for batch in collection.batches(QUERIES):
         sums.add(batch)
     return sums.result(), None

@@ -15,7 +15,7 @@ from phfcli.core.config.sections import (
     Section,
     TeacherChoice,
 )
-from phfcli.core.names import StateDtype, StatesTeacherName, Where
+from phfcli.core.names import StatesTeacherName, Where
 
 
 def _own_clip(divergence: dict[str, Any]) -> float | None:
@@ -52,11 +52,6 @@ class FlowSettings(Section):
     layers: Layers | None = None  # 1 is the first decoder block; None is all of them
     adjacent: Literal["selected", "next"] = "selected"  # a chosen block is related to the next chosen, or the very next
     saved_samples: Annotated[int, Field(ge=0)] = 8  # rollouts whose flow is saved with a checkpoint
-    saved_every: PositiveInt = 1  # only with checkpoints of a step that is a multiple of it
-    saved_dtype: StateDtype = "model"  # of the saved states: the model's own, or a compact one
-
-    def saves(self, step: int) -> bool:
-        return self.saved_samples > 0 and step % self.saved_every == 0
 
 
 class TeacherSettings(Section):
@@ -109,18 +104,13 @@ class OisdSettings(Section):
     think: Annotated[float, Field(ge=0)] = 0.1  # weight of the logit alignment
     attention: Annotated[float, Field(ge=0)] = 0.1  # weight of the attention alignment
     advantage_clip: Positive = 1.0  # advantages count at most so much
-    queries: Annotated[int, Field(ge=2)] = 32  # of each completion, evenly spread
-    window: PositiveInt = 64  # a query's newest keys
-    strided: Annotated[int, Field(ge=0)] = 64  # and at most so many of the earlier ones
 
 
 class OpdSettings(Section):
     """The reverse KL divergence, and over what of the vocabulary it is taken."""
 
-    # the token that was drawn, the teacher's likeliest ones, or the whole vocabulary
+    # the token that was drawn, the teacher's 16 likeliest ones, or the whole vocabulary
     support: Literal["sampled", "top_k", "full"] = "sampled"
-    top_k: PositiveInt = 16  # the teacher's likeliest entries, with support top_k
-    ratio_cap: Annotated[float, Field(ge=1)] = 2.0  # of the weight of a sampled token that was drawn a step ahead
 
 
 ALL_POSITIONS = 2**31 - 1  # more than a completion has

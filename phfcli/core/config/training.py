@@ -1,6 +1,5 @@
 """The settings of a training run."""
 
-import math
 import re
 from typing import Annotated, Literal
 
@@ -77,11 +76,7 @@ class OffloadSettings(Section):
     activations: bool = False  # what the backward pass needs of the forward pass
 
 
-class HealthSettings(Section):
-    """What is measured of the policy at each step; nothing of it changes the training."""
-
-    fork_entropy: Positive = math.log(2)  # nats: above it a token is a fork, as open as a choice between two
-    every: PositiveInt | None = None  # steps between gradient norms by depth and distances to the base; None is never
+_OPD_ENTRIES = 16  # of the vocabulary, with opd.support=top_k: as many as OPRD's figure 10 compares
 
 
 def _weights(kind: str) -> str:
@@ -116,7 +111,6 @@ class TrainConfig(ModelSettings, DataSettings):
     flow: FlowSettings = FlowSettings()
     teacher: TeacherSettings = TeacherSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
-    health: HealthSettings = HealthSettings()
     offload: OffloadSettings = OffloadSettings()
     sft: SftSettings = SftSettings()
     grpo: GrpoSettings = GrpoSettings()
@@ -149,7 +143,7 @@ class TrainConfig(ModelSettings, DataSettings):
         """The divergence of the two outputs that the objective takes: OPD's is reverse KL over a support of its own."""
         if self.objective not in ("opd", "oprd"):
             return self.divergence
-        return DivergenceSettings(kind="reverse_kl", top_k=self.opd.top_k if self.opd.support == "top_k" else None)
+        return DivergenceSettings(kind="reverse_kl", top_k=_OPD_ENTRIES if self.opd.support == "top_k" else None)
 
     @property
     def weighs_tokens(self) -> bool:

@@ -1,5 +1,7 @@
 """Which positions of a completion are looked at, and the sums over them."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -69,6 +71,7 @@ def mean_over_samples(per_sample: Tensor, counted: Tensor) -> Tensor:
 
 POSITION_PARTS = 16
 ENTROPY_EDGES = (0.01, 0.05, 0.2, 0.5, 1.0, 2.0, 3.0)  # nats, between the parts
+FORK_ENTROPY = math.log(2)  # nats: above it a token is a fork, as open as a choice between two
 
 
 def position_part(offsets: Tensor, lengths: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def build_objective(config: TrainConfig) -> Objective:
         assert added is not None  # the settings have been checked
         objective = added(config)
     if config.weights != "uniform":
-        objective = Weighted(objective, config.weights, _temperature(config), config.health.fork_entropy)
+        objective = Weighted(objective, config.weights, _temperature(config))
     if config.reward_weight > 0:
         objective = Rewarded(objective, _grpo(config), config.reward_weight)
     if config.base_kl > 0:
@@ -81,7 +81,7 @@ def _flow(adjacent: bool, local: Local = "both") -> Callable[[TrainConfig], Obje
 def _opd(config: TrainConfig) -> Objective:
     if config.opd.support != "sampled":
         return _opsd(config)
-    return SampledReverseKL(config.rollout, _temperature(config), config.opd.ratio_cap, _needs(config))
+    return SampledReverseKL(config.rollout, _temperature(config), _needs(config))
 
 
 def _oprd(config: TrainConfig) -> Objective:

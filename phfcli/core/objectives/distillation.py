@@ -12,7 +12,7 @@ from phfcli.core.losses.flow import Local, flow_loss, flow_terms, layer_losses, 
 from phfcli.core.losses.fused_divergence import fused_divergence_stats
 from phfcli.core.losses.pointwise import mean_cosine, pointwise_loss
 from phfcli.core.losses.policy_gradient import token_logprobs, token_logprobs_and_entropy
-from phfcli.core.losses.positions import after, normalised, prefix_importance, ramp
+from phfcli.core.losses.positions import FORK_ENTROPY, after, normalised, prefix_importance, ramp
 from phfcli.core.models.architecture import pick_layers
 from phfcli.core.models.passes import Batch, Pass, common_heads, states_with_final_norm
 from phfcli.core.objectives.contract import (
@@ -114,11 +114,14 @@ class PointwiseStates:
         return LossTerms({"pointwise": Term(loss * count, per="states", weight=self.weight)}, metrics)
 
 
+_RATIO_CAP = 2.0  # as grpo.ratio_cap is by default: it bounds the variance that old rollouts bring
+
+
 @dataclass(frozen=True)
 class SampledReverseKL:
     """KL(student || teacher) of the next token, estimated from the token that was drawn; advantages are detached.
 
-    Where rollouts are drawn a step ahead, each token is weighted by min(exp(logp.detach() - engine_logp), ratio_cap):
+    Where rollouts are drawn a step ahead, each token is weighted by min(exp(logp.detach() - engine_logp), 2):
     it was drawn from the student as it was one update ago, and stands for one drawn from the present one.
 
     Raises:
@@ -127,7 +130,6 @@ class SampledReverseKL:
 
     rollout: RolloutSettings
     temperature: float
-    ratio_cap: float
     needs: Needs = Needs()
 
     def __post_init__(self) -> None:
@@ -149,7 +151,7 @@ class SampledReverseKL:
         """Of each token, [N]."""
         if not self.rollout.ahead:
             return torch.ones_like(logprobs)
-        return importance_weights(batch, logprobs, self.ratio_cap)
+        return importance_weights(batch, logprobs, _RATIO_CAP)
 
 
 @dataclass(frozen=True)
@@ -159,13 +161,11 @@ class Weighted:
     Attributes:
         kind: of the weights, as config.weights names it.
         temperature: of both distributions, where the weights are read from them.
-        fork_entropy: nats above which a token is a fork.
     """
 
     objective: Objective
     kind: str
     temperature: float
-    fork_entropy: float
 
     @property
     def needs(self) -> Needs:
@@ -190,6 +190,6 @@ class Weighted:
         read = student.hidden, student.head, batch.token_ids, self.temperature
         if self.kind == "forks":
             entropy = token_logprobs_and_entropy(*read)[1]
-            return (entropy > self.fork_entropy).to(entropy.dtype)
+            return (entropy > FORK_ENTROPY).to(entropy.dtype)
         taught = token_logprobs(teacher.hidden, teacher.head, batch.token_ids, self.temperature)
         return prefix_importance(token_logprobs(*read), taught, offsets)

@@ -74,6 +74,12 @@ def sample_advantages(batch: Batch, normalize: bool, like: Tensor) -> tuple[Tens
     return advantages, (groups.amax(-1) == groups.amin(-1)).to(like.dtype)
 
 
+# the sampled attention; how much of it OISD samples is not published, and these are ours
+QUERIES = 32  # of each completion, evenly spread
+WINDOW = 64  # a query's newest keys
+STRIDED = 64  # and at most so many of the earlier ones
+
+
 @dataclass(frozen=True)
 class InternalAlignment:
     """What OISD adds to GRPO (eqs. 7, 10, 11): the shadow student's prediction and attention drawn to the last block's.
@@ -93,7 +99,7 @@ class InternalAlignment:
             teacher=False,
             privileged=False,
             reward=True,
-            positions=self.settings.queries,
+            positions=QUERIES,
             lens=self.settings.layer or 0,
         )
 
@@ -121,9 +127,8 @@ class InternalAlignment:
     def _attention(self, lens: LogitLens, batch: Batch, advantages: Tensor) -> LossTerms:
         """Attention alignment: where to look (eq. 10), a mean over each sample's queries and heads."""
         columns = (batch.student.prompt_lengths[:, None] + batch.positions - 1).clamp(min=0)
-        apart = attention_divergence(
-            lens.attention, lens.last, columns, self.settings.window, self.settings.strided
-        ).masked_fill(~batch.valid, 0)  # [B, m]
+        apart = attention_divergence(lens.attention, lens.last, columns, WINDOW, STRIDED)
+        apart = apart.masked_fill(~batch.valid, 0)  # [B, m]
         own = apart.sum(-1) / batch.valid.sum(-1).clamp(min=1)
         metrics = {"attention_gap": (own.detach().sum(), own.new_tensor(batch.counts["samples"]))}
         return LossTerms({"attention": Term((own * advantages).sum(), "samples", self.settings.attention)}, metrics)

@@ -22,7 +22,6 @@ CURVES = {
     "truncated": "Share of rollouts cut at the token limit.",
     "engine_gap": "Gap between the engine's and the trainer's log-probability of a token, in nats.",
     "distinct_answers": "Different answers of a problem's rollouts, mean over problems.",
-    "base_distance": "KL divergence of the policy from its base on its rollouts, nats a token.",
     "base_kl": "KL divergence of the policy from its base, nats a token, which the loss holds down.",
     "reward": "Share of right completions in training.",
     "clip_share": "Share of the divergence that the clip takes, and its gradient with it.",
@@ -118,11 +117,6 @@ MAPS: dict[str, tuple[str, list[str] | None, str]] = {  # what the rows are, the
         "layer of the flow",
         None,
         "Direction and geometry of each layer of the flow over training (eq. 8), mean over rollouts.",
-    ),
-    "grad_norm_by_depth": (
-        "quarter of the depth",
-        None,
-        "Norm of the gradient in each quarter of the decoder blocks over training.",
     ),
 }
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from phfcli.core.errors import UserError
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Sample, collate, run_pass
-from phfcli.core.names import StateDtype
 from phfcli.core.objectives.teachers import Teacher
 from phfcli.core.runs.folder import step_name
 from phfcli.core.storage.tensors import check_seal, open_tensors, write_tensors
@@ -104,22 +103,19 @@ def _states_along(student: Tensor, teacher: Tensor, positions: Tensor, completio
     return RolloutStates(student, teacher, places, len(completion) or places[-1] + 1, tokens)
 
 
-def save_flow(run: Path, step: int, flow: Flow, dtype: StateDtype = "model") -> Path:
+def save_flow(run: Path, step: int, flow: Flow) -> Path:
     """Writes a flow beside its checkpoint, at once or not at all."""
     path = run / "flows" / f"{step_name(step)}.safetensors"
-    write_flow(path, flow, dtype)
+    write_flow(path, flow)
     return path
 
 
-def write_flow(path: Path, flow: Flow, dtype: StateDtype = "model") -> None:
-    """Writes a flow. States that float16 cannot hold are written as bfloat16."""
-    wanted = {"model": flow.student.dtype, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
-    if wanted == torch.float16 and max(s.abs().max() for s in (flow.student, flow.teacher)) > torch.finfo(wanted).max:
-        wanted = torch.bfloat16
+def write_flow(path: Path, flow: Flow) -> None:
+    """Writes a flow."""
     ids = [token for rollout in flow.rollouts for part in rollout for token in part]
     tensors = {
-        "student": flow.student.to(wanted),
-        "teacher": flow.teacher.to(wanted),
+        "student": flow.student,
+        "teacher": flow.teacher,
         "positions": flow.positions.to(torch.int32),
         "valid": flow.valid,
         "layers": flow.layers.to(torch.int32),

@@ -117,7 +117,7 @@ def _git_revision() -> str | None:
 # what may differ when a run goes on: they change where it ends and what it leaves, not the steps themselves
 _FREE_ON_RESUME = (
     *("steps", "checkpoint_every", "keep", "output_dir", "report_to"),
-    *("sharding", "offload", "vllm", "http", "health"),
+    *("sharding", "offload", "vllm", "http"),
 )
 _CHECKPOINTS_HANG_ON = ("model", "tuning", "lora")
 _WRITTEN_BEFORE_CONFIG = {"lock", "manifest.json", ".manifest.json.tmp", ".config.yaml.tmp"}

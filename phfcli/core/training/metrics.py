@@ -1,34 +1,29 @@
 """The metrics of a step: means over its micro-batches and ranks, of tokens, of completions, and of the engine."""
 
-import math
-import re
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from phfcli.core.losses.divergence import logits_entropy
 from phfcli.core.losses.positions import (
     ENTROPY_EDGES,
+    FORK_ENTROPY,
     POSITION_PARTS,
     entropy_part,
     position_part,
     sums_by_part,
     working,
 )
-from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.passes import Batch, Pass, run_pass
-from phfcli.core.models.sharding import total
+from phfcli.core.models.passes import Batch, Pass
 from phfcli.core.names import PHASES
 from phfcli.core.objectives.contract import TokenReadings
-from phfcli.core.objectives.reference import base_divergence
-from phfcli.core.objectives.teachers import Teacher
 from phfcli.core.rollouts.transformers import drawn_logprobs
 from phfcli.core.training.ranks import Ranks
 from phfcli.core.types import Sampling
@@ -129,10 +124,10 @@ Sums = dict[str, tuple[Tensor, Tensor]]  # of each metric a sum, and the count t
 
 
 @torch.no_grad()
-def token_metrics(readings: TokenReadings, batch: Batch, fork_entropy: float) -> Sums:
+def token_metrics(readings: TokenReadings, batch: Batch) -> Sums:
     """Entropy and forks, and the divergence by position and by entropy where there is one."""
     entropy, divergence = readings.entropy, readings.divergence
-    sums = entropy_metrics(entropy, fork_entropy)
+    sums = entropy_metrics(entropy)
     if divergence is None:
         return sums
     rows, offsets = batch.tokens
@@ -144,10 +139,10 @@ def token_metrics(readings: TokenReadings, batch: Batch, fork_entropy: float) ->
     return sums
 
 
-def entropy_metrics(entropy: Tensor, fork_entropy: float) -> Sums:
+def entropy_metrics(entropy: Tensor) -> Sums:
     """The mean entropy [N], and the share of tokens above a fork's."""
     count = entropy.new_tensor(len(entropy))
-    return {"entropy": (entropy.sum(), count), "fork_share": ((entropy > fork_entropy).sum(), count)}
+    return {"entropy": (entropy.sum(), count), "fork_share": ((entropy > FORK_ENTROPY).sum(), count)}
 
 
 _TOKENS = 64  # of a micro-batch
@@ -182,24 +177,3 @@ def sparse_entropy(student: Pass, temperature: float) -> Tensor:
 def _spread(tokens: int, device: torch.device) -> Tensor:
     """At most so many of the tokens, the first and the last among them."""
     return torch.linspace(0, tokens - 1, min(tokens, _TOKENS), device=device, dtype=torch.float64).round().long()
-
-
-_PARTS = 4  # of the depth
-_BLOCK = re.compile(r"\.(\d+)\.")
-
-
-def gradient_by_depth(parameters: Mapping[str, nn.Parameter], blocks: int) -> list[float]:
-    """The norm of the gradient in each quarter of the decoder blocks, from the first to the last."""
-    squares: list[list[Tensor]] = [[] for _ in range(_PARTS)]
-    for name, p in parameters.items():
-        found = _BLOCK.search(name)
-        if found is not None and p.grad is not None:
-            squares[min(int(found[1]) * _PARTS // blocks, _PARTS - 1)].append(p.grad.square().sum())
-    return [math.sqrt(total(part)) for part in squares]
-
-
-@torch.no_grad()
-def base_distance(model: LanguageModel, base: Teacher, batch: Batch, temperature: float) -> float:
-    """KL(policy || base) per token on a micro-batch's rollouts, the base being the model before any training."""
-    own = run_pass(model, batch.student, batch, ())
-    return base_divergence(own, base.run_pass(model, batch, ()), temperature).item() / len(own.hidden)

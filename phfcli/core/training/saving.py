@@ -34,7 +34,7 @@ def save(trainer: TrainingParts) -> None:
     """A checkpoint of the completed step, and the hidden flow of some of its rollouts under its weights."""
     flow, needs, ranks = trainer.config.flow, trainer.objective.needs, trainer.ranks
     samples = ranks.gather(trainer.samples[: flow.saved_samples])
-    if flow.saves(trainer.step) and needs.teacher and needs.privileged:
+    if flow.saved_samples and needs.teacher and needs.privileged:
         _save_flow(trainer, samples[: flow.saved_samples])
     ahead = trainer.ahead.state(ranks)
     if ranks.main:
@@ -57,7 +57,7 @@ def _save_flow(trainer: TrainingParts, fresh: Sequence[Sample]) -> None:
     temperature = config.divergence.temperature or config.rollout.temperature
     read = read_rollouts(trainer.model, trainer.teacher, samples, config.divergence, temperature, config.flow.positions)
     if main:
-        save_flow(trainer.folder, trainer.step, flow, config.flow.saved_dtype)
+        save_flow(trainer.folder, trainer.step, flow)
         save_readings(trainer.folder, trainer.step, read)
 
 

@@ -12,7 +12,6 @@ from phfcli.core.models.device import activations_away
 from phfcli.core.models.packing import can_pack
 from phfcli.core.models.passes import Batch, Pass, Sample, collate, padding
 from phfcli.core.objectives.contract import TokenReadings, loss_terms
-from phfcli.core.objectives.teachers import build_base
 from phfcli.core.runs.folder import step_name
 from phfcli.core.seeds import derive_seed
 from phfcli.core.storage.files import append_lines, as_json, write_json
@@ -21,10 +20,8 @@ from phfcli.core.training.alarms import FILE as ALARMS
 from phfcli.core.training.metrics import (
     Metrics,
     MetricSums,
-    base_distance,
     engine_gap,
     entropy_metrics,
-    gradient_by_depth,
     peak_memory,
     sparse_entropy,
     token_metrics,
@@ -85,7 +82,6 @@ class Trainer(Drawing):
         self.phases.done("batch")
         counts = self.ranks.total({name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts})
         loss, grad_norm, means = self.gradient(batches, counts, self.ranks)
-        slow = self.slow_metrics(step, batches)
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
             words = f"the loss is {loss} and the norm of its gradient {grad_norm}; nothing was updated"
             raise self.fault(words, loss, grad_norm, samples, counts)
@@ -100,7 +96,6 @@ class Trainer(Drawing):
             "loss": loss,
             **means,
             "grad_norm": grad_norm,
-            **slow,
             "lr": rate,
             **self.teacher.metrics(),
             **rollout_metrics(self, completions, samples),
@@ -160,28 +155,15 @@ class Trainer(Drawing):
 
     def add_health(self, sums: MetricSums, readings: TokenReadings | None, student: Pass, batch: Batch) -> None:
         """Adds what a batch says of the policy: its entropy, and how far the engine is from it."""
-        fork_entropy = self.config.health.fork_entropy
         if not self.objective.needs.offline:
             gap, largest = engine_gap(student, batch, self.sampling)
             sums.add(gap)
             if largest is not None:
                 sums.add_largest("engine_gap_largest", largest)
         if readings is None:
-            sums.add(entropy_metrics(sparse_entropy(student, self.sampling.temperature), fork_entropy))
+            sums.add(entropy_metrics(sparse_entropy(student, self.sampling.temperature)))
         else:
-            sums.add(token_metrics(readings, batch, fork_entropy))
-
-    def slow_metrics(self, step: int, batches: Sequence[Batch]) -> Metrics:
-        """What costs a pass: the gradient by depth and, with an adapter, the first batch's distance to the base."""
-        every = self.config.health.every
-        if every is None or step % every:
-            return {}
-        metrics: Metrics = {"grad_norm_by_depth": gradient_by_depth(self.model.trainable(), len(self.model.blocks))}
-        if self.config.tuning == "lora":
-            base = self.base or build_base(self.model)
-            own = base_distance(self.model, base, batches[0], self.config.rollout.temperature)
-            metrics["base_distance"] = self.ranks.total({"kl": own})["kl"] / self.ranks.size
-        return metrics
+            sums.add(token_metrics(readings, batch))
 
     def update(self, grad_norm: float) -> None:
         """Clips the gradient, and updates the weights, the learning rate and the teacher."""

@@ -8,12 +8,11 @@ from rollout_samples import CPU, SAMPLES
 from torch import Tensor
 
 from phfcli.core.analysis.collect import AttentionSums, head_mean, part_sums
-from phfcli.core.config import OisdSettings
 from phfcli.core.losses.pointwise import Attention
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import collate
 
-EVERYTHING = OisdSettings(queries=64, window=64, strided=0)  # all keys of these rollouts
+QUERIES = 64  # of the newest keys are all of these rollouts
 PARTS = 32
 
 
@@ -28,9 +27,9 @@ def eager_weights(model: LanguageModel, place: int) -> list[Tensor]:
 @torch.no_grad()
 def test_the_divergence_is_that_of_eager_attention(student: LanguageModel) -> None:
     student.causal.set_attn_implementation("eager")
-    sums, means = AttentionSums(student, shadow=1, settings=EVERYTHING), []
+    sums, means = AttentionSums(student, shadow=1), []
     for part in (SAMPLES[:3], SAMPLES[3:]):
-        sums.add(collate(part, EVERYTHING.queries, student.description.pad_id, CPU))
+        sums.add(collate(part, QUERIES, student.description.pad_id, CPU))
     for place in range(len(SAMPLES)):
         p, _, q = eager_weights(student, place)
         middle = (p + q) / 2
@@ -44,8 +43,8 @@ def test_the_divergence_is_that_of_eager_attention(student: LanguageModel) -> No
 @torch.no_grad()
 def test_the_maps_are_of_the_first_rollout(student: LanguageModel) -> None:
     student.causal.set_attn_implementation("eager")
-    sums = AttentionSums(student, shadow=2, settings=EVERYTHING)
-    sums.add(collate(SAMPLES, EVERYTHING.queries, student.description.pad_id, CPU))
+    sums = AttentionSums(student, shadow=2)
+    sums.add(collate(SAMPLES, QUERIES, student.description.pad_id, CPU))
     found = sums.result()
     first, text = SAMPLES[0], student.description.text
     ids = [*first.student_prompt, *first.completion]

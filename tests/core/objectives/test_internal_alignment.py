@@ -18,6 +18,12 @@ from phfcli.core.objectives.contract import LossTerms
 QUERIES, WINDOW, STRIDED, BOUND, TEMPERATURE = 3, 4, 2, 0.8, 1.2
 
 
+@pytest.fixture(autouse=True)
+def sampled_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("QUERIES", "WINDOW", "STRIDED"):
+        monkeypatch.setattr(f"phfcli.core.objectives.policy.{name}", globals()[name])
+
+
 def config(aggregate: str = "token", layer: int = 1) -> TrainConfig:
     oisd = {"layer": layer, "think": 0.3, "attention": 0.7, "advantage_clip": BOUND}
     return TrainConfig.model_validate(
@@ -25,7 +31,7 @@ def config(aggregate: str = "token", layer: int = 1) -> TrainConfig:
             "objective": "oisd",
             "rollout": {**BASE["rollout"], "temperature": TEMPERATURE},
             "grpo": {"aggregate": aggregate, "ratio_cap": 1e9},
-            "oisd": {**oisd, "queries": QUERIES, "window": WINDOW, "strided": STRIDED},
+            "oisd": oisd,
         }
     )
 

@@ -18,11 +18,16 @@ from phfcli.core.settings import resolve_train, set_sources
 from phfcli.losses import divergence
 
 KINDS = ("early", "late", "forks", "prefix-importance", "skip-first-3")
-FORK = 3.0
+FORK = 3.0  # above ln 2, so that the random model has tokens on both sides
+
+
+@pytest.fixture(autouse=True)
+def fork_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phfcli.core.objectives.distillation.FORK_ENTROPY", FORK)
 
 
 def built(kind: str, objective: str = "phf") -> Objective:
-    own = {"objective": objective, "weights": kind, "health": {"fork_entropy": FORK}, "divergence": {"clip": None}}
+    own = {"objective": objective, "weights": kind, "divergence": {"clip": None}}
     return build_objective(TrainConfig.model_validate({**BASE, **own, "flow": {"positions": 6}}))
 
 

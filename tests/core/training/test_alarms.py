@@ -41,12 +41,10 @@ class OtherAdapter(TransformersEngine):
 
 
 def test_a_sound_run_raises_none(tmp_path: Path) -> None:
-    loop = trainer(tmp_path, "divergence.clip=null", "health.every=3")
+    loop = trainer(tmp_path, "divergence.clip=null")
     steps = list(loop.train())
     assert kept(tmp_path) == []
     assert all(step["engine_gap_largest"] < 1e-4 and abs(step["engine_kl"]) < 1e-6 for step in steps)
-    assert [len(step.get("grad_norm_by_depth", [])) for step in steps] == [0, 0, 4, 0, 0, 4, 0]
-    assert 0 < steps[2]["base_distance"] < steps[5]["base_distance"]
 
 
 def test_a_swapped_adapter_in_the_engine(tmp_path: Path) -> None:

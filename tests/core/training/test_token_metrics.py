@@ -17,7 +17,12 @@ from phfcli.core.objectives.build import build_objective
 from phfcli.core.training.metrics import engine_gap, sparse_entropy, token_metrics
 from phfcli.core.types import Sampling
 
-FORK = 2.0
+FORK = 2.0  # above ln 2, so that the random model has tokens on both sides
+
+
+@pytest.fixture(autouse=True)
+def fork_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phfcli.core.training.metrics.FORK_ENTROPY", FORK)
 
 
 def whole_logits(student: LanguageModel, temperature: float) -> Tensor:
@@ -51,7 +56,7 @@ def test_the_entropy_is_that_of_the_whole_vocabulary(
     assert readings is not None
     torch.testing.assert_close(readings.entropy, want, rtol=1e-9, atol=1e-9)
     assert not readings.entropy.requires_grad
-    metrics = token_metrics(readings, batch, FORK)
+    metrics = token_metrics(readings, batch)
     total, count = metrics["entropy"]
     assert (total / count).item() == pytest.approx(want.mean().item())
     assert (metrics["fork_share"][0] / count).item() == pytest.approx((want > FORK).double().mean().item())
