@@ -1,6 +1,6 @@
 """The hidden flow of right and wrong rollouts: `python benchmarks/flow_by_answer.py FLOWS --model ID --data FILE`.
 
-FLOWS is a file that `phf diagnose --collect ID --data FILE --save FLOWS` has written. Each rollout is graded by
+FLOWS is a file that `phf collect ID --data FILE -o FLOWS` has written. Each rollout is graded by
 the answer of its problem, which is found by its prompt. Prints JSON; what it found is in docs/study-real/NOTES.md.
 """
 

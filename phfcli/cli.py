@@ -9,6 +9,7 @@ import typer
 
 from phfcli import __version__
 from phfcli.commands.bridge import bridge_app
+from phfcli.commands.collect import collect
 from phfcli.commands.compare import compare
 from phfcli.commands.config import config_app
 from phfcli.commands.diagnose import diagnose
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 app.command("train")(train)
 app.command("eval")(evaluate)
+app.command("collect")(collect)
 app.command("diagnose")(diagnose)
 app.command("compare")(compare)
 app.command("probe")(probe)

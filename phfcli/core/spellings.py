@@ -36,6 +36,7 @@ _OURS = {
     "--benchmark": "--bench",
     "--tasks": "--bench",
     "--gpus": "--devices of eval, --processes of train",
+    "--collect": "phf collect MODEL -o FLOWS, whose file phf diagnose reads",
     # verl's, which are dotted
     "--actor.optim.lr": "--set optim.lr=RATE",
     "--actor.grad-clip": "--set optim.max_grad_norm=X",

@@ -18,7 +18,7 @@ PROGRAM = Path(__file__).parents[2] / "benchmarks" / "flow_by_answer.py"
 @pytest.mark.slow
 def test_right_and_wrong_rollouts_make_up_all_and_others_are_refused(phf: Callable[..., Any], tmp_path: Path) -> None:
     flows = tmp_path / "flows.safetensors"
-    assert phf("diagnose", "--collect", "embedded", "--data", "embedded", "--samples", 16, "--save", flows).code == 0
+    assert phf("collect", "embedded", "--data", "embedded", "--samples", 16, "-o", flows).code == 0
     command = [sys.executable, str(PROGRAM), str(flows), "--model", "embedded", "--data", "embedded"]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     right, wrong = found["right"], found["wrong"]

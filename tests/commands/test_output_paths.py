@@ -26,11 +26,11 @@ FILES = [
     (("compare", "nowhere", "--samples"), ".html"),
     (("diagnose", "nowhere", "--plot"), ".svg"),
     (("diagnose", "nowhere", "--csv"), ".csv"),
-    (("diagnose", "nowhere", "--collect", "--save"), ".safetensors"),
+    (("collect", "nowhere", "--output"), ".safetensors"),
     (("bridge", "fit", "--teacher", "nowhere", "--output"), ".safetensors"),
     (("bridge", "fit", "--teacher", "nowhere", "--output", "b.safetensors", "--plot"), ".pdf"),
 ]
-OTHER_PATHS = {("train", "--teacher-prompt"), ("diagnose", "--rollouts"), ("export", "--merged")}  # read, or folders
+OTHER_PATHS = {("train", "--teacher-prompt"), ("collect", "--rollouts"), ("export", "--merged")}  # read, or folders
 NAMES = [" ".join((words[0], words[-1])) for words, _ in FILES]
 
 

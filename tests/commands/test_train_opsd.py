@@ -112,14 +112,14 @@ def test_a_line_names_the_divergence_that_is_in_it(phf: Phf, tmp_path: Path) -> 
         ("--teacher", "synced", "--set", "teacher.every=2"),
     ],
 )
-def test_every_teacher_resumes_to_the_same_end_and_is_diagnosed(phf: Phf, tmp_path: Path, teacher: Any) -> None:
+def test_every_teacher_resumes_to_the_same_end_and_is_collected(phf: Phf, tmp_path: Path, teacher: Any) -> None:
     options = (*teacher, *SMALL)
     for steps in (1, 2):
         assert phf("train", "--steps", steps, *options, "--resume", "--output-dir", tmp_path / "cut").code == 0
     assert phf("train", "--steps", 2, *options, "--output-dir", tmp_path / "whole").code == 0
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
     checkpoint = tmp_path / "whole" / "checkpoints" / "step-000002"
-    assert phf("diagnose", "--collect", checkpoint, "--json").code == 0
+    assert phf("collect", checkpoint, "-o", "flow.safetensors").code == 0
 
 
 def test_a_hidden_target_of_its_own_needs_two_targets(phf: Phf) -> None:

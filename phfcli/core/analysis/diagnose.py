@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,81 +62,6 @@ class StateCosineSums:
         means = (self._sums / self._rollouts)[:, : shorter + 1].tolist()
         first, last = ([[None if math.isnan(value) else value for value in row] for row in end] for end in means)
         return StateCosine([*_KS[:shorter].tolist(), self.longest], first, last)
-
-
-@dataclass(frozen=True)
-class OutputReadings:
-    """How alike the next-token distributions of student and teacher are (OPRD, figures 10 and 11).
-
-    Means over tokens; a list has the sixteenths of the rollouts, None where no token lies.
-    """
-
-    tokens: int
-    top: int  # words of each reader that are compared
-    overlap: float  # the share of them that both readers have
-    entropy_student: float  # nats
-    entropy_teacher: float
-    overlap_along: list[float | None]
-    entropy_student_along: list[float | None]
-    entropy_teacher_along: list[float | None]
-
-
-@dataclass(frozen=True)
-class LensReadings:
-    """What each block's state would predict if the head read it (OISD, eq. 5; figures 2, 5 and 7).
-
-    Means over tokens, by block: 1 is the first. The last block's prediction is the student's own.
-    """
-
-    shadow: int  # the block that OISD would train
-    entropy: list[float]  # nats
-    agreement: list[float]  # the share of tokens whose likeliest word is the last block's
-    divergence: list[float]  # jsd(0.5) from the last block's prediction, in nats (eq. 7 without advantages)
-    words: list[str]  # of the beginning of the first rollout
-    likeliest: list[list[str]]  # in the place of each of these, by block
-
-    def by_layer(self) -> tuple[list[float], list[float], list[float]]:
-        return self.entropy, self.agreement, self.divergence
-
-
-@dataclass(frozen=True)
-class TokenAttention:
-    """The share of the attention that one token of the first rollout gets, prompt included."""
-
-    column: int  # 0 is the first token of the prompt
-    text: str
-    shadow: float
-    last: float
-
-
-@dataclass(frozen=True)
-class AttentionReadings:
-    """Where OISD's shadow block looks, beside the last block (OISD, figure 6); means over heads.
-
-    The maps are of the first rollout: [queries, spread over the rollout][parts of its tokens, prompt included].
-    """
-
-    divergence: float  # eq. 10 without advantages, which training logs as attention_gap
-    agreement: float  # 1 - divergence / ln 2: 1 where both look alike, 0 where they share no token
-    shadow_map: list[list[float]]  # shares of the attention; each row sums to 1
-    last_map: list[list[float]]
-    columns: list[int]  # of the queries
-    tokens: list[TokenAttention]  # those that get most, from queries in the last quarter of the rollout
-
-
-@dataclass(frozen=True)
-class ModelReadings:
-    """All of it; distributions are at this temperature, that of the rollouts."""
-
-    temperature: float
-    outputs: OutputReadings
-    lens: LensReadings
-    attention: AttentionReadings | None  # None where the model's attention cannot be captured, for this reason:
-    no_attention: str | None = None
-    gradients: dict[str, float] | None = None  # of each loss term the norm, with its weight; where it was asked for
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 _FEWEST = 5  # transitions to a token that is listed
@@ -232,20 +157,6 @@ PARTS = 16  # of a rollout, in the position map
 PAPER = (("Qwen3-1.7B", 28, 0.065, 3.17), ("Qwen3-4B", 36, 0.051, 3.38), ("Qwen3-8B", 36, 0.048, 3.40))
 
 
-class FlowSource(Protocol):
-    """Where rollouts come from: a flow file, or a model that reads them now."""
-
-    @property
-    def path(self) -> Path: ...  # that errors name
-    @property
-    def step(self) -> int | None: ...
-    @property
-    def layers(self) -> list[int]: ...
-    @property
-    def texts(self) -> dict[int, str]: ...  # of the tokens of the rollouts so far
-    def rollout_states(self) -> Iterator[RolloutStates]: ...
-
-
 @dataclass(frozen=True)
 class LayerReport:
     """The measures of one flow. Lists by layer are in the order of `layers`; None is a value that is not known."""
@@ -262,7 +173,7 @@ class LayerReport:
     position_map: list[list[float | None]]  # [layer][part of the rollout]: mean energy of its transitions
     state_cosine: StateCosine
     tokens: list[TokenEnergy]  # by falling energy; empty where the flow file does not know its tokens
-    model: ModelReadings | None = None  # what only a model says
+    lens_entropy: list[float] | None  # of each block's own prediction, in nats; only files of `phf collect` have it
 
     @property
     def max_entropy(self) -> float:
@@ -301,7 +212,7 @@ class LayerReport:
             "position_map": self.position_map,
             "largest_part": {"part": self.largest_part, "parts": len(self.position_map[0])},
             "state_cosine": self.state_cosine.as_json(),
-            "model": None if self.model is None else self.model.as_json(),
+            "lens_entropy": self.lens_entropy,
             "tokens": [token._asdict() for token in self.tokens],
         }
 
@@ -316,15 +227,12 @@ def flow_files(path: Path) -> list[Path]:
         path = path.resolve()
         file = path.parents[1] / "flows" / f"{path.name}.safetensors"
         if not file.is_file():
-            raise UserError(
-                f"{path}: no flow was saved with this checkpoint; read one with `phf diagnose --collect {path}`"
-            )
+            raise UserError(f"{path}: no flow was saved with this checkpoint; make one with `phf collect {path}`")
         return [file]
     files = sorted((path / "flows" if is_run(path) else path).glob("*.safetensors"))
     if not files:
         raise UserError(
-            f"{path}: no saved flows; train with flow.saved_samples above 0, or read one with "
-            f"`phf diagnose --collect {path}`"
+            f"{path}: no saved flows; train with flow.saved_samples above 0, or make one with `phf collect {path}`"
         )
     return files
 
@@ -348,22 +256,21 @@ def comparable(reports: list[LayerReport]) -> list[LayerReport]:
     return sorted(reports, key=lambda report: report.step or 0)
 
 
-def diagnose(source: FlowSource, energy: EnergyName, parts: int = PARTS) -> LayerReport:
-    """The report of a flow.
+def diagnose_file(path: Path, energy: EnergyName, parts: int = PARTS) -> LayerReport:
+    """The report of a flow file.
 
     Raises:
-        UserError: where no rollout has a transition, or the states are not finite.
+        UserError: for another kind of file, where no rollout has a transition, or the states are not finite.
     """
+    source = open_flow(path)
     totals = FlowTotals(len(source.layers), energy, parts)
     with torch.inference_mode():
         for rollout in source.rollout_states():
-            if not (rollout.student.isfinite().all() and rollout.teacher.isfinite().all()):
-                raise UserError(f"{source.path}: states that are not finite, so nothing can be said of them")
             totals.add(measure_rollout(rollout.student, rollout.teacher), rollout)
     try:
         share = layer_energy_share(totals.energies[energy] / max(totals.count, 1))
     except ValueError as error:
-        raise UserError(f"{source.path}: no share of {energy} energy: {error}") from None
+        raise UserError(f"{path}: no share of {energy} energy: {error}") from None
     energies = {kind: (total / totals.count).tolist() for kind, total in totals.energies.items()}
     return LayerReport(
         step=source.step,
@@ -378,12 +285,8 @@ def diagnose(source: FlowSource, energy: EnergyName, parts: int = PARTS) -> Laye
         position_map=[_known(row) for row in totals.map()],
         state_cosine=totals.state_cosine.result(),
         tokens=sorted(totals.token_energies(source.texts), key=lambda token: -token.energy),
+        lens_entropy=source.lens_entropy,
     )
-
-
-def diagnose_file(path: Path, energy: EnergyName, parts: int = PARTS) -> LayerReport:
-    """The report of a flow file. Raises UserError for another kind of file, or one without a transition."""
-    return diagnose(open_flow(path), energy, parts)
 
 
 def diagnose_saved(paths: Sequence[Path], energy: str, steps: list[int], parts: int = PARTS) -> list[LayerReport]:

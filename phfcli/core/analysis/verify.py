@@ -64,7 +64,7 @@ def _findings(folder: Path, full: bool) -> Iterator[Finding]:
         yield _try(ALARMS, lambda: read_forms(folder / ALARMS, AlarmForm), advice)
     yield from _checkpoints(folder, config, full)
     for path in sorted((folder / "flows").glob("*.safetensors")):
-        advice = "remove it; phf diagnose --collect makes another"
+        advice = "remove it; phf collect makes another"
         yield _try(f"flows/{path.name}", partial(open_flow, path), advice)
     for path in reading_files(folder):
         advice = "remove it; a run whose first file is gone follows the rollouts of its next checkpoint"

@@ -35,6 +35,7 @@ def layer_panels(reports: Sequence[LayerReport]) -> dict[str, Panel]:
         "share map": lambda axes: flow_charts.share_map(axes, reports),
         "entropies": lambda axes: flow_charts.entropies(axes, reports),
     }
+    lens: dict[str, Panel] = {"lens entropy": lambda axes: reading_charts.lens_entropy(axes, newest)}
     return {
         "shares": lambda axes: flow_charts.shares(axes, newest),
         "beside the paper": lambda axes: flow_charts.beside_paper(axes, newest),
@@ -44,7 +45,7 @@ def layer_panels(reports: Sequence[LayerReport]) -> dict[str, Panel]:
         "agreement": lambda axes: flow_charts.agreement(axes, newest),
         "ranks": lambda axes: flow_charts.ranks(axes, newest),
         "state cosine": lambda axes: reading_charts.state_cosine(axes, newest),
-        **reading_charts.model_panels(newest),
+        **(lens if newest.lens_entropy is not None else {}),
     }
 
 

@@ -35,7 +35,7 @@ from phfcli.core.storage.files import write_text
 from phfcli.core.version import __version__
 
 _FOLDER = Path(__file__).parent / "page"
-_PERCENT = ("share", "lens_agreement")  # columns of layers that are shares
+_PERCENT = ("share",)  # columns of layers that are shares
 _FLOW_CAPTIONS = {
     "shares": "Share of the energy that each decoder block carries. Even bars at the dashed line would be a flow that "
     "differs alike at every depth.",

@@ -107,14 +107,14 @@ def layer_table(reports: Sequence[LayerReport]) -> list[Row]:
         *(name for name in names if name not in kinds),
         *(f"part_{part + 1}" for part in parts),
     ]
-    lens = ("lens_entropy", "lens_agreement", "lens_divergence") if reports[0].model is not None else ()
-    rows: list[Row] = [[*header, *lens]]
+    lens = any(report.lens_entropy is not None for report in reports)
+    rows: list[Row] = [[*header, *(["lens_entropy"] if lens else [])]]
     for report in reports:
         for index, layer in enumerate(report.layers):
             measures = [_at(report.measures[name], index) for name in names if name not in kinds]
             energies = [report.all_energies[kind][index] for kind in kinds]
             own = (report.step, layer, report.energy, report.energies[index], report.share[index])
-            read = [] if report.model is None else [values[index] for values in report.model.lens.by_layer()]
+            read = [report.lens_entropy[index] if report.lens_entropy is not None else None] if lens else []
             rows.append([*own, *energies, *measures, *report.position_map[index], *read])
     return rows
 

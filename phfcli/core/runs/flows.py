@@ -44,6 +44,8 @@ class Flow:
     layers: Tensor
     rollouts: Sequence[Rollout]
     texts: dict[int, str]  # of the tokens at selected positions
+    step: int | None = None  # of training, where the file's name will not say it
+    lens_entropy: Tensor | None = None
 
 
 class RolloutStates(NamedTuple):
@@ -66,11 +68,8 @@ class FlowFile:
     positions: Tensor
     rollouts: Sequence[Rollout] = ()  # none in files of version 1
     texts: dict[int, str] = field(default_factory=dict)
-
-    @property
-    def step(self) -> int | None:
-        match = _STEP.search(self.path.stem)
-        return int(match[1]) if match else None
+    step: int | None = None
+    lens_entropy: list[float] | None = None
 
     def rollout_states(self) -> Iterator[RolloutStates]:
         """The rollouts that have a transition.
@@ -88,19 +87,30 @@ class FlowFile:
             yield _states_along(student, teacher, self.positions[index, :count], completion)
 
 
-def rollout_states_of(flow: Flow) -> Iterator[RolloutStates]:
-    """The rollouts of a flow in memory that have a transition."""
-    for index, count in enumerate(flow.valid.sum(1).tolist()):
-        if count > 1:
-            student, teacher = flow.student[:, index, :count], flow.teacher[:, index, :count]
-            yield _states_along(student, teacher, flow.positions[index, :count], flow.rollouts[index].completion)
-
-
 def _states_along(student: Tensor, teacher: Tensor, positions: Tensor, completion: Sequence[int]) -> RolloutStates:
     """Of a completion that is not known the last selected position is taken for its last one."""
     places = positions.tolist()
     tokens = [completion[place] for place in places] if completion else []
     return RolloutStates(student, teacher, places, len(completion) or places[-1] + 1, tokens)
+
+
+def join_flows(flows: Sequence[Flow]) -> Flow:
+    """The rollouts of several flows of one model as one flow, on the CPU; rows are padded to the longest."""
+    m = max(flow.valid.shape[1] for flow in flows)
+    pad = torch.nn.functional.pad
+    return Flow(
+        *(
+            torch.cat([pad(getattr(f, name).cpu(), (0, 0, 0, m - f.valid.shape[1])) for f in flows], dim=1)
+            for name in _STATES
+        ),
+        *(
+            torch.cat([pad(getattr(f, name).cpu(), (0, m - f.valid.shape[1])) for f in flows])
+            for name in ("positions", "valid")
+        ),
+        layers=flows[0].layers,
+        rollouts=[rollout for flow in flows for rollout in flow.rollouts],
+        texts={token: text for flow in flows for token, text in flow.texts.items()},
+    )
 
 
 def save_flow(run: Path, step: int, flow: Flow) -> Path:
@@ -123,6 +133,10 @@ def write_flow(path: Path, flow: Flow) -> None:
         "lengths": torch.tensor([[len(part) for part in rollout] for rollout in flow.rollouts], dtype=torch.int32),
     }
     metadata = {"format": "phf-flow", "version": str(_VERSION), "texts": json.dumps(flow.texts)}
+    if flow.step is not None:
+        metadata["step"] = str(flow.step)
+    if flow.lens_entropy is not None:
+        tensors["lens_entropy"] = flow.lens_entropy
     write_tensors(path, tensors, metadata, sealed=True)
 
 
@@ -140,6 +154,10 @@ def open_flow(path: Path) -> FlowFile:
     rollouts = _rollouts(path, small["ids"], small["lengths"]) if {"ids", "lengths"} <= set(small) else []
     _check_positions(path, small["positions"], small["valid"], rollouts)
     _require(path, "layers", _whole(small["layers"]) and bool((small["layers"] > 0).all()))
+    lens = small.get("lens_entropy")
+    _require(
+        path, "lens_entropy", lens is None or (lens.shape == small["layers"].shape and bool(lens.isfinite().all()))
+    )
     return FlowFile(
         path,
         layers=small["layers"].tolist(),
@@ -147,7 +165,16 @@ def open_flow(path: Path) -> FlowFile:
         positions=small["positions"],
         rollouts=rollouts,
         texts=_texts(path, metadata),
+        step=_step(path, metadata),
+        lens_entropy=None if lens is None else lens.tolist(),
     )
+
+
+def _step(path: Path, metadata: dict[str, str]) -> int | None:
+    """The training step that a file says, or else its name."""
+    written = metadata.get("step", "")
+    named = _STEP.search(path.stem)
+    return int(written) if written.isdecimal() else int(named[1]) if named else None
 
 
 def _texts(path: Path, metadata: dict[str, str]) -> dict[int, str]:
