@@ -49,10 +49,9 @@ class Diagnosis:
         """A row for each step and layer: energy, share, other energies, measures, energy by part of a rollout."""
         import pandas as pd
 
-        from phfcli.core.reporting.tables import layer_table
+        from phfcli.core.reporting.tables import layer_records
 
-        header, *rows = layer_table(self.reports)
-        return pd.DataFrame([list(row) for row in rows], columns=[str(name) for name in header])
+        return pd.DataFrame(layer_records(self.reports))
 
     def to_pandas(self) -> "pd.DataFrame":
         """The same as `layers()`."""

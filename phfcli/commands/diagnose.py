@@ -129,9 +129,9 @@ def diagnose(
 
         draw_layers(reports, plot)
     if csv is not None:
-        from phfcli.core.reporting.tables import layer_table, write_csv
+        from phfcli.core.reporting.tables import layer_records, write_records
 
-        write_csv(csv, layer_table(reports))
+        write_records(csv, layer_records(reports))
     if json_:
         print_json(reports[-1].as_json() | {"steps": [report.as_json() for report in reports]})
         return

@@ -28,14 +28,13 @@ from phfcli.core.reporting.run_summaries import (
     with_distinct_names,
 )
 from phfcli.core.reporting.score_charts import CAPTIONS, sample_panels
-from phfcli.core.reporting.tables import ResultTable, gain_sentences, layer_table, paper_table, view_of
+from phfcli.core.reporting.tables import ResultTable, gain_sentences, layer_records, paper_table, view_of
 from phfcli.core.reporting.training_charts import CURVES, DETAILS, MAPS, own_metrics, part_map, training_panels
 from phfcli.core.runs.folder import now
 from phfcli.core.storage.files import write_text
 from phfcli.core.version import __version__
 
 _FOLDER = Path(__file__).parent / "page"
-_PERCENT = ("share",)  # columns of layers that are shares
 _FLOW_CAPTIONS = {
     "shares": "Share of the energy that each decoder block carries. Even bars at the dashed line would be a flow that "
     "differs alike at every depth.",
@@ -54,6 +53,7 @@ _FLOW_CAPTIONS = {
     "that the path keeps to few directions.",
     "state cosine": "Cosine of the last block's states over the first and over the last k tokens of the rollouts. A "
     "curve that lies lower is the end at which the readers differ more.",
+    "lens entropy": "Entropy of the next token when the model's head reads each block's state: the logit lens.",
 }
 
 
@@ -188,12 +188,12 @@ def _flow(run: RunSummary, place: int) -> dict[str, Any]:
         f"step {newest.step}: largest share {100 * share:.1f} % in block {layer}, entropy {newest.entropy:.2f} of "
         f"{newest.max_entropy:.2f} nats, {newest.samples} rollouts"
     )
-    header, *rows = layer_table([newest])
-    kept = [index for index, column in enumerate(header) if not str(column).startswith(("part_", "energy_", "step"))]
+    records = layer_records([newest])
+    kept = [column for column in records[0] if not column.startswith(("part_", "energy_", "step"))]
     table = ResultTable(
         f"{run.name}, step {newest.step}",
-        [str(header[index]).replace("_", " ") + (", %" if header[index] in _PERCENT else "") for index in kept],
-        [[_short(row[index], header[index] in _PERCENT) for index in kept] for row in rows],
+        [column.replace("_", " ") + (", %" if column == "share" else "") for column in kept],
+        [[_short(record[column], column == "share") for column in kept] for record in records],
     )
     figures = [
         Figure(

@@ -1,12 +1,10 @@
 """Tables of results and of comparisons, and tables as files."""
 
-import csv
-import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phfcli.core.analysis.arms import Arm
 from phfcli.core.analysis.compare import SUITE, Comparison, Pair
@@ -17,9 +15,10 @@ from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
 from phfcli.core.names import ViewName
 from phfcli.core.storage.files import write_text
 
-Row = Sequence[object]
+if TYPE_CHECKING:
+    import pandas as pd
 
-_SCORE = re.compile(r"(\d+\.\d+) ± (\d+\.\d+)")  # differences have a sign, and none of them is the best
+_SCORE = r"^(\d+\.\d+) ± (\d+\.\d+)$"  # differences have a sign, and none of them is the best
 
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -53,97 +52,72 @@ def as_latex(table: ResultTable, label: str = "tab:results", ranked: bool = Fals
 
     Errors are small. `ranked` rows are methods: of each model the highest score of a column is bold.
     """
+    import pandas as pd
+
     first = table.rows[0] if table.rows else [""] * len(table.columns)
-    alignment = "".join("r" if cell[:1] in set("+-0123456789") else "l" for cell in first)
-    best: Sequence[Sequence[float | None]] = (
-        _best_beside(table) if ranked else [[None] * len(row) for row in table.rows]
+    cells = pd.DataFrame([list(row) for row in table.rows], columns=range(len(table.columns)), dtype=str)
+    bold = _best(cells, table.columns[0] == "model") if ranked else cells != cells
+    written = [
+        [_latex_score(cell, best) for cell, best in zip(row, marks, strict=True)]
+        for row, marks in zip(cells.to_numpy(), bold.to_numpy(), strict=True)
+    ]
+    return pd.DataFrame(
+        written, columns=[_latex_cell(name) for name in table.columns]
+    ).to_latex(
+        index=False,
+        escape=False,  # pandas leaves ±, and brackets that would be options of the row before
+        column_format="".join("r" if cell[:1] in set("+-0123456789") else "l" for cell in first),
+        caption=_latex_cell(table.title),
+        label=label,
     )
-    cells = [
-        [_latex_score(cell, own) for cell, own in zip(row, beside, strict=True)]
-        for row, beside in zip(table.rows, best, strict=True)
-    ]
-    header, *body = [" & ".join(row) + r" \\" for row in (map(_latex_cell, table.columns), *cells)]
-    lines = [
-        r"\begin{table}",
-        rf"\caption{{{_latex_cell(table.title)}}}",
-        rf"\label{{{label}}}",
-        rf"\begin{{tabular}}{{{alignment}}}",
-        r"\toprule",
-        header,
-        r"\midrule",
-        *body,
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def as_csv(columns: Sequence[str], rows: Sequence[Row]) -> str:
-    """Comma-separated values; None is an empty cell."""
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([columns, *rows])
-    return out.getvalue()
-
-
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Writes rows of which the first is the header."""
-    write_text(path, as_csv([str(cell) for cell in rows[0]], rows[1:]))
 
 
 def write_records(path: Path, records: Sequence[Mapping[str, object]]) -> None:
-    """Writes records as CSV, their keys as the header."""
-    header = list(dict.fromkeys(key for record in records for key in record))
-    write_csv(path, [header, *([record.get(key) for key in header] for record in records)])
+    """Writes records as CSV, their keys as the header; None is an empty cell."""
+    import pandas as pd
+
+    frame = pd.DataFrame([dict(record) for record in records], dtype=object)  # or a whole number beside a gap is 1.0
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
-def layer_table(reports: Sequence[LayerReport]) -> list[Row]:
-    """Every value by step and layer, under a header."""
-    kinds, names = list(reports[0].all_energies), list(reports[0].measures)
-    parts = range(len(reports[0].position_map[0]))
-    header = [
-        *("step", "layer", "energy_kind", "energy", "share"),
-        *(f"energy_{kind}" for kind in kinds),
-        *(name for name in names if name not in kinds),
-        *(f"part_{part + 1}" for part in parts),
-    ]
+def layer_records(reports: Sequence[LayerReport]) -> list[dict[str, object]]:
+    """Every value by step and layer. The last layer has no next one, so its `adjacent` is None."""
     lens = any(report.lens_entropy is not None for report in reports)
-    rows: list[Row] = [[*header, *(["lens_entropy"] if lens else [])]]
-    for report in reports:
-        for index, layer in enumerate(report.layers):
-            measures = [_at(report.measures[name], index) for name in names if name not in kinds]
-            energies = [report.all_energies[kind][index] for kind in kinds]
-            own = (report.step, layer, report.energy, report.energies[index], report.share[index])
-            read = [report.lens_entropy[index] if report.lens_entropy is not None else None] if lens else []
-            rows.append([*own, *energies, *measures, *report.position_map[index], *read])
-    return rows
+    return [
+        {
+            "step": report.step,
+            "layer": layer,
+            "energy_kind": report.energy,
+            "energy": report.energies[index],
+            "share": report.share[index],
+            **{f"energy_{kind}": values[index] for kind, values in report.all_energies.items()},
+            **{
+                name: values[index] if index < len(values) else None
+                for name, values in report.measures.items()
+                if name not in report.all_energies
+            },
+            **{f"part_{part}": value for part, value in enumerate(report.position_map[index], start=1)},
+            **({"lens_entropy": report.lens_entropy[index] if report.lens_entropy else None} if lens else {}),
+        }
+        for report in reports
+        for index, layer in enumerate(report.layers)
+    ]
 
 
-def _at(values: Sequence[float | None], index: int) -> float | None:
-    """The value of a layer, or None: the last layer has no next one, so `adjacent` is shorter."""
-    return values[index] if index < len(values) else None
+def _best(cells: "pd.DataFrame", by_model: bool) -> "pd.DataFrame":
+    """Which cells hold the highest of at least two scores of their column, among the rows of the same model."""
+    scores = cells.apply(lambda column: column.str.extract(_SCORE)[0].astype(float))
+    models = cells[0] if by_model else cells[0].map(lambda _: "")
+    groups = scores.groupby(models)
+    return (scores == groups.transform("max")) & (groups.transform("count") > 1)
 
 
-def _best_beside(table: ResultTable) -> list[list[float | None]]:
-    """Beside each cell the highest score of its column, among the rows of the same model where there are several."""
-    models = [row[0] if table.columns[0] == "model" else "" for row in table.rows]
-    own = {model: [row for row, other in zip(table.rows, models, strict=True) if other == model] for model in models}
-    best = {model: [_best(column) for column in zip(*rows, strict=True)] for model, rows in own.items()}
-    return [best[model] for model in models]
-
-
-def _best(cells: Sequence[str]) -> float | None:
-    """The highest of a column's scores, if at least two of them have an error beside them."""
-    scores = [float(found[1]) for cell in cells if (found := _SCORE.fullmatch(cell))]
-    return max(scores) if len(scores) > 1 else None
-
-
-def _latex_score(cell: str, best: float | None) -> str:
+def _latex_score(cell: str, best: bool) -> str:
     """A cell; a score's error is small, and the best of its column is bold."""
-    found = _SCORE.fullmatch(cell)
+    found = re.fullmatch(_SCORE, cell)
     if found is None:
         return _latex_cell(cell)
-    score = rf"\textbf{{{found[1]}}}" if float(found[1]) == best else found[1]
+    score = rf"\textbf{{{found[1]}}}" if best else found[1]
     return rf"{score} {{\scriptsize $\pm$ {found[2]}}}"
 
 

@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from phfcli.core.errors import UserError
 from phfcli.core.models.language_model import LanguageModel
@@ -96,18 +97,20 @@ def _states_along(student: Tensor, teacher: Tensor, positions: Tensor, completio
 
 def join_flows(flows: Sequence[Flow]) -> Flow:
     """The rollouts of several flows of one model as one flow, on the CPU; rows are padded to the longest."""
-    m = max(flow.valid.shape[1] for flow in flows)
-    pad = torch.nn.functional.pad
+    missing = [max(flow.valid.shape[1] for flow in flows) - flow.valid.shape[1] for flow in flows]
+
+    def states(parts: Iterable[Tensor]) -> Tensor:
+        return torch.cat([pad(part.cpu(), (0, 0, 0, m)) for part, m in zip(parts, missing, strict=True)], dim=1)
+
+    def rows(parts: Iterable[Tensor]) -> Tensor:
+        return torch.cat([pad(part.cpu(), (0, m)) for part, m in zip(parts, missing, strict=True)])
+
     return Flow(
-        *(
-            torch.cat([pad(getattr(f, name).cpu(), (0, 0, 0, m - f.valid.shape[1])) for f in flows], dim=1)
-            for name in _STATES
-        ),
-        *(
-            torch.cat([pad(getattr(f, name).cpu(), (0, m - f.valid.shape[1])) for f in flows])
-            for name in ("positions", "valid")
-        ),
-        layers=flows[0].layers,
+        states(flow.student for flow in flows),
+        states(flow.teacher for flow in flows),
+        rows(flow.positions for flow in flows),
+        rows(flow.valid for flow in flows),
+        flows[0].layers,
         rollouts=[rollout for flow in flows for rollout in flow.rollouts],
         texts={token: text for flow in flows for token, text in flow.texts.items()},
     )
