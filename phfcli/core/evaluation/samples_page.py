@@ -1,15 +1,15 @@
 """The page that shows the samples of one evaluation, or of two side by side: one file that asks no network."""
 
 import json
-import re
 from base64 import b64encode
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from html import escape
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from phfcli.core.evaluation.formulas import Formulas
 from phfcli.core.grading.latex import split_thinking
@@ -17,14 +17,21 @@ from phfcli.core.storage.files import write_text
 from phfcli.core.types import Problem
 
 
-def page_policy(page: str) -> str:
-    """Allows the page's own style and script, by their hashes, and nothing else; no string becomes markup."""
-    allowed = {}
-    for name in ("style", "script"):
-        content = page.partition(f"<{name}>")[2].partition(f"</{name}>")[0]
-        allowed[name] = b64encode(sha256(content.encode()).digest()).decode()
+def fill_template(template: Path, style: str, script: str, values: Mapping[str, Any]) -> str:
+    """The template as a page of its own, which asks no network; whatever is not marked safe is escaped."""
+    loader = FileSystemLoader(template.parent)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # of the filter tojson: ASCII, no < > &
+    own = {"style": style, "script": script, "policy": page_policy(style, script)}
+    page = environment.get_template(template.name).render(values, **own)
+    return page.encode("utf-8", "replace").decode()  # half a character pair cannot be written
+
+
+def page_policy(style: str, script: str) -> str:
+    """Allows this style and this script, by their hashes, and nothing else; no string becomes markup."""
+    allowed_style, allowed_script = (b64encode(sha256(text.encode()).digest()).decode() for text in (style, script))
     return (
-        f"default-src 'none'; style-src 'sha256-{allowed['style']}'; script-src 'sha256-{allowed['script']}'; "
+        f"default-src 'none'; style-src 'sha256-{allowed_style}'; script-src 'sha256-{allowed_script}'; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
 
@@ -67,13 +74,8 @@ def write_page(
     prompt: what the model reads of the first problem, if that is known.
     """
     run = ShownRun(_target(summary), summary, samples)
-    slots = {
-        "layout": "one",
-        "title": _escape(f"samples of {run.name}"),
-        "runs": _about(run, _prompt(prompt)),
-        "kept": "samples.jsonl beside this page",
-    }
-    write_text(path, _page([run], problems, slots))
+    values = {"title": f"samples of {run.name}", "kept": "samples.jsonl beside this page", "difference": ""}
+    write_text(path, _page([run], problems, values, prompt))
 
 
 def write_pair_page(
@@ -83,34 +85,35 @@ def write_pair_page(
 
     difference: of their averages, as a sentence, if it is known.
     """
-    told = f'<p class="difference">{_escape(difference)}</p>\n' if difference else ""
-    slots = {
-        "layout": "two",
-        "title": _escape(f"samples of {first.name} and {second.name}"),
-        "runs": f'{told}<div class="about">\n<div>{_about(first)}</div>\n<div>{_about(second)}</div>\n</div>',
+    values = {
+        "title": f"samples of {first.name} and {second.name}",
         "kept": "samples.jsonl of each evaluation's folder",
+        "difference": difference,
     }
-    write_text(path, _page([first, second], problems, slots))
+    write_text(path, _page([first, second], problems, values))
 
 
-def _page(runs: Sequence[ShownRun], problems: Sequence[Problem], slots: dict[str, str]) -> str:
+def _page(runs: Sequence[ShownRun], problems: Sequence[Problem], values: dict[str, Any], prompt: str = "") -> str:
     formulas = Formulas()
     end = max(_SHORTEST_END, min(_LONGEST_END, _ALL_ENDS // max(2 * sum(len(run.samples) for run in runs), 1)))
     drawn = [_by_problem(run.samples) for run in runs]
     # first in the table of formulas
     heads = [_head(problem, [own[problem.id] for own in drawn], formulas) for problem in problems]
     bodies = [[_body(sample, end, formulas) for own in drawn for sample in own[problem.id]] for problem in problems]
-    blocks = [_block(f"samples-{number}", body) for number, body in enumerate(bodies)]
-    names = _block("runs", [run.name for run in runs])
-    data = [names, _block("problems", heads), _block("formulas", formulas.table), *blocks]
-    own = {"bench": _escape(runs[0].summary.get("bench", "samples")), "data": "\n".join(data)}
-    return _fill(_template(), slots | own)
-
-
-def _template() -> str:
-    """The page without its contents; style and script are part of it."""
-    text = {kind: (_FOLDER / f"samples.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")}
-    return text["html"].replace("{{style}}", common_style() + text["css"]).replace("{{script}}", text["js"])
+    data = {"runs": [run.name for run in runs], "problems": heads, "formulas": formulas.table}
+    data |= {f"samples-{number}": body for number, body in enumerate(bodies)}
+    about = [
+        {
+            "name": run.name,
+            "figures": _figures(run.summary),
+            "prompt": prompt,
+            "summary": json.dumps(run.summary, indent=2, ensure_ascii=False),
+        }
+        for run in runs
+    ]
+    values |= {"bench": runs[0].summary.get("bench", "samples"), "runs": about, "data": data}
+    css, script = ((_FOLDER / f"samples.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    return fill_template(_FOLDER / "samples.html", common_style() + css, script, values)
 
 
 def _by_problem(samples: Sequence[dict[str, Any]]) -> defaultdict[str, list[dict[str, Any]]]:
@@ -163,47 +166,17 @@ def _both_ends(text: str, end: int) -> tuple[str, int, str]:
     return text[:end], len(text) - 2 * end, text[-end:]
 
 
-def _block(name: str, value: Any) -> str:
-    """A value as JSON that no parser of HTML can take for markup."""
-    text = json.dumps(value, separators=(",", ":"))  # ASCII, so without the separators that end a line of JavaScript
-    text = text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
-    return f'<script type="application/json" id="{name}">{text}</script>'
-
-
-def _fill(template: str, slots: dict[str, str]) -> str:
-    """The template with its slots filled, all at once, so that no data is searched for slots."""
-    filled = {"policy": page_policy(template)} | slots
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], template)
-
-
-def _about(run: ShownRun, fold: str = "") -> str:
-    """A run's name and figures, and its summary as a fold below another one."""
-    summary = _escape(json.dumps(run.summary, indent=2, ensure_ascii=False))
-    return (
-        f'<p class="target">{_escape(run.name)}</p>\n<dl class="figures">\n{_figures(run.summary)}\n</dl>\n'
-        f'{fold}<details class="all"><summary>The whole summary</summary><pre>{summary}</pre></details>'
-    )
-
-
-def _prompt(prompt: str) -> str:
-    """The prompt as a fold of the page, or nothing."""
-    if not prompt:
-        return ""
-    title = "What the model reads of the first problem"
-    return f'<details class="all"><summary>{title}</summary><pre>{_escape(prompt)}</pre></details>\n'
-
-
 def _target(summary: dict[str, Any]) -> str:
     target, step = summary.get("target", ""), summary.get("step")
     return f"{target}, step {step}" if step else str(target)
 
 
-def _figures(summary: dict[str, Any]) -> str:
-    """The summary's figures as the terms of a list."""
+def _figures(summary: dict[str, Any]) -> dict[str, str]:
+    """The summary's figures by their names."""
     n = summary.get("n", "n")
     passed = (summary.get("pass_at_k") or {}).get(str(n))
     average = f"{_percent(summary.get('average'))} ± {_percent(summary.get('stderr'))} %"
-    figures = {
+    return {
         f"Average@{n} ± stderr": average,
         f"pass@{n}": f"{_percent(passed)} %",
         f"majority@{n}": f"{_percent(summary.get('majority'))} %",
@@ -212,7 +185,6 @@ def _figures(summary: dict[str, Any]) -> str:
         "grader failures": _count(summary.get("grader_failures")),
         "mean tokens": _count(summary.get("mean_tokens")),
     }
-    return "\n".join(f"<div><dt>{_escape(name)}</dt><dd>{_escape(value)}</dd></div>" for name, value in figures.items())
 
 
 def _percent(share: float | None) -> str:
@@ -221,8 +193,3 @@ def _percent(share: float | None) -> str:
 
 def _count(number: float | None) -> str:
     return "–" if number is None else f"{number:,.0f}"
-
-
-def _escape(text: object) -> str:
-    """Text as ASCII HTML, so that even half a character pair can be written."""
-    return escape(str(text)).encode("ascii", "xmlcharrefreplace").decode()

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from phfcli.core.analysis.compare import Comparison
-from phfcli.core.evaluation.samples_page import common_style, page_policy
+from phfcli.core.evaluation.samples_page import common_style, fill_template
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
 from phfcli.core.reporting.tables import ResultTable
 
@@ -42,15 +40,10 @@ class Figure(NamedTuple):
 
 
 def render_page(name: str, context: dict[str, Any]) -> str:
-    """The template as a page of its own, which asks no network; whatever is not marked safe is escaped."""
-    loader = FileSystemLoader(_FOLDER)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = environment.get_template(name)
+    """A page of this room, with the style and the script that its pages share."""
     style = common_style() + (_FOLDER / "report.css").read_text(encoding="utf-8")
     script = "".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("tablesort.min.js", "report.js"))
-    policy = page_policy(f"<style>{style}</style><script>{script}</script>")
-    page = template.render(context | {"style": style, "script": script, "policy": policy})
-    return page.encode("utf-8", "replace").decode()  # half a character pair cannot be written
+    return fill_template(_FOLDER / name, style, script, context)
 
 
 def sortable(table: ResultTable) -> dict[str, Any]:
