@@ -145,14 +145,13 @@ class Training:
 
     def __iter__(self) -> Iterator[Metrics]:
         from phfcli.api.progress import StepBar, quiet_libraries
-        from phfcli.core.reporting.findings import training_findings
         from phfcli.core.training.start import running, stops_at
 
         free = not self._resume and not any("output_dir" in source.tree for source in self._sources)
         with told_in_python(), ExitStack() as stack:
             stack.enter_context(quiet_libraries())
             bar = stack.enter_context(StepBar(self._progress))
-            opened = running(self._sources, self._resume, self._force, _warn, bar.tell, training_findings, free)
+            opened = running(self._sources, self._resume, self._force, _warn, bar.tell, free)
             self._running = stack.enter_context(opened)
             trainer = self._running.trainer
             self._folder = trainer.folder

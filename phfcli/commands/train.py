@@ -281,7 +281,6 @@ def train(
 
 def _run(sources: "list[Source]", resume: bool, force: bool, json_: bool, quiet: bool) -> None:
     """Starts or goes on with a run in this process, which may be one of several, and shows it to its end."""
-    from phfcli.core.reporting.findings import training_findings
     from phfcli.core.training.start import running
 
     log = log_console(quiet)
@@ -289,7 +288,7 @@ def _run(sources: "list[Source]", resume: bool, force: bool, json_: bool, quiet:
     def tell(line: str) -> None:
         say(log, line)
 
-    with running(sources, resume, force, warn, tell, training_findings) as run:
+    with running(sources, resume, force, warn, tell) as run:
         trainer = run.trainer
         last = watch(run, log_console(quiet or not trainer.ranks.main))
         if trainer.ranks.main:

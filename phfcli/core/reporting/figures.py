@@ -5,12 +5,9 @@ from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import imread
-from numpy.typing import NDArray
 
 from phfcli.core.analysis.bridge import BridgeReport
 from phfcli.core.analysis.compare import SUITE, Comparison, Pair
@@ -76,11 +73,6 @@ def save_figure(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _plain_text():
         figure.savefig(path, dpi=_DPI)
-
-
-def pixels_of(figure: Figure) -> NDArray[np.uint8]:
-    """A figure as it looks on a screen: [height, width, 3]."""
-    return (255 * imread(BytesIO(_png(figure, figure.dpi)))[..., :3]).astype(np.uint8)
 
 
 def _png(figure: Figure, dpi: float) -> bytes:

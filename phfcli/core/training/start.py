@@ -22,12 +22,11 @@ from phfcli.core.training.metrics import Metrics
 from phfcli.core.training.ranks import Ranks, joined
 from phfcli.core.training.saving import resume
 from phfcli.core.training.setup import build_trainer
-from phfcli.core.training.trackers import Findings, Reporter, reporting
+from phfcli.core.training.trackers import Reporter, reporting
 from phfcli.core.training.trainer import Trainer
 
 Warn = Callable[[str], None]
 Tell = Callable[[str], None]
-Look = Callable[[Trainer], Findings]
 
 
 @dataclass(frozen=True)
@@ -48,18 +47,17 @@ class Start:
 
 @dataclass(frozen=True)
 class Running:
-    """A run that is open: its trainer, where each step is reported to, and what finds something to show there."""
+    """A run that is open: its trainer, and where each step is reported to."""
 
     trainer: Trainer
     reporter: Reporter
-    look: Look
 
     def steps(self) -> Iterator[Metrics]:
         """Trains to the end; yields the metrics of each step once they are on disk and reported."""
         for metrics in self.trainer.train():
             self.reporter.step(metrics)
-            if self.reporter.pages and self.trainer.saved == self.trainer.step:
-                self.reporter.show(self.look(self.trainer), self.trainer.step)
+            if self.trainer.saved == self.trainer.step and not self.trainer.objective.needs.offline:
+                self.reporter.samples(self.trainer.samples, self.trainer.model.description.text, self.trainer.step)
             yield metrics
 
 
@@ -70,13 +68,11 @@ def running(
     force: bool,
     warn: Warn,
     tell: Tell,
-    look: Look,
     fresh_folder: bool = False,
 ) -> Iterator[Running]:
     """Opens a run, a new one or one that goes on, up to its next step; SIGTERM then ends it after the present step.
 
     tell: takes what is said at the start, a sentence at a time; only the main one of several processes speaks.
-    look: finds what trackers show at a checkpoint; it is called where one of them shows more than numbers.
     fresh_folder: where the default folder is taken, the run takes the next free one: NAME-2, NAME-3.
 
     Raises:
@@ -90,7 +86,7 @@ def running(
         for line in _about(trainer, start) if ranks.main else ():
             tell(line)
         with stops_at(trainer, signal.SIGTERM), open_trackers(trainer) as reporter:
-            yield Running(trainer, reporter, look)
+            yield Running(trainer, reporter)
         ranks.wait()  # a launcher ends the others when one has ended
 
 

@@ -1,108 +1,35 @@
 """Sends a run's metrics to trackers such as TensorBoard or W&B."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError, markdown_lines
 from phfcli.core.extensions import find
+from phfcli.core.models.passes import Sample
 from phfcli.core.storage.schemas import ManifestForm, read_form
 
-Cell = str | float | None
-Pixels = NDArray[np.uint8]  # [height, width, 3], red, green and blue
-
-
-@dataclass(frozen=True)
-class TrackedTable:
-    """A table whose columns hold numbers or text; None is a gap."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What a run has to show at a checkpoint, under the names that trackers show it by."""
-
-    tables: Mapping[str, TrackedTable] = field(default_factory=dict)
-    pictures: Mapping[str, Pixels] = field(default_factory=dict)
-    verdict: Sequence[str] = ()  # sentences
-
-
-@runtime_checkable
-class Pages(Protocol):
-    """The part of a tracker that takes more than numbers. A tracker of others may leave it out."""
-
-    def show(self, findings: Findings, step: int) -> None:
-        """Takes what a run has to show at a checkpoint."""
-        ...
-
-    def alarm(self, name: str, sentence: str, step: int) -> None:
-        """Takes an alarm of a step; each name comes once in a run."""
-        ...
-
-
-class TensorBoardPages:
-    """Tables and sentences as Markdown in the text tab, pictures in the image tab."""
-
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
-
-    def show(self, findings: Findings, step: int) -> None:
-        for name, table in findings.tables.items():
-            rows = [[_text(cell) for cell in row] for row in table.rows]
-            self._writer.add_text(name, "\n".join(markdown_lines(table.columns, rows)), step)
-        for name, picture in findings.pictures.items():
-            self._writer.add_image(name, picture, step, dataformats="HWC")
-        self._writer.add_text("verdict", "\n\n".join(findings.verdict), step)
-        self._writer.flush()
-
-    def alarm(self, name: str, sentence: str, step: int) -> None:
-        self._writer.add_text(f"alarm/{name}", sentence, step)
-        self._writer.flush()
-
-
-class LoggedPages:
-    """For W&B and trackio, whose libraries have the same names for tables, pictures and alerts."""
-
-    def __init__(self, library: Any, run: Any) -> None:
-        self._library, self._run = library, run
-
-    def show(self, findings: Findings, step: int) -> None:
-        library = self._library
-        tables = {
-            name: library.Table(columns=list(table.columns), data=[list(row) for row in table.rows])
-            for name, table in findings.tables.items()
-        }
-        pictures = {name: library.Image(picture) for name, picture in findings.pictures.items()}
-        verdict = library.Table(columns=["verdict"], data=[[sentence] for sentence in findings.verdict])
-        self._run.log({**tables, **pictures, "verdict": verdict}, step=step)
-
-    def alarm(self, name: str, sentence: str, step: int) -> None:
-        self._run.alert(title=f"{name} at step {step}", text=sentence)
-
-
-def pages_of(name: str, opened: Any) -> Pages:
-    """The pages of a tracker that comes with phf; `opened` is its library's writer or run."""
-    return TensorBoardPages(opened) if name == "tensorboard" else LoggedPages(import_module(name), opened)
-
-
-def _text(cell: Cell) -> str:
-    return f"{cell:.4g}" if isinstance(cell, float) else "-" if cell is None else str(cell)
-
-
 _PROJECT = "phf"
+_SAMPLES = 4  # of a checkpoint
+_LONGEST_TEXT = 4_000  # characters of a prompt or a rollout
+
+
+class TrackedSample(NamedTuple):
+    """A row of the table of samples; texts are cut at 4,000 characters."""
+
+    prompt: str
+    rollout: str
+    tokens: int
+    reward: float | None  # None where the objective needs no reward
 
 
 class Tracker(Protocol):
-    """Where metrics go, such as a service with pages of curves. One that is also `Pages` gets the findings too."""
+    """Where metrics go, such as a service with curves. One that is also a `SampleTracker` gets samples too."""
 
     def store_init_configuration(self, values: dict[str, Any]) -> None:
         """Takes the settings of a new run, by dotted key with slashes."""
@@ -115,26 +42,41 @@ class Tracker(Protocol):
     def finish(self) -> None: ...
 
 
+@runtime_checkable
+class SampleTracker(Protocol):
+    """The part of a tracker that takes samples. A tracker of others may leave it out."""
+
+    def log_samples(self, samples: Sequence[TrackedSample], step: int) -> None:
+        """Takes the first rollouts of a step that has a checkpoint."""
+        ...
+
+
+LogSamples = Callable[[Sequence[TrackedSample], int], None]
+
+
 @dataclass(frozen=True)
 class Reporter:
-    """The open trackers of a run, and the pages of those that have any."""
+    """The open trackers of a run, and how those that take samples take them."""
 
     trackers: Sequence[Tracker]
-    pages: Sequence[Pages]
+    log_samples: Sequence[LogSamples]
 
     def step(self, metrics: Mapping[str, Any]) -> None:
-        """Sends the metrics of a step, and the alarms that it has raised."""
+        """Sends the numbers of a step."""
         values = _flat({name: value for name, value in metrics.items() if name != "alarms"})
         for tracker in self.trackers:
             tracker.log(values, step=metrics["step"])
-        for alarm in metrics.get("alarms", []):
-            for page in self.pages:
-                page.alarm(alarm["alarm"], alarm["sentence"], metrics["step"])
 
-    def show(self, findings: Findings, step: int) -> None:
-        """Sends what there is to see at a checkpoint."""
-        for page in self.pages:
-            page.show(findings, step)
+    def samples(self, samples: Sequence[Sample], text: Callable[[Sequence[int]], str], step: int) -> None:
+        """Sends the first of a step's samples. text: decodes token ids."""
+        rows = [
+            TrackedSample(
+                _cut(text(s.student_prompt)), _cut(text(s.completion)), len(s.completion), s.reward if s.group else None
+            )
+            for s in (samples[:_SAMPLES] if self.log_samples else ())
+        ]
+        for log in self.log_samples:
+            log(rows, step)
 
 
 @contextmanager
@@ -146,7 +88,7 @@ def reporting(config: TrainConfig, folder: Path, step: int) -> Iterator[Reporter
         for tracker in trackers:
             tracker.store_init_configuration(_flat(config.model_dump(mode="json"), as_text=True))
     try:
-        yield Reporter(trackers, [pages for _, pages in opened if pages is not None])
+        yield Reporter(trackers, [log for _, log in opened if log is not None])
     finally:
         for tracker in trackers:
             tracker.finish()
@@ -164,14 +106,34 @@ def check_trackers(config: TrainConfig) -> None:
             raise UserError(f"--report-to {name}: its package is not installed: pip install {name}")
 
 
-def _open(name: str, folder: Path, step: int) -> tuple[Tracker, Pages | None]:
-    """A tracker, ours or one that somebody has added, and its pages if it has any."""
+def _open(name: str, folder: Path, step: int) -> tuple[Tracker, LogSamples | None]:
+    """A tracker, ours or one that somebody has added, and how it takes samples if it does."""
     build = find("trackers", name)
     if build is not None:
         added = build(folder)
-        return added, added if isinstance(added, Pages) else None
+        return added, added.log_samples if isinstance(added, SampleTracker) else None
     tracker = _start(name, folder, step)
-    return tracker, pages_of(name, tracker.tracker)
+    if name == "tensorboard":
+        return tracker, partial(_as_markdown, tracker.tracker)
+    return tracker, partial(_as_table, import_module(name).Table, tracker.tracker)
+
+
+def _as_markdown(writer: Any, samples: Sequence[TrackedSample], step: int) -> None:
+    """For the text tab of TensorBoard."""
+    rows = [["-" if cell is None else str(cell) for cell in sample] for sample in samples]
+    writer.add_text("rollouts", "\n".join(markdown_lines(TrackedSample._fields, rows)), step)
+    writer.flush()
+
+
+def _as_table(table: Any, run: Any, samples: Sequence[TrackedSample], step: int) -> None:
+    """For W&B and trackio, whose libraries call a table the same."""
+    rows = [list(sample) for sample in samples]
+    run.log({"rollouts": table(columns=list(TrackedSample._fields), data=rows)}, step=step)
+
+
+def _cut(text: str) -> str:
+    more = len(text) - _LONGEST_TEXT
+    return text if more <= 0 else f"{text[:_LONGEST_TEXT]} … {more} more characters"
 
 
 def _start(name: str, folder: Path, step: int) -> Any:

@@ -7,7 +7,7 @@ from evaluations import evaluation
 
 from phfcli.core.analysis.compare import Comparison, compare
 from phfcli.core.evaluation.saved_evaluations import load_evaluations
-from phfcli.core.reporting.findings import evaluation_sentence, verdict
+from phfcli.core.reporting.findings import verdict
 from phfcli.core.reporting.run_summaries import RunSummary
 
 
@@ -64,13 +64,3 @@ def test_one_run_has_a_score_and_its_alarms(tmp_path: Path) -> None:
 def test_an_evaluated_model_alone_says_nothing_of_training(tmp_path: Path) -> None:
     base = RunSummary("base", Path("base"), {}, {}, [], [])
     assert verdict(comparison(tmp_path, phf=[5]), [base]) == ["Share of right samples: on aime phf 50.0 %."]
-
-
-def test_evaluations_during_training_are_told_by_the_best_beside_the_ends() -> None:
-    def line(step: int, average: float) -> dict[str, object]:
-        return {"step": step, "bench": "aime", "average": average, "stderr": 0.03}
-
-    told = evaluation_sentence([line(25, 0.5), line(50, 0.64), line(75, 0.64), line(100, 0.61)])
-    assert told == "Best on aime so far: step 50, 64.0 ± 3.0 %, beside 50.0 % at step 25 and 61.0 % at step 100."
-    assert evaluation_sentence([line(25, 0.5)]) == "Best on aime so far: step 25, 50.0 ± 3.0 %."
-    assert evaluation_sentence([]) == ""
