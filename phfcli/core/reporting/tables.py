@@ -109,7 +109,8 @@ def _best(cells: "pd.DataFrame", by_model: bool) -> "pd.DataFrame":
     scores = cells.apply(lambda column: column.str.extract(_SCORE)[0].astype(float))
     models = cells[0] if by_model else cells[0].map(lambda _: "")
     groups = scores.groupby(models)
-    return (scores == groups.transform("max")) & (groups.transform("count") > 1)
+    best: pd.DataFrame = (scores == groups.transform("max")) & (groups.transform("count") > 1)
+    return best
 
 
 def _latex_score(cell: str, best: bool) -> str:

@@ -56,8 +56,9 @@ class Running:
         """Trains to the end; yields the metrics of each step once they are on disk and reported."""
         for metrics in self.trainer.train():
             self.reporter.step(metrics)
-            if self.trainer.saved == self.trainer.step and not self.trainer.objective.needs.offline:
-                self.reporter.samples(self.trainer.samples, self.trainer.model.description.text, self.trainer.step)
+            trainer, needs = self.trainer, self.trainer.objective.needs
+            if trainer.saved == trainer.step and not needs.offline:
+                self.reporter.samples(trainer.samples, trainer.model.description.text, needs.reward, trainer.step)
             yield metrics
 
 

@@ -67,13 +67,18 @@ class Reporter:
         for tracker in self.trackers:
             tracker.log(values, step=metrics["step"])
 
-    def samples(self, samples: Sequence[Sample], text: Callable[[Sequence[int]], str], step: int) -> None:
-        """Sends the first of a step's samples. text: decodes token ids."""
+    def samples(
+        self, samples: Sequence[Sample], text: Callable[[Sequence[int]], str], rewarded: bool, step: int
+    ) -> None:
+        """Sends the first of a step's samples. text: decodes token ids; rewarded: whether they have rewards."""
         rows = [
             TrackedSample(
-                _cut(text(s.student_prompt)), _cut(text(s.completion)), len(s.completion), s.reward if s.group else None
+                prompt=_cut(text(sample.student_prompt)),
+                rollout=_cut(text(sample.completion)),
+                tokens=len(sample.completion),
+                reward=sample.reward if rewarded else None,
             )
-            for s in (samples[:_SAMPLES] if self.log_samples else ())
+            for sample in (samples[:_SAMPLES] if self.log_samples else ())
         ]
         for log in self.log_samples:
             log(rows, step)
