@@ -75,9 +75,8 @@ def schema(eval_: Annotated[bool, typer.Option("--eval", help="Of an evaluation,
       phf config schema > recipes/schema.json
     """
     from phfcli.core.config import EvalConfig, TrainConfig
-    from phfcli.core.setting_notes import described_schema
 
-    print_json(described_schema(EvalConfig if eval_ else TrainConfig))
+    print_json((EvalConfig if eval_ else TrainConfig).model_json_schema())
 
 
 def _resolved(name: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The settings of a run, an evaluation and a grading, and what is checked of each value alone.
 
 In come plain values; out come frozen sections, or an error that names the key. The defaults are the published recipe
-(PHF, appendix A and table 3). The comment beside a field is its description on the site and in editors.
+(PHF, appendix A and table 3). The text under a field is its description on the site and in editors.
 """
 
 from phfcli.core.config.evaluation import EvalConfig, GradeConfig, SampleColumns

@@ -24,16 +24,26 @@ def _own_clip(divergence: dict[str, Any]) -> float | None:
 
 
 class DivergenceSettings(Section):
-    kind: Literal["jsd", "forward_kl", "reverse_kl"] = "jsd"  # between teacher and student, of each token
-    beta: Annotated[float, Field(gt=0, lt=1)] = 0.5  # of jsd: the teacher's weight in the mixture
-    temperature: Positive | None = None  # of both distributions; None is the rollout's
-    teacher_temperature: Positive | None = None  # of the teacher's; None is the same
-    clip: Positive | None = Field(default_factory=_own_clip)  # 0.05 for jsd, none for a KL divergence
-    clip_mode: Literal["element", "token"] = "element"  # the clip is of each vocabulary entry, or of a token's sum
-    top_k: PositiveInt | None = None  # both distributions on so many entries; None is the vocabulary
-    support: Literal["teacher", "student", "union"] = "teacher"  # whose likeliest entries those are
-    tail: bool = False  # all other entries are one more; without it both are renormalised on the support
-    aggregate: Aggregate = "token"  # mean over all tokens, or over each completion's and then these
+    kind: Literal["jsd", "forward_kl", "reverse_kl"] = "jsd"
+    """between teacher and student, of each token"""
+    beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """of jsd: the teacher's weight in the mixture"""
+    temperature: Positive | None = None
+    """of both distributions; None is the rollout's"""
+    teacher_temperature: Positive | None = None
+    """of the teacher's; None is the same"""
+    clip: Positive | None = Field(default_factory=_own_clip)
+    """0.05 for jsd, none for a KL divergence"""
+    clip_mode: Literal["element", "token"] = "element"
+    """the clip is of each vocabulary entry, or of a token's sum"""
+    top_k: PositiveInt | None = None
+    """both distributions on so many entries; None is the vocabulary"""
+    support: Literal["teacher", "student", "union"] = "teacher"
+    """whose likeliest entries those are"""
+    tail: bool = False
+    """all other entries are one more; without it both are renormalised on the support"""
+    aggregate: Aggregate = "token"
+    """mean over all tokens, or over each completion's and then these"""
 
     @model_validator(mode="after")
     def _has_entries(self) -> "DivergenceSettings":
@@ -47,20 +57,31 @@ class DivergenceSettings(Section):
 
 
 class FlowSettings(Section):
-    alpha: Annotated[float, Field(ge=0)] = 0.05  # weight of the flow loss beside the divergence
-    positions: Annotated[int, Field(ge=2)] = 128  # of a completion at most, evenly spread
-    layers: Layers | None = None  # 1 is the first decoder block; None is all of them
-    adjacent: Literal["selected", "next"] = "selected"  # a chosen block is related to the next chosen, or the very next
-    saved_samples: Annotated[int, Field(ge=0)] = 8  # rollouts whose flow is saved with a checkpoint
+    alpha: Annotated[float, Field(ge=0)] = 0.05
+    """weight of the flow loss beside the divergence"""
+    positions: Annotated[int, Field(ge=2)] = 128
+    """of a completion at most, evenly spread"""
+    layers: Layers | None = None
+    """1 is the first decoder block; None is all of them"""
+    adjacent: Literal["selected", "next"] = "selected"
+    """a chosen block is related to the next chosen, or the very next"""
+    saved_samples: Annotated[int, Field(ge=0)] = 8
+    """rollouts whose flow is saved with a checkpoint"""
 
 
 class TeacherSettings(Section):
-    kind: TeacherChoice = "ema"  # an average of the student, the base, the student itself, or another model
-    decay: Fraction = 0.999  # of the average, at each step
-    every: PositiveInt | None = None  # steps after which a synced teacher is the student again
-    model: str | None = None  # of an external teacher: a hub id or folder
-    context: Context = "reference"  # what it is shown of a problem: a name of core/names.py, or a text with {COLUMN}
-    states: StatesTeacherName = "same"  # whose hidden states are the target, beside these outputs
+    kind: TeacherChoice = "ema"
+    """an average of the student, the base, the student itself, or another model"""
+    decay: Fraction = 0.999
+    """of the average, at each step"""
+    every: PositiveInt | None = None
+    """steps after which a synced teacher is the student again"""
+    model: str | None = None
+    """of an external teacher: a hub id or folder"""
+    context: Context = "reference"
+    """what it is shown of a problem: a name of core/names.py, or a text with {COLUMN}"""
+    states: StatesTeacherName = "same"
+    """whose hidden states are the target, beside these outputs"""
 
     @model_validator(mode="after")
     def _is_itself_where_states_are_anothers(self) -> "TeacherSettings":
@@ -86,31 +107,41 @@ class TeacherSettings(Section):
 
 
 class SftSettings(Section):
-    max_tokens: PositiveInt = 16_000  # of the prompt and the reference together
+    max_tokens: PositiveInt = 16_000
+    """of the prompt and the reference together"""
 
 
 class GrpoSettings(Section):
-    group_size: Annotated[int, Field(ge=2)] = 8  # completions of each problem; a step has batch_size x group_size
-    normalize: bool = True  # advantages over the deviation of their group
-    aggregate: Aggregate = "token"  # mean over all tokens, or over each completion's and then these
-    epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2  # the surrogate's clip; the ratio is 1 at one update a rollout
-    ratio_cap: Annotated[float, Field(ge=1)] = 2.0  # of the weight that corrects the engine's probability
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """completions of each problem; a step has batch_size x group_size"""
+    normalize: bool = True
+    """advantages over the deviation of their group"""
+    aggregate: Aggregate = "token"
+    """mean over all tokens, or over each completion's and then these"""
+    epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """the surrogate's clip; the ratio is 1 at one update a rollout"""
+    ratio_cap: Annotated[float, Field(ge=1)] = 2.0
+    """of the weight that corrects the engine's probability"""
 
 
 class OisdSettings(Section):
     """The internal teacher of OISD, on top of `grpo`. The paper's weights and its clip are lost: these are ours."""
 
-    layer: PositiveInt | None = None  # the shadow student, 1 is the first block; None is a sixth of the depth
-    think: Annotated[float, Field(ge=0)] = 0.1  # weight of the logit alignment
-    attention: Annotated[float, Field(ge=0)] = 0.1  # weight of the attention alignment
-    advantage_clip: Positive = 1.0  # advantages count at most so much
+    layer: PositiveInt | None = None
+    """the shadow student, 1 is the first block; None is a sixth of the depth"""
+    think: Annotated[float, Field(ge=0)] = 0.1
+    """weight of the logit alignment"""
+    attention: Annotated[float, Field(ge=0)] = 0.1
+    """weight of the attention alignment"""
+    advantage_clip: Positive = 1.0
+    """advantages count at most so much"""
 
 
 class OpdSettings(Section):
     """The reverse KL divergence, and over what of the vocabulary it is taken."""
 
-    # the token that was drawn, the teacher's 16 likeliest ones, or the whole vocabulary
     support: Literal["sampled", "top_k", "full"] = "sampled"
+    """the token that was drawn, the teacher's 16 likeliest ones, or the whole vocabulary"""
 
 
 ALL_POSITIONS = 2**31 - 1  # more than a completion has
@@ -123,11 +154,16 @@ def _positions(choice: str) -> str:
 
 
 class OprdSettings(Section):
-    layers: LayerChoice | None = None  # None is the last; a bridge has its own
-    positions: Annotated[str, AfterValidator(_positions)] = "all"  # all, last, first-K, last-K or spread-K
-    normalized: bool = False  # each layer's error over the teacher's mean square
-    mu: Annotated[float, Field(ge=0)] | None = None  # None is OPRD alone, else OPD + mu * OPRD
-    bridge: str | None = None  # a file of `phf bridge fit`
+    layers: LayerChoice | None = None
+    """None is the last; a bridge has its own"""
+    positions: Annotated[str, AfterValidator(_positions)] = "all"
+    """all, last, first-K, last-K or spread-K"""
+    normalized: bool = False
+    """each layer's error over the teacher's mean square"""
+    mu: Annotated[float, Field(ge=0)] | None = None
+    """None is OPRD alone, else OPD + mu * OPRD"""
+    bridge: str | None = None
+    """a file of `phf bridge fit`"""
 
     @property
     def selection(self) -> tuple[int, Where]:
