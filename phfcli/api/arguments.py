@@ -46,7 +46,9 @@ def told_in_python() -> Iterator[None]:
     try:
         yield
     except (UserError, FaultError) as error:
-        error.args = (in_python(str(error)),)
+        from phfcli.api.spellings import in_our_words
+
+        error.args = (in_python(in_our_words(error)),)
         raise
 
 

@@ -18,7 +18,6 @@ import typer
 
 from phfcli.core.errors import DISK_FAULTS, FaultError, UserError, first_line, printable
 from phfcli.core.extensions import owner
-from phfcli.core.spellings import answer
 from phfcli.core.version import __version__
 
 _STOPPED = 130  # by Ctrl-C, as a shell reports it
@@ -91,7 +90,9 @@ def _tell_error(error: Exception) -> int:
             1,
         )
     if isinstance(error, UserError):
-        return _tell(str(error), 2)
+        from phfcli.api.spellings import in_our_words
+
+        return _tell(in_our_words(error), 2)
     if isinstance(error, FaultError):
         return _tell(str(error), 1)
     if isinstance(error, typer.TyperException):
@@ -117,6 +118,8 @@ def _added(error: Exception) -> str | None:
 
 def _of_usage(error: typer.TyperException) -> str:
     """What is wrong with the command line; another trainer's option is answered with ours."""
+    from phfcli.api.spellings import answer
+
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     ours = answer(getattr(error, "option_name", ""))
     return f"{getattr(error, 'option_name', '')}: {ours}" if ours else message

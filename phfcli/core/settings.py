@@ -1,8 +1,8 @@
 """Builds one validated config from recipe files, --set pairs and options; errors name the source and the key."""
 
 import reprlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -17,7 +17,6 @@ from phfcli.core.errors import UserError, first_line, nearest
 from phfcli.core.extensions import RECORDED
 from phfcli.core.retired import LAST_VERSION, RETIRED
 from phfcli.core.shipped_files import EMBEDDED, find_recipe, recipes
-from phfcli.core.spellings import answer
 
 Config = TypeVar("Config", bound=Section)
 Tree = dict[str, Any]
@@ -30,6 +29,14 @@ class Source:
     label: str
     tree: Tree
     recipe: str = ""
+
+
+class UnknownSettingError(UserError):
+    """A key that is no setting, or keys under one that is no section: `keys`, given by the source `where`."""
+
+    def __init__(self, where: str, keys: Sequence[str], message: str) -> None:
+        super().__init__(message)
+        self.where, self.keys = where, keys
 
 
 def resolve(kind: type[Config], sources: Iterable[Source], *, recorded: bool = False) -> Config:
@@ -47,7 +54,7 @@ def resolve(kind: type[Config], sources: Iterable[Source], *, recorded: bool = F
     except ValidationError as error:
         # a key that is unknown is told first: it may be the one that another error misses, spelt otherwise
         found = sorted(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
-        raise UserError(_explain(kind, found[0], origin)) from None
+        raise _explain(kind, found[0], origin) from None
 
 
 def merged(trees: Iterable[Mapping[str, Any]]) -> Tree:
@@ -72,16 +79,16 @@ def recipe_leaves(model: str, objective: str) -> dict[str, tuple[Any, str]]:
     """Each dotted key that the recipes of a model and an objective set: its value, and which recipe sets it."""
     chosen = [option_source("", "model", model), option_source("", "objective", objective)]
     beneath = [source for source in _with_recipes(chosen) if source.label]
-    return {key: (value, source.label) for source in beneath for key, value in leaves(source.tree).items()}
+    values = leaves(resolve_train(chosen).model_dump(mode="json"))
+    return {key: (values[key], source.label) for source in beneath for key in leaves(source.tree)}
 
 
 def resolve_train(sources: list[Source]) -> TrainConfig:
     """Like `resolve`, starting from the shipped recipes of the chosen model and objective where there are any.
 
     After each shipped recipe NAME lies MODEL-NAME, if there is one: what NAME has to be for the model of recipe MODEL.
-    A clip is of the divergence that it was given for: choosing another kind leaves it behind.
     """
-    return resolve(TrainConfig, _with_fitting_clips(_with_recipes(sources)))
+    return resolve(TrainConfig, _with_recipes(sources))
 
 
 def file_sources(names: Iterable[str]) -> list[Source]:
@@ -200,26 +207,6 @@ def write_yaml(config: Section) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _with_fitting_clips(sources: list[Source]) -> list[Source]:
-    """The sources, without the clips that were given before the kind of the divergence became another one."""
-    kind, changed = "jsd", 0
-    for index, source in enumerate(sources):
-        own = _section(source, "divergence").get("kind", kind)
-        kind, changed = own, changed if own == kind else index
-    return [*(_without_clip(source) for source in sources[:changed]), *sources[changed:]]
-
-
-def _without_clip(source: Source) -> Source:
-    kept = {key: value for key, value in _section(source, "divergence").items() if key != "clip"}
-    return replace(source, tree=source.tree | {"divergence": kept}) if "divergence" in source.tree else source
-
-
-def _section(source: Source, key: str) -> Tree:
-    """A section of a source's tree, empty where it is none."""
-    tree = source.tree.get(key)
-    return tree if isinstance(tree, dict) else {}
-
-
 def _last(sources: list[Source], key: str) -> Any:
     """The value that the last of the sources gives a key, if any does."""
     return next((source.tree[key] for source in reversed(sources) if key in source.tree), None)
@@ -261,27 +248,28 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A tree as one level: each value by its dotted key."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        inner = isinstance(value, Mapping) and value
+        inner = isinstance(value, Mapping) and value and prefix + key != "divergence.clip"  # which may be given by kind
         flat |= leaves(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
     return flat
 
 
-def _explain(kind: type[BaseModel], error: ErrorDetails, origin: Mapping[str, str]) -> str:
+def _explain(kind: type[BaseModel], error: ErrorDetails, origin: Mapping[str, str]) -> UserError:
     names = [str(part) for part in error["loc"]]
     path, given = ".".join(names), reprlib.repr(error["input"])
     related = [label for leaf, label in origin.items() if f"{leaf}.".startswith(f"{path}.") or path.startswith(leaf)]
     labels = [*dict.fromkeys(origin.values())]
     source = related[-1] if related else labels[0] if len(labels) == 1 else "settings"
     where = source if source.lstrip("-").split(" ")[-1] == path else f"{source}: {path}".removesuffix(": ")
-    under = [leaf for leaf in origin if f"{leaf}.".startswith(f"{path}.")]
-    if error["type"] == "extra_forbidden" and any(leaf in RETIRED for leaf in under):
-        return f"{where}: was removed after version {LAST_VERSION}; leave it out"
-    ours = next((words for name in (*under, path) if (words := answer(f"--{name}"))), None)
-    if error["type"] == "extra_forbidden" or (ours and isinstance(error["input"], Mapping)):
-        return f"{where}: unknown key; {ours or nearest(names[-1], list(_fields(kind, names[:-1])))}"
+    keys = [*(leaf for leaf in origin if f"{leaf}.".startswith(f"{path}.")), path]
+    if error["type"] == "extra_forbidden" and any(key in RETIRED for key in keys):
+        return UserError(f"{where}: was removed after version {LAST_VERSION}; leave it out")
+    if error["type"] == "extra_forbidden":
+        hint = nearest(names[-1], list(_fields(kind, names[:-1])))
+        return UnknownSettingError(where, keys, f"{where}: unknown key; {hint}")
     if error["type"] == "literal_error":
         options = str(error["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
-        return f"{where}: {given} is unknown; {nearest(str(error['input']), options)}"
+        return UserError(f"{where}: {given} is unknown; {nearest(str(error['input']), options)}")
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     told = not names or (error["type"] == "value_error" and given in message)
-    return f"{where}: {message}" if told else f"{where}: {message}, got {given}"
+    text = f"{where}: {message}" if told else f"{where}: {message}, got {given}"
+    return UnknownSettingError(where, keys, text) if isinstance(error["input"], Mapping) else UserError(text)

@@ -17,7 +17,7 @@ NOT_OURS = {
     *("logprobs-mode", "always", "dirty", "no-cache", "json"),
 }
 NOT_IN_PYTHON = ("doctor", "studies", "regrading", "probe", "readings")
-NO_CALL = ("fit_bridge.py", "export.py", "push.py", "verify.py", "spellings.py", "collect_flow.py", "inline_svg.py")
+NO_CALL = ("fit_bridge.py", "export.py", "push.py", "verify.py", "collect_flow.py", "inline_svg.py")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """The settings of what is minimised: divergence, flow, teacher, and each objective's own."""
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, model_validator
 
 from phfcli.core.config.sections import (
     Aggregate,
@@ -15,7 +16,11 @@ from phfcli.core.config.sections import (
     Section,
     TeacherChoice,
 )
+from phfcli.core.errors import nearest
 from phfcli.core.names import StatesTeacherName, Where
+
+Kind = Literal["jsd", "forward_kl", "reverse_kl"]
+_Clip = Positive | None
 
 
 def _own_clip(divergence: dict[str, Any]) -> float | None:
@@ -23,8 +28,21 @@ def _own_clip(divergence: dict[str, Any]) -> float | None:
     return 0.05 if divergence["kind"] == "jsd" else None
 
 
+def _clip_in_force(clip: object, info: ValidationInfo) -> object:
+    """Of a clip for each kind that of the chosen kind. A number is the clip of whatever kind is chosen.
+
+    So a recipe that gives the clip of one kind says nothing of another, and no clip that is given is ever left out.
+    """
+    if not isinstance(clip, Mapping):
+        return clip
+    if unknown := clip.keys() - set(get_args(Kind)):
+        raise ValueError(f"a clip is a number, or one by kind: {nearest(str(min(unknown)), get_args(Kind))}")
+    kind = info.data.get("kind")  # missing where it is itself refused
+    return clip.get(kind, _own_clip(info.data)) if kind else None
+
+
 class DivergenceSettings(Section):
-    kind: Literal["jsd", "forward_kl", "reverse_kl"] = "jsd"
+    kind: Kind = "jsd"
     """between teacher and student, of each token"""
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """of jsd: the teacher's weight in the mixture"""
@@ -32,8 +50,10 @@ class DivergenceSettings(Section):
     """of both distributions; None is the rollout's"""
     teacher_temperature: Positive | None = None
     """of the teacher's; None is the same"""
-    clip: Positive | None = Field(default_factory=_own_clip)
-    """0.05 for jsd, none for a KL divergence"""
+    clip: Annotated[_Clip, BeforeValidator(_clip_in_force, json_schema_input_type=_Clip | dict[Kind, _Clip])] = Field(
+        default_factory=_own_clip
+    )
+    """0.05 for jsd, none for a KL divergence; or of each kind its own, as in clip.jsd=0.06"""
     clip_mode: Literal["element", "token"] = "element"
     """the clip is of each vocabulary entry, or of a token's sum"""
     top_k: PositiveInt | None = None

@@ -1,4 +1,6 @@
-"""Other trainers' names of options and settings, answered with ours."""
+"""Other trainers' names of options and settings, answered with ours, for the command line and for Python."""
+
+from phfcli.core.settings import UnknownSettingError
 
 _OURS = {
     "--learning-rate": "--set optim.lr=RATE of train",
@@ -55,6 +57,15 @@ _OURS = {
     "--trainer.logger": "--report-to",
 }
 _VERL = "--actor-rollout-ref."
+
+
+def in_our_words(error: Exception) -> str:
+    """The error's message; where it is about a setting of another trainer, with what we call that."""
+    if isinstance(error, UnknownSettingError):
+        for key in error.keys:
+            if ours := answer(f"--{key}"):
+                return f"{error.where}: unknown key; {ours}"
+    return str(error)
 
 
 def answer(option: str) -> str | None:
