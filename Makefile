@@ -51,7 +51,7 @@ test: install ## every test, the slow ones too; those of vLLM where it is instal
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 quick: install ## the tests that take less than a few seconds each
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

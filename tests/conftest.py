@@ -1,6 +1,8 @@
 """What several test modules share: a small random model and the embedded one."""
 
 import json
+import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from trained import train_and_evaluate
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from phfcli.core.config import LoraSettings, ModelSettings
@@ -105,6 +109,25 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def embedded() -> LanguageModel:
     return load_model(ModelSettings(device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def evaluated_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two steps of PHF with a checkpoint of each, the last one evaluated; made once for all workers; read it only."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with FileLock(folder / "shared.lock"):
+        if not (folder / "shared").exists():
+            train_and_evaluate(folder / "making" / "run")
+            (folder / "making").rename(folder / "shared")
+    return folder / "shared" / "run"
+
+
+@pytest.fixture
+def run(evaluated_run: Path, tmp_path: Path) -> Path:
+    """A copy of the trained and evaluated run, which a test may change."""
+    return Path(shutil.copytree(evaluated_run, tmp_path / "run"))
 
 
 @pytest.fixture

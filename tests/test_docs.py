@@ -55,7 +55,7 @@ def pages_with(language: str) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workplace(tmp_path_factory: pytest.TempPathFactory, evaluated_run: Path) -> Path:
     """What the pages take for granted: files of problems, the evaluated base, and runs, which are all one short run."""
     place = tmp_path_factory.mktemp("workplace")
     rows = [json.loads(line) for line in (ROOT / "data" / "train.jsonl").read_text().splitlines()[:58]]
@@ -67,9 +67,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own.to_csv(place / "all.csv", index=False)
     problems.to_parquet(place / "problems.parquet")
     shutil.copytree(ROOT / "studies", place / "studies")
+    shutil.copytree(evaluated_run, place / "runs" / "first", ignore=shutil.ignore_patterns("evals"))
     small = ("--limit", "4", "--n", "2", "--engine", "transformers", "--quiet")
     for words in (
-        ("train", "--steps", "2", "--set", "batch_size=4", "--output-dir", "runs/first", "--quiet"),
         ("eval", "runs/first", *small),
         ("eval", "embedded", *small, "--output-dir", "runs/base"),
     ):

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,7 @@ def test_what_is_no_summary_is_refused(phf: Phf, tmp_path: Path, content: str, t
 
 
 def test_a_run_without_evaluations(phf: Phf, run: Path) -> None:
+    shutil.rmtree(run / "evals")
     done = phf("compare", run)
     assert done.code == 2
     assert f"run `phf eval {run}` first" in done.err

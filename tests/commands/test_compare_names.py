@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from evaluations import SOME, evaluation
 
 Phf = Callable[..., Any]
@@ -66,6 +67,7 @@ def test_a_name_is_shown_as_text(phf: Phf, run: Path) -> None:
     assert "\x1b[2J" not in done.out
 
 
+@pytest.mark.slow
 def test_a_name_that_is_given_stands_for_the_folder_of_a_run_and_of_a_model(
     phf: Phf, run: Path, tmp_path: Path
 ) -> None:

@@ -73,20 +73,20 @@ def test_the_list_names_every_file_that_a_command_writes() -> None:
     assert paths == {(words[0], words[-1]) for words, _ in FILES} | OTHER_PATHS
 
 
-@pytest.mark.parametrize("place", BAD)
 @pytest.mark.parametrize(("words", "ending"), FILES, ids=NAMES)
-def test_a_file_that_cannot_be_written(
-    phf: Phf, tmp_path: Path, words: tuple[str, ...], ending: str, place: str
+def test_every_command_refuses_a_folder_in_the_place_of_a_file(
+    phf: Phf, tmp_path: Path, words: tuple[str, ...], ending: str
 ) -> None:
-    folder, why = BAD[place]
-    path = folder(tmp_path) / f"x{ending}"
-    refused(phf(*words, path), f"phf: {words[-1]} {path}: ", why, "choose another place")
-
-
-@pytest.mark.parametrize(("words", "ending"), FILES, ids=NAMES)
-def test_a_folder_in_the_place_of_a_file(phf: Phf, tmp_path: Path, words: tuple[str, ...], ending: str) -> None:
+    """So every such option goes through the one check, whose other refusals the next test looks at."""
     (tmp_path / f"x{ending}").mkdir()
     refused(phf(*words, f"x{ending}"), f"{words[-1]} x{ending}: is a folder; name a file")
+
+
+@pytest.mark.parametrize("place", BAD)
+def test_a_file_that_cannot_be_written(phf: Phf, tmp_path: Path, place: str) -> None:
+    folder, why = BAD[place]
+    path = folder(tmp_path) / "x.json"
+    refused(phf("doctor", "--output", path), f"phf: --output {path}: ", why, "choose another place")
 
 
 def test_a_device_is_not_replaced(phf: Phf, tmp_path: Path) -> None:
@@ -103,9 +103,10 @@ def test_a_folder_that_cannot_be_written(phf: Phf, tmp_path: Path, command: tupl
     refused(phf(*command, "--output-dir", path), f"--output-dir {path}: ", why)
 
 
-def test_a_model_folder_that_cannot_be_written(phf: Phf) -> None:
-    phf("train", "--steps", 1, "--quiet", "--output-dir", "run", "--set", "batch_size=2")
-    refused(phf("export", "run", "--merged", "/proc/merged", "--quiet"), "--merged /proc/merged: cannot be written")
+def test_a_model_folder_that_cannot_be_written(phf: Phf, evaluated_run: Path) -> None:
+    refused(
+        phf("export", evaluated_run, "--merged", "/proc/merged", "--quiet"), "--merged /proc/merged: cannot be written"
+    )
 
 
 def test_what_is_refused_or_tried_leaves_nothing(phf: Phf, tmp_path: Path) -> None:

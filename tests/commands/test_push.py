@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import yaml
 from hub_server import HubServer
-from trained import SMALL
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.runs.model_card import model_card
@@ -23,10 +22,11 @@ Phf = Callable[..., Any]
 
 
 @pytest.fixture
-def run(phf: Phf, tmp_path: Path) -> Path:
-    """One step of OPSD."""
-    assert phf("train", "--objective", "opsd", "--steps", 1, *SMALL, "--output-dir", "run").code == 0
-    return tmp_path / "run"
+def run(evaluated_run: Path, tmp_path: Path) -> Path:
+    """One step of PHF, not evaluated."""
+    run = Path(shutil.copytree(evaluated_run, tmp_path / "run", ignore=shutil.ignore_patterns("evals")))
+    shutil.rmtree(run / "checkpoints" / "step-000002")
+    return run
 
 
 def test_the_files_are_those_that_others_need(phf: Phf, run: Path) -> None:
@@ -39,7 +39,7 @@ def test_the_files_are_those_that_others_need(phf: Phf, run: Path) -> None:
 def test_each_checkpoint_has_a_card(run: Path) -> None:
     card = (run / "checkpoints" / "step-000001" / "README.md").read_text()
     assert yaml.safe_load(card.split("---")[1])["library_name"] == "peft"
-    assert "# embedded, opsd, step 1" in card
+    assert "# embedded, phf, step 1" in card
 
 
 def test_mistakes_are_one_line(phf: Phf, run: Path) -> None:
@@ -120,6 +120,7 @@ def pushed(hub: HubServer, run: Path, *options: str) -> "subprocess.CompletedPro
     return subprocess.run(command, env=os.environ | own, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_an_upload_brings_every_file_as_it_is(hub: HubServer, run: Path) -> None:
     done = pushed(hub, run, "--private", "--json")
     assert done.returncode == 0, done.stderr
@@ -129,7 +130,7 @@ def test_an_upload_brings_every_file_as_it_is(hub: HubServer, run: Path) -> None
     for name in ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json"):
         assert hub.files[name] == (checkpoint / name).read_bytes()
     assert hub.files["phf-config.yaml"] == (run / "config.yaml").read_bytes()
-    assert b"# embedded, opsd, step 1" in hub.files["README.md"]
+    assert b"# embedded, phf, step 1" in hub.files["README.md"]
     assert not {"optimizer.safetensors", "teacher.safetensors", "trainer.json"} & hub.files.keys()
     assert hub.repos[0]["visibility"] == "private"
     assert hub.message == "phf: run, step 1"
@@ -138,6 +139,7 @@ def test_an_upload_brings_every_file_as_it_is(hub: HubServer, run: Path) -> None
     assert b"hf_secret" not in b"".join(hub.files.values())
 
 
+@pytest.mark.slow
 def test_a_hub_that_refuses_is_one_line(hub: HubServer, run: Path) -> None:
     hub.refusing = 403
     done = pushed(hub, run)

@@ -78,6 +78,7 @@ def test_mistakes_are_one_line(phf: Phf, words: tuple[str, ...]) -> None:
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_what_another_program_had_registered_is_read_without_it(phf: Phf, run: Path) -> None:
     """The run is listed, verified and evaluated; only a training that goes on needs the objective itself."""
     config = run / "config.yaml"

@@ -33,6 +33,7 @@ from phfcli.core.training.trainer import Trainer
 Phf = Callable[..., Any]
 
 STATE = "trainer.json"
+QUICK = ("phf", "sft", "grpo")  # one of each way to draw rollouts and to read them
 
 
 def test_a_run_directory(phf: Phf, tmp_path: Path) -> None:
@@ -57,9 +58,8 @@ def test_a_run_directory(phf: Phf, tmp_path: Path) -> None:
     assert len(flow.rollouts) == 4
 
 
-def test_peft_alone_loads_a_checkpoint(phf: Phf, tmp_path: Path) -> None:
-    phf("train", "--steps", 1, "--output-dir", tmp_path / "run", *SMALL)
-    folder = tmp_path / "run" / "checkpoints" / "step-000001"
+def test_peft_alone_loads_a_checkpoint(evaluated_run: Path) -> None:
+    folder = evaluated_run / "checkpoints" / "step-000001"
     model = AutoPeftModelForCausalLM.from_pretrained(folder)
     saved = load_file(folder / "adapter_model.safetensors")
     loaded = {name.replace(".default", ""): p for name, p in model.named_parameters() if "lora_" in name}
@@ -68,7 +68,10 @@ def test_peft_alone_loads_a_checkpoint(phf: Phf, tmp_path: Path) -> None:
     assert not [p for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pkl")]
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(
+    "objective",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in OBJECTIVES],
+)
 def test_every_objective_trains(phf: Phf, tmp_path: Path, objective: str) -> None:
     done = phf("train", "--objective", objective, "--steps", 2, "--output-dir", tmp_path / "run", *SMALL)
     assert done.code == 0
@@ -77,7 +80,9 @@ def test_every_objective_trains(phf: Phf, tmp_path: Path, objective: str) -> Non
     assert undrawn(tmp_path / "run") == set()
 
 
-@pytest.mark.parametrize("teacher", ["ema", "fixed", "online"])
+@pytest.mark.parametrize(
+    "teacher", ["ema", pytest.param("fixed", marks=pytest.mark.slow), pytest.param("online", marks=pytest.mark.slow)]
+)
 def test_resuming_changes_nothing(phf: Phf, tmp_path: Path, teacher: str) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     # a short horizon: a first step at another rate than the schedule's would show
@@ -92,6 +97,7 @@ def test_resuming_changes_nothing(phf: Phf, tmp_path: Path, teacher: str) -> Non
     assert same_tensors(whole / "flows/step-000004.safetensors", cut / "flows/step-000004.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["sft", "grpo"])
 def test_resuming_changes_nothing_without_a_teacher(phf: Phf, tmp_path: Path, objective: str) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -121,33 +127,39 @@ def test_it_learns_on_the_embedded_model(phf: Phf, tmp_path: Path, objective: st
     assert sign * (sum(values[-5:]) - sum(values[:5])) / 5 > 0.08
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "teacher.safetensors", "optimizer.safetensors", STATE])
-def test_a_cut_checkpoint_is_skipped_with_a_warning(phf: Phf, tmp_path: Path, name: str) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    phf("train", "--steps", 2, "--checkpoint-every", 1, "--output-dir", whole, *SMALL)
-    shutil.copytree(whole, cut)
-    damaged = cut / "checkpoints" / step_name(2) / name
-    for length in (damaged.stat().st_size - 2, 100, 0):
-        os.truncate(damaged, length)
-        done = phf("train", "--output-dir", cut, "--resume", "--quiet")
-        assert done.code == 0
-        (warning,) = [line for line in done.err.splitlines() if "the clip takes" not in line]
-        assert warning.startswith(f"warning: checkpoint skipped: {damaged}: ")
-        assert warning.endswith("; set aside as damaged-step-000002; going back to step 1")
-        assert same_end(whole, cut, 2)
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("adapter_model.safetensors", -2),
+        ("teacher.safetensors", 100),
+        ("optimizer.safetensors", 0),
+        (STATE, -2),
+        (STATE, 0),
+    ],
+)
+def test_a_cut_checkpoint_is_skipped_with_a_warning(
+    phf: Phf, evaluated_run: Path, run: Path, name: str, left: int
+) -> None:
+    damaged = run / "checkpoints" / step_name(2) / name
+    os.truncate(damaged, left if left >= 0 else damaged.stat().st_size + left)
+    done = phf("train", "--output-dir", run, "--resume", "--quiet")
+    assert done.code == 0
+    (warning,) = [line for line in done.err.splitlines() if "the clip takes" not in line]
+    assert warning.startswith(f"warning: checkpoint skipped: {damaged}: ")
+    assert warning.endswith("; set aside as damaged-step-000002; going back to step 1")
+    assert same_end(evaluated_run, run, 2)
 
 
 @pytest.mark.parametrize("name", ["teacher.safetensors", STATE])
-def test_nothing_is_taken_from_a_damaged_checkpoint(phf: Phf, tmp_path: Path, name: str) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    phf("train", "--steps", 1, "--output-dir", whole, *SMALL)
-    shutil.copytree(whole, cut)
-    os.truncate(cut / "checkpoints" / step_name(1) / name, 100)
-    done = phf("train", "--output-dir", cut, "--resume", "--quiet")
+def test_nothing_is_taken_from_a_damaged_checkpoint(phf: Phf, evaluated_run: Path, run: Path, name: str) -> None:
+    shutil.rmtree(run / "checkpoints" / step_name(2))
+    os.truncate(run / "checkpoints" / step_name(1) / name, 100)
+    done = phf("train", "--output-dir", run, "--resume", "--quiet")
     assert done.err.splitlines()[0].endswith("going back to the start")
-    assert same_end(whole, cut, 1)  # only if the run began with the weights of a new one
+    assert same_end(evaluated_run, run, 2)  # only if the run began with the weights of a new one
 
 
+@pytest.mark.slow
 def test_the_newest_checkpoints_are_kept(phf: Phf, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert phf("train", "--steps", 3, "--checkpoint-every", 1, "--keep", 2, "--output-dir", run, *SMALL).code == 0
@@ -158,40 +170,33 @@ def test_the_newest_checkpoints_are_kept(phf: Phf, tmp_path: Path) -> None:
     assert checkpoint_steps(run) == [4]
 
 
-def test_a_damaged_checkpoint_does_not_count_as_a_kept_one(phf: Phf, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    phf("train", "--steps", 4, "--checkpoint-every", 2, "--output-dir", run, *SMALL)
-    (run / "checkpoints" / step_name(4) / "teacher.safetensors").write_bytes(b"")
+def test_a_damaged_checkpoint_does_not_count_as_a_kept_one(phf: Phf, run: Path) -> None:
+    (run / "checkpoints" / step_name(2) / "teacher.safetensors").write_bytes(b"")
     assert phf("train", "--resume", "--steps", 3, "--keep", 1, "--output-dir", run, "--quiet").code == 0
     assert checkpoint_steps(run) == [3]
-    assert (run / "checkpoints" / f"damaged-{step_name(4)}").is_dir()
+    assert (run / "checkpoints" / f"damaged-{step_name(2)}").is_dir()
 
 
-def test_a_finished_run_is_left_as_it_is(phf: Phf, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    phf("train", "--steps", 1, "--output-dir", run, *SMALL)
-    before = (run / "checkpoints/step-000001/adapter_model.safetensors").read_bytes()
+def test_a_finished_run_is_left_as_it_is(phf: Phf, run: Path) -> None:
+    before = (run / "checkpoints/step-000002/adapter_model.safetensors").read_bytes()
     assert phf("train", "--output-dir", run, "--resume", "--quiet").code == 0
-    assert (run / "checkpoints/step-000001/adapter_model.safetensors").read_bytes() == before
+    assert (run / "checkpoints/step-000002/adapter_model.safetensors").read_bytes() == before
     done = phf("train", "--output-dir", run, "--quiet")
     assert done.code == 2
     assert "is not empty; go on with --resume" in done.err
 
 
-def test_a_resumed_run_keeps_its_settings(phf: Phf, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    phf("train", "--steps", 1, "--output-dir", run, *SMALL)
-    done = phf("train", "--output-dir", run, "--resume", "--steps", 2, "--alpha", 0.5)
+def test_a_resumed_run_keeps_its_settings(phf: Phf, run: Path) -> None:
+    done = phf("train", "--output-dir", run, "--resume", "--steps", 3, "--alpha", 0.5)
     assert done.code == 2
     assert "--resume: flow" in done.err
-    assert len(metrics(run)) == 1
-    done = phf("train", "--output-dir", run, "--resume", "--steps", 2, "--set", "lora.r=8", "--force")
-    assert (done.code, "its checkpoints are of no use to that" in done.err) == (2, True)
-    done = phf("train", "--output-dir", run, "--resume", "--steps", 2, "--alpha", 0.5, "--force", "--quiet")
-    assert done.code == 0
-    assert "warning: forced from step 1 on: flow was" in done.err
     assert len(metrics(run)) == 2
-    assert phf("train", "--output-dir", run, "--resume", "--steps", 3, "--quiet").code == 0  # with alpha 0.5
+    done = phf("train", "--output-dir", run, "--resume", "--steps", 3, "--set", "lora.r=8", "--force")
+    assert (done.code, "its checkpoints are of no use to that" in done.err) == (2, True)
+    done = phf("train", "--output-dir", run, "--resume", "--steps", 3, "--alpha", 0.5, "--force", "--quiet")
+    assert done.code == 0
+    assert "warning: forced from step 2 on: flow was" in done.err
+    assert len(metrics(run)) == 3
     assert yaml.safe_load((run / "config.yaml").read_text())["flow"]["alpha"] == 0.5
 
 
@@ -248,6 +253,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_end(tmp_path: Path) -> N
     assert same_end(whole, cut, 6)
 
 
+@pytest.mark.slow
 def test_parameters_that_get_no_gradient_do_not_spoil_a_checkpoint(phf: Phf, tmp_path: Path) -> None:
     options = ("--objective", "oprd", "--set", "oprd.layers=[1,2]", "--checkpoint-every", 1, *SMALL)
     phf("train", "--steps", 2, "--output-dir", tmp_path / "run", *options)

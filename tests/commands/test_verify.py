@@ -7,17 +7,8 @@ from typing import Any
 
 import pandas
 import pytest
-from trained import SMALL
 
 Phf = Callable[..., Any]
-
-
-@pytest.fixture
-def run(phf: Phf, tmp_path: Path) -> Path:
-    train = ("--steps", 2, "--checkpoint-every", 1, "--output-dir", "run")
-    assert phf("train", *train, *SMALL).code == 0
-    assert phf("eval", "run", "--limit", 2, "--n", 1, "--engine", "transformers", "--quiet").code == 0
-    return tmp_path / "run"
 
 
 TABLE = "evals/step-000002/embedded-n1/samples.parquet"

@@ -19,6 +19,16 @@ from phfcli.core.runs.folder import step_name
 SMALL = ("--set", "batch_size=4", "--set", "rollout.max_new_tokens=48", "--quiet")
 
 
+def train_and_evaluate(run: Path) -> None:
+    """Two steps of PHF with a checkpoint of each, and an evaluation of the last one on two problems."""
+    command = [sys.executable, "-m", "phfcli"]
+    train = ["train", "--steps", "2", "--checkpoint-every", "1", *SMALL, "--output-dir", str(run)]
+    evaluate = ["eval", str(run), "--limit", "2", "--n", "1", "--engine", "transformers", "--quiet"]
+    for words in (train, evaluate):
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        subprocess.run([*command, *words], env=environment, cwd=run.parents[1], check=True, capture_output=True)
+
+
 def metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics, without what was measured of the machine."""
     return _lines(run / "metrics.jsonl")
