@@ -1,4 +1,4 @@
-"""Pages of the site that are made from the program itself: the commands from Typer, the settings from their models."""
+"""Pages of the site that are made from the program: commands from Typer, settings from their models, recipes."""
 
 import inspect
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from recipe_table import as_markdown
 from typer.main import get_command
 
 from phfcli.cli import app
@@ -16,8 +17,9 @@ from phfcli.core.settings import leaves
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages, as mkdocs asks for."""
-    for name, lines in (("commands.md", commands()), ("settings.md", settings())):
-        files.append(File.generated(config, name, content="\n".join(lines) + "\n"))
+    pages = {"commands.md": "\n".join(commands()), "settings.md": "\n".join(settings()), "recipes.md": as_markdown()}
+    for name, content in pages.items():
+        files.append(File.generated(config, name, content=content + "\n"))
     return files
 
 

@@ -1,11 +1,10 @@
-"""Makes docs/recipes.md from the recipes: `python tests/support/recipe_table.py docs/recipes.md`.
+"""The site's page on the recipes, made from the recipes themselves.
 
 Each value of a recipe stands on a line of its own with its source as a comment, `# KIND: WHERE`. KIND is `paper` (where
 in it), `code` (whose, and which script or class) or `ours` (why).
 """
 
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ _SOURCE = re.compile(r"(?P<kind>paper|code|ours): (?P<where>\S.*)")
 
 HEADING = """# Recipes, and where each value comes from
 
-Made from `recipes/*.yaml` by `python tests/support/recipe_table.py docs/recipes.md`; a test compares them, and
-another refuses a value without a source. **paper** is a published text, **code** a published program (figures only),
+Made from `recipes/*.yaml`; a test refuses a value without a source. **paper** is a published text, **code** a
+published program (figures only),
 **ours** is neither, with the reason.
 
 `phf train --config A --config B` lays B over A; every setting that no recipe names is a default of
@@ -86,7 +85,3 @@ def _table(name: str, path: Path) -> str:
         kind, where = value.source or ("", "")
         lines.append(f"| `{value.key}` | `{value.value}` | {kind} | {where} |")
     return "\n".join([*lines, ""])
-
-
-if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(as_markdown(), encoding="utf-8")
