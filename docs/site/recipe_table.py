@@ -18,8 +18,7 @@ _SOURCE = re.compile(r"(?P<kind>paper|code|ours): (?P<where>\S.*)")
 HEADING = """# Recipes, and where each value comes from
 
 Made from `recipes/*.yaml`; a test refuses a value without a source. **paper** is a published text, **code** a
-published program (figures only),
-**ours** is neither, with the reason.
+published program (figures only), **ours** is neither, with the reason.
 
 `phf train --config A --config B` lays B over A; every setting that no recipe names is a default of
 `phfcli/core/config/`. A recipe `MODEL-NAME` lies by itself after `NAME` where the model is that of recipe `MODEL`:
