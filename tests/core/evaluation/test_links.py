@@ -1,5 +1,6 @@
 """Links and keys of the samples' page, in a real browser."""
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,10 @@ from selenium.webdriver.common.keys import Keys
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [1000, 700, 360])
-def test_a_link_leads_below_the_bar(browser: webdriver.Chrome, written: Path, width: int) -> None:
+def test_a_link_leads_below_the_bar(browser: webdriver.Chrome, written: Path) -> None:
     page = SamplesPage(browser, written)
-    page.go(width=width)
-    for fragment in ("p%2F2/1", "p%2F10"):
+    for width, fragment in product((1000, 700, 360), ("p%2F2/1", "p%2F10")):
+        page.go(width=width)
         page.script(f"location.hash = '{fragment}'")
         page.wait(lambda own=fragment: page.script("return location.hash") == f"#{own}")
         top, bar = page.script(
@@ -37,7 +37,7 @@ def test_keys_move_between_problems_and_open_them(shown: SamplesPage) -> None:
 
 
 @pytest.mark.slow
-def test_a_link_opens_its_sample(shown: SamplesPage) -> None:
+def test_a_link_opens_its_sample_and_one_to_no_sample_does_no_harm(shown: SamplesPage) -> None:
     shown.go("#p%2F2/1")
     assert shown.one(".linked .number").text == "#1"
     assert shown.one(".linked").get_attribute("data-status") == "correct"
@@ -47,18 +47,11 @@ def test_a_link_opens_its_sample(shown: SamplesPage) -> None:
     shown.script("location.hash = '#p%2F1/2'")
     shown.wait(lambda: shown.texts(".linked .status") == ["no answer"])
     assert len(shown.all(".problem")) == 3
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fragment", ["#p%2F1", "#p%2F1/99", "#gone/0", "#%", "#"])
-def test_a_link_to_no_sample_does_no_harm(shown: SamplesPage, fragment: str) -> None:
-    shown.go(fragment)
-    assert len(shown.all(".sample")) == (3 if "p%2F1" in fragment else 0)
-    assert len(shown.all(".problem")) == 3
-
-
-@pytest.mark.slow
-def test_links_lead_to_what_they_stand_on(shown: SamplesPage) -> None:
+    for fragment in ("#p%2F1", "#p%2F1/99", "#gone/0", "#%", "#"):
+        shown.go(fragment)
+        assert len(shown.all(".sample")) == (3 if "p%2F1" in fragment else 0), fragment
+        assert len(shown.all(".problem")) == 3
+    shown.go()
     shown.open_all()
     shown.click(shown.all(".number")[1])
     shown.wait(lambda: shown.texts(".linked .number") == ["#1"])

@@ -1,5 +1,6 @@
 """The samples' page in a real browser: what it shows, and that it only shows it."""
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def test_even_an_injected_script_could_not_run(browser: webdriver.Chrome, shown:
 
 
 @pytest.mark.slow
-def test_each_problem_stands_with_its_gold_and_share(shown: SamplesPage) -> None:
+def test_each_problem_stands_with_its_gold_and_share_and_opens_to_its_samples(shown: SamplesPage) -> None:
     assert shown.texts(".problem h2") == ["p/1", "p/2", "p/10"]
     shares = ["1 of 3 samples correct, 33 %", "1 of 2 samples correct, 50 %", "0 of 2 samples correct, 0 %"]
     assert shown.texts(".share") == shares
@@ -52,19 +53,13 @@ def test_each_problem_stands_with_its_gold_and_share(shown: SamplesPage) -> None
     assert shown.script(
         "return document.querySelector('.problem .display mfrac, .problem .display munderover') !== null"
     )
-
-
-@pytest.mark.slow
-def test_an_opened_problem_shows_its_samples(shown: SamplesPage) -> None:
+    assert shown.texts(".problem > .pair")[1] == "answers\nall 2 differ"
     shown.click(shown.all(".samples > summary")[0])
     shown.wait(lambda: len(shown.all(".sample")) == 3)
     assert shown.texts(".sample .status") == ["correct", "wrong", "no answer"]
     assert shown.texts(".sample .facts")[0].split("\n") == ["#0", "correct", "5 tokens", f"seed {2**62 + 1}"]
     assert shown.texts(".sample .pair") == ["answer\n4", "answer\n5"]
-
-
-@pytest.mark.slow
-def test_thinking_is_folded_until_it_is_opened(shown: SamplesPage) -> None:
+    shown.go()
     shown.open_all()
     assert shown.all(".thinking pre") == []
     openers = shown.all(".thinking > summary")
@@ -104,33 +99,27 @@ def test_markdown_is_typeset_and_all_else_stays_text(browser: webdriver.Chrome, 
 
 
 @pytest.mark.slow
-def test_answers_that_all_differ_are_told_beside_the_gold(shown: SamplesPage) -> None:
-    assert shown.texts(".problem > .pair")[1] == "answers\nall 2 differ"
+def test_a_narrow_window_does_not_scroll_sideways(shown: SamplesPage) -> None:
+    for width in (400, 360):
+        shown.go(width=width)
+        shown.open_all()
+        for opener in shown.all(".thinking > summary, .all > summary"):
+            shown.click(opener)
+        wide, inner = shown.script("const page = document.documentElement; return [page.scrollWidth, page.clientWidth]")
+        assert wide <= inner <= width
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [400, 360])
-def test_a_narrow_window_does_not_scroll_sideways(shown: SamplesPage, width: int) -> None:
-    shown.go(width=width)
-    shown.open_all()
-    for opener in shown.all(".thinking > summary, .all > summary"):
-        shown.click(opener)
-    wide, inner = shown.script("return [document.documentElement.scrollWidth, document.documentElement.clientWidth]")
-    assert wide <= inner <= width
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_in_both_colour_schemes(shown: SamplesPage, scheme: str) -> None:
+def test_text_stands_out_in_both_colour_schemes(shown: SamplesPage) -> None:
     """Every colour of text against every ground it stands on: at least 4.5 to 1."""
-    features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    shown.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
     style = "return getComputedStyle(document.documentElement).getPropertyValue"
     inks = ["ink", "quiet", "accent", "correct", "wrong", "no_answer", "truncated", "timeout", "error"]
-    for ink in inks:
-        for ground in ("page", "sheet"):
+    for scheme in ("light", "dark"):
+        features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        shown.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
+        for ink, ground in product(inks, ("page", "sheet")):
             pair = [luminance(shown.script(f"{style}('--{name}')")) for name in (ink, ground)]
-            assert (max(pair) + 0.05) / (min(pair) + 0.05) >= 4.5, (ink, ground)
+            assert (max(pair) + 0.05) / (min(pair) + 0.05) >= 4.5, (scheme, ink, ground)
     shown.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 

@@ -43,10 +43,7 @@ def test_a_problem_stands_once_with_the_samples_of_both_runs_beside_each_other(s
     places = [node.rect for node in shown.all(".sample")]
     assert places[0]["y"] == places[2]["y"] < places[1]["y"] == places[3]["y"]
     assert places[0]["x"] == places[1]["x"] < places[2]["x"] == places[3]["x"]
-
-
-def test_on_a_phone_they_stand_below_each_other(shown: SamplesPage) -> None:
-    shown.go(width=390)
+    shown.go(width=390)  # on a phone they stand below each other
     shown.click(shown.all(".samples > summary")[0])
     shown.wait(lambda: len(shown.all(".sample")) == 4)
     assert [node.text for node in shown.all(".columns > *") if node.tag_name == "h3"] == [FIRST, SECOND]
@@ -57,45 +54,36 @@ def test_on_a_phone_they_stand_below_each_other(shown: SamplesPage) -> None:
     assert wide <= inner
 
 
-@pytest.mark.parametrize(
-    ("kind", "problem", "told"),
-    [
+def test_problems_are_chosen_by_which_run_has_solved_them(shown: SamplesPage) -> None:
+    for kind, problem, told in (
         ("first", "p/0", f"over half right with {FIRST} only (1)"),
         ("second", "p/1", f"over half right with {SECOND} only (1)"),
         ("both", "p/2", "over half right with both (1)"),
         ("neither", "p/3", "over half right with neither (1)"),
-    ],
-)
-def test_problems_are_chosen_by_which_run_has_solved_them(
-    shown: SamplesPage, kind: str, problem: str, told: str
-) -> None:
-    chosen = Select(shown.one("#solved"))
-    chosen.select_by_value(kind)
-    assert chosen.first_selected_option.text == told
-    assert shown.texts(".problem h2") == [problem]
-    assert shown.texts("#shown") == ["1 of 4 problems, 4 of 16 samples"]
-    assert shown.script("return location.search") == f"?solved={kind}"
-    shown.go(f"?solved={kind}&q=writes&status=correct")
-    assert shown.texts(".problem h2") == ([] if kind == "neither" else [problem])
-    shown.press(Keys.ESCAPE)
-    assert len(shown.all(".problem")) == 4
-
-
-def test_an_empty_page_says_which_problems_it_looked_at(shown: SamplesPage) -> None:
+    ):
+        shown.go()
+        chosen = Select(shown.one("#solved"))
+        chosen.select_by_value(kind)
+        assert chosen.first_selected_option.text == told
+        assert shown.texts(".problem h2") == [problem]
+        assert shown.texts("#shown") == ["1 of 4 problems, 4 of 16 samples"]
+        assert shown.script("return location.search") == f"?solved={kind}"
+        shown.go(f"?solved={kind}&q=writes&status=correct")
+        assert shown.texts(".problem h2") == ([] if kind == "neither" else [problem])
+        shown.press(Keys.ESCAPE)
+        assert len(shown.all(".problem")) == 4
     shown.go("?solved=neither&q=B writes&status=truncated")
     told = "no text of a truncated sample holds “B writes”, among those over half right with neither"
     assert shown.texts("#shown") == [f"0 of 4 problems, 0 of 16 samples: {told}"]
 
 
-def test_problems_sort_by_the_gain_of_either_run(shown: SamplesPage) -> None:
+def test_problems_sort_by_the_gain_of_either_run_and_a_search_opens_its_samples(shown: SamplesPage) -> None:
     order = Select(shown.one("#order"))
     order.select_by_value("second")
     assert shown.texts(".problem h2") == ["p/1", "p/2", "p/3", "p/0"]
     order.select_by_value("first")
     assert shown.texts(".problem h2") == ["p/0", "p/2", "p/3", "p/1"]
-
-
-def test_search_opens_and_marks_the_samples_of_either_run(shown: SamplesPage) -> None:
+    shown.go()
     shown.one("#query").send_keys("B writes")
     shown.wait(lambda: shown.texts("#shown") == ["4 of 4 problems, 8 of 16 samples"])
     assert set(shown.texts(".sample .number")) == {"#0", "#1"}
@@ -103,7 +91,7 @@ def test_search_opens_and_marks_the_samples_of_either_run(shown: SamplesPage) ->
     assert left(shown, ".sample")[0] > 400
 
 
-def test_a_link_leads_to_the_sample_of_one_run(shown: SamplesPage) -> None:
+def test_links_keys_and_attacks_are_those_of_the_page_of_one_run(shown: SamplesPage) -> None:
     shown.go("#p%2F1/2/0")
     assert shown.texts(".linked .status") == ["correct"]
     assert "B writes" in shown.one(".linked").text
@@ -113,9 +101,7 @@ def test_a_link_leads_to_the_sample_of_one_run(shown: SamplesPage) -> None:
         shown.go(harmless)
         assert shown.all(".linked") == []
         assert len(shown.all(".sample")) == 4
-
-
-def test_keys_and_attacks_are_those_of_the_page_of_one_run(shown: SamplesPage) -> None:
+    shown.go()
     shown.press("j")
     shown.press(Keys.ENTER)
     shown.wait(lambda: len(shown.all(".sample")) == 4)
