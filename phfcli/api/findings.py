@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from phfcli.api.arguments import tells_arguments, told_in_python
 from phfcli.api.results import Evaluation
+from phfcli.core.errors import interval, points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,10 +182,10 @@ class Comparison:
 
 
 def _interval(result: "PairedDifference | SeedDifference") -> str:
-    difference = f"{100 * result.difference:+.1f} points"
+    difference = f"{points(result.difference)} points"
     if result.low is None or result.high is None:
         return difference
-    return f"{difference} ({100 * result.low:+.1f} to {100 * result.high:+.1f})"
+    return f"{difference} ({interval(result.low, result.high)})"
 
 
 @tells_arguments

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phfcli.api.arguments import tells_arguments
+from phfcli.core.errors import with_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,17 +122,13 @@ class Evaluation:
         return view_figure("runs", compare(load_evaluations(folders, [])))
 
     def __repr__(self) -> str:
-        parts = [f"{s['bench']} {_points(s['average'], s.get('stderr'))}" for s in self.summaries]
+        parts = [f"{s['bench']} {with_error(s['average'], s.get('stderr'))} %" for s in self.summaries]
         one = self.summaries[0]
         step = f" step {one['step']}" if one.get("step") else ""
         return f"Evaluation({one['target']}{step}, n {one.get('n')}: {', '.join(parts)})"
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(repr(self))}</p>{self.to_pandas().to_html(index=False)}"
-
-
-def _points(average: float, stderr: float | None) -> str:
-    return f"{100 * average:.1f}{'' if stderr is None else f' ± {100 * stderr:.1f}'} %"
 
 
 def _no(bench: str) -> tuple[dict[str, Any], ...]:

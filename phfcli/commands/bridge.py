@@ -19,8 +19,8 @@ from phfcli.commands.options import (
     file_option,
     settings_given,
 )
-from phfcli.commands.output import log_console, percent, print_json, print_table, quiet_libraries, result_console, say
-from phfcli.core.errors import UserError
+from phfcli.commands.output import log_console, print_json, print_table, quiet_libraries, result_console, say
+from phfcli.core.errors import UserError, percent
 
 if TYPE_CHECKING:
     from rich.console import Console

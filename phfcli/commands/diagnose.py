@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phfcli.commands.options import AsJson, Csv, Plot, Quiet
-from phfcli.commands.output import percent, print_json, print_table, result_console, say
-from phfcli.core.errors import UserError, one_of, printable
+from phfcli.commands.output import print_json, print_table, result_console, say
+from phfcli.core.errors import UserError, one_of, percent, printable
 from phfcli.core.names import ENERGIES, EnergyName
 
 if TYPE_CHECKING:

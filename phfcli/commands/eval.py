@@ -20,18 +20,8 @@ from phfcli.commands.options import (
     names_of,
     settings_given,
 )
-from phfcli.commands.output import (
-    log_console,
-    percent,
-    print_json,
-    print_table,
-    quiet_libraries,
-    result_console,
-    say,
-    warn,
-    with_error,
-)
-from phfcli.core.errors import UserError
+from phfcli.commands.output import log_console, print_json, print_table, quiet_libraries, result_console, say, warn
+from phfcli.core.errors import UserError, percent, with_error
 
 if TYPE_CHECKING:
     from rich.console import Console

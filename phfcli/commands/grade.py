@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phfcli.commands.options import AsJson, Configs, Quiet, Sets, file_option, names_of, settings_given
-from phfcli.commands.output import print_json, print_table, result_console, say, with_error
-from phfcli.core.errors import UserError, one_of, printable
+from phfcli.commands.output import print_json, print_table, result_console, say
+from phfcli.core.errors import UserError, one_of, points, printable, with_error
 from phfcli.core.names import POLICIES
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _show(out: "Console", file: Path, graded: "Regrading") -> None:
         for row in graded.rows
     ]
     print_table(out, title, ("policy", "score", *(name.replace("_", " ") for name in _COUNTED)), rows)
-    pairs = [(f"{b} - {a}", f"{100 * points:+.1f}", str(count)) for a, b, points, count in graded.disagreements()]
+    pairs = [(f"{b} - {a}", points(moved), str(count)) for a, b, moved, count in graded.disagreements()]
     if pairs:
         print_table(out, "two by two", ("pair", "points", "samples on which they differ"), pairs)
     differing = graded.differing()

@@ -146,13 +146,3 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="accelerate|peft|transformers|torch|huggingface_hub")
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None else f"{100 * value:.{digits}f}"
-
-
-def with_error(value: float | None, stderr: float | None) -> str:
-    """A percentage with its standard error in points, or the error alone."""
-    parts = [*([] if value is None else [percent(value)]), *([] if stderr is None else [f"± {percent(stderr)}"])]
-    return " ".join(parts) or "-"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phfcli.commands.options import AsJson, Quiet
-from phfcli.commands.output import percent, print_json, print_table, quiet_libraries, result_console, say
-from phfcli.core.errors import UserError, printable
+from phfcli.commands.output import print_json, print_table, quiet_libraries, result_console, say
+from phfcli.core.errors import UserError, percent, printable
 
 if TYPE_CHECKING:
     from phfcli.core.runs.targets import RunState

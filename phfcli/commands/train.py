@@ -39,18 +39,8 @@ from phfcli.commands.options import (
     TokensPerS,
     settings_given,
 )
-from phfcli.commands.output import (
-    GLUE,
-    log_console,
-    percent,
-    print_json,
-    quiet_libraries,
-    result_console,
-    say,
-    warn,
-    with_error,
-)
-from phfcli.core.errors import UserError
+from phfcli.commands.output import GLUE, log_console, print_json, quiet_libraries, result_console, say, warn
+from phfcli.core.errors import UserError, percent, with_error
 from phfcli.core.names import SHARES
 from phfcli.core.storage.child_processes import end_with_parent
 

@@ -15,6 +15,27 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share in percent, without the sign for it; "-" where the share is not known."""
+    return "-" if share is None else f"{100 * share:.{digits}f}"
+
+
+def points(difference: float | None) -> str:
+    """A difference of shares in percentage points, with its sign; "-" where it is not known."""
+    return "-" if difference is None else f"{100 * difference:+.1f}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """The bounds of a difference of shares, in percentage points; "-" where there are none."""
+    return "-" if low is None or high is None else f"{points(low)} to {points(high)}"
+
+
+def with_error(share: float | None, stderr: float | None) -> str:
+    """A share in percent with its standard error in points, or what is known of them."""
+    parts = [*([] if share is None else [percent(share)]), *([] if stderr is None else [f"± {percent(stderr)}"])]
+    return " ".join(parts) or "-"
+
+
 def markdown_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A table as Markdown, line by line."""
     header, *body = [[markdown_cell(cell) for cell in row] for row in (columns, *rows)]

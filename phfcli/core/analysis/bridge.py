@@ -27,7 +27,7 @@ from phfcli.core.rollouts.transformers import TransformersEngine
 from phfcli.core.runs.folder import environment, model_identity, now
 from phfcli.core.runs.problems import Curriculum, SequenceLengths, build_curriculum
 from phfcli.core.seeds import derive_seed
-from phfcli.core.types import Request, Sampling
+from phfcli.core.types import Request
 
 RANK_SAME_TOKENIZER, RANK_OTHER_TOKENIZER = 8, 4  # the paper's
 _HELD_OUT = 5  # every so many rollouts one
@@ -132,15 +132,13 @@ def _draw(
     count: int,
 ) -> list[Sample]:
     """Rollouts of the student, as both models read them."""
-    rollout = config.rollout
-    sampling = Sampling(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_new_tokens)
     steps = math.ceil(count / config.batch_size)
     problems = [problem for step in range(1, steps + 1) for problem in curriculum.batch(step)][:count]
     requests = [
         Request(tuple(prompts.student(problem.problem)), derive_seed(config.seed, "bridge", index))
         for index, problem in enumerate(problems)
     ]
-    drawn = dict(TransformersEngine(student).sample(requests, sampling))
+    drawn = dict(TransformersEngine(student).sample(requests, config.rollout.sampling))
     return [
         teacher.prepare(Sample(request.prompt_ids, request.prompt_ids, drawn[index].ids), problem)
         for index, (request, problem) in enumerate(zip(requests, problems, strict=True))

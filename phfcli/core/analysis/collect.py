@@ -26,7 +26,7 @@ from phfcli.core.runs.targets import Target, find_target
 from phfcli.core.seeds import derive_seed
 from phfcli.core.settings import Source, option_source, resolve_train
 from phfcli.core.storage.tensors import read_tensors
-from phfcli.core.types import Request, Sampling
+from phfcli.core.types import Request
 
 
 @torch.no_grad()
@@ -128,9 +128,7 @@ def _new_rollouts(config: TrainConfig, model: LanguageModel, count: int) -> list
         Request(tuple(prompts.student(p.problem)), derive_seed(config.seed, "collect", index))
         for index, p in enumerate(chosen)
     ]
-    drawn = config.rollout
-    sampling = Sampling(drawn.temperature, drawn.top_p, drawn.top_k, drawn.max_new_tokens)
-    by_index = dict(TransformersEngine(model).sample(requests, sampling))
+    by_index = dict(TransformersEngine(model).sample(requests, config.rollout.sampling))
     return [
         Sample(request.prompt_ids, prompts.teacher(p.problem, context.text(p)), by_index[index].ids)
         for index, (p, request) in enumerate(zip(chosen, requests, strict=True))

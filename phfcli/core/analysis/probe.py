@@ -26,6 +26,7 @@ from phfcli.core.analysis.probe_tokens import (
     information,
     read_tokens,
 )
+from phfcli.core.errors import interval, percent, points
 from phfcli.core.evaluation.scores import Average, average
 from phfcli.core.grading import Grader
 from phfcli.core.losses.positions import ENTROPY_EDGES
@@ -82,8 +83,8 @@ def _gain(reference: ContextFinding, plain: float) -> Sentence:
     gain = reference.gain
     assert gain is not None
     low, high = gain.low or 0.0, gain.high or 0.0
-    scores = f"{_percent(plain)} plain and {_percent(reference.score or 0)} with the reference"
-    difference = f"{100 * gain.difference:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+    scores = f"{percent(plain)}% plain and {percent(reference.score or 0)}% with the reference"
+    difference = f"{points(gain.difference)} points ({interval(low, high)})"
     if low > 0:
         return Sentence(f"The reference helps: {scores}, {difference}.", rule, "good")
     return Sentence(f"The reference has not been shown to help: {scores}, {difference}.", rule, "bad")
@@ -108,7 +109,7 @@ def _information(reference: ContextFinding, told: Information) -> Sentence:
 def _control(reference: ContextFinding, other: ContextFinding) -> Sentence:
     rule = "a control: another problem's reference has the same style and nothing to know"
     text = (
-        f"With another problem's reference the teacher solves {_percent(other.score or 0)}, and differs from the "
+        f"With another problem's reference the teacher solves {percent(other.score or 0)}%, and differs from the "
         f"student by {other.divergence:.3g} nats a token; with its own by {reference.divergence:.3g}."
     )
     return Sentence(text, rule, "note")
@@ -141,10 +142,6 @@ def _advice(outcome: Outcome, advised: bool) -> Sentence:
         "something to learn": "mend what is told above first",
     }
     return Sentence(f"Training on this context is not advised: {why[outcome]}.", rule, "bad")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
 
 
 @dataclass(frozen=True)

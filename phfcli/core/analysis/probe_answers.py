@@ -40,8 +40,7 @@ class Experiment:
 
     @property
     def sampling(self) -> Sampling:
-        drawn = self.config.rollout
-        return Sampling(drawn.temperature, drawn.top_p, drawn.top_k, drawn.max_new_tokens)
+        return self.config.rollout.sampling
 
     @property
     def temperature(self) -> float:

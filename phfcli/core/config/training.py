@@ -28,6 +28,7 @@ from phfcli.core.config.sections import (
 )
 from phfcli.core.errors import nearest
 from phfcli.core.names import TOKEN_WEIGHTS, WEIGHTED_OBJECTIVES
+from phfcli.core.types import Sampling
 
 
 class LoraSettings(Section):
@@ -73,6 +74,10 @@ class RolloutSettings(Section):
     """the share of samples that have the reference in the place of a rollout"""
     ahead: Annotated[int, Field(ge=0, le=1)] = 0
     """1 draws them a step ahead, beside the update: one update old"""
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.top_p, self.top_k, self.max_new_tokens)
 
 
 class EvaluationSettings(Section):

@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from phfcli.core.errors import percent
 from phfcli.core.evaluation.formulas import Formulas
 from phfcli.core.grading.latex import split_thinking
 from phfcli.core.storage.files import write_text
@@ -53,7 +54,7 @@ class ShownRun:
     """One evaluation on a page.
 
     Attributes:
-        summary: as in summary.json; a figure that it lacks is shown as –, one without a place of its own only as JSON.
+        summary: as in summary.json; a figure that it lacks is shown as -, one without a place of its own only as JSON.
         samples: lines of samples.jsonl, in any order; those of no problem of the page are left out.
     """
 
@@ -175,11 +176,11 @@ def _figures(summary: dict[str, Any]) -> dict[str, str]:
     """The summary's figures by their names."""
     n = summary.get("n", "n")
     passed = (summary.get("pass_at_k") or {}).get(str(n))
-    average = f"{_percent(summary.get('average'))} ± {_percent(summary.get('stderr'))} %"
+    average = f"{percent(summary.get('average'))} ± {percent(summary.get('stderr'))} %"
     return {
         f"Average@{n} ± stderr": average,
-        f"pass@{n}": f"{_percent(passed)} %",
-        f"majority@{n}": f"{_percent(summary.get('majority'))} %",
+        f"pass@{n}": f"{percent(passed)} %",
+        f"majority@{n}": f"{percent(summary.get('majority'))} %",
         "truncated": _count(summary.get("truncated")),
         "no answer": _count(summary.get("no_answer")),
         "grader failures": _count(summary.get("grader_failures")),
@@ -187,9 +188,5 @@ def _figures(summary: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
-
-
 def _count(number: float | None) -> str:
-    return "–" if number is None else f"{number:,.0f}"
+    return "-" if number is None else f"{number:,.0f}"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from phfcli.core.analysis.compare import Comparison, Pair
-from phfcli.core.errors import UserError
+from phfcli.core.errors import UserError, interval, points
 from phfcli.core.evaluation.samples import GradedSample, SampleFile
 from phfcli.core.evaluation.samples_page import ShownRun, write_pair_page
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
@@ -38,11 +38,10 @@ def write_side_by_side(path: Path, comparison: Comparison) -> None:
 def _difference(pair: Pair) -> str:
     """The difference in points, its interval, and what the interval is over."""
     result = pair.result
-    told = f"{pair.b} - {pair.a}: {100 * result.difference:+.1f} points"
+    told = f"{pair.b} - {pair.a}: {points(result.difference)} points"
     if result.low is None or result.high is None:
         return told
-    interval = f"95% interval {100 * result.low:+.1f} to {100 * result.high:+.1f}, over {pair.measured.unit}"
-    return f"{told} ({interval})"
+    return f"{told} (95% interval {interval(result.low, result.high)}, over {pair.measured.unit})"
 
 
 def _rows(result: SavedEvaluation) -> list[GradedSample]:

@@ -5,8 +5,8 @@ from typing import Any
 
 from phfcli.core.analysis.arms import Arm
 from phfcli.core.analysis.compare import Comparison, Pair
+from phfcli.core.errors import percent
 from phfcli.core.reporting.run_summaries import RunSummary
-from phfcli.core.reporting.tables import percent
 
 _LEVEL = 0.05
 _NAMED = 3  # pairs that are named before the rest is counted

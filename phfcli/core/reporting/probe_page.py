@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from phfcli.core.analysis.probe import ProbeReport
 from phfcli.core.analysis.probe_tokens import FIRST_TOKENS, FORKS, KINDS, ContextFinding
-from phfcli.core.errors import printable
+from phfcli.core.errors import percent, points, printable
 from phfcli.core.losses.positions import ENTROPY_EDGES
 from phfcli.core.reporting.flow_charts import BLUE, GREY, INK, SERIES, from_zero, name_axes, tell
 from phfcli.core.reporting.inline_svg import inline_svg
@@ -118,12 +118,12 @@ def context_table(report: ProbeReport) -> ResultTable:
         f" rollouts its nats a token, and the shares in % of these in the first {FIRST_TOKENS} tokens, in the most"
         f" uncertain {FORKS:.0%} (forks), and that the clip takes"
     )
-    plain = ["(plain)", _percent(report.plain.average), *["-"] * (len(columns) - 2)]
+    plain = ["(plain)", percent(report.plain.average), *["-"] * (len(columns) - 2)]
     rows = [
         [
-            *(printable(own.name), _percent(own.score), *_interval(own)),
+            *(printable(own.name), percent(own.score), *_gain_cells(own)),
             *map(_nats, (own.divergence, own.right, own.wrong)),
-            *map(_percent, (own.first_share, own.fork_share, own.clip_share)),
+            *map(percent, (own.first_share, own.fork_share, own.clip_share)),
         ]
         for own in report.contexts
     ]
@@ -136,7 +136,7 @@ def _kind_table(contexts: Sequence[ContextFinding]) -> ResultTable:
         share = max((own.by_kind[kind][1] for own in contexts if kind in own.by_kind), default=None)
         if share is not None:
             values = [own.by_kind[kind][0] if kind in own.by_kind else None for own in contexts]
-            rows.append([kind, _percent(share), *map(_nats, values)])
+            rows.append([kind, percent(share), *map(_nats, values)])
     names = [printable(own.name) for own in contexts]
     return ResultTable("Nats a token by kind of token", ["kind", "of the tokens %", *names], rows)
 
@@ -152,13 +152,9 @@ def _figure(chart: Callable[..., None], caption: str, report: ProbeReport) -> Fi
     return Figure(inline_svg(partial(chart, report=report), caption, chart.__name__.replace("_", "-")), caption)
 
 
-def _interval(own: ContextFinding) -> list[str]:
+def _gain_cells(own: ContextFinding) -> list[str]:
     bounds = [None] * 3 if own.gain is None else [own.gain.difference, own.gain.low, own.gain.high]
-    return ["-" if bound is None else f"{100 * bound:+.1f}" for bound in bounds]
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+    return [points(bound) for bound in bounds]
 
 
 def _nats(value: float | None) -> str:

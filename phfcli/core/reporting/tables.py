@@ -10,7 +10,7 @@ from phfcli.core.analysis.arms import Arm
 from phfcli.core.analysis.compare import SUITE, Comparison, Pair
 from phfcli.core.analysis.diagnose import LayerReport
 from phfcli.core.analysis.differences import PairedDifference, SeedDifference
-from phfcli.core.errors import markdown_cell, markdown_lines
+from phfcli.core.errors import interval, markdown_cell, markdown_lines, percent, points, with_error
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
 from phfcli.core.names import ViewName
 from phfcli.core.storage.files import write_text
@@ -253,10 +253,9 @@ def gain_sentences(pairs: Sequence[Pair]) -> list[str]:
 
 def _unit_cells(told: PairedDifference | SeedDifference, p_holm: str) -> list[str]:
     error = "" if told.stderr is None else f" ± {percent(told.stderr)}"
-    interval = "-" if told.low is None else f"{_points(told.low)} to {_points(told.high)}"
     over = f"{told.seeds} seeds" if isinstance(told, SeedDifference) else f"{told.problems} problems"
     tests = p_text(told.p_value), p_holm, percent(told.detectable)
-    return [f"{_points(told.difference)}{error}", interval, over, *tests]
+    return [f"{points(told.difference)}{error}", interval(told.low, told.high), over, *tests]
 
 
 def pair_records(pairs: Sequence[Pair]) -> list[Record]:
@@ -270,18 +269,6 @@ def pair_records(pairs: Sequence[Pair]) -> list[Record]:
         | own
         for pair, own in zip(pairs, counts, strict=True)
     ]
-
-
-def percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def with_error(value: float, stderr: float | None) -> str:
-    return percent(value) if stderr is None else f"{percent(value)} ± {percent(stderr)}"
-
-
-def _points(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:+.1f}"
 
 
 def _run_table(results: Sequence[SavedEvaluation]) -> ResultTable:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from phfcli.core.analysis.diagnose import PAPER
-from phfcli.core.errors import markdown_lines
+from phfcli.core.errors import interval, markdown_lines, percent, points, with_error
 from phfcli.core.reporting.figures import figure_of, save_figure
 from phfcli.core.storage.files import write_json, write_text
 from phfcli.core.studies.charts import panel_size, panels
@@ -92,12 +92,12 @@ def _tables(study: Study, results: Results, model: str, bench: str) -> Iterator[
 
 def _cells(row: Row) -> list[str]:
     error, over = row.error()
-    average = f"{100 * sum(row.final) / len(row.final):.1f}" + (f" ± {100 * error:.1f}" if error is not None else "")
+    average = with_error(sum(row.final) / len(row.final), error)
     passes = row.pass_at()
     cells = [row.title, str(len(row.final)), f"{average} ({over})", *_difference_cells(row)]
     return [
         *cells,
-        f"{100 * passes[1]:.1f} (k = {passes[0]})" if passes else "",
+        f"{percent(passes[1])} (k = {passes[0]})" if passes else "",
         _number(row.mean("distinct_answers"), ".2f"),
         _number(row.mean("mean_tokens"), ".0f"),
     ]
@@ -109,11 +109,11 @@ def _difference_cells(row: Row) -> list[str]:
     over, problems = row.difference.over_seeds, row.difference.over_problems
     corrected, wanted = row.difference.corrected, wanted_seeds(row)
     return [
-        f"{100 * over.difference:+.1f}",
-        _interval(over.low, over.high),
+        points(over.difference),
+        interval(over.low, over.high),
         "" if corrected is None else f"{corrected:.3f}",
         "" if wanted is None or row.system == BASE else f"{wanted} seeds",
-        _interval(problems.low, problems.high),
+        interval(problems.low, problems.high),
     ]
 
 
@@ -141,7 +141,7 @@ def _rates(study: Study) -> Iterator[list[str]]:
             study.systems[run.system].family or "",
             study.systems[run.system].title,
             f"{run.rate:g}",
-            "missing" if score is None else f"{100 * score:.1f}",
+            "missing" if score is None else percent(score),
         ]
         for run, score in runs
     ]
@@ -154,11 +154,11 @@ def _energies(study: Study, results: Results) -> Iterator[list[str]]:
     for row in (row for model in study.models for row in results.systems(model)):
         if energy := row.energy:
             share, place = energy["largest"]["share"], f"{energy['largest']['layer']} of {len(energy['layers'])}"
-            rows.append([f"{row.title} ({row.model})", place, f"{100 * share:.1f}", f"{energy['entropy']:.2f}"])
+            rows.append([f"{row.title} ({row.model})", place, percent(share), f"{energy['entropy']:.2f}"])
     if not rows:
         return
     rows += [
-        [f"the paper's PHF ({name})", f"? of {layers}", f"{100 * share:.1f}", f"{entropy:.2f}"]
+        [f"the paper's PHF ({name})", f"? of {layers}", percent(share), f"{entropy:.2f}"]
         for name, layers, share, entropy in PAPER
     ]
     yield ["## Where the flow's energy lies, at the end"]
@@ -179,10 +179,6 @@ def _source(run: StudyRun, path: Path) -> str:
     if not run.record.is_file():
         return f"{run.name}: missing"
     return f"[`{run.name}.json`]({os.path.relpath(run.record, path.parent)})"
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"{100 * low:+.1f} to {100 * high:+.1f}"
 
 
 def _number(value: float | None, form: str) -> str:

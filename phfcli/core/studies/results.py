@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from phfcli.core.analysis.differences import PairedDifference, SeedDifference, holm, paired_difference, seed_difference
+from phfcli.core.errors import points
 from phfcli.core.evaluation.scores import standard_error
 from phfcli.core.studies.plan import BASE, Study, runs_of
 from phfcli.core.studies.record import read_record
@@ -213,7 +214,7 @@ def findings(study: Study, results: Results) -> list[str]:
 
 def _by(results: Results, row: Row) -> str:
     assert row.difference is not None
-    return f"{_listed(results, [row])} by {100 * row.difference.over_seeds.difference:+.1f} points"
+    return f"{_listed(results, [row])} by {points(row.difference.over_seeds.difference)} points"
 
 
 def _listed(results: Results, rows: Sequence[Row]) -> str:

@@ -78,8 +78,7 @@ class Drawing(TrainingParts):
 
     @property
     def sampling(self) -> Sampling:
-        settings = self.config.rollout
-        return Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_new_tokens)
+        return self.config.rollout.sampling
 
     def shown(self, problems: Sequence[Problem], step: int) -> list[str | None]:
         """What the teacher is shown of this rank's problems; None where it is a rollout, and the one drawn is wrong."""

@@ -32,7 +32,7 @@ def test_any_text_comes_back_from_the_page_and_none_of_it_is_markup(text: str) -
 def test_a_page_without_problems_or_figures_can_be_written() -> None:
     html = page([], [], {})
     assert block(html, "problems") == []
-    assert "<dd>– ± – %</dd>" in html
+    assert "<dd>- ± - %</dd>" in html
 
 
 def test_the_summary_stands_in_the_page() -> None:
