@@ -90,6 +90,16 @@ def _value(text: str) -> str:
     return _WORDS.get(text, text) if plain else repr(text)
 
 
+# the dotted keys of the arguments of `train`, and of the options of `phf train`, that are not called as their setting
+KEYS = {
+    "alpha": "flow.alpha",
+    "teacher": "teacher.kind",
+    "engine": "rollout.engine",
+    "eval_every": "evaluation.every",
+    "eval_bench": "evaluation.bench",
+    "patience": "evaluation.patience",
+}
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -113,20 +123,23 @@ def tells_arguments(call: Callable[Arguments, Result]) -> Callable[Arguments, Re
 
 def sources_of(
     config: "str | Path | Mapping[str, Any] | TrainConfig | EvalConfig | Sequence[Any]",
-    given: Mapping[str, tuple[str, Any]],
+    given: Mapping[str, Any],
+    keys: Mapping[str, str] = KEYS,
 ) -> "list[Source]":
     """The sources of some settings, later ones winning: `config`, then what is given.
 
     config: a recipe's name, a YAML file, a mapping with plain or dotted keys, a whole config, or a sequence of these.
-    given: by the name of the argument its dotted key and its value; None is not given.
+    given: the values by the names of their arguments; None is not given.
+    keys: of the arguments that are not called as their setting.
     """
     from phfcli.core.settings import option_source
 
     several = isinstance(config, Sequence) and not isinstance(config, str)
     parts: list[Any] = list(config) if several else [config]  # type: ignore[arg-type]
     sources = [source for part in parts for source in _sources_of(part)]
-    for name, (key, value) in given.items():
+    for name, value in given.items():
         if value is not None:
+            key = keys.get(name, name)
             sources.append(option_source(name, key, str(value) if isinstance(value, Path) else value))
     return sources
 

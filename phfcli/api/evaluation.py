@@ -62,20 +62,20 @@ def evaluate(
     """
     benches = None if bench is None else [str(b) for b in ([bench] if isinstance(bench, str | Path) else bench)]
     given = {
-        "target": ("model", str(getattr(target, "folder", target))),
-        "bench": ("bench", benches),
-        "n": ("n", n),
-        "base": ("base", base),
-        "engine": ("engine", engine),
-        "devices": ("devices", None if devices is None else list(devices)),
-        "workers": ("workers", workers),
-        "max_new_tokens": ("max_new_tokens", max_new_tokens),
-        "temperature": ("temperature", temperature),
-        "limit": ("limit", limit),
-        "seed": ("seed", seed),
-        "output_dir": ("output_dir", output_dir),
+        "target": str(getattr(target, "folder", target)),
+        "bench": benches,
+        "n": n,
+        "base": base,
+        "engine": engine,
+        "devices": None if devices is None else list(devices),
+        "workers": workers,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "limit": limit,
+        "seed": seed,
+        "output_dir": output_dir,
     }
-    sources = sources_of(config, given)
+    sources = sources_of(config, given, keys={"target": "model"})
     from phfcli.api.progress import SampleBar, quiet_libraries
     from phfcli.core.config import EvalConfig
     from phfcli.core.evaluation import evaluator as core

@@ -82,21 +82,21 @@ def train(
         FaultError: for a fault outside, such as a full disk; the last checkpoint is intact.
     """
     given = {
-        "model": ("model", model),
-        "data": ("data", data),
-        "objective": ("objective", objective),
-        "alpha": ("flow.alpha", alpha),
-        "teacher": ("teacher.kind", teacher),
-        "engine": ("rollout.engine", engine),
-        "steps": ("steps", steps),
-        "seed": ("seed", seed),
-        "eval_every": ("evaluation.every", eval_every),
-        "eval_bench": ("evaluation.bench", eval_bench),
-        "patience": ("evaluation.patience", patience),
-        "output_dir": ("output_dir", output_dir),
-        "checkpoint_every": ("checkpoint_every", checkpoint_every),
-        "keep": ("keep", keep),
-        "report_to": ("report_to", report_to),
+        "model": model,
+        "data": data,
+        "objective": objective,
+        "alpha": alpha,
+        "teacher": teacher,
+        "engine": engine,
+        "steps": steps,
+        "seed": seed,
+        "eval_every": eval_every,
+        "eval_bench": eval_bench,
+        "patience": patience,
+        "output_dir": output_dir,
+        "checkpoint_every": checkpoint_every,
+        "keep": keep,
+        "report_to": report_to,
     }
     steps_ = Training(sources_of(config, given), resume, force, progress, interruptible=True)
     for metrics in steps_:
@@ -129,7 +129,7 @@ def training(
     Raises:
         UserError: at the first step, for settings, a model or data that cannot be used.
     """
-    return Training(sources_of(config, {"output_dir": ("output_dir", output_dir)}), resume, force)
+    return Training(sources_of(config, {"output_dir": output_dir}), resume, force)
 
 
 class Training:

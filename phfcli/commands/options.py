@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
+from phfcli.api.arguments import KEYS
 from phfcli.core.errors import UserError
 from phfcli.core.extensions import names
 from phfcli.core.names import ENGINES, OBJECTIVES, TEACHERS, TRACKERS
@@ -172,17 +173,17 @@ Objective = Annotated[
 ]
 Alpha = Annotated[
     float | None,
-    Setting("flow.alpha"),
+    Setting(KEYS["alpha"]),
     typer.Option("--alpha", help="Weight of the hidden-flow term (0.05).", rich_help_panel=TRAINING),
 ]
 Teacher = Annotated[
     str | None,
-    Setting("teacher.kind"),
+    Setting(KEYS["teacher"]),
     typer.Option("--teacher", metavar="KIND", help=", ".join(TEACHERS), rich_help_panel=TRAINING),
 ]
 RolloutEngine = Annotated[
     str | None,
-    Setting("rollout.engine"),
+    Setting(KEYS["engine"]),
     typer.Option("--engine", metavar="NAME", help=f"Rollouts by: {', '.join(ENGINES)}.", rich_help_panel=TRAINING),
 ]
 SamplingEngine = Annotated[
@@ -240,12 +241,12 @@ ReportTo = Annotated[
 ]
 EvalEvery = Annotated[
     int | None,
-    Setting("evaluation.every"),
+    Setting(KEYS["eval_every"]),
     typer.Option("--eval-every", metavar="K", help="Evaluate and save every K steps.", rich_help_panel=EVALUATION),
 ]
 EvalBench = Annotated[
     str | None,
-    Setting("evaluation.bench"),
+    Setting(KEYS["eval_bench"]),
     typer.Option(
         "--eval-bench",
         metavar="NAME|FILE",
@@ -255,7 +256,7 @@ EvalBench = Annotated[
 ]
 Patience = Annotated[
     int | None,
-    Setting("evaluation.patience"),
+    Setting(KEYS["patience"]),
     typer.Option(
         "--patience",
         metavar="P",

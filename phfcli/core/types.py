@@ -46,3 +46,8 @@ class Completion:
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]  # of each sampled token, under the distribution it was drawn from, in nats
     finish: Literal["stop", "length"]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the model ended it; else the token limit has cut it."""
+        return self.finish == "stop"

@@ -6,7 +6,7 @@ from itertools import chain
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.grading import Grader, Status
+from phfcli.core.grading import Grader
 from phfcli.core.models.description import load_config
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
@@ -14,12 +14,13 @@ from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.models.trial import check_computation
 from phfcli.core.rollouts.single import check_sampling
 from phfcli.core.rollouts.transformers import TransformersEngine
-from phfcli.core.runs.contexts import Context, columns_in, golds_of
+from phfcli.core.runs.contexts import Context, columns_in
 from phfcli.core.runs.folder import saved_config
 from phfcli.core.runs.problems import Curriculum, SequenceLengths, check_rewards, load_problems
 from phfcli.core.runs.targets import find_target
 from phfcli.core.seeds import derive_seed
 from phfcli.core.settings import Source, option_source, resolve_train
+from phfcli.core.training.rollouts import rewards_of
 from phfcli.core.types import Completion, Problem, Request, Sampling
 
 REFERENCE, OTHER = "reference", "other-reference"  # which the verdict rests on, so they are always looked at
@@ -179,21 +180,14 @@ def _draw(experiment: Experiment, grader: Grader, asked: Sequence[tuple[int, int
     drawn = dict(TransformersEngine(experiment.model).sample(requests, experiment.sampling, logprobs=False))
     completions = [drawn[index] for index in range(len(requests))]
     texts = [experiment.model.description.text(completion.ids) for completion in completions]
-    right = _grade(grader, [experiment.problems[place] for place, _, _ in asked], texts, completions)
+    problems = [experiment.problems[place] for place, _, _ in asked]
+    rewards = rewards_of(grader, experiment.model.description, problems, completions)
     return [
-        Answer(place, number, request.prompt_ids, completion, text, ok)
-        for (place, number, _), request, completion, text, ok in zip(
-            asked, requests, completions, texts, right, strict=True
+        Answer(place, number, request.prompt_ids, completion, text, right=reward > 0)
+        for (place, number, _), request, completion, text, reward in zip(
+            asked, requests, completions, texts, rewards, strict=True
         )
     ]
-
-
-def _grade(
-    grader: Grader, problems: Sequence[Problem], texts: Sequence[str], completions: Sequence[Completion]
-) -> list[bool]:
-    grades = grader.grade([(golds_of(problem), text) for problem, text in zip(problems, texts, strict=True)])
-    ended = [completion.finish == "stop" for completion in completions]
-    return [whole and grade.status == Status.correct for whole, grade in zip(ended, grades, strict=True)]
 
 
 def _sibling(answer: Answer, plain: Sequence[Answer]) -> str | None:

@@ -188,7 +188,7 @@ def grade(
 ) -> list[GradedSample]:
     """Grades drawn completions; one that the token limit has cut is "truncated", or `cut` where it is graded anyhow."""
     texts = [description.text(completion.ids) for _, completion in drawn]
-    cut = [completion.finish != "stop" for _, completion in drawn]
+    cut = [not completion.whole for _, completion in drawn]
     read = [i for i in range(len(drawn)) if grader.reads_cut or not cut[i]]
     graded = grader.grade([(drawn[i][0].problem.golds, texts[i]) for i in read])
     grades = dict(zip(read, graded, strict=True))

@@ -75,7 +75,7 @@ class Ahead:
         return {
             "requests": torch.tensor([key for key, _ in drawn]),  # [R]
             "lengths": torch.tensor([len(one.ids) for one in ones]),  # [R]
-            "stopped": torch.tensor([one.finish == "stop" for one in ones]),  # [R]
+            "stopped": torch.tensor([one.whole for one in ones]),  # [R]
             "ids": torch.tensor([token for one in ones for token in one.ids], dtype=torch.int32),  # [N]
             "logprobs": torch.tensor([value for one in ones for value in one.logprobs], dtype=torch.float64),  # [N]
         }

@@ -20,8 +20,8 @@ def rewards_of(
     """1 for a whole completion whose answer is the problem's, else 0, by the grader of evaluation."""
     texts = [description.text(completion.ids) for completion in completions]
     grades = grader.grade([(golds_of(problem), text) for problem, text in zip(problems, texts, strict=True)])
-    whole = [completion.finish == "stop" for completion in completions]
-    return [float(ok and grade.status == Status.correct) for ok, grade in zip(whole, grades, strict=True)]
+    right = [grade.status == Status.correct for grade in grades]
+    return [float(ok and completion.whole) for ok, completion in zip(right, completions, strict=True)]
 
 
 class Drawing(TrainingParts):
@@ -138,7 +138,7 @@ def rollout_metrics(run: TrainingParts, completions: Sequence[Completion], sampl
     """Means over the completions of all ranks."""
     sums = {
         "rollout_tokens": sum(len(c.ids) for c in completions),
-        "truncated": sum(c.finish == "length" for c in completions),
+        "truncated": sum(not c.whole for c in completions),
         "repetition": sum(repetition(c.ids) for c in completions),
         **({"reward": sum(s.reward for s in samples)} if run.objective.needs.reward else {}),
         "count": len(completions),
