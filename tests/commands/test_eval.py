@@ -72,36 +72,29 @@ def test_a_stopped_evaluation_goes_on_where_it_was(phf: Phf, tmp_path: Path) -> 
     assert (folder / "samples.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "name"),
-    [
-        ("--temperature", 0.5, "t0.5-p0.95-k0-*-seed0-*"),
-        ("--seed", 7, "t1-p0.95-k0-*-seed7-*"),
-        ("--set", "prompt.thinking=false", "t1-p0.95-k0-*-seed0-*"),
-    ],
-)
-def test_other_sampling_settings_have_a_folder_of_their_own(
-    phf: Phf, tmp_path: Path, option: str, value: object, name: str
+def test_other_sampling_settings_have_a_folder_of_their_own_and_other_rows_are_refused(
+    phf: Phf, tmp_path: Path
 ) -> None:
     phf("eval", "embedded", *SMALL)
     path = tmp_path / "runs/embedded/evals/embedded-n2/samples.jsonl"
-    before = path.read_bytes()
-    assert phf("eval", "embedded", *SMALL, option, value).code == 0
-    assert path.read_bytes() == before
-    [other] = (tmp_path / "runs/embedded/evals").glob(f"embedded-n2+{name}")
-    assert len(samples(other)) == len(samples(path.parent))
-
-
-def test_other_rows_are_not_mixed_in(phf: Phf, tmp_path: Path) -> None:
-    phf("eval", "embedded", *SMALL)
-    path = tmp_path / "runs/embedded/evals/embedded-n2/samples.jsonl"
-    before = path.read_bytes()
+    before, made = path.read_bytes(), set[Path]()
+    for option, value, name in (
+        ("--temperature", 0.5, "t0.5-p0.95-k0-*-seed0-*"),
+        ("--seed", 7, "t1-p0.95-k0-*-seed7-*"),
+        ("--set", "prompt.thinking=false", "t1-p0.95-k0-*-seed0-*"),
+    ):
+        assert phf("eval", "embedded", *SMALL, option, value).code == 0
+        assert path.read_bytes() == before
+        [other] = set(path.parents[1].glob(f"embedded-n2+{name}")) - made
+        assert len(samples(other)) == len(samples(path.parent))
+        made.add(other)
     done = phf("eval", "embedded", *SMALL, "--limit", 4)
     assert done.code == 2
     assert "was sampled with bench_sha256" in done.err
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_target_is_the_same_however_it_is_spelt(phf: Phf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From its own folder a checkpoint has once been evaluated without its run's prompts."""
     train = ("--steps", 2, "--checkpoint-every", 1, "--set", "batch_size=2", "--set", "prompt.student='Q: {problem}'")
@@ -139,9 +132,9 @@ def test_more_training_does_not_stand_in_the_way_of_an_evaluation(phf: Phf, tmp_
     }
 
 
-def test_a_run_a_checkpoint_an_adapter_and_a_model_are_accepted(phf: Phf, tmp_path: Path) -> None:
-    phf("train", "--steps", 2, "--checkpoint-every", 1, "--output-dir", "run", "--set", "batch_size=2", "--quiet")
-    last, first = (tmp_path / "run/checkpoints" / f"step-00000{i}" for i in (2, 1))
+@pytest.mark.slow
+def test_a_run_a_checkpoint_an_adapter_and_a_model_are_accepted(phf: Phf, run: Path, tmp_path: Path) -> None:
+    last, first = (run / "checkpoints" / f"step-00000{i}" for i in (2, 1))
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
@@ -202,19 +195,18 @@ def test_a_bench_from_a_file_with_other_columns_and_a_bad_gold(phf: Phf, tmp_pat
     assert "left out" in done.err
 
 
-def test_a_wrong_base_model_is_refused_before_anything_is_loaded(phf: Phf, tmp_path: Path) -> None:
-    phf("train", "--steps", 1, "--set", "batch_size=4", "--output-dir", "run", "--quiet")
+def test_a_wrong_base_model_is_refused_before_anything_is_loaded(phf: Phf, run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(embedded_model(), other)
-    assert phf("eval", "run", "--base", other, *SMALL).code == 0  # the same weights elsewhere
+    assert phf("eval", run, "--base", other, *SMALL).code == 0  # the same weights elsewhere
     (other / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes()[:-4] + b"\0\0\0\0")
-    done = phf("eval", "run", "--base", other, *SMALL)
+    done = phf("eval", run, "--base", other, *SMALL)
     assert done.code == 2
     assert "was trained on embedded with sha256" in done.err
     assert "--base" in done.err
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
-    done = phf("eval", "run", "--base", other, *SMALL)
+    done = phf("eval", run, "--base", other, *SMALL)
     assert done.code == 2
     assert "does not fit" in done.err
 

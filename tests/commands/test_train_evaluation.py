@@ -43,6 +43,7 @@ def test_evaluations_leave_no_trace_on_the_steps_and_resume(phf: Phf, tmp_path: 
     assert told.json["benches"][0]["step"] == best["step"]
 
 
+@pytest.mark.slow
 def test_a_run_without_progress_ends_and_keeps_its_best(phf: Phf, tmp_path: Path) -> None:
     run = tmp_path / "run"
     still = ("--set", "optim.lr=1e-12", "--steps", 6, "--checkpoint-every", 6, "--keep", 1, *PLAIN, *FEW)

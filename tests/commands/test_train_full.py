@@ -20,6 +20,7 @@ Phf = Callable[..., Any]
 FULL = ("--set", "tuning=full", "--set", "divergence.clip=null", "--set", "optim.lr=1e-4", *SMALL)
 
 
+@pytest.mark.slow
 def test_all_weights_train_and_resuming_changes_nothing(phf: Phf, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert phf("train", "--steps", 3, "--checkpoint-every", 1, "--output-dir", whole, *FULL).code == 0
@@ -77,6 +78,7 @@ def test_a_checkpoint_of_all_weights_is_a_plain_model(phf: Phf, tmp_path: Path) 
         assert (done.code, words in done.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_weights_stay_in_float32_where_bfloat16_is_computed(phf: Phf, tmp_path: Path) -> None:
     for name in ("float32", "bfloat16"):
         done = phf("train", "--steps", 2, "--output-dir", tmp_path / name, *FULL, "--set", f"dtype={name}")

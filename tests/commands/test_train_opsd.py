@@ -24,6 +24,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 def test_every_divergence_and_mode_is_another_loss(phf: Phf, tmp_path: Path) -> None:
     first = {}
     for name, options in VARIANTS.items():
@@ -104,6 +105,7 @@ def test_a_line_names_the_divergence_that_is_in_it(phf: Phf, tmp_path: Path) -> 
         assert f" {name} " in next(line for line in done.err.splitlines() if line.startswith("step"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "teacher",
     [
