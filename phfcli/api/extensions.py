@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phfcli.core.extensions import register
-from phfcli.core.names import ENGINES, GRADERS, OBJECTIVES, TEACHERS, TRACKERS
+from phfcli.core.names import ENGINES, GRADERS, TEACHERS, TRACKERS
+from phfcli.core.shipped_files import objectives
 
 if TYPE_CHECKING:
     from phfcli.core.config import TrainConfig
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def register_objective(name: str, build: "Callable[[TrainConfig], Objective]") -> None:
     """Adds an objective, for `train(objective=name)`. `build` makes it from the settings of a run."""
-    register("objectives", name, build, taken=OBJECTIVES)
+    register("objectives", name, build, taken=objectives())
 
 
 def register_teacher(name: str, build: "Callable[[TrainConfig, LanguageModel], Teacher]") -> None:

@@ -44,7 +44,7 @@ def collect(
     collection = build_collection(model, settings_given(collect, locals()), base, rollouts, samples)
     say(log_console(quiet), f"rollouts: {collection.origin}; teacher: {collection.teacher_kind}")
     flow = collection.flow()
-    write_flow(output, flow, collection.config.flow.saved_dtype)
+    write_flow(output, flow)
     if json_:
         found = {"flow": str(output), "step": flow.step, "rollouts": len(flow.rollouts), "layers": len(flow.layers)}
         print_json(found | {"origin": collection.origin, "teacher": collection.teacher_kind})

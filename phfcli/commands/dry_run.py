@@ -1,7 +1,7 @@
 """What `phf train --dry-run` and `phf eval --dry-run` show."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from phfcli.commands.output import GLUE, print_json, print_table, quiet_libraries, result_console, say, warn
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 _GIB = (24, 40, 80)  # of common GPUs
 _HOURS = "with --tokens-per-s X, which a run's lines and an evaluation's last line tell"
-_OWN_SECTIONS = ("sft", "grpo", "oisd", "opd", "oprd")  # settings of one objective
 
 
 def show_plan(
@@ -32,7 +31,7 @@ def show_plan(
     if json_:
         print_json({"settings": settings.model_dump(mode="json"), **plan.as_json()})
         return
-    show_settings(out, settings, origin)
+    show_settings(out, settings, origin, _unread(settings, plan.sections))
     for who, prompt in plan.prompts.items():
         out.print(f"[bold]{who}, first problem[/]\n{escape(prompt)}\n")
     if processes > 1:
@@ -51,8 +50,18 @@ def show_plan(
     _tell_gaps(plan.gaps)
 
 
-def show_settings(out: "Console", settings: "Section", origin: Mapping[str, str]) -> None:
-    """The settings that apply as YAML: those of a recipe or of the user with their sources, then the defaults."""
+def _unread(settings: "TrainConfig", sections: Sequence[str]) -> set[str]:
+    """The sections that other objectives read, and this one does not."""
+    from phfcli.core.config import ObjectiveSection
+
+    return {name for name, value in settings if isinstance(value, ObjectiveSection)} - set(sections)
+
+
+def show_settings(out: "Console", settings: "Section", origin: Mapping[str, str], unread: Collection[str] = ()) -> None:
+    """The settings that apply as YAML: those of a recipe or of the user with their sources, then the defaults.
+
+    unread: sections whose defaults are not shown.
+    """
     from phfcli.core.settings import leaves
 
     values = leaves(settings.model_dump(mode="json"))
@@ -63,18 +72,18 @@ def show_settings(out: "Console", settings: "Section", origin: Mapping[str, str]
     for key, line in given.items():
         out.print(f"  {line:<{width}}  # {origin[key]}", markup=False, soft_wrap=True)
     defaults = (f"{key}: {as_yaml(value)}" for key, value in values.items() if key not in origin)
-    shown = [line for line in defaults if _applies(line.partition(":")[0], values)]
+    shown = [line for line in defaults if _applies(line.partition(":")[0], values, unread)]
     out.print("[bold]defaults[/]; `phf config show` has those of other objectives too")
     text = textwrap.fill("; ".join(line.replace(" ", GLUE) for line in shown), out.width - 4, break_on_hyphens=False)
     say(out, textwrap.indent(text, "  "))
 
 
-def _applies(key: str, values: Mapping[str, object]) -> bool:
+def _applies(key: str, values: Mapping[str, object], unread: Collection[str]) -> bool:
     """Whether a default matters: not one of another objective, nor of something that is not used."""
     section, _, _ = key.partition(".")
-    objective, engine = values.get("objective"), str(values.get("rollout.engine") or values.get("engine"))
-    if section in _OWN_SECTIONS:
-        return section == objective or (section == "grpo" and objective == "oisd")
+    engine = str(values.get("rollout.engine") or values.get("engine"))
+    if section in unread:
+        return False
     if section == "evaluation":
         return values.get("evaluation.every") is not None
     if section in ("http", "vllm"):

@@ -15,7 +15,8 @@ from typer.models import ArgumentInfo, OptionInfo
 from phfcli.api.arguments import KEYS
 from phfcli.core.errors import UserError
 from phfcli.core.extensions import names
-from phfcli.core.names import ENGINES, OBJECTIVES, TEACHERS, TRACKERS
+from phfcli.core.names import ENGINES, TEACHERS, TRACKERS
+from phfcli.core.shipped_files import objectives
 
 if TYPE_CHECKING:
     from phfcli.core.settings import Source
@@ -90,7 +91,7 @@ def _label(name: str, hint: Any) -> str:
 
 
 def _objectives(incomplete: str) -> list[str]:
-    return [name for name in [*OBJECTIVES, *names("objectives")] if name.startswith(incomplete)]
+    return [name for name in [*objectives(), *names("objectives")] if name.startswith(incomplete)]
 
 
 Configs = Annotated[
@@ -166,7 +167,7 @@ Objective = Annotated[
     typer.Option(
         "--objective",
         metavar="NAME",
-        help=", ".join(OBJECTIVES),
+        help=", ".join(objectives()),
         autocompletion=_objectives,
         rich_help_panel=TRAINING,
     ),

@@ -88,19 +88,20 @@ def watch(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of
       phf watch runs/phf-qwen3-4b-seed0
     """
     from phfcli.commands.train import step_line
-    from phfcli.core.runs.folder import is_run, recorded_config
+    from phfcli.core.runs.folder import is_run
     from phfcli.core.runs.targets import run_state
-    from phfcli.core.storage.schemas import StepForm, read_forms
+    from phfcli.core.storage.schemas import ManifestForm, StepForm, read_form, read_forms
 
     if not is_run(run):
         raise UserError(f"{run}: no run is there (it would have a config.yaml)")
-    out, shown, config = result_console(), 0, recorded_config(run)
+    out, shown = result_console(), 0
+    divergence = read_form(run / "manifest.json", ManifestForm).get("divergence")
     while True:
         state = run_state(run)  # before the metrics: what is done until then is shown
         for line in read_forms(run / "metrics.jsonl", StepForm):
             if line["step"] > shown:
                 shown = line["step"]
-                say(out, step_line(line, config))
+                say(out, step_line(line, divergence))
         if state.state != "training":
             out.print(f"{state.state}: step {state.step} of {state.steps}", markup=False)
             return

@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from phfcli.core.config import TrainConfig
     from phfcli.core.settings import Source
     from phfcli.core.training.metrics import Metrics
     from phfcli.core.training.start import Running
@@ -82,7 +81,7 @@ def watch(run: "Running", log: "Console") -> "Metrics | None":
     with Live(console=log, auto_refresh=False, transient=True, redirect_stderr=not log.quiet) as live:
         for last in run.steps():
             alarms, scores = last.pop("alarms", []), last.pop("evaluation", None)
-            step, line = last["step"], step_line(last, trainer.config)
+            step, line = last["step"], step_line(last, trainer.objective.needs.divergence)
             if scores:
                 say(log, evaluation_line(scores, step))
                 last |= {"average": scores["average"]}
@@ -95,12 +94,15 @@ def watch(run: "Running", log: "Console") -> "Metrics | None":
     return last
 
 
-def step_line(metrics: "Metrics", config: "TrainConfig") -> str:
-    """The most important metrics of a step, and all of an objective of the user's own; `say` prints it."""
+def step_line(metrics: "Metrics", divergence: str | None) -> str:
+    """The most important metrics of a step, and all of an objective of the user's own; `say` prints it.
+
+    divergence: the kind of the metric `divergence`, where it is known.
+    """
     from phfcli.core.reporting.training_charts import own_metrics
 
     own = {name: name for name in own_metrics([[metrics]])}
-    labels = _IN_A_LINE | {"divergence": config.output_divergence.kind} | own
+    labels = _IN_A_LINE | {"divergence": divergence or "divergence"} | own
     terms = [
         f"{label} {f'{percent(metrics[name])} %' if name in SHARES else f'{metrics[name]:.4f}'}"
         for name, label in labels.items()

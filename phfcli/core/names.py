@@ -2,21 +2,6 @@
 
 from typing import Literal, get_args
 
-ObjectiveName = Literal[
-    "phf",
-    "phf-local",
-    "phf-direction",
-    "phf-geometry",
-    "direction",
-    "geometry",
-    "pointwise",
-    "opsd",
-    "sft",
-    "grpo",
-    "opd",
-    "oprd",
-    "oisd",
-]
 TeacherName = Literal["ema", "fixed", "online", "synced", "external"]
 StatesTeacherName = Literal["same", "unprivileged", "ema", "fixed", "online"]
 ContextName = Literal["reference", "first-third", "answer", "sibling", "other-reference", "wrong-answer"]
@@ -33,8 +18,6 @@ BadRows = Literal["error", "skip"]
 PHASES = ("rollout", "batch", "teacher", "student", "loss", "update")  # of a step, each with a metric of its seconds
 MACHINE_METRICS = ("tokens_per_s", *(f"{phase}_seconds" for phase in PHASES), "seconds", "peak_memory_bytes")
 TOKEN_WEIGHTS = ("uniform", "early", "late", "forks", "prefix-importance")
-OBJECTIVES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
-WEIGHTED_OBJECTIVES = ("opsd", "phf", "phf-local", "phf-direction", "phf-geometry", "direction", "geometry")
 TEACHERS: tuple[TeacherName, ...] = get_args(TeacherName)
 CONTEXTS: tuple[ContextName, ...] = get_args(ContextName)
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)

@@ -1,5 +1,7 @@
 """Finds the files that the wheel brings (in a checkout: beside the package): embedded model, problems, recipes."""
 
+import re
+from functools import cache
 from pathlib import Path
 
 from phfcli.core.errors import UserError, nearest
@@ -26,6 +28,14 @@ def embedded_problems(split: str) -> Path:
 def recipes() -> dict[str, Path]:
     """The shipped recipes by name."""
     return {path.stem: path for path in sorted(_folder("recipes").glob("*.yaml"))}
+
+
+@cache
+def objectives() -> tuple[str, ...]:
+    """The objectives that come with phf: each has a recipe of its name. No torch is loaded, so help can list them."""
+    named = re.compile(r"^objective: ([\w-]+)", re.MULTILINE)
+    found = {name: named.search(path.read_text(encoding="utf-8")) for name, path in recipes().items()}
+    return tuple(name for name, match in found.items() if match and match[1] == name)
 
 
 def find_recipe(name_or_path: str) -> Path:

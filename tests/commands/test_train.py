@@ -24,10 +24,9 @@ from trained import (
     wait_for_step,
 )
 
-from phfcli.core.names import OBJECTIVES
 from phfcli.core.runs.flows import open_flow
 from phfcli.core.runs.folder import step_name
-from phfcli.core.shipped_files import embedded_problems
+from phfcli.core.shipped_files import embedded_problems, objectives
 from phfcli.core.training.trainer import Trainer
 
 Phf = Callable[..., Any]
@@ -70,7 +69,7 @@ def test_peft_alone_loads_a_checkpoint(evaluated_run: Path) -> None:
 
 @pytest.mark.parametrize(
     "objective",
-    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in OBJECTIVES],
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in objectives()],
 )
 def test_every_objective_trains(phf: Phf, tmp_path: Path, objective: str) -> None:
     done = phf("train", "--objective", objective, "--steps", 2, "--output-dir", tmp_path / "run", *SMALL)

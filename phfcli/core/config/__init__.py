@@ -5,7 +5,14 @@ In come plain values; out come frozen sections, or an error that names the key. 
 """
 
 from phfcli.core.config.evaluation import EvalConfig, GradeConfig, SampleColumns
-from phfcli.core.config.objectives import DivergenceSettings, GrpoSettings, OisdSettings, SftSettings, TeacherSettings
+from phfcli.core.config.objectives import (
+    DivergenceSettings,
+    GrpoSettings,
+    ObjectiveSection,
+    OisdSettings,
+    SftSettings,
+    TeacherSettings,
+)
 from phfcli.core.config.sections import (
     Aggregate,
     ColumnSettings,
@@ -17,7 +24,7 @@ from phfcli.core.config.sections import (
     Section,
     VllmSettings,
 )
-from phfcli.core.config.training import LoraSettings, OffloadSettings, RolloutSettings, TrainConfig
+from phfcli.core.config.training import LoraSettings, OffloadSettings, OptimSettings, RolloutSettings, TrainConfig
 
 __all__ = [
     "Aggregate",
@@ -30,8 +37,10 @@ __all__ = [
     "LayerChoice",
     "LoraSettings",
     "ModelSettings",
+    "ObjectiveSection",
     "OffloadSettings",
     "OisdSettings",
+    "OptimSettings",
     "Positive",
     "PromptSettings",
     "RolloutSettings",

@@ -41,7 +41,11 @@ def _clip_in_force(clip: object, info: ValidationInfo) -> object:
     return clip.get(kind, _own_clip(info.data)) if kind else None
 
 
-class DivergenceSettings(Section):
+class ObjectiveSection(Section):
+    """Settings that an objective reads, or does not: its `Needs` name the sections that it does."""
+
+
+class DivergenceSettings(ObjectiveSection):
     kind: Kind = "jsd"
     """between teacher and student, of each token"""
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -76,7 +80,7 @@ class DivergenceSettings(Section):
         return self.model_dump(exclude={"temperature", "aggregate"})
 
 
-class FlowSettings(Section):
+class FlowSettings(ObjectiveSection):
     alpha: Annotated[float, Field(ge=0)] = 0.05
     """weight of the flow loss beside the divergence"""
     positions: Annotated[int, Field(ge=2)] = 128
@@ -89,7 +93,7 @@ class FlowSettings(Section):
     """rollouts whose flow is saved with a checkpoint"""
 
 
-class TeacherSettings(Section):
+class TeacherSettings(ObjectiveSection):
     kind: TeacherChoice = "ema"
     """an average of the student, the base, the student itself, or another model"""
     decay: Fraction = 0.999
@@ -126,12 +130,12 @@ class TeacherSettings(Section):
         return self
 
 
-class SftSettings(Section):
+class SftSettings(ObjectiveSection):
     max_tokens: PositiveInt = 16_000
     """of the prompt and the reference together"""
 
 
-class GrpoSettings(Section):
+class GrpoSettings(ObjectiveSection):
     group_size: Annotated[int, Field(ge=2)] = 8
     """completions of each problem; a step has batch_size x group_size"""
     normalize: bool = True
@@ -144,7 +148,7 @@ class GrpoSettings(Section):
     """of the weight that corrects the engine's probability"""
 
 
-class OisdSettings(Section):
+class OisdSettings(ObjectiveSection):
     """The internal teacher of OISD, on top of `grpo`. The paper's weights and its clip are lost: these are ours."""
 
     layer: PositiveInt | None = None
@@ -157,11 +161,19 @@ class OisdSettings(Section):
     """advantages count at most so much"""
 
 
-class OpdSettings(Section):
+_OPD_ENTRIES = 16  # of the vocabulary, with opd.support=top_k: as many as OPRD's figure 10 compares
+
+
+class OpdSettings(ObjectiveSection):
     """The reverse KL divergence, and over what of the vocabulary it is taken."""
 
     support: Literal["sampled", "top_k", "full"] = "sampled"
     """the token that was drawn, the teacher's 16 likeliest ones, or the whole vocabulary"""
+
+    @property
+    def divergence(self) -> DivergenceSettings:
+        """OPD's divergence where it is not estimated from the sampled token: reverse KL, on all entries or a few."""
+        return DivergenceSettings(kind="reverse_kl", top_k=_OPD_ENTRIES if self.support == "top_k" else None)
 
 
 ALL_POSITIONS = 2**31 - 1  # more than a completion has
@@ -173,7 +185,7 @@ def _positions(choice: str) -> str:
     raise ValueError("use all, last, first-K, last-K or spread-K with a number K")
 
 
-class OprdSettings(Section):
+class OprdSettings(ObjectiveSection):
     layers: LayerChoice | None = None
     """None is the last; a bridge has its own"""
     positions: Annotated[str, AfterValidator(_positions)] = "all"

@@ -8,7 +8,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from phfcli.core.errors import nearest
 from phfcli.core.extensions import known
-from phfcli.core.names import CONTEXTS, ENGINES, GRADERS, OBJECTIVES, TEACHERS, TRACKERS, BadRows, GoldForm
+from phfcli.core.names import CONTEXTS, ENGINES, GRADERS, TEACHERS, TRACKERS, BadRows, GoldForm
+from phfcli.core.shipped_files import objectives
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -47,7 +48,7 @@ def _layer(layer: object) -> object:
 
 EngineName = Annotated[str, AfterValidator(_engine)]
 Context = Annotated[str, AfterValidator(_context)]
-ObjectiveChoice = Annotated[str, AfterValidator(known("objectives", OBJECTIVES))]
+ObjectiveChoice = Annotated[str, AfterValidator(known("objectives", objectives()))]
 TeacherChoice = Annotated[str, AfterValidator(known("teachers", TEACHERS))]
 TrackerChoice = Annotated[str, AfterValidator(known("trackers", TRACKERS))]
 GraderChoice = Annotated[str, AfterValidator(known("graders", GRADERS))]

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt
 
 from phfcli.core.config.objectives import (
     DivergenceSettings,
@@ -27,7 +27,7 @@ from phfcli.core.config.sections import (
     TrackerChoice,
 )
 from phfcli.core.errors import nearest
-from phfcli.core.names import TOKEN_WEIGHTS, WEIGHTED_OBJECTIVES
+from phfcli.core.names import TOKEN_WEIGHTS
 from phfcli.core.types import Sampling
 
 
@@ -104,9 +104,6 @@ class OffloadSettings(Section):
     """what the backward pass needs of the forward pass"""
 
 
-_OPD_ENTRIES = 16  # of the vocabulary, with opd.support=top_k: as many as OPRD's figure 10 compares
-
-
 def _weights(kind: str) -> str:
     if kind in TOKEN_WEIGHTS or re.fullmatch(r"skip-first-[1-9]\d*", kind):
         return kind
@@ -161,42 +158,3 @@ class TrainConfig(ModelSettings, DataSettings):
     oisd: OisdSettings = OisdSettings()
     opd: OpdSettings = OpdSettings()
     oprd: OprdSettings = OprdSettings()
-
-    @model_validator(mode="after")
-    def _draws_what_it_needs(self) -> "TrainConfig":
-        if self.rollout.per_problem > 1 and self.objective in ("sft", "grpo", "oisd"):
-            raise ValueError(
-                f"rollout.per_problem: {self.objective} has its own number of completions (grpo.group_size; sft none)"
-            )
-        if self.rollout.ahead and self.objective == "sft":
-            raise ValueError("rollout.ahead: sft reads the references and draws nothing that could be drawn ahead")
-        if self.reward_weight > 0 and self.objective in ("sft", "grpo", "oisd"):
-            raise ValueError(f"reward_weight: {self.objective} is no distillation that a reward could stand beside")
-        if self.reward_weight > 0 and self.rollout.per_problem > 1:
-            raise ValueError("rollout.per_problem: with reward_weight a problem has grpo.group_size completions")
-        if self.rollout.references > 0 and self.draws_to_estimate:
-            raise ValueError(
-                f"rollout.references: {self.objective} estimates from tokens that the student drew, so all have to be"
-            )
-        if self.weights != "uniform" and not self.weighs_tokens:
-            raise ValueError(f"weights: {self.objective} has a term that weighs all tokens alike; leave weights out")
-        return self
-
-    @property
-    def output_divergence(self) -> DivergenceSettings:
-        """The divergence of the two outputs that the objective takes: OPD's is reverse KL over a support of its own."""
-        if self.objective not in ("opd", "oprd"):
-            return self.divergence
-        return DivergenceSettings(kind="reverse_kl", top_k=_OPD_ENTRIES if self.opd.support == "top_k" else None)
-
-    @property
-    def weighs_tokens(self) -> bool:
-        """Whether every term of the objective can look at some tokens more than at others."""
-        return self.objective in WEIGHTED_OBJECTIVES or (self.objective == "opd" and self.opd.support != "sampled")
-
-    @property
-    def draws_to_estimate(self) -> bool:
-        """Whether the objective holds only for completions that were drawn from the student."""
-        opd = self.objective == "opd" or (self.objective == "oprd" and self.oprd.mu is not None)
-        estimated = self.objective in ("sft", "grpo", "oisd") or self.reward_weight > 0
-        return estimated or (opd and self.opd.support == "sampled")

@@ -1,13 +1,17 @@
-"""What an objective says of itself and what it gives: needs, terms, and the weights of tokens that many of them use."""
+"""The contract of an objective: what it needs, and the terms of its loss.
+
+The loop never asks which objective it runs. An objective is a class with `needs` and `loss`, and a function, marked
+with `builds(NAME)`, that makes it from the settings. Its recipe, recipes/NAME.yaml, makes the name known.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from phfcli.core.config import Aggregate, LayerChoice, RolloutSettings
+from phfcli.core.config import Aggregate, LayerChoice, RolloutSettings, TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.losses.policy_gradient import truncated_weights
 from phfcli.core.models.architecture import pick_layers, with_next
@@ -20,10 +24,15 @@ from phfcli.core.objectives.teachers import Teacher
 
 @dataclass(frozen=True)
 class Needs:
-    """What the loop has to prepare.
+    """What the loop has to prepare, and what the settings may ask of the objective.
 
     Attributes:
         completions: rollouts per problem; 0 is offline, on the reference itself.
+        own_completions: their number is the objective's own: `rollout.per_problem` has no say in it.
+        on_policy: the loss is an estimate from tokens that the student drew; references cannot stand in their place.
+        weighs_tokens: every term counts each token by the batch's weights (the setting `weights`).
+        sections: of the settings, those that the objective reads.
+        divergence: the kind of the divergence that its metric `divergence` is of, where it has one.
         teacher: a second pass without grad.
         privileged: that pass reads the prompt that contains the reference.
         base: a pass without grad of the model before any training, after the student's own prompt.
@@ -41,6 +50,11 @@ class Needs:
     """
 
     completions: int = 1
+    own_completions: bool = False
+    on_policy: bool = False
+    weighs_tokens: bool = False
+    sections: tuple[str, ...] = ("divergence", "flow", "teacher")
+    divergence: str | None = None
     teacher: bool = True
     privileged: bool = True
     base: bool = False
@@ -120,6 +134,26 @@ class Objective(Protocol):
     def needs(self) -> Needs: ...
 
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms: ...
+
+
+Build = Callable[[TrainConfig], Objective]
+SomeBuild = TypeVar("SomeBuild", bound=Build)
+BUILDERS: dict[str, Build] = {}  # of the objectives that come with phf, by name
+
+
+def builds(name: str) -> Callable[[SomeBuild], SomeBuild]:
+    """Marks the function that builds the objective of a name from the settings."""
+
+    def mark(build: SomeBuild) -> SomeBuild:
+        BUILDERS[name] = build
+        return build
+
+    return mark
+
+
+def loss_temperature(config: TrainConfig) -> float:
+    """The temperature of both distributions in a loss: by default that of the rollouts."""
+    return config.divergence.temperature or config.rollout.temperature
 
 
 def loss_terms(

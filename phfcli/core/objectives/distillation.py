@@ -2,11 +2,14 @@
 
 import re
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from phfcli.core.config import DivergenceSettings, RolloutSettings
+from phfcli.core.config import DivergenceSettings, RolloutSettings, TrainConfig
+from phfcli.core.errors import UserError
 from phfcli.core.losses.divergence import sampled_reverse_kl
 from phfcli.core.losses.flow import Local, flow_loss, flow_terms, layer_losses, terms_of_blocks
 from phfcli.core.losses.fused_divergence import fused_divergence_stats
@@ -19,12 +22,16 @@ from phfcli.core.objectives.contract import (
     LossTerms,
     Needs,
     Objective,
+    Sum,
     Term,
     TokenReadings,
+    builds,
     importance_weights,
+    loss_temperature,
     require_whole_distribution,
     token_divisors,
 )
+from phfcli.core.objectives.other_teachers import load_bridge
 
 
 @dataclass(frozen=True)
@@ -193,3 +200,87 @@ class Weighted:
             return (entropy > FORK_ENTROPY).to(entropy.dtype)
         taught = token_logprobs(teacher.hidden, teacher.head, batch.token_ids, self.temperature)
         return prefix_importance(token_logprobs(*read), taught, offsets)
+
+
+def _needs(config: TrainConfig) -> Needs:
+    """What every distillation needs. A teacher that is the student itself has to be shown more than the student is."""
+    return Needs(completions=config.rollout.per_problem, privileged=config.teacher.kind != "external")
+
+
+def _outputs(config: TrainConfig, settings: DivergenceSettings, needs: Needs) -> OutputDivergence:
+    needs = replace(needs, weighs_tokens=True, divergence=settings.kind)
+    return OutputDivergence(settings, loss_temperature(config), needs)
+
+
+@builds("opsd")
+def build_opsd(config: TrainConfig) -> OutputDivergence:
+    return _outputs(config, config.divergence, replace(_needs(config), sections=("divergence", "teacher")))
+
+
+def _states(config: TrainConfig) -> Needs:
+    """What every loss beside OPSD's needs that reads the states of the blocks of `flow.layers`."""
+    flow, outputs = config.flow, build_opsd(config).needs
+    return replace(
+        outputs,
+        sections=Needs().sections,
+        layers=flow.layers,
+        next_layers=flow.adjacent == "next",
+        positions=flow.positions,
+    )
+
+
+def _build_flow(config: TrainConfig, adjacent: bool, local: Local) -> Sum:
+    """OPSD + alpha * flow (eq. 14), with or without the term between neighbouring layers (eq. 10)."""
+    return Sum(build_opsd(config), HiddenFlow(config.flow.alpha, _states(config), adjacent, local))
+
+
+_FLOWS: dict[
+    str, tuple[bool, Local]
+] = {  # name: whether neighbouring layers are related, and what of each layer counts
+    "phf": (True, "both"),  # the recipe (eq. 13)
+    "phf-local": (False, "both"),  # eq. 12
+    "phf-direction": (True, "half-direction"),
+    "phf-geometry": (True, "half-geometry"),
+    "direction": (False, "direction"),
+    "geometry": (False, "geometry"),
+}
+for _name, (_adjacent, _local) in _FLOWS.items():
+    builds(_name)(partial(_build_flow, adjacent=_adjacent, local=_local))
+
+
+@builds("pointwise")
+def build_pointwise(config: TrainConfig) -> Sum:
+    needs = replace(_states(config), next_layers=False, weighs_tokens=False)
+    return Sum(build_opsd(config), PointwiseStates(config.flow.alpha, needs, normalized=True))
+
+
+@builds("opd")
+def build_opd(config: TrainConfig) -> OutputDivergence | SampledReverseKL:
+    needs = replace(_needs(config), sections=("opd", "teacher"))
+    if config.opd.support == "sampled":
+        return SampledReverseKL(config.rollout, loss_temperature(config), replace(needs, on_policy=True))
+    return _outputs(config, config.opd.divergence, needs)
+
+
+@builds("oprd")
+def build_oprd(config: TrainConfig) -> PointwiseStates | Sum:
+    """Hidden states alone, or OPD + mu * hidden states."""
+    settings = config.oprd
+    bridge = None if settings.bridge is None else load_bridge(Path(settings.bridge))
+    if bridge is not None and (settings.layers is not None or config.teacher.kind != "external"):
+        raise UserError("oprd.bridge: it brings its own oprd.layers, and leads to the teacher.model it was fitted to")
+    count, where = settings.selection
+    outputs = None if settings.mu is None else build_opd(config)
+    needs = replace(
+        _needs(config) if outputs is None else outputs.needs,
+        weighs_tokens=False,
+        sections=("oprd", "teacher") if outputs is None else ("oprd", "opd", "teacher"),
+        outputs=outputs is not None,
+        layers=bridge.layers if bridge is not None else settings.layers or "last",
+        positions=count,
+        where=where,
+        final_norm=True,
+        bridge=bridge,
+    )
+    states = PointwiseStates(1.0 if settings.mu is None else settings.mu, needs, settings.normalized)
+    return states if outputs is None else Sum(outputs, states)

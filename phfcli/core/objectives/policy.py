@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from phfcli.core.config import GrpoSettings, OisdSettings, RolloutSettings
+from phfcli.core.config import GrpoSettings, OisdSettings, RolloutSettings, TrainConfig
 from phfcli.core.losses.fused_divergence import fused_divergence
 from phfcli.core.losses.pointwise import attention_divergence
 from phfcli.core.losses.policy_gradient import clipped_surrogate, group_advantages, token_logprobs_and_entropy
@@ -15,9 +15,12 @@ from phfcli.core.objectives.contract import (
     LossTerms,
     Needs,
     Objective,
+    Sum,
     Term,
     TokenReadings,
+    builds,
     importance_weights,
+    loss_temperature,
     require_whole_distribution,
     token_divisors,
 )
@@ -46,7 +49,15 @@ class GroupPolicy:
 
     @property
     def needs(self) -> Needs:
-        return Needs(completions=self.settings.group_size, teacher=False, privileged=False, reward=True)
+        return Needs(
+            completions=self.settings.group_size,
+            own_completions=True,
+            on_policy=True,
+            sections=("grpo",),
+            teacher=False,
+            privileged=False,
+            reward=True,
+        )
 
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
         temperature = self.rollout.temperature
@@ -96,6 +107,9 @@ class InternalAlignment:
     def needs(self) -> Needs:
         return Needs(
             completions=self.grpo.group_size,
+            own_completions=True,
+            on_policy=True,
+            sections=("oisd", "grpo"),
             teacher=False,
             privileged=False,
             reward=True,
@@ -144,9 +158,27 @@ class Rewarded:
 
     @property
     def needs(self) -> Needs:
-        return replace(self.distillation.needs, completions=self.policy.needs.completions, reward=True)
+        needs, policy = self.distillation.needs, self.policy.needs
+        return replace(
+            needs,
+            completions=policy.completions,
+            on_policy=True,
+            sections=(*needs.sections, *policy.sections),
+            reward=True,
+        )
 
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
         rewarded = self.policy.loss(student, None, batch)
         terms = {name: replace(term, weight=self.weight * term.weight) for name, term in rewarded.terms.items()}
         return self.distillation.loss(student, teacher, batch) + replace(rewarded, terms=terms)
+
+
+@builds("grpo")
+def build_grpo(config: TrainConfig) -> GroupPolicy:
+    return GroupPolicy(config.grpo, config.rollout)
+
+
+@builds("oisd")
+def build_oisd(config: TrainConfig) -> Sum:
+    """GRPO and OISD's two alignments."""
+    return Sum(build_grpo(config), InternalAlignment(config.oisd, config.grpo, loss_temperature(config)))

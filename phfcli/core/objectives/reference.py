@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from phfcli.core.config import SftSettings
+from phfcli.core.config import SftSettings, TrainConfig
 from phfcli.core.losses.fused_divergence import fused_divergence
 from phfcli.core.losses.policy_gradient import token_logprobs_and_entropy
 from phfcli.core.models.passes import Batch, Pass, common_heads
-from phfcli.core.objectives.contract import LossTerms, Needs, Objective, Term, TokenReadings
+from phfcli.core.objectives.contract import LossTerms, Needs, Objective, Term, TokenReadings, builds
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,26 @@ class ReferenceLikelihood:
 
     @property
     def needs(self) -> Needs:
-        return Needs(completions=0, teacher=False, privileged=False, max_tokens=self.settings.max_tokens)
+        return Needs(
+            completions=0,
+            own_completions=True,
+            on_policy=True,  # no share of rollouts: every sample is a reference
+            sections=("sft",),
+            teacher=False,
+            privileged=False,
+            max_tokens=self.settings.max_tokens,
+        )
 
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
         logprobs, entropy = token_logprobs_and_entropy(student.hidden, student.head, batch.token_ids)
         total = -logprobs.sum()
         count = total.new_tensor(len(logprobs))
         return LossTerms({"nll": Term(total, per="tokens")}, {"nll": (total.detach(), count)}, TokenReadings(entropy))
+
+
+@builds("sft")
+def build_sft(config: TrainConfig) -> ReferenceLikelihood:
+    return ReferenceLikelihood(config.sft)
 
 
 @dataclass(frozen=True)

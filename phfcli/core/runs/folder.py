@@ -213,9 +213,18 @@ def _comparable(config: TrainConfig) -> dict[str, Any]:
 
 
 def start_run(
-    folder: Path, config: TrainConfig, model: LanguageModel, curriculum: Curriculum, skipped: int, processes: int
+    folder: Path,
+    config: TrainConfig,
+    model: LanguageModel,
+    curriculum: Curriculum,
+    skipped: int,
+    processes: int,
+    divergence: str | None,
 ) -> None:
-    """Writes manifest.json and, last, config.yaml of a new run."""
+    """Writes manifest.json and, last, config.yaml of a new run.
+
+    divergence: the kind of its metric `divergence`.
+    """
     data = {"name": config.data, "problems": len(curriculum.problems), "skipped": skipped, "sha256": curriculum.sha256}
     data |= {"bad_rows": len(curriculum.bad)}
     write_json(
@@ -229,6 +238,7 @@ def start_run(
             "processes": processes,
             "attention": model.attention,
             **({} if model.adapter is None else {"adapter": model.adapter.as_json()}),
+            **({} if divergence is None else {"divergence": divergence}),
             **_teaching(config),
             **environment(model.device),
         },

@@ -43,6 +43,7 @@ class ManifestForm(Form):
 
     created: StrictStr
     model: ModelForm
+    divergence: StrictStr | None = None  # the kind that the metric of this name is of; unknown of runs of 0.2
     resumed: list[dict[str, Any]] = []
 
 

@@ -123,6 +123,32 @@ def distinct_answers(answers: Sequence[str | None], group: int) -> float:
 Sums = dict[str, tuple[Tensor, Tensor]]  # of each metric a sum, and the count that divides it
 
 
+def policy_metrics(
+    sums: MetricSums,
+    readings: TokenReadings | None,
+    student: Pass,
+    batch: Batch,
+    sampling: Sampling | None,
+    temperature: float,
+) -> None:
+    """Adds what a micro-batch says of the policy: its entropy, and how far the rollouts' engine is from it.
+
+    Args:
+        readings: what the objective's pass over the vocabulary has told; without them a few tokens are read.
+        sampling: that the completions were drawn with; None where none were drawn.
+        temperature: of the entropy, where there are no readings.
+    """
+    if sampling is not None:
+        gap, largest = engine_gap(student, batch, sampling)
+        sums.add(gap)
+        if largest is not None:
+            sums.add_largest("engine_gap_largest", largest)
+    if readings is None:
+        sums.add(entropy_metrics(sparse_entropy(student, temperature)))
+    else:
+        sums.add(token_metrics(readings, batch))
+
+
 @torch.no_grad()
 def token_metrics(readings: TokenReadings, batch: Batch) -> Sums:
     """Entropy and forks, and the divergence by position and by entropy where there is one."""

@@ -38,6 +38,7 @@ _PROMPT_TOKENS = 512  # assumed where no tokenizer is at hand to measure one
 class Plan:
     """The plan of a run: prompts by reader, the memory of a process, and what could not be found out."""
 
+    sections: tuple[str, ...] = ()  # of the settings, those that the objective reads
     prompts: dict[str, str] = field(default_factory=dict)
     memory: Memory | None = None
     steps_per_hour: float | None = None
@@ -88,7 +89,8 @@ def plan_run(config: TrainConfig, processes: int = 1, tokens_per_s: float | None
     Raises:
         UserError: for all that a start refuses before it loads a weight.
     """
-    plan, needs = Plan(), build_objective(config).needs
+    needs = build_objective(config).needs
+    plan = Plan(sections=needs.sections)
     check_trackers(config)
     check_shares(config, needs.group_size, processes)
     student = _read(plan, config.model)

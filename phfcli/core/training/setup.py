@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from phfcli.core.config import TrainConfig
@@ -32,8 +31,10 @@ from phfcli.core.rollouts.transformers import TransformersEngine
 from phfcli.core.runs.folder import model_identity, start_run
 from phfcli.core.runs.problems import Curriculum, curriculum_warnings, fitting_curriculum
 from phfcli.core.seeds import derive_seed
-from phfcli.core.training.learning_rate import build_schedule
+from phfcli.core.training.optimizer import build_optimizer, build_schedule
 from phfcli.core.training.ranks import ALONE, Ranks
+from phfcli.core.training.rollouts import RolloutSource
+from phfcli.core.training.saving import Saver
 from phfcli.core.training.trackers import check_trackers
 from phfcli.core.training.trainer import Trainer
 from phfcli.core.training.validation import Validation, build_validation
@@ -154,9 +155,7 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         own, other = model.description.config, external.description.config
         check_external(config, needs, own, other, external.alignment is None)
     model = _with_what_trains(config, model, prompts.student(curriculum.problems[0].problem), ranks)
-    optim = config.optim
-    trained = model.trainable().values()
-    optimizer = torch.optim.AdamW(trained, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
+    optimizer = build_optimizer(config.optim, model.trainable().values())
     schedule = build_schedule(config, optimizer, curriculum.steps_per_epoch)
     grader = build_grader(config.grader)  # whose workers start when there is something to grade
     validation = build_validation(config, folder, model.description, prompts, grader)
@@ -165,24 +164,24 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
         engine = _build_engine(config, model, prompts, curriculum, validation)
     teacher: Teacher = external or _own_teacher(config, model, needs)
     if fresh and ranks.main:
-        start_run(folder, config, model, curriculum, skipped, ranks.size)
+        start_run(folder, config, model, curriculum, skipped, ranks.size, needs.divergence)
     return Trainer(
         config=config,
         folder=folder,
         model=model,
-        teacher=teacher,
         objective=objective,
-        engine=engine,
-        prompts=prompts,
-        curriculum=curriculum,
+        teacher=teacher,
+        base=build_base(model) if needs.base else None,
+        rollouts=RolloutSource(config, needs, model, teacher, engine, prompts, curriculum, grader, ranks),
         optimizer=optimizer,
         schedule=schedule,
+        saver=Saver(
+            config, folder, ranks, model, teacher, optimizer, schedule, needs.teacher and needs.privileged, validation
+        ),
         ranks=ranks,
-        grader=grader,
         validation=validation,
         notes=[*([] if model.adapter is None else model.adapter.lines()), *prompts.notes()],
         warnings=[*prompts.warnings(), *warnings],
-        base=build_base(model) if needs.base else None,
     )
 
 

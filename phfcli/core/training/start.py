@@ -20,7 +20,6 @@ from phfcli.core.runs.folder import (
 from phfcli.core.settings import Source, resolve_train
 from phfcli.core.training.metrics import Metrics
 from phfcli.core.training.ranks import Ranks, joined
-from phfcli.core.training.saving import resume
 from phfcli.core.training.setup import build_trainer
 from phfcli.core.training.trackers import Reporter, reporting
 from phfcli.core.training.trainer import Trainer
@@ -145,7 +144,7 @@ def start_trainer(start: Start, ranks: Ranks, warn: Warn) -> Trainer:
     for warning in trainer.warnings if ranks.main else ():
         warn(warning)
     if start.forced is not None:
-        resume(trainer, warn)
+        trainer.resume(warn)
         if start.forced and ranks.main:
             warn(f"forced from step {trainer.step} on: {'; '.join(start.forced)}")
             note_settings(start.folder, start.config)

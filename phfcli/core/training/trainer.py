@@ -1,44 +1,70 @@
 """The training loop. A step is the paper's algorithm; the loop does not know which objective it runs."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 
+from phfcli.core.config import TrainConfig
 from phfcli.core.errors import FaultError, UserError
 from phfcli.core.models.device import activations_away
+from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.packing import can_pack
-from phfcli.core.models.passes import Batch, Pass, Sample, collate, padding
-from phfcli.core.objectives.contract import TokenReadings, loss_terms
-from phfcli.core.runs.folder import step_name
+from phfcli.core.models.passes import Batch, Sample, collate, padding
+from phfcli.core.models.sharding import total
+from phfcli.core.objectives.contract import Objective, loss_terms
+from phfcli.core.objectives.teachers import Teacher
+from phfcli.core.runs.folder import continue_run, step_name
 from phfcli.core.seeds import derive_seed
 from phfcli.core.storage.files import append_lines, as_json, write_json
+from phfcli.core.storage.schemas import AlarmForm, StepForm, read_forms
 from phfcli.core.storage.tensors import whole
 from phfcli.core.training.alarms import FILE as ALARMS
-from phfcli.core.training.metrics import (
-    Metrics,
-    MetricSums,
-    engine_gap,
-    entropy_metrics,
-    peak_memory,
-    sparse_entropy,
-    token_metrics,
-)
+from phfcli.core.training.alarms import Alarms, resumed_alarms
+from phfcli.core.training.metrics import Metrics, MetricSums, Phases, peak_memory, policy_metrics
 from phfcli.core.training.micro_batches import PADDING, micro_batches, split_up, tokens_at_once
 from phfcli.core.training.ranks import ALONE, Ranks, in_contact
-from phfcli.core.training.rollouts import Drawing, context_metrics, rollout_metrics
-from phfcli.core.training.saving import check_alike, save
+from phfcli.core.training.rollouts import RolloutSource
+from phfcli.core.training.saving import Saver
+from phfcli.core.training.validation import Validation
 
 
-class Trainer(Drawing):
-    """Runs the steps of a training run."""
+@dataclass
+class Trainer:
+    """Runs the steps of a training run.
+
+    With several ranks each has a trainer of its own. They do the same but for their share of the rollouts, and only the
+    main one writes.
+    """
+
+    config: TrainConfig
+    folder: Path
+    model: LanguageModel  # the student
+    objective: Objective
+    teacher: Teacher
+    base: Teacher | None  # the model before any training, where the objective needs it
+    rollouts: RolloutSource
+    optimizer: torch.optim.Optimizer
+    schedule: LambdaLR
+    saver: Saver
+    ranks: Ranks = ALONE
+    validation: Validation | None = None
+    notes: Sequence[str] = ()  # what is shown at the start, a line each
+    warnings: Sequence[str] = ()  # what somebody who starts the run should act on, a sentence each
+    step: int = 0  # completed
+    saved: int = 0  # the last step that this process has made a checkpoint of
+    samples: Sequence[Sample] = ()  # of the completed step, this rank's
+    alarms: Alarms = field(default_factory=Alarms)
+    phases: Phases = field(default_factory=Phases)  # of the present step, timed
+    stopping: bool = False  # may be set at any moment, by a signal's handler say
 
     def train(self) -> Iterator[Metrics]:
         """Runs to the last step, or until a rank is told to stop; yields each step's metrics once they are on disk."""
-        check_alike(self)
-        with self.grader, closing(self.engine), in_contact():
+        self._check_alike()
+        with self.rollouts.serving(), in_contact():
             while not self.done:
                 metrics, self.samples = self.train_step(self.step + 1)
                 self.step += 1
@@ -50,17 +76,15 @@ class Trainer(Drawing):
                 due = self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps
                 if self.validation is not None and self.validation.due(self.step, self.config.steps):
                     due = True  # a checkpoint with each evaluation, and after it: who goes on from there has both
-                    self.ahead.finish()  # an evaluation has the engine to itself
-                    scores = self.validation.run(self.step, self.model, self.engine, self.grader, self.ranks)
-                    metrics |= {"evaluation": scores}
+                    metrics |= {"evaluation": self.evaluate(self.validation)}
                 if alarms:
                     metrics |= {"alarms": alarms}
                 if due:
-                    save(self)
+                    self.save()
                 yield metrics
                 if self.ranks.any(self.stopping):
                     if not due:
-                        save(self)
+                        self.save()
                     return
 
     @property
@@ -68,28 +92,24 @@ class Trainer(Drawing):
         """Whether the last step is completed, or evaluations have not become better for too long."""
         return self.step >= self.config.steps or (self.validation is not None and self.validation.exhausted)
 
-    def train_step(self, step: int) -> tuple[Metrics, list[Sample]]:
-        """One update of the student and of its teacher; also returns this rank's rollouts that it was made on."""
+    def train_step(self, step: int) -> tuple[Metrics, Sequence[Sample]]:
+        """One update of the student and of its teacher; also returns this rank's samples that it was made on."""
         self.phases.start(self.model.device)
         torch.manual_seed(derive_seed(self.config.seed, "step", step))
-        problems = self.problems(step)  # (x, r)
-        completions = self.rollout(problems, step)  # y ~ p_S(. | x), eq. 1
-        shown = self.shown(problems, step)
-        self.draw_ahead(step)
+        rollouts = self.rollouts.samples(step)  # (x, r), and y ~ p_S(. | x), eq. 1
         self.phases.done("rollout")
-        samples = self.make_samples(problems, completions, shown)
-        batches = self.collate(samples)
+        batches = self.collate(rollouts.samples)
         self.phases.done("batch")
         counts = self.ranks.total({name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts})
         loss, grad_norm, means = self.gradient(batches, counts, self.ranks)
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
-            words = f"the loss is {loss} and the norm of its gradient {grad_norm}; nothing was updated"
-            raise self.fault(words, loss, grad_norm, samples, counts)
+            reason = f"the loss is {loss} and the norm of its gradient {grad_norm}; nothing was updated"
+            raise self.fault(reason, loss, grad_norm, rollouts.samples, counts)
         rate = self.optimizer.param_groups[0]["lr"]
         self.update(grad_norm)
         if not math.isfinite(norm := self.weight_norm()):
-            words = f"the norm of the trained weights is {norm} after the update (lower optim.lr)"
-            raise self.fault(words, loss, grad_norm, samples)
+            reason = f"the norm of the trained weights is {norm} after the update (lower optim.lr)"
+            raise self.fault(reason, loss, grad_norm, rollouts.samples)
         self.phases.done("update")
         return {
             "step": step,
@@ -98,13 +118,11 @@ class Trainer(Drawing):
             "grad_norm": grad_norm,
             "lr": rate,
             **self.teacher.metrics(),
-            **rollout_metrics(self, completions, samples),
-            **context_metrics(self, problems, shown),
-            **({"staleness": self.ahead.staleness} if self.config.rollout.ahead else {}),
+            **self.rollouts.metrics(rollouts),
             "tokens_per_s": counts["tokens"] / self.phases.seconds,
             **self.phases.metrics(),
             "peak_memory_bytes": max(self.ranks.gather([peak_memory(self.model.device)])),  # of any rank
-        }, samples
+        }, rollouts.samples
 
     def collate(self, samples: Sequence[Sample]) -> list[Batch]:
         """Micro-batches, the longest samples first: where memory does not suffice, it runs out at once.
@@ -136,7 +154,8 @@ class Trainer(Drawing):
                     self.objective, self.model, self.teacher, self.base, batch, self.phases.done
                 )
             sums.add(terms.metrics | {"padding": padding(self.model, batch, self.objective.needs.lens)})
-            self.add_health(sums, terms.readings, student, batch)
+            sampling = None if self.objective.needs.offline else self.config.rollout.sampling
+            policy_metrics(sums, terms.readings, student, batch, sampling, self.config.rollout.temperature)
             part = terms.total(counts)
             if part.requires_grad:  # that of a loss whose tensors are all detached does not, which is told below
                 part.backward()
@@ -153,18 +172,6 @@ class Trainer(Drawing):
         norm = whole(torch.nn.utils.get_total_norm(gradients)).item()
         return ranks.total({"loss": loss})["loss"], norm, sums.means(ranks)
 
-    def add_health(self, sums: MetricSums, readings: TokenReadings | None, student: Pass, batch: Batch) -> None:
-        """Adds what a batch says of the policy: its entropy, and how far the engine is from it."""
-        if not self.objective.needs.offline:
-            gap, largest = engine_gap(student, batch, self.sampling)
-            sums.add(gap)
-            if largest is not None:
-                sums.add_largest("engine_gap_largest", largest)
-        if readings is None:
-            sums.add(entropy_metrics(sparse_entropy(student, self.sampling.temperature)))
-        else:
-            sums.add(token_metrics(readings, batch))
-
     def update(self, grad_norm: float) -> None:
         """Clips the gradient, and updates the weights, the learning rate and the teacher."""
         norm = torch.tensor(grad_norm, device=self.model.device)
@@ -179,9 +186,42 @@ class Trainer(Drawing):
         """The Euclidean norm of all trained weights, infinite or not a number where they cannot be computed with."""
         return whole(torch.nn.utils.get_total_norm(list(self.model.trainable().values()))).item()
 
+    def evaluate(self, validation: Validation) -> dict[str, object]:
+        """The scores of the present weights on the benchmark of the run, by the engine that draws its rollouts."""
+        self.rollouts.ahead.finish()  # an evaluation has the engine to itself
+        return validation.run(self.step, self.model, self.rollouts.engine, self.rollouts.grader, self.ranks)
+
+    def save(self) -> None:
+        """A checkpoint of the completed step."""
+        self.saver.save(self.step, self.samples, self.rollouts.ahead)
+        self.saved = self.step
+
+    def resume(self, warn: Callable[[str], None]) -> None:
+        """Goes back to the newest checkpoint that can be read; with none, the run starts over."""
+        with self.ranks.main_first():
+            self.step, skipped = self.saver.load_newest(self.rollouts.ahead)
+            if self.ranks.main:
+                for reason in skipped:
+                    warn(f"{reason}; going back to {f'step {self.step}' if self.step else 'the start'}")
+                continue_run(self.folder, self.step)
+            metrics = read_forms(self.folder / "metrics.jsonl", StepForm)
+            self.alarms = resumed_alarms(metrics, read_forms(self.folder / ALARMS, AlarmForm))
+            if self.validation is not None:
+                self.validation.read(self.step)
+                if self.ranks.main:
+                    self.validation.point()
+
+    def _check_alike(self) -> None:
+        """Raises FaultError where ranks do not start from the same weights at the same step."""
+        weights = total([p.detach().double().square().sum() for p in self.model.trainable().values()])
+        if len(set(self.ranks.gather([(self.step, weights)]))) > 1:
+            raise FaultError(
+                "the processes do not hold the same weights: the run's folder must be one that all machines share"
+            )
+
     def fault(
         self,
-        words: str,
+        reason: str,
         loss: float,
         grad_norm: float,
         samples: Sequence[Sample],
@@ -201,4 +241,4 @@ class Trainer(Drawing):
         records = self.ranks.gather(records)
         if self.ranks.main:
             write_json(path, as_json({"step": step, "loss": loss, "grad_norm": grad_norm, "samples": records}))
-        return FaultError(f"step {step}: {words}, the last checkpoint is intact, and the batch is in {path}")
+        return FaultError(f"step {step}: {reason}, the last checkpoint is intact, and the batch is in {path}")

@@ -15,7 +15,6 @@ from phfcli.core.objectives.build import build_objective
 from phfcli.core.objectives.contract import Objective
 from phfcli.core.objectives.teachers import build_base
 from phfcli.core.settings import resolve_train, set_sources
-from phfcli.core.training.saving import resume
 from phfcli.core.training.setup import build_trainer
 from phfcli.core.training.trainer import Trainer
 
@@ -73,7 +72,7 @@ def test_the_base_stays_what_it_was_before_training_when_a_run_goes_on(tmp_path:
     whole = list(trainer(tmp_path / "whole", *pairs).train())
     list(trainer(tmp_path / "parts", *pairs, "steps=2").train())
     rest = trainer(tmp_path / "parts", *pairs, fresh=False)
-    resume(rest, lambda _: None)
+    rest.resume(lambda _: None)
     after = list(rest.train())
     assert whole[0]["base_kl"] == pytest.approx(0, abs=1e-6)
     assert [step["base_kl"] for step in whole[2:]] == [step["base_kl"] for step in after]

@@ -16,9 +16,9 @@ from phfcli.core.losses.flow import flow_terms
 from phfcli.core.models.architecture import pick_layers
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Sample, collate, run_pass
-from phfcli.core.names import OBJECTIVES, ObjectiveName
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.objectives.teachers import AveragedTeacher
+from phfcli.core.shipped_files import objectives
 
 LAYERS = (1, 2, 3)
 
@@ -57,8 +57,8 @@ def loss_and_gradient(
     return total, gradient
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_batch_8_equals_8_times_batch_1(name: ObjectiveName, student: LanguageModel, teacher: AveragedTeacher) -> None:
+@pytest.mark.parametrize("name", objectives())
+def test_batch_8_equals_8_times_batch_1(name: str, student: LanguageModel, teacher: AveragedTeacher) -> None:
     config = TrainConfig.model_validate({"objective": name, **BASE})
     whole, gradient = loss_and_gradient(student, teacher, config, [SAMPLES])
     for parts in ([[s] for s in SAMPLES], [SAMPLES[:3], SAMPLES[3:]], [list(reversed(SAMPLES))]):
@@ -103,7 +103,7 @@ def test_opsd_as_a_mean_of_each_rollout_first(student: LanguageModel, teacher: A
 
 
 def test_phf_is_opsd_plus_alpha_times_flow(student: LanguageModel, teacher: AveragedTeacher) -> None:
-    def loss(objective: ObjectiveName, alpha: float) -> float:
+    def loss(objective: str, alpha: float) -> float:
         config = TrainConfig.model_validate({"objective": objective, "flow": {"alpha": alpha}})
         return loss_and_gradient(student, teacher, config, [SAMPLES])[0]
 
@@ -211,9 +211,9 @@ def test_chosen_layers_are_those_of_the_all_layer_pass(student: LanguageModel) -
     torch.testing.assert_close(some, every[[0, 2]])
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", objectives())
 def test_samples_without_a_transition_add_nothing_to_the_flow(
-    name: ObjectiveName, student: LanguageModel, teacher: AveragedTeacher
+    name: str, student: LanguageModel, teacher: AveragedTeacher
 ) -> None:
     one = Sample([3], [4, 5], [6], logprobs=[-5.0], reward=1.0, group=[1.0, 0.0])
     none = Sample([3], [4], [], group=[1.0, 0.0])

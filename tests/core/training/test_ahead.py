@@ -8,8 +8,8 @@ import pytest
 
 from phfcli.core.errors import UserError
 from phfcli.core.settings import resolve_train, set_sources
-from phfcli.core.training.parts import Ahead
 from phfcli.core.training.ranks import ALONE
+from phfcli.core.training.rollouts import Ahead
 from phfcli.core.training.setup import build_trainer
 from phfcli.core.training.trainer import Trainer
 from phfcli.core.types import Completion, Request
@@ -26,8 +26,8 @@ def trainer(folder: Path, ahead: int) -> Trainer:
 
 def test_a_steps_rollouts_are_those_of_the_weights_before_the_last_update(tmp_path: Path) -> None:
     ahead, fresh = trainer(tmp_path / "ahead", 1), trainer(tmp_path / "fresh", 0)
-    with ahead.grader, fresh.grader:
-        initial = [fresh.rollout(fresh.problems(step), step) for step in (1, 2)]
+    with ahead.rollouts.grader, fresh.rollouts.grader:
+        initial = [fresh.rollouts.samples(step).completions for step in (1, 2)]
         told, first = ahead.train_step(1)
         assert told["staleness"] == 0
         assert [tuple(sample.completion) for sample in first] == [one.ids for one in initial[0]]

@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from phfcli.core.models.passes import Sample
 from phfcli.core.rollouts.build import _other_weights
 from phfcli.core.rollouts.transformers import TransformersEngine
 from phfcli.core.settings import resolve_train, set_sources
 from phfcli.core.training.alarms import FIRST_STEPS, Alarms, resumed_alarms
-from phfcli.core.training.saving import resume
 from phfcli.core.training.setup import build_trainer
 from phfcli.core.training.trainer import Trainer
 from phfcli.core.types import Completion, Request, Sampling
@@ -49,7 +47,7 @@ def test_a_sound_run_raises_none(tmp_path: Path) -> None:
 
 def test_a_swapped_adapter_in_the_engine(tmp_path: Path) -> None:
     loop = trainer(tmp_path, "divergence.clip=null", "steps=2")
-    loop.engine = OtherAdapter(loop.model)
+    loop.rollouts.engine = OtherAdapter(loop.model)
     first, second = loop.train()
     assert [alarm["alarm"] for alarm in first["alarms"]] == ["engine"]
     assert "the engine is out of step with the policy" in first["alarms"][0]["sentence"]
@@ -102,7 +100,7 @@ def test_a_resumed_run_raises_none_again(tmp_path: Path) -> None:
         next(steps)
     steps.close()
     again = trainer(tmp_path, "divergence.clip=1.0e-6", fresh=False)
-    resume(again, print)
+    again.resume(print)
     assert again.step == 2
     assert again.alarms.raised == {"clip"}
     assert len(again.alarms.first) == 2
@@ -132,13 +130,13 @@ def test_levels_are_judged_against_the_first_steps(later: dict[str, float], alar
 
 def test_a_sibling_is_shown_where_one_was_right(tmp_path: Path) -> None:
     loop = trainer(tmp_path, "teacher.context=sibling", "batch_size=8", "steps=1", "data=embedded")
-    problems = loop.problems(1)
-    shown = loop.shown(problems, 1)
+    with loop.rollouts.grader:
+        drawn = loop.rollouts.samples(1)
+    shown = drawn.contexts
     assert {text is None for text in shown} == {True, False}
-    samples: list[Sample] = loop.make_samples(problems, loop.rollout(problems, 1), shown)
-    for problem, text, sample in zip(problems, shown, samples, strict=True):
+    for problem, text, sample in zip(drawn.problems, shown, drawn.samples, strict=True):
         assert text is None or text.endswith(f"\\boxed{{{problem.answer}}}")
-        student = loop.prompts.student(problem.problem)
+        student = loop.rollouts.prompts.student(problem.problem)
         assert (sample.teacher_prompt == student) == (text is None)
     (metrics,) = loop.train()
     assert metrics["siblings"] == sum(text is not None for text in shown) / 8

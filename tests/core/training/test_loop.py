@@ -9,7 +9,9 @@ import torch
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import FaultError, UserError
+from phfcli.core.extensions import register
 from phfcli.core.models.passes import Batch, Pass, collate
+from phfcli.core.objectives.build import build_objective
 from phfcli.core.objectives.contract import LossTerms, Needs, Objective, Term
 from phfcli.core.runs.checkpoints import checkpoints_of
 from phfcli.core.settings import resolve_train, set_sources
@@ -59,16 +61,14 @@ class PolicyGradient:
 
 
 def trainer(folder: Path, objective: Objective, *pairs: str) -> Trainer:
-    built = build_trainer(resolve_train(set_sources([*SMALL, *pairs])), folder, fresh=True)
-    built.objective = objective
-    return built
+    register("objectives", "stranger", lambda _: objective)
+    return build_trainer(resolve_train(set_sources([*SMALL, "objective=stranger", *pairs])), folder, fresh=True)
 
 
 def test_an_offline_objective_reads_the_references(tmp_path: Path) -> None:
     loop = trainer(tmp_path, CrossEntropy(), "optim.lr=0.01", "optim.max_grad_norm=1")
-    problems = loop.problems(1)
-    samples = loop.make_samples(problems, loop.rollout(problems, 1), loop.shown(problems, 1))
-    for problem, sample in zip(problems, samples, strict=True):
+    drawn = loop.rollouts.samples(1)
+    for problem, sample in zip(drawn.problems, drawn.samples, strict=True):
         assert sample.teacher_prompt is None
         assert loop.model.description.tokenizer.decode(list(sample.completion)) == f"{problem.solution}<|im_end|>"
     losses = [metrics["loss"] for metrics in loop.train()]
@@ -81,43 +81,42 @@ def test_some_samples_have_the_reference_in_the_place_of_a_rollout(tmp_path: Pat
         trainer(tmp_path / str(share), Distillation(), "batch_size=12", f"rollout.references={share}")
         for share in (0, 0.5, 1)
     )
-    problems = own.problems(1)
-    drawn, some, references = (loop.rollout(problems, 1) for loop in (own, mixed, every))
+    drawn, some, references = (loop.rollouts.samples(1).completions for loop in (own, mixed, every))
     read = [one.ids == reference.ids for one, reference in zip(some, references, strict=True)]
     assert 0 < sum(read) < 12
     for is_reference, one, rollout in zip(read, some, drawn, strict=True):
         assert is_reference or one.ids == rollout.ids  # the others are what they were
-    assert mixed.rollout(problems, 1) == some
+    assert mixed.rollouts.samples(1).completions == some
 
 
 def test_a_distillation_may_draw_several_completions_of_a_problem(tmp_path: Path) -> None:
     built = build_trainer(
         resolve_train(set_sources([*SMALL, "objective=opsd", "rollout.per_problem=3"])), tmp_path, fresh=True
     )
-    problems = built.problems(1)
+    drawn = built.rollouts.samples(1)
+    problems = drawn.problems
     assert [problem.id for problem in problems[:3]] == [problems[0].id] * 3
     assert len(problems) == 6
-    assert len({completion.ids for completion in built.rollout(problems, 1)[:3]}) > 1
+    assert len({completion.ids for completion in drawn.completions[:3]}) > 1
 
 
 @pytest.mark.parametrize("objective", ["grpo", "oisd", "sft", "opd"])
 def test_what_is_estimated_from_rollouts_takes_no_references(objective: str) -> None:
     with pytest.raises(UserError, match=r"rollout\.references: \w+ estimates from tokens that the student drew"):
-        resolve_train(set_sources([f"objective={objective}", "rollout.references=0.5"]))
+        build_objective(resolve_train(set_sources([f"objective={objective}", "rollout.references=0.5"])))
     if objective != "opd":
         with pytest.raises(UserError, match=r"rollout\.per_problem: \w+ has its own number"):
-            resolve_train(set_sources([f"objective={objective}", "rollout.per_problem=2"]))
+            build_objective(resolve_train(set_sources([f"objective={objective}", "rollout.per_problem=2"])))
 
 
 def test_a_rewarded_objective_gets_groups_of_graded_completions(tmp_path: Path) -> None:
     loop = trainer(tmp_path, PolicyGradient())
-    problems = loop.problems(1)
+    with loop.rollouts.grader:
+        drawn = loop.rollouts.samples(1)
+    problems, samples = drawn.problems, drawn.samples
     assert len(problems) == 6
     assert problems[0] == problems[2] != problems[3]
-    completions = loop.rollout(problems, 1)
-    assert len({completion.ids for completion in completions[:3]}) > 1
-    with loop.grader:
-        samples = loop.make_samples(problems, completions, loop.shown(problems, 1))
+    assert len({completion.ids for completion in drawn.completions[:3]}) > 1
     for index, (problem, sample) in enumerate(zip(problems, samples, strict=True)):
         text = str(loop.model.description.tokenizer.decode(list(sample.completion), skip_special_tokens=True))
         assert sample.reward == float(text.endswith(f"\\boxed{{{problem.answer}}}"))
@@ -129,8 +128,7 @@ def test_a_rewarded_objective_gets_groups_of_graded_completions(tmp_path: Path) 
 
 def test_samples_of_like_length_are_computed_together(tmp_path: Path) -> None:
     loop = trainer(tmp_path, CrossEntropy(), "batch_size=8", "micro_batch_size=2")
-    problems = loop.problems(1)
-    samples = loop.make_samples(problems, loop.rollout(problems, 1), loop.shown(problems, 1))
+    samples = loop.rollouts.samples(1).samples
     batches = loop.collate(samples)
     assert sorted(map(id, samples)) == sorted(id(sample) for batch in batches for sample in batch.samples)
     lengths = [sample.columns for batch in batches for sample in sorted(batch.samples, key=lambda s: -s.columns)]
@@ -145,8 +143,7 @@ def test_samples_of_like_length_are_computed_together(tmp_path: Path) -> None:
 
 def test_what_cannot_be_packed_is_hardly_padded(tmp_path: Path) -> None:
     loop = trainer(tmp_path, CrossEntropy(Needs(completions=0, teacher=False, lens=2)), "batch_size=8")
-    problems = loop.problems(1)
-    samples = loop.make_samples(problems, loop.rollout(problems, 1), loop.shown(problems, 1))
+    samples = loop.rollouts.samples(1).samples
     whole = collate(samples, 4, loop.model.description.pad_id, loop.model.device)
     counts = whole.counts
     split, one = (loop.gradient(batches, counts, ALONE) for batches in (loop.collate(samples), [whole]))
@@ -199,8 +196,8 @@ def test_what_is_not_finite_stops_the_run_and_is_saved(tmp_path: Path, part: str
     assert [step for step, _ in checkpoints_of(tmp_path)] == [1]
     saved = json.loads((tmp_path / "faults" / "step-000002.json").read_text())
     assert (saved["step"], len(saved["samples"])) == (2, 2)
-    for sample, problem in zip(saved["samples"], loop.problems(2), strict=True):
-        assert sample["student_prompt"] == loop.prompts.student(problem.problem)
+    for sample, problem in zip(saved["samples"], loop.rollouts.curriculum.batch(2), strict=True):
+        assert sample["student_prompt"] == loop.rollouts.prompts.student(problem.problem)
         assert sample["text"] == loop.model.description.text(sample["completion"])
         assert sample["loss"] == loss if loss else isinstance(sample["loss"], float)
     assert (part == "gradient") == (saved["samples"][0]["grad_norm"] == "nan")

@@ -1,13 +1,20 @@
-"""The learning-rate schedule: how it is built, and how a resumed run goes on with it."""
+"""The optimizer and its learning-rate schedule: how they are built, and how a resumed run goes on with them."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
-from phfcli.core.config import TrainConfig
+from phfcli.core.config import OptimSettings, TrainConfig
 from phfcli.core.errors import UserError
+
+
+def build_optimizer(settings: OptimSettings, weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW on the weights that train."""
+    return torch.optim.AdamW(weights, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
 
 
 def build_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: float) -> LambdaLR:
