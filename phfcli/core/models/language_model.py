@@ -22,6 +22,8 @@ from phfcli.core.models.architecture import final_norm, find_blocks, find_decode
 from phfcli.core.models.description import ModelDescription, width_of
 
 READ = "read_without_head"  # of a model whose weights are all spread over ranks: the backbone, gathered for a pass
+# transformers' sdpa that also attends within each sequence of a packed row (packing.py), by its name in transformers
+PACKING_SDPA = "phf_sdpa"
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class LanguageModel:
     @property
     def attention(self) -> str:
         """What computes its attention: sdpa, flash_attention_2, eager."""
-        return str(self.causal.config._attn_implementation)
+        name = str(self.causal.config._attn_implementation)
+        return "sdpa" if name == PACKING_SDPA else name
 
     def read(self, **arguments: Any) -> Tensor:
         """A pass without the head: the last hidden states, after the final norm."""

@@ -5,15 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
-from phfcli.core.models.language_model import LanguageModel
+from phfcli.core.models.language_model import PACKING_SDPA, LanguageModel
 
 _LEAST_SHARE = 1 / 16  # of a sequence: to share less costs more copies of keys and values than it saves products
 
@@ -90,7 +91,7 @@ Attend = Callable[[nn.Module, Tensor, Tensor, Tensor, float | None, float], Tens
 
 _LARGEST_ERROR = 0.05  # of a trial, relative; a model that cannot be packed is off by about its whole output
 _TRIAL = ((1, 2, 3, 4, 5, 6, 7), (8, 9, 10, 11, 12), (1, 2, 3, 13, 14))  # the last begins as the first does
-_known: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+_tried: WeakSet[PreTrainedModel] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -137,27 +138,34 @@ def packed_arguments(ids: Tensor, positions: Tensor, attend: Attend) -> dict[str
 
 
 def can_pack(model: LanguageModel) -> bool:
-    """Whether a packed row of this model gives what its sequences give alone; a new model is tried once."""
-    if model.causal not in _known:
-        _known[model.causal] = _fits(model) and _trial(model)
-        if not _known[model.causal] and not model.attention.startswith("flash"):  # which leaves padding out by itself
+    """Whether a packed row of this model gives what its sequences give alone.
+
+    A new model is tried once. One that passes keeps the attention that knows packed rows; other models of the process,
+    and models that fail, keep transformers' own.
+    """
+    if model.causal not in _tried:
+        _tried.add(model.causal)
+        if not (_may_pack(model) and _trial(model)) and not model.attention.startswith("flash"):
+            # FlashAttention is not warned of: it leaves padding out by itself
             kind = model.causal.config.model_type
             logging.getLogger(__name__).warning(
                 "%s: sequences of one batch are padded, for they cannot be packed", kind
             )
-    return _known[model.causal]
+    return bool(model.causal.config._attn_implementation == PACKING_SDPA)
 
 
-def _fits(model: LanguageModel) -> bool:
-    """Attention by torch in every block, over the whole sequence."""
+def _may_pack(model: LanguageModel) -> bool:
+    """Whether every block attends by torch's sdpa, and to all earlier tokens of the sequence."""
     attention = [getattr(block, "self_attn", None) for block in model.blocks]
-    windows = any(getattr(module, "sliding_window", None) for module in attention)
+    sparse = any(getattr(module, name, None) for module in attention for name in ("sliding_window", "indexer"))
     chunked = getattr(model.causal.config, "attention_chunk_size", None)
-    return not (model.attention != "sdpa" or None in attention or windows or chunked)
+    replaceable = model.causal._supports_attention_backend
+    return not (model.attention != "sdpa" or not replaceable or None in attention or sparse or chunked)
 
 
 @torch.no_grad()
 def _trial(model: LanguageModel) -> bool:
+    """Whether a packed row gives the hidden states of its sequences alone; leaves PACKING_SDPA set if it does."""
     count, training = model.head.shape[0], model.network.training
     sequences = [[token * (count // 17) % count for token in tokens] for tokens in _TRIAL]
     row = pack(sequences, model.device)
@@ -165,13 +173,17 @@ def _trial(model: LanguageModel) -> bool:
     try:
         alone = [model.backbone(input_ids=torch.tensor([ids], device=model.device)) for ids in sequences]
         wanted = torch.cat([out.last_hidden_state[0] for out in alone])
+        model.causal.set_attn_implementation(PACKING_SDPA)
         packed = model.backbone(**row_arguments(row, CausalSequences(row))).last_hidden_state[0]
-        found = torch.cat([row.gather(packed, sequence) for sequence in range(len(sequences))])
+        states = torch.cat([row.gather(packed, sequence) for sequence in range(len(sequences))])
+        equal = bool((wanted - states).float().norm() <= _LARGEST_ERROR * wanted.float().norm())
     except (TypeError, ValueError):  # a model that takes no such arguments
-        return False
+        equal = False
     finally:
         model.network.train(training)
-    return bool((wanted - found).float().norm() <= _LARGEST_ERROR * wanted.float().norm())
+    if not equal:
+        model.causal.set_attn_implementation("sdpa")
+    return equal
 
 
 def _attention(
@@ -185,10 +197,11 @@ def _attention(
     attend: Attend | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' own "sdpa", but for a row that says how it is to be attended."""
+    """transformers' own sdpa, but for a packed row, which brings its attention along as `attend`."""
     if attend is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
     return attend(module, query, key, value, scaling, dropout), None
 
 
-AttentionInterface.register("sdpa", _attention)
+AttentionInterface.register(PACKING_SDPA, _attention)
+AttentionMaskInterface.register(PACKING_SDPA, sdpa_mask)

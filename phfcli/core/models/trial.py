@@ -47,9 +47,9 @@ def _check_attention(model: LanguageModel, ids: Tensor) -> None:
 
     Block by block, on the same inputs: over the depth of a real model, roundings of bfloat16 grow to any size.
     """
-    name = model.attention
-    if name == "eager":
+    if model.attention == "eager":
         return
+    set_before, shown = model.causal.config._attn_implementation, model.attention
     inputs, outputs = _through_blocks(model, ids)
     try:
         model.causal.set_attn_implementation("eager")
@@ -58,11 +58,11 @@ def _check_attention(model: LanguageModel, ids: Tensor) -> None:
     try:
         _, others = _through_blocks(model, ids, inputs)
     finally:
-        model.causal.set_attn_implementation(name)
+        model.causal.set_attn_implementation(set_before)
     tolerance = _tolerance(outputs[0].dtype, model.compute or outputs[0].dtype)
     if any(not _equal_by_token(output, other, tolerance) for output, other in zip(outputs, others, strict=True)):
         raise UserError(
-            f"{model.description.name}: attention by {name} computes something else than the code of "
+            f"{model.description.name}: attention by {shown} computes something else than the code of "
             f"{type(model.causal).__name__}; use attention=eager"
         )
 

@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import resource
 import torch
-from phfcli.core.models.allocator import keep_large_blocks
+from phfcli.core.models.device import keep_large_blocks
 
 keep_large_blocks()
 for _ in range(10):
