@@ -64,7 +64,7 @@ class StepBar(Bar):
 
     def show(self, metrics: Mapping[str, Any], steps: int) -> None:
         """The loss, what an objective of the user's own has logged, and the speed."""
-        from phfcli.core.reporting.training_charts import own_metrics
+        from phfcli.core.step_metrics import own_metrics
 
         own = "".join(f"  {name} {metrics[name]:.4f}" for name in own_metrics([[metrics]]))
         text = f"loss {metrics['loss']:.4f}{own}  {metrics['tokens_per_s']:,.0f} tok/s"

@@ -156,7 +156,8 @@ class StepMetrics:
     def plot(self) -> "Figure":
         """The curves of training: loss, its terms, gradient, lengths."""
         from phfcli.core.reporting.figures import figure_of
-        from phfcli.core.reporting.training_charts import CURVES, training_panels
+        from phfcli.core.reporting.training_charts import training_panels
+        from phfcli.core.step_metrics import CURVES
 
         return figure_of(list(training_panels({"": self.lines}, CURVES).values()))
 

@@ -41,7 +41,7 @@ from phfcli.commands.options import (
 )
 from phfcli.commands.output import GLUE, log_console, print_json, quiet_libraries, result_console, say, warn
 from phfcli.core.errors import UserError, percent, with_error
-from phfcli.core.names import SHARES
+from phfcli.core.step_metrics import SHARES
 from phfcli.core.storage.child_processes import end_with_parent
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def step_line(metrics: "Metrics", divergence: str | None) -> str:
 
     divergence: the kind of the metric `divergence`, where it is known.
     """
-    from phfcli.core.reporting.training_charts import own_metrics
+    from phfcli.core.step_metrics import own_metrics
 
     own = {name: name for name in own_metrics([[metrics]])}
     labels = _IN_A_LINE | {"divergence": divergence or "divergence"} | own

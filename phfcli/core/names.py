@@ -15,8 +15,6 @@ ViewName = Literal["runs", "methods", "ablations", "dynamics"]
 GoldForm = Literal["as-is", "last-box", "after-hashes", "last-number"]
 BadRows = Literal["error", "skip"]
 
-PHASES = ("rollout", "batch", "teacher", "student", "loss", "update")  # of a step, each with a metric of its seconds
-MACHINE_METRICS = ("tokens_per_s", *(f"{phase}_seconds" for phase in PHASES), "seconds", "peak_memory_bytes")
 TOKEN_WEIGHTS = ("uniform", "early", "late", "forks", "prefix-importance")
 TEACHERS: tuple[TeacherName, ...] = get_args(TeacherName)
 CONTEXTS: tuple[ContextName, ...] = get_args(ContextName)
@@ -26,8 +24,4 @@ POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)  # by which mathematics 
 TRACKERS: tuple[TrackerName, ...] = get_args(TrackerName)
 ENERGIES: tuple[EnergyName, ...] = get_args(EnergyName)
 UNITS: tuple[UnitName, ...] = get_args(UnitName)  # of what an interval speaks
-SHARES = (  # metrics of training that are 0..1 in files and percent for people
-    *("clip_share", "clipped_entries", "clipped_tokens", "turned_tokens", "weights_capped", "flat_groups", "truncated"),
-    *("padding", "fork_share", "repetition", "foreign_answers", "siblings", "reward"),
-)
 VIEWS: tuple[ViewName, ...] = get_args(ViewName)

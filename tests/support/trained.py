@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from phfcli.core.names import MACHINE_METRICS
-from phfcli.core.reporting.training_charts import CURVES, DETAILS, MAPS
+from phfcli.core.reporting.training_charts import MAPS
 from phfcli.core.runs.checkpoints import checkpoints_of
 from phfcli.core.runs.folder import step_name
+from phfcli.core.step_metrics import CURVES, DETAILS, MACHINE_METRICS
 
 SMALL = ("--set", "batch_size=4", "--set", "rollout.max_new_tokens=48", "--quiet")
 

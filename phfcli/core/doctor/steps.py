@@ -12,7 +12,7 @@ import torch
 from phfcli.core.config import TrainConfig
 from phfcli.core.doctor.machine import Finding, failed, ok, warning
 from phfcli.core.doctor.program import Program, attention_of, metrics_of
-from phfcli.core.names import PHASES
+from phfcli.core.step_metrics import PHASES
 from phfcli.core.storage.files import file_hash
 
 

@@ -29,8 +29,9 @@ from phfcli.core.reporting.run_summaries import (
 )
 from phfcli.core.reporting.score_charts import CAPTIONS, sample_panels
 from phfcli.core.reporting.tables import ResultTable, gain_sentences, layer_records, paper_table, view_of
-from phfcli.core.reporting.training_charts import CURVES, DETAILS, MAPS, own_metrics, part_map, training_panels
+from phfcli.core.reporting.training_charts import MAPS, part_map, training_panels
 from phfcli.core.runs.folder import now
+from phfcli.core.step_metrics import CURVES, DETAILS, own_metrics
 from phfcli.core.storage.files import write_text
 from phfcli.core.version import __version__
 

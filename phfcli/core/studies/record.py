@@ -14,10 +14,10 @@ from pydantic import Field, FiniteFloat, NonNegativeInt, StrictStr
 from phfcli.core.analysis.diagnose import diagnose_file
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.saved_evaluations import load_evaluations
-from phfcli.core.names import MACHINE_METRICS
 from phfcli.core.retired import without_retired
 from phfcli.core.runs.folder import evaluation_folder, step_name
 from phfcli.core.settings import read_yaml
+from phfcli.core.step_metrics import MACHINE_METRICS
 from phfcli.core.storage.files import as_json, file_hash, read_json, write_json
 from phfcli.core.storage.schemas import Form, Share, StepForm, read_form, read_forms
 from phfcli.core.studies.plan import StudyRun

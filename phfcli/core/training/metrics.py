@@ -22,9 +22,9 @@ from phfcli.core.losses.positions import (
     working,
 )
 from phfcli.core.models.passes import Batch, Pass
-from phfcli.core.names import PHASES
 from phfcli.core.objectives.contract import TokenReadings
 from phfcli.core.rollouts.transformers import drawn_logprobs
+from phfcli.core.step_metrics import PHASES
 from phfcli.core.training.ranks import Ranks
 from phfcli.core.types import Sampling
 

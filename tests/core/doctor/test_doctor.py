@@ -23,7 +23,7 @@ from phfcli.core.doctor import steps
 from phfcli.core.doctor.machine import _disk
 from phfcli.core.doctor.program import Program
 from phfcli.core.doctor.steps import REFERENCE, compared, memory_of
-from phfcli.core.names import MACHINE_METRICS
+from phfcli.core.step_metrics import MACHINE_METRICS
 
 Plant = Callable[[str], None]
 Reference = list[dict[str, Any]]

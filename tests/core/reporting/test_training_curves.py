@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from phfcli.core.names import SHARES
 from phfcli.core.reporting.report import write_report
-from phfcli.core.reporting.training_charts import CURVES, DETAILS, MAPS, own_metrics, training_panels
+from phfcli.core.reporting.training_charts import MAPS, training_panels
+from phfcli.core.step_metrics import CURVES, DETAILS, SHARES, own_metrics
 
 PAGE = Path(__file__).parents[3] / "docs" / "run-files.md"
 DRAWN = {*CURVES, *DETAILS, *MAPS}

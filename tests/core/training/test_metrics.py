@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from phfcli.core.names import PHASES
 from phfcli.core.settings import resolve_train, set_sources
+from phfcli.core.step_metrics import PHASES
 from phfcli.core.training.setup import build_trainer
 
 PROGRAM = "import torch; from phfcli.core.training.metrics import peak_memory; print(peak_memory(torch.device('cpu')))"
