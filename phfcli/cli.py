@@ -14,8 +14,8 @@ from phfcli.commands.compare import compare
 from phfcli.commands.config import config_app
 from phfcli.commands.diagnose import diagnose
 from phfcli.commands.doctor import doctor
-from phfcli.commands.door import run_guarded
 from phfcli.commands.eval import evaluate
+from phfcli.commands.exit_codes import run_guarded
 from phfcli.commands.export import export, push
 from phfcli.commands.grade import grade
 from phfcli.commands.probe import probe

@@ -47,7 +47,7 @@ def fit(
     rank: Annotated[
         int | None, typer.Option(min=1, help="Dimensions of the common space (8; 4 with another tokenizer).")
     ] = None,
-    rollouts: Annotated[int, typer.Option(min=10, help="So many, of which a fifth is held out.")] = 256,
+    rollouts: Annotated[int, typer.Option(min=10, help="Rollouts to draw; a fifth of them is held out.")] = 256,
     seed: Seed = None,
     plot: Plot = None,
     config: Configs = None,
@@ -64,7 +64,7 @@ def fit(
       phf train --objective oprd --teacher external --set teacher.model=teacher/ --set oprd.bridge=bridge.safetensors
     """
     if output.exists():
-        raise UserError(f"--output {output}: is there already; choose another name")
+        raise UserError(f"--output {output}: the file exists already; choose another name")
     from phfcli.core.settings import option_source, resolve_train
 
     fixed = [("objective", "oprd"), ("teacher.kind", "external")]
@@ -75,8 +75,8 @@ def fit(
 
     quiet_libraries()
     log = log_console(quiet)
-    made, report = fit_bridge(settings, rank, rollouts, lambda text: say(log, text))
-    save_bridge(output, made)
+    bridge_made, report = fit_bridge(settings, rank, rollouts, lambda text: say(log, text))
+    save_bridge(output, bridge_made)
     if plot is not None:
         from phfcli.core.reporting.figures import draw_bridge
 

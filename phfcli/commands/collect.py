@@ -18,7 +18,8 @@ def collect(
     ] = None,
     samples: Annotated[int, typer.Option(min=1, metavar="N", help="How many new rollouts.")] = 8,
     base: Annotated[
-        str | None, typer.Option(metavar="ID|DIR", help="The model under an adapter, if not the one that it names.")
+        str | None,
+        typer.Option(metavar="ID|DIR", help="The model under an adapter, if not the one that the adapter names."),
     ] = None,
     config: Configs = None,
     set_: Sets = None,
@@ -46,7 +47,7 @@ def collect(
     flow = collection.flow()
     write_flow(output, flow)
     if json_:
-        found = {"flow": str(output), "step": flow.step, "rollouts": len(flow.rollouts), "layers": len(flow.layers)}
-        print_json(found | {"origin": collection.origin, "teacher": collection.teacher_kind})
+        result = {"flow": str(output), "step": flow.step, "rollouts": len(flow.rollouts), "layers": len(flow.layers)}
+        print_json(result | {"origin": collection.origin, "teacher": collection.teacher_kind})
     else:
         say(result_console(), f"flow       {output}")

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 def compare(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="[NAME=]RUN|CHECKPOINT|SUMMARY...", help="What was evaluated; seeds are grouped."),
+        typer.Argument(
+            metavar="[NAME=]RUN|CHECKPOINT|SUMMARY...",
+            help="Evaluated runs, checkpoints or summaries; seeds are grouped.",
+        ),
     ],
     bench: Annotated[str, typer.Option(metavar="NAME[,...]", help="Only these benchmarks.")] = "",
     view: Annotated[str, typer.Option("--view", metavar="KIND", help=", ".join(VIEWS))] = "runs",
@@ -29,7 +32,8 @@ def compare(
     unit: Annotated[
         str | None,
         typer.Option(
-            metavar="seeds|problems", help="What the intervals are over; seeds where both sides have several."
+            metavar="seeds|problems",
+            help="Whether intervals are over seeds or problems; seeds where both sides have several.",
         ),
     ] = None,
     unequal: Annotated[bool, typer.Option("--unequal", help="Compare even where prompts or sampling differ.")] = False,
@@ -50,7 +54,7 @@ def compare(
     Views: runs, every evaluation; methods, the paper's Table 1, seeds pooled; ablations, its Table 2;
     dynamics, its Figure 2, from the evaluations of a run's checkpoints.
     --unit seeds: would another training differ? --unit problems: would these checkpoints, on other problems?
-    Rules tell what kind of gain a difference is; the output shows each rule with its figures.
+    Rules name the kind of gain that a difference is; the output shows each rule with its figures.
     --samples shows each problem once, with the samples of two runs beside each other.
     --csv writes the differences as well, in a file beside it whose name ends in -pairs.csv.
     \b
@@ -62,22 +66,22 @@ def compare(
       phf compare runs/phf/checkpoints/step-000050 runs/phf --changed 5
       phf compare runs/embedded runs/phf-embedded-seed0 --samples samples.html
     """
-    chosen = one_of("--view", view, VIEWS)
+    view_name = one_of("--view", view, VIEWS)
     over = None if unit is None else one_of("--unit", unit, UNITS)
     from phfcli.core.analysis.compare import compare as core
     from phfcli.core.evaluation.saved_evaluations import load_evaluations
     from phfcli.core.reporting.comparison_files import write_comparison
     from phfcli.core.reporting.tables import gain_sentences, view_of
 
-    steps = chosen == "dynamics"
-    evaluations = load_evaluations(paths, names_of(bench), all_steps=steps)
-    comparison = core(evaluations, unequal, not steps, over)
-    shown = view_of(chosen, comparison)
-    written = write_comparison(chosen, shown, comparison, plot, markdown, latex, csv, samples)
+    all_steps = view_name == "dynamics"
+    evaluations = load_evaluations(paths, names_of(bench), all_steps=all_steps)
+    comparison = core(evaluations, unequal, not all_steps, over)
+    shown = view_of(view_name, comparison)
+    written = write_comparison(view_name, shown, comparison, plot, markdown, latex, csv, samples)
     for note in comparison.notes if not quiet else []:
         warn(note)
     if json_:
-        print_json(comparison.as_json() | {"view": {"name": chosen, "records": shown.records}})
+        print_json(comparison.as_json() | {"view": {"name": view_name, "records": shown.records}})
         return
     out = result_console()
     for table in shown.tables:

@@ -12,7 +12,7 @@ from phfcli.core.errors import as_yaml
 config_app = typer.Typer(rich_markup_mode="rich", no_args_is_help=True, help="Settings: show, compare, their schema.")
 
 Names = Annotated[
-    list[str] | None, typer.Argument(metavar="[NAME|FILE]...", help="Recipes or YAML files, as --config.")
+    list[str] | None, typer.Argument(metavar="[NAME|FILE]...", help="Recipes or YAML files, as with --config.")
 ]
 
 
@@ -67,8 +67,12 @@ def diff(
 
 
 @config_app.command("schema")
-def schema(eval_: Annotated[bool, typer.Option("--eval", help="Of an evaluation, not of a run.")] = False) -> None:
-    """Print the JSON schema of the settings, by which editors check and complete YAML files.
+def schema(
+    eval_: Annotated[
+        bool, typer.Option("--eval", help="The schema of an evaluation's settings, not of a run's.")
+    ] = False,
+) -> None:
+    """Print the JSON schema of the settings, with which editors check and complete YAML files.
 
     \b
     Example:

@@ -21,28 +21,6 @@ _MEANING: dict[EnergyName, str] = {
     "geometry": "eq. 7",
     "transition": "squared norm of the student's transitions",
 }
-_BAR = 20
-_SHADES = " ░▒▓█"
-_TOKENS = 8
-
-
-def show_report(out: "Console", report: "LayerReport") -> None:
-    """The newest step, a row for each layer."""
-    step = "" if report.step is None else f"step {report.step}, "
-    top = max(report.share)
-    measures = report.measures
-    rows = []
-    for index, (layer, value, share) in enumerate(zip(report.layers, report.energies, report.share, strict=True)):
-        own = [_number(measures[name][index], form) for name, form in _COLUMNS.values()]
-        bar = "█" * round(_BAR * share / top)
-        lens = [] if report.lens_entropy is None else [f"{report.lens_entropy[index]:.3f}"]
-        rows.append((str(layer), f"{value:.4g}", percent(share), bar, *own, *lens, _shades(report, index)))
-    title = f"Layer energy at {step}{report.samples} rollouts"
-    lens = [] if report.lens_entropy is None else ["lens entropy"]
-    columns = ("layer", "energy", "share %", "", *_COLUMNS, *lens, "along rollout")
-    print_table(out, title, columns, rows, first_to_go=("", "along rollout"))
-
-
 _COLUMNS = {
     "cosine": ("cosine", ".3f"),
     "geometry": ("geometry", ".4f"),
@@ -50,58 +28,15 @@ _COLUMNS = {
     "rank T": ("rank_teacher", ".1f"),
     "CKA": ("cka", ".3f"),
 }
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _shades(report: "LayerReport", index: int) -> str:
-    """The layer's row of the position map as shades: darker is more energy, on one scale for the whole map."""
-    top = max(value for row in report.position_map for value in row if value is not None)
-    steps = len(_SHADES) - 1
-    return "".join(_SHADES[round(steps * (value or 0) / top)] for value in report.position_map[index])
-
-
-def show_state_cosine(out: "Console", report: "LayerReport") -> None:
-    """OPRD's figure 8: the cosine of the last block's states over the first and the last k tokens."""
-    found = report.state_cosine
-    rows = [(end, *(_number(row[-1], ".4f") for row in values)) for end, values in found.ends()]
-    columns = ("k tokens", *map(str, found.tokens[:-1]), "all")
-    print_table(out, f"Cosine of both readers' states in block {report.layers[-1]}", columns, rows)
-
-
-def show_steps(out: "Console", reports: "list[LayerReport]") -> None:
-    """Every saved step, a row each."""
-    rows = []
-    for report in reports:
-        layer, share = report.largest
-        moved = percent(report.distance(reports[0]))
-        step = "-" if report.step is None else str(report.step)
-        mean = sum(report.energies) / len(report.energies)
-        rows.append((step, f"{mean:.4g}", f"{report.entropy:.3f}", str(layer), percent(share), moved))
-    columns = ("step", "mean energy", "entropy", "largest layer", "its share %", "share moved since the first, %")
-    print_table(out, "Over the checkpoints", columns, rows)
-
-
-def explain(out: "Console", report: "LayerReport") -> None:
-    """The figures below the tables, each named."""
-    layer, share = report.largest
-    uniform = percent(1 / len(report.share))
-    parts = len(report.position_map[0])
-    out.print(f"energy     {report.energy}: {_MEANING[report.energy]}")
-    out.print(f"largest    layer {layer}, {percent(share)} % (uniform: {uniform} %)")
-    out.print(f"entropy    {report.entropy:.3f} nats of at most {report.max_entropy:.3f}")
-    out.print(f"where      most in part {report.largest_part + 1} of {parts} of the rollout")
-    if report.tokens:
-        tokens = (f"{printable(t.text)!r} {t.energy:.3g}" for t in report.tokens[:_TOKENS])
-        say(out, f"tokens     most on the way to {', '.join(tokens)}")
+_BAR = 20  # characters of the longest bar
+_SHADES = " ░▒▓█"
+_TOKENS = 8  # listed, those of most energy
 
 
 def diagnose(
     flows: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN|CHECKPOINT|FLOWS...", help="What saved flows, or a file of `phf collect`."),
+        typer.Argument(metavar="RUN|CHECKPOINT|FLOWS...", help="A run or checkpoint with saved flows, or a flow file."),
     ],
     energy: Annotated[str, typer.Option(metavar="KIND", help=", ".join(ENERGIES))] = "loss",
     steps: Annotated[str, typer.Option(metavar="N[,...]", help="Only the flows of these steps of a run.")] = "",
@@ -152,3 +87,66 @@ def _numbers(text: str) -> list[int]:
     if not all(part.isdecimal() for part in parts):
         raise UserError(f"--steps {text}: expected numbers such as 50,100")
     return [int(part) for part in parts]
+
+
+def show_report(out: "Console", report: "LayerReport") -> None:
+    """Prints the newest step, a row for each layer."""
+    step = "" if report.step is None else f"step {report.step}, "
+    top = max(report.share)
+    measures = report.measures
+    rows = []
+    for index, (layer, value, share) in enumerate(zip(report.layers, report.energies, report.share, strict=True)):
+        values = [_number(measures[name][index], form) for name, form in _COLUMNS.values()]
+        bar = "█" * round(_BAR * share / top)
+        lens = [] if report.lens_entropy is None else [f"{report.lens_entropy[index]:.3f}"]
+        rows.append((str(layer), f"{value:.4g}", percent(share), bar, *values, *lens, _shades(report, index)))
+    title = f"Layer energy at {step}{report.samples} rollouts"
+    lens = [] if report.lens_entropy is None else ["lens entropy"]
+    columns = ("layer", "energy", "share %", "", *_COLUMNS, *lens, "along rollout")
+    print_table(out, title, columns, rows, first_to_go=("", "along rollout"))
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _shades(report: "LayerReport", index: int) -> str:
+    """A layer's energy along the rollout as shades: darker is more energy, on one scale for the whole map."""
+    top = max(value for row in report.position_map for value in row if value is not None)
+    steps = len(_SHADES) - 1
+    return "".join(_SHADES[round(steps * (value or 0) / top)] for value in report.position_map[index])
+
+
+def show_state_cosine(out: "Console", report: "LayerReport") -> None:
+    """Prints OPRD's figure 8: the cosine of the last block's states over the first and the last k tokens."""
+    cosine = report.state_cosine
+    rows = [(end, *(_number(row[-1], ".4f") for row in values)) for end, values in cosine.ends()]
+    columns = ("k tokens", *map(str, cosine.tokens[:-1]), "all")
+    print_table(out, f"Cosine of both readers' states in block {report.layers[-1]}", columns, rows)
+
+
+def show_steps(out: "Console", reports: "list[LayerReport]") -> None:
+    """Prints every saved step, a row each."""
+    rows = []
+    for report in reports:
+        layer, share = report.largest
+        moved = percent(report.distance(reports[0]))
+        step = "-" if report.step is None else str(report.step)
+        mean = sum(report.energies) / len(report.energies)
+        rows.append((step, f"{mean:.4g}", f"{report.entropy:.3f}", str(layer), percent(share), moved))
+    columns = ("step", "mean energy", "entropy", "largest layer", "its share %", "share moved since the first, %")
+    print_table(out, "Over the checkpoints", columns, rows)
+
+
+def explain(out: "Console", report: "LayerReport") -> None:
+    """Prints the figures below the tables: the energy's definition, the largest layer, the entropy, the tokens."""
+    layer, share = report.largest
+    uniform = percent(1 / len(report.share))
+    parts = len(report.position_map[0])
+    out.print(f"energy     {report.energy}: {_MEANING[report.energy]}")
+    out.print(f"largest    layer {layer}, {percent(share)} % (uniform: {uniform} %)")
+    out.print(f"entropy    {report.entropy:.3f} nats of at most {report.max_entropy:.3f}")
+    out.print(f"where      most in part {report.largest_part + 1} of {parts} of the rollout")
+    if report.tokens:
+        tokens = (f"{printable(t.text)!r} {t.energy:.3g}" for t in report.tokens[:_TOKENS])
+        say(out, f"tokens     most on the way to {', '.join(tokens)}")

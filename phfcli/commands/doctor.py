@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from phfcli.core.doctor.machine import Finding
 
-_PART = 23  # the width of a part's name
-_STATE = 8  # and of its state
+_PART = 23  # characters of the column of parts
+_STATE = 8  # characters of the column of states
 _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failed": "[red]failed[/]"}
 
 
@@ -56,20 +56,22 @@ def doctor(
     from phfcli.core.storage.child_processes import stopped_as_by_ctrl_c
 
     if model is not None:
-        from phfcli.core.models.description import load_config  # with it torch makes a folder of its own in /tmp
+        from phfcli.core.models.description import (
+            load_config,
+        )  # imported only here: it makes torch create a folder in /tmp
 
-        load_config(model)  # refuses one that is not there, before minutes of other checks
+        load_config(model)  # refuses a model that is not there before minutes of other checks
     findings: list[Finding] = []
     unwritten = None
     log = log_console(quiet or json_)
     with (
         stopped_as_by_ctrl_c(),
-        closing(examine(model, processes, engine, quick)) as found,
+        closing(examine(model, processes, engine, quick)) as examined,
         log.status("checking the machine") as status,
     ):
-        for finding in found:
+        for finding in examined:
             findings.append(finding)
-            unwritten = _save(findings, output)  # as it goes on: whoever stops it has what was found
+            unwritten = _save(findings, output)  # after each one: whoever stops the command has the findings so far
             status.update(f"checked {finding.part}")
             if not json_:
                 _show(finding)
@@ -84,15 +86,18 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _save(findings: "Sequence[Finding]", output: Path) -> str | None:
-    """Writes the findings so far; returns what kept it from that: a full disk is one of the things to find."""
-    from phfcli.core.storage.files import write_json
+def _show(finding: "Finding") -> None:
+    from rich.markup import escape
 
-    try:
-        write_json(output, _report(findings))
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
+    from phfcli.core.errors import printable
+
+    out = result_console()
+    mark = _MARKS[finding.state] + " " * (_STATE - len(finding.state))
+    indent = " " * (_PART + 1 + _STATE)
+    text = broken(out, indent + printable(finding.found)).removeprefix(indent)
+    out.print(f"{escape(finding.part):<{_PART}} {mark}{escape(text)}", soft_wrap=True)
+    if finding.fix:
+        say(out, indent + printable(finding.fix))
 
 
 def _report(findings: "Sequence[Finding]") -> dict[str, Any]:
@@ -102,15 +107,12 @@ def _report(findings: "Sequence[Finding]") -> dict[str, Any]:
     return {"ok": not bad, "findings": [as_json(asdict(finding)) for finding in findings]}
 
 
-def _show(finding: "Finding") -> None:
-    from rich.markup import escape
+def _save(findings: "Sequence[Finding]", output: Path) -> str | None:
+    """Writes the findings so far; returns why it could not (None: it could), since a full disk is a finding too."""
+    from phfcli.core.storage.files import write_json
 
-    from phfcli.core.errors import printable
-
-    out = result_console()
-    mark = _MARKS[finding.state] + " " * (_STATE - len(finding.state))
-    indent = " " * (_PART + 1 + _STATE)
-    found = broken(out, indent + printable(finding.found)).removeprefix(indent)
-    out.print(f"{escape(finding.part):<{_PART}} {mark}{escape(found)}", soft_wrap=True)
-    if finding.fix:
-        say(out, indent + printable(finding.fix))
+    try:
+        write_json(output, _report(findings))
+    except OSError as error:
+        return error.strerror or str(error)
+    return None

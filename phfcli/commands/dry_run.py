@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from phfcli.core.training.step_memory import Memory
 
 _GIB = (24, 40, 80)  # of common GPUs
-_HOURS = "with --tokens-per-s X, which a run's lines and an evaluation's last line tell"
+_HOURS = "with --tokens-per-s X, which the lines of a run and the last line of an evaluation show"
 
 
 def show_plan(
     settings: "TrainConfig", origin: Mapping[str, str], json_: bool, processes: int, tokens_per_s: float | None
 ) -> None:
-    """The settings that apply, both prompts, the memory of a process and, given tokens a second, the hours."""
+    """Prints the settings that apply, both prompts, the memory of a process and, given tokens a second, the hours."""
     from rich.markup import escape
 
     from phfcli.core.training.plan import plan_run
@@ -43,11 +43,11 @@ def show_plan(
         _show_memory(out, plan.memory)
     if plan.steps_per_hour is not None:
         hours = settings.steps / plan.steps_per_hour
-        told = f"{plan.steps_per_hour:,.1f}, so {settings.steps} steps take {hours:,.1f} hours"
-        out.print(f"[bold]steps an hour[/], every completion as long as it may be: {told}")
+        text = f"{plan.steps_per_hour:,.1f}, so {settings.steps} steps take {hours:,.1f} hours"
+        out.print(f"[bold]steps an hour[/], every completion as long as it may be: {text}")
     else:
         say(out, f"hours: {_HOURS}")
-    _tell_gaps(plan.gaps)
+    _warn_of_gaps(plan.gaps)
 
 
 def _unread(settings: "TrainConfig", sections: Sequence[str]) -> set[str]:
@@ -58,7 +58,7 @@ def _unread(settings: "TrainConfig", sections: Sequence[str]) -> set[str]:
 
 
 def show_settings(out: "Console", settings: "Section", origin: Mapping[str, str], unread: Collection[str] = ()) -> None:
-    """The settings that apply as YAML: those of a recipe or of the user with their sources, then the defaults.
+    """Prints the settings as YAML: those of a recipe or the user with their sources, then the defaults that apply.
 
     unread: sections whose defaults are not shown.
     """
@@ -79,7 +79,7 @@ def show_settings(out: "Console", settings: "Section", origin: Mapping[str, str]
 
 
 def _applies(key: str, values: Mapping[str, object], unread: Collection[str]) -> bool:
-    """Whether a default matters: not one of another objective, nor of something that is not used."""
+    """Whether a default has an effect: it is not of another objective, nor of an engine that is not used."""
     section, _, _ = key.partition(".")
     engine = str(values.get("rollout.engine") or values.get("engine"))
     if section in unread:
@@ -92,7 +92,7 @@ def _applies(key: str, values: Mapping[str, object], unread: Collection[str]) ->
 
 
 def _show_memory(out: "Console", memory: "Memory") -> None:
-    """Every phase of a step, the parts of the largest, and which GPUs it fits on."""
+    """Prints every phase of a step, the parts of the largest, and which GPUs it fits on."""
     always, peak = sum(memory.always.values()), memory.at_peak()
     out.print("[bold]memory of a process[/], by phase of a step")
     phases = {name: always + sum(parts.values()) for name, parts in memory.phases.items()}
@@ -103,7 +103,7 @@ def _show_memory(out: "Console", memory: "Memory") -> None:
 
 
 def _show_sizes(out: "Console", sizes: Mapping[str, int], mark: str = "") -> None:
-    """A line for each size; an arrow is behind the one that is marked."""
+    """Prints a line for each size, with an arrow behind the one named `mark`."""
     for name, size in sizes.items():
         arrow = "  <- the peak" if name == mark else ""
         out.print(f"  {name:<24}{size / 2**20:12,.1f} MiB{arrow}")
@@ -117,7 +117,7 @@ def _show_fits(out: "Console", total: int) -> None:
 def show_evaluation_plan(
     settings: "EvalConfig", origin: Mapping[str, str], json_: bool, tokens_per_s: float | None
 ) -> None:
-    """The settings of an evaluation, how many samples of what it draws, a prompt, the memory and the hours."""
+    """Prints an evaluation's settings, its benchmarks and samples, the first prompt, the memory and the hours."""
     from phfcli.core.evaluation.plan import plan_evaluation
 
     quiet_libraries()
@@ -133,11 +133,11 @@ def show_evaluation_plan(
         print_table(out, plan["adapter"] or plan["model"], columns, rows)
     if plan["tokens"] is not None:
         _show_sampling(out, plan)
-    _tell_gaps(plan["gaps"])
+    _warn_of_gaps(plan["gaps"])
 
 
 def _show_sampling(out: "Console", plan: Mapping[str, Any]) -> None:
-    """A prompt, the memory and the hours of an evaluation."""
+    """Prints the first prompt, the memory and the hours of an evaluation."""
     out.print("[bold]first prompt[/]")
     out.print(plan["prompt"], markup=False)
     out.print("[bold]memory[/] of an engine: the weights, and at least one sequence at its longest")
@@ -150,6 +150,6 @@ def _show_sampling(out: "Console", plan: Mapping[str, Any]) -> None:
         out.print(f"[bold]hours[/] {plan['hours']:,.1f}")
 
 
-def _tell_gaps(gaps: Sequence[str]) -> None:
+def _warn_of_gaps(gaps: Sequence[str]) -> None:
     if gaps:
-        warn(f"not all can be shown: {'; '.join(gaps)}")
+        warn(f"some parts cannot be shown: {'; '.join(gaps)}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _COUNTED = ("correct", "wrong", "no_answer", "truncated", "timeout", "error", "bad_gold")
 _SHOWN = 10  # samples on the terminal
-_LONGEST = 30  # characters of an answer there
+_LONGEST = 30  # characters of an answer on the terminal
 
 
 def grade(
@@ -28,7 +28,11 @@ def grade(
     output: Annotated[
         Path | None,
         file_option(
-            "Write every sample on which they differ.", "--output", "-o", endings=[".jsonl"], metavar="FILE.jsonl"
+            "Write every sample on which the policies differ.",
+            "--output",
+            "-o",
+            endings=[".jsonl"],
+            metavar="FILE.jsonl",
         ),
     ] = None,
     config: Configs = None,
@@ -85,7 +89,9 @@ def _show(out: "Console", file: Path, graded: "Regrading") -> None:
         print_table(out, "two by two", ("pair", "points", "samples on which they differ"), pairs)
     differing = graded.differing()
     for sample in differing[:_SHOWN]:
-        judged = [f"{name} {own['status']} ({_short(own['answer'])})" for name, own in sample["policies"].items()]
+        judged = [
+            f"{name} {verdict['status']} ({_short(verdict['answer'])})" for name, verdict in sample["policies"].items()
+        ]
         stored = [f"stored {name} {value:g}" for name, value in sample["stored"].items()]
         head = f"{printable(sample['problem'])}/{sample['sample']}, gold {_short(' or '.join(sample['gold']))}"
         say(out, f"{head}: {', '.join([*judged, *map(printable, stored)])}")

@@ -33,7 +33,7 @@ class Setting:
 
 
 def settings_given(command: Callable[..., Any], typed: Mapping[str, Any]) -> "list[Source]":
-    """What was typed, later ones winning: --config, then --set, then the options that name a setting.
+    """The sources of settings on the command line; later ones win: --config, --set, options that name a setting.
 
     typed: the command's arguments by their names.
     """
@@ -42,7 +42,7 @@ def settings_given(command: Callable[..., Any], typed: Mapping[str, Any]) -> "li
     sources = [*file_sources(typed.get("config") or []), *set_sources(typed.get("set_") or [])]
     for name, hint in get_type_hints(command, include_extras=True).items():
         setting = next((part for part in getattr(hint, "__metadata__", ()) if isinstance(part, Setting)), None)
-        # an option that was not typed is None: a default of its own would win over --config without a word
+        # an option that was not typed is None: a default on it would silently win over --config
         if setting is not None and typed[name] is not None:
             sources.append(option_source(_label(name, hint), setting.key, setting.read(typed[name])))
     return sources
@@ -56,11 +56,11 @@ def names_of(text: str) -> list[str]:
 def file_option(
     help_text: str, *names: str, endings: Sequence[str] = (), metavar: str = "FILE", panel: str | None = OUTPUT
 ) -> Any:
-    """The option of a file that a command writes; one that could not be is refused before the command begins.
+    """The option of a file that a command writes; a file that cannot be written is refused before the command begins.
 
     Args:
-        names: as they are typed; none is the parameter's own.
-        endings: that the file's name may have; none is any.
+        names: the option's names as they are typed; with none it is named after the parameter.
+        endings: those that the file's name may have; with none it may have any.
     """
     callback = _written_file(endings)
     return typer.Option(*names, metavar=metavar, help=help_text, rich_help_panel=panel, callback=callback)
@@ -83,7 +83,7 @@ def _written_file(endings: Sequence[str]) -> Callable[[typer.CallbackParam, Path
 
 
 def _label(name: str, hint: Any) -> str:
-    """An option or argument as a user types it."""
+    """The name of an option or argument as a user types it."""
     info = next(part for part in hint.__metadata__ if isinstance(part, OptionInfo | ArgumentInfo))
     written = [word for word in (info.default, *(info.param_decls or ())) if str(word).startswith("--")]
     derived = name.upper() if isinstance(info, ArgumentInfo) else f"--{name.replace('_', '-')}"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 GLUE = "\N{NO-BREAK SPACE}"
 _FILE_WIDTH = 120  # columns
 _GAP = 3  # between two columns of a table
-_LABEL = re.compile(r"\S* {2,}")  # what stands in front of a line's text, and the text's other lines are indented by
+_LABEL = re.compile(r"\S* {2,}")  # the label in front of a line's text; broken lines are indented by its width
 
 
 def result_console() -> "Console":
@@ -33,7 +33,7 @@ def print_table(
 ) -> None:
     """Prints a table whose cells are never cut: one that is too wide is printed in parts, one below the other.
 
-    Each part begins with the columns that tell the rows apart.
+    Each part begins with the columns that identify a row.
 
     first_to_go: columns, such as pictures, that are left out one by one until the rest fits.
     """
@@ -48,9 +48,9 @@ def print_table(
 
 
 def _parts(rows: Sequence[Sequence[str]], widths: Sequence[int], places: list[int], room: int) -> list[list[int]]:
-    """The columns of each part of a table: those that tell its rows apart, and as many others as there is room for."""
-    distinct = (count for count in range(1, len(places)) if len({tuple(row[:count]) for row in rows}) == len(rows))
-    count = next(distinct, 1)
+    """The columns of each part of a table: those that identify its rows, and as many others as there is room for."""
+    identifying = (count for count in range(1, len(places)) if len({tuple(row[:count]) for row in rows}) == len(rows))
+    count = next(identifying, 1)
     widest = max((widths[place] for place in places[count:]), default=0)
     keys = places[: count if sum(widths[place] for place in places[:count]) + widest <= room else 1]
     parts = [list(keys)]
@@ -91,7 +91,7 @@ def say(out: "Console", text: str) -> None:
 def broken(out: "Console", text: str) -> str:
     """The text with its lines broken between words where they are longer than the terminal is wide.
 
-    What GLUE joins stays on one line, and is then a plain space.
+    Words that GLUE joins stay on one line; GLUE is printed as a plain space.
     """
     lines = [_broken(line, out.width) for line in text.split("\n")] if out.is_terminal else [text]
     return "\n".join(lines).replace(GLUE, " ")
@@ -101,7 +101,7 @@ def _broken(line: str, width: int) -> str:
     """A word that is longer than the terminal, such as a path, stays whole."""
     label = _LABEL.match(line)
     indent = label.end() if label and label.end() <= width // 2 else 0
-    own = textwrap.TextWrapper(
+    wrapper = textwrap.TextWrapper(
         width,
         subsequent_indent=" " * indent,
         break_long_words=False,
@@ -109,7 +109,7 @@ def _broken(line: str, width: int) -> str:
         replace_whitespace=False,
         expand_tabs=False,
     )
-    return "\n".join(own.wrap(line)) or line
+    return "\n".join(wrapper.wrap(line)) or line
 
 
 def log_console(quiet: bool) -> "Console":
@@ -122,24 +122,24 @@ def log_console(quiet: bool) -> "Console":
 def warn(message: str, live: "Console | None" = None) -> None:
     """Writes a warning as one line on stderr, also with --quiet.
 
-    live: a console that draws a live table, which would draw over what another one writes.
+    live: a console that draws a live table: the table would draw over what another console writes.
     """
     from rich.markup import escape
 
     out = log_console(quiet=False) if live is None or live.quiet else live
-    told = broken(out, f"warning: {message}").removeprefix("warning:")
-    out.print(f"[yellow]warning:[/]{escape(told)}", soft_wrap=True)
+    text = broken(out, f"warning: {message}").removeprefix("warning:")
+    out.print(f"[yellow]warning:[/]{escape(text)}", soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
     """The machine-readable result, as the only thing on stdout."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    # half a character cannot be written as UTF-8; escaped it is JSON as well
+    # a lone surrogate cannot be written as UTF-8; escaped it is valid JSON
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
 
 
 def quiet_libraries() -> None:
-    """Turns off the progress bars and notices of the libraries, which would break up our own. Imports transformers."""
+    """Turns off the libraries' progress bars and notices, which would break up those of phf. Imports transformers."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()

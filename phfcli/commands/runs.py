@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from phfcli.core.runs.targets import RunState
 
 _AGES = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
-_EVERY_S = 2.0  # seconds between two looks at a run
+_EVERY_S = 2.0  # between two readings of a run
 
 
 def runs(
     words: Annotated[list[str] | None, typer.Argument(metavar="[clean] [DIR]", help="Where the runs are.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="With clean: remove what it names.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With clean: remove the folders that it names.")] = False,
     json_: AsJson = False,
 ) -> None:
     """List runs: objective, model, step, last loss, best score, age, state. The newest is last.
@@ -37,12 +37,12 @@ def runs(
     """
     given = list(words or [])
     cleaning = given[:1] == ["clean"]
-    places = given[1:] if cleaning else given
-    if len(places) > 1:
-        raise UserError(f"phf runs: one folder at a time, got {', '.join(places)}")
+    folders = given[1:] if cleaning else given
+    if len(folders) > 1:
+        raise UserError(f"phf runs: one folder at a time, got {', '.join(folders)}")
     if yes and not cleaning:
         raise UserError("--yes: only with `phf runs clean`")
-    folder = Path(places[0] if places else "runs")
+    folder = Path(folders[0] if folders else "runs")
     if cleaning:
         _clean(folder, yes, json_)
     else:
@@ -60,6 +60,19 @@ def _list(folder: Path, json_: bool) -> None:
     else:
         columns = ("run", "objective", "model", "step", "loss", "best %", "age", "state")
         print_table(result_console(), "", columns, [_row(run, folder) for run in found], first_to_go=("age", "model"))
+
+
+def _row(run: "RunState", folder: Path) -> tuple[str, ...]:
+    name = str(run.folder.relative_to(folder)) if run.folder != folder else run.folder.name
+    loss = "-" if run.loss is None else f"{run.loss:.4f}"
+    model = Path(run.model).name
+    return name, run.objective, model, f"{run.step}/{run.steps}", loss, percent(run.best), _age(run.changed), run.state
+
+
+def _age(changed: float) -> str:
+    seconds = max(time.time() - changed, 0)
+    size, unit = next((pair for pair in _AGES if seconds >= pair[0]), _AGES[-1])
+    return f"{seconds / size:.0f} {unit}"
 
 
 def _clean(folder: Path, yes: bool, json_: bool) -> None:
@@ -93,11 +106,11 @@ def watch(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of
     from phfcli.core.storage.schemas import ManifestForm, StepForm, read_form, read_forms
 
     if not is_run(run):
-        raise UserError(f"{run}: no run is there (it would have a config.yaml)")
+        raise UserError(f"{run}: this is no run: it has no config.yaml")
     out, shown = result_console(), 0
     divergence = read_form(run / "manifest.json", ManifestForm).get("divergence")
     while True:
-        state = run_state(run)  # before the metrics: what is done until then is shown
+        state = run_state(run)  # read before the metrics, so that every step done until then is shown
         for line in read_forms(run / "metrics.jsonl", StepForm):
             if line["step"] > shown:
                 shown = line["step"]
@@ -108,19 +121,6 @@ def watch(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of
         time.sleep(_EVERY_S)
 
 
-def _row(run: "RunState", folder: Path) -> tuple[str, ...]:
-    name = str(run.folder.relative_to(folder)) if run.folder != folder else run.folder.name
-    loss = "-" if run.loss is None else f"{run.loss:.4f}"
-    model = Path(run.model).name
-    return name, run.objective, model, f"{run.step}/{run.steps}", loss, percent(run.best), _age(run.changed), run.state
-
-
-def _age(changed: float) -> str:
-    seconds = max(time.time() - changed, 0)
-    size, unit = next((pair for pair in _AGES if seconds >= pair[0]), _AGES[-1])
-    return f"{seconds / size:.0f} {unit}"
-
-
 def verify(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a training run.")],
     full: Annotated[bool, typer.Option("--full", help="Also load the base model with the newest adapter.")] = False,
@@ -129,7 +129,7 @@ def verify(
 ) -> None:
     """Check a run folder: lock, forms, checksums, and whether its adapters fit the base model.
 
-    Says of each part whether it is ok, damaged or missing, and what to do. Exit code 1 if something is not ok.
+    For each part it says whether that is ok, damaged or missing, and what to do. Exit code 1 if something is not ok.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""phf study, and what it shows: what is at work, what is left and how long it takes."""
+"""phf study, and what it shows: the runs at work, those that are left, and the time they take."""
 
 import threading
 import time
@@ -24,96 +24,8 @@ if TYPE_CHECKING:
 _LOOK_EVERY_S = 5.0
 
 
-def show_estimate(study: "Study", left: "Estimate", jobs: int | None, json_: bool) -> None:
-    """What a study, or the part of it that is asked for, still takes."""
-    if json_:
-        print_json({"runs": left.runs, "steps": left.steps, "evaluations": left.samplings, "job_hours": left.hours})
-        return
-    out = result_console()
-    models = ", ".join(study.models)
-    say(out, f"study      {study.title}")
-    out.print(f"of         {models}: {len(study.systems)} systems, {len(study.benches)} benchmarks", markup=False)
-    out.print(
-        f"left       {left.runs} runs, {left.steps:,} steps, {left.samplings} checkpoints to evaluate", markup=False
-    )
-    say(out, f"time       {_hours(left, jobs)}")
-
-
-def _hours(left: "Estimate", jobs: int | None) -> str:
-    if not left.runs:
-        return "nothing is left"
-    if left.hours is None:
-        return "not known before a step has been measured: start the study, and ask again"
-    several = f", {left.hours / jobs:.1f} of {jobs}" if jobs else ""
-    return f"{left.hours:.1f} hours of one job{several}; runs that were not measured are taken to cost what others do"
-
-
-def run_watched(study: "Study", part: "Part", file: Path, jobs: int | None, log: "Console") -> list[str]:
-    """Runs a part of a study with a live table; returns the logs of the runs that failed."""
-    from rich.live import Live
-
-    from phfcli.core.storage.files import writing_alone
-    from phfcli.core.studies.page import write_report
-    from phfcli.core.studies.record import finished
-    from phfcli.core.studies.schedule import Schedule, log_of, slots_for
-
-    folder = Path(study.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def tell(run: "StudyRun") -> None:
-        write_report(study, file)
-        state = "failed" if run in schedule.failed else "finished" if finished(run) else "stopped"
-        say(log, f"{run.name} {state}")
-
-    schedule = Schedule(study, part, slots_for(study, jobs), tell)
-    with (
-        writing_alone(folder / "lock", f"{folder}: another study is at work there; wait for it or stop it"),
-        Live(console=log, auto_refresh=False, transient=True) as live,
-        _repeating(lambda: live.update(_table(schedule), refresh=log.is_terminal)),
-    ):
-        schedule.run()
-    return [str(log_of(run)) for run in schedule.failed]
-
-
-@contextmanager
-def _repeating(function: Callable[[], None]) -> Iterator[None]:
-    """Calls a function every few seconds while the context lasts."""
-    end = threading.Event()
-
-    def loop() -> None:
-        while not end.wait(_LOOK_EVERY_S):
-            function()
-
-    thread = threading.Thread(target=loop, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        end.set()
-        thread.join()
-
-
-def _table(schedule: "Schedule") -> "Table":
-    """A row for each run at work; the title tells what is left."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    from phfcli.core.studies.schedule import estimate, steps_done
-
-    left = estimate(schedule.study, schedule.part)
-    hours = "" if left.hours is None else f", {left.hours / schedule.jobs:.1f} hours"
-    table = Table(title=f"{left.runs} runs left{hours}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("at work", "step", "for"):
-        table.add_column(column, justify="left" if column == "at work" else "right")
-    for run, since in list(schedule.at_work.values()):
-        lasted = timedelta(seconds=round(time.monotonic() - since))
-        table.add_row(escape(run.name), f"{steps_done(run)} of {run.evaluated[-1]}", str(lasted))
-    return table
-
-
 def study(
-    file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="The study.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="The study's file.")],
     jobs: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Runs at a time: one for each core, or group of GPUs.")
     ] = None,
@@ -178,3 +90,91 @@ def check_names(plan: "Study", only: str) -> None:
     for name in names_of(only):
         if name not in plan.systems:
             raise UserError(f"--only: the study has no system {name!r}; {nearest(name, plan.systems)}")
+
+
+def show_estimate(study: "Study", left: "Estimate", jobs: int | None, json_: bool) -> None:
+    """Prints the runs and hours that a study, or a part of it, still takes."""
+    if json_:
+        print_json({"runs": left.runs, "steps": left.steps, "evaluations": left.samplings, "job_hours": left.hours})
+        return
+    out = result_console()
+    models = ", ".join(study.models)
+    say(out, f"study      {study.title}")
+    out.print(f"of         {models}: {len(study.systems)} systems, {len(study.benches)} benchmarks", markup=False)
+    out.print(
+        f"left       {left.runs} runs, {left.steps:,} steps, {left.samplings} checkpoints to evaluate", markup=False
+    )
+    say(out, f"time       {_hours(left, jobs)}")
+
+
+def _hours(left: "Estimate", jobs: int | None) -> str:
+    if not left.runs:
+        return "nothing is left"
+    if left.hours is None:
+        return "not known before a step has been measured: start the study, and ask again"
+    several = f", {left.hours / jobs:.1f} of {jobs}" if jobs else ""
+    return f"{left.hours:.1f} hours of one job{several}; runs that were not measured are taken to cost what others do"
+
+
+def run_watched(study: "Study", part: "Part", file: Path, jobs: int | None, log: "Console") -> list[str]:
+    """Runs a part of a study with a live table; returns the logs of the runs that failed."""
+    from rich.live import Live
+
+    from phfcli.core.storage.files import writing_alone
+    from phfcli.core.studies.page import write_report
+    from phfcli.core.studies.record import finished
+    from phfcli.core.studies.schedule import Schedule, log_of, slots_for
+
+    folder = Path(study.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def on_end(run: "StudyRun") -> None:
+        write_report(study, file)
+        state = "failed" if run in schedule.failed else "finished" if finished(run) else "stopped"
+        say(log, f"{run.name} {state}")
+
+    schedule = Schedule(study, part, slots_for(study, jobs), on_end)
+    with (
+        writing_alone(folder / "lock", f"{folder}: another study is at work there; wait for it or stop it"),
+        Live(console=log, auto_refresh=False, transient=True) as live,
+        _repeating(lambda: live.update(_table(schedule), refresh=log.is_terminal)),
+    ):
+        schedule.run()
+    return [str(log_of(run)) for run in schedule.failed]
+
+
+@contextmanager
+def _repeating(function: Callable[[], None]) -> Iterator[None]:
+    """Calls a function every few seconds while the context lasts."""
+    end = threading.Event()
+
+    def loop() -> None:
+        while not end.wait(_LOOK_EVERY_S):
+            function()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+def _table(schedule: "Schedule") -> "Table":
+    """A row for each run at work; the title tells what is left."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from phfcli.core.studies.schedule import estimate, steps_done
+
+    left = estimate(schedule.study, schedule.part)
+    hours = "" if left.hours is None else f", {left.hours / schedule.jobs:.1f} hours"
+    table = Table(title=f"{left.runs} runs left{hours}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("at work", "step", "for"):
+        table.add_column(column, justify="left" if column == "at work" else "right")
+    for run, since in list(schedule.at_work.values()):
+        lasted = timedelta(seconds=round(time.monotonic() - since))
+        table.add_row(escape(run.name), f"{steps_done(run)} of {run.evaluated[-1]}", str(lasted))
+    return table

@@ -1,4 +1,4 @@
-"""phf train, and what it shows: a live table on a terminal, a line every few steps anywhere, and its end."""
+"""phf train, and what it shows: a live table on a terminal, a line every few steps, and the result."""
 
 import os
 import sys
@@ -56,10 +56,11 @@ if TYPE_CHECKING:
 
 _LINE_EVERY = 10  # steps
 _TABLE_ROWS = 7
+_TERMINATED = 143  # by SIGTERM, as a shell reports it: whoever waits for the run must not take it for a finished one
 _PAIR_WIDTH = 34  # of a name and its value in the table
 _IN_A_LINE = {
     "loss": "loss",
-    "divergence": "",  # the name of its kind
+    "divergence": "",  # shown under the name of its kind
     "flow": "flow",
     "reverse_kl": "kl",
     "pointwise": "pointwise",
@@ -69,116 +70,6 @@ _IN_A_LINE = {
     "reward": "reward",
     "flat_groups": "flat",
 }
-
-
-def watch(run: "Running", log: "Console") -> "Metrics | None":
-    """Runs the training and shows each step; returns the metrics of the last step, or None if no step was left."""
-    from rich.live import Live
-
-    trainer, last = run.trainer, None
-    started, first, steps = time.monotonic(), trainer.step, trainer.config.steps
-    # off a terminal nothing of it is printed; with --quiet a warning must still find its way to stderr
-    with Live(console=log, auto_refresh=False, transient=True, redirect_stderr=not log.quiet) as live:
-        for last in run.steps():
-            alarms, scores = last.pop("alarms", []), last.pop("evaluation", None)
-            step, line = last["step"], step_line(last, trainer.objective.needs.divergence)
-            if scores:
-                say(log, evaluation_line(scores, step))
-                last |= {"average": scores["average"]}
-            left_s = (time.monotonic() - started) / (step - first) * (steps - step)
-            live.update(step_table(last, steps, left_s, log.width), refresh=True)
-            if step in (1, steps) or step % _LINE_EVERY == 0:
-                say(log, line)
-            for alarm in alarms if trainer.ranks.main else ():
-                warn(alarm["sentence"], log)
-    return last
-
-
-def step_line(metrics: "Metrics", divergence: str | None) -> str:
-    """The most important metrics of a step, and all of an objective of the user's own; `say` prints it.
-
-    divergence: the kind of the metric `divergence`, where it is known.
-    """
-    from phfcli.core.step_metrics import own_metrics
-
-    own = {name: name for name in own_metrics([[metrics]])}
-    labels = _IN_A_LINE | {"divergence": divergence or "divergence"} | own
-    terms = [
-        f"{label} {f'{percent(metrics[name])} %' if name in SHARES else f'{metrics[name]:.4f}'}"
-        for name, label in labels.items()
-        if name in metrics
-    ]
-    sizes = f"grad {metrics['grad_norm']:.3f}", f"len {metrics['rollout_tokens']:.0f}"
-    told = "  ".join(term.replace(" ", GLUE) for term in (*terms, *sizes, f"{metrics['tokens_per_s']:.0f} tok/s"))
-    return f"step {metrics['step']:>4}  {told}"
-
-
-def evaluation_line(scores: "ValidationResult", step: int) -> str:
-    """The result of an evaluation during training, in a line."""
-    average = with_error(scores["average"], scores["stderr"])
-    return f"step {step:>4}  {scores['bench']} {average} %  ({scores['problems']} problems x {scores['n']})"
-
-
-def step_table(metrics: "Metrics", steps: int, left_s: float, width: int = 120) -> "Table":
-    """Every number of a step in columns, and above them the progress and the time left."""
-    from rich import box
-    from rich.table import Table
-
-    left = timedelta(seconds=round(left_s))
-    title = f"step {metrics['step']} of {steps}, {left} left"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False, pad_edge=False)
-    cells = [_cells(name, value) for name, value in metrics.items() if name != "step" and not isinstance(value, list)]
-    rows = max(_TABLE_ROWS, -(-len(cells) // max(1, width // _PAIR_WIDTH)))
-    columns = [cells[first : first + rows] for first in range(0, len(cells), rows)]
-    for _ in columns:
-        table.add_column(no_wrap=True)
-        table.add_column(justify="right", no_wrap=True)
-    for row in zip_longest(*columns, fillvalue=("", "")):
-        table.add_row(*(text for cell in row for text in cell))
-    return table
-
-
-def _cells(name: str, value: float) -> tuple[str, str]:
-    """A metric's name and its value, in the words and units that people read."""
-    if name == "average" or name in SHARES:
-        return name.replace("_", " "), f"{percent(value)} %"
-    if name.endswith("_bytes"):
-        return name.removesuffix("_bytes").replace("_", " "), f"{value / 2**20:,.0f} MiB"
-    return name.replace("_per_s", "/s").replace("_", " "), f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
-
-
-def show_end(trainer: "Trainer", last: "Metrics | None", json_: bool) -> None:
-    """The run, its newest and best checkpoint, and the command that goes on from there."""
-    folder = trainer.folder
-    best = trainer.validation and trainer.validation.best
-    result = {"run": str(folder), "step": trainer.step, "checkpoint": _newest(folder), "best": best, "metrics": last}
-    if json_:
-        print_json(result)
-        return
-    then = f"phf eval {folder}" if trainer.done else f"phf train --resume --output-dir {folder}"
-    lines = f"run        {folder}\ncheckpoint {result['checkpoint']}"
-    if best:
-        lines += f"\nbest       {folder / 'best'}: step {best['step']}, {with_error(best['average'], best['stderr'])} %"
-        if trainer.done and trainer.step < trainer.config.steps:
-            lines += f"; stopped early after step {trainer.step}"
-    lines += f"\nnext       {then}"
-    say(result_console(), lines)
-
-
-def show_stop(trainer: "Trainer") -> None:
-    """That SIGTERM has stopped the run, and where."""
-    at = f"step {trainer.step} of {trainer.config.steps}"
-    typer.echo(f"phf: stopped by SIGTERM after {at}; --resume goes on from its checkpoint", err=True)
-
-
-def _newest(folder: Path) -> str | None:
-    from phfcli.core.runs.checkpoints import checkpoints_of
-
-    found = checkpoints_of(folder)
-    return str(found[-1][1]) if found else None
-
-
-_TERMINATED = 143  # by SIGTERM, as a shell reports it: whoever waits for the run must not take it for a finished one
 
 
 def _read_template(path: Path) -> str:
@@ -266,7 +157,7 @@ def train(
     if tokens_per_s is not None:
         raise UserError("--tokens-per-s: only with --dry-run, which predicts steps per hour from it")
     if _starts_others(processes):
-        sys.exit(_launch(processes or 1))  # one of them has said what there was to say
+        sys.exit(_launch(processes or 1))  # rank 0 has printed the results
     quiet_libraries()
     _run(sources, resume, force, json_, quiet)
 
@@ -291,15 +182,124 @@ def _run(sources: "list[Source]", resume: bool, force: bool, json_: bool, quiet:
         raise typer.Exit(_TERMINATED)
 
 
+def watch(run: "Running", log: "Console") -> "Metrics | None":
+    """Runs the training and shows each step; returns the metrics of the last step, or None if no step was left."""
+    from rich.live import Live
+
+    trainer, last = run.trainer, None
+    started, first, steps = time.monotonic(), trainer.step, trainer.config.steps
+    # off a terminal the table is not printed; with --quiet warnings must still reach stderr
+    with Live(console=log, auto_refresh=False, transient=True, redirect_stderr=not log.quiet) as live:
+        for last in run.steps():
+            alarms, scores = last.pop("alarms", []), last.pop("evaluation", None)
+            step, line = last["step"], step_line(last, trainer.objective.needs.divergence)
+            if scores:
+                say(log, evaluation_line(scores, step))
+                last |= {"average": scores["average"]}
+            left_s = (time.monotonic() - started) / (step - first) * (steps - step)
+            live.update(step_table(last, steps, left_s, log.width), refresh=True)
+            if step in (1, steps) or step % _LINE_EVERY == 0:
+                say(log, line)
+            for alarm in alarms if trainer.ranks.main else ():
+                warn(alarm["sentence"], log)
+    return last
+
+
+def step_line(metrics: "Metrics", divergence: str | None) -> str:
+    """The most important metrics of a step, and all that a user's own objective has logged; `say` prints the line.
+
+    divergence: the kind of the metric `divergence`, where it is known.
+    """
+    from phfcli.core.step_metrics import own_metrics
+
+    own = {name: name for name in own_metrics([[metrics]])}
+    labels = _IN_A_LINE | {"divergence": divergence or "divergence"} | own
+    terms = [
+        f"{label} {f'{percent(metrics[name])} %' if name in SHARES else f'{metrics[name]:.4f}'}"
+        for name, label in labels.items()
+        if name in metrics
+    ]
+    sizes = f"grad {metrics['grad_norm']:.3f}", f"len {metrics['rollout_tokens']:.0f}"
+    text = "  ".join(term.replace(" ", GLUE) for term in (*terms, *sizes, f"{metrics['tokens_per_s']:.0f} tok/s"))
+    return f"step {metrics['step']:>4}  {text}"
+
+
+def evaluation_line(scores: "ValidationResult", step: int) -> str:
+    """The result of an evaluation during training, in a line."""
+    average = with_error(scores["average"], scores["stderr"])
+    return f"step {step:>4}  {scores['bench']} {average} %  ({scores['problems']} problems x {scores['n']})"
+
+
+def step_table(metrics: "Metrics", steps: int, left_s: float, width: int = 120) -> "Table":
+    """Every number of a step in columns, under a title with the progress and the time left."""
+    from rich import box
+    from rich.table import Table
+
+    left = timedelta(seconds=round(left_s))
+    title = f"step {metrics['step']} of {steps}, {left} left"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False, pad_edge=False)
+    cells = [_cells(name, value) for name, value in metrics.items() if name != "step" and not isinstance(value, list)]
+    rows = max(_TABLE_ROWS, -(-len(cells) // max(1, width // _PAIR_WIDTH)))
+    columns = [cells[first : first + rows] for first in range(0, len(cells), rows)]
+    for _ in columns:
+        table.add_column(no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
+    for row in zip_longest(*columns, fillvalue=("", "")):
+        table.add_row(*(text for cell in row for text in cell))
+    return table
+
+
+def _cells(name: str, value: float) -> tuple[str, str]:
+    """A metric's name and its value, in the words and units that people read."""
+    if name == "average" or name in SHARES:
+        return name.replace("_", " "), f"{percent(value)} %"
+    if name.endswith("_bytes"):
+        return name.removesuffix("_bytes").replace("_", " "), f"{value / 2**20:,.0f} MiB"
+    return name.replace("_per_s", "/s").replace("_", " "), f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def show_end(trainer: "Trainer", last: "Metrics | None", json_: bool) -> None:
+    """Prints the run, its newest and best checkpoint, and the next command."""
+    folder = trainer.folder
+    best = trainer.validation and trainer.validation.best
+    result = {"run": str(folder), "step": trainer.step, "checkpoint": _newest(folder), "best": best, "metrics": last}
+    if json_:
+        print_json(result)
+        return
+    following = f"phf eval {folder}" if trainer.done else f"phf train --resume --output-dir {folder}"
+    lines = f"run        {folder}\ncheckpoint {result['checkpoint']}"
+    if best:
+        lines += f"\nbest       {folder / 'best'}: step {best['step']}, {with_error(best['average'], best['stderr'])} %"
+        if trainer.done and trainer.step < trainer.config.steps:
+            lines += f"; stopped early after step {trainer.step}"
+    lines += f"\nnext       {following}"
+    say(result_console(), lines)
+
+
+def _newest(folder: Path) -> str | None:
+    from phfcli.core.runs.checkpoints import checkpoints_of
+
+    checkpoints = checkpoints_of(folder)
+    return str(checkpoints[-1][1]) if checkpoints else None
+
+
+def show_stop(trainer: "Trainer") -> None:
+    """Says that SIGTERM has stopped the run, and after which step."""
+    at = f"step {trainer.step} of {trainer.config.steps}"
+    typer.echo(f"phf: stopped by SIGTERM after {at}; --resume goes on from its checkpoint", err=True)
+
+
 def _starts_others(processes: int | None) -> bool:
-    """Whether this process is to start others, rather than to train itself."""
+    """Whether this process starts the training processes, rather than train itself."""
     from phfcli.core.training.ranks import launched_here
 
     if launched_here():
         end_with_parent()
         return False
     if processes is not None and "WORLD_SIZE" in os.environ:
-        raise UserError("--processes: this is a launcher's process already (WORLD_SIZE is set); leave the option out")
+        raise UserError(
+            "--processes: a launcher has started this process already (WORLD_SIZE is set); leave the option out"
+        )
     return (processes or 1) > 1
 
 

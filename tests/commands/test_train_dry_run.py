@@ -57,6 +57,6 @@ def test_a_dry_run_without_the_hub_says_so(phf: Phf, monkeypatch: pytest.MonkeyP
     done = phf("train", "--config", recipe, "--dry-run")
     assert done.code == 0
     assert "lr: 5.0e-06" in done.out
-    assert done.err.startswith("warning: not all can be shown")
+    assert done.err.startswith("warning: some parts cannot be shown")
     assert "the hub cannot be reached" in done.err
     assert done.err.count("\n") == 1

@@ -201,7 +201,7 @@ def test_processes_within_a_launcher_are_refused(phf: Phf, monkeypatch: pytest.M
     monkeypatch.setenv("WORLD_SIZE", "1")
     done = phf("train", "--processes", 2)
     assert done.code == 2
-    assert done.err.startswith("phf: --processes: this is a launcher's process already")
+    assert done.err.startswith("phf: --processes: a launcher has started this process already")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from phfcli.commands.door import run_guarded
+from phfcli.commands.exit_codes import run_guarded
 from phfcli.core.errors import FaultError, UserError
 
 Phf = Callable[..., Any]

@@ -1,8 +1,7 @@
-"""The door of the commands: turns whatever a command raises into an exit code and, where it helps, one line.
+"""Errors at the edge: whatever a command raises becomes an exit code and, where it helps, one line on stderr.
 
 0 done; 1 a fault: the disk, the memory, a lost server or worker; 2 a mistake in the input; 130 stopped by Ctrl-C. Only
-a fault of this program shows its traceback, with the words to report it, and one of what another package has added,
-with a line that names that.
+a fault of this program or of a plugin shows its traceback: with the request to report it, or with a line that names the plugin.
 """
 
 import errno
@@ -33,7 +32,7 @@ _FIXES = {
     errno.EISDIR: "a folder stands where a file should be",
     errno.EEXIST: "a file stands where a folder should be",
 }
-# torch's words for it on a CPU and the system's; torch's class on a GPU is OutOfMemoryError
+# how torch on a CPU and the system say that memory ran out; on a GPU torch raises OutOfMemoryError
 _NO_MEMORY = (
     "can't allocate memory",
     "Cannot allocate memory",
@@ -42,13 +41,15 @@ _NO_MEMORY = (
     "failed to map segment",
     "can't start new thread",
 )
-_LEAST_ADDRESSES = 2 * 2**30  # bytes that the libraries take before any work; with less they fail in every way
+_LEAST_ADDRESSES = (
+    2 * 2**30
+)  # bytes of addresses that the libraries take before any work; with less they fail in many ways
 
 
 def run_guarded(command: Callable[[], object]) -> int:
     """Runs a command line; returns its exit code. Every expected error is one line on stderr."""
     _open_closed_streams()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it speaks whenever a library imports it
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a line whenever a library imports it
     try:
         _check_address_space()
         code = command()
@@ -58,9 +59,9 @@ def run_guarded(command: Callable[[], object]) -> int:
     except BrokenPipeError:
         return _leave_closed_stdout()
     except Exception as error:
-        return _tell_error(error)
+        return _report(error)
     if code == _STOPPED:
-        _tell(f"stopped; {_GO_ON}")
+        _write_line(f"stopped; {_GO_ON}")
     return int(code) if isinstance(code, int) else 0
 
 
@@ -75,49 +76,51 @@ def _check_address_space() -> None:
 
 
 def _open_closed_streams() -> None:
-    """A stream that was closed before the start is None in Python: what is written to it goes nowhere instead."""
+    """Replaces a stream that was closed before the start, which is None in Python, by one that goes nowhere."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
 
 
-def _tell_error(error: Exception) -> int:
-    """Tells what a command raised; returns the exit code."""
+def _report(error: Exception) -> int:
+    """Writes what a command raised to stderr; returns the exit code."""
     if _out_of_memory(error):
-        return _tell(
-            f"out of memory ({first_line(error)}); {_SAFE}. A smaller --set micro_batch_size, "
-            f"rollout.max_new_tokens or --set gradient_checkpointing=true takes less; {_GO_ON}",
+        return _write_line(
+            f"out of memory ({first_line(error)}); {_SAFE}. A smaller micro_batch_size or "
+            f"rollout.max_new_tokens, or gradient_checkpointing=true, takes less; {_GO_ON}",
             1,
         )
     if isinstance(error, UserError):
         from phfcli.api.spellings import in_our_words
 
-        return _tell(in_our_words(error), 2)
+        return _write_line(in_our_words(error), 2)
     if isinstance(error, FaultError):
-        return _tell(str(error), 1)
+        return _write_line(str(error), 1)
     if isinstance(error, typer.TyperException):
-        return _tell(_of_usage(error), 2)
+        return _write_line(_of_usage(error), 2)
     if isinstance(error, OSError):
-        return _tell(_of_system(error), 1)
+        return _write_line(_of_system(error), 1)
     if isinstance(error, RecursionError):
-        return _tell("a file or an answer is nested too deeply to be read", 2)
-    added = _added(error)
-    if added is not None:
-        _tell(f"{added}: its own code has failed, as the traceback below shows. {_GO_ON}")
+        return _write_line("a file or an answer is nested too deeply to be read", 2)
+    plugin = _plugin_of(error)
+    if plugin is not None:
+        _write_line(f"{plugin}: its own code has failed, as the traceback below shows. {_GO_ON}")
         traceback.print_exception(error)
         return 1
     traceback.print_exception(error)
-    return _tell(f"this is a fault of phf {__version__} itself: please report it with the lines above. {_GO_ON}", 1)
+    return _write_line(
+        f"this is a fault of phf {__version__} itself: please report it with the lines above. {_GO_ON}", 1
+    )
 
 
-def _added(error: Exception) -> str | None:
-    """The objective, teacher or other part of another package in whose code an error was raised, if it was in one."""
+def _plugin_of(error: Exception) -> str | None:
+    """The plugin (objective, teacher, ... of another package) in whose code an error was raised; None is in none."""
     modules = (str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__))
-    return next((added for module in modules if (added := owner(module))), None)
+    return next((plugin for module in modules if (plugin := owner(module))), None)
 
 
 def _of_usage(error: typer.TyperException) -> str:
-    """What is wrong with the command line; another trainer's option is answered with ours."""
+    """What is wrong with the command line. For an option of another trainer it names the one of this program."""
     from phfcli.api.spellings import answer
 
     message = error.format_message() if hasattr(error, "format_message") else str(error)
@@ -126,7 +129,7 @@ def _of_usage(error: typer.TyperException) -> str:
 
 
 def _of_system(error: OSError) -> str:
-    """What the system has refused, in a line."""
+    """What the operating system has refused, in a line."""
     where = error.filename if error.filename is not None else "disk"
     where = os.fsdecode(where) if isinstance(where, str | bytes) else str(where)
     what = error.strerror or first_line(error)
@@ -137,7 +140,7 @@ def _of_system(error: OSError) -> str:
 
 
 def _out_of_memory(error: BaseException | None) -> bool:
-    """Also of what a reader refused for want of memory, and of an error that the interpreter has lost at an import."""
+    """Whether memory ran out, also where a reader has turned that into a UserError, or an import into a SystemError."""
     if isinstance(error, UserError):
         return _out_of_memory(error.__context__)
     limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
@@ -150,7 +153,7 @@ def _out_of_memory(error: BaseException | None) -> bool:
     )
 
 
-def _tell(message: str, code: int = 0) -> int:
+def _write_line(message: str, code: int = 0) -> int:
     """Writes a line to stderr, in the main process only, and returns the exit code."""
     if os.environ.get("RANK", "0") == "0":
         line = printable(" ".join(f"phf: {message}".split()))
@@ -163,6 +166,6 @@ def _tell(message: str, code: int = 0) -> int:
 
 
 def _leave_closed_stdout() -> int:
-    """Whoever read the results has gone, as `head` does: nothing is left to say, and Python's own words are avoided."""
+    """For a pipe whose reader has ended, as `head` does: stdout goes nowhere, so that Python reports no broken pipe."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
