@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phfcli.api.arguments import in_python, sources_of, tells_arguments
+from phfcli.api.arguments import checks_arguments, sources_of
 from phfcli.api.results import Evaluation
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from phfcli.core.config import EvalConfig
 
 
-@tells_arguments
+@checks_arguments
 def evaluate(
     target: "Run | str | Path",
     bench: str | Path | Sequence[str | Path] | None = None,
@@ -91,4 +91,4 @@ def evaluate(
 
 
 def _warn(message: str) -> None:
-    warnings.warn(in_python(message), UserWarning, stacklevel=3)
+    warnings.warn(message, UserWarning, stacklevel=3)

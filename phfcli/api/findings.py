@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phfcli.api.arguments import tells_arguments, told_in_python
+from phfcli.api.arguments import checks_arguments
 from phfcli.api.results import Evaluation
 from phfcli.core.errors import interval, points
 
@@ -84,7 +84,7 @@ class Diagnosis:
         return f"<p>{escape(repr(self))}</p>{self.steps().to_html(index=False)}"
 
 
-@tells_arguments
+@checks_arguments
 def diagnose(
     runs: "Run | str | Path | Sequence[Run | str | Path]",
     energy: str = "loss",
@@ -169,8 +169,7 @@ class Comparison:
         """Writes the page of `phf compare --samples`: two evaluations of one benchmark, side by side."""
         from phfcli.core.reporting.comparison_files import write_side_by_side
 
-        with told_in_python():
-            write_side_by_side(Path(path), self.core)
+        write_side_by_side(Path(path), self.core)
 
     def __repr__(self) -> str:
         pairs = [f"{p.bench}: {p.b} - {p.a} {_interval(p.result)} over {p.measured.unit}" for p in self.core.pairs]
@@ -188,7 +187,7 @@ def _interval(result: "PairedDifference | SeedDifference") -> str:
     return f"{difference} ({interval(result.low, result.high)})"
 
 
-@tells_arguments
+@checks_arguments
 def compare(
     evaluated: "Sequence[Run | Evaluation | str | Path] | Mapping[str, Run | Evaluation | str | Path]",
     bench: str | Sequence[str] = (),

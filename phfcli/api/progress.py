@@ -5,8 +5,6 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from phfcli.api.arguments import in_python
-
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
@@ -50,7 +48,7 @@ class Bar:
 
     def tell(self, line: str) -> None:
         """Writes a line above the bars."""
-        self._bars.console.print(in_python(line), markup=False, soft_wrap=True)
+        self._bars.console.print(line, markup=False, soft_wrap=True)
 
     def move(self, name: str, done: int, total: int, text: str) -> None:
         """Moves the bar of that name, a new one the first time."""

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phfcli.api.arguments import tells_arguments
+from phfcli.api.arguments import checks_arguments
 from phfcli.core.errors import with_error
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ class Run:
         return f"<p>{escape(repr(self))}</p>{self.metrics._repr_html_() if self.step else ''}"
 
 
-@tells_arguments
+@checks_arguments
 def load_run(folder: str | Path) -> Run:
     """A run that is on disk.
 

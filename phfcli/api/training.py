@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phfcli.api.arguments import in_python, sources_of, tells_arguments, told_in_python
+from phfcli.api.arguments import answering_other_names, checks_arguments, sources_of
 from phfcli.api.results import Run
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Metrics = dict[str, Any]
 
 
-@tells_arguments
+@checks_arguments
 def train(
     model: str | Path | None = None,
     data: str | Path | None = None,
@@ -105,7 +105,7 @@ def train(
     return steps_.run
 
 
-@tells_arguments
+@checks_arguments
 def training(
     config: "str | Path | Mapping[str, Any] | TrainConfig | Sequence[Any]" = (),
     *,
@@ -148,7 +148,7 @@ class Training:
         from phfcli.core.training.start import running, stops_at
 
         free = not self._resume and not any("output_dir" in source.tree for source in self._sources)
-        with told_in_python(), ExitStack() as stack:
+        with answering_other_names(), ExitStack() as stack:
             stack.enter_context(quiet_libraries())
             bar = stack.enter_context(StepBar(self._progress))
             opened = running(self._sources, self._resume, self._force, _warn, bar.tell, free)
@@ -175,4 +175,4 @@ class Training:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(in_python(message), UserWarning, stacklevel=2)
+    warnings.warn(message, UserWarning, stacklevel=2)

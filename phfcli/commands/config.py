@@ -32,7 +32,7 @@ def show(names: Names = None, config: Configs = None, set_: Sets = None, json_: 
     """
     from phfcli.core.settings import file_sources, leaves, resolve_train, set_sources, train_origins
 
-    sources = [*file_sources([*(names or []), *(config or [])]), *set_sources(set_ or [])]
+    sources = [*file_sources([*(names or []), *(config or [])], "--config"), *set_sources(set_ or [], "--set")]
     values, origin = leaves(resolve_train(sources).model_dump(mode="json")), train_origins(sources)
     rows = {key: {"value": value, "from": origin.get(key, "default")} for key, value in values.items()}
     if json_:

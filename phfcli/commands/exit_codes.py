@@ -1,7 +1,7 @@
 """Errors at the edge: whatever a command raises becomes an exit code and, where it helps, one line on stderr.
 
 0 done; 1 a fault: the disk, the memory, a lost server or worker; 2 a mistake in the input; 130 stopped by Ctrl-C. Only
-a fault of this program or of a plugin shows its traceback: with the request to report it, or with a line that names the plugin.
+a fault of this program or of a plugin shows its traceback, with the request to report it or the name of the plugin.
 """
 
 import errno
@@ -125,7 +125,7 @@ def _of_usage(error: typer.TyperException) -> str:
 
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     ours = answer(getattr(error, "option_name", ""))
-    return f"{getattr(error, 'option_name', '')}: {ours}" if ours else message
+    return f"{getattr(error, 'option_name', '')}: {ours}; settings are given as --set KEY=VALUE" if ours else message
 
 
 def _of_system(error: OSError) -> str:

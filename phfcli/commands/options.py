@@ -39,7 +39,7 @@ def settings_given(command: Callable[..., Any], typed: Mapping[str, Any]) -> "li
     """
     from phfcli.core.settings import file_sources, option_source, set_sources
 
-    sources = [*file_sources(typed.get("config") or []), *set_sources(typed.get("set_") or [])]
+    sources = [*file_sources(typed.get("config") or [], "--config"), *set_sources(typed.get("set_") or [], "--set")]
     for name, hint in get_type_hints(command, include_extras=True).items():
         setting = next((part for part in getattr(hint, "__metadata__", ()) if isinstance(part, Setting)), None)
         # an option that was not typed is None: a default on it would silently win over --config

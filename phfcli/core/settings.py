@@ -1,4 +1,4 @@
-"""Builds one validated config from recipe files, --set pairs and options; errors name the source and the key."""
+"""Builds one validated config from recipes, files, pairs and arguments; errors name the source and the key."""
 
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -91,28 +91,32 @@ def resolve_train(sources: list[Source]) -> TrainConfig:
     return resolve(TrainConfig, _with_recipes(sources))
 
 
-def file_sources(names: Iterable[str]) -> list[Source]:
-    """The --config files, each a shipped recipe's name or a path."""
-    return [Source(f"--config {name}", read_yaml(find_recipe(name)), name) for name in names]
+def file_sources(names: Iterable[str], option: str = "") -> list[Source]:
+    """Settings from files, each a shipped recipe's name or a path; `option` is what the user typed before the name."""
+    return [Source(f"{option} {name}".lstrip(), read_yaml(find_recipe(name)), name) for name in names]
 
 
-def set_sources(pairs: Iterable[str]) -> list[Source]:
-    """The --set KEY=VALUE pairs; the key is dotted, the value is YAML, or for a setting of text the text."""
+def set_sources(pairs: Iterable[str], option: str = "") -> list[Source]:
+    """Settings from KEY=VALUE pairs: dotted keys, values as YAML, or as plain text for a setting that holds text.
+
+    option: what the user typed before the pair, for errors and for the record of where a value comes from.
+    """
     sources = []
     for pair in pairs:
         key, equals, text = pair.partition("=")
+        label = f"{option} {key}".lstrip()
         if not (key and equals):
-            raise UserError(f"--set {pair}: expected KEY=VALUE, such as optim.lr=1e-5")
-        sources.append(option_source(f"--set {key}", key, _set_value(key, text)))
+            raise UserError(f"{label}: expected KEY=VALUE, such as optim.lr=1e-5")
+        sources.append(option_source(label, key, _set_value(key, text, label)))
     return sources
 
 
-def _set_value(key: str, text: str) -> Any:
+def _set_value(key: str, text: str, label: str) -> Any:
     """What is typed for a setting. A template or a name may look like other YAML: "Solve this: {problem}" is text."""
     if not _is_text(key):
-        return parse_yaml(text, f"--set {key}")
+        return parse_yaml(text, label)
     try:
-        value = parse_yaml(text, f"--set {key}")
+        value = parse_yaml(text, label)
     except UserError:
         return text
     return value if value is None or isinstance(value, str) else text
@@ -159,7 +163,7 @@ def _plain(annotation: Any) -> Any:
 
 
 def option_source(label: str, key: str, value: Any) -> Source:
-    """A dotted key with its value: ("--alpha", "flow.alpha", 0.1)."""
+    """A dotted key with its value, given under the name `label`: ("alpha", "flow.alpha", 0.1)."""
     tree: Any = value
     for part in reversed(key.split(".")):
         tree = {part: tree}

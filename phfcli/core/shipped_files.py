@@ -46,4 +46,4 @@ def find_recipe(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
-    raise UserError(f"--config {name_or_path}: neither a file nor a shipped recipe; {nearest(name_or_path, known)}")
+    raise UserError(f"config: {name_or_path}: neither a file nor a shipped recipe; {nearest(name_or_path, known)}")

@@ -40,20 +40,20 @@ def test_a_recipe_names_its_schema(path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--max-steps", 3), "phf: --max-steps: here it is --steps\n"),
-        (("--num_generations", 3), "phf: --num_generations: here it is --set grpo.group_size=N of grpo and oisd, "),
-        (("--lora-r", 3), "phf: --lora-r: here it is --set lora.r=N\n"),
-        (("--temperature", 1), "phf: --temperature: here it is --set rollout.temperature=T of train\n"),
+        (("--max-steps", 3), "phf: --max-steps: here it is steps; settings are given as --set KEY=VALUE\n"),
+        (("--num_generations", 3), "phf: --num_generations: here it is grpo.group_size for grpo and oisd, "),
+        (("--lora-r", 3), "phf: --lora-r: here it is lora.r; "),
+        (("--temperature", 1), "phf: --temperature: here it is rollout.temperature of a training; "),
         (
             ("--set", "learning_rate=1"),
-            "--set learning_rate: unknown key; here it is --set optim.lr=RATE of train\n",
+            "--set learning_rate: unknown key; here it is optim.lr\n",
         ),
         (
             ("--set", "actor.optim.lr=1"),
-            "actor: unknown key; here it is --set optim.lr=RATE\n",
+            "actor: unknown key; here it is optim.lr\n",
         ),
-        (("--set", "actor_rollout_ref.model.lora_rank=8"), "unknown key; here it is --set lora.r=N\n"),
-        (("--set", "data.train_batch_size=8"), "data: unknown key; here it is --batch-size\n"),
+        (("--set", "actor_rollout_ref.model.lora_rank=8"), "unknown key; here it is lora.r\n"),
+        (("--set", "data.train_batch_size=8"), "data: unknown key; here it is batch_size\n"),
     ],
 )
 def test_names_of_other_trainers_are_answered_with_ours(phf: Phf, words: tuple[Any, ...], told: str) -> None:
@@ -102,4 +102,4 @@ def test_devices_without_a_gpu_are_refused(phf: Phf, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     done = phf("eval", "embedded", "--devices", "0,1")
     assert done.code == 2
-    assert done.err.startswith("phf: --devices: torch finds no GPU on this machine")
+    assert done.err.startswith("phf: devices: torch finds no GPU on this machine")

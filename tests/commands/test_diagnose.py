@@ -102,7 +102,7 @@ def test_a_flow_of_a_later_version_is_refused(phf: Phf, run: Path) -> None:
     [
         (("run", "--steps", "7"), "no flow was saved at step 7; there are step-000001, step-000002"),
         (("run", "--steps", "x"), "expected numbers"),
-        (("run", "--collect"), "here it is phf collect MODEL -o FLOWS"),
+        (("run", "--collect"), "here it is `phf collect MODEL -o FLOWS`"),
         (("nowhere",), "no such run, checkpoint or flow file"),
         (("run/checkpoints/step-000001",), "no flow was saved with this checkpoint"),
         (("run/config.yaml",), "damaged or incomplete"),

@@ -64,9 +64,9 @@ def test_a_run_without_progress_ends_and_keeps_its_best(phf: Phf, tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--patience", 2), "--patience: there is nothing to wait for without --eval-every"),
+        (("--patience", 2), "evaluation.patience: there is nothing to wait for without evaluation.every"),
         (("--eval-every", 2, "--eval-bench", "embeded"), "did you mean 'embedded'?"),
-        (("--eval-every", 2, "--model", str(embedded_model()), "--data", "embedded"), "with --eval-bench"),
+        (("--eval-every", 2, "--model", str(embedded_model()), "--data", "embedded"), "in evaluation.bench"),
         (("--eval-every", 2, "--set", "evaluation.max_new_tokens=5000"), "of the model's context"),
     ],
 )

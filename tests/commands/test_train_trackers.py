@@ -108,7 +108,10 @@ def test_a_tracker_of_ones_own_gets_samples_if_it_takes_them(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("tensorbord", "did you mean 'tensorboard'?"), ("wandb", "its package is not installed: pip install wandb")],
+    [
+        ("tensorbord", "did you mean 'tensorboard'?"),
+        ("wandb", "the package of wandb is not installed: pip install wandb"),
+    ],
 )
 def test_a_tracker_that_is_not_there_is_refused(
     phf: Phf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str

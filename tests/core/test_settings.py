@@ -109,14 +109,14 @@ def test_written_settings_read_back_the_same() -> None:
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
-        ("optim.lrr=1", "--set optim.lrr: unknown key; did you mean 'lr'?"),
-        ("modle=x", "--set modle: unknown key; did you mean 'model'?"),
-        ("objective=gpro", "--set objective: 'gpro' is unknown; did you mean 'grpo'?"),
-        ("objective=opds", "--set objective: 'opds' is unknown; did you mean 'opsd'?"),
-        ("steps=0", "--set steps: must be greater than 0, got 0"),
-        ("teacher.decay=often", "--set teacher.decay: must be a valid number"),
-        ("flow.layers=[0]", "--set flow.layers"),
-        ("steps", "--set steps: expected KEY=VALUE"),
+        ("optim.lrr=1", "optim.lrr: unknown key; did you mean 'lr'?"),
+        ("modle=x", "modle: unknown key; did you mean 'model'?"),
+        ("objective=gpro", "objective: 'gpro' is unknown; did you mean 'grpo'?"),
+        ("objective=opds", "objective: 'opds' is unknown; did you mean 'opsd'?"),
+        ("steps=0", "steps: must be greater than 0, got 0"),
+        ("teacher.decay=often", "teacher.decay: must be a valid number"),
+        ("flow.layers=[0]", "flow.layers"),
+        ("steps", "steps: expected KEY=VALUE"),
         ("optim=[", "--set optim line 1: not valid YAML"),
     ],
 )
@@ -187,5 +187,5 @@ def test_a_missing_key_names_its_file() -> None:
 
 @pytest.mark.parametrize("betas", ["[1, 0.9]", "[0.9, 1]"])
 def test_an_average_that_never_moves_is_refused(betas: str) -> None:
-    with pytest.raises(UserError, match=r"^--set optim.betas: .*less than 1"):
+    with pytest.raises(UserError, match=r"^optim.betas: .*less than 1"):
         resolve_train(set_sources([f"optim.betas={betas}"]))

@@ -240,7 +240,7 @@ def check_adapter(adapter: Path, description: ModelDescription) -> None:
             raise UserError(
                 f"{adapter}: does not fit {description.name}: {layer} is adapted with "
                 f"{' x '.join(map(str, shape))}, "
-                f"{found}; name the right base model with --base"
+                f"{found}; name the right model in base"
             )
     check_finite(str(path), read_tensors(path).items())
 

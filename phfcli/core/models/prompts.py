@@ -55,7 +55,7 @@ def render(tokenizer: ChatTokenizer, template: str | None, messages: Sequence[di
     except Exception as error:  # a template is a program, and may fail in any way
         raise UserError(
             f"{_owner(tokenizer, template)} cannot render a prompt: {type(error).__name__}: {first_line(error)}; give "
-            "another one with --set prompt.chat_template=FILE"
+            "another template file in prompt.chat_template"
         ) from None
     return text
 
@@ -188,7 +188,7 @@ class Prompts:
     def notes(self) -> list[str]:
         """What is told at start: the template where it is not the tokenizer's, and where each reader's turn starts."""
         if self.chat_template == PLAIN_TEMPLATE:
-            return ["the tokenizer has no chat template: prompts are plain text; --set prompt.chat_template=FILE"]
+            return ["the tokenizer has no chat template: prompts are plain text; prompt.chat_template=FILE gives one"]
         return [self._start_note()]
 
     def warnings(self) -> list[str]:

@@ -75,7 +75,7 @@ def evaluation_engine(config: EvalConfig, serving: Serving, warn: Callable[[str]
         UserError: where it cannot be used, or does not take the model.
     """
     if (config.devices or config.workers) and is_url(config.engine):
-        raise UserError("--devices and --workers: not with the URL of a server, which has its own data parallelism")
+        raise UserError("devices, workers: not with the URL of a server, which has its own data parallelism")
     environments = _environments(config)
     if environments:
         return ParallelEngine(config, serving, environments, warn)
@@ -131,11 +131,11 @@ def _environments(config: EvalConfig) -> list[Mapping[str, str]]:
         workers = config.workers or 0
         return [{"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}] * workers if workers else []
     if config.workers is not None:
-        raise UserError("--workers is for the CPU, --devices for GPUs: give one of them")
+        raise UserError("workers is for the CPU, devices for GPUs: set one of them")
     if not torch.cuda.is_available():
-        raise UserError("--devices: torch finds no GPU on this machine; --workers N samples in N processes on the CPU")
+        raise UserError("devices: torch finds no GPU on this machine; workers=N samples in N processes on the CPU")
     size = config.vllm.tensor_parallel
     if len(config.devices) % size:
-        raise UserError(f"--devices: {len(config.devices)} devices cannot be shared out by vllm.tensor_parallel {size}")
+        raise UserError(f"devices: {len(config.devices)} devices cannot be shared out by vllm.tensor_parallel {size}")
     groups = [config.devices[start : start + size] for start in range(0, len(config.devices), size)]
     return [{"CUDA_VISIBLE_DEVICES": ",".join(group)} for group in groups]

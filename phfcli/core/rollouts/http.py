@@ -71,7 +71,7 @@ class HttpEngine:
     ) -> Iterator[tuple[int, Completion]]:
         """Yields (index, completion) as they finish.
 
-        Log-probabilities are of the distribution that the server reports: its --logprobs-mode says which.
+        Log-probabilities are of the distribution that the server reports; how it was started decides which.
         """
         finished: SimpleQueue[tuple[int, Completion] | None] = SimpleQueue()
         work = self._draw_all(requests, sampling, logprobs, finished.put)
@@ -193,7 +193,9 @@ class HttpEngine:
             return self._checked(Completion(tuple(ids), tuple(scores), finish="length"), sampling, logprobs)
         if choice.finish_reason not in ("stop", "length"):
             raise TransientError(f"a completion was broken off: {choice.finish_reason}")
-        raise self._client.refusal("it ends completions by rules of its own; start it with --generation-config vllm")
+        raise self._client.refusal(
+            "it ends completions by rules of its own; start it as `vllm serve --generation-config vllm`"
+        )
 
     def _checked(self, completion: Completion, sampling: Sampling, logprobs: bool) -> Completion:
         try:

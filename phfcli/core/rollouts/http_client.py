@@ -100,12 +100,12 @@ class HttpClient:
         try:
             parsed = httpx2.URL(self._url)
         except httpx2.InvalidURL as error:
-            raise UserError(f"--engine {url}: not a URL: {first_line(error)}") from None
+            raise UserError(f"engine: {url}: not a URL: {first_line(error)}") from None
         if not parsed.host:
-            raise UserError(f"--engine {url}: expected http://HOST:PORT")
+            raise UserError(f"engine: {url}: expected http://HOST:PORT")
         if parsed.userinfo:
             raise UserError(
-                f"--engine {parsed.scheme}://...@{parsed.host}: a password in a URL would be kept in files; "
+                f"engine: {parsed.scheme}://...@{parsed.host}: a password in a URL would be kept in files; "
                 f"leave it out and give the key as {_KEY}"
             )
         self.where = f"{parsed.scheme}://{parsed.netloc.decode('ascii')}"
@@ -141,7 +141,7 @@ class HttpClient:
                 if self._patience.ends_with(fault):
                     raise FaultError(
                         f"{self.where} has failed for {self._patience_s:g} s without a success ({fault}); "
-                        "what is finished is on disk; the same command goes on from there, a training with --resume"
+                        "what is finished is on disk; the same evaluation, or a resumed run, goes on from there"
                     ) from None
                 await asyncio.sleep(pause * random.uniform(0.5, 1))
                 pause = min(2 * pause, self._longest_pause)
@@ -168,7 +168,7 @@ class HttpClient:
 
     def refusal(self, message: str) -> UserError:
         """What the user has to mend about the server."""
-        return UserError(f"--engine {self.where}: {message}")
+        return UserError(f"engine: {self.where}: {message}")
 
     async def close(self) -> None:
         while self._idle:
@@ -301,7 +301,7 @@ class ServedModels:
         if base.max_model_len is not None and base.max_model_len < self._length:
             raise self._client.refusal(
                 f"it takes sequences of {base.max_model_len} tokens, and these reach {self._length}; "
-                f"start it with --max-model-len {self._length}"
+                f"start it as `vllm serve --max-model-len {self._length}`"
             )
         self.base = base.id
         return {model.id for model in served}
@@ -322,8 +322,8 @@ class ServedModels:
                 return
             raise self._client.refusal(
                 f"it does not load the adapter {adapter.folder} ({answer.message}); start it where it can read that, "
-                "with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora "
-                f"--max-lora-rank {adapter_rank(adapter.folder)}"
+                "with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, as `vllm serve --enable-lora "
+                f"--max-lora-rank {adapter_rank(adapter.folder)}`"
             )
 
     async def drop(self, adapter: Adapter) -> None:

@@ -70,7 +70,7 @@ class VllmEngine:
         """Raises UserError where vLLM is not usable, or refuses the model."""
         device = pick_device(serving.settings.device)
         if gap := vllm_gap(device):
-            raise UserError(f"--engine vllm: {gap}")
+            raise UserError(f"engine: vllm: {gap}")
         if serving.adapter is not None:
             rank = adapter_rank(serving.adapter)
         description = load_description(serving.settings.model)
@@ -200,7 +200,7 @@ def _start(options: dict[str, Any]) -> "LLMEngine":
         # the usage decides some defaults: they should be those of vLLM's own offline class
         return LLMEngine.from_engine_args(EngineArgs(**options), usage_context=UsageContext.LLM_CLASS)
     except ValueError as error:  # pydantic's too
-        raise UserError(f"--engine vllm: {options['model']} is refused: {first_line(error)}") from None
+        raise UserError(f"engine: vllm refuses {options['model']}: {first_line(error)}") from None
 
 
 def _memory_options(settings: VllmSettings, sleeps: bool, training: bool) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def _memory_options(settings: VllmSettings, sleeps: bool, training: bool) -> dic
 def _room_for(rank: int) -> int:
     room = next((size for size in _RANKS if size >= rank), None)
     if room is None:
-        raise UserError(f"--engine vllm: it serves adapters of rank up to {_RANKS[-1]}, this one has {rank}")
+        raise UserError(f"engine: vllm serves adapters of rank up to {_RANKS[-1]}, this one has {rank}")
     return room
 
 

@@ -100,7 +100,7 @@ def read_problems(rows: Rows, columns: Columns, source: str, bad_rows: BadRows =
         except CellError as error:
             if bad_rows == "error":
                 raise UserError(
-                    f"{source}: {rows.place(index)}: {error}; mend it, or leave such rows out with --set bad_rows=skip"
+                    f"{source}: {rows.place(index)}: {error}; mend it, or leave such rows out with bad_rows=skip"
                 ) from None
             bad.append(f"{rows.place(index)}: {error}")
             ids.append("")
@@ -231,8 +231,8 @@ def _require_columns(rows: Rows, columns: Columns, source: str) -> None:
     missing = {name: column for name in columns.required if (column := getattr(columns, name)) not in known}
     if missing:
         wanted = ", ".join(map(repr, missing.values()))
-        options = " ".join(f"--set columns.{name}=COLUMN" for name in missing)
-        fix = f"map {'it' if len(missing) == 1 else 'them'} with {options}"
+        mapping = ", ".join(f"columns.{name}=COLUMN" for name in missing)
+        fix = f"map {'it' if len(missing) == 1 else 'them'} with {mapping}"
         raise UserError(f"{source}: no column {wanted} among {', '.join(known)}; {_separator_fix(known) or fix}")
     for column in columns.further:
         if column not in known:

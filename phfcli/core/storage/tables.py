@@ -150,7 +150,7 @@ def split_hub_name(name: str) -> tuple[str, str | None, str]:
     """
     hub, *parts = name.split(":")
     if len(parts) > 2 or not hub:
-        raise UserError(f"--data {name}: expected HUB, HUB:SPLIT or HUB:CONFIG:SPLIT")
+        raise UserError(f"data: {name}: expected HUB, HUB:SPLIT or HUB:CONFIG:SPLIT")
     config = parts[0] if len(parts) == 2 else None
     return hub, config or None, (parts[-1] if parts else "") or "train"
 

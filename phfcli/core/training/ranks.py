@@ -64,7 +64,7 @@ def _code(processes: int, codes: dict[int, int]) -> int:
     for rank, number in killed.items():
         raise FaultError(
             f"process {rank} of {processes} was ended by {signal.Signals(number).name}, and the others with it; "
-            "checkpoints are intact, and --resume goes on from the last one"
+            "checkpoints are intact, and a resumed run goes on from the last one"
         )
     return next((code for code in codes.values() if code > 0), 1)
 
@@ -159,7 +159,7 @@ ALONE = Ranks()
 
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
-    """This process's place among those that torchrun, `accelerate launch` or `phf train --processes` have started.
+    """The rank of this process among those that torchrun, `accelerate launch` or `launch` have started.
 
     Within it a process of a GPU run, and every process that it starts, sees its own GPU alone, as device 0.
 

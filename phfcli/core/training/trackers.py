@@ -108,7 +108,7 @@ def check_trackers(config: TrainConfig) -> None:
     available = {str(name) for name in get_available_trackers()}
     for name in config.report_to:
         if find("trackers", name) is None and name not in available:
-            raise UserError(f"--report-to {name}: its package is not installed: pip install {name}")
+            raise UserError(f"report_to: the package of {name} is not installed: pip install {name}")
 
 
 def _open(name: str, folder: Path, step: int) -> tuple[Tracker, LogSamples | None]:

@@ -102,10 +102,10 @@ def build_validation(
     settings = config.evaluation
     if settings.every is None:
         if settings.patience is not None:
-            raise UserError("--patience: there is nothing to wait for without --eval-every")
+            raise UserError("evaluation.patience: there is nothing to wait for without evaluation.every")
         return None
     if settings.bench is None:
-        raise UserError("--eval-every: name a benchmark or a file with --eval-bench")
+        raise UserError("evaluation.every: name a benchmark or a file in evaluation.bench")
     asked = EvalConfig(
         model=config.model,
         columns=config.columns,
@@ -115,7 +115,7 @@ def build_validation(
     )
     bench = load_benchmark(settings.bench, asked)
     if bench.grader != config.grader:
-        raise UserError(f"--eval-bench: {bench.name} has a grader of its own; train with --set grader={bench.grader}")
+        raise UserError(f"evaluation.bench: {bench.name} has its own grader; set grader to {bench.grader}")
     bench = check_golds(bench, grader)
     tasks = sample_tasks(bench, settings.n, asked.seed)
     return Validation(

@@ -85,7 +85,7 @@ def test_a_server_that_stays_away_ends_it_after_the_patience(server: Server) -> 
             list(drawn)
     assert 1.0 <= time.monotonic() - stopped < 3.0
     assert f"{server.url} has failed for 1 s without a success" in str(caught.value)
-    assert "the same command goes on from there" in str(caught.value)
+    assert "the same evaluation, or a resumed run, goes on from there" in str(caught.value)
     assert "\n" not in str(caught.value)
     server.start()
 
@@ -104,7 +104,7 @@ def test_pauses_grow_up_to_a_bound(server: Server) -> None:
         ("404", "status 404: a fault of 404"),
         ("401", "it wants an API key (status 401: a fault of 401); set VLLM_API_KEY"),
         ("307", "it redirects"),
-        ("short", "start it with --generation-config vllm"),
+        ("short", "start it as `vllm serve --generation-config vllm`"),
         ("base", f"it was asked for {BASE} and has answered with 'other'"),
         ("text", "it does not answer like a vLLM server"),
     ],
@@ -232,7 +232,7 @@ def test_evaluation_takes_the_url_and_loads_no_weights(server: Server, monkeypat
         assert drawing.name == "http"
         check(list(drawing.sample(requests(3), SAMPLING)), 3)
     for option in ({"workers": 2}, {"devices": ("0",)}):
-        with pytest.raises(UserError, match="--devices and --workers: not with the URL"):
+        with pytest.raises(UserError, match="devices, workers: not with the URL"):
             evaluation_engine(config.model_copy(update=option), Serving(config, 512), print)
 
 

@@ -95,7 +95,7 @@ def test_updates_change_what_is_drawn_and_coming_back_restores_it(
 
 def test_an_adapter_of_too_high_a_rank_names_the_fix(engine: HttpEngine) -> None:
     wide = add_lora(load_model(CPU), LoraSettings(r=128, alpha=16), seed=0)
-    with pytest.raises(UserError, match=r"rank 128 is greater.*start it .*--enable-lora --max-lora-rank 128"):
+    with pytest.raises(UserError, match=r"rank 128 is greater.*start it .*--enable-lora --max-lora-rank 128`"):
         engine.update(wide)
 
 

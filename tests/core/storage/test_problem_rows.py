@@ -86,7 +86,7 @@ def test_other_cells_are_named(cells: dict[str, Any], message: str) -> None:
     said = refusal(**cells)
     assert said.startswith("data.jsonl: row 2: ")
     assert message in said
-    assert "--set bad_rows=skip" in said
+    assert "with bad_rows=skip" in said
     assert "\n" not in said
 
 

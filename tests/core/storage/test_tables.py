@@ -80,7 +80,7 @@ def test_all_missing_columns_are_told_at_once(tmp_path: Path) -> None:
         UserError, match=r"no column 'problem', 'solution' among question, worked; map them with"
     ) as caught:
         load_problems(TrainConfig(data=str(path)))
-    assert "--set columns.problem=COLUMN --set columns.solution=COLUMN" in str(caught.value)
+    assert "columns.problem=COLUMN, columns.solution=COLUMN" in str(caught.value)
 
 
 @pytest.mark.parametrize("mark", [";", "\t", "|"])
