@@ -1,4 +1,9 @@
-"""The divergence of two next-token distributions: Jensen-Shannon, forward and reverse KL, with clip and support."""
+"""The divergence of two next-token distributions, D in L_OPSD = mean_t D(p_T || p_S) (eq. 3 of PHF, arXiv 2606.29340).
+
+Kinds: Jensen-Shannon, forward KL, reverse KL. Options: a clip, and a restriction to the likeliest vocabulary entries.
+S is the student's distribution, T the teacher's, M = beta T + (1 - beta) S their mixture.
+Shapes: N or n tokens, V vocabulary, k entries that the distributions are restricted to.
+"""
 
 import math
 from dataclasses import dataclass
@@ -30,7 +35,11 @@ class DivergenceOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class DivergenceSpec:
-    """Which divergence, validated; `clip` is in nats. See `phfcli.core.losses.divergence.divergence`."""
+    """The options of a divergence, validated; `divergence` explains each of them.
+
+    Raises:
+        ValueError: an unknown name, an option out of range, or options that contradict each other.
+    """
 
     kind: Kind = "jsd"
     beta: float = 0.5
@@ -49,53 +58,56 @@ class DivergenceSpec:
             raise ValueError(f"clip_mode must be one of {', '.join(get_args(ClipMode))}; got {self.clip_mode!r}")
         if self.kind == "jsd" and not 0 < self.beta < 1:
             raise ValueError(f"beta of jsd must be between 0 and 1, both excluded; got {self.beta}")
-        for temperature in (self.temperature, self.of_teacher):
+        for temperature in (self.temperature, self.resolved_teacher_temperature):
             if not (temperature > 0 and math.isfinite(temperature)):
                 raise ValueError(f"temperature must be positive and finite; got {temperature}")
         if self.support not in get_args(Support):
             raise ValueError(f"support must be one of {', '.join(get_args(Support))}; got {self.support!r}")
         if self.top_k is None and (self.tail or self.support != "teacher"):
-            raise ValueError("a support and a tail are of the top_k entries; without top_k there are none")
+            raise ValueError("support and tail describe the top_k entries, so they need top_k")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip must be positive, or None for no clip; got {self.clip}")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, or None for the full vocabulary; got {self.top_k}")
 
     @property
-    def of_teacher(self) -> float:
-        """The temperature of the teacher's logits."""
+    def resolved_teacher_temperature(self) -> float:
+        """The temperature that divides the teacher's logits."""
         return self.temperature if self.teacher_temperature is None else self.teacher_temperature
 
 
 class VocabularyTerms(NamedTuple):
-    """The terms of every vocabulary entry and what their gradient needs, [..., V]; the student's entropy, [...]."""
+    """The summands f_v of a divergence D = sum_v f_v, and what the closed-form gradient needs."""
 
-    value: Tensor
-    slope: Tensor
-    student_p: Tensor
-    entropy: Tensor  # in nats, without a gradient
+    value: Tensor  # [..., V]  f_v in nats, before any clip
+    slope: Tensor  # [..., V]  g_v = d f_v / d ln S_v
+    student_p: Tensor  # [..., V]  S_v
+    entropy: Tensor  # [...]  of S, in nats, without a gradient
 
 
 def vocabulary_terms(student_logits: Tensor, teacher_logits: Tensor, spec: DivergenceSpec) -> VocabularyTerms:
-    """The unclipped entries of FINITE logits [..., V]; float32 inside, float64 for float64."""
+    """The unclipped summands of the divergence from FINITE logits [..., V]; in float32, or float64 for float64.
+
+    docs/math.md, "Output channel", has f_v and g_v of each kind.
+    """
     log_S = _log_probs(student_logits, spec.temperature)
-    log_T = _log_probs(teacher_logits, spec.of_teacher)
+    log_T = _log_probs(teacher_logits, spec.resolved_teacher_temperature)
     S, T = log_S.exp(), log_T.exp()
     entropy = -torch.linalg.vecdot(S.detach(), log_S.detach())
     if spec.kind == "forward_kl":
-        return VocabularyTerms(T * (log_T - log_S), -T, S, entropy)
+        return VocabularyTerms(T * (log_T - log_S), -T, S, entropy)  # f = T ln(T / S), g = -T
     if spec.kind == "reverse_kl":
-        value = S * (log_S - log_T)
-        return VocabularyTerms(value, value + S, S, entropy)
+        value = S * (log_S - log_T)  # f = S ln(S / T)
+        return VocabularyTerms(value, value + S, S, entropy)  # g = f + S
     # M >= min(beta, 1-beta) max(S, T), so the mixture loses no precision outside log space, and costs one logarithm
     log_M = torch.lerp(S, T, spec.beta).clamp(min=torch.finfo(S.dtype).tiny).log()
     student_part, teacher_part = S * (log_S - log_M), T * (log_T - log_M)
-    value = torch.lerp(student_part, teacher_part, spec.beta)
-    return VocabularyTerms(value, student_part * (1 - spec.beta), S, entropy)
+    value = torch.lerp(student_part, teacher_part, spec.beta)  # f = beta T ln(T / M) + (1 - beta) S ln(S / M)
+    return VocabularyTerms(value, student_part * (1 - spec.beta), S, entropy)  # g = (1 - beta) S ln(S / M)
 
 
 def logits_entropy(logits: Tensor, temperature: float) -> Tensor:
-    """The entropy of each distribution, in nats: [..., V] -> [...]."""
+    """The entropy of softmax(logits / temperature), in nats: [..., V] -> [...]."""
     log_p = _log_probs(logits, temperature)
     negative: Tensor = torch.linalg.vecdot(log_p.exp(), log_p)
     return -negative
@@ -111,49 +123,53 @@ LOWEST_LOGIT = -1e30
 
 
 class Restricted(NamedTuple):
-    """Both logits on the entries that count."""
+    """The student's and the teacher's logits on the vocabulary entries that the divergence is restricted to."""
 
     student: Tensor  # [..., k], or k + 1 with the tail
     teacher: Tensor
-    entries: Tensor | None  # [..., k] indices, or None where the whole vocabulary counts
+    entries: Tensor | None  # [..., k] indices into the vocabulary, or None without a restriction
 
 
 def restrict(student: Tensor, teacher: Tensor, spec: DivergenceSpec) -> Restricted:
-    """Logits [..., V] on the entries that the settings name."""
+    """Restricts logits [..., V] to the entries that `top_k`, `support` and `tail` of the spec select."""
     entries = _entries(student.detach(), teacher, spec)
     if entries is None:
         return Restricted(student, teacher, None)
     parts = []
-    twice = _repeated(entries) if spec.support == "union" else None
-    for logits, temperature in ((student, spec.temperature), (teacher, spec.of_teacher)):
-        own = logits.gather(-1, entries)
-        if twice is not None:
-            own = own.masked_fill(twice, LOWEST_LOGIT)
-        parts.append(torch.cat((own, tail_logit(logits, entries, temperature)), -1) if spec.tail else own)
+    repeated = _repeated(entries) if spec.support == "union" else None
+    for logits, temperature in ((student, spec.temperature), (teacher, spec.resolved_teacher_temperature)):
+        selected = logits.gather(-1, entries)
+        if repeated is not None:  # an entry that both supports name must count once
+            selected = selected.masked_fill(repeated, LOWEST_LOGIT)
+        parts.append(torch.cat((selected, tail_logit(logits, entries, temperature)), -1) if spec.tail else selected)
     return Restricted(parts[0], parts[1], entries)
 
 
 def spread_gradient(gradient: Tensor, logits: Tensor, restricted: Restricted, spec: DivergenceSpec) -> Tensor:
-    """The gradient to the student's restricted logits [n, k] as one to all of them, `logits` [n, V]."""
+    """The gradient to the student's restricted logits [n, k] -> the gradient to all its `logits`, [n, V]."""
     if restricted.entries is None:
         return gradient
     count = restricted.entries.shape[-1]
     whole = torch.zeros_like(logits, dtype=gradient.dtype)
     if spec.tail:
-        apart = (working(logits) - restricted.student[..., count:]) / spec.temperature
-        whole = apart.exp() * gradient[..., count:]
+        # the tail's logit is a log-sum-exp, so its gradient reaches each entry in proportion to the entry's softmax
+        log_share = (working(logits) - restricted.student[..., count:]) / spec.temperature
+        whole = log_share.exp() * gradient[..., count:]
         whole.scatter_(-1, restricted.entries, 0)
     return whole.scatter_add_(-1, restricted.entries, gradient[..., :count])
 
 
 def tail_logit(logits: Tensor, entries: Tensor, temperature: float) -> Tensor:
-    """[..., V] and the entries that stand alone [..., k] -> [..., 1]: the one entry that all others make."""
+    """The logit of the tail, one entry for all entries except `entries`: [..., V] and [..., k] -> [..., 1].
+
+    z = temperature ln sum_v exp(z_v / temperature) over the entries v outside `entries`.
+    """
     others = working(logits).scatter(-1, entries, LOWEST_LOGIT) / temperature
     return others.logsumexp(-1, keepdim=True) * temperature
 
 
 def entry_count(vocabulary: int, spec: DivergenceSpec) -> int:
-    """How many entries a token has, one that both supports name counted twice."""
+    """The number of entries that the divergence of a token sums over; with support "union" shared ones count twice."""
     if spec.top_k is None or spec.top_k >= vocabulary:
         return vocabulary
     return spec.top_k * (2 if spec.support == "union" else 1) + spec.tail
@@ -167,7 +183,7 @@ def _entries(student: Tensor, teacher: Tensor, spec: DivergenceSpec) -> Tensor |
 
 
 def _repeated(entries: Tensor) -> Tensor:
-    """[..., 2 k]: the second half's entries that the first half has."""
+    """[..., 2 k] bool: True for an entry of the second half that the first half holds too."""
     first, second = entries.chunk(2, -1)
     again = (second[..., :, None] == first[..., None, :]).any(-1)
     return torch.cat((torch.zeros_like(again), again), -1)
@@ -186,7 +202,7 @@ def divergence(
     tail: bool = False,
     teacher_temperature: float | None = None,
 ) -> Tensor:
-    """The divergence of each token, in nats; the gradient flows to the student's logits only.
+    """The divergence D of each token (eq. 3), in nats; the gradient flows to the student's logits only.
 
     Args:
         student_logits, teacher_logits: [N, V] (or any leading shape). A logit of -inf is an entry of probability zero;
@@ -195,19 +211,21 @@ def divergence(
             KL(T || S), "reverse_kl" KL(S || T).
         beta: the teacher's weight in jsd, in (0, 1).
         temperature: divides both logits; the gradient is not rescaled.
-        clip: the largest value kept; what lies above it is held there and gives no gradient.
+        clip: an upper bound in nats, or None. A value above it becomes the bound and has no gradient.
         clip_mode: "element" clips each vocabulary entry before the sum over the vocabulary, "token" clips the sum.
-            Entries of a KL divergence can be negative and are not clipped from below: their clipped sum can be too.
-        top_k: restrict both distributions to `top_k` entries, renormalised there.
-        support: whose likeliest entries those are; "union" is the teacher's and the student's, each counted once.
-        tail: nothing is renormalised; all other entries together are one more.
-        teacher_temperature: divides the teacher's logits; None is `temperature`.
+            The entries of a KL divergence can be negative and have no lower bound, so their clipped sum can be
+            negative too.
+        top_k: restricts both distributions to `top_k` entries and renormalises them there; None is the vocabulary.
+        support: whose likeliest entries `top_k` takes: the teacher's, the student's, or the union of both, in which an
+            entry counts once.
+        tail: adds one entry that holds the probability of all entries outside `top_k`, in the place of renormalising.
+        teacher_temperature: divides the teacher's logits; None means `temperature`.
 
     Returns:
         [N] in float32, or float64 for float64 logits.
 
     Raises:
-        ValueError: an unknown name, a setting out of range, or logits of different shapes.
+        ValueError: an unknown name, an option out of range, or logits of different shapes.
     """
     if student_logits.shape != teacher_logits.shape:
         shapes = f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}"
@@ -223,10 +241,14 @@ def divergence(
 
 
 def sampled_reverse_kl(logprobs: Tensor, teacher_logprobs: Tensor) -> Tensor:
-    """The estimate of each token, [N], with the policy gradient of the advantage ln T(y) - ln S(y), a constant.
+    """An estimate of KL(S || T) from the one sampled token y of each position, [N] in nats (OPD, support "sampled").
+
+    A policy-gradient loss -A S(y) / sg[S(y)] with the constant advantage A = ln T(y) - ln S(y). Over y ~ S its mean is
+    the reverse KL and the mean of its gradient is the gradient of the reverse KL.
 
     Args:
-        logprobs, teacher_logprobs: [N] of the sampled tokens, in nats; the gradient flows to `logprobs` only.
+        logprobs, teacher_logprobs: [N] log-probabilities ln S(y) and ln T(y) of the sampled tokens, in nats; the
+            gradient flows to `logprobs` only.
     """
     advantages = (teacher_logprobs - logprobs).detach()
-    return -advantages * (logprobs - logprobs.detach()).exp()  # a ratio of 1 with the gradient of ln S(y)
+    return -advantages * (logprobs - logprobs.detach()).exp()  # the ratio is 1, its gradient that of ln S(y)

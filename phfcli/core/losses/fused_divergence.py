@@ -1,4 +1,15 @@
-"""The divergence from hidden states and the head, in chunks: a (tokens, vocabulary) tensor never exists."""
+"""The divergence from hidden states and the head, in chunks, so that no (all tokens, vocabulary) tensor exists.
+
+The value is that of `divergence` (eq. 3 of PHF). The gradient to the student's logits z has a closed form, with g_v of
+`VocabularyTerms.slope`, zero where entry v is clipped:
+
+    dD / dz_v = (g_v - S_v sum_u g_u) / temperature
+
+so the forward pass computes it chunk by chunk, and the backward pass only scales it. A chunk is what one matrix product
+takes; a slab is a part of a chunk whose temporaries fit into the cache.
+
+Shapes: N tokens, n tokens of a chunk, d hidden size, V vocabulary.
+"""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Unpack
@@ -19,17 +30,17 @@ from phfcli.core.losses.divergence import (
 from phfcli.core.losses.head import Head, as_head
 from phfcli.core.losses.positions import working
 
-CHUNK_BYTES = 75 * 2**20  # both logits of a chunk: 64 tokens in float32 at a vocabulary of 151,936
-_CHUNK_BYTES_GPU = 512 * 2**20  # 880 in bfloat16: so many that products wait for arithmetic, not for the head
-_SLAB_BYTES_CPU = 2**20  # one temporary of a slab: what a core's cache holds
-_SLAB_BYTES = 32 * 2**20  # elsewhere: enough work to hide a kernel's launch
+CHUNK_BYTES = 75 * 2**20  # of a chunk's logits, student and teacher: 64 tokens in float32 at a vocabulary of 151,936
+_CHUNK_BYTES_GPU = 512 * 2**20  # 880 tokens in bfloat16: enough that arithmetic, not reading the head, takes the time
+_SLAB_BYTES_CPU = 2**20  # of one temporary of a slab: fits into the cache of a core
+_SLAB_BYTES = 32 * 2**20  # on other devices: enough work to hide the launch of a kernel
 SLAB_TEMPORARIES = 10
 
 
 class DivergenceSums(NamedTuple):
-    """The result of all chunks. The gradients are those of sum_n w_n D_n, or None where they are not wanted."""
+    """The results of all chunks. The gradients are those of sum_n w_n D_n, or None where none is required."""
 
-    tokens: Tensor  # [5, N] of each token: divergence, the same after the clip, clipped entries, 1 if turned, entropy
+    tokens: Tensor  # [5, N] of each token: D before the clip, D after it, clipped entries, 1 if turned, entropy
     grad_hidden: Tensor | None  # [N, d] in the dtype of the student's hidden states
     grad_weight: Tensor | None  # [V, d] of the head, in float32 (or float64)
     grad_bias: Tensor | None  # [V]
@@ -37,7 +48,7 @@ class DivergenceSums(NamedTuple):
 
 @dataclass(frozen=True)
 class ChunkedDivergence:
-    """The computation of a divergence, with all that stays the same from chunk to chunk."""
+    """The computation of a divergence, with the options that all chunks share."""
 
     spec: DivergenceSpec
     head: Head  # of [V, d]
@@ -48,7 +59,7 @@ class ChunkedDivergence:
     wants_bias: bool
 
     def __call__(self, student: Tensor, teacher: Tensor, weights: Tensor) -> DivergenceSums:
-        """The divergence of hidden states [N, d] with weights [N] in the working precision."""
+        """The divergence and its gradients for hidden states [N, d] and weights [N] in the working precision."""
         count, vocabulary = len(student), len(self.head)
         chunk = chunk_rows(student, vocabulary, self.chunk_size)
         logits_2nV = student.new_empty(2 * chunk, vocabulary)
@@ -59,7 +70,7 @@ class ChunkedDivergence:
         for start in range(0, count, chunk):
             rows = slice(start, start + chunk)
             grad_nV, tokens[:, rows] = self._chunk(student[rows], teacher[rows], logits_2nV)
-            scale_n1 = (weights[rows] * self._passes(tokens[:, rows]) / self.spec.temperature)[:, None]
+            scale_n1 = (weights[rows] * self._unclipped(tokens[:, rows]) / self.spec.temperature)[:, None]
             if grad_hidden is not None:
                 grad_hidden[rows] = (grad_nV @ self.head.weight) * scale_n1
             if grad_weight is not None:
@@ -73,7 +84,7 @@ class ChunkedDivergence:
         count = len(student)
         logits_2nV = logits_2nV[: 2 * count]
         student_nV, teacher_nV = logits_2nV[:count], logits_2nV[count:]
-        if self.teacher_head is None:  # one product reads the head once
+        if self.teacher_head is None:  # one product for both reads the head only once
             torch.mm(torch.cat((student, teacher)), self.head.weight.T, out=logits_2nV)
         else:
             torch.mm(student, self.head.weight.T, out=student_nV)
@@ -81,25 +92,28 @@ class ChunkedDivergence:
         return student_nV, torch.cat([self._slab(student_nV[s], teacher_nV[s]) for s in slabs(student_nV)], dim=1)
 
     def _slab(self, student_nV: Tensor, teacher_nV: Tensor) -> Tensor:
-        """Products -> tokens [5, n]; `student_nV` becomes the gradient to itself, where one is wanted."""
+        """Products -> tokens [5, n]. Writes the gradient to the student's products into `student_nV`, if required."""
         student, teacher = self.head.finish(student_nV), (self.teacher_head or self.head).finish(teacher_nV)
         restricted = restrict(student, teacher, self.spec)
         grad, tokens = _token_terms(restricted.student, restricted.teacher, self.spec)
         if restricted.entries is not None:
-            tokens[4] = logits_entropy(student, self.spec.temperature)  # that of the whole vocabulary
+            tokens[4] = logits_entropy(student, self.spec.temperature)  # of the distribution over the whole vocabulary
         if self.wants_hidden or self.wants_weight or self.wants_bias:
             grad = spread_gradient(grad, student, restricted, self.spec)
             student_nV.copy_(self.head.to_products(grad, student))
         return tokens
 
-    def _passes(self, tokens: Tensor) -> Tensor:
-        """[5, n] -> [n]: 0 for a token that is clipped as a whole, else 1."""
+    def _unclipped(self, tokens: Tensor) -> Tensor:
+        """[5, n] -> [n]: 0 for a token whose sum is clipped (`clip_mode` "token"), else 1."""
         clip = self.spec.clip if self.spec.clip_mode == "token" else None
         return torch.ones_like(tokens[0]) if clip is None else (tokens[0] <= clip).to(tokens.dtype)
 
 
 def _token_terms(student_logits: Tensor, teacher_logits: Tensor, spec: DivergenceSpec) -> tuple[Tensor, Tensor]:
-    """Logits [n, V] -> (gradient to the student's [n, V], before the token clip and 1 / temperature; tokens [5, n])."""
+    """Logits [n, V] -> (gradient to the student's logits [n, V], tokens [5, n]).
+
+    The gradient is without the token clip and without the factor 1 / temperature.
+    """
     value, slope, S, entropy = vocabulary_terms(student_logits, teacher_logits, spec)
     raw = value.sum(-1)
     kept, clipped, turned = raw, torch.zeros_like(raw), torch.zeros_like(raw)
@@ -109,44 +123,44 @@ def _token_terms(student_logits: Tensor, teacher_logits: Tensor, spec: Divergenc
     elif spec.clip is not None and bool(value.amax() > spec.clip):
         held = value.clamp(max=spec.clip)
         above = (value - held).sign()  # 1 where clipped, else 0: on a CPU far cheaper than a boolean mask
-        whole, grad = grad, _to_logits(torch.addcmul(slope, slope, above, value=-1), S)
-        kept, clipped, turned = held.sum(-1), above.sum(-1), ((whole * grad).sum(-1) < 0).to(raw.dtype)
+        unclipped_grad, grad = grad, _to_logits(torch.addcmul(slope, slope, above, value=-1), S)
+        kept, clipped, turned = held.sum(-1), above.sum(-1), ((unclipped_grad * grad).sum(-1) < 0).to(raw.dtype)
     return grad, torch.stack((raw, kept, clipped, turned, entropy))
 
 
 def _to_logits(slope: Tensor, S: Tensor) -> Tensor:
-    """The slopes of all entries [n, V] -> the gradient of their sum to the student's logits, times the temperature."""
+    """Slopes g_v [n, V] -> g_v - S_v sum_u g_u, the gradient to the student's logits times the temperature."""
     return torch.addcmul(slope, S, slope.sum(-1, keepdim=True), value=-1)
 
 
 def chunk_rows(hidden: Tensor, vocabulary: int, chunk_size: int | None) -> int:
-    """How many of the tokens [N, d] make a chunk, if `chunk_size` does not say so."""
+    """The number of tokens of a chunk of [N, d] hidden states: `chunk_size`, or as many as the memory budget holds."""
     return min(chunk_size or fitting(chunk_bytes(hidden.device), 2 * vocabulary * hidden.itemsize), max(1, len(hidden)))
 
 
 def slabs(logits_nV: Tensor) -> list[slice]:
-    """The rows of a chunk, a slab at a time."""
+    """The rows of each slab of a chunk."""
     rows = fitting(slab_bytes(logits_nV.device), logits_nV.shape[1] * 4)
     return [slice(start, start + rows) for start in range(0, len(logits_nV), rows)]
 
 
 def chunk_bytes(device: torch.device) -> int:
-    """Both logits of a chunk, on that device."""
+    """The bytes of a chunk's logits, student and teacher together, on that device."""
     return CHUNK_BYTES if device.type == "cpu" else _CHUNK_BYTES_GPU
 
 
 def slab_bytes(device: torch.device) -> int:
-    """One temporary of a slab, on that device; there are up to SLAB_TEMPORARIES of them."""
+    """The bytes of one temporary of a slab on that device; a slab has up to SLAB_TEMPORARIES of them."""
     return _SLAB_BYTES_CPU if device.type == "cpu" else _SLAB_BYTES
 
 
 def fitting(budget: int, row: int) -> int:
-    """How many rows of `row` bytes fit into `budget` bytes, at least one."""
+    """The number of rows of `row` bytes that fit into `budget` bytes, at least one."""
     return max(1, budget // max(1, row))
 
 
 class ClipStats(NamedTuple):
-    """What the clip did, over the tokens of non-zero weight, and what each token is; tensors without a gradient.
+    """Statistics of the clip over the tokens of non-zero weight, and three values of each token; without gradients.
 
     All but the last three are 0-dim.
     """
@@ -172,7 +186,9 @@ def fused_divergence(
     chunk_size: int | None = None,
     **options: Unpack[DivergenceOptions],
 ) -> Tensor:
-    """sum_n w_n D_n as a 0-dim tensor; the gradient flows to `student_hidden`, and to `head` through the student only.
+    """sum_n w_n D_n (eq. 3, weighted), 0-dim, in nats.
+
+    The gradient flows to `student_hidden`, and to `head` through the student's logits only.
 
     Args:
         student_hidden, teacher_hidden: [N, d] inputs of the head (after the final norm). Logits are computed in their
@@ -180,7 +196,7 @@ def fused_divergence(
         head: its weight [V, d], or a Head with a bias, a scale, a soft cap; gradients to weight and bias are
             accumulated in float32 where they are required.
         weights: [N], constants. Tokens of weight 0 are skipped, whatever their hidden states hold.
-        teacher_head: that of an external teacher with its own head (its d may differ); default `head`.
+        teacher_head: the head of an external teacher (its d may differ); None means `head`.
         chunk_size: tokens whose logits are held at once; by default as many as 75 MiB hold (64 at V = 151,936),
             on a GPU 512 MiB.
         options: kind, beta, temperature, clip, clip_mode, top_k, support, tail and teacher_temperature, as in
@@ -204,22 +220,26 @@ def fused_divergence_stats(
     chunk_size: int | None = None,
     **options: Unpack[DivergenceOptions],
 ) -> tuple[Tensor, ClipStats]:
-    """`fused_divergence` and what its clip did, from the same pass."""
+    """`fused_divergence` (0-dim, nats) and the statistics of its clip, from the same pass.
+
+    Raises:
+        ValueError: shapes that do not fit, or an option out of range.
+    """
     spec = DivergenceSpec(**options)
-    own, other = as_head(head), None if teacher_head is None else as_head(teacher_head)
-    _check(student_hidden, teacher_hidden, own, weights, other, chunk_size)
+    student_head, other_head = as_head(head), None if teacher_head is None else as_head(teacher_head)
+    _check(student_hidden, teacher_hidden, student_head, weights, other_head, chunk_size)
     if not torch.is_grad_enabled():
-        student_hidden, own = student_hidden.detach(), own.detach()
-    inputs = (student_hidden, own.weight, own.bias, teacher_hidden, weights)
+        student_hidden, student_head = student_hidden.detach(), student_head.detach()
+    inputs = (student_hidden, student_head.weight, student_head.bias, teacher_hidden, weights)
     outputs: tuple[Tensor, ...] = _FusedDivergence.apply(  # type: ignore[no-untyped-call]
-        *inputs, own, other, spec, chunk_size
+        *inputs, student_head, other_head, spec, chunk_size
     )
-    loss, entries_clipped, entries, tokens_clipped, raw, turned, *each = outputs
-    return loss, ClipStats(entries_clipped, entries, tokens_clipped, raw, loss.detach(), turned, *each)
+    loss, entries_clipped, entries, tokens_clipped, raw, turned, *per_token = outputs
+    return loss, ClipStats(entries_clipped, entries, tokens_clipped, raw, loss.detach(), turned, *per_token)
 
 
 class _FusedDivergence(torch.autograd.Function):
-    """(loss, ClipStats but for `clipped`); the backward pass only scales what the forward pass has kept."""
+    """Returns (loss, ClipStats without `clipped`). The backward pass only scales the gradients of the forward pass."""
 
     @staticmethod
     def forward(
@@ -246,7 +266,7 @@ class _FusedDivergence(torch.autograd.Function):
             wants_bias=wants_bias,
         )
         index = weights.nonzero().squeeze(1)
-        counted = slice(None) if len(index) == len(weights) else index  # all of them: nothing is copied
+        counted = slice(None) if len(index) == len(weights) else index  # a slice of all tokens copies nothing
         student, teacher = student_hidden[counted].to(dtype), teacher_hidden[counted].to(dtype)
         weights = weights[counted].to(working(student).dtype)
         with torch.autocast(student.device.type, enabled=False):
@@ -259,9 +279,9 @@ class _FusedDivergence(torch.autograd.Function):
         if sums.grad_bias is not None and bias is not None:
             grad_bias = sums.grad_bias.to(bias.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-        each = sums.tokens.new_zeros(3, len(student_hidden))
-        each[:, counted] = sums.tokens[[0, 1, 4]]
-        stats = (*_statistics(sums.tokens, weights, spec, len(head)), *each.unbind())
+        per_token = sums.tokens.new_zeros(3, len(student_hidden))
+        per_token[:, counted] = sums.tokens[[0, 1, 4]]
+        stats = (*_statistics(sums.tokens, weights, spec, len(head)), *per_token.unbind())
         ctx.mark_non_differentiable(*stats)
         return ((sums.tokens[1] * weights).sum(), *stats)
 
@@ -273,14 +293,14 @@ class _FusedDivergence(torch.autograd.Function):
 
 
 def _spread(grad: Tensor, counted: Tensor | slice, hidden: Tensor) -> Tensor:
-    """The gradient of the counted tokens [n, d] -> that of all [N, d]: 0 where a token is not counted."""
+    """The gradient to the counted tokens [n, d] -> the gradient to all tokens [N, d], 0 where one is not counted."""
     if isinstance(counted, slice):
         return grad
     return torch.zeros_like(hidden).index_copy_(0, counted, grad)
 
 
 def _statistics(tokens: Tensor, weights: Tensor, spec: DivergenceSpec, vocabulary: int) -> tuple[Tensor, ...]:
-    """Tokens [5, N] as `DivergenceSums` holds them, weights [N] -> the first of ClipStats but for `clipped`."""
+    """`DivergenceSums.tokens` [5, N] and weights [N] -> the 0-dim fields of ClipStats without `clipped`."""
     raw, _, clipped, turned, _ = tokens
     by_token = spec.clip is not None and spec.clip_mode == "token"
     entries = len(weights) * entry_count(vocabulary, spec)

@@ -1,8 +1,8 @@
-"""The head of a language model, from its input to logits, with whatever stands behind the product.
+"""The head of a language model: from its input to logits, with bias, scale and soft cap.
 
     u = W h + b        products [n, V]
-    v = scale u        Granite divides by a number, Cohere multiplies by one
-    z = c tanh(v / c)  logits; Gemma's soft cap c, or v itself where there is none
+    v = scale u        Granite divides by a constant, Cohere multiplies by one
+    z = c tanh(v / c)  logits; Gemma's soft cap c, or z = v without one
 
 Shapes: n tokens, d hidden size, V vocabulary.
 """
@@ -17,13 +17,16 @@ from phfcli.core.losses.positions import working
 
 @dataclass(frozen=True)
 class Head:
-    """A linear head and what follows it.
+    """A linear head with an optional bias, scale and soft cap.
 
     Attributes:
         weight: [V, d].
         bias: [V], or None.
         scale: multiplies the products.
-        soft_cap: the largest absolute logit that is approached, or None.
+        soft_cap: the bound c that absolute logits approach, or None.
+
+    Raises:
+        ValueError: a bias that does not fit the weight, or a soft cap that is not positive.
     """
 
     weight: Tensor
@@ -44,7 +47,7 @@ class Head:
 
     @property
     def plain(self) -> bool:
-        """Whether the products are the logits."""
+        """Whether the products are the logits: no bias, no scale, no soft cap."""
         return self.bias is None and self.scale == 1 and self.soft_cap is None
 
     @property
@@ -52,11 +55,11 @@ class Head:
         return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[..., d] -> [..., V], all at once."""
+        """Hidden states [..., d] -> logits [..., V], without chunks."""
         return self.finish(hidden.to(self.weight.dtype) @ self.weight.T)
 
     def finish(self, products: Tensor) -> Tensor:
-        """Products without the bias [n, V] -> logits, in the working precision unless there is nothing to do."""
+        """Products W h [n, V] -> logits [n, V], in the working precision; a plain head returns its input."""
         if self.plain:
             return products
         logits = working(products)
@@ -88,5 +91,5 @@ class Head:
 
 
 def as_head(head: Tensor | Head) -> Head:
-    """A bare weight [V, d] is a head of which the products are the logits."""
+    """Turns a bare weight [V, d] into a plain head; a Head stays."""
     return head if isinstance(head, Head) else Head(head)

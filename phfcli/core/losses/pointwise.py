@@ -1,4 +1,12 @@
-"""Losses that match hidden states or attention point by point: OPRD, its bridge's projectors, and OISD's attention."""
+"""Losses that match hidden states or attention position by position.
+
+- OPRD (arXiv 2606.06021): `pointwise_loss`, and the projectors of OPRD-Bridge for models of different widths
+- OISD (arXiv 2605.29089, eq. 8-10): `attention_divergence`
+
+docs/math.md says how each was read, because the papers' formulas are lost in our text of them.
+Shapes: L layers, B samples, m positions, d and d' hidden sizes of student and teacher, K pairs of layers, r rank of the
+projection; T columns, H query heads, G key heads, c head size.
+"""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,25 +18,27 @@ from torch import Tensor
 from phfcli.core.losses.divergence import divergence
 from phfcli.core.losses.positions import check_states, mean_over_samples, working
 
-_SMALLEST_POWER = 1e-8  # keeps the normalised form finite where the teacher's states are all zero
+_SMALLEST_POWER = 1e-8  # a floor that keeps the normalised loss finite where the teacher's states are all zero
 
 
 class StateLoss(NamedTuple):
-    """A mean over `samples` samples, as a loop that divides by a global count wants it."""
+    """A loss that is a mean over samples, with the number of samples, so that a loop can divide by a global count."""
 
     loss: Tensor  # 0-dim, the mean over samples
     samples: Tensor  # 0-dim int64, samples with a valid position
 
 
 def pointwise_loss(student: Tensor, teacher: Tensor, valid: Tensor, normalized: bool = False) -> StateLoss:
-    """Mean squared difference over layers, valid positions and hidden size, then over samples; gradient to `student`.
+    """The state loss of OPRD: mean of (h_S - h_T)^2 over layers, valid positions and hidden size, then over samples.
 
-    `normalized` divides the error of each sample and layer by the mean square of the teacher's states over the same
-    positions, so that layers of large norm do not dominate and a common rescale of both states changes nothing.
+    The gradient flows to `student` only.
 
     Args:
-        student, teacher: [L, B, m, d] residual states at the selected positions, any floating dtype (float32 inside).
-        valid: [B, m] bool.
+        student, teacher: [L, B, m, d] hidden states at the selected positions, in any floating dtype; the computation
+            is in float32 (float64 for float64).
+        valid: [B, m] bool, the positions that count.
+        normalized: divides the error of each sample and layer by the mean square of the teacher's states over the same
+            positions. Layers of large norm then do not dominate, and a common scale of both states changes nothing.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -44,9 +54,14 @@ def pointwise_loss(student: Tensor, teacher: Tensor, valid: Tensor, normalized: 
 
 
 def mean_cosine(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
-    """The cosine of the two states, a mean over layers and valid positions, then over samples; 0-dim.
+    """The cosine of student's and teacher's states, a mean over layers and valid positions, then over samples; 0-dim.
 
-    student, teacher: [L, B, m, d]; valid: bool [B, m].
+    Args:
+        student, teacher: [L, B, m, d] hidden states.
+        valid: [B, m] bool, the positions that count.
+
+    Raises:
+        ValueError: shapes that do not fit.
     """
     check_states(student, teacher, valid)
     cosine = F.cosine_similarity(working(student), working(teacher), dim=-1).masked_fill(~valid, 0)  # [L, B, m]
@@ -55,17 +70,17 @@ def mean_cosine(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
 
 
 def _mean_square(x: Tensor, valid: Tensor, counts: Tensor) -> Tensor:
-    """[L, B, m, d] -> [L, B]: over the valid positions and d."""
+    """[L, B, m, d] -> [L, B]: the mean of x^2 over the valid positions and d."""
     kept = x.masked_fill(~valid[None, :, :, None], 0)
     return kept.square().mean(-1).sum(-1) / counts.clamp(min=1)
 
 
-_RIDGE = 1e-3  # of each coordinate's variance: bounds the map along directions in which the student hardly varies
+_RIDGE = 1e-3  # lambda, relative to each coordinate's variance: bounds the map where the student hardly varies
 
 
 @dataclass
 class PairMoments:
-    """Count, means and second moments of pairs of states, in float64."""
+    """Count, sums and sums of products of pairs of states (student, teacher), in float64. Moments of batches add up."""
 
     count: int
     student: Tensor  # [K, d], sums
@@ -76,7 +91,7 @@ class PairMoments:
 
     @classmethod
     def of(cls, student: Tensor, teacher: Tensor) -> "PairMoments":
-        """student [K, n, d], teacher [K, n, d']."""
+        """The moments of n pairs: student [K, n, d], teacher [K, n, d']."""
         s, t = student.double(), teacher.double()
         return cls(s.shape[1], s.sum(1), t.sum(1), s.mT @ s, s.mT @ t, t.mT @ t)
 
@@ -86,13 +101,13 @@ class PairMoments:
 
 @dataclass(frozen=True)
 class Projector:
-    """x -> weight (x - mean), a map of each layer's states."""
+    """The linear map P (h - mean) of each layer's hidden states (OPRD-Bridge)."""
 
     weight: Tensor  # [K, r, d]
     mean: Tensor  # [K, d]
 
     def __call__(self, states: Tensor) -> Tensor:
-        """[K, ..., d] -> [K, ..., r], in the precision of the projector; the gradient flows to the states."""
+        """Projects states [K, ..., d] -> [K, ..., r], in the precision of the projector; the gradient flows to them."""
         weight, mean = self.weight.to(states.device), self.mean.to(states.device)
         rows = states.to(weight.dtype).flatten(1, -2) - mean[:, None]
         projected: Tensor = (rows @ weight.mT).unflatten(1, states.shape[1:-1])
@@ -100,66 +115,93 @@ class Projector:
 
 
 def principal_directions(moments: PairMoments) -> tuple[Projector, Tensor]:
-    """The teacher's directions of largest variance, all of them, and each one's share of the variance [K, d'].
+    """The principal components of the teacher's states: P_T with all d' rows, and their shares of variance [K, d'].
 
-    The sign of a direction, which is free, makes its largest entry positive.
+    The first r rows of the projector's weight are the P_T of rank r. The sign of an eigenvector is free: here its
+    largest entry is positive.
     """
     mean = moments.teacher / moments.count
     covariance = moments.teacher_teacher / moments.count - mean[:, :, None] * mean[:, None]
     values, vectors = torch.linalg.eigh(covariance)
-    values, vectors = values.flip(-1).clamp(min=0), vectors.flip(-1).mT  # the largest first, one a row
+    values, vectors = (
+        values.flip(-1).clamp(min=0),
+        vectors.flip(-1).mT,
+    )  # the largest eigenvalue first, an eigenvector a row
     largest = vectors.gather(-1, vectors.abs().argmax(-1, keepdim=True))
     return Projector(vectors * largest.sign(), mean), values / values.sum(-1, keepdim=True)
 
 
 def cosines_by_rank(student: Tensor, teacher: Tensor) -> Tensor:
-    """The cosine of projected states [..., R] on their first 1, 2, ... R coordinates, [..., R]."""
-    products, own, other = (x.cumsum(-1) for x in (student * teacher, student.square(), teacher.square()))
-    return products / (own * other).sqrt().clamp(min=1e-30)
+    """The cosine of projected states [..., R] at every rank: on their first 1, 2, ... R coordinates, [..., R]."""
+    products, student_squares, teacher_squares = (
+        x.cumsum(-1) for x in (student * teacher, student.square(), teacher.square())
+    )
+    return products / (student_squares * teacher_squares).sqrt().clamp(min=1e-30)
 
 
 def fit_student(moments: PairMoments, teacher: Projector) -> Projector:
-    """The student's map that comes closest, in the mean square, to the teacher's projected states."""
+    """P_S = P_T Cov(h', h) (Cov(h) + lambda diag Cov(h))^-1, the ridge regression of the teacher's projected states.
+
+    Args:
+        moments: the pairs of states that the map is fitted to.
+        teacher: P_T [K, r, d'], the projector of the teacher's states.
+
+    Returns:
+        P_S [K, r, d], the projector of the student's states.
+    """
     mean = moments.student / moments.count
-    own = moments.student_student / moments.count - mean[:, :, None] * mean[:, None]
+    covariance = moments.student_student / moments.count - mean[:, :, None] * mean[:, None]
     cross = moments.student_teacher / moments.count - mean[:, :, None] * (moments.teacher / moments.count)[:, None]
-    ridge = torch.diag_embed(_RIDGE * own.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12))
-    return Projector(torch.linalg.solve(own + ridge, cross @ teacher.weight.mT).mT, mean)
+    ridge = torch.diag_embed(_RIDGE * covariance.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12))
+    return Projector(torch.linalg.solve(covariance + ridge, cross @ teacher.weight.mT).mT, mean)
 
 
 class Attention(NamedTuple):
-    """What the attention function of one layer gets: after projections, norms and rotation."""
+    """The inputs of one layer's attention function: queries and keys after projections, norms and rotary embedding."""
 
     queries: Tensor  # [B, H, T, c]
     keys: Tensor  # [B, G, T, c]
-    scale: float  # of their products
+    scale: float  # multiplies the products of queries and keys, 1 / sqrt(c) in most models
 
 
 def attention_divergence(
     student: Attention, teacher: Attention, columns: Tensor, window: int, strided: int, beta: float = 0.5
 ) -> Tensor:
-    """The mean over heads of jsd(beta) between two layers' attention, each renormalised over the sampled keys.
+    """The mean over heads of jsd(beta) of two layers' attention on the sampled keys (the summands of OISD's eq. 10).
 
-    The gradient flows to the student's queries and keys only; in float32, or float64 for float64.
+    Each attention distribution is renormalised over the sampled keys (eq. 9). The gradient flows to the student's
+    queries and keys only. The computation is in float32 (float64 for float64).
 
     Args:
-        columns: [B, m] int64, the columns of the queries; columns 0..t of a row are what its query t may see.
-        window, strided: how many keys, see above.
+        student, teacher: the attention inputs of the two layers, on the same columns.
+        columns: [B, m] int64, the columns of the queries. The query at column t may attend to columns 0..t.
+        window, strided: the number of newest keys and of keys with a stride before them, as in `sampled_keys`.
+        beta: the teacher's weight in the divergence.
 
     Returns:
         [B, m], in nats.
     """
     keys, allowed = sampled_keys(columns, window, strided)
     detached = Attention(teacher.queries.detach(), teacher.keys.detach(), teacher.scale)
-    own, wanted = (
+    student_logits, teacher_logits = (
         attention_logits(layer, columns, keys).masked_fill(~allowed[:, :, None], -torch.inf)
         for layer in (student, detached)
     )
-    return divergence(own, wanted, kind="jsd", beta=beta).mean(-1)
+    return divergence(student_logits, teacher_logits, kind="jsd", beta=beta).mean(-1)
 
 
 def sampled_keys(columns: Tensor, window: int, strided: int) -> tuple[Tensor, Tensor]:
-    """The key columns of queries at `columns` [B, m]: [B, m, K] and which of them count, K = window + strided."""
+    """The keys over which the attention of a query at column t is compared (OISD's set K_t).
+
+    They are the `window` newest columns, t included, and of the r = t - window + 1 columns before them every
+    ceil(r / strided)-th from column 0 on, at most `strided` of them.
+
+    Args:
+        columns: [B, m] int64, the columns of the queries.
+
+    Returns:
+        The key columns [B, m, K] with K = window + strided, and a bool mask [B, m, K] of those that exist.
+    """
     last = columns[..., None]
     recent = last - torch.arange(window, device=columns.device)
     earlier = (last - window + 1).clamp(min=0)  # columns before the window
@@ -170,7 +212,7 @@ def sampled_keys(columns: Tensor, window: int, strided: int) -> tuple[Tensor, Te
 
 
 def attention_logits(layer: Attention, columns: Tensor, keys: Tensor) -> Tensor:
-    """Scaled products of the queries at `columns` [B, m] with the keys at `keys` [B, m, K]: [B, m, H, K]."""
+    """Attention logits (OISD, eq. 8) of queries at `columns` [B, m] for keys at `keys` [B, m, K]: [B, m, H, K]."""
     rows = torch.arange(len(columns), device=columns.device)[:, None]
     queries = working(layer.queries.transpose(1, 2)[rows, columns])  # [B, m, H, c]
     chosen = working(layer.keys.transpose(1, 2)[rows[:, None], keys])  # [B, m, K, G, c]

@@ -1,10 +1,10 @@
-"""Log-probabilities of given tokens computed from hidden states, and GRPO's loss on them.
+"""Log-probabilities of given tokens from hidden states, and the loss of GRPO (Shao et al. 2024, arXiv 2402.03300).
 
 Shapes: N tokens, n tokens of a chunk, d hidden size, V vocabulary, k completions of one problem.
 
 With logits z = head h / temperature and S = softmax(z), the log-probability of token y has the gradient onehot(y) - S
-to z. Its product with the head does not depend on what the caller makes of the log-probability, so it is kept from the
-forward pass, [N, d]; only a head that trains has its logits computed again.
+to z. The product of that gradient with the head does not depend on the loss that the caller computes from the
+log-probability, so the forward pass keeps it, [N, d]. Only a head that trains needs its logits computed again.
 """
 
 from collections.abc import Iterator
@@ -22,9 +22,9 @@ from phfcli.core.losses.positions import working
 def token_logprobs(
     hidden: Tensor, head: Tensor | Head, tokens: Tensor, temperature: float = 1.0, chunk_size: int | None = None
 ) -> Tensor:
-    """ln p(token) of each token, without ever holding the logits of all; the gradient flows to `hidden` and `head`.
+    """The log-probability ln S(token) of each token, [N] in nats, computed in chunks of tokens.
 
-    `token_logprobs_and_entropy` gives the entropy of each distribution besides.
+    The gradient flows to `hidden` and `head`. `token_logprobs_and_entropy` also returns each distribution's entropy.
 
     Args:
         hidden: [N, d] inputs of the LM head (after the final norm). Logits are computed in its dtype, everything after
@@ -48,35 +48,49 @@ def token_logprobs(
 def token_logprobs_and_entropy(
     hidden: Tensor, head: Tensor | Head, tokens: Tensor, temperature: float = 1.0, chunk_size: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`token_logprobs`, and from the same pass the entropy of each distribution, [N] in nats without a gradient."""
-    own = as_head(head)
-    _check(hidden, own.weight, tokens, temperature, chunk_size)
+    """`token_logprobs` and the entropy of each distribution, from the same pass; the entropy has no gradient.
+
+    Returns:
+        Log-probabilities [N] and entropies [N], both in nats.
+
+    Raises:
+        ValueError: shapes that do not fit, or an option out of range.
+    """
+    lm_head = as_head(head)
+    _check(hidden, lm_head.weight, tokens, temperature, chunk_size)
     if not torch.is_grad_enabled():
-        hidden, own = hidden.detach(), own.detach()
-    inputs = (hidden, own.weight, own.bias, tokens)
+        hidden, lm_head = hidden.detach(), lm_head.detach()
+    inputs = (hidden, lm_head.weight, lm_head.bias, tokens)
     result: tuple[Tensor, Tensor]
-    result = _TokenLogprobs.apply(*inputs, own, temperature, chunk_size)  # type: ignore[no-untyped-call]
+    result = _TokenLogprobs.apply(*inputs, lm_head, temperature, chunk_size)  # type: ignore[no-untyped-call]
     return result
 
 
 def group_advantages(rewards: Tensor, normalize: bool = True) -> Tensor:
-    """Each reward [..., k] minus the mean of its group and, if `normalize`, over the group's sample deviation.
+    """GRPO's advantages A_i = (r_i - mean r) / std r of each group of k completions: [..., k] -> [..., k].
 
-    A group whose rewards are all equal has advantages of exactly zero.
+    `normalize` decides whether the sample standard deviation (over k - 1) divides. A group whose rewards are all equal
+    has advantages of exactly zero.
     """
     rewards = working(rewards)
     centred = rewards - rewards.mean(-1, keepdim=True)
-    # told by comparison: rounding alone may leave equal rewards a deviation
-    flat = rewards.amax(-1, keepdim=True) == rewards.amin(-1, keepdim=True)
+    # the rewards are compared, because rounding can give equal rewards a deviation above zero
+    all_equal = rewards.amax(-1, keepdim=True) == rewards.amin(-1, keepdim=True)
     if normalize and rewards.shape[-1] > 1:
         centred = centred / rewards.std(-1, keepdim=True)
-    return centred.masked_fill(flat, 0)
+    return centred.masked_fill(all_equal, 0)
 
 
 def clipped_surrogate(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, epsilon: float = 0.2) -> Tensor:
-    """The loss of each token, -min(r A, clip(r, 1 - epsilon, 1 + epsilon) A) with r = p / p_old; all [N].
+    """The loss of each token, -min(r A, clip(r, 1 - epsilon, 1 + epsilon) A) with r = p / p_old (GRPO, eq. 3); all [N].
 
-    The gradient flows to `logprobs` only. At r = 1 it is -A; beyond the clip, on the side that A asks for, it is zero.
+    The gradient flows to `logprobs` only. At r = 1 it is -A. It is zero where r has left the clip range on the side
+    that A rewards.
+
+    Args:
+        logprobs, old_logprobs: [N] log-probabilities of the tokens under the trained and the sampling policy, in nats.
+        advantages: [N], constants.
+        epsilon: half the width of the clip range.
     """
     ratio = (logprobs - old_logprobs.detach()).exp()
     advantages = advantages.detach()
@@ -84,16 +98,20 @@ def clipped_surrogate(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor
 
 
 def truncated_weights(logprobs: Tensor, engine_logprobs: Tensor, cap: float) -> Tensor:
-    """min(p / p_engine, cap) of each sampled token, [N], without a gradient.
+    """Truncated importance weights min(p / p_engine, cap) of sampled tokens, [N], without a gradient.
 
-    Tokens drawn from the engine's distribution stand for the trainer's under these weights; the cap bounds the variance
-    and biases towards zero where the two disagree most.
+    They correct for tokens that the rollout engine sampled from another distribution than the trainer's. The cap bounds
+    the variance, at the price of a bias towards zero where the two distributions disagree most.
+
+    Args:
+        logprobs, engine_logprobs: [N] log-probabilities under the trainer and the engine, in nats.
+        cap: the largest weight.
     """
     return (logprobs.detach() - engine_logprobs.detach()).exp().clamp(max=cap)
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """The forward pass keeps the gradient to the hidden states; the backward pass scales it."""
+    """The forward pass computes the gradient to the hidden states; the backward pass scales it."""
 
     @staticmethod
     def forward(
@@ -110,13 +128,13 @@ class _TokenLogprobs(torch.autograd.Function):
         logprobs = working(hidden.new_empty(len(hidden)))
         entropy = torch.empty_like(logprobs)
         slope = torch.empty_like(hidden) if wants_hidden else None  # [N, d]
-        own = head.to(hidden.dtype)
-        for rows, values, residual_nV in _chunks(hidden, own, tokens, temperature, chunk_size):
+        cast_head = head.to(hidden.dtype)
+        for rows, values, residual_nV in _chunks(hidden, cast_head, tokens, temperature, chunk_size):
             logprobs[rows], entropy[rows] = values
             if slope is not None:
-                slope[rows] = residual_nV @ own.weight / temperature
-        again = wants_weight or wants_bias
-        ctx.save_for_backward(slope, *((hidden, weight, bias, tokens) if again else ()))
+                slope[rows] = residual_nV @ cast_head.weight / temperature
+        trains_head = wants_weight or wants_bias
+        ctx.save_for_backward(slope, *((hidden, weight, bias, tokens) if trains_head else ()))
         ctx.options = head.scale, head.soft_cap, temperature, chunk_size
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
@@ -150,7 +168,11 @@ def _to_head(
 def _chunks(
     hidden: Tensor, head: Head, tokens: Tensor, temperature: float, chunk_size: int | None
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yields a chunk's rows; log-probabilities and entropies [2, n]; what onehot - S is to the products [n, V]."""
+    """Yields of each chunk its rows, its log-probabilities and entropies [2, n], and the gradient of ln S(y) [n, V].
+
+    The gradient, onehot(y) - S carried back through the soft cap and scale, is to the head's products. It is without
+    the factor 1 / temperature and is overwritten by the next chunk.
+    """
     chunk = chunked.chunk_rows(hidden, len(head), chunk_size)
     buffer_nV = hidden.new_empty(chunk, len(head))
     for start in range(0, len(hidden), chunk):
@@ -163,7 +185,7 @@ def _chunks(
 
 
 def _residual(products_nV: Tensor, chosen_n1: Tensor, temperature: float, head: Head) -> Tensor:
-    """Log-probabilities of the chosen tokens and entropies [2, n]; the products become what onehot - S is to them."""
+    """Log-probabilities of the chosen tokens and entropies, [2, n]; writes the gradient into the products."""
     logits_nV = head.finish(products_nV)
     logprobs_nV = (working(logits_nV) / temperature).log_softmax(-1)
     values = logprobs_nV.gather(1, chosen_n1)

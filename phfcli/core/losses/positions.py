@@ -1,4 +1,8 @@
-"""Which positions of a completion are looked at, and the sums over them."""
+"""The selected positions of a completion, the weights of its tokens, and the sums over both.
+
+Shapes: B samples, m selected positions, N tokens of all completions one after the other, P parts.
+An offset is a token's index in its completion, from 0.
+"""
 
 import math
 
@@ -9,14 +13,14 @@ from phfcli.core.names import Where
 
 
 def select_positions(lengths: Tensor, budget: int = 128, where: Where = "spread") -> tuple[Tensor, Tensor]:
-    """At most `budget` positions of each sample, chosen by its own length alone: all of them when length <= budget.
+    """The set W of PHF: at most `budget` positions of each sample, chosen by the sample's length alone.
 
-    With k = min(budget, length), the spread ones reach evenly from the first position to the last: position i is
-    i (length - 1) / (k - 1) rounded to the nearest integer, halves up. The others are the first k or the last k.
+    With k = min(budget, length), "spread" takes k positions evenly from the first to the last: position i is
+    i (length - 1) / (k - 1) rounded to the nearest integer, halves up. "first" and "last" take the first or last k.
 
     Args:
         lengths: [B] number of valid generated positions of each sample, integers >= 0.
-        budget: the most positions of a sample, at least 1, and at least 2 to be spread.
+        budget: the largest number of positions of a sample, at least 1; at least 2 for "spread".
         where: "spread" (PHF), "first" or "last".
 
     Returns:
@@ -37,18 +41,18 @@ def select_positions(lengths: Tensor, budget: int = 128, where: Where = "spread"
 
     length_B1 = lengths.long()[:, None]
     slot_1m = torch.arange(max(1, min(budget, longest)), device=lengths.device)[None]
-    taken_B1 = length_B1.clamp(max=budget)
-    valid = slot_1m < taken_B1
+    count_B1 = length_B1.clamp(max=budget)
+    valid = slot_1m < count_B1
     if where != "spread":
-        return torch.where(valid, slot_1m + (where == "last") * (length_B1 - taken_B1), 0), valid
-    steps_B1 = (taken_B1 - 1).clamp(min=1)
-    # round(slot * (length - 1) / steps) in integers; steps of at least 1 keep it strictly increasing
+        return torch.where(valid, slot_1m + (where == "last") * (length_B1 - count_B1), 0), valid
+    steps_B1 = (count_B1 - 1).clamp(min=1)
+    # slot * (length - 1) / steps, rounded in integers so that every device and dtype agrees
     rounded = (2 * slot_1m * (length_B1 - 1) + steps_B1) // (2 * steps_B1)
     return torch.where(valid, rounded, 0), valid
 
 
 def working(x: Tensor) -> Tensor:
-    """The tensor in the precision of the mathematics: float64 stays, everything else becomes float32."""
+    """The tensor in the working precision: float64 stays float64, everything else becomes float32."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
@@ -65,62 +69,66 @@ def check_states(student: Tensor, teacher: Tensor, valid: Tensor) -> None:
 
 
 def mean_over_samples(per_sample: Tensor, counted: Tensor) -> Tensor:
-    """[..., B] -> [...]: the mean over the samples that `counted` [B] marks; zero, still with a gradient, if none."""
+    """[..., B] -> [...]: the mean over the samples that `counted` [B] marks; zero, with a graph, if it marks none."""
     return per_sample.masked_fill(~counted, 0).sum(-1) / counted.sum().clamp(min=1)
 
 
 POSITION_PARTS = 16
-ENTROPY_EDGES = (0.01, 0.05, 0.2, 0.5, 1.0, 2.0, 3.0)  # nats, between the parts
-FORK_ENTROPY = math.log(2)  # nats: above it a token is a fork, as open as a choice between two
+ENTROPY_EDGES = (0.01, 0.05, 0.2, 0.5, 1.0, 2.0, 3.0)  # nats, the limits between the entropy ranges
+FORK_ENTROPY = math.log(2)  # nats, of an even choice between two tokens; a fork is a position of a higher entropy
 
 
 def position_part(offsets: Tensor, lengths: Tensor) -> Tensor:
-    """[N]: which sixteenth of its completion a token lies in, from its place and the completion's length."""
+    """[N] int64: the sixteenth of its completion in which a token lies, 0..15; offsets and lengths are [N]."""
     return offsets * POSITION_PARTS // lengths
 
 
 def entropy_part(entropy: Tensor) -> Tensor:
-    """[N]: which of the ranges between ENTROPY_EDGES a token's entropy lies in."""
+    """[N] int64: the range between ENTROPY_EDGES in which a token's entropy [N], in nats, lies; 0 is the lowest."""
     return torch.bucketize(entropy, entropy.new_tensor(ENTROPY_EDGES), right=True)
 
 
 def sums_by_part(values: Tensor, part: Tensor, parts: int) -> tuple[Tensor, Tensor]:
-    """Of each part the sum of the values [N] and the number of them: [P], [P]."""
+    """The sum [P] and the count [P] of the values [N] of each part; `part` [N] is the part of each value."""
     sums, counts = values.new_zeros(2, parts)
     return sums.index_add(0, part, values), counts.index_add(0, part, torch.ones_like(values))
 
 
 def ramp(offsets: Tensor, lengths: Tensor, falling: bool) -> Tensor:
-    """[N]: rises evenly from the completion's first token to its last, or falls."""
-    place = (offsets + 0.5) / lengths
-    return 1 - place if falling else place
+    """[N]: a weight that rises linearly from the completion's first token to its last, or falls ("late", "early")."""
+    relative_position = (offsets + 0.5) / lengths
+    return 1 - relative_position if falling else relative_position
 
 
 def after(offsets: Tensor, skipped: int) -> Tensor:
-    """[N]: nothing for the first so many tokens of each completion, the same for all others."""
+    """[N]: the weight 0 for the first `skipped` tokens of each completion, 1 for all others ("skip-first-N")."""
     return (offsets >= skipped).float()
 
 
 def prefix_importance(student: Tensor, teacher: Tensor, offsets: Tensor) -> Tensor:
-    """[N]: how far the teacher would still have come this way, from both readers' log-probabilities of each token [N].
+    """[N]: prod_{s < t} min(1, T(y_s) / S(y_s)), the truncated importance ratio of each token's prefix.
 
-    prod_{s < t} min(1, p_T(y_s) / p_S(y_s)): 1 at the first token, and less from each one on that the teacher finds
-    less likely than the student does.
+    It is 1 at a completion's first token, and falls after each token that the teacher finds less likely than the
+    student does.
+
+    Args:
+        student, teacher: [N] log-probabilities of the tokens, in nats.
+        offsets: [N].
     """
-    steps = (teacher - student).clamp(max=0).double()
-    before = steps.cumsum(0) - steps  # of all completions, up to each token
-    starts = before[offsets == 0]
+    log_ratios = (teacher - student).clamp(max=0).double()
+    prefix_sums = log_ratios.cumsum(0) - log_ratios  # before each token, over all completions together
+    starts = prefix_sums[offsets == 0]
     row = (offsets == 0).cumsum(0) - 1
-    return working((before - starts[row]).exp().to(student.dtype))
+    return working((prefix_sums - starts[row]).exp().to(student.dtype))
 
 
 def normalised(weights: Tensor, offsets: Tensor, lengths: Tensor) -> Tensor:
-    """[N]: with the mean 1 over each completion that has any."""
+    """[N]: the weights scaled to the mean 1 over each completion that has a weight above zero."""
     row = (offsets == 0).cumsum(0) - 1
     sums = weights.new_zeros(int(row[-1]) + 1 if len(row) else 0).index_add(0, row, weights)[row]
     return to_mean_1(weights, sums, lengths)
 
 
 def to_mean_1(weights: Tensor, sums: Tensor, counts: Tensor) -> Tensor:
-    """Weights with the mean 1 over their group, whose sum and size are given for each; 0 where nothing has a weight."""
+    """Scales weights to the mean 1 over their groups, from each group's sum and size; 0 where the sum is 0."""
     return torch.where(sums > 0, weights * counts / sums.clamp_min(torch.finfo(weights.dtype).tiny), 0)

@@ -303,7 +303,7 @@ def test_refused() -> None:
         fused_divergence(student, teacher, head, weights, teacher_head=head[:3])
     with pytest.raises(ValueError, match="chunk_size"):
         fused_divergence(student, teacher, head, weights, chunk_size=0)
-    with pytest.raises(ValueError, match="without top_k there are none"):
+    with pytest.raises(ValueError, match="so they need top_k"):
         fused_divergence(student, teacher, head, weights, tail=True)
     with pytest.raises(ValueError, match="temperature"):
         fused_divergence(student, teacher, head, weights, teacher_temperature=0.0)
