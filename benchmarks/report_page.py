@@ -17,7 +17,7 @@ import typer
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from phfcli.core.reporting.report import write_report
+from phfcli.core.reporting.report_page import write_report
 from phfcli.core.runs.flows import Flow, Rollout, save_flow
 from phfcli.core.storage.files import json_lines, write_json, write_text
 

@@ -14,7 +14,7 @@ from phfcli.core.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from phfcli.core.doctor.machine import Finding
+    from phfcli.core.doctor.machine import MachineCheck
 
 _PART = 23  # characters of the column of parts
 _STATE = 8  # characters of the column of states
@@ -56,12 +56,11 @@ def doctor(
     from phfcli.core.storage.child_processes import stopped_as_by_ctrl_c
 
     if model is not None:
-        from phfcli.core.models.description import (
-            load_config,
-        )  # imported only here: it makes torch create a folder in /tmp
+        # imported only here: torch then makes a folder in /tmp
+        from phfcli.core.models.description import load_config
 
         load_config(model)  # refuses a model that is not there before minutes of other checks
-    findings: list[Finding] = []
+    findings: list[MachineCheck] = []
     unwritten = None
     log = log_console(quiet or json_)
     with (
@@ -86,7 +85,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _show(finding: "Finding") -> None:
+def _show(finding: "MachineCheck") -> None:
     from rich.markup import escape
 
     from phfcli.core.errors import printable
@@ -100,14 +99,14 @@ def _show(finding: "Finding") -> None:
         say(out, indent + printable(finding.fix))
 
 
-def _report(findings: "Sequence[Finding]") -> dict[str, Any]:
+def _report(findings: "Sequence[MachineCheck]") -> dict[str, Any]:
     from phfcli.core.storage.files import as_json
 
     bad = any(finding.state == "failed" for finding in findings)
     return {"ok": not bad, "findings": [as_json(asdict(finding)) for finding in findings]}
 
 
-def _save(findings: "Sequence[Finding]", output: Path) -> str | None:
+def _save(findings: "Sequence[MachineCheck]", output: Path) -> str | None:
     """Writes the findings so far; returns why it could not (None: it could), since a full disk is a finding too."""
     from phfcli.core.storage.files import write_json
 

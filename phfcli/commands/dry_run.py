@@ -118,7 +118,7 @@ def show_evaluation_plan(
     settings: "EvalConfig", origin: Mapping[str, str], json_: bool, tokens_per_s: float | None
 ) -> None:
     """Prints an evaluation's settings, its benchmarks and samples, the first prompt, the memory and the hours."""
-    from phfcli.core.evaluation.plan import plan_evaluation
+    from phfcli.core.evaluation.forecast import plan_evaluation
 
     quiet_libraries()
     plan = plan_evaluation(settings, tokens_per_s)

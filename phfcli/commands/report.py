@@ -28,7 +28,7 @@ def report(
     \b
     Links to samples are relative to the page: move it together with the runs.
     """
-    from phfcli.core.reporting.report import write_report
+    from phfcli.core.reporting.report_page import write_report
 
     write_report(output, runs, title, unequal)
     if json_:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from phfcli.core.studies.plan import Part, Study, StudyRun
     from phfcli.core.studies.schedule import Estimate, Schedule
+    from phfcli.core.studies.study_file import Part, Study, StudyRun
 
 _LOOK_EVERY_S = 5.0
 
@@ -54,8 +54,8 @@ def study(
       phf study studies/embedded.yaml --only opsd,phf --seeds 1  # a part of it, also with --dry-run
       phf study studies/table-1.yaml --report-only
     """
-    from phfcli.core.studies.plan import Part, load_study
     from phfcli.core.studies.schedule import estimate
+    from phfcli.core.studies.study_file import Part, load_study
 
     for option, given in {"--only": only, "--seeds": seeds, "--jobs": jobs}.items():
         if report_only and given:

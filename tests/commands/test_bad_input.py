@@ -52,14 +52,14 @@ def test_unknown_objective(phf: Phf, name: str) -> None:
 
 def test_a_reference_that_is_longer_than_allowed(phf: Phf) -> None:
     options = ("--objective", "sft", "--set", "sft.max_tokens=40", "--quiet")
-    refused(phf("train", *options), "with its reference, more than the 40 that fit", "--set overlong=skip")
+    refused(phf("train", *options), "with its reference, more than the 40 that fit", "set overlong to skip")
 
 
 def test_a_folder_that_is_not_empty(phf: Phf, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "thesis.tex").write_text("years of work")
-    refused(phf(*TRAIN, "--output-dir", folder), "mine is not empty", "--output-dir")
+    refused(phf(*TRAIN, "--output-dir", folder), "mine is not empty", "output_dir")
     assert files(folder) == {folder / "thesis.tex"}
 
 

@@ -120,7 +120,7 @@ def test_states_of_another_width_want_a_bridge_and_outputs_do_not(phf: Phf, tmp_
 @pytest.mark.parametrize(
     ("option", "value", "part"),
     [
-        ("--rank", 49, "--rank: 49 is beyond the narrower model's width of 48"),
+        ("--rank", 49, "rank: 49 is beyond the narrower model's width of 48"),
         ("-o", "bridge.bin", ".safetensors"),
         ("--teacher", "./nowhere", "no such model folder"),
         ("--set", "oprd.layers=[9]", "oprd.layers: 9 is beyond"),

@@ -55,7 +55,7 @@ def test_other_sampling_or_prompts_are_refused_unless_asked_for(phf: Phf, tmp_pa
     evaluation(tmp_path / "b", SOME, sampling={"temperature": 0.6, "top_p": 0.95, "top_k": 0, "max_new_tokens": 100})
     done = phf("compare", "a", "b")
     assert done.code == 2
-    assert "aime: sampling temperature 1.0 / 0.6 (a and b): they do not compare; --unequal" in done.err
+    assert "aime: sampling temperature 1.0 / 0.6 (a and b): evaluations that differ in it do not compare" in done.err
     assert phf("compare", "a", "b", "--unequal", "--json").json["unequal"] == [
         "aime: sampling temperature 1.0 / 0.6 (a and b)"
     ]
@@ -190,7 +190,7 @@ def test_a_summary_without_settings_hides_no_difference_of_the_others(phf: Phf, 
     evaluation(tmp_path / "b", SOME, sampling={"temperature": 0.6, "top_p": 0.95, "top_k": 0, "max_new_tokens": 100})
     done = phf("compare", "theirs.json", "a", "b")
     assert done.code == 2
-    assert "(a and b): they do not compare" in done.err
+    assert "(a and b): evaluations that differ in it do not compare" in done.err
 
 
 def test_a_summary_from_elsewhere(phf: Phf, tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_the_samples_of_two_runs_stand_on_one_page(phf: Phf, tmp_path: Path) -> 
         ("eval-0002", [2, 2]),
     ]
     assert heads[0]["problem"][0].startswith("Start with")
-    two = "--samples: shows two evaluations of one benchmark; choose them by their paths and --bench. Given: a on"
+    two = "samples: the page shows two evaluations of one benchmark; choose them by path and bench. Given: a on"
     refused(phf("compare", "a", "b", "c", "--bench", "embedded", "--samples", "x.html", "--quiet"), two)
     refused(phf("compare", "a", "b", "--samples", "x.html", "--quiet"), two)
     refused(phf("compare", "nowhere", "--samples", "x.pdf"), "--samples x.pdf: use a name that ends in .html")

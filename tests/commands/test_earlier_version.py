@@ -13,8 +13,8 @@ from phfcli.core.config import EvalConfig, TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.runs.folder import recorded_config
 from phfcli.core.settings import leaves
-from phfcli.core.studies.plan import StudyRun, load_study, runs_of
 from phfcli.core.studies.record import read_record
+from phfcli.core.studies.study_file import StudyRun, load_study, runs_of
 
 ROOT = Path(__file__).parents[2]
 RECORDED = ("objectives", "smollm2")  # the studies whose records are kept with the code

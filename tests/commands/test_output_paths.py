@@ -100,12 +100,12 @@ def test_a_device_is_not_replaced(phf: Phf, tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(phf: Phf, tmp_path: Path, command: tuple[str, ...], place: str) -> None:
     folder, why = BAD[place]
     path = folder(tmp_path) / "run"
-    refused(phf(*command, "--output-dir", path), f"--output-dir {path}: ", why)
+    refused(phf(*command, "--output-dir", path), f"output_dir {path}: ", why)
 
 
 def test_a_model_folder_that_cannot_be_written(phf: Phf, evaluated_run: Path) -> None:
     refused(
-        phf("export", evaluated_run, "--merged", "/proc/merged", "--quiet"), "--merged /proc/merged: cannot be written"
+        phf("export", evaluated_run, "--merged", "/proc/merged", "--quiet"), "merged /proc/merged: cannot be written"
     )
 
 

@@ -39,4 +39,4 @@ def test_copied_problems_are_told(phf: Phf, tmp_path: Path) -> None:
 def test_what_is_no_run_has_no_data_of_its_own(phf: Phf) -> None:
     done = phf("eval", "embedded", *SMALL, "--set", "overlap=run")
     assert done.code == 2
-    assert "overlap: embedded is no run, so name its training data: --set overlap=FILE|HUB" in done.err
+    assert "overlap: embedded is no run; set overlap to its training data" in done.err

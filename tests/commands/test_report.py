@@ -33,7 +33,7 @@ def test_mistakes_are_told_in_a_line(phf: Phf, tmp_path: Path) -> None:
     evaluation(tmp_path / "a", {"p": [1, 0]})
     evaluation(tmp_path / "b", {"p": [1, 0]}, prompt={"template": "other"})
     for arguments, told in (
-        (("a", "b"), "--unequal"),
+        (("a", "b"), "unless unequal is set"),
         (("a", "-o", "x.pdf"), "ends in .html"),
         (("nowhere",), "no such run"),
     ):

@@ -15,7 +15,7 @@ import yaml
 
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.settings import Source, resolve_train
-from phfcli.core.studies.plan import load_study, runs_of
+from phfcli.core.studies.study_file import load_study, runs_of
 
 STUDIES = Path(__file__).parents[2] / "studies"
 SMALL: dict[str, Any] = {

@@ -182,7 +182,7 @@ def test_a_finished_run_is_left_as_it_is(phf: Phf, run: Path) -> None:
     assert (run / "checkpoints/step-000002/adapter_model.safetensors").read_bytes() == before
     done = phf("train", "--output-dir", run, "--quiet")
     assert done.code == 2
-    assert "is not empty; go on with --resume" in done.err
+    assert "is not empty; resume the run" in done.err
 
 
 def test_a_resumed_run_keeps_its_settings(phf: Phf, run: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_resumed_run_keeps_its_settings(phf: Phf, run: Path) -> None:
     assert "--resume: flow" in done.err
     assert len(metrics(run)) == 2
     done = phf("train", "--output-dir", run, "--resume", "--steps", 3, "--set", "lora.r=8", "--force")
-    assert (done.code, "its checkpoints are of no use to that" in done.err) == (2, True)
+    assert (done.code, "its checkpoints do not fit this setting" in done.err) == (2, True)
     done = phf("train", "--output-dir", run, "--resume", "--steps", 3, "--alpha", 0.5, "--force", "--quiet")
     assert done.code == 0
     assert "warning: forced from step 2 on: flow was" in done.err

@@ -18,7 +18,7 @@ from phfcli.core.settings import (
     write_yaml,
 )
 from phfcli.core.shipped_files import recipes
-from phfcli.core.studies.plan import Study
+from phfcli.core.studies.study_file import Study
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))

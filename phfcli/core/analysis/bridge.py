@@ -90,7 +90,7 @@ def fit_bridge(
     narrow = min(student.head.shape[1], width_of(teacher.description.config))
     rank = rank or (RANK_SAME_TOKENIZER if teacher.alignment is None else RANK_OTHER_TOKENIZER)
     if rank > narrow:
-        raise UserError(f"--rank: {rank} is beyond the narrower model's width of {narrow}")
+        raise UserError(f"rank: {rank} is beyond the narrower model's width of {narrow}")
     check_layers("oprd.layers", config.oprd.layers or "last", len(student.blocks))
     layers = pick_layers(config.oprd.layers or "last", len(student.blocks))
     prompts = build_prompts(student.description.tokenizer, config.prompt)
@@ -152,7 +152,10 @@ def _fit(pairs: Iterator[tuple[Tensor, Tensor]], layers: tuple[int, ...], rank: 
         part = PairMoments.of(student, teacher)
         moments = part if moments is None else moments + part
     if moments is None or moments.count == 0:
-        raise UserError("--data: no positions to pair: the student's rollouts are empty, or no ends of tokens meet")
+        raise UserError(
+            "data: there are no positions to pair: the student's rollouts are empty, or no token of it ends at "
+            "the same character as one of the teacher"
+        )
     directions, shares = principal_directions(moments)
     target = Projector(directions.weight[:, :rank], directions.mean)
     return Bridge(layers, fit_student(moments, target), target, {}), shares.mean(0)[:rank], moments.count

@@ -78,8 +78,9 @@ def build_collection(
 ) -> Collection:
     """Loads a model and the rollouts that it will read.
 
-    The rollouts are those of the flow file `rollouts`; or else, without --data, of the flow that the run saved with
-    this checkpoint; or else `count` new ones of the target itself, on its run's problems or on `data`.
+    The rollouts are those of the flow file `rollouts`. Without such a file and without the setting `data`, they are
+    those of the flow that the run saved with this checkpoint. Otherwise the target draws `count` new ones, on the
+    problems of its run or of `data`.
 
     Raises:
         UserError: for anything of it that cannot be used.
@@ -114,7 +115,7 @@ def _saved_flow(target: Target) -> Path | None:
 def _saved_rollouts(path: Path) -> list[Sample]:
     rollouts = open_flow(path).rollouts
     if not rollouts:
-        raise UserError(f"{path}: a flow file of version 1 does not hold its rollouts; draw new ones with --data")
+        raise UserError(f"{path}: a flow file of version 1 holds no rollouts; set data to draw new ones")
     return [Sample(r.student_prompt, r.teacher_prompt, r.completion) for r in rollouts]
 
 

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
-from phfcli.core.analysis.arms import Arm, Measured, group, measure, of_scores
 from phfcli.core.analysis.differences import PairedDifference, SeedDifference, holm
-from phfcli.core.analysis.gain import Finding, findings_of, forgotten
+from phfcli.core.analysis.gain import GainFinding, forgotten, gain_findings
+from phfcli.core.analysis.methods import Method, MethodDifference, group_by_method, measure, sample_scores
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
 from phfcli.core.names import UnitName
@@ -23,7 +23,7 @@ _SPOIL = ("bench_sha256", "prompt", "sampling", "grading")  # where they differ,
 _LISTED = ("n", "engine", "dtype", "seed", "versions", "device")
 _MEANS = {
     "n": ": each average is over its own samples, and the one of fewer is less certain; pass@k and majority do not "
-    "compare; evaluate both with the same --n"
+    "compare; evaluate both with the same n"
 }  # what a difference that is allowed does to the comparison
 _MANY = 0.5  # of a problem's samples: more than these are right where it counts as solved
 
@@ -43,9 +43,9 @@ class Pair:
     bench: str
     a: str
     b: str
-    measured: Measured
+    measured: MethodDifference
     p_holm: float
-    gain: list[Finding]
+    gain: list[GainFinding]
     gained: list[dict[str, Any]]
     lost: list[dict[str, Any]]
 
@@ -65,10 +65,10 @@ class Comparison:
     """The result of a comparison, which tables and pictures show; `notes` names settings that differ."""
 
     results: list[SavedEvaluation]
-    arms: list[Arm]
+    methods: list[Method]
     pairs: list[Pair]
     notes: list[str]
-    tested: bool  # else an arm may hold several steps of a run, and its figures are those of no checkpoint
+    tested: bool  # else an method may hold several steps of a run, and its figures are those of no checkpoint
 
     @property
     def benches(self) -> list[str]:
@@ -76,27 +76,27 @@ class Comparison:
 
     @property
     def models(self) -> list[str]:
-        return list(dict.fromkeys(arm.model for arm in self.arms))
+        return list(dict.fromkeys(method.model for method in self.methods))
 
     def as_json(self) -> dict[str, Any]:
         rows = [{"name": r.name, "model": r.model, "seed": r.seed, **r.summary} for r in self.results]
-        arms = [
+        methods = [
             {
-                "name": arm.name,
-                "model": arm.model,
-                "runs": list(dict.fromkeys(r.name for r in arm.results)),
+                "name": method.name,
+                "model": method.model,
+                "runs": list(dict.fromkeys(r.name for r in method.results)),
                 "benches": {
-                    bench: dict(zip(("average", "stderr"), arm.average(bench), strict=True))
-                    | {"seed_spread": arm.seed_spread(bench)}
-                    for bench in arm.benches
+                    bench: dict(zip(("average", "stderr"), method.average(bench), strict=True))
+                    | {"seed_spread": method.seed_spread(bench)}
+                    for bench in method.benches
                 },
-                "average": (arm.suite(self.benches) or (None,))[0],
+                "average": (method.suite(self.benches) or (None,))[0],
             }
-            for arm in self.arms
+            for method in self.methods
         ]
         return {
             "rows": rows,
-            "arms": arms if self.tested else [],
+            "arms": methods if self.tested else [],
             "pairs": [p.as_json() for p in self.pairs],
             "unequal": self.notes,
         }
@@ -105,30 +105,30 @@ class Comparison:
 def compare(
     results: list[SavedEvaluation], unequal: bool = False, tested: bool = True, unit: UnitName | None = None
 ) -> Comparison:
-    """Pools seeds, refuses evaluations that were sampled differently, and tests every pair of arms of one model.
+    """Pools seeds, refuses evaluations that were sampled differently, and tests every pair of methods of one model.
 
     Args:
         unequal: compare also evaluations with other prompts or sampling.
-        tested: with differences; not where several steps of a run stand for one arm.
-        unit: of what the intervals speak; None is seeds where both arms have several, else problems.
+        tested: with differences; not where several steps of a run stand for one method.
+        unit: of what the intervals speak; None is seeds where both methods have several, else problems.
 
     Raises:
         UserError: for evaluations of one benchmark whose rows, or without `unequal` whose prompts or sampling, differ.
     """
-    arms = group(results, apart=tested)
+    methods = group_by_method(results, apart=tested)
     notes = [note for bench in dict.fromkeys(r.bench for r in results) for note in _check(results, bench, unequal)]
-    differences = list(_differences(arms, unit)) if tested else []
+    differences = list(_differences(methods, unit)) if tested else []
     corrected = holm([measured.p_value for _, _, _, measured in differences])
     pairs = []
     for (bench, a, b, measured), p in zip(differences, corrected, strict=True):
         gained, lost = changed(a, b, bench) if bench in a.benches else ([], [])
-        gain = findings_of(a, b, bench, measured) if bench in a.benches else []
+        gain = gain_findings(a, b, bench, measured) if bench in a.benches else []
         pairs.append(Pair(b.model, bench, a.name, b.name, measured, p, gain, gained, lost))
-    return Comparison(results, arms, _with_forgetting(pairs), notes, tested)
+    return Comparison(results, methods, _with_forgetting(pairs), notes, tested)
 
 
 def _with_forgetting(pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs, where something was gained with what the same two arms lost on other benchmarks."""
+    """The pairs, where something was gained with what the same two methods lost on other benchmarks."""
     own = {(p.a, p.b, p.model, p.bench): p.result for p in pairs if p.bench != SUITE}
     return [
         replace(
@@ -139,8 +139,8 @@ def _with_forgetting(pairs: Sequence[Pair]) -> list[Pair]:
                     pair.result,
                     {
                         bench: result
-                        for (*arms, bench), result in own.items()
-                        if arms == [pair.a, pair.b, pair.model] and bench != pair.bench
+                        for (*methods, bench), result in own.items()
+                        if methods == [pair.a, pair.b, pair.model] and bench != pair.bench
                     },
                 ),
             ],
@@ -149,10 +149,10 @@ def _with_forgetting(pairs: Sequence[Pair]) -> list[Pair]:
     ]
 
 
-def changed(a: Arm, b: Arm, bench: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def changed(a: Method, b: Method, bench: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The problems that b solves and a does not, and the other way round; solved is more than half of the samples.
 
-    Each with both shares and a sample to look at: a right one of the arm that solves it, a wrong one of the other.
+    Each with both shares and a sample to look at: a right one of the method that solves it, a wrong one of the other.
     """
     one, other = a.scores(bench), b.scores(bench)
     gained: list[dict[str, Any]] = []
@@ -162,7 +162,7 @@ def changed(a: Arm, b: Arm, bench: str) -> tuple[list[dict[str, Any]], list[dict
         solved = [share > _MANY for share in shares]
         if solved[0] == solved[1]:
             continue
-        links = [_example(arm.of(bench), problem, right) for arm, right in zip((a, b), solved, strict=True)]
+        links = [_example(method.of(bench), problem, right) for method, right in zip((a, b), solved, strict=True)]
         entry = {"problem": problem, "a": shares[0], "b": shares[1], "sample_a": links[0], "sample_b": links[1]}
         (gained if solved[1] else lost).append(entry)
     for entries in (gained, lost):
@@ -178,21 +178,23 @@ def _example(results: Sequence[SavedEvaluation], problem: str, right: bool) -> s
     return None
 
 
-def _differences(arms: Sequence[Arm], unit: UnitName | None) -> Iterator[tuple[str, Arm, Arm, Measured]]:
-    """Every two arms of one model on every benchmark and, where there are several, on their mean.
+def _differences(
+    methods: Sequence[Method], unit: UnitName | None
+) -> Iterator[tuple[str, Method, Method, MethodDifference]]:
+    """Every two methods of one model on every benchmark and, where there are several, on their mean.
 
-    Where no model has two arms, arms of different models are compared.
+    Where no model has two methods, methods of different models are compared.
     """
-    models = [arm.model for arm in arms]
+    models = [method.model for method in methods]
     within = len(set(models)) < len(models)
-    for a, b in combinations(arms, 2):
+    for a, b in combinations(methods, 2):
         if within and a.model != b.model:
             continue
         shared = [bench for bench in a.benches if b.scores(bench) and a.scores(bench)]
         for bench in shared:
-            yield bench, a, b, measure(a, b, [bench], of_scores, unit)
+            yield bench, a, b, measure(a, b, [bench], sample_scores, unit)
         if len(shared) > 1:
-            yield SUITE, a, b, measure(a, b, shared, of_scores, unit)
+            yield SUITE, a, b, measure(a, b, shared, sample_scores, unit)
 
 
 def _check(results: Sequence[SavedEvaluation], bench: str, unequal: bool) -> Iterator[str]:
@@ -215,7 +217,7 @@ def _check(results: Sequence[SavedEvaluation], bench: str, unequal: bool) -> Ite
                     f"{first.name} and {result.name}: their copies of {bench} differ in rows, so they do not compare"
                 )
             if key in _SPOIL and not unequal:
-                raise UserError(f"{told}: they do not compare; --unequal compares them all the same")
+                raise UserError(f"{told}: evaluations that differ in it do not compare, unless unequal is set")
             yield f"{told}{_MEANS.get(key, '')}"
 
 

@@ -244,7 +244,7 @@ def of_steps(files: list[Path], steps: list[int]) -> list[Path]:
     named = list(dict.fromkeys(file.stem for file in files))  # of several runs each has its own file of a step
     missing = [step for step in steps if step_name(step) not in named]
     if missing:
-        raise UserError(f"--steps: no flow was saved at step {missing[0]}; there are {', '.join(named)}")
+        raise UserError(f"steps: no flow was saved at step {missing[0]}; there are {', '.join(named)}")
     wanted = {step_name(step) for step in steps}
     return [file for file in files if file.stem in wanted]
 

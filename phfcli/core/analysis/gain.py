@@ -1,13 +1,13 @@
 """What kind of gain a difference is, by rules that the findings state with their figures.
 
-Each figure is a difference of two arms with its 95% interval over the unit that counts, seeds or problems.
+Each figure is a difference of two methods with its 95% interval over the unit that counts, seeds or problems.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from phfcli.core.analysis.arms import Arm, Measured, measure
 from phfcli.core.analysis.differences import PairedDifference, Scores, SeedDifference
+from phfcli.core.analysis.methods import Method, MethodDifference, measure
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
 from phfcli.core.evaluation.scores import pass_at_k
 from phfcli.core.grading.answers import read
@@ -18,7 +18,7 @@ _COUNTS = ("distinct answers", "tokens")
 
 
 @dataclass(frozen=True)
-class Finding:
+class GainFinding:
     """The name of a kind of gain, the rule that gives it, and the figures that it went by."""
 
     name: str
@@ -31,12 +31,12 @@ class Finding:
         return f"{self.name} ({told}): {self.rule}"
 
 
-def findings_of(a: Arm, b: Arm, bench: str, average: Measured) -> list[Finding]:
-    """What the samples of two arms say of the difference on a benchmark; nothing where there are none.
+def gain_findings(a: Method, b: Method, bench: str, average: MethodDifference) -> list[GainFinding]:
+    """What the samples of two methods say of the difference on a benchmark; nothing where there are none.
 
     All of it by rules on intervals: what an interval does not show is not named.
     """
-    every = [result for arm in (a, b) for result in arm.of(bench)]
+    every = [result for method in (a, b) for result in method.of(bench)]
     if not all(result.samples for result in every):
         return []
     n = min(len(drawn) for result in every for drawn in result.samples.values())
@@ -47,38 +47,38 @@ def findings_of(a: Arm, b: Arm, bench: str, average: Measured) -> list[Finding]:
     return [*_solved(passed, n), *surer, *_length(tokens)]
 
 
-def forgotten(gained: Figure, elsewhere: Mapping[str, Figure]) -> list[Finding]:
+def forgotten(gained: Figure, elsewhere: Mapping[str, Figure]) -> list[GainFinding]:
     """Benchmarks on which the score fell, where it rose on this one."""
     if not _above(gained):
         return []
     lost = {bench: _figures(result) for bench, result in elsewhere.items() if _below(result)}
     rule = "the interval of the Average lies above 0 here, and below 0 there"
-    return [Finding("forgotten elsewhere", rule, lost)] if lost else []
+    return [GainFinding("forgotten elsewhere", rule, lost)] if lost else []
 
 
-def _solved(passed: Figure, n: int) -> list[Finding]:
+def _solved(passed: Figure, n: int) -> list[GainFinding]:
     """pass@n counts the problems that at least one of n samples solves."""
     own = {f"pass@{n}": _figures(passed)}
     if _above(passed):
-        return [Finding("more problems solved", f"the interval of pass@{n} lies above 0", own)]
+        return [GainFinding("more problems solved", f"the interval of pass@{n} lies above 0", own)]
     if _below(passed):
-        return [Finding("fewer problems solved", f"the interval of pass@{n} lies below 0", own)]
+        return [GainFinding("fewer problems solved", f"the interval of pass@{n} lies below 0", own)]
     return []
 
 
-def _surer(average: Figure, passed: Figure, distinct: Figure, n: int) -> list[Finding]:
+def _surer(average: Figure, passed: Figure, distinct: Figure, n: int) -> list[GainFinding]:
     if not (_above(average) and passed.difference <= 0 and _below(distinct)):
         return []
     rule = f"the Average's interval lies above 0, pass@{n} did not rise, distinct answers' interval lies below 0"
     own: dict[str, Figure] = {"Average": average, f"pass@{n}": passed, "distinct answers": distinct}
-    return [Finding("surer of what was known", rule, {name: _figures(figure) for name, figure in own.items()})]
+    return [GainFinding("surer of what was known", rule, {name: _figures(figure) for name, figure in own.items()})]
 
 
-def _length(tokens: Figure) -> list[Finding]:
+def _length(tokens: Figure) -> list[GainFinding]:
     if not (_above(tokens) or _below(tokens)):
         return []
     name, side = ("longer", "above") if tokens.difference > 0 else ("shorter", "below")
-    return [Finding(name, f"the interval of the mean tokens lies {side} 0", {"tokens": _figures(tokens)})]
+    return [GainFinding(name, f"the interval of the mean tokens lies {side} 0", {"tokens": _figures(tokens)})]
 
 
 def _passed(result: SavedEvaluation, n: int) -> Scores:

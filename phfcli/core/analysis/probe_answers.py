@@ -82,7 +82,7 @@ def build_experiment(
     sources = [*own, option_source("MODEL", "model", found.model), option_source("MODEL", "teacher", itself), *typed]
     names = list(dict.fromkeys((REFERENCE, *contexts, OTHER)))
     for name in names:  # each is checked as the setting that it is in training
-        resolve_train([*sources, option_source("--contexts", "teacher.context", name)])
+        resolve_train([*sources, option_source("contexts", "teacher.context", name)])
     config = resolve_train(sources)
     load_config(config.model)  # a model that is not there is told before data that is not
     table = load_problems(config, further=tuple(chain.from_iterable(map(columns_in, names))))
@@ -118,7 +118,7 @@ def _fitting(
     if not chosen:
         raise UserError(
             f"{config.data}: no problem fits into the model's context of {limit} tokens with a rollout of "
-            f"{config.rollout.max_new_tokens}; shorten it with --set rollout.max_new_tokens=N"
+            f"{config.rollout.max_new_tokens}; lower rollout.max_new_tokens"
         )
     return chosen
 

@@ -54,7 +54,7 @@ class ContextTokens:
 
 
 @dataclass(frozen=True)
-class TokenReadings:
+class RolloutTokens:
     """Of each token of the student's rollouts."""
 
     rollout: Tensor  # [N], which rollout it is of
@@ -67,12 +67,12 @@ class TokenReadings:
 
 
 @torch.no_grad()
-def read_tokens(experiment: Experiment, plain: Sequence[Answer], prompts: Prompts) -> TokenReadings:
+def read_tokens(experiment: Experiment, plain: Sequence[Answer], prompts: Prompts) -> RolloutTokens:
     """Passes over the rollouts, a micro-batch at a time: one as the student, one for each context."""
     experiment.model.network.eval()
     parts = list(_read(experiment, plain, prompts))
     rollout, offset = torch.cat([part.rollout for part in parts]), torch.cat([part.offset for part in parts])
-    return TokenReadings(
+    return RolloutTokens(
         rollout,
         offset,
         torch.cat([part.part for part in parts]),
@@ -83,14 +83,14 @@ def read_tokens(experiment: Experiment, plain: Sequence[Answer], prompts: Prompt
     )
 
 
-def _read(experiment: Experiment, plain: Sequence[Answer], prompts: Prompts) -> Iterator[TokenReadings]:
+def _read(experiment: Experiment, plain: Sequence[Answer], prompts: Prompts) -> Iterator[RolloutTokens]:
     size = experiment.config.micro_batch_size
     for start in range(0, len(plain), size):
         own = {name: of[start : start + size] for name, of in prompts.items()}
         yield _read_batch(experiment, plain[start : start + size], own, start)
 
 
-def _read_batch(experiment: Experiment, answers: Sequence[Answer], prompts: Prompts, first: int) -> TokenReadings:
+def _read_batch(experiment: Experiment, answers: Sequence[Answer], prompts: Prompts, first: int) -> RolloutTokens:
     model = experiment.model
     samples = [Sample(answer.prompt, None, answer.completion.ids) for answer in answers]
     batch = _collate(experiment, samples)
@@ -102,7 +102,7 @@ def _read_batch(experiment: Experiment, answers: Sequence[Answer], prompts: Prom
     for name, stats in read.items():
         there = torch.tensor([prompt is not None for prompt in prompts[name]], device=rows.device)[rows]
         contexts[name] = ContextTokens(stats.divergence.cpu(), there.cpu(), stats.raw.item(), stats.clipped.item())
-    return TokenReadings(
+    return RolloutTokens(
         rollout=(rows + first).cpu(),
         offset=offsets.cpu(),
         part=position_part(offsets, batch.lengths[rows]).cpu(),
@@ -209,7 +209,7 @@ class EntropyFinding:
 
 
 def context_finding(
-    name: str, readings: TokenReadings, right: Tensor, plain: Scores, privileged: Scores
+    name: str, readings: RolloutTokens, right: Tensor, plain: Scores, privileged: Scores
 ) -> ContextFinding:
     """right: [rollouts], of the student's own."""
     own = readings.contexts[name]
@@ -235,7 +235,7 @@ def context_finding(
     )
 
 
-def information(readings: TokenReadings, seed: int = 0) -> Information:
+def information(readings: RolloutTokens, seed: int = 0) -> Information:
     """From sums over each rollout, which are drawn anew for the interval."""
     signal = readings.contexts[REFERENCE].divergence
     kept = torch.minimum(signal, readings.beside_other)
@@ -247,7 +247,7 @@ def information(readings: TokenReadings, seed: int = 0) -> Information:
     return Information(float(sums[0].sum() / max(sums[1].sum(), 1e-30)), float(low), float(high))
 
 
-def entropy_finding(readings: TokenReadings, right: Tensor) -> EntropyFinding:
+def entropy_finding(readings: RolloutTokens, right: Tensor) -> EntropyFinding:
     """Of all tokens of the student's rollouts."""
     entropy, ok = readings.entropy, right[readings.rollout]
     counts = torch.bincount(entropy_part(entropy), minlength=len(ENTROPY_EDGES) + 1)

@@ -32,8 +32,8 @@ def export_merged(name: str, folder: Path, base: str | None = None) -> torch.dty
     if target.plain:
         raise UserError(f"{name}: is a plain model already; export takes a run, a checkpoint or an adapter")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--merged {folder}: is not empty; choose another folder")
-    check_folder("--merged", folder)
+        raise UserError(f"merged {folder}: is not empty; choose another folder")
+    check_folder("merged", folder)
     description = load_description(target.model)
     if target.adapter is not None:
         check_adapter(target.adapter, description)
@@ -50,7 +50,7 @@ def export_merged(name: str, folder: Path, base: str | None = None) -> torch.dty
     return dtype
 
 
-# of --resume, and the old card
+# files that only a resumed training reads, and the old model card
 _OURS = {"trainer.json", "optimizer.safetensors", "teacher.safetensors", "ahead.safetensors", "README.md"}
 
 
@@ -89,7 +89,9 @@ def _gather(target: Target, run: Path, step: int, folder: Path) -> None:
 
 def _upload(folder: Path, repo: str, private: bool, message: str) -> None:
     if not hub_answers():
-        raise FaultError("the hub cannot be reached; try again where it is, or look at the files with --dry-run")
+        raise FaultError(
+            "the hub cannot be reached; try again on a machine with a connection, or list the files with a dry run"
+        )
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 

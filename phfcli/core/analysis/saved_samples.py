@@ -163,7 +163,7 @@ def _check_columns(rows: Rows, path: Path, config: GradeConfig) -> None:
             known = list(map(str, rows.columns))
             raise UserError(
                 f"{path}: neither of phf, lm-evaluation-harness nor lighteval, and no column {column!r} among "
-                f"{', '.join(known)}; name it with --set columns.{name}=COLUMN ({nearest(column, known)})"
+                f"{', '.join(known)}; set columns.{name} to the column's name ({nearest(column, known)})"
             )
 
 

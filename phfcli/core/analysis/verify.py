@@ -25,7 +25,7 @@ State = Literal["ok", "damaged", "missing", "in use"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class PartCheck:
     """A part of a run: its state, what is wrong with it, and what to do about it."""
 
     part: str
@@ -34,7 +34,7 @@ class Finding:
     advice: str = ""
 
 
-def verify_run(folder: Path, full: bool = False) -> list[Finding]:
+def verify_run(folder: Path, full: bool = False) -> list[PartCheck]:
     """What was found of each part of a run; `full` also loads the base model with the newest adapter.
 
     Raises:
@@ -42,17 +42,17 @@ def verify_run(folder: Path, full: bool = False) -> list[Finding]:
     """
     if not is_run(folder):
         raise UserError(f"{folder}: no run: it holds no config.yaml")
-    return list(_findings(folder, full))
+    return list(_checks(folder, full))
 
 
-def _findings(folder: Path, full: bool) -> Iterator[Finding]:
+def _checks(folder: Path, full: bool) -> Iterator[PartCheck]:
     config = recorded_config(folder)
-    yield Finding("config.yaml", "ok")
+    yield PartCheck("config.yaml", "ok")
     yield _lock(folder)
     yield _try(
         "manifest.json",
         lambda: read_form(folder / "manifest.json", ManifestForm),
-        "--resume writes a new one; where the run's figures come from is lost",
+        "resume the run, which writes a new manifest; the versions and hashes of the damaged one are lost",
     )
     yield _try(
         "metrics.jsonl",
@@ -73,7 +73,7 @@ def _findings(folder: Path, full: bool) -> Iterator[Finding]:
         yield from _evaluation(folder, path)
 
 
-def _evaluation(folder: Path, path: Path) -> Iterator[Finding]:
+def _evaluation(folder: Path, path: Path) -> Iterator[PartCheck]:
     """An evaluation by its summary; its table only where what it was made from is sound."""
     advice = "remove its folder and run phf eval again"
     found = _try(str(path.parent.relative_to(folder)), partial(load_evaluations, [str(path)], []), advice)
@@ -84,21 +84,25 @@ def _evaluation(folder: Path, path: Path) -> Iterator[Finding]:
         yield _try(str(file.table.relative_to(folder)), file.check_table, advice)
 
 
-def _lock(folder: Path) -> Finding:
-    return Finding("lock", "in use", "a phf train is at work in this run") if in_use(folder) else Finding("lock", "ok")
+def _lock(folder: Path) -> PartCheck:
+    return (
+        PartCheck("lock", "in use", "a phf train is at work in this run") if in_use(folder) else PartCheck("lock", "ok")
+    )
 
 
-def _checkpoints(folder: Path, config: TrainConfig, full: bool) -> Iterator[Finding]:
+def _checkpoints(folder: Path, config: TrainConfig, full: bool) -> Iterator[PartCheck]:
     found = checkpoints_of(folder)
     if not found:
-        yield Finding("checkpoints", "missing", "there is no complete checkpoint", "--resume starts from the beginning")
+        yield PartCheck(
+            "checkpoints", "missing", "there is no complete checkpoint", "resume the run, which starts from step 1"
+        )
         return
     base: list[ModelDescription] = []  # none where it cannot be reached
     advice = "make the base model reachable again"
     yield _try(f"base {config.model}", lambda: base.append(load_description(config.model)), advice)
     description = base[0] if base else None
     for _, path in found:
-        advice = "--resume sets it aside and goes back to the one before"
+        advice = "resume the run, which sets it aside and continues from the checkpoint before it"
         yield _try(f"checkpoints/{path.name}", partial(_check, path, description), advice)
     if full and description is not None and config.tuning == "lora":
         newest = found[-1][1]
@@ -111,9 +115,9 @@ def _check(path: Path, description: ModelDescription | None) -> None:
         check_adapter(path, description)
 
 
-def _try(part: str, look: Callable[[], object], advice: str) -> Finding:
+def _try(part: str, look: Callable[[], object], advice: str) -> PartCheck:
     try:
         look()
     except UserError as error:
-        return Finding(part, "missing" if isinstance(error, MissingFileError) else "damaged", str(error), advice)
-    return Finding(part, "ok")
+        return PartCheck(part, "missing" if isinstance(error, MissingFileError) else "damaged", str(error), advice)
+    return PartCheck(part, "ok")

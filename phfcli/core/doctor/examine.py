@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from phfcli.core.doctor import steps
-from phfcli.core.doctor.machine import Finding, machine, warning
+from phfcli.core.doctor.machine import MachineCheck, machine, warning
 from phfcli.core.doctor.program import Program
 from phfcli.core.doctor.steps import memory_of, vllm
 
 
-def examine(model: str | None, processes: int | None, engine: str | None, quick: bool) -> Generator[Finding]:
+def examine(model: str | None, processes: int | None, engine: str | None, quick: bool) -> Generator[MachineCheck]:
     """Proves the machine.
 
     Args:

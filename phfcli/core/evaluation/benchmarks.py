@@ -171,7 +171,7 @@ def load_benchmarks(names: Iterable[str], config: EvalConfig) -> list[Benchmark]
     benches = [load_benchmark(name, config) for name in dict.fromkeys(members)]
     twice = [name for name, count in Counter(bench.name for bench in benches).items() if count > 1]
     if twice:
-        raise UserError(f"--bench: two benchmarks are called {twice[0]!r}; rename one of the files")
+        raise UserError(f"bench: two benchmarks are called {twice[0]!r}; rename one of the files")
     return benches
 
 
@@ -220,7 +220,9 @@ def _found(name: str, config: EvalConfig) -> tuple[Rows, Columns, str]:
     if looks_like_file(name):
         return read_rows(Path(name)), _own_columns(config), name
     known = [*OWN_NAMES, *names("benchmarks")]
-    raise UserError(f"bench {name}: neither a benchmark nor a file; {nearest(name, known)}; see phf eval --bench list")
+    raise UserError(
+        f"bench {name}: neither a benchmark nor a file; {nearest(name, known)}; `phf eval` with bench=list names all"
+    )
 
 
 def check_golds(bench: Benchmark, grader: Grading) -> Benchmark:
@@ -258,7 +260,7 @@ def _check_columns(name: str, hub: Source, rows: Rows, wanted: tuple[str, str]) 
     if missing:
         raise UserError(
             f"{name}: {hub.hub_id} has no column {missing[0]!r} among {', '.join(map(str, rows.columns))}: "
-            "it has changed; name an earlier commit with --set revision=COMMIT, or give a file with problem and answer"
+            "the data set has changed; set revision to an earlier commit, or bench to a file with problem and answer"
         )
 
 

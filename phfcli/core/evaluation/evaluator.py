@@ -107,11 +107,11 @@ def check_base(target: Target, model: Mapping[str, Any]) -> None:
         if key in trained_on and key in model and trained_on[key] != model[key]:
             raise UserError(
                 f"{target.adapter}: was trained on {trained_on['name']} with {key} {trained_on[key]}, "
-                f"and {target.model} has {model[key]}; name the right base model with --base"
+                f"and {target.model} has {model[key]}; set base to the right model"
             )
 
 
-def trained_otherwise(config: EvalConfig, target: Target) -> str | None:
+def quantization_mismatch(config: EvalConfig, target: Target) -> str | None:
     """A sentence where an adapter was trained over its base in another form than it is evaluated over."""
     if target.run is None or target.adapter is None:
         return None
@@ -121,7 +121,7 @@ def trained_otherwise(config: EvalConfig, target: Target) -> str | None:
     words = {"none": "as it stands"}
     return (
         f"{target.name} was trained over its base {words.get(trained, f'in {trained}')} and is evaluated over it "
-        f"{words.get(own, f'in {own}')}; --set quantization={trained} takes the former"
+        f"{words.get(own, f'in {own}')}; set quantization to {trained} to evaluate it as it was trained"
     )
 
 
@@ -283,7 +283,7 @@ def _kept(target: Target) -> Iterator[None]:
 def _evaluate(
     config: EvalConfig, target: Target, on_start: Callable[[Evaluator], None], on_progress: Progress, warn: Warn
 ) -> list[dict[str, Any]]:
-    check_folder("--output-dir", Path(config.output_dir) if config.output_dir else target.run or Path("runs"))
+    check_folder("output_dir", Path(config.output_dir) if config.output_dir else target.run or Path("runs"))
     benches = load_benchmarks(config.bench, config)
     overlaps = overlaps_of(config, target, benches)
     description = load_description(target.model)
@@ -294,7 +294,7 @@ def _evaluate(
     prompts = build_prompts(description.tokenizer, prompt_settings(config, target))
     if prompts.chat_template == PLAIN_TEMPLATE:
         warn(prompts.notes()[1])
-    if trained := trained_otherwise(config, target):
+    if trained := quantization_mismatch(config, target):
         warn(trained)
     length = max(longest_sequence(config, description, prompts, bench) for bench in benches)
     serving = Serving(config.model_copy(update={"model": target.model}), length, target.adapter)

@@ -84,7 +84,7 @@ def overlaps_of(config: EvalConfig, target: Target, benches: Sequence[Benchmark]
     elif target.run is not None:
         training = recorded_config(target.run)
     else:
-        raise UserError(f"overlap: {target.name} is no run, so name its training data: --set overlap=FILE|HUB")
+        raise UserError(f"overlap: {target.name} is no run; set overlap to its training data, a file or a hub data set")
     problems = load_problems(training)
     return {bench.name: find_overlap(bench.problems, problems, training.data) for bench in benches}
 

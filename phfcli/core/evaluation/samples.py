@@ -37,7 +37,7 @@ def sampling_of(config: EvalConfig, description: ModelDescription, prompts: Prom
     wanted = config.max_new_tokens or min(PUBLISHED_NEW_TOKENS, room)
     if not 0 < wanted <= room:
         raise UserError(
-            f"--max-new-tokens: the longest prompt of {bench.name} takes {longest} tokens, which leaves "
+            f"max_new_tokens: the longest prompt of {bench.name} takes {longest} tokens, which leaves "
             f"{max(room, 0)} of the model's context of {description.context}"
         )
     return Sampling(config.temperature, config.top_p, config.top_k, wanted)
@@ -97,7 +97,7 @@ class SampleFile:
         """
         new = not self.folder.exists() or {p.name for p in self.folder.iterdir()} <= _WRITTEN_FIRST
         if not new and not (self.folder / "settings.json").is_file():
-            raise UserError(f"{self.folder} holds something else; choose another --output-dir")
+            raise UserError(f"{self.folder} holds something else; choose another output_dir")
         self.folder.mkdir(parents=True, exist_ok=True)
         busy = f"{self.folder}: another evaluation is writing here; wait for it to end"
         with writing_alone(self.folder / "lock", busy):
@@ -165,7 +165,7 @@ class SampleFile:
             if earlier != value:
                 raise UserError(
                     f"{self.folder} was sampled with {key} {earlier!r}, now it is {value!r}; "
-                    "remove the folder or choose another --output-dir"
+                    "remove the folder or choose another output_dir"
                 )
 
 

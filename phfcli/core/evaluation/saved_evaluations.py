@@ -113,7 +113,7 @@ def _evaluating(path: Path) -> str:
     """How an evaluation comes into a folder: of a run or a checkpoint is known what is evaluated, else it is named."""
     if is_run(path) or path.parent.name == "checkpoints":
         return f"run `phf eval {path}` first"
-    return f"it is no run that was trained; evaluate a model into it: `phf eval MODEL --bench NAME --output-dir {path}`"
+    return f"it is no training run; `phf eval` with output_dir={path} evaluates a model into it"
 
 
 def named_path(text: str) -> tuple[str | None, Path]:

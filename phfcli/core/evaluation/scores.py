@@ -142,7 +142,7 @@ def score_notes(summary: Mapping[str, Any]) -> list[str]:
     if "grading" in summary:
         notes.append(f"{bench}: graded under the policy {summary['grading']}, not by phf's own rules")
     if summary["sampling"]["temperature"] == 0 and n > 1:
-        notes.append(f"{bench}: at temperature 0 the {n} samples of a problem are the same; --n 1 says as much")
+        notes.append(f"{bench}: at temperature 0 the {n} samples of a problem are the same; n=1 gives the same score")
     return notes
 
 

@@ -1,8 +1,8 @@
-"""Grading of completions against gold answers: docs/grading.md states every policy.
+"""Grading of completions against gold answers; docs/grading.md states every policy.
 
-In come pairs of a gold answer and a completion; out comes a status for each, in order. Answers are judged in worker
-processes that are killed when they overrun, and a grader's own failure is a status, never a wrong answer. Nothing that
-a model has written is executed.
+A grader takes pairs of a gold answer and a completion and returns a status for each pair, in order. Worker processes
+judge the answers; a worker that exceeds the time limit is killed. A failure of the grader is a status of its own, never
+a wrong answer. Text that a model has written is never executed.
 """
 
 from phfcli.core.grading.grader import Grade, Grader, Grading, Rule, Status

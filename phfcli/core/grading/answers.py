@@ -1,4 +1,4 @@
-"""What is compared: the answer of a completion, and the golds of a problem."""
+"""Parses and compares answers without a parser, and checks whether gold answers are plausible."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -25,26 +25,27 @@ _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*|\([A-Za-z]\)")
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer, read. Equal fields do not mean equal answers: see `decide`."""
+    """A parsed answer. `decide` compares two of them; comparing the fields is not enough."""
 
-    text: str  # normalised, for the parser
-    unit: str | None = None  # canonical; None where there is none or none that is known
+    text: str  # normalised, without unit and modulus
+    unit: str | None = None  # canonical unit of measure; None without one or for an unknown one
     modulus: str | None = None
-    name: str | None = None  # the left side of an equation whose right side is a plain number
+    name: str | None = None  # the left side, for an equation whose right side is a plain number
     number: PlainNumber | None = None
-    words: str | None = None  # lower case, where the whole is \text{words}
+    words: str | None = None  # in lower case, if the whole answer is \text{words}
 
     @property
     def key(self) -> str:
-        """Equal keys are equal answers."""
+        """The text without spaces and \\text; answers with equal keys are equal."""
         return _TEXT.sub(r"\1", self.text).replace(" ", "")
 
 
 @lru_cache(maxsize=4096)
 def read(raw: str) -> Answer:
-    """Reads an answer (or a gold) as it stands in its box. Raises Refused for what must not reach the parser.
+    """Parses an answer or a gold answer as written in its box. Its `text` is empty if normalisation leaves nothing.
 
-    The text of the answer is empty where normalisation leaves nothing.
+    Raises:
+        Refused: text that must not reach the parser.
     """
     if len(raw) > MAX_CHARS:
         raise Refused(f"longer than {MAX_CHARS} characters")
@@ -53,8 +54,8 @@ def read(raw: str) -> Answer:
         return Answer(words, words=words)
     text, modulus = _split_modulus(text)
     text, unit = split_unit(text)
-    if based := _BASE.fullmatch(text):
-        text, unit = based[1], f"base {based[2]}"
+    if in_base := _BASE.fullmatch(text):
+        text, unit = in_base[1], f"base {in_base[2]}"
     text = _ungroup(text)
     name, number = _number(text)
     if number is None or name is not None:
@@ -63,7 +64,7 @@ def read(raw: str) -> Answer:
 
 
 def decide(gold: Answer, answer: Answer) -> bool | None:
-    """Whether `answer` equals `gold`, or None where that takes a parser."""
+    """Whether `answer` equals `gold`, or None if that needs the parser."""
     if gold.modulus != answer.modulus:
         return False
     if gold.unit and answer.unit and gold.unit != answer.unit:
@@ -76,8 +77,8 @@ def decide(gold: Answer, answer: Answer) -> bool | None:
         return _congruent(gold, answer) or agree(gold.number, answer.number)
     if all(_CLOCK.fullmatch(a.text) for a in (gold, answer)):
         return gold.key.lstrip("0") == answer.key.lstrip("0")  # the parser reads 6:30 as 6/30
-    kinds = {enclosure(gold.text), enclosure(answer.text)}
-    return False if kinds == {"{", "("} else None
+    brackets = {enclosure(gold.text), enclosure(answer.text)}
+    return False if brackets == {"{", "("} else None  # a set is no tuple
 
 
 def _words(text: str) -> str | None:
@@ -89,7 +90,7 @@ def _words(text: str) -> str | None:
 
 
 def _same_words(gold: Answer, answer: Answer) -> bool | None:
-    """A word against something else is equal if its letters are, different from any number, else undecided."""
+    """Compares words: equal if spelled alike; different from other words and from numbers; else undecided."""
     spelled = [" ".join(a.text.lower().split()) for a in (gold, answer)]
     if spelled[0] == spelled[1]:
         return True
@@ -106,14 +107,14 @@ def _split_modulus(text: str) -> tuple[str, str | None]:
 
 
 def _ungroup(text: str) -> str:
-    """1,234 and 1 234, alone or as the last side of an equation, are one number; in a list they are two."""
+    """Removes thousands separators from a number that stands alone or is the last side of an equation."""
     start = text.rfind("=") + 1
     side = text[start:].strip()
     return text[:start] + re.sub("[, ]", "", side) if _GROUPED.fullmatch(side) else text
 
 
 def _number(text: str) -> tuple[str | None, PlainNumber | None]:
-    """(left side, number) of a plain number or of an equation that ends with one."""
+    """(left side, number) of a plain number, or of an equation whose last side is a plain number."""
     *left, side = _EQUALS.split(text)
     if _SEVERAL.search("".join(left)):
         return None, None
@@ -121,14 +122,18 @@ def _number(text: str) -> tuple[str | None, PlainNumber | None]:
 
 
 def _comparable(gold: Answer, answer: Answer) -> bool:
-    """Equations count as their last side: the answer's any, the gold's if its left is a name; two equations do not."""
+    """Whether the last sides alone may be compared.
+
+    An answer that is an equation counts as its last side; a gold does if its left side is a name. Two equations must
+    have the same left side.
+    """
     if answer.name is not None and gold.name is not None:
         return answer.name.replace(" ", "") == gold.name.replace(" ", "")
     return gold.name is None or _NAME.fullmatch(gold.name) is not None
 
 
 def _congruent(gold: Answer, answer: Answer) -> bool:
-    """Residues of one integer modulus that differ by a multiple of it."""
+    """Whether two residues of the same integer modulus differ by a multiple of it."""
     if not (gold.number and answer.number and gold.modulus and gold.modulus.isdecimal() and int(gold.modulus)):
         return False
     difference = gold.number.value - answer.number.value
@@ -139,7 +144,7 @@ _NUMBER = re.compile(r"-?[0-9](?:[0-9,]*[0-9])?(?:\.[0-9]+)?(?:/[0-9]+)?")
 _COMMAND = re.compile(r"\\(?:text|mathrm|mbox|textbf)\s*\{[^{}]*\}|\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{3,}")
 _LONGEST = 200  # characters of a plausible gold answer
-_MOST_WORDS = 6  # of an answer that is text
+_MOST_WORDS = 6  # of a plausible gold answer that is text
 _FUNCTIONS = frozenset(
     {"sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "infinity", "infty", "arcsin", "arccos", "arctan"}
     | {"sinh", "cosh", "tanh", "and", "or", "mod", "numpy", "math", "sympy", "percent"}
@@ -149,7 +154,7 @@ _FUNCTIONS = frozenset(
 
 @dataclass(frozen=True)
 class Doubt:
-    """Why a gold is no plausible answer, and the form of gold that would mend it, if one would."""
+    """Why a gold answer is implausible, and the value of the setting `gold` that would fix it, if there is one."""
 
     reason: str
     form: GoldForm | None
@@ -157,12 +162,12 @@ class Doubt:
 
 def last_number(text: str) -> str:
     """The last number of a text, without thousands commas; empty if there is none."""
-    found = _NUMBER.findall(text)
-    return found[-1].replace(",", "") if found else ""
+    numbers = _NUMBER.findall(text)
+    return numbers[-1].replace(",", "") if numbers else ""
 
 
 def after_hashes(text: str) -> str:
-    """What follows the last ####, without thousands commas, as GSM8K writes its answers."""
+    """The text after the last ####, without thousands commas: the answers of GSM8K."""
     return re.sub(r"(?<=\d),(?=\d{3})", "", text.rpartition("####")[2].strip())
 
 
@@ -175,7 +180,7 @@ GOLD_FORMS: dict[GoldForm, Callable[[str], str]] = {
 
 
 def doubt(gold: str) -> Doubt | None:
-    """What makes a gold implausible, or None for a plausible one."""
+    """Why a gold answer is implausible, or None if it is plausible."""
     if "####" in gold:
         return Doubt("it holds ####", "after-hashes")
     if "\\boxed" in gold:
@@ -190,17 +195,20 @@ def doubt(gold: str) -> Doubt | None:
 
 
 def check_plausible(golds: Sequence[str], source: str) -> str | None:
-    """A warning where some golds are implausible, or None.
+    """A warning if some gold answers are implausible, else None.
+
+    Args:
+        source: the name of the data, for the message.
 
     Raises:
-        UserError: where most of them are.
+        UserError: most gold answers are implausible.
     """
-    doubts = [(gold, found) for gold in golds if (found := doubt(gold)) is not None]
+    doubts = [(gold, why) for gold in golds if (why := doubt(gold)) is not None]
     if not doubts:
         return None
     gold, first = doubts[0]
     shown = gold if len(gold) <= 60 else f"{gold[:60]}..."
-    fix = f"read them with --set gold={first.form}" if first.form else "give a column of short answers"
+    fix = f"set gold to {first.form}" if first.form else "give a column of short answers"
     message = (
         f"{source}: {len(doubts)} of {len(golds)} gold answers are not plausible answers, such as {shown!r} "
         f"({first.reason}): right completions would be graded wrong; {fix}"

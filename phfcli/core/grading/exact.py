@@ -1,4 +1,4 @@
-"""Answers that are compared exactly: numbers, units, and text that is the same."""
+"""Exact comparison of numbers and constants, units of measure, and the limits on what may reach the parser."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,9 +12,9 @@ from sympy import Add, Eq, Expr, Float, Integer, Interval, MatrixBase, Mul, N, P
 from sympy.concrete.expr_with_limits import ExprWithLimits
 
 MAX_CHARS = 2000
-MAX_DEPTH = 20  # the parser's time doubles every few levels
+MAX_DEPTH = 20  # nested brackets: the parser's time doubles every few levels
 MAX_FACTORIAL = 5000
-MAX_TOWER = 10_000  # of c^d in b^{c^d}
+MAX_TOWER = 10_000  # the largest c^d in b^{c^d}
 
 _OPEN = r"[{(\s]*"
 _TOWER = re.compile(rf"(?=(?<![0-9])[0-9]+[)}}\s]*\^{_OPEN}([0-9]+)\s*\^{_OPEN}([0-9]+))")
@@ -27,11 +27,11 @@ _TAKES_ARGUMENTS = re.compile(r"(?:[_^]|\\(?:frac|binom|sqrt|log))\s*$")
 
 
 class Refused(Exception):  # noqa: N818 - a refusal is an outcome, not a fault
-    """The text is not evaluated; the message says why."""
+    """The text must not be evaluated; the message says why."""
 
 
 def check(text: str) -> None:
-    """Raises Refused for a text (normalised) that should not reach the parser."""
+    """Raises Refused for a normalised text that must not reach the parser: it would take too long or mislead it."""
     if _depth(text) > MAX_DEPTH:
         raise Refused("nested too deeply")
     if _DIGIT_RUNS.search(text):
@@ -62,7 +62,7 @@ def _depth(text: str) -> int:
     return deepest
 
 
-MIN_DIGITS = 6  # significant digits from which a decimal may stand for the value that it rounds
+MIN_DIGITS = 6  # a decimal of at least so many significant digits equals the exact value that it rounds
 _MAX_EXPONENT = 2000
 
 _DECIMAL = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
@@ -76,7 +76,7 @@ _REPEATING = re.compile(r"([+-]?)\s*([0-9]*)\.([0-9]*)\\overline\s*\{([0-9]+)\}"
 
 @dataclass(frozen=True)
 class PlainNumber:
-    """An exact value; for a decimal also its significant digits as written and the unit of its last place."""
+    """An exact value; for a decimal also the number of its significant digits and the value of its last place."""
 
     value: Fraction
     digits: int = 0  # 0: not a decimal (an integer or a fraction)
@@ -84,7 +84,7 @@ class PlainNumber:
 
 
 def plain_number(text: str) -> PlainNumber | None:
-    """The number that the whole of `text` (normalised, at most some thousand characters) spells, or None."""
+    """The number that a normalised text spells as a whole, or None."""
     text = text.strip()
     if match := _SCIENTIFIC.fullmatch(text):
         sign, mantissa, braced, single, percent = match.groups()
@@ -115,12 +115,15 @@ def _scientific(sign: str, mantissa: str, exponent: int, percent: bool) -> Plain
 
 
 def rounds(decimal: PlainNumber, value: Fraction) -> bool:
-    """Whether `decimal` is `value` correctly rounded (to half a unit of its last place), to MIN_DIGITS or more."""
+    """Whether `decimal` is `value` rounded correctly, to at least MIN_DIGITS significant digits."""
     return decimal.digits >= MIN_DIGITS and 2 * abs(decimal.value - value) <= decimal.last_place
 
 
 def agree(a: PlainNumber, b: PlainNumber) -> bool:
-    """Equal exactly, or the coarser one is a decimal that rounds the other; two integers or fractions only exactly."""
+    """Whether two numbers are equal, or the coarser one is a decimal that rounds the other.
+
+    Two integers or fractions are equal only exactly.
+    """
     if a.value == b.value:
         return True
     if a.digits and b.digits:
@@ -148,7 +151,7 @@ _VALUE = re.compile(r"[0-9]|\\pi(?![a-zA-Z])")
 
 
 def split_unit(text: str) -> tuple[str, str | None]:
-    """(text without its unit, canonical unit or None). A text that holds no digit before the label keeps it."""
+    """(text without its unit of measure, canonical unit or None). The unit stays if no digit stands before it."""
     if match := _DEGREE.search(text):
         kind = match[1] or match[2]
         return _rest(text, match, f"degree {kind}" if kind else "degree")
@@ -160,7 +163,7 @@ def split_unit(text: str) -> tuple[str, str | None]:
 
 
 def canonical(words: str, power: str | None = None) -> str | None:
-    """`square centimeters` and `cm` with power 2 are cm^2; None for what is no unit of measure."""
+    """The canonical name of a unit of measure: cm^2 for "square centimeters" and for "cm" with power 2; else None."""
     *adjectives, noun = words.lower().replace(".", " ").split() or [""]
     unit = _CANONICAL.get(noun) or _CANONICAL.get(noun.removesuffix("s"))
     if unit is None or any(word not in _POWERS for word in adjectives):
@@ -188,7 +191,7 @@ _STARTS = (Rational(7, 11), Rational(17, 13), Rational(103, 7))
 
 
 def as_plain(value: Expr) -> PlainNumber | None:
-    """A real constant as a plain number: a Float as the decimal it spells, anything else to 60 digits."""
+    """A real constant as a plain number: a Float as the decimal that it spells, everything else to 60 digits."""
     if isinstance(value, Float):
         _, digits, exponent = Decimal(str(value)).normalize().as_tuple()
         if not isinstance(exponent, int):
@@ -202,7 +205,7 @@ def as_plain(value: Expr) -> PlainNumber | None:
 
 
 def equal_numbers(a: Expr, b: Expr) -> bool | None:
-    """Whether two constants are equal; a decimal may also stand for what it rounds. None where one has no value."""
+    """Whether two constants are equal, where a decimal equals the value that it rounds; None if one has no value."""
     if a == b:
         return True
     if isinstance(a, Float) or isinstance(b, Float):
@@ -213,19 +216,19 @@ def equal_numbers(a: Expr, b: Expr) -> bool | None:
 
 
 def refuted(a: Expr, b: Expr) -> bool:
-    """Whether two expressions differ: at no fixed point of their symbols where both have a value are they equal."""
+    """Whether two expressions differ at every fixed test point where both have a value, and at one at least."""
     symbols = sorted(a.free_symbols | b.free_symbols, key=str)
     if not symbols:
         return equal_numbers(a, b) is False
     if _spells(a, b) or _spells(b, a):
         return False
     a, b = _rational(a), _rational(b)
-    found = [_equal_exactly(a.subs(point), b.subs(point)) for point in _points(symbols)]
-    return False in found and True not in found
+    outcomes = [_equal_exactly(a.subs(point), b.subs(point)) for point in _points(symbols)]
+    return False in outcomes and True not in outcomes
 
 
 def consistent(a: Any, b: Any) -> bool:
-    """False if an equality that math-verify accepted is refuted by an exact comparison of the parts."""
+    """Whether an exact comparison of the parts confirms, or cannot refute, an equality that math-verify accepted."""
     a, b = _right_side(a, b), _right_side(b, a)
     if isinstance(a, MatrixBase) and isinstance(b, MatrixBase):
         return a.shape == b.shape and all(consistent(x, y) for x, y in zip(a.flat(), b.flat(), strict=True))
@@ -238,7 +241,7 @@ def consistent(a: Any, b: Any) -> bool:
 
 
 def _spells(a: Expr, b: Expr) -> bool:
-    """Whether a is one symbol and b a product of them: math-verify compares the letters of abc and a*b*c."""
+    """Whether a is one symbol and b a product of symbols: abc and a*b*c, whose letters math-verify compares."""
     return isinstance(a, Symbol) and all(isinstance(x, Symbol) or x == sympy.E for x in Mul.make_args(b))
 
 
@@ -248,13 +251,13 @@ def _points(symbols: Sequence[Symbol]) -> Iterator[dict[Symbol, Expr]]:
 
 
 def _matched(parts: Sequence[Any], others: Sequence[Any]) -> bool:
-    """Whether each part has an equal of its own; the order is math-verify's to judge."""
+    """Whether the parts can be paired so that each pair is consistent; math-verify judges their order."""
     left = list(others)
     for part in parts:
-        found = next((i for i, other in enumerate(left) if consistent(part, other)), None)
-        if found is None:
+        match = next((i for i, other in enumerate(left) if consistent(part, other)), None)
+        if match is None:
             return False
-        del left[found]
+        del left[match]
     return True
 
 
@@ -269,7 +272,7 @@ def _right_side(a: Any, b: Any) -> Any:
 
 
 def _rational(value: Expr) -> Expr:
-    """Each decimal in the expression as the rational that it spells, and the arithmetic done."""
+    """Replaces each decimal in the expression by the rational that it spells, and evaluates the arithmetic."""
     return _arithmetic(value.xreplace({x: Rational(str(x)) for x in value.atoms(Float)}))
 
 
@@ -305,7 +308,7 @@ def _equal_exactly(a: Expr, b: Expr) -> bool | None:
 
 
 def _differ_far_on(a: Expr, b: Expr) -> bool:
-    """Whether values that agree to 45 digits differ before the 2,000th: evalf takes digits until it finds a few."""
+    """Whether values that agree to 45 digits differ before the 2,000th; evalf adds digits until some are certain."""
     difference = a - b
     digits = _DIGITS if difference.has(ExprWithLimits) else _MOST_DIGITS  # a sum or an integral is slow at many
     parts = N(difference, 2, maxn=digits).as_real_imag()

@@ -1,4 +1,4 @@
-"""Grades completions: one grader serves evaluation, rewards and comparisons."""
+"""Grades completions: evaluation, rewards and comparisons use the same grader."""
 
 import os
 import re
@@ -15,20 +15,20 @@ from phfcli.core.grading.exact import Refused
 from phfcli.core.grading.latex import last_box, last_boxes, split_commas
 from phfcli.core.grading.pool import DIED, TIMEOUT, Pool
 
-MEMORY_BYTES = 2 << 30  # for each worker, above what its imports take
-_MAX_WORKERS = 8  # by default: on a large machine others share the memory that hostile answers may take
+MEMORY_BYTES = 2 << 30  # of address space for each worker, above what its imports take
+_MAX_WORKERS = 8  # by default: bounds the memory that hostile answers can take on a machine with many CPUs
 
 
 class Status(StrEnum):
-    """What became of a completion. Only `correct` scores; timeout, error and bad_gold are failures of the grader."""
+    """The outcome of grading. Only `correct` scores 1; timeout, error and bad_gold are failures of the grader."""
 
     correct = "correct"
     wrong = "wrong"
     no_answer = "no_answer"  # no box, an empty last box, or one that is never closed
-    truncated = "truncated"  # cut by the token limit: the caller knows, the grader never sets it
-    timeout = "timeout"  # the judgement overran the wall-clock limit
-    error = "error"  # refused before parsing, not parsed, or the worker died
-    bad_gold = "bad_gold"  # the gold itself is not usable
+    truncated = "truncated"  # cut off by the token limit; set by the caller, never by the grader
+    timeout = "timeout"  # the judgement exceeded the wall-clock limit
+    error = "error"  # the answer was refused before parsing or could not be parsed, or the worker died
+    bad_gold = "bad_gold"  # the gold answer cannot be read
 
 
 _CHOICE = re.compile(
@@ -36,7 +36,7 @@ _CHOICE = re.compile(
 )
 _LETTER = re.compile(r"(?:\\(?:text|textbf|mathrm)\s*\{)?\s*\(?[A-J]\)?\s*\}?")
 
-# of the statuses under several accepted answers the one that counts: a failure is told before a wrong answer
+# with several accepted answers the first of these statuses counts; a grader failure counts before a wrong answer
 _PREFERRED = [
     Status.correct,
     Status.no_answer,
@@ -50,13 +50,13 @@ _PREFERRED = [
 
 @dataclass(frozen=True)
 class Grade:
-    """A status, and the answer as it stood in the last box (None where there was none)."""
+    """A status, and the answer as written in the last box; None if there is no box."""
 
     status: Status
     answer: str | None
 
 
-STATUS_OF = {  # what a judge, or the pool, says
+STATUS_OF = {  # from the verdict of a judge or of the pool
     "equal": Status.correct,
     "different": Status.wrong,
     "bad_gold": Status.bad_gold,
@@ -69,15 +69,20 @@ STATUS_OF = {  # what a judge, or the pool, says
 
 
 class Grader:
-    """Grades completions in worker processes that are killed and replaced when they overrun.
+    """Grades completions in worker processes; a worker that exceeds the time limit is killed and replaced.
 
-    workers: processes, started when a pair first needs math-verify and kept until `close`. None: one for each CPU that
-        this process may use, at most 8.
-    timeout_s: wall-clock seconds for one judgement; the start of a process does not count.
-    Use it as a context manager. Threads may share one; their calls take turns.
+    Use it as a context manager. Threads may share a grader; their calls take turns.
+
+    Args:
+        workers: the number of processes, which start when a pair first needs math-verify and live until `close`. None
+            is one for each CPU that this process may use, at most 8.
+        timeout_s: wall-clock seconds for one judgement, without the start of a process.
+
+    Raises:
+        ValueError: fewer than one worker, or no time.
     """
 
-    reads_cut = False  # a completion that the token limit has cut has no answer
+    reads_cut = False  # a completion that the token limit has cut off has no answer
 
     def __init__(self, workers: int | None = None, timeout_s: float = 5.0) -> None:
         workers = usable_cpus() if workers is None else workers
@@ -99,18 +104,20 @@ class Grader:
 
     @property
     def lost_workers(self) -> int:
-        """How many workers have overrun or died so far; each was replaced when the next pair needed one."""
+        """The number of workers that were killed for exceeding the limit or died, each replaced when needed."""
         return self._pool.lost
 
     def grade(self, pairs: Sequence[tuple[str | Sequence[str], str]]) -> list[Grade]:
-        """Grades (gold, completion) pairs, in order. The completion is the whole text, thinking included.
+        """Grades (gold, completion) pairs, in order; bad text never raises.
 
-        A sequence of golds holds accepted answers, of which any counts as correct.
+        Args:
+            pairs: the gold answer, or a sequence of accepted answers of which one suffices, and the whole text of the
+                completion, thinking included.
         """
         golds = [(gold,) if isinstance(gold, str) else tuple(gold) or ("",) for gold, _ in pairs]
         answers = [_final_answer(completion, accepted) for (_, completion), accepted in zip(pairs, golds, strict=True)]
         compared = [
-            (_readable(gold), _readable(_meant(answer or "", gold)))
+            (_readable(gold), _readable(_choice_part(answer or "", gold)))
             for accepted, answer in zip(golds, answers, strict=True)
             for gold in accepted
         ]
@@ -119,17 +126,20 @@ class Grader:
         return [Grade(status, answer) for status, answer in zip(best, answers, strict=True)]
 
     def check_golds(self, golds: Sequence[str]) -> list[bool]:
-        """Whether each gold can be read and equals itself; the others would be graded bad_gold."""
+        """Whether each gold answer is usable: it can be read and equals itself. Others would be graded bad_gold."""
         texts = [reading.text if (reading := _readable(gold)) else "" for gold in golds]
         by_parser = list(dict.fromkeys(text for gold, text in zip(golds, texts, strict=True) if _needs_parser(gold)))
         words = dict(zip(by_parser, self._pool.judge([(text, text) for text in by_parser]), strict=True))
         return [bool(text) and words.get(text, "equal") == "equal" for text in texts]
 
     def equivalence_classes(self, answers: Sequence[str | None]) -> list[int | None]:
-        """Numbers the classes of equal answers in order of appearance; None stays None.
+        """The number of each answer's class of equal answers, in order of appearance; None stays None.
 
-        The answers are those of `Grade.answer`. Each is compared with one member of each class; one that cannot be
-        judged is equal to its own spelling only.
+        Each answer is compared with the first member of each class. An answer that cannot be judged equals only its own
+        spelling.
+
+        Args:
+            answers: values of `Grade.answer`.
         """
         distinct = list(dict.fromkeys(answer for answer in answers if answer is not None))
         usable = dict(zip(distinct, self.check_golds(distinct), strict=True))
@@ -144,7 +154,7 @@ class Grader:
         return [None if answer is None else class_of[answer] for answer in answers]
 
     def _compare(self, pairs: Sequence[tuple[Answer | None, Answer | None]]) -> list[Status]:
-        """Statuses of (gold, answer) readings; equal pairs are judged once, and only where spelling does not decide."""
+        """The status of each (gold, answer) pair. Workers judge only pairs that need the parser, equal pairs once."""
         decided = [_decide(gold, answer) for gold, answer in pairs]
         open_pairs = [_texts(pair) for pair, status in zip(pairs, decided, strict=True) if status is None]
         distinct = list(dict.fromkeys(open_pairs))
@@ -153,18 +163,18 @@ class Grader:
 
 
 def best_status(statuses: Sequence[Status]) -> Status:
-    """Of the statuses under several accepted answers the one that counts."""
+    """The status that counts among those under several accepted answers."""
     return min(statuses, key=_PREFERRED.index)
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may run on, at most _MAX_WORKERS. Only Linux tells them from those that there are."""
+    """The number of CPUs that this process may use, at most _MAX_WORKERS; outside of Linux all CPUs count."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cpus, _MAX_WORKERS)
 
 
 def _final_answer(completion: str, golds: Sequence[str]) -> str | None:
-    """The last box; where a gold holds several values, all boxes of a list that the completion ends with."""
+    """The last box; if a gold lists several values, all boxes of the list that ends the completion."""
     if any(len(split_commas(gold)) > 1 for gold in golds):
         boxes = last_boxes(completion)
         if len(boxes) > 1:
@@ -172,8 +182,8 @@ def _final_answer(completion: str, golds: Sequence[str]) -> str | None:
     return last_box(completion)
 
 
-def _meant(answer: str, gold: str) -> str:
-    r"""Of a choice with its value, such as \text{(C) } 15, the part that the gold is of the kind of."""
+def _choice_part(answer: str, gold: str) -> str:
+    r"""The part of an answer such as \text{(C) } 15 that matches the kind of the gold: the letter or the value."""
     choice = _CHOICE.fullmatch(answer.strip())
     if choice is None:
         return answer
@@ -196,7 +206,7 @@ def _needs_parser(gold: str) -> bool:
 
 
 def _decide(gold: Answer | None, answer: Answer | None) -> Status | None:
-    """The status that needs no parser, or None. An empty box comes first, then an unusable gold."""
+    """The status if no parser is needed, else None. An empty box counts before an unusable gold."""
     if answer is not None and not answer.text:
         return Status.no_answer
     if gold is None or not gold.text:
@@ -216,15 +226,15 @@ def _texts(pair: tuple[Answer | None, Answer | None]) -> tuple[str, str]:
 
 _CHOICE_ANSWER = re.compile(r"\s*\$?\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*\(?\s*([A-Za-z])(?![A-Za-z0-9])")
 
-Rule = Callable[[str, str], Grade]  # (gold, completion): the whole text of the completion, thinking included
+Rule = Callable[[str, str], Grade]  # of (gold, completion), the whole text with its thinking
 
 
 class Grading(Protocol):
-    """What evaluation and rewards ask of a grader; `Grader` says what each does."""
+    """The interface of a grader; `Grader` documents the methods."""
 
     @property
     def reads_cut(self) -> bool:
-        """Whether a completion that the token limit has cut is graded as it stands."""
+        """Whether a completion that the token limit has cut off is graded too."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -238,7 +248,7 @@ class Grading(Protocol):
 
 @dataclass(frozen=True)
 class RuleGrader:
-    """Grades by a rule. What the rule raises is a failure of the grader, never a wrong answer."""
+    """Grades with a function. An exception of the function is a failure of the grader, never a wrong answer."""
 
     rule: Rule
     reads_cut: bool = False
@@ -254,36 +264,36 @@ class RuleGrader:
         return [self._best((golds,) if isinstance(golds, str) else golds, completion) for golds, completion in pairs]
 
     def check_golds(self, golds: Sequence[str]) -> list[bool]:
-        """Any gold answer that says something is usable."""
+        """Every gold answer that is not empty is usable."""
         return [bool(gold.strip()) for gold in golds]
 
     def equivalence_classes(self, answers: Sequence[str | None]) -> list[int | None]:
-        """Answers are equal where they are spelt alike."""
-        places = {answer: place for place, answer in enumerate(dict.fromkeys(a for a in answers if a is not None))}
-        return [None if answer is None else places[answer] for answer in answers]
+        """Answers are equal if they are spelled alike."""
+        class_of = {answer: number for number, answer in enumerate(dict.fromkeys(a for a in answers if a is not None))}
+        return [None if answer is None else class_of[answer] for answer in answers]
 
     def _best(self, golds: Sequence[str], completion: str) -> Grade:
-        """The grade under the accepted answers: correct if it is so under one of them."""
-        grades = [self._one(gold, completion) for gold in golds]
+        """The grade under several accepted answers: correct if it is correct under one of them."""
+        grades = [self._grade_pair(gold, completion) for gold in golds]
         return next((grade for grade in grades if grade.status == Status.correct), grades[0])
 
-    def _one(self, gold: str, completion: str) -> Grade:
+    def _grade_pair(self, gold: str, completion: str) -> Grade:
         try:
             return self.rule(gold, completion)
-        except Exception:  # whatever a rule of others may raise
+        except Exception:  # a plugin's function may raise anything
             return Grade(Status.error, None)
 
 
 def choice(gold: str, completion: str) -> Grade:
-    r"""The letter of an option, which the last box holds or begins with: C, (C), C. and \text{(C) 15} alike."""
-    found = _CHOICE_ANSWER.match(last_box(completion) or "")
-    if found is None:
+    r"""Grades a multiple choice by the letter at the start of the last box: C, (C), C. and \text{(C) 15} alike."""
+    letter = _CHOICE_ANSWER.match(last_box(completion) or "")
+    if letter is None:
         return Grade(Status.no_answer, None)
-    return Grade(Status.correct if found[1].upper() == gold else Status.wrong, found[1].upper())
+    return Grade(Status.correct if letter[1].upper() == gold else Status.wrong, letter[1].upper())
 
 
 def find_rule(name: str) -> RuleGrader:
-    """The grader of a rule that somebody has added."""
+    """The grader of a registered plugin rule. Raises UserError for a name that is not registered."""
     rule = find("graders", name)
     if rule is None:
         raise UserError(f"grader: {name!r} is unknown; register it first")

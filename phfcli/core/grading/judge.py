@@ -1,4 +1,4 @@
-"""Judges one pair in a worker process: by our reading of it, or by math-verify's of the whole text."""
+"""Judges one pair in a worker process: by phf's own parsing, or by math-verify on the whole text."""
 
 import re
 from functools import lru_cache
@@ -14,14 +14,14 @@ from phfcli.core.grading.exact import agree, as_plain, consistent, equal_numbers
 
 Verdict = Literal["equal", "different", "bad_gold", "unreadable"]
 
-# no unit stripping: it drops variables (3t is not 3); units.py has taken the units off already
+# no unit stripping, which drops variables (3t is not 3); `exact.split_unit` has removed units of measure before
 _LATEX = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
-_IMAGINARY = Symbol("i", real=False)  # what the parser makes of i
-_PRECISION = 60  # digits to which math-verify evaluates a difference
+_IMAGINARY = Symbol("i", real=False)  # how the parser represents i
+_PRECISION = 60  # decimal digits with which math-verify evaluates a difference
 
 
 def judge(gold_text: str, answer_text: str) -> Verdict:
-    """Judges two normalised texts, gold first: math-verify follows the gold's form. May raise, hang or crash."""
+    """Judges two normalised texts. The order matters: math-verify follows the gold's form. May raise, hang or crash."""
     gold = parse(gold_text)
     if gold is None or gold.has(nan, zoo):
         return "bad_gold"
@@ -33,7 +33,7 @@ def judge(gold_text: str, answer_text: str) -> Verdict:
 
 @lru_cache(maxsize=256)
 def parse(text: str) -> Any:
-    """The sympy value of a normalised text, or None where it is not in the parser's grammar."""
+    """The sympy value of a normalised text, or None if the parser's grammar does not cover it."""
     if number := plain_number(text):
         return Rational(number.value.numerator, number.value.denominator)
     try:
@@ -44,7 +44,7 @@ def parse(text: str) -> Any:
         raise
     except Exception:  # the grammar's own errors have no common type
         left, _, last = text.rpartition("=")
-        return parse(last) if left and not re.search("[,;<>!]", text) else None  # the left side may be no formula
+        return parse(last) if left and not re.search("[,;<>!]", text) else None  # the left side need not be a formula
     if not isinstance(value, Basic | MatrixBase):
         return None
     return value.subs(_IMAGINARY, I) if is_complex and value.has(_IMAGINARY) else value
@@ -56,7 +56,7 @@ def _equal(gold_text: str, gold: Any, answer_text: str, answer: Any) -> bool:
         if same is not None:
             return same
     elif isinstance(gold, Expr) and isinstance(answer, Expr) and refuted(gold, answer):
-        return False  # sooner than math-verify, which would simplify the difference
+        return False  # faster than math-verify, which would simplify the difference
     accepted: bool = verify(
         gold,
         answer,
@@ -73,7 +73,7 @@ def _is_constant(value: Any) -> bool:
 
 
 def _equal_constants(gold_text: str, gold: Expr, answer_text: str, answer: Expr) -> bool | None:
-    """The value decides, to 60 digits, or by the rounding rule where one side is written as a decimal."""
+    """Compares constants to 60 digits, or by the rounding rule if one side is written as a decimal."""
     written = plain_number(gold_text), plain_number(answer_text)
     if any(number and number.digits for number in written):
         a, b = written[0] or as_plain(gold), written[1] or as_plain(answer)
@@ -83,11 +83,11 @@ def _equal_constants(gold_text: str, gold: Expr, answer_text: str, answer: Expr)
 
 
 _NUMBER = re.compile(r"\s*-?[0-9][0-9,.]*\s*")
-_MARKED = re.compile(r"\$|\\\(|\\\[|\\boxed")  # says itself where its mathematics is
+_MARKED = re.compile(r"\$|\\\(|\\\[|\\boxed")  # marks where its mathematics is
 
 
 def judge_whole_text(gold_text: str, text: str) -> str:
-    """The verdict, and behind a space what math-verify has read of the text. May raise, hang or crash."""
+    """The verdict, a space, and the answer that math-verify has parsed. May raise, hang or crash."""
     gold = read_text(_delimited(gold_text), parsing_timeout=None)
     if not gold:
         return "bad_gold"
@@ -99,5 +99,5 @@ def judge_whole_text(gold_text: str, text: str) -> str:
 
 
 def _delimited(gold: str) -> str:
-    """A gold as its README asks for it: a formula stands between dollar signs."""
+    """The gold as math-verify's README wants it: a formula between dollar signs."""
     return gold if _NUMBER.fullmatch(gold) or _MARKED.search(gold) else f"${gold}$"

@@ -1,4 +1,4 @@
-"""Reads the LaTeX of an answer: its box, its parts, and the rules that bring spellings to one."""
+"""Reads the LaTeX of an answer: the last box, its parts, and the rules that normalise its spelling."""
 
 import itertools
 import re
@@ -15,9 +15,9 @@ _COMMAND = "\\boxed"
 def last_box(text: str) -> str | None:
     r"""The content of the last \boxed in `text`, or None.
 
-    None means that there is no box, that the last one is empty, or that the last one is never closed: an earlier box
-    is then not what the completion ended with. `\boxed 5` and `\boxed x` (one number or one letter) are read too;
-    a mere mention of the command is passed over.
+    None means that there is no box, that the last one is empty, or that the last one is never closed; an earlier box is
+    then not the final answer. `\boxed 5` and `\boxed x` (one number or one letter) count as boxes too. A mention of the
+    command without content is skipped.
     """
     start = text.rfind(_COMMAND)
     while start >= 0:
@@ -33,16 +33,16 @@ def last_box(text: str) -> str | None:
             return bare[1]
         if not text[after:].strip():
             return None  # the completion is cut there
-        start = text.rfind(_COMMAND, 0, start)  # the command is only spoken of
+        start = text.rfind(_COMMAND, 0, start)  # the command is only mentioned
     return None
 
 
 def last_boxes(text: str) -> list[str]:
-    r"""The contents of the last boxes, in order, as far as nothing but "and", "or" and commas joins them."""
-    found = [match.start() for match in re.finditer(r"\\boxed\s*\{", text)]
+    r"""The contents of the last boxes, in order, as long as only "and", "or" and commas stand between them."""
+    starts = [match.start() for match in re.finditer(r"\\boxed\s*\{", text)]
     boxes: list[str] = []
     following = len(text)
-    for start in reversed(found):
+    for start in reversed(starts):
         brace = text.index("{", start)
         end = group_end(text, brace)
         if end is None or (boxes and not _JOINED.fullmatch(text, end + 1, following)):
@@ -53,7 +53,7 @@ def last_boxes(text: str) -> list[str]:
 
 
 def split_thinking(text: str) -> tuple[str, str]:
-    """The thinking, and what follows it. The prompt may have opened the thinking, the token limit may have cut it."""
+    """(thinking, text after it). The prompt may hold the opening tag; the token limit may cut off the closing one."""
     thinking, closed, rest = text.partition("</think>")
     if not closed and not text.lstrip().startswith("<think>"):
         return "", text
@@ -89,7 +89,7 @@ def unwrap(text: str, commands: frozenset[str]) -> str:
 
 
 def split_commas(text: str) -> list[str]:
-    """Splits at the commas that stand outside every bracket; an unbalanced text is split where it looks outermost."""
+    """Splits at the commas outside all brackets; in an unbalanced text at those where the bracket depth is zero."""
     parts, depth, start = [], 0, 0
     for match in re.finditer(r"\\[a-zA-Z]+|\\.|[()\[\]{},]", text, re.DOTALL):
         token = match[0].removeprefix("\\")
@@ -104,7 +104,7 @@ def split_commas(text: str) -> list[str]:
 
 
 def enclosure(text: str) -> str | None:
-    r"""What encloses the whole of a list: "{" for \{a, b\}, "(" for any of (a, b), [a, b], (a, b]; None otherwise."""
+    r"""The bracket around a whole list: "{" for \{a, b\}, "(" for (a, b), [a, b] and (a, b]; None if there is none."""
     opening, closing = ("\\{", "\\}") if text.startswith("\\{") else (text[:1], text[-1:])
     if opening not in {"\\{", "(", "["} or not text.endswith(closing) or closing not in {"\\}", ")", "]"}:
         return None
@@ -170,7 +170,7 @@ def _sub(pattern: str, replacement: str) -> Rule:
 
 
 def _written_out(text: str) -> str:
-    """Fractions, powers and roots that Unicode writes as single characters, as LaTeX writes them."""
+    """Writes Unicode fractions, powers and roots as LaTeX."""
     for character, fraction in _VULGAR.items():
         text = text.replace(character, fraction)
     text = _SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(_SUPERSCRIPTS)}}}", text)
@@ -178,12 +178,12 @@ def _written_out(text: str) -> str:
 
 
 def _root(match: re.Match[str]) -> str:
-    """A root sign covers the whole number or the one letter behind it; what stands in brackets is left to `_braced`."""
+    """A root sign covers the number or letter after it; `_braced_roots` handles a bracket after it."""
     return rf"\sqrt{_ROOT_SIGNS[match[1]]}" + (f"{{{match[2]}}}" if match[2] else "")
 
 
 def _braced_roots(text: str) -> str:
-    r"""Writes \sqrt(a) as \sqrt{a}, as far as its bracket closes."""
+    r"""Writes \sqrt(a) as \sqrt{a} if the bracket is closed."""
     position = 0
     while match := _PARENTHESISED_ROOT.search(text, position):
         position = match.end()
@@ -194,7 +194,7 @@ def _braced_roots(text: str) -> str:
 
 
 def _closing(text: str, start: int) -> int | None:
-    """Where the round bracket at `start` closes."""
+    """The index at which the round bracket at `start` closes, or None."""
     depth = 0
     for index in range(start, len(text)):
         depth += (text[index] == "(") - (text[index] == ")")
@@ -204,7 +204,7 @@ def _closing(text: str, start: int) -> int | None:
 
 
 def _last_line(text: str) -> str:
-    """The last line of an aligned block, which is where a derivation ends."""
+    """Replaces an aligned block by its last line, which is where a derivation ends."""
     match = _ALIGNED.search(text)
     if match is None:
         return text
@@ -213,7 +213,7 @@ def _last_line(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """Control characters, NUL and lone surrogates carry no mathematics and break what they pass through."""
+    """Replaces control characters, NUL and lone surrogates, which carry no mathematics and break parsers."""
     return "".join(c if c.isprintable() else " " for c in text.translate(_UNICODE))
 
 
@@ -227,7 +227,7 @@ def _delimiters(text: str) -> str:
 
 
 def _percent(text: str) -> str:
-    """A percentage inside something else becomes its fraction; one that stands alone is read as a plain number."""
+    """Writes a percentage inside a formula as a fraction; one that stands alone is read as a plain number."""
     return text if plain_number(text) else _PERCENTAGE.sub(r"\\frac{\1}{100}", text)
 
 
@@ -298,7 +298,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
 
 
 def normalise(text: str) -> str:
-    """`text` in the one spelling that the rest of the grader expects."""
+    """The text in the spelling that the rest of the grader expects: all RULES applied in order."""
     for _, rule in RULES:
         text = rule(text)
     return text

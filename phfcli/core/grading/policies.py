@@ -1,6 +1,6 @@
-"""One grader for each named policy. They differ in what the answer is and in when it is right, and in nothing else.
+"""The grading policies, one grader each. They differ only in what counts as the answer and in when it is right.
 
-All check golds and count votes as ours does, so that a benchmark has the same problems under each.
+All policies check gold answers and count votes as `Grader` does, so a benchmark has the same problems under each.
 """
 
 import re
@@ -25,7 +25,7 @@ from phfcli.core.grading.pool import Pool
 from phfcli.core.names import PolicyName
 
 _JUDGE = "phfcli.core.grading.judge:judge_whole_text"
-# GSM8K's "flexible-extract" of lm-evaluation-harness, to the letter: also what is no number, such as "$."
+# "flexible-extract" of GSM8K in lm-evaluation-harness, copied exactly; it also matches text such as "$."
 _NUMBER = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 _IGNORED = (",", r"\$", r"(?s).*#### ", r"\.$")
 
@@ -33,14 +33,14 @@ Pairs = Sequence[tuple[str | Sequence[str], str]]
 
 
 class NoThinking(Grader):
-    """Ours, on what follows the thinking: a box that stands in the thinking alone is no answer."""
+    """The policy `phf` on the text after the thinking, so a box in the thinking alone is no answer."""
 
     def grade(self, pairs: Pairs) -> list[Grade]:
         return super().grade([(gold, split_thinking(text)[1]) for gold, text in pairs])
 
 
 class Spelled(Grader):
-    """Compares spellings by a rule, and knows no mathematics."""
+    """Compares spellings with a function, without mathematics."""
 
     reads_cut = True
 
@@ -57,7 +57,7 @@ class Spelled(Grader):
 
 
 class MathVerify(Grader):
-    """math-verify alone, with its defaults, on what `text_of` takes of a completion; None is no answer."""
+    """math-verify with its defaults, on the text that `text_of` extracts from a completion; None is no answer."""
 
     reads_cut = True
 
@@ -74,17 +74,22 @@ class MathVerify(Grader):
 
     def grade(self, pairs: Pairs) -> list[Grade]:
         texts = [self._text_of(text) for _, text in pairs]
-        asked = [(gold, text) for (golds, _), text in zip(pairs, texts, strict=True) if text for gold in _golds(golds)]
-        distinct = list(dict.fromkeys(asked))
-        said = dict(zip(distinct, self._judges.judge(distinct), strict=True))
+        needed = [(gold, text) for (golds, _), text in zip(pairs, texts, strict=True) if text for gold in _golds(golds)]
+        distinct = list(dict.fromkeys(needed))
+        verdicts = dict(zip(distinct, self._judges.judge(distinct), strict=True))
         return [
-            _grade([said[gold, text] for gold in _golds(golds)]) if text else Grade(Status.no_answer, None)
+            _grade([verdicts[gold, text] for gold in _golds(golds)]) if text else Grade(Status.no_answer, None)
             for (golds, _), text in zip(pairs, texts, strict=True)
         ]
 
 
 def build_grader(name: str, timeout_s: float = 5.0, policy: PolicyName = "phf") -> Grading:
-    """The grader of that name: "math" under a policy; "choice", or a rule that somebody has added, which have none."""
+    """The grader of that name: "math" under a policy, "choice", or a registered plugin rule.
+
+    Args:
+        timeout_s: wall-clock seconds for one judgement of "math".
+        policy: of "math"; the other graders have no policies.
+    """
     if name == "choice":
         return RuleGrader(choice)
     if name != "math":
@@ -110,16 +115,16 @@ def _grade(judgements: Sequence[str]) -> Grade:
 
 
 def _boxed(text: str) -> str | None:
-    """The last box alone, in a box, for math-verify to find."""
+    """The last box alone, written as a box again, because math-verify looks for one."""
     content = last_box(text)
     return None if content is None else rf"\boxed{{{content}}}"
 
 
 def _last_number(gold: str, text: str) -> Grade:
-    found = _NUMBER.findall(text)
-    if not found:
+    numbers = _NUMBER.findall(text)
+    if not numbers:
         return Grade(Status.no_answer, None)
-    answer = next(part for part in found[-1] if part)
+    answer = next(part for part in numbers[-1] if part)
     return Grade(Status.correct if _without_marks(answer) == _without_marks(gold) else Status.wrong, answer)
 
 
@@ -130,7 +135,7 @@ def _without_marks(text: str) -> str:
 
 
 def _strict(gold: str, text: str) -> Grade:
-    """The last box, or the whole text where there is none, letter by letter."""
+    """Compares the last box, or the whole text without a box, character by character."""
     answer = last_box(text) if "\\boxed" in text else text.strip()
     if not answer:
         return Grade(Status.no_answer, None)

@@ -1,4 +1,4 @@
-"""Worker processes that judge pairs, each killed and replaced when it overruns its time."""
+"""Worker processes that judge pairs; one that exceeds its time limit is killed and replaced."""
 
 import contextlib
 import logging
@@ -21,11 +21,15 @@ READY = "ready"
 
 
 def serve(connection: Connection, timeout_s: float, memory_bytes: int, judge: str) -> None:
-    """Judges by `judge`, a "module:function", until the pipe closes. READY is sent when the slow imports are done."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
-    logging.disable(logging.CRITICAL)  # nobody reads what math-verify would say
+    """The main loop of a worker: judges pairs until the pipe closes; sends READY after the slow imports.
+
+    Args:
+        judge: the function that judges, as "module:function".
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent, which ends its workers
+    logging.disable(logging.CRITICAL)  # nobody reads the log of math-verify
     module, _, name = judge.partition(":")
-    decide = getattr(import_module(module), name)  # sympy: one or two seconds
+    decide = getattr(import_module(module), name)  # imports sympy, which takes one or two seconds
 
     _limit_memory(memory_bytes)
     send(connection, READY)
@@ -34,12 +38,12 @@ def serve(connection: Connection, timeout_s: float, memory_bytes: int, judge: st
             gold, answer = receive(connection)
         except EOFError:
             return
-        # the kernel ends this process even inside a C loop, should the parent no longer be there to do so
+        # if the parent is gone, the kernel's timer ends this process even inside a C loop
         signal.setitimer(signal.ITIMER_REAL, 2 * timeout_s + 5)
         try:
             verdict: str = decide(gold, answer)
         except MemoryError:
-            os._exit(1)  # a fresh process rather than a damaged one; the parent counts an error
+            os._exit(1)  # the process may be damaged; the parent counts an error and starts another one
         except Exception:
             verdict = "error"
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -47,7 +51,7 @@ def serve(connection: Connection, timeout_s: float, memory_bytes: int, judge: st
 
 
 def _limit_memory(extra_bytes: int) -> None:
-    """Allows `extra_bytes` of address space above what the imports took. Only Linux keeps such a limit."""
+    """Limits the address space to `extra_bytes` above what the imports take; only Linux enforces it."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -59,7 +63,7 @@ def _limit_memory(extra_bytes: int) -> None:
 TIMEOUT = "timeout"
 DIED = "died"
 
-_START_S = 180.0  # importing sympy, on a busy machine
+_START_S = 180.0  # for importing sympy on a busy machine
 _MAX_FAILED_STARTS = 3
 _SERVE = "phfcli.core.grading.pool:serve"
 OUR_JUDGE = "phfcli.core.grading.judge:judge"
@@ -68,7 +72,7 @@ _ENVIRONMENT = {"PYTHONHASHSEED": "0", "SYMPY_GROUND_TYPES": "python", "MPMATH_N
 
 
 class _Worker:
-    """One process. `job` is the index it works on, None while it starts or idles."""
+    """One process. `job` is the index of the pair that it judges, None while it starts or is idle."""
 
     def __init__(self, timeout_s: float, memory_bytes: int, judge: str) -> None:
         self.child = ChildProcess(_SERVE, [timeout_s, memory_bytes, judge], _ENVIRONMENT, silent=True)
@@ -87,7 +91,8 @@ class _Worker:
 class Pool:
     """Judges pairs of texts in at most `workers` processes, which start when first needed.
 
-    judge: the function that decides a pair, as "module:name"; what it says is handed on.
+    Args:
+        judge: the function that judges a pair, as "module:function"; `Pool.judge` returns its verdicts.
     """
 
     def __init__(self, workers: int, timeout_s: float, memory_bytes: int, judge: str = OUR_JUDGE) -> None:
@@ -95,14 +100,16 @@ class Pool:
         self._workers: list[_Worker] = []
         self._lock = threading.Lock()
         self._failed_starts = 0
-        self.lost = 0  # workers that overran or died
+        self.lost = 0  # workers that exceeded the limit or died
         self._finalizer = weakref.finalize(self, _kill_all, self._workers, os.getpid())
 
     def judge(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
-        """One word per pair: what the judge says, "error", TIMEOUT (overran `timeout_s`) or DIED (crashed, killed).
+        """The verdict of each pair: that of the judge, "error", TIMEOUT (over `timeout_s`) or DIED (crashed, killed).
 
-        Takes at most about len(pairs) / workers * (timeout_s + the start of a process).
-        Raises FaultError if processes cannot be started.
+        It takes at most about len(pairs) / workers * (timeout_s + the start of a process).
+
+        Raises:
+            FaultError: processes cannot be started.
         """
         with self._lock:
             words = [""] * len(pairs)
@@ -112,7 +119,7 @@ class Pool:
                     self._hand_out(todo, pairs)
                     self._collect(words)
             except BaseException:
-                self.close()  # a worker in the middle of a job would answer the next call with it
+                self.close()  # a worker in the middle of a job would send its verdict to the next call
                 raise
             return words
 
@@ -125,7 +132,7 @@ class Pool:
             if todo and worker.ready and worker.job is None:
                 job = todo.popleft()
                 if not worker.send(job, pairs[job], self._timeout_s):
-                    todo.appendleft(job)  # it died between two calls: not the fault of this pair
+                    todo.appendleft(job)  # the worker died between two calls, which is not the fault of this pair
                     self._drop(worker)
         starting = sum(not worker.ready for worker in self._workers)
         while len(self._workers) < self._size and starting < len(todo):
@@ -133,12 +140,12 @@ class Pool:
             starting += 1
 
     def _collect(self, words: list[str]) -> None:
-        """Waits for the next word or deadline, and settles what it finds."""
+        """Waits for the next verdict or deadline, and records it."""
         waiting = {w.child.connection: w for w in self._workers if not w.ready or w.job is not None}
         if not waiting:
             return
-        patience = min(worker.deadline for worker in waiting.values()) - time.monotonic()
-        for connection in wait(list(waiting), timeout=max(patience, 0.0)):
+        wait_s = min(worker.deadline for worker in waiting.values()) - time.monotonic()
+        for connection in wait(list(waiting), timeout=max(wait_s, 0.0)):
             assert isinstance(connection, Connection)
             self._settle(waiting.pop(connection), words)
         for worker in waiting.values():
@@ -173,7 +180,7 @@ class Pool:
 
 
 def _kill_all(workers: list[_Worker], owner: int) -> None:
-    """Also runs when the pool is collected and when the interpreter ends; not in a forked child of the owner."""
+    """Kills all workers. Runs also at garbage collection and interpreter exit, but not in a forked child."""
     while workers and os.getpid() == owner:
         with contextlib.suppress(OSError):
             workers.pop().child.kill()

@@ -24,7 +24,7 @@ def write_side_by_side(path: Path, comparison: Comparison) -> None:
     if len(results) != 2 or results[0].bench != results[1].bench:
         given = ", ".join(f"{result.name} on {result.bench}" for result in results)
         raise UserError(
-            f"--samples: shows two evaluations of one benchmark; choose them by their paths and --bench. Given: {given}"
+            f"samples: the page shows two evaluations of one benchmark; choose them by path and bench. Given: {given}"
         )
     tables = [_rows(result) for result in results]
     problems = {
@@ -48,7 +48,7 @@ def _rows(result: SavedEvaluation) -> list[GradedSample]:
     """The rows of the table of samples, which holds the problems' texts as well."""
     table = SampleFile(result.folder).table
     if not table.is_file():
-        raise UserError(f"--samples: {table} is missing; the same `phf eval` again writes it, without new samples")
+        raise UserError(f"samples: {table} is missing; the same `phf eval` again writes it, without new samples")
     return [dict(row) for row in read_rows(table)]
 
 

@@ -127,7 +127,7 @@ def view_figure(name: ViewName, comparison: Comparison) -> Figure:
     if name in ("runs", "methods"):
         height = differences_height(comparison)
     elif name == "ablations":
-        height = max(height, 0.45 * len(comparison.arms) + 1)
+        height = max(height, 0.45 * len(comparison.methods) + 1)
     return figure_of(view_panels(name, comparison), size=(6, height))
 
 

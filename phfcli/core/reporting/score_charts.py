@@ -7,8 +7,8 @@ from statistics import median, quantiles
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from phfcli.core.analysis.arms import Arm
 from phfcli.core.analysis.compare import Comparison, Pair
+from phfcli.core.analysis.methods import Method
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation, SavedSample
 from phfcli.core.evaluation.scores import pass_at_k
 from phfcli.core.reporting.flow_charts import BLUE, INK, LINE, MARKERS, SERIES, name_axes, tell, title
@@ -18,29 +18,29 @@ STYLES = ("-", "--", "-.", ":")  # so that lines are told apart in grey, too
 _DECADES = 100  # of the largest over the smallest value, from which on a curve has a logarithmic scale
 _TOLD = 25  # points of a curve that tell their value
 
-Point = tuple[Arm, str, int, float, float | None]  # benchmark, step, score, its error
+Point = tuple[Method, str, int, float, float | None]  # benchmark, step, score, its error
 
 
 def scores(axes: Axes, comparison: Comparison, model: str) -> None:
     """Table 1: Average@n of a model's methods on each benchmark, with the error over problems."""
     benches = comparison.benches
-    arms = [arm for arm in comparison.arms if arm.model == model]
-    width = 0.8 / len(arms)
-    for place, arm in enumerate(arms):
-        own = [bench for bench in benches if bench in arm.benches]
-        xs = [benches.index(bench) + (place - (len(arms) - 1) / 2) * width for bench in own]
-        values = [arm.average(bench) for bench in own]
+    methods = [method for method in comparison.methods if method.model == model]
+    width = 0.8 / len(methods)
+    for place, method in enumerate(methods):
+        own = [bench for bench in benches if bench in method.benches]
+        xs = [benches.index(bench) + (place - (len(methods) - 1) / 2) * width for bench in own]
+        values = [method.average(bench) for bench in own]
         heights, errors = [100 * value for value, _ in values], [100 * (error or 0) for _, error in values]
-        bars = axes.bar(xs, heights, 0.92 * width, label=arm.name, color=SERIES[place % len(SERIES)])
+        bars = axes.bar(xs, heights, 0.92 * width, label=method.name, color=SERIES[place % len(SERIES)])
         for x, height, error in zip(xs, heights, errors, strict=True):
             axes.text(x, height + error + 1, f"{height:.1f}", ha="center", va="bottom", fontsize=8, color=INK)
         axes.errorbar(xs, heights, errors, linestyle="", color=INK, capsize=3, linewidth=1)
         for bench, height, error, bar in zip(own, heights, errors, bars, strict=True):
-            tell(bar, f"{arm.name}, {bench}: {height:.1f} ± {error:.1f} %")
+            tell(bar, f"{method.name}, {bench}: {height:.1f} ± {error:.1f} %")
     axes.set_xticks(range(len(benches)), benches)
     axes.set_ylim(0, 100)
     name_axes(axes, "", "Average@n, %")
-    legend_above(axes, len(arms))
+    legend_above(axes, len(methods))
 
 
 def differences(axes: Axes, pairs: Sequence[Pair]) -> None:
@@ -70,18 +70,18 @@ def differences(axes: Axes, pairs: Sequence[Pair]) -> None:
 
 def variants(axes: Axes, comparison: Comparison) -> None:
     """Table 2: the mean over the benchmarks of each variant, a marker for each model."""
-    names = list(dict.fromkeys(arm.name for arm in comparison.arms))
+    names = list(dict.fromkeys(method.name for method in comparison.methods))
     for place, model in enumerate(comparison.models):
-        for arm in comparison.arms:
-            suite = arm.suite(comparison.benches) if arm.model == model else None
+        for method in comparison.methods:
+            suite = method.suite(comparison.benches) if method.model == model else None
             if suite is None:
                 continue
             value, error = 100 * suite[0], 100 * (suite[1] or 0)
-            y = names.index(arm.name) + 0.15 * (place - (len(comparison.models) - 1) / 2)
+            y = names.index(method.name) + 0.15 * (place - (len(comparison.models) - 1) / 2)
             axes.errorbar([value], [y], xerr=[error], color=SERIES[place], capsize=3)
-            label = model if arm.name == names[0] else None
+            label = model if method.name == names[0] else None
             (mark,) = axes.plot([value], [y], color=SERIES[place], marker=MARKERS[place], linestyle="", label=label)
-            tell(mark, f"{arm.name}, {model}: {value:.1f} ± {error:.1f} %")
+            tell(mark, f"{method.name}, {model}: {value:.1f} ± {error:.1f} %")
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     name_axes(axes, f"Average@n of {' + '.join(comparison.benches)}, %", "")
@@ -90,25 +90,25 @@ def variants(axes: Axes, comparison: Comparison) -> None:
 
 def trajectory(axes: Axes, points: Sequence[Point], model: str, bench: str) -> None:
     """Figure 2: the score of each method over training, with the error over problems; what is untrained is a line."""
-    arms = {id(arm): arm for arm, at, *_ in points if (arm.model, at) == (model, bench)}
-    for place, arm in enumerate(arms.values()):
+    methods = {id(method): method for method, at, *_ in points if (method.model, at) == (model, bench)}
+    for place, method in enumerate(methods.values()):
         own = [
-            (step, 100 * score, 100 * (error or 0)) for a, b, step, score, error in points if a is arm and b == bench
+            (step, 100 * score, 100 * (error or 0)) for a, b, step, score, error in points if a is method and b == bench
         ]
         colour = SERIES[place % len(SERIES)]
         steps, values, errors = zip(*own, strict=True)
         told = ", ".join(f"step {step}: {value:.1f} ± {error:.1f}" for step, value, error in own)
         if steps == (0,):
-            line = axes.axhline(values[0], color=colour, linestyle="--", label=arm.name)
+            line = axes.axhline(values[0], color=colour, linestyle="--", label=method.name)
             axes.axhspan(values[0] - errors[0], values[0] + errors[0], color=colour, alpha=0.12, linewidth=0)
         else:
             marker = MARKERS[place % len(MARKERS)]
             style = STYLES[place % len(STYLES)]
-            (line,) = axes.plot(steps, values, linestyle=style, color=colour, marker=marker, label=arm.name)
+            (line,) = axes.plot(steps, values, linestyle=style, color=colour, marker=marker, label=method.name)
             axes.errorbar(steps, values, errors, linestyle="", color=colour, capsize=3, alpha=0.6)
-        tell(line, f"{arm.name}: {told}")
+        tell(line, f"{method.name}: {told}")
     name_axes(axes, "training step", "Average@n, %")
-    legend_above(axes, len(arms))
+    legend_above(axes, len(methods))
 
 
 def curves(axes: Axes, curves: Mapping[str, Sequence[tuple[float, float]]], name: str) -> None:

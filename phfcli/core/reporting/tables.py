@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phfcli.core.analysis.arms import Arm
 from phfcli.core.analysis.compare import SUITE, Comparison, Pair
 from phfcli.core.analysis.diagnose import LayerReport
 from phfcli.core.analysis.differences import PairedDifference, SeedDifference
+from phfcli.core.analysis.methods import Method
 from phfcli.core.errors import interval, markdown_cell, markdown_lines, percent, points, with_error
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
 from phfcli.core.names import ViewName
@@ -166,10 +166,16 @@ def _method_table(comparison: Comparison) -> ResultTable:
     benches = comparison.benches
     several = len(benches) > 1
     rows = [
-        [arm.model, arm.name, str(arm.seeds), *_cells(arm, benches), *([_suite(arm, benches)] if several else [])]
+        [
+            method.model,
+            method.name,
+            str(method.seeds),
+            *_cells(method, benches),
+            *([_suite(method, benches)] if several else []),
+        ]
         for model in comparison.models
-        for arm in comparison.arms
-        if arm.model == model
+        for method in comparison.methods
+        if method.model == model
     ]
     columns = ["model", "method", "seeds", *benches, *(["Average"] if several else [])]
     return ResultTable(_ERROR, columns, rows)
@@ -186,12 +192,12 @@ def paper_table(comparison: Comparison) -> ResultTable:
 
 def ablations(comparison: Comparison) -> View:
     """Table 2: the mean over the benchmarks, a row for each variant and a column for each model."""
-    names = list(dict.fromkeys(arm.name for arm in comparison.arms))
+    names = list(dict.fromkeys(method.name for method in comparison.methods))
     rows = []
     for name in names:
         cells = []
         for model in comparison.models:
-            own = [arm for arm in comparison.arms if (arm.name, arm.model) == (name, model)]
+            own = [method for method in comparison.methods if (method.name, method.model) == (name, model)]
             cells.append(_suite(own[0], comparison.benches) if own else "-")
         rows.append([name, *cells])
     title = f"{_ERROR}: {' + '.join(comparison.benches)}"
@@ -201,22 +207,22 @@ def ablations(comparison: Comparison) -> View:
 def dynamics(comparison: Comparison) -> View:
     """Figure 2: the score at each evaluated step of training, seeds pooled."""
     rows, records = [], []
-    for arm, bench, step, score, error in trajectories(comparison):
-        rows.append([arm.model, bench, arm.name, str(step), with_error(score, error)])
-        seeds = sum((result.step or 0) == step for result in arm.of(bench))
-        records.append(_record(arm, bench, score, error) | {"seeds": seeds, "step": step})
+    for method, bench, step, score, error in trajectories(comparison):
+        rows.append([method.model, bench, method.name, str(step), with_error(score, error)])
+        seeds = sum((result.step or 0) == step for result in method.of(bench))
+        records.append(_record(method, bench, score, error) | {"seeds": seeds, "step": step})
     return View([ResultTable(_ERROR, ["model", "bench", "method", "step", "Average@n"], rows)], records)
 
 
-def trajectories(comparison: Comparison) -> list[tuple[Arm, str, int, float, float | None]]:
-    """(arm, benchmark, step, score, its error) by arm and step; what has no step is step 0."""
+def trajectories(comparison: Comparison) -> list[tuple[Method, str, int, float, float | None]]:
+    """(method, benchmark, step, score, its error) by method and step; what has no step is step 0."""
     points = []
-    for arm in comparison.arms:
-        for bench in arm.benches:
-            own = arm.of(bench)
+    for method in comparison.methods:
+        for bench in method.benches:
+            own = method.of(bench)
             for step in sorted({result.step or 0 for result in own}):
-                at_step = Arm(arm.name, arm.model, [r for r in own if (r.step or 0) == step])
-                points.append((arm, bench, step, *at_step.average(bench)))
+                at_step = Method(method.name, method.model, [r for r in own if (r.step or 0) == step])
+                points.append((method, bench, step, *at_step.average(bench)))
     return points
 
 
@@ -296,25 +302,25 @@ def _run_records(results: Sequence[SavedEvaluation]) -> list[Record]:
 
 def _arm_records(comparison: Comparison) -> list[Record]:
     records = []
-    for arm in comparison.arms:
-        spreads = {bench: {"seed_spread": arm.seed_spread(bench)} for bench in arm.benches}
-        records += [_record(arm, bench, *arm.average(bench)) | spread for bench, spread in spreads.items()]
-        if len(comparison.benches) > 1 and (suite := arm.suite(comparison.benches)):
-            records.append(_record(arm, SUITE, *suite) | {"seed_spread": None})
+    for method in comparison.methods:
+        spreads = {bench: {"seed_spread": method.seed_spread(bench)} for bench in method.benches}
+        records += [_record(method, bench, *method.average(bench)) | spread for bench, spread in spreads.items()]
+        if len(comparison.benches) > 1 and (suite := method.suite(comparison.benches)):
+            records.append(_record(method, SUITE, *suite) | {"seed_spread": None})
     return records
 
 
-def _record(arm: Arm, bench: str, score: float, error: float | None) -> Record:
-    own = {"model": arm.model, "method": arm.name, "seeds": arm.seeds, "bench": bench}
+def _record(method: Method, bench: str, score: float, error: float | None) -> Record:
+    own = {"model": method.model, "method": method.name, "seeds": method.seeds, "bench": bench}
     return own | {"average": score, "stderr": error}
 
 
-def _cells(arm: Arm, benches: Sequence[str]) -> list[str]:
-    return [with_error(*arm.average(bench)) if bench in arm.benches else "-" for bench in benches]
+def _cells(method: Method, benches: Sequence[str]) -> list[str]:
+    return [with_error(*method.average(bench)) if bench in method.benches else "-" for bench in benches]
 
 
-def _suite(arm: Arm, benches: Sequence[str]) -> str:
-    suite = arm.suite(benches)
+def _suite(method: Method, benches: Sequence[str]) -> str:
+    suite = method.suite(benches)
     return "-" if suite is None else with_error(*suite)
 
 

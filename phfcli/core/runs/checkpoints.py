@@ -1,11 +1,11 @@
 """Checkpoints: plain PEFT adapter folders with the trainer's state beside the weights, and how to find them.
 
 step-000100/  adapter_config.json, adapter_model.safetensors, tokenizer files      what PEFT and vLLM read
-              trainer.json, optimizer.safetensors, teacher.safetensors             what --resume reads
+              trainer.json, optimizer.safetensors, teacher.safetensors             what a resumed training reads
               ahead.safetensors                                                    with rollout.ahead: the next rollouts
 
-Where all weights train it is a plain transformers folder (config.json, model.safetensors), whose tensors of the trainer
-lie in a folder of their own, state/: vLLM takes every safetensors file beside a model for a part of it.
+Where all weights train, a checkpoint is a plain transformers folder (config.json, model.safetensors). The trainer's
+tensors then lie in the subfolder state/, because vLLM takes every safetensors file beside a model for a part of it.
 """
 
 from collections.abc import Mapping
@@ -26,13 +26,13 @@ from phfcli.core.storage.files import file_hash, new_folder, remove_folder, unus
 from phfcli.core.storage.schemas import TrainerForm, read_form
 from phfcli.core.storage.tensors import give_parts, read_tensors, whole, write_tensors
 
-_ONE_FILE = "10TB"
+_ONE_FILE = "10TB"  # a shard size that no model exceeds, so that transformers writes a single file
 _AHEAD = "ahead.safetensors"
-_MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's, of a parameter's shape
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's two moments of a parameter, in the parameter's shape
 
 
 class MismatchError(UserError):
-    """A checkpoint that is complete but does not fit the present settings of the run."""
+    """The checkpoint is complete, but it does not fit the present settings of the run."""
 
 
 def save_checkpoint(
@@ -43,7 +43,12 @@ def save_checkpoint(
     state: dict[str, Any],
     ahead: Mapping[str, Tensor],
 ) -> None:
-    """Writes a checkpoint; it appears under its name only when it is complete."""
+    """Writes a checkpoint atomically: the folder appears under its name only when it is complete.
+
+    Args:
+        state: what trainer.json says besides the checksums.
+        ahead: tensors of the next step's rollouts, with the setting rollout.ahead; else empty.
+    """
     with new_folder(folder) as target:
         save_weights(model, target)
         model.description.tokenizer.save_pretrained(target)
@@ -55,7 +60,7 @@ def save_checkpoint(
 
 
 def give_checkpoint_parts(model: LanguageModel, teacher: Teacher, optimizer: torch.optim.Optimizer) -> None:
-    """What the other ranks do while the main one saves a checkpoint of weights that are spread over all of them."""
+    """Takes part in gathering sharded weights: the other ranks call this while the main rank saves the checkpoint."""
     _gathered(model, keep=False)
     give_parts(teacher.state_dict())
     give_parts(_optimizer_tensors(optimizer, model))
@@ -64,11 +69,11 @@ def give_checkpoint_parts(model: LanguageModel, teacher: Teacher, optimizer: tor
 def load_checkpoint(
     folder: Path, model: LanguageModel, teacher: Teacher, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """Puts a checkpoint's weights, teacher and optimiser in place; returns the state that was saved with them.
+    """Loads a checkpoint's weights, teacher and optimiser state in place; returns what trainer.json says.
 
     Raises:
-        MismatchError: for a file of another model, or of a run that kept other things.
-        UserError: for a file that is missing or damaged. In either case nothing has been put in place.
+        MismatchError: a file of another model, or of a run with another teacher or optimiser.
+        UserError: a file that is missing or damaged. In either case nothing has been changed.
     """
     trainable = model.trainable()
     state = read_form(folder / "trainer.json", TrainerForm)
@@ -76,7 +81,7 @@ def load_checkpoint(
     weights = _read_weights(folder, model)
     averages = _read_like(_state(folder, model) / "teacher.safetensors", teacher.state_dict())
     optimized = _state(folder, model) / "optimizer.safetensors"
-    moments = read_tensors(optimized)  # of a parameter that never got a gradient there are none
+    moments = read_tensors(optimized)  # a parameter that never got a gradient has no moments
     stepped = {name: p for name, p in trainable.items() if f"{name}:step" in moments}
     _check_like(optimized, moments, {f"{name}:{key}": p for name, p in stepped.items() for key in _MOMENTS})
     with torch.no_grad():
@@ -88,13 +93,17 @@ def load_checkpoint(
 
 
 def load_ahead(folder: Path, model: LanguageModel) -> dict[str, Tensor]:
-    """The rollouts of the next step that a checkpoint keeps; nothing where it keeps none."""
+    """The tensors of the next step's rollouts that a checkpoint holds; empty if it holds none."""
     path = _state(folder, model) / _AHEAD
     return read_tensors(path) if path.is_file() else {}
 
 
 def check_sums(folder: Path) -> None:
-    """Raises UserError, naming the file, if a checkpoint's file is not what was written. Older ones have none."""
+    """Compares a checkpoint's files with their checksums. Checkpoints of older versions have no checksums.
+
+    Raises:
+        UserError: names the file that is missing or whose content has changed.
+    """
     if not (folder / "trainer.json").is_file():
         return
     for name, wanted in read_form(folder / "trainer.json", TrainerForm).get("sha256", {}).items():
@@ -106,13 +115,13 @@ def check_sums(folder: Path) -> None:
 
 
 def _sums(folder: Path) -> dict[str, str]:
-    """The checksum of every file of a checkpoint that weights or settings are read from."""
+    """The checksums of all files from which a checkpoint's weights or settings are read, by relative path."""
     files = [*folder.rglob("*.safetensors"), folder / "adapter_config.json", folder / "config.json"]
     return {str(path.relative_to(folder)): file_hash(path) for path in sorted(files) if path.is_file()}
 
 
 def save_weights(model: LanguageModel, folder: Path) -> None:
-    """The adapter as PEFT writes it, or else the whole model as transformers does."""
+    """Writes the adapter as PEFT does, or the whole model as transformers does."""
     if isinstance(model.network, PeftModel):
         model.network.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
@@ -123,14 +132,14 @@ def save_weights(model: LanguageModel, folder: Path) -> None:
 
 
 def _gathered(model: LanguageModel, keep: bool) -> dict[str, Tensor]:
-    """Weights that are spread over ranks, gathered one after the other into this machine's memory, or passed over."""
+    """Gathers sharded weights one after the other. With `keep` they stay in CPU memory, else they are dropped."""
     kept: dict[str, Tensor] = {}
-    first: dict[int, str] = {}  # the name under which a weight that several modules share was met
+    first: dict[int, str] = {}  # id of a weight -> its first name: modules may share a weight
     for name, tensor in model.network.state_dict(keep_vars=True).items():
-        same = first.setdefault(id(tensor), name)
-        if same != name and keep:
-            kept[name] = kept[same]
-        elif same == name:
+        first_name = first.setdefault(id(tensor), name)
+        if first_name != name and keep:
+            kept[name] = kept[first_name]
+        elif first_name == name:
             gathered = whole(tensor.detach())
             if keep:
                 kept[name] = gathered.cpu()
@@ -148,16 +157,16 @@ def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
 
 
 def prune_checkpoints(run: Path, keep: int | None, best: int | None = None) -> None:
-    """Removes all but the newest `keep` checkpoints and that of the step `best`; None keeps all."""
+    """Removes the checkpoints of a run except the newest `keep` and that of the step `best`; keep=None removes none."""
     for step, folder in checkpoints_of(run)[:-keep] if keep else []:
         if step != best:
-            with unused(folder / "trainer.json") as free:  # a checkpoint under evaluation stays until the next time
+            with unused(folder / "trainer.json") as free:  # a checkpoint under evaluation is removed a later time
                 if free:
                     remove_folder(folder)
 
 
 def set_aside(folder: Path) -> Path:
-    """Renames a checkpoint that cannot be read: neither evaluation nor the keep rule may take it for a good one."""
+    """Renames an unreadable checkpoint, so that neither evaluation nor `prune_checkpoints` counts it."""
     aside = folder.with_name(f"damaged-{folder.name}")
     if aside.exists():
         remove_folder(aside)
@@ -165,22 +174,28 @@ def set_aside(folder: Path) -> Path:
 
 
 def _state(folder: Path, model: LanguageModel) -> Path:
-    """Where a checkpoint has the trainer's tensors."""
+    """The folder that holds the trainer's tensors of a checkpoint."""
     return folder if isinstance(model.network, PeftModel) else folder / "state"
 
 
 def _read_weights(folder: Path, model: LanguageModel) -> dict[str, Tensor]:
-    """The trainable parameters of a checkpoint by their names in the model. Raises UserError for others, or a fault."""
+    """The trainable parameters of a checkpoint by their names in the model.
+
+    Raises:
+        UserError: weights of another model, or a file that cannot be read.
+    """
     if isinstance(model.network, PeftModel):
-        names = {name: name.replace(".default.", ".") for name in model.trainable()}  # PEFT leaves its name out
+        names = {
+            name: name.replace(".default.", ".") for name in model.trainable()
+        }  # PEFT saves without the adapter's name
         wanted = {names[name]: p for name, p in model.trainable().items()}
         tensors = _read_like(folder / "adapter_model.safetensors", wanted)
         return {name: tensors[saved] for name, saved in names.items()}
     path = folder / "model.safetensors"
-    try:  # transformers may write other names than the modules have
+    try:  # transformers may save under other names than the modules have, so it has to read them back itself
         loader = auto_class(model.description.config)
         loaded: Any = loader.from_pretrained(folder, dtype=model.head.dtype, output_loading_info=True)
-    except Exception as error:  # safetensors and torch each have their own way to refuse a bad file
+    except Exception as error:  # safetensors and torch raise different errors for a damaged file
         raise UserError(f"{path}: damaged or incomplete: {first_line(error)}") from None
     saved, info = loaded
     if info["missing_keys"] or info["mismatched_keys"]:
@@ -189,7 +204,7 @@ def _read_weights(folder: Path, model: LanguageModel) -> dict[str, Tensor]:
 
 
 def _read_like(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file. Raises MismatchError unless every wanted one is among them, in its shape."""
+    """The tensors of a file. Raises MismatchError unless the file holds every wanted tensor in its shape."""
     tensors = read_tensors(path)
     _check_like(path, tensors, wanted)
     return tensors

@@ -1,11 +1,11 @@
-"""What a privileged teacher is shown of a problem in the place of `{solution}`: the setting `teacher.context`.
+"""The privileged context of the teacher: the text that replaces `{solution}` in its prompt (`teacher.context`).
 
-reference         the whole reference solution: the published method
-first-third       its first third, up to a word's end
+reference         the whole reference solution, as in the published method
+first-third       the first third of the reference solution, up to the end of a word
 answer            the gold answer alone
-sibling           another rollout of the same problem that was right; drawn where it is needed
-other-reference   the reference of another problem: its style, and nothing to know
-wrong-answer      the reference with another number in the place of its answer
+sibling           another rollout of the same problem with a right answer; the student draws it during the step
+other-reference   the reference solution of another problem: a control with the same style and no information
+wrong-answer      the reference solution with another number in the place of its answer
 TEXT {COLUMN}     any text with columns of the data, such as a hint
 """
 
@@ -20,16 +20,17 @@ from phfcli.core.seeds import derive_seed
 from phfcli.core.types import Problem
 
 _COLUMN = re.compile(r"\{(\w+)\}")
-_OWN = ("problem", "solution", "answer")  # which a text may name besides the columns of the data
+_FIELDS = ("problem", "solution", "answer")  # of every problem, which a text may name like columns of the data
 
 
 @dataclass(frozen=True)
 class Context:
-    """What is shown of each problem.
+    """The privileged context under one value of `teacher.context`.
 
     Attributes:
-        name: as in the setting.
-        problems: among which another one is found.
+        name: the value of the setting.
+        problems: the data set, from which "other-reference" and "wrong-answer" take another problem.
+        seed: decides which other problem and which wrong number.
     """
 
     name: str = "reference"
@@ -38,14 +39,14 @@ class Context:
 
     @property
     def drawn(self) -> bool:
-        """Whether it is a rollout, which is not known before."""
+        """Whether the context is a rollout that has to be drawn first."""
         return self.name == "sibling"
 
     def text(self, problem: Problem) -> str:
-        """What is shown of a problem; nothing yet where it is drawn.
+        """The context of a problem; empty where the context is a rollout that is not drawn yet.
 
         Raises:
-            UserError: where the problem, or the data, has nothing of the kind.
+            UserError: the problem has no answer, or the data no other problem with another answer.
         """
         solution = problem.solution or ""
         match self.name:
@@ -77,53 +78,54 @@ class Context:
         return answer
 
     def _wrong(self, problem: Problem) -> str:
-        """Another number where the answer is one, else another problem's answer."""
+        """A wrong answer: another integer where the answer is an integer, else the answer of another problem."""
         answer = self._answer(problem)
         if re.fullmatch(r"-?\d{1,18}", answer):
             return str(int(answer) + 1 + derive_seed(self.seed, "wrong", problem.id) % 9)
         return self._answer(self._other(problem))
 
     def _other(self, problem: Problem) -> Problem:
-        """Another problem, with another answer."""
-        own = answer_of(problem)
-        found = next((p for p in self._others(problem) if p.id != problem.id and answer_of(p) != own), None)
-        if found is None:
+        """A problem with another answer."""
+        answer = answer_of(problem)
+        other = next((p for p in self._candidates(problem) if p.id != problem.id and answer_of(p) != answer), None)
+        if other is None:
             raise UserError(f"teacher.context={self.name}: no other problem has another answer than {problem.id}")
-        return found
+        return other
 
-    def _others(self, problem: Problem) -> Iterator[Problem]:
-        """All problems, beginning where the seed says."""
+    def _candidates(self, problem: Problem) -> Iterator[Problem]:
+        """All problems in a cyclic order that starts where the seed says."""
         count = len(self.problems)
         start = derive_seed(self.seed, "other", problem.id)
-        return (self.problems[(start + place) % count] for place in range(count))
+        return (self.problems[(start + offset) % count] for offset in range(count))
 
 
 def columns_in(name: str) -> tuple[str, ...]:
-    """The columns of the data that a context names, besides those of every problem."""
+    """The columns of the data that a context names, without the fields that every problem has."""
     named = [] if name in CONTEXTS else _COLUMN.findall(name)
-    return tuple(dict.fromkeys(column for column in named if column not in _OWN))
+    return tuple(dict.fromkeys(column for column in named if column not in _FIELDS))
 
 
 def golds_of(problem: Problem) -> tuple[str, ...]:
-    """The gold answers that a completion is graded by: the row's own, else the last box of its solution."""
+    """The gold answers of a problem: those of its row, else the last box of its solution."""
     box = last_box(problem.solution or "")
     return problem.golds or (() if box is None else (box,))
 
 
 def answer_of(problem: Problem) -> str | None:
-    """The first of its gold answers, if there is one."""
+    """The first gold answer of a problem, or None."""
     return next(iter(golds_of(problem)), None)
 
 
 def first_third(text: str) -> str:
-    """The first third of a text, without a word that it would cut."""
+    """The first third of a text, without its last word where that word would be cut."""
     end = len(text) // 3
     whole = text[:end].rstrip() if text[end : end + 1].isspace() else text[:end].rpartition(" ")[0].rstrip()
     return whole or text[:end]
 
 
 def with_answer(solution: str, answer: str | None, other: str) -> str:
-    """The solution with another answer wherever its own stands as a whole; told at its end where it stands nowhere."""
-    own = last_box(solution) or answer or ""
-    changed, count = re.subn(rf"(?<![\w.]){re.escape(own)}(?!\w|\.\d)", lambda _: other, solution) if own else ("", 0)
+    """The solution with its answer replaced wherever it stands as a word; appended in a box if it stands nowhere."""
+    right = last_box(solution) or answer or ""
+    pattern = rf"(?<![\w.]){re.escape(right)}(?!\w|\.\d)"
+    changed, count = re.subn(pattern, lambda _: other, solution) if right else ("", 0)
     return changed if count else f"{solution} \\boxed{{{other}}}"

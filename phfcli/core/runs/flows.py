@@ -1,4 +1,7 @@
-"""Hidden flows on disk: the states of both readers at the selected positions. The format: docs/flows.md."""
+"""Hidden flows on disk: student's and teacher's hidden states at the selected positions (docs/flows.md).
+
+Shapes: L decoder blocks, B rollouts, m selected positions, d hidden size.
+"""
 
 import json
 import re
@@ -27,7 +30,7 @@ _STEP = re.compile(r"step-(\d+)")
 
 
 class Rollout(NamedTuple):
-    """The token ids of a rollout and of both prompts that it was read after."""
+    """The token ids of a rollout: the student's prompt, the teacher's prompt, and the completion."""
 
     student_prompt: tuple[int, ...]
     teacher_prompt: tuple[int, ...]
@@ -36,46 +39,49 @@ class Rollout(NamedTuple):
 
 @dataclass(frozen=True)
 class Flow:
-    """Hidden states of some rollouts; shapes as in the module's docstring."""
+    """The hidden states of several rollouts."""
 
-    student: Tensor
-    teacher: Tensor
-    positions: Tensor
-    valid: Tensor
-    layers: Tensor
+    student: Tensor  # [L, B, m, d]
+    teacher: Tensor  # [L, B, m, d]
+    positions: Tensor  # [B, m], offsets in the completion
+    valid: Tensor  # [B, m] bool
+    layers: Tensor  # [L], numbers of the decoder blocks, from 1
     rollouts: Sequence[Rollout]
-    texts: dict[int, str]  # of the tokens at selected positions
-    step: int | None = None  # of training, where the file's name will not say it
-    lens_entropy: Tensor | None = None
+    texts: dict[int, str]  # token id -> text, of the tokens at selected positions
+    step: int | None = None  # the training step, where the name of the file does not say it
+    lens_entropy: Tensor | None = None  # [L], nats
 
 
 class RolloutStates(NamedTuple):
-    """One rollout of a flow: both readers' states [L, m, d] at its valid positions, and the tokens there."""
+    """One rollout of a flow: the hidden states at its m valid positions, and the tokens there."""
 
-    student: Tensor
-    teacher: Tensor
-    positions: list[int]  # [m], within the completion
+    student: Tensor  # [L, m, d]
+    teacher: Tensor  # [L, m, d]
+    positions: list[int]  # [m], offsets in the completion
     length: int  # of the completion, in tokens
-    tokens: list[int]  # [m]; empty where they are not known
+    tokens: list[int]  # [m] token ids; empty for files of version 1
 
 
 @dataclass(frozen=True)
 class FlowFile:
-    """What a flow file says about itself; its states are read by `rollout_states`, one rollout at a time."""
+    """A flow file without its hidden states; `rollout_states` reads those, one rollout at a time."""
 
     path: Path
     layers: list[int]
     counts: list[int]  # valid positions of each rollout
-    positions: Tensor
+    positions: Tensor  # [B, m]
     rollouts: Sequence[Rollout] = ()  # none in files of version 1
     texts: dict[int, str] = field(default_factory=dict)
     step: int | None = None
     lens_entropy: list[float] | None = None
 
     def rollout_states(self) -> Iterator[RolloutStates]:
-        """The rollouts that have a transition.
+        """Yields the hidden states of each rollout that has at least one transition.
 
-        The file is opened anew for each: what a mapping of it has touched would otherwise stay in memory.
+        The file is opened anew for each rollout, because the pages of a memory map that have been read stay in memory.
+
+        Raises:
+            UserError: hidden states that are not finite.
         """
         for index, count in enumerate(self.counts):
             if count < 2:
@@ -89,14 +95,14 @@ class FlowFile:
 
 
 def _states_along(student: Tensor, teacher: Tensor, positions: Tensor, completion: Sequence[int]) -> RolloutStates:
-    """Of a completion that is not known the last selected position is taken for its last one."""
-    places = positions.tolist()
-    tokens = [completion[place] for place in places] if completion else []
-    return RolloutStates(student, teacher, places, len(completion) or places[-1] + 1, tokens)
+    """One rollout's states. If the completion is not known, its last selected position counts as its end."""
+    offsets = positions.tolist()
+    tokens = [completion[offset] for offset in offsets] if completion else []
+    return RolloutStates(student, teacher, offsets, len(completion) or offsets[-1] + 1, tokens)
 
 
 def join_flows(flows: Sequence[Flow]) -> Flow:
-    """The rollouts of several flows of one model as one flow, on the CPU; rows are padded to the longest."""
+    """Joins several flows of one model into one flow on the CPU; rows are padded to the longest."""
     missing = [max(flow.valid.shape[1] for flow in flows) - flow.valid.shape[1] for flow in flows]
 
     def states(parts: Iterable[Tensor]) -> Tensor:
@@ -117,14 +123,14 @@ def join_flows(flows: Sequence[Flow]) -> Flow:
 
 
 def save_flow(run: Path, step: int, flow: Flow) -> Path:
-    """Writes a flow beside its checkpoint, at once or not at all."""
+    """Writes a flow into the run's folder flows/, atomically; returns the path."""
     path = run / "flows" / f"{step_name(step)}.safetensors"
     write_flow(path, flow)
     return path
 
 
 def write_flow(path: Path, flow: Flow) -> None:
-    """Writes a flow."""
+    """Writes a flow file, atomically."""
     ids = [token for rollout in flow.rollouts for part in rollout for token in part]
     tensors = {
         "student": flow.student,
@@ -144,16 +150,16 @@ def write_flow(path: Path, flow: Flow) -> None:
 
 
 def open_flow(path: Path) -> FlowFile:
-    """Reads all of a flow file but its states.
+    """Reads a flow file except its hidden states.
 
     Raises:
-        UserError: for a file that is missing, damaged, of a newer format, or holds something else.
+        UserError: a file that is missing, damaged, of a newer format, or no flow file.
     """
     sealed = check_seal(path)
     with open_tensors(path) as file:
         metadata = file.metadata() or {}
         _check_header(path, file, metadata, sealed)
-        small = {name: file.get_tensor(name) for name in file.keys() if name not in _STATES}  # noqa: SIM118  no mapping
+        small = {name: file.get_tensor(name) for name in file.keys() if name not in _STATES}  # noqa: SIM118 - the file is no mapping
     rollouts = _rollouts(path, small["ids"], small["lengths"]) if {"ids", "lengths"} <= set(small) else []
     _check_positions(path, small["positions"], small["valid"], rollouts)
     _require(path, "layers", _whole(small["layers"]) and bool((small["layers"] > 0).all()))
@@ -174,14 +180,14 @@ def open_flow(path: Path) -> FlowFile:
 
 
 def _step(path: Path, metadata: dict[str, str]) -> int | None:
-    """The training step that a file says, or else its name."""
-    written = metadata.get("step", "")
-    named = _STEP.search(path.stem)
-    return int(written) if written.isdecimal() else int(named[1]) if named else None
+    """The training step of a flow file: from its header, else from its name, else None."""
+    recorded = metadata.get("step", "")
+    in_name = _STEP.search(path.stem)
+    return int(recorded) if recorded.isdecimal() else int(in_name[1]) if in_name else None
 
 
 def _texts(path: Path, metadata: dict[str, str]) -> dict[int, str]:
-    """The texts of tokens by their ids. Raises UserError where the header holds something else."""
+    """The texts of tokens by their ids. Raises UserError for a header of another form."""
     try:
         return {int(token): str(text) for token, text in json.loads(metadata.get("texts", "{}")).items()}
     except (ValueError, AttributeError, RecursionError):
@@ -206,7 +212,7 @@ def _check_header(path: Path, file: Any, metadata: dict[str, str], sealed: bool)
 
 
 def _rollouts(path: Path, ids: Tensor, lengths: Tensor) -> list[Rollout]:
-    """ids [N] and lengths [B, 3], whose sum is N."""
+    """Cuts ids [N] by lengths [B, 3], whose sum is N, into the three parts of each rollout."""
     fitting = _whole(ids) and ids.dim() == 1 and bool((ids >= 0).all())
     _require(path, "ids", fitting)
     fitting = _whole(lengths) and lengths.dim() == 2 and lengths.shape[1] == 3 and bool((lengths >= 0).all())
@@ -216,7 +222,7 @@ def _rollouts(path: Path, ids: Tensor, lengths: Tensor) -> list[Rollout]:
 
 
 def _check_positions(path: Path, positions: Tensor, valid: Tensor, rollouts: Sequence[Rollout]) -> None:
-    """The valid ones are a prefix of each row [B, m], rise, and lie within the row's completion."""
+    """Raises UserError unless the valid positions are a prefix of each row, rise, and lie within the completion."""
     prefix = valid.dtype == torch.bool and bool((valid[:, 1:] <= valid[:, :-1]).all())
     _require(path, "valid", prefix)
     rising = _whole(positions) and bool((positions[:, 1:] > positions[:, :-1])[valid[:, 1:]].all())
@@ -238,7 +244,12 @@ def _require(path: Path, name: str, fitting: bool) -> None:
 
 @torch.no_grad()
 def record_flow(model: LanguageModel, teacher: Teacher, samples: Sequence[Sample], positions: int) -> Flow:
-    """The flow of samples that have a teacher's prompt, with at most so many positions each."""
+    """Computes the flow of samples: one pass of the student and one of the teacher.
+
+    Args:
+        samples: rollouts with both prompts.
+        positions: the largest number of selected positions of a rollout.
+    """
     model.network.eval()
     layers = range(1, len(model.blocks) + 1)
     batch = collate(samples, positions, model.description.pad_id, model.device)

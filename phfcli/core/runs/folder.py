@@ -1,4 +1,4 @@
-"""The run directory: the names of its parts, its settings and manifest, and where its figures come from."""
+"""The run directory: the names of its parts, its settings, and its manifest with versions, hashes and seeds."""
 
 import datetime
 import platform
@@ -44,43 +44,47 @@ def is_run(folder: Path) -> bool:
 
 
 def step_name(step: int) -> str:
-    """How a step is written in the names of files and folders."""
+    """The name of a step in files and folders: step-000100."""
     return f"step-{step:06d}"
 
 
 def step_of(name: str) -> int | None:
-    """The step that a name made by `step_name` stands for; None for another name."""
+    """The step of a name that `step_name` has made; None for any other name."""
     match = _STEP.fullmatch(name)
     return int(match[1]) if match else None
 
 
 def evaluation_folder(run: Path, step: int | None, name: str) -> Path:
-    """evals/step-000100/NAME of a checkpoint, evals/NAME of a model that has no steps."""
+    """The folder of an evaluation: evals/step-000100/NAME of a checkpoint, evals/NAME of a model without steps."""
     return run / "evals" / name if step is None else run / "evals" / step_name(step) / name
 
 
 def evaluation_files(run: Path, name: str) -> list[Path]:
-    """The files of that name in all evaluations of a run, those of older layouts among them."""
+    """The files of that name in all evaluations of a run, in the present layout and in older ones."""
     return sorted([*run.glob(f"evals/*/{name}"), *run.glob(f"evals/step-*/*/{name}")])
 
 
 def run_name(evaluation: Path) -> str | None:
-    """What a run or an evaluated model is called in every table, picture and page: the name of its folder.
+    """The name of a run or an evaluated model in every table, picture and page: the name of its folder.
 
-    evaluation: the folder of one of its evaluations. None for one that stands alone, outside of such a folder.
+    Args:
+        evaluation: the folder of one of its evaluations.
+
+    Returns:
+        None for an evaluation outside of a run's folder.
     """
     run = run_of_evaluation(evaluation)
     return None if run == evaluation else run.resolve().name
 
 
 def run_of_evaluation(folder: Path) -> Path:
-    """The run that an evaluation's folder belongs to; the folder itself where it stands alone."""
-    above = folder.parents[1] if step_of(folder.parent.name) is not None else folder.parent
-    return above.parent if above.name == "evals" else folder
+    """The run that an evaluation's folder belongs to; the folder itself if it lies outside of a run."""
+    evaluations = folder.parents[1] if step_of(folder.parent.name) is not None else folder.parent
+    return evaluations.parent if evaluations.name == "evals" else folder
 
 
 def model_identity(name: str) -> dict[str, Any]:
-    """What tells two models of one name apart: a hub commit, or a hash of a local folder's files."""
+    """Identifies a model beyond its name: by its hub commit, or by a hash of its local files."""
     where = Path(locate(name))
     if where.is_dir():
         return {"name": name, "sha256": folder_hash(where)}
@@ -88,7 +92,7 @@ def model_identity(name: str) -> dict[str, Any]:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions and hardware that figures may depend on."""
+    """The versions and the hardware on which results may depend."""
     packages = ("torch", "transformers", "peft", "accelerate", "safetensors", "math-verify")
     return {
         "versions": {"phfcli": __version__, "python": platform.python_version()} | {p: version(p) for p in packages},
@@ -100,11 +104,12 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def now() -> str:
+    """The present time in UTC, ISO 8601, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _git_revision() -> str | None:
-    """The revision of phfcli's own checkout, if it runs from one and git is there."""
+    """The git revision of phfcli, if it runs from a checkout and git is installed; else None."""
     checkout = Path(__file__).resolve().parents[3]
     if not (checkout / ".git").exists() or shutil.which("git") is None:
         return None
@@ -114,52 +119,53 @@ def _git_revision() -> str | None:
     return done.stdout.strip() or None
 
 
-# what may differ when a run goes on: they change where it ends and what it leaves, not the steps themselves
+# settings that a resumed run may change: they do not change what a training step computes
 _FREE_ON_RESUME = (
     *("steps", "checkpoint_every", "keep", "output_dir", "report_to"),
     *("sharding", "offload", "vllm", "http"),
 )
-_CHECKPOINTS_HANG_ON = ("model", "tuning", "lora")
+# settings without which the checkpoints of a run cannot be loaded
+_NEEDED_BY_CHECKPOINTS = ("model", "tuning", "lora")
 _WRITTEN_BEFORE_CONFIG = {"lock", "manifest.json", ".manifest.json.tmp", ".config.yaml.tmp"}
 
 
 def default_folder(config: TrainConfig, free: bool = False) -> Path:
-    """runs/OBJECTIVE-MODEL-seedN; with `free` the first of it, NAME-2, NAME-3 that holds nothing yet."""
+    """runs/OBJECTIVE-MODEL-seedN. With `free` a name that is taken gets the first free number: NAME-2, NAME-3."""
     name = f"{config.objective}-{Path(config.model).name.lower()}-seed{config.seed}"
     folders = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in count(1))
     return next(folder for folder in folders if not free or not folder.exists())
 
 
 def claim_folder(folder: Path) -> None:
-    """Raises UserError if a new run would write into a folder that already holds something.
+    """Raises UserError if a new run would write into a folder that is not empty.
 
-    A run is one from its config.yaml on: what a stop before it left is not kept.
+    Files that a start leaves behind when it stops before it writes config.yaml do not count.
     """
     if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - _WRITTEN_BEFORE_CONFIG):
-        fix = "go on with --resume, or choose another --output-dir" if is_run(folder) else "choose another --output-dir"
+        fix = "resume the run, or choose another output_dir" if is_run(folder) else "choose another output_dir"
         raise UserError(f"{folder} is not empty; {fix}")
 
 
 @contextmanager
 def training_alone(folder: Path) -> Iterator[None]:
-    """Holds the run's lock while the context lasts, so that one training process at a time writes into it.
+    """Holds the run's lock during the context, so that only one training process at a time writes into the run.
 
-    A folder that is no run at the end, since the start was refused, is left as it was.
+    If the folder is no run at the end, because the start was refused, the lock and the folders made for it are removed.
 
     Raises:
-        UserError: where another process trains in the folder, or the file system has no locks.
+        UserError: another process trains in the folder, or the file system has no locks.
     """
-    check_folder("--output-dir", folder)
+    check_folder("output_dir", folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / "lock"
-    own = not lock.exists()
-    busy = f"{folder}: another `phf train` is at work in this run; wait for it to end, or choose another --output-dir"
+    lock_is_new = not lock.exists()
+    busy = f"{folder}: another `phf train` is at work in this run; wait for it to end, or choose another output_dir"
     try:
         with writing_alone(lock, busy):
             yield
     finally:
-        if own and not is_run(folder):
+        if lock_is_new and not is_run(folder):
             lock.unlink(missing_ok=True)
             for path in made:
                 with suppress(OSError):
@@ -167,44 +173,45 @@ def training_alone(folder: Path) -> Iterator[None]:
 
 
 def saved_config(folder: Path) -> Source:
-    """The settings of a run, as the lowest layer of a resumed one; those of an earlier version as this one has them.
+    """The settings of a run as a source for a resumed run; settings of an earlier version are translated.
 
     Raises:
-        UserError: where there is no such file, or it sets a setting that was removed.
+        UserError: there is no config.yaml, or it sets a setting that was removed.
     """
     file = folder / "config.yaml"
     return Source(str(file), without_retired(read_yaml(file), str(file)))
 
 
 def recorded_config(folder: Path) -> TrainConfig:
-    """The settings that a run was made with, to be read: what other programs had added need not be here."""
+    """The settings that a run was made with. Plugins that the run used need not be installed."""
     return resolve(TrainConfig, [saved_config(folder)], recorded=True)
 
 
 def check_resumable(folder: Path, config: TrainConfig, force: bool = False) -> list[str]:
-    """The settings in which this run differs from the one in the folder, in words.
+    """Sentences on the settings in which `config` differs from the run in the folder.
 
     Raises:
-        UserError: naming the setting, unless it is forced; and for one without which its checkpoints cannot be read.
+        UserError: names the setting that differs, unless `force`; with `force` only for a setting without which the
+            run's checkpoints cannot be loaded.
     """
     before, after = _comparable(recorded_config(folder)), _comparable(config)
     changed = [key for key, value in before.items() if key not in _FREE_ON_RESUME and after[key] != value]
-    told = [f"{key} was {before[key]!r} in {folder} and is now {after[key]!r}" for key in changed]
-    for key, words in zip(changed, told, strict=True):
-        if key in _CHECKPOINTS_HANG_ON:
-            raise UserError(f"--resume: {words}; its checkpoints are of no use to that: choose another --output-dir")
+    sentences = [f"{key} was {before[key]!r} in {folder} and is now {after[key]!r}" for key in changed]
+    for key, words in zip(changed, sentences, strict=True):
+        if key in _NEEDED_BY_CHECKPOINTS:
+            raise UserError(f"resume: {words}; its checkpoints do not fit this setting: choose another output_dir")
         if not force:
-            raise UserError(f"--resume: {words}; a resumed run keeps its settings, unless with --force")
-    return told
+            raise UserError(f"resume: {words}; a resumed run keeps its settings, unless force is set")
+    return sentences
 
 
 def note_settings(folder: Path, config: TrainConfig) -> None:
-    """The settings with which a run goes on, where they are not those it began with."""
+    """Overwrites config.yaml with the settings of a resumed run that differ from those it began with."""
     write_text(folder / "config.yaml", write_yaml(config))
 
 
 def _comparable(config: TrainConfig) -> dict[str, Any]:
-    """The settings that must not change; the address of a server and the patience may."""
+    """The settings as a tree in which a server's address and the patience, which may change, are made equal."""
     tree = config.model_dump()
     if "://" in tree["rollout"]["engine"]:
         tree["rollout"]["engine"] = "http"
@@ -221,7 +228,7 @@ def start_run(
     processes: int,
     divergence: str | None,
 ) -> None:
-    """Writes manifest.json and, last, config.yaml of a new run.
+    """Writes manifest.json and config.yaml of a new run; config.yaml is last, because it makes the folder a run.
 
     divergence: the kind of its metric `divergence`.
     """
@@ -239,25 +246,25 @@ def start_run(
             "attention": model.attention,
             **({} if model.adapter is None else {"adapter": model.adapter.as_json()}),
             **({} if divergence is None else {"divergence": divergence}),
-            **_teaching(config),
+            **_teacher_identity(config),
             **environment(model.device),
         },
     )
     write_text(folder / "config.yaml", write_yaml(config))
 
 
-def _teaching(config: TrainConfig) -> dict[str, Any]:
+def _teacher_identity(config: TrainConfig) -> dict[str, Any]:
     """The identity of an external teacher and of the bridge to it."""
-    about: dict[str, Any] = {}
+    identity: dict[str, Any] = {}
     if config.teacher.model is not None:
-        about["teacher"] = model_identity(config.teacher.model)
+        identity["teacher"] = model_identity(config.teacher.model)
     if config.oprd.bridge is not None:
-        about["bridge"] = {"name": config.oprd.bridge, "sha256": file_hash(Path(config.oprd.bridge))}
-    return about
+        identity["bridge"] = {"name": config.oprd.bridge, "sha256": file_hash(Path(config.oprd.bridge))}
+    return identity
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """The run's manifest. A damaged one is set aside: it keeps no run with good checkpoints from going on."""
+    """The run's manifest. A damaged one is renamed and replaced, because a run can be resumed without it."""
     path = folder / "manifest.json"
     try:
         return read_form(path, ManifestForm)
@@ -269,7 +276,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def continue_run(folder: Path, step: int) -> None:
-    """Notes the resumption in the manifest, and removes metrics after the checkpoint and half-written files."""
+    """Records the resumption in the manifest, and removes incomplete files and all metrics after the checkpoint."""
     for part in ("checkpoints", "flows", "rollouts"):
         remove_hidden(folder / part)
     manifest = _manifest(folder)

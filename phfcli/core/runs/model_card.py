@@ -1,4 +1,4 @@
-"""The model card of a checkpoint: what it was trained from, on what, how, and what it scores."""
+"""The model card of a checkpoint: its base model, training data, settings and scores."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ from phfcli.core.storage.schemas import SummaryForm, read_form
 from phfcli.core.version import __version__
 
 _PAPER = "*Privileged Hidden Flow for On-Policy Self-Distillation*, arXiv 2606.29340"
-_Z95 = 1.96
+_Z95 = 1.96  # standard errors on each side of a 95% interval
 
 
 def card_of(run: Path, step: int) -> str:
-    """The card of a run's checkpoint, with the scores of all evaluations of it that the run's folder has."""
+    """The card of a run's checkpoint, with the scores of all its evaluations in the run's folder."""
     summaries = [read_form(path, SummaryForm) for path in evaluation_files(run, "summary.json")]
     return model_card(recorded_config(run), step, [summary for summary in summaries if summary.get("step") == step])
 
@@ -29,7 +29,8 @@ def card_of(run: Path, step: int) -> str:
 def model_card(config: TrainConfig, step: int, summaries: Sequence[Mapping[str, Any]] = ()) -> str:
     """The card as Markdown, with the header that the hub reads.
 
-    summaries: of evaluations of this very checkpoint.
+    Args:
+        summaries: the summaries of this checkpoint's evaluations.
     """
     adapter = config.tuning == "lora"
     hub_base, hub_data, licence = _hub_id(config.model), _hub_id(config.data), _licence(config.model)
@@ -62,7 +63,7 @@ model and of the data set before you share it.
 
 ## Settings
 
-Those that are not phf's defaults; the run's `config.yaml` has all of them.
+The settings that differ from phf's defaults; the run's `config.yaml` has all of them.
 
 ```yaml
 {_settings(config)}
@@ -80,7 +81,7 @@ def _scores(summaries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _interval(summary: Mapping[str, Any]) -> str:
-    """A score with its interval over problems, cut at 0 and 100 %."""
+    """Average@n with its 95% interval over problems, limited to 0 and 100 %."""
     mean, stderr = summary["average"], summary.get("stderr")
     if stderr is None:
         return f"{100 * mean:.1f}"
@@ -89,21 +90,21 @@ def _interval(summary: Mapping[str, Any]) -> str:
 
 
 def _settings(config: TrainConfig) -> str:
-    """A line for each setting that is not the default, as YAML, with the recipe where it is from one."""
+    """A YAML line for each setting that is not the default; a comment names the recipe that sets it."""
     defaults, recipe = leaves(TrainConfig().model_dump(mode="json")), recipe_leaves(config.model, config.objective)
     lines = []
     for key, value in leaves(config.model_dump(mode="json")).items():
         if value != defaults.get(key):
-            told, source = recipe.get(key, (None, ""))
+            recipe_value, source = recipe.get(key, (None, ""))
             text = f"{key}: {as_yaml(value)}"
-            lines.append(f"{text}  # {source}" if source and told == value else text)
+            lines.append(f"{text}  # {source}" if source and recipe_value == value else text)
     return "\n".join(lines)
 
 
 def _licence(model: str) -> str | None:
-    """The licence that the base model's own card names, where that card is on this machine and can be read.
+    """The licence in the base model's card, if the card is on this machine and can be read; else None.
 
-    A run goes on without its base's folder, so nothing of that folder can be a reason to write no card.
+    Errors are ignored: a run does not need the folder of its base model, so a bad card there must not stop it.
     """
     try:
         cached = try_to_load_from_cache(model, "README.md") if _hub_id(model) else None
@@ -117,5 +118,5 @@ def _licence(model: str) -> str | None:
 
 
 def _hub_id(name: str) -> str | None:
-    """A name that the hub knows; None for a folder, a file or what is embedded."""
+    """The name if it has the form of a hub id; None for a folder, a file or embedded data."""
     return None if Path(name).exists() or name.count("/") != 1 else name

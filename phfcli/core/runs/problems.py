@@ -1,4 +1,4 @@
-"""The training problems of a run: loaded, checked, fitted to its readers, and in order."""
+"""The training problems of a run: loading, checks, the order of steps, and the limit on sequence length."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -23,12 +23,13 @@ from phfcli.core.types import Problem
 def load_problems(config: TrainConfig, further: tuple[str, ...] = ()) -> ProblemTable:
     """The training problems of a file, a hub data set or the embedded set, each with its reference solution.
 
-    further: columns to keep besides those that the teacher's context names.
+    Args:
+        further: columns of the data to keep, besides those that the teacher's context names.
 
     Raises:
-        UserError: for a source that cannot be read, a missing column, or a bad row unless such rows are skipped.
+        UserError: a source that cannot be read, a missing column, or a bad row unless such rows are skipped.
     """
-    data, own = config.data, config.columns
+    data, names = config.data, config.columns
     if data == EMBEDDED:
         rows = read_rows(embedded_problems("train"))
     elif looks_like_file(data):
@@ -39,43 +40,43 @@ def load_problems(config: TrainConfig, further: tuple[str, ...] = ()) -> Problem
     gold = GOLD_FORMS[config.gold]
     named = tuple(dict.fromkeys((*columns_in(config.teacher.context), *further)))
     required = ("problem", "solution")
-    columns = Columns(own.problem, own.solution, own.answer, required=required, gold=gold, further=named)
+    columns = Columns(names.problem, names.solution, names.answer, required=required, gold=gold, further=named)
     return read_problems(rows, columns, data, config.bad_rows)
 
 
 def check_rewards(problems: Sequence[Problem], source: str) -> list[str]:
-    """Warnings on problems whose reward would always be 0, since there is no plausible gold answer to grade by.
+    """Warnings about problems whose reward would always be 0, because they have no plausible gold answer.
 
     Raises:
-        UserError: where most problems are so.
+        UserError: most problems are such.
     """
     golds = [golds_of(problem) for problem in problems]
-    without = [problem.id for problem, own in zip(problems, golds, strict=True) if not own]
+    without = [problem.id for problem, answers in zip(problems, golds, strict=True) if not answers]
     notes = []
     if without:
         message = (
             f"{source}: {len(without)} of {len(problems)} problems, such as {without[0]}, have neither an answer nor a "
-            "\\boxed in their solution, so the reward of every completion would be 0; name the column of answers with "
-            "--set columns.answer=COLUMN"
+            "\\boxed in their solution, so the reward of every completion would be 0; set columns.answer to the column "
+            "of answers"
         )
         if 2 * len(without) > len(problems):
             raise UserError(message)
         notes.append(message)
-    warning = check_plausible([gold for own in golds for gold in own], source)
+    warning = check_plausible([gold for answers in golds for gold in answers], source)
     return [*notes, warning] if warning else notes
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """The problems of each step: every epoch is a permutation drawn from the seed, a step is the next batch of it.
+    """The problems of each step: every epoch is a permutation drawn from the seed, and a step takes its next batch.
 
-    It has no state: the batch of a step is a function of the step, so a resumed run visits the same problems.
+    The batch of a step is a function of the step number alone, so a resumed run visits the same problems.
     """
 
     problems: Sequence[Problem]
     batch_size: int
     seed: int
-    context: Context = Context()  # what a privileged teacher is shown of them
+    context: Context = Context()  # the privileged context of these problems
 
     def batch(self, step: int) -> list[Problem]:
         """The problems of a step; the first step is 1."""
@@ -83,12 +84,12 @@ class Curriculum:
         return [self._at(index) for index in range(start, start + self.batch_size)]
 
     def visited(self, steps: int) -> list[Problem]:
-        """The problems of the first so many steps, each once."""
+        """The problems of the first `steps` steps, each once."""
         return list(dict.fromkeys(p for step in range(1, steps + 1) for p in self.batch(step)))
 
     @property
     def bad(self) -> Sequence[str]:
-        """What is wrong with the rows that were left out."""
+        """A sentence on each row of the data that was left out."""
         return self.problems.bad if isinstance(self.problems, ProblemTable) else ()
 
     @property
@@ -100,8 +101,8 @@ class Curriculum:
         return rows_hash(self.problems)
 
     def _at(self, index: int) -> Problem:
-        epoch, place = divmod(index, len(self.problems))
-        return self.problems[_order(self.seed, epoch, len(self.problems))[place]]
+        epoch, position = divmod(index, len(self.problems))
+        return self.problems[_order(self.seed, epoch, len(self.problems))[position]]
 
 
 @lru_cache(maxsize=4)
@@ -112,13 +113,13 @@ def _order(seed: int, epoch: int, count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class SequenceLengths:
-    """How long the sequence of a problem is in training.
+    """Computes the length of a problem's longest sequence in training.
 
     Attributes:
-        privileged: a reader sees the prompt that contains the reference.
-        rollout: tokens that a completion may have; None where the reference itself is the completion.
-        references: some samples have the reference in the place of a rollout.
-        context: what that reader is shown.
+        privileged: whether a teacher reads the prompt with the privileged context.
+        rollout: the largest number of tokens of a completion; None where the reference is the completion.
+        references: whether some samples have the reference in the place of a rollout.
+        context: the privileged context.
     """
 
     prompts: Prompts
@@ -128,7 +129,7 @@ class SequenceLengths:
     context: Context = Context()
 
     def length(self, problem: Problem) -> int:
-        """Tokens of the longest sequence that is read."""
+        """The number of tokens of the longest sequence that student or teacher reads."""
         assert problem.solution is not None
         prompt = self.teacher_prompt(problem) if self.privileged else len(self.prompts.student(problem.problem))
         target = 0
@@ -137,25 +138,25 @@ class SequenceLengths:
         return prompt + max(target, self.rollout or 0)
 
     def teacher_prompt(self, problem: Problem) -> int:
-        """Tokens of the privileged prompt; a rollout that is yet to be drawn for it is as long as it may be."""
+        """The number of tokens of the privileged prompt; a rollout to be drawn for it counts at its largest length."""
         known = len(self.prompts.teacher(problem.problem, self.context.text(problem)))
         return known + (self.rollout or 0) * self.context.drawn
 
 
 def build_curriculum(config: TrainConfig, sequence_lengths: SequenceLengths, limit: int) -> tuple[Curriculum, int]:
-    """The problems in their order, and how many were left out because they do not fit into `limit` tokens.
+    """The problems in order, and the number of those left out because they exceed `limit` tokens.
 
-    Only the problems that the run will visit are measured, before any of its time is spent.
+    Before training, the problems that the run will visit are measured; with overlong=skip all of them.
 
     Raises:
-        UserError: for a problem that does not fit, unless config.overlong is "skip".
+        UserError: a problem that does not fit, unless config.overlong is "skip".
     """
     problems = load_problems(config)
     context = Context(config.teacher.context, problems, config.seed)
     sequence_lengths = replace(sequence_lengths, context=context)
     if sequence_lengths.rollout is not None and sequence_lengths.rollout >= limit:
         raise UserError(
-            f"rollout.max_new_tokens: {sequence_lengths.rollout} leave no room for a prompt "
+            f"rollout.max_new_tokens: {sequence_lengths.rollout} tokens leave no room for a prompt "
             f"in the model's context of {limit} tokens"
         )
     curriculum = Curriculum(problems, config.batch_size, config.seed, context)
@@ -169,7 +170,7 @@ def build_curriculum(config: TrainConfig, sequence_lengths: SequenceLengths, lim
             what = "its reference" if sequence_lengths.rollout is None else f"a rollout of {sequence_lengths.rollout}"
             raise UserError(
                 f"{config.data}: problem {problem.id} takes {length} tokens with {what}, more than the {limit} "
-                "that fit; leave such problems out with --set overlong=skip"
+                "that fit; set overlong to skip to leave such problems out"
                 + ("" if sequence_lengths.rollout is None else ", or shorten rollout.max_new_tokens")
             )
     return curriculum, 0
@@ -178,10 +179,13 @@ def build_curriculum(config: TrainConfig, sequence_lengths: SequenceLengths, lim
 def fitting_curriculum(
     config: TrainConfig, needs: Needs, prompts: Prompts, contexts: Iterable[int | None]
 ) -> tuple[Curriculum, int]:
-    """The problems that fit into every reader's context, None for one without, and how many were left out.
+    """The problems that fit into the context of student and teacher, and the number of those left out.
+
+    Args:
+        contexts: the context lengths of the models in tokens; None for a model without a limit.
 
     Raises:
-        UserError: for problems that cannot be read or do not fit.
+        UserError: problems that cannot be read or do not fit.
     """
     new_tokens = None if needs.offline else config.rollout.max_new_tokens
     limit = min(context for context in (*contexts, needs.max_tokens) if context is not None)
@@ -190,7 +194,9 @@ def fitting_curriculum(
 
 
 def curriculum_warnings(config: TrainConfig, needs: Needs, curriculum: Curriculum) -> list[str]:
-    """What somebody who starts the run should know of its problems. Raises UserError where no reward can be given."""
+    """Warnings about the problems of a run. Raises UserError if most problems could get no reward."""
     skipped = [skipped_rows(config.data, curriculum.bad)] if curriculum.bad else []
-    graded = needs.reward or (needs.privileged and curriculum.context.drawn)  # a sibling is shown where it was right
+    graded = needs.reward or (
+        needs.privileged and curriculum.context.drawn
+    )  # a sibling is a context only if its answer is right
     return skipped + (check_rewards(curriculum.visited(config.steps), config.data) if graded else [])

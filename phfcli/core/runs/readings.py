@@ -1,8 +1,8 @@
-"""A few of a run's own rollouts, read again at each checkpoint: RUN/rollouts/step-000025.json.
+"""A few of a run's rollouts, read again at each checkpoint: RUN/rollouts/step-000025.json.
 
-They are the rollouts of the first saved step; at later ones the same tokens are read under the weights of that step, so
-that one sees what training changes. Of each token there are both readers' probabilities, their divergence, what the
-clip took of it, and at the selected positions the energy of the flow.
+The rollouts are those of the first saved step. At later steps student and teacher read the same tokens with the weights
+of that step, which shows what training changes. A file holds, for each token, the student's and the teacher's
+probability, their divergence and the part of it that the clip removes, and at the selected positions the flow's energy.
 """
 
 from collections.abc import Sequence
@@ -24,27 +24,27 @@ from phfcli.core.storage.files import write_json
 from phfcli.core.storage.schemas import RolloutsForm, read_form
 
 _FOLDER = "rollouts"
-_DIGITS = 5
+_DIGITS = 5  # decimals in the files
 
 
 def save_readings(run: Path, step: int, rollouts: Sequence[dict[str, Any]]) -> None:
-    """Writes what was read at a step."""
+    """Writes the readings of a step."""
     write_json(run / _FOLDER / f"{step_name(step)}.json", {"step": step, "rollouts": list(rollouts)})
 
 
 def load_readings(run: Path) -> list[dict[str, Any]]:
-    """What was read at each saved step, in order. Raises UserError for a file of another form."""
+    """The readings of all saved steps, in order. Raises UserError for a file of another form."""
     return [read_form(path, RolloutsForm) for path in reading_files(run)]
 
 
 def reading_files(run: Path) -> list[Path]:
-    """The files of a run, by their steps."""
+    """The files of a run's readings, in the order of their steps."""
     steps = [(step_of(path.stem), path) for path in (run / _FOLDER).glob("*.json")]
     return [path for _, path in sorted((step, path) for step, path in steps if step is not None)]
 
 
 def followed(run: Path, step: int, fresh: Sequence[Sample]) -> list[Sample]:
-    """The rollouts that a run follows: those of its first saved step, or these where this is the first."""
+    """The rollouts that a run reads at each checkpoint: those of its first saved step, or `fresh` at the first step."""
     first = next((path for path in reading_files(run) if (step_of(path.stem) or 0) < step), None)
     if first is None:
         return list(fresh)
@@ -61,14 +61,20 @@ def read_rollouts(
     temperature: float,
     positions: int,
 ) -> list[dict[str, Any]]:
-    """What both readers say of the samples' tokens under the present weights."""
+    """Reads samples as student and as teacher with the present weights; returns a record for each sample.
+
+    Args:
+        settings: the divergence, with its clip.
+        temperature: divides the logits.
+        positions: the largest number of selected positions of a rollout.
+    """
     model.network.eval()
     layers = range(1, len(model.blocks) + 1)
     batch = collate(samples, positions, model.description.pad_id, model.device)
-    other = teacher.run_pass(model, batch, layers)
-    own = run_pass(model, batch.student, batch, layers)
-    tokens = _tokens(own, other, batch, settings, temperature)
-    flows = _flows(own, other, batch)
+    teacher_pass = teacher.run_pass(model, batch, layers)
+    student_pass = run_pass(model, batch.student, batch, layers)
+    tokens = _tokens(student_pass, teacher_pass, batch, settings, temperature)
+    flows = _flows(student_pass, teacher_pass, batch)
     return [
         {
             "problem": model.description.text(sample.student_prompt),
@@ -77,36 +83,39 @@ def read_rollouts(
             "teacher_prompt": list(sample.teacher_prompt or ()),
             "completion": list(sample.completion),
             "tokens": [model.description.tokenizer.decode([token]) for token in sample.completion],
-            **{name: _rounded(values[batch.tokens[0] == place]) for name, values in tokens.items()},
-            "flow": flows[place],
+            **{name: _rounded(values[batch.tokens[0] == row]) for name, values in tokens.items()},
+            "flow": flows[row],
         }
-        for place, sample in enumerate(samples)
+        for row, sample in enumerate(samples)
     ]
 
 
 def _tokens(
-    own: Pass, other: Pass, batch: Batch, settings: DivergenceSettings, temperature: float
+    student: Pass, teacher: Pass, batch: Batch, settings: DivergenceSettings, temperature: float
 ) -> dict[str, Tensor]:
-    """Of each token [N] both probabilities, the divergence, and what the clip took."""
-    weights = own.hidden.new_ones(len(own.hidden), dtype=torch.float32)
+    """For each token, [N]: both probabilities, the divergence in nats, and the part that the clip removes."""
+    weights = student.hidden.new_ones(len(student.hidden), dtype=torch.float32)
     options = settings.of_each_token()
-    stats = fused_divergence_stats(own.hidden, other.hidden, own.head, weights, temperature=temperature, **options)[1]
-    student, teacher = (token_logprobs(p.hidden, own.head, batch.token_ids, temperature).exp() for p in (own, other))
-    taken = stats.divergence - stats.kept
-    return {"student": student, "teacher": teacher, "divergence": stats.divergence, "clip_took": taken}
+    head = student.head
+    stats = fused_divergence_stats(student.hidden, teacher.hidden, head, weights, temperature=temperature, **options)[1]
+    probabilities = {
+        name: token_logprobs(read.hidden, head, batch.token_ids, temperature).exp()
+        for name, read in (("student", student), ("teacher", teacher))
+    }
+    return {**probabilities, "divergence": stats.divergence, "clip_took": stats.divergence - stats.kept}
 
 
-def _flows(own: Pass, other: Pass, batch: Batch) -> list[dict[str, float]]:
-    """Of each sample, by position of its selected ones but the last: the energy of the transition, mean over layers."""
-    found = []
-    for place, count in enumerate(batch.valid.sum(1).tolist()):
+def _flows(student: Pass, teacher: Pass, batch: Batch) -> list[dict[str, float]]:
+    """For each sample, selected position -> energy of the transition that starts there (eq. 8), mean over layers."""
+    flows = []
+    for row, count in enumerate(batch.valid.sum(1).tolist()):
         energy: list[float] = []
         if count > 1:
-            measures = measure_rollout(own.states[:, place, :count], other.states[:, place, :count])
+            measures = measure_rollout(student.states[:, row, :count], teacher.states[:, row, :count])
             energy = _rounded(((measures.direction + measures.geometry) / 2).mean(0))
-        where = batch.positions[place, : len(energy)].tolist()
-        found.append({str(position): value for position, value in zip(where, energy, strict=True)})
-    return found
+        starts = batch.positions[row, : len(energy)].tolist()
+        flows.append({str(position): value for position, value in zip(starts, energy, strict=True)})
+    return flows
 
 
 def _rounded(values: Tensor) -> list[float]:

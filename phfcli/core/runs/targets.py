@@ -1,4 +1,4 @@
-"""Which checkpoint a command means by its TARGET, and the list of runs in a folder."""
+"""Resolves the TARGET of a command to a model or checkpoint, and lists the runs in a folder."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,29 +24,31 @@ from phfcli.core.storage.tensors import check_tensors
 
 @dataclass(frozen=True)
 class Target:
-    """The model that a TARGET stands for."""
+    """The model that a TARGET resolves to."""
 
-    name: str  # short, for folders and tables
-    model: str  # the base model, or a checkpoint of all weights
-    origin: str  # what training began with
+    name: str  # for folders and tables
+    model: str  # the base model of an adapter, or the model itself
+    origin: str  # the model from which training started
     adapter: Path | None = None
     run: Path | None = None
     step: int | None = None
 
     @property
     def plain(self) -> bool:
-        """Whether it is a model as others made it."""
+        """Whether the target is a model without any training by phf."""
         return self.adapter is None and self.model == self.origin
 
 
 def find_target(text: str, base: str | None = None) -> Target:
-    """A run (its newest checkpoint), a checkpoint, an adapter folder or a plain model, however its path is spelt.
+    """Resolves a run (to its newest checkpoint), a checkpoint, an adapter folder or a plain model.
 
-    base: the model under an adapter, where it is not the one that the adapter names.
+    Args:
+        text: a path in any spelling, a hub id, or "embedded".
+        base: the base model of an adapter, if it is not the one that the adapter names.
 
     Raises:
-        UserError: for a run without checkpoints, or an adapter without its weights: the base model alone is
-            never evaluated in an adapter's name.
+        UserError: a run without checkpoints, or an adapter without its weights. The base model alone is never evaluated
+            under an adapter's name.
     """
     path = _plain_path(text)
     if is_run(path):
@@ -59,44 +61,46 @@ def find_target(text: str, base: str | None = None) -> Target:
     if (path / "adapter_model.safetensors").is_file():
         raise UserError(f"{text}: an adapter without its adapter_config.json")
     if base is not None:
-        raise UserError(f"--base: {text} is not an adapter, so it has no base model")
+        raise UserError(f"base: {text} is not an adapter, so it has no base model")
     return Target(name=EMBEDDED if text == EMBEDDED else path.absolute().name, model=text, origin=text)
 
 
 def _checkpoint_target(path: Path, base: str | None) -> Target:
-    """A checkpoint of a run, or any other adapter."""
-    whole = (path / "config.json").is_file()
-    weights = path / ("model.safetensors" if whole else "adapter_model.safetensors")
+    """Resolves a checkpoint of a run, or any other adapter."""
+    full_weights = (path / "config.json").is_file()
+    weights = path / ("model.safetensors" if full_weights else "adapter_model.safetensors")
     if not weights.is_file():
-        what = "a model" if whole else "an adapter"
+        what = "a model" if full_weights else "an adapter"
         raise UserError(f"{path}: {what} without its weights ({weights.name} is missing)")
     check_tensors(weights)
     check_sums(path)
-    if whole and base is not None:
-        raise UserError(f"--base: {path} is not an adapter, so it has no base model")
-    adapter, place = None if whole else path, path.absolute()
-    step = step_of(place.name)
-    if step is not None and place.parent.name == "checkpoints" and _is_checkpoint(path):
-        run = _plain_path(str(place.parents[1]))
+    if full_weights and base is not None:
+        raise UserError(f"base: {path} is not an adapter, so it has no base model")
+    adapter, folder = None if full_weights else path, path.absolute()
+    step = step_of(folder.name)
+    if step is not None and folder.parent.name == "checkpoints" and _is_checkpoint(path):
+        run = _plain_path(str(folder.parents[1]))
         origin = base or str(read_form(path / "trainer.json", TrainerForm)["model"])
-        model = str(path) if whole else origin
+        model = str(path) if full_weights else origin
         return Target(run.absolute().name, model, origin, adapter=adapter, run=run, step=step)
-    if whole:  # copied out of its run
-        return Target(place.name, str(path), str(read_form(path / "trainer.json", TrainerForm)["model"]))
+    if full_weights:  # a checkpoint that was copied out of its run
+        return Target(folder.name, str(path), str(read_form(path / "trainer.json", TrainerForm)["model"]))
     named = base or read_form(path / "adapter_config.json", AdapterForm).get("base_model_name_or_path")
     if not named:
-        raise UserError(f"{path / 'adapter_config.json'}: base_model_name_or_path is missing; name it with --base")
-    return Target(place.name, str(named), str(named), adapter=path)
+        raise UserError(f"{path / 'adapter_config.json'}: base_model_name_or_path is missing; set base to the model")
+    return Target(folder.name, str(named), str(named), adapter=path)
 
 
 def _plain_path(text: str) -> Path:
-    """A path without links, dots and trailing slashes; relative where it lies below the working directory."""
+    """A path without symbolic links, dots and trailing slashes; relative if it lies below the working directory."""
     try:
         path = Path(text).resolve()
     except (OSError, RuntimeError):  # a loop of links
         raise UserError(f"{text}: the path is a loop of symbolic links, or cannot be followed") from None
     here = Path.cwd()
-    below = path.is_relative_to(here) and here != Path(here.anchor)  # at the root a relative path only loses its slash
+    below = path.is_relative_to(here) and here != Path(
+        here.anchor
+    )  # below the root a relative path would only lose its slash
     return path.relative_to(here) if below else path
 
 
@@ -109,7 +113,7 @@ State = Literal["training", "done", "stopped", "damaged"]
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run has come; `problem` says what is wrong with a damaged one."""
+    """The state of a run on disk; `problem` says what is wrong with a damaged one."""
 
     folder: Path
     state: State
@@ -124,7 +128,7 @@ class RunState:
 
 
 def find_runs(folder: Path) -> list[RunState]:
-    """The runs below a folder, or the run that it is, the one that changed last at the end."""
+    """The runs below a folder, or the folder itself if it is a run, in the order of their last change."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     found = [path.parent for path in folder.glob("**/config.yaml") if "checkpoints" not in path.parts]
@@ -132,7 +136,7 @@ def find_runs(folder: Path) -> list[RunState]:
 
 
 def run_state(folder: Path) -> RunState:
-    """How far a run has come, from its files."""
+    """The state of a run, from its files."""
     metrics = folder / "metrics.jsonl"
     changed = max(path.stat().st_mtime for path in (folder / "config.yaml", metrics) if path.exists())
     try:
@@ -148,7 +152,7 @@ def run_state(folder: Path) -> RunState:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a `phf train` is at work in a run."""
+    """Whether a `phf train` writes into the run now."""
     lock = folder / "lock"
     if not lock.exists():
         return False
@@ -164,7 +168,7 @@ def _averages(folder: Path) -> Iterator[float]:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """What a clean-up would remove: runs that stopped before their first checkpoint, and checkpoints set aside."""
+    """The folders that a clean-up removes: runs without any checkpoint that have stopped, and damaged checkpoints."""
     runs = [run for run in find_runs(folder) if run.state != "training"]
     empty = [run.folder for run in runs if run.state == "stopped" and not checkpoints_of(run.folder)]
     aside = [path for run in runs for path in sorted((run.folder / "checkpoints").glob("damaged-*"))]
@@ -172,6 +176,6 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 def remove(paths: list[Path]) -> None:
-    """Removes folders that `leftovers` has named."""
+    """Removes the folders that `leftovers` names."""
     for path in paths:
         remove_folder(path)

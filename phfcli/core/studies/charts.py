@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from phfcli.core.evaluation.scores import standard_error
 from phfcli.core.reporting.figures import Panel
 from phfcli.core.reporting.flow_charts import BLUE, GREY, INK, MARKERS, ORANGE, SERIES, name_axes, title
-from phfcli.core.studies.plan import BASE, Study
 from phfcli.core.studies.results import Difference, Results, Row
+from phfcli.core.studies.study_file import BASE, Study
 
 _SIZE = (5.6, 4.2)  # of a panel, in inches
 _ROW = 0.22  # inches

@@ -12,9 +12,9 @@ from phfcli.core.errors import interval, markdown_lines, percent, points, with_e
 from phfcli.core.reporting.figures import figure_of, save_figure
 from phfcli.core.storage.files import write_json, write_text
 from phfcli.core.studies.charts import panel_size, panels
-from phfcli.core.studies.plan import BASE, Study, StudyRun, runs_of
 from phfcli.core.studies.results import WANTED_COLUMN, Results, Row, findings, results_of, wanted_seeds
 from phfcli.core.studies.schedule import searched
+from phfcli.core.studies.study_file import BASE, Study, StudyRun, runs_of
 
 
 def page(study: Study, results: Results, file: Path, path: Path) -> str:

@@ -20,7 +20,7 @@ from phfcli.core.settings import read_yaml
 from phfcli.core.step_metrics import MACHINE_METRICS
 from phfcli.core.storage.files import as_json, file_hash, read_json, write_json
 from phfcli.core.storage.schemas import Form, Share, StepForm, read_form, read_forms
-from phfcli.core.studies.plan import StudyRun
+from phfcli.core.studies.study_file import StudyRun
 
 _EVALUATION = (
     "n",

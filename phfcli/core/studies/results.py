@@ -10,9 +10,9 @@ import numpy as np
 from phfcli.core.analysis.differences import PairedDifference, SeedDifference, holm, paired_difference, seed_difference
 from phfcli.core.errors import points
 from phfcli.core.evaluation.scores import standard_error
-from phfcli.core.studies.plan import BASE, Study, runs_of
 from phfcli.core.studies.record import read_record
 from phfcli.core.studies.schedule import known_runs
+from phfcli.core.studies.study_file import BASE, Study, runs_of
 
 Record = dict[str, Any]
 

@@ -19,8 +19,8 @@ from phfcli.core.settings import Tree
 from phfcli.core.storage.child_processes import phf_command, stopped_as_by_ctrl_c
 from phfcli.core.storage.files import as_json, write_text
 from phfcli.core.storage.schemas import StepForm, read_forms
-from phfcli.core.studies.plan import WHOLE, Part, Study, StudyRun, runs_of, search_runs
 from phfcli.core.studies.record import finished, read_record, write_record
+from phfcli.core.studies.study_file import WHOLE, Part, Study, StudyRun, runs_of, search_runs
 
 Rates = dict[tuple[str, str], float]  # by model and family
 
@@ -248,7 +248,9 @@ def slots_for(study: Study, jobs: int | None) -> list[Environment]:
     groups = [visible[first : first + study.processes] for first in range(0, devices, study.processes)]
     groups = [group for group in groups if len(group) == study.processes]
     if not groups or (jobs or 0) > len(groups):
-        raise UserError(f"--jobs {jobs or 1}: {devices} devices hold {len(groups)} runs of {study.processes} processes")
+        raise UserError(
+            f"jobs: {jobs or 1} is too many: {devices} devices hold {len(groups)} runs of {study.processes} processes"
+        )
     return [{"CUDA_VISIBLE_DEVICES": ",".join(group)} for group in groups[:jobs]]
 
 

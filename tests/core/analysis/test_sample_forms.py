@@ -82,7 +82,7 @@ def test_a_plain_table_groups_the_samples_of_a_problem(tmp_path: Path) -> None:
     found = regrade(read_samples(path, GradeConfig(columns=columns)), ["phf"], 20.0)
     assert [(text.problem, text.number) for text in found.texts] == [("a", 0), ("a", 1)]
     assert found.rows[0].average == 0.5
-    with pytest.raises(UserError, match=r"no column 'answer' among id, gold, out; name it with --set columns.answer="):
+    with pytest.raises(UserError, match=r"no column 'answer' among id, gold, out; set columns.answer to"):
         read_samples(path, OWN)
 
 

@@ -70,7 +70,7 @@ def test_welchs_interval_is_scipys() -> None:
 def test_a_single_seed_leaves_problems_as_the_unit(tmp_path: Path) -> None:
     paths = write(tmp_path, "opsd", {0: rows(8), 1: rows(10)}) + write(tmp_path, "phf", {0: rows(12)})
     assert pair_of(paths).measured.unit == "problems"
-    with pytest.raises(UserError, match="--unit seeds: phf0 has a single seed"):
+    with pytest.raises(UserError, match="unit: seeds needs several seeds of each method, and phf0 has one"):
         pair_of(paths, unit="seeds")
 
 

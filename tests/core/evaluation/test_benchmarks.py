@@ -68,7 +68,7 @@ def test_golds_that_are_no_answers_are_warned_of_refused_or_read_in_another_form
     assert "1 of 3 gold answers are not plausible answers, such as '12 students'" in note
     assert load_benchmark(path, EvalConfig(gold="last-number")).problems[1].answer == "12"
     path = write(tmp_path / "c.jsonl", "The answer is 87.", "12 students")
-    with pytest.raises(UserError, match=r"2 of 2 gold answers.*--set gold=last-number"):
+    with pytest.raises(UserError, match=r"2 of 2 gold answers.*set gold to last-number"):
         load_benchmark(path, EvalConfig())
 
 

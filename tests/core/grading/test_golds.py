@@ -75,6 +75,6 @@ def test_some_are_a_warning_and_most_are_refused() -> None:
     warning = check_plausible(["1", "2", "12 students"], "b")
     assert warning is not None
     assert "b: 1 of 3 gold answers are not plausible answers, such as '12 students'" in warning
-    assert "--set gold=last-number" in warning
+    assert "set gold to last-number" in warning
     with pytest.raises(UserError, match="2 of 3 gold answers"):
         check_plausible(["1", "12 students", "13 students"], "b")

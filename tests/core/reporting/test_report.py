@@ -14,7 +14,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 from phfcli.core.errors import UserError
-from phfcli.core.reporting.report import write_report
+from phfcli.core.reporting.report_page import write_report
 from phfcli.core.runs.flows import Flow, Rollout, save_flow
 
 ATTACK = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>{{ style }}"

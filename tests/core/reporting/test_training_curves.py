@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from phfcli.core.reporting.report import write_report
+from phfcli.core.reporting.report_page import write_report
 from phfcli.core.reporting.training_charts import MAPS, training_panels
 from phfcli.core.step_metrics import CURVES, DETAILS, SHARES, own_metrics
 

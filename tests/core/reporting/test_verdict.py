@@ -7,7 +7,7 @@ from evaluations import evaluation
 
 from phfcli.core.analysis.compare import Comparison, compare
 from phfcli.core.evaluation.saved_evaluations import load_evaluations
-from phfcli.core.reporting.findings import verdict
+from phfcli.core.reporting.comparison_text import verdict
 from phfcli.core.reporting.run_summaries import RunSummary
 
 

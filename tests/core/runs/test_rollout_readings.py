@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from phfcli.core.errors import UserError
-from phfcli.core.reporting.report import write_report
+from phfcli.core.reporting.report_page import write_report
 from phfcli.core.runs.readings import load_readings
 from phfcli.core.settings import resolve_train, set_sources
 from phfcli.core.training.setup import build_trainer

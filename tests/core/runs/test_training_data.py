@@ -86,5 +86,5 @@ def test_problems_without_any_gold_are_warned_of_or_refused_where_there_is_a_rew
     assert check_rewards(good, "data") == []
     [note] = check_rewards([*good, Problem("9", "P", "no box")], "data")
     assert "1 of 4 problems, such as 9, have neither an answer nor a \\boxed in their solution" in note
-    with pytest.raises(UserError, match=r"--set columns\.answer=COLUMN"):
+    with pytest.raises(UserError, match=r"set columns\.answer to"):
         check_rewards([Problem("9", "P", "no box")], "data")

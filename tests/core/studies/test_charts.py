@@ -9,8 +9,8 @@ import pytest
 from phfcli.core.analysis.differences import paired_difference, seed_difference
 from phfcli.core.reporting.figures import figure_of
 from phfcli.core.studies.charts import panel_size, panels
-from phfcli.core.studies.plan import load_study
 from phfcli.core.studies.results import Difference, results_of
+from phfcli.core.studies.study_file import load_study
 
 ROOT = Path(__file__).parents[3]
 

@@ -11,10 +11,10 @@ import yaml
 from phfcli.core.analysis.differences import seed_difference
 from phfcli.core.errors import UserError
 from phfcli.core.studies.page import write_report
-from phfcli.core.studies.plan import Study, StudyRun, load_study, runs_of, search_runs
 from phfcli.core.studies.record import finished, write_record
 from phfcli.core.studies.results import findings, results_of
 from phfcli.core.studies.schedule import chosen_rates, known_runs
+from phfcli.core.studies.study_file import Study, StudyRun, load_study, runs_of, search_runs
 
 # right samples of two, for each of four problems
 RIGHT = {

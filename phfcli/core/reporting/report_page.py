@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from phfcli.core.analysis.compare import Comparison, compare
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation, load_evaluations, named_path, summaries_of
+from phfcli.core.reporting.comparison_text import verdict
 from phfcli.core.reporting.figures import differences_height, layer_panels, view_panels
-from phfcli.core.reporting.findings import verdict
 from phfcli.core.reporting.inline_svg import inline_svg
 from phfcli.core.reporting.page_parts import Figure, problem_grid, render_page, sortable
 from phfcli.core.reporting.run_summaries import (

@@ -24,7 +24,7 @@ from phfcli.core.names import UnitName
 
 
 @dataclass(frozen=True)
-class Arm:
+class Method:
     """A method on a model: one run, or several that differ in their seed."""
 
     name: str
@@ -57,7 +57,7 @@ class Arm:
         return math.fsum(s["average"] for s in summaries) / len(summaries), single
 
     def suite(self, benches: Sequence[str]) -> tuple[float, float | None] | None:
-        """The mean over benchmarks with its standard error; None where the arm lacks one of them."""
+        """The mean over benchmarks with its standard error; None where the method lacks one of them."""
         if not set(benches) <= set(self.benches):
             return None
         values = [self.average(bench) for bench in benches]
@@ -71,10 +71,10 @@ class Arm:
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def group(results: Sequence[SavedEvaluation], apart: bool = True) -> list[Arm]:
-    """Arms in the order of their first run. Seeds of one method on one model make one arm.
+def group_by_method(results: Sequence[SavedEvaluation], apart: bool = True) -> list[Method]:
+    """Arms in the order of their first run. Seeds of one method on one model make one method.
 
-    apart: several checkpoints of a run are several arms, the newest of each run with those of the other seeds.
+    apart: several checkpoints of a run are several methods, the newest of each run with those of the other seeds.
     """
     found: dict[tuple[str, str, int], list[SavedEvaluation]] = {}
     for result in results:
@@ -82,11 +82,11 @@ def group(results: Sequence[SavedEvaluation], apart: bool = True) -> list[Arm]:
         found.setdefault((result.model, result.method, age), []).append(result)
     several = {key for key, own in found.items() if max(_count(own).values()) > 1}
     named = [found[key][0].objective for key in several]
-    arms = []
+    methods = []
     for key, own in found.items():
         unique = key in several and named.count(own[0].objective) == 1
-        arms.append(Arm(own[0].objective if unique else own[0].name, key[0], own))
-    return arms
+        methods.append(Method(own[0].objective if unique else own[0].name, key[0], own))
+    return methods
 
 
 def _age(result: SavedEvaluation, results: Sequence[SavedEvaluation]) -> int:
@@ -110,12 +110,12 @@ Values = Callable[[SavedEvaluation], Scores]  # of each problem the values of it
 
 
 @dataclass(frozen=True)
-class Measured:
+class MethodDifference:
     """A difference over both units.
 
     Attributes:
         over_problems: would these very checkpoints differ on other problems?
-        over_seeds: would another training differ? None where an arm has one seed.
+        over_seeds: would another training differ? None where an method has one seed.
         unit: the one that counts.
     """
 
@@ -146,30 +146,30 @@ class Measured:
         }
 
 
-def of_scores(result: SavedEvaluation) -> Scores:
+def sample_scores(result: SavedEvaluation) -> Scores:
     """1 for each right sample, else 0."""
     return result.scores
 
 
 def measure(
-    a: Arm, b: Arm, benches: Sequence[str], values: Values, unit: UnitName | None = None, most: float | None = 1.0
-) -> Measured:
+    a: Method, b: Method, benches: Sequence[str], values: Values, unit: UnitName | None = None, most: float | None = 1.0
+) -> MethodDifference:
     """b minus a on the mean over benchmarks of some value of each problem.
 
-    unit: None is seeds where both arms have several, else problems.
-    Raises UserError where the unit is seeds, and an arm has a single one.
+    unit: None is seeds where both methods have several, else problems.
+    Raises UserError where the unit is seeds, and an method has a single one.
     """
     both = [(pool(list(map(values, b.of(bench)))), pool(list(map(values, a.of(bench))))) for bench in benches]
     over_problems = suite_difference(both, most=most)
     over_seeds = _over_seeds(a, b, benches, values)
     if unit == "seeds" and over_seeds is None:
-        single = next(arm.name for arm in (a, b) if len(_problem_means(arm, benches, values)) < 2)
-        raise UserError(f"--unit seeds: {single} has a single seed; train others, or leave the option out")
-    return Measured(over_problems, over_seeds, unit or ("seeds" if over_seeds else "problems"))
+        single = next(method.name for method in (a, b) if len(_problem_means(method, benches, values)) < 2)
+        raise UserError(f"unit: seeds needs several seeds of each method, and {single} has one; set unit to problems")
+    return MethodDifference(over_problems, over_seeds, unit or ("seeds" if over_seeds else "problems"))
 
 
-def _over_seeds(a: Arm, b: Arm, benches: Sequence[str], values: Values) -> SeedDifference | None:
-    """Paired where both have two seeds in common, else of two groups; None where an arm has a single seed."""
+def _over_seeds(a: Method, b: Method, benches: Sequence[str], values: Values) -> SeedDifference | None:
+    """Paired where both have two seeds in common, else of two groups; None where an method has a single seed."""
     one, other = _problem_means(a, benches, values), _problem_means(b, benches, values)
     if min(len(one), len(other)) < 2:
         return None
@@ -179,11 +179,11 @@ def _over_seeds(a: Arm, b: Arm, benches: Sequence[str], values: Values) -> SeedD
     return unpaired_difference(list(other.values()), list(one.values()))
 
 
-def _problem_means(arm: Arm, benches: Sequence[str], values: Values) -> Mapping[int | str, float]:
+def _problem_means(method: Method, benches: Sequence[str], values: Values) -> Mapping[int | str, float]:
     """Of each seed, or run where it has none, the mean over benchmarks; only of those that have all of them."""
     found: dict[int | str, dict[str, float]] = {}
     for bench in benches:
-        for result in arm.of(bench):
+        for result in method.of(bench):
             seed = result.home if result.seed is None else result.seed
             means = [fmean(own) for own in values(result).values()]
             found.setdefault(seed, {})[bench] = fmean(means)

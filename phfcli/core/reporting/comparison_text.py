@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from phfcli.core.analysis.arms import Arm
 from phfcli.core.analysis.compare import Comparison, Pair
+from phfcli.core.analysis.methods import Method
 from phfcli.core.errors import percent
 from phfcli.core.reporting.run_summaries import RunSummary
 
@@ -18,15 +18,18 @@ def verdict(comparison: Comparison, runs: Sequence[RunSummary]) -> list[str]:
 
 
 def _scores(comparison: Comparison) -> str:
-    """The best arm of each benchmark, those that are level with it, and the others' range."""
+    """The best method of each benchmark, those that are level with it, and the others' range."""
     told = []
     for bench in comparison.benches:
-        arms = [arm for arm in comparison.arms if bench in arm.benches]
-        *others, best = sorted(arms, key=lambda arm: arm.average(bench)[0])
-        level = [arm for arm in others if _percent(arm, bench) == _percent(best, bench)]
-        names = [f"{arm.name} of {arm.model}" if len(comparison.models) > 1 else arm.name for arm in (best, *level)]
+        methods = [method for method in comparison.methods if bench in method.benches]
+        *others, best = sorted(methods, key=lambda method: method.average(bench)[0])
+        level = [method for method in others if _percent(method, bench) == _percent(best, bench)]
+        names = [
+            f"{method.name} of {method.model}" if len(comparison.models) > 1 else method.name
+            for method in (best, *level)
+        ]
         behind = others[: len(others) - len(level)]
-        span = " to ".join(dict.fromkeys(_percent(arm, bench) for arm in (*behind[:1], *behind[-1:])))
+        span = " to ".join(dict.fromkeys(_percent(method, bench) for method in (*behind[:1], *behind[-1:])))
         best_told = f"{' and '.join(names)} {_percent(best, bench)}" + (" each" if level else "")
         told.append(f"on {bench} {best_told}" + (f", the rest {span}" if behind else ""))
     return f"Share of right samples: {'; '.join(told)}." if told else ""
@@ -68,5 +71,5 @@ def alarm_sentence(alarms: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return f"Alarms in training: {'; '.join(told)}."
 
 
-def _percent(arm: Arm, bench: str) -> str:
-    return f"{percent(arm.average(bench)[0])} %"
+def _percent(method: Method, bench: str) -> str:
+    return f"{percent(method.average(bench)[0])} %"
