@@ -3,6 +3,7 @@
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -172,7 +173,7 @@ def option_source(label: str, key: str, value: Any) -> Source:
 
 def _with_recipes(sources: list[Source]) -> list[Source]:
     """The sources over their model's and objective's recipes, each recipe under what the model needs of it."""
-    shipped = {name: read_yaml(path) for name, path in recipes().items()}
+    shipped = {name: _shipped_recipe(path) for name, path in recipes().items()}
     model = _last(sources, "model") or EMBEDDED
     own = next((name for name, tree in shipped.items() if tree.get("model") == model), "")
     objective = _last(sources, "objective") or shipped.get(own, {}).get("objective")
@@ -182,6 +183,12 @@ def _with_recipes(sources: list[Source]) -> list[Source]:
         name = f"{own}-{source.recipe}"
         every += [source, *([Source(f"recipe {name}", shipped[name])] if name in shipped else [])]
     return every
+
+
+@cache
+def _shipped_recipe(path: Path) -> Tree:
+    """The settings of a shipped recipe; the file is parsed once per process, and the tree is never changed."""
+    return read_yaml(path)
 
 
 def read_yaml(path: Path) -> Tree:
@@ -241,11 +248,13 @@ def parse_yaml(text: str, label: str) -> Any:
 
 
 def _merge(into: Tree, tree: Mapping[str, Any]) -> None:
+    """Adds the values of a tree to `into`; mappings are copied, since several merges share a recipe's tree."""
     for key, value in tree.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
+        if isinstance(value, Mapping):
+            section = into[key] = into[key] if isinstance(into.get(key), dict) else {}
+            _merge(section, value)
         else:
-            into[key] = dict(value) if isinstance(value, Mapping) else value
+            into[key] = value
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -192,8 +192,10 @@ def _scalar(cell: Any) -> str:
     if isinstance(cell, str):
         if not cell.strip():
             raise CellError("is empty")
-        if any("\ud800" <= character <= "\udfff" for character in cell):
-            raise CellError("holds half of a character (a lone surrogate)")
+        try:
+            cell.encode()  # much faster than a look at each character
+        except UnicodeEncodeError:
+            raise CellError("holds half of a character (a lone surrogate)") from None
         return cell
     if isinstance(cell, bool) or not isinstance(cell, Real | Decimal):
         raise CellError(f"holds {_kind(cell)}, and text or a number is wanted")
