@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from phfcli.core.analysis.diagnose import diagnose
+from phfcli.core.analysis.diagnose import PARTS, FlowTotals
 from phfcli.core.grading.policies import build_grader
+from phfcli.core.losses.flow import entropy, layer_energy_share, measure_rollout
 from phfcli.core.models.description import load_description
 from phfcli.core.models.prompts import build_prompts
 from phfcli.core.runs.flows import FlowFile, open_flow
@@ -50,17 +51,20 @@ def main(
 def measures(flow: FlowFile, chosen: list[bool]) -> dict[str, Any]:
     """What the chosen rollouts show: how much energy, and where in depth and along the rollout it lies."""
     own = replace(flow, counts=[count if kept else 0 for count, kept in zip(flow.counts, chosen, strict=True)])
-    report = diagnose(own, "loss")
-    layer, share = report.largest
-    along = [sum(value or 0.0 for value in column) for column in zip(*report.position_map, strict=True)]
+    totals = FlowTotals(len(flow.layers), "loss", PARTS)
+    for rollout in own.rollout_states():
+        totals.add(measure_rollout(rollout.student, rollout.teacher), rollout)
+    energies = totals.energies["loss"] / totals.count
+    share = layer_energy_share(energies)
+    along = totals.map().nan_to_num().sum(0)
     return {
-        "rollouts": report.samples,
-        "mean_energy": round(sum(report.energies) / len(report.energies), 5),
-        "entropy_nats": round(report.entropy, 3),
-        "largest_layer": layer,
-        "largest_share": round(share, 4),
-        "last_third_share": round(sum(report.share[-(len(report.share) // 3) :]), 4),
-        "along_the_rollout": [round(value / sum(along), 4) for value in along],
+        "rollouts": totals.count,
+        "mean_energy": round(energies.mean().item(), 5),
+        "entropy_nats": round(float(entropy(share)), 3),
+        "largest_layer": flow.layers[int(share.argmax())],
+        "largest_share": round(share.max().item(), 4),
+        "last_third_share": round(share[-(len(share) // 3) :].sum().item(), 4),
+        "along_the_rollout": [round(value, 4) for value in (along / along.sum()).tolist()],
     }
 
 

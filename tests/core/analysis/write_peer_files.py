@@ -3,7 +3,7 @@
 Run in an environment of its own that has lm-eval 0.4.13, lighteval 0.13.0 (with latex2sympy2_extended 1.0.6) and
 inspect_ai 0.3.285; no model and no network is needed, for the completions are given here:
 
-    python tests/core/analysis/regrading/write_peer_files.py
+    python tests/core/analysis/write_peer_files.py
 """
 
 import json
