@@ -167,9 +167,11 @@ def load_study(path: Path) -> Study:
 
 def check_run(run: StudyRun, path: Path) -> None:
     """Raises UserError, naming the study's file, for settings that `phf train` or `phf eval` would refuse."""
+    from phfcli.core.objectives.build import build_objective  # loads torch, which a refused file should not wait for
+
     try:
         if run.trains:
-            resolve_train([Source(f"{path}: systems.{run.system}", run.training())])
+            build_objective(resolve_train([Source(f"{path}: systems.{run.system}", run.training())]))
         resolve(EvalConfig, [Source(f"{path}: eval", run.evaluation())])
     except UserError as error:
         raise error if str(path) in str(error) else UserError(f"{path}: systems.{run.system}: {error}") from None

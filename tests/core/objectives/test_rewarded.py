@@ -52,7 +52,7 @@ def test_it_needs_both_a_teacher_and_a_reward_for_each_of_the_group() -> None:
 )
 def test_blends_that_cannot_be_had_are_refused(pairs: list[str], told: str) -> None:
     with pytest.raises(UserError, match=told):
-        resolve_train(set_sources([*pairs, "reward_weight=1"]))
+        build_objective(resolve_train(set_sources([*pairs, "reward_weight=1"])))
 
 
 def test_rollouts_have_to_be_of_the_whole_distribution() -> None:

@@ -127,4 +127,4 @@ def test_equal_weights_are_none(student: LanguageModel) -> None:
 )
 def test_weights_that_cannot_be_had_are_refused(pairs: list[str], told: str) -> None:
     with pytest.raises(UserError, match=told):
-        resolve_train(set_sources(pairs))
+        build_objective(resolve_train(set_sources(pairs)))

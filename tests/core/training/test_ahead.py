@@ -7,6 +7,7 @@ from threading import Event
 import pytest
 
 from phfcli.core.errors import UserError
+from phfcli.core.objectives.build import build_objective
 from phfcli.core.settings import resolve_train, set_sources
 from phfcli.core.training.ranks import ALONE
 from phfcli.core.training.rollouts import Ahead
@@ -78,4 +79,4 @@ def test_what_is_kept_comes_back_bit_by_bit_and_only_for_the_same_requests() -> 
 
 def test_what_draws_nothing_cannot_draw_it_ahead() -> None:
     with pytest.raises(UserError, match=r"rollout\.ahead: sft reads the references"):
-        resolve_train(set_sources(["objective=sft", "rollout.ahead=1"]))
+        build_objective(resolve_train(set_sources(["objective=sft", "rollout.ahead=1"])))
