@@ -1,7 +1,8 @@
-"""The objectives that learn from a reward: GRPO, OISD's alignments beside it, and a reward beside a distillation."""
+"""The policy-gradient objectives: GRPO, OISD's alignments beside it, a reward beside a distillation, and OPSA."""
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from phfcli.core.config import GrpoSettings, OisdSettings, RolloutSettings, TrainConfig
@@ -182,3 +183,46 @@ def build_grpo(config: TrainConfig) -> GroupPolicy:
 def build_oisd(config: TrainConfig) -> Sum:
     """GRPO and OISD's two alignments."""
     return Sum(build_grpo(config), InternalAlignment(config.oisd, config.grpo, loss_temperature(config)))
+
+
+_UNLIKELY = 0.2  # of a completion's tokens
+_ADVANTAGE = -0.5  # of each of them, whatever the completion is worth
+
+
+@dataclass(frozen=True)
+class UnlikelyTokens:
+    """OPSA in its fixed mode (2608.31046): the tokens that the policy itself finds least likely become less so.
+
+    It reads no reference, no reward and no teacher: a control for what distils. The paper takes the fifth of all tokens
+    of a data-parallel batch; here it is a fifth of each completion, so that micro-batches and ranks do not change it.
+    """
+
+    temperature: float
+    needs: Needs = Needs(on_policy=True, sections=(), teacher=False, privileged=False)
+
+    def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
+        logprobs, entropy = token_logprobs_and_entropy(student.hidden, student.head, batch.token_ids, self.temperature)
+        chosen = least_likely(logprobs.detach(), batch.tokens[0], batch.lengths)
+        total = -(_ADVANTAGE * logprobs[chosen]).sum() / _UNLIKELY  # over tokens / a fifth: the mean over the chosen
+        metrics = {"unlikely_logprob": (logprobs.detach()[chosen].sum(), chosen.sum())}
+        return LossTerms({"unlikely": Term(total, per="tokens")}, metrics, TokenReadings(entropy))
+
+
+def least_likely(logprobs: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
+    """Which tokens are among the floor(a fifth) of their completion that are least likely, bool [N].
+
+    Args:
+        logprobs: [N].
+        rows: [N], the completion of each token, ascending.
+        lengths: [B], tokens of each completion.
+    """
+    order = logprobs.argsort(stable=True)
+    order = order[rows[order].argsort(stable=True)]  # by completion, then by log-probability
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device) - (lengths.cumsum(0) - lengths)[rows]
+    return rank < (_UNLIKELY * lengths).floor()[rows]
+
+
+@builds("opsa")
+def build_opsa(config: TrainConfig) -> UnlikelyTokens:
+    return UnlikelyTokens(config.rollout.temperature)

@@ -257,6 +257,24 @@ def test_grpo_is_the_weighted_policy_gradient(
         torch.testing.assert_close(got, p.grad, rtol=1e-5, atol=1e-9)
 
 
+def test_opsa_pushes_the_least_likely_fifth_of_each_completion_down(
+    student: LanguageModel, teacher: AveragedTeacher
+) -> None:
+    config = TrainConfig.model_validate({"objective": "opsa", **BASE})
+    loss, gradient = loss_and_gradient(student, teacher, config, [SAMPLES[:3], SAMPLES[3:]])
+    lowest, tokens = [], 0
+    for sample in SAMPLES:
+        logprobs = all_logprobs(student, sample, temperature=config.rollout.temperature)
+        tokens += len(logprobs)
+        lowest += [*logprobs.sort().values[: len(logprobs) // 5]]
+    assert 0 < len(lowest) <= tokens / 5
+    want = 0.5 * torch.stack(lowest).sum() / (tokens / 5)  # an advantage of -0.5: minus its log-probability falls
+    want.backward()
+    assert loss == pytest.approx(want.item(), rel=1e-6)
+    for got, p in zip(gradient, student.trainable().values(), strict=True):
+        torch.testing.assert_close(got, p.grad, rtol=1e-5, atol=1e-9)
+
+
 def test_groups_without_spread_give_no_loss_and_are_counted(student: LanguageModel, teacher: AveragedTeacher) -> None:
     flat = [replace(s, reward=1.0, group=[1.0] * 4) for s in SAMPLES[:4]]
     loss, gradient = loss_and_gradient(student, teacher, grpo(), [flat])
