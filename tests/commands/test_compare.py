@@ -240,7 +240,7 @@ def test_a_folder_that_no_training_made_is_told_how_it_is_evaluated(phf: Phf, tm
     (tmp_path / "base").mkdir()
     done = phf("compare", "base")
     assert done.code == 2
-    assert "evaluate a model into it: `phf eval MODEL --bench NAME --output-dir base`" in done.err
+    assert "`phf eval` with output_dir=base evaluates a model into it" in done.err
 
 
 def test_the_same_evaluation_twice_is_refused(phf: Phf, tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_other_numbers_of_samples_are_told_with_what_they_do(phf: Phf, tmp_path:
     done = phf("compare", "a", "b")
     assert done.code == 0
     assert "(a and b): each average is over its own samples, and the one of fewer is less certain" in done.err
-    assert "evaluate both with the same --n" in done.err
+    assert "evaluate both with the same n" in done.err
 
 
 def test_each_interval_says_which_question_it_answers(phf: Phf, tmp_path: Path) -> None:

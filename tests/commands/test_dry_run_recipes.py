@@ -83,7 +83,7 @@ def test_a_recipe_that_has_a_form_for_the_embedded_model_runs_over_it(phf: Phf, 
     ("settings", "message"),
     [
         (("flow.layers=[9,36]",), "flow.layers: 36 is beyond the model's 28 decoder blocks"),
-        (("rollout.max_new_tokens=40960",), "leave no room for a prompt in the model's context of 40960 tokens"),
+        (("rollout.max_new_tokens=40960",), "tokens leave no room for a prompt in the model's context of 40960 tokens"),
         (("objective=oisd", "oisd.layer=28", "rollout.top_p=1", "rollout.top_k=0"), "oisd.layer: must lie below"),
         (("report_to=[wandb]",), "report_to: the package of wandb is not installed"),
         (("lora.target_modules=[wrong]",), "lora.target_modules"),

@@ -29,7 +29,7 @@ def test_a_quantised_base_trains_resumes_and_is_evaluated(name: str, phf: Phf, t
     evaluation = ("eval", "whole", "--limit", 2, "--n", 1, "--max-new-tokens", 8, "--engine", "transformers")
     plain = phf(*evaluation)
     assert plain.code == 0
-    assert f"was trained over its base in {name} and is evaluated over it as it stands" in plain.err
+    assert f"was trained with its base in {name} and is evaluated with it unquantized" in plain.err
     mixed = phf(*evaluation, "--set", f"quantization={name}")
     assert mixed.code == 2
     assert f"was sampled with quantization 'none', now it is '{name}'" in mixed.err

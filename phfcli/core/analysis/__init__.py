@@ -1,5 +1,5 @@
-"""From files on disk to findings: diagnosis of hidden flows, comparison of evaluations, bridges, export.
+"""Analysis of files on disk: diagnosis of hidden flows, comparison of evaluations, probe, bridge, export, verification.
 
-In come run directories, flow files and summaries; out come reports as plain records. Nothing here draws or prints; that
-is the work of `reporting` and of the commands.
+This room reads run directories, flow files and summaries and returns plain records. It neither draws nor prints, which
+`reporting` and the commands do.
 """

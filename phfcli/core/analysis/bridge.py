@@ -1,8 +1,10 @@
 """Fits the bridge between a student's and a teacher's hidden states (OPRD-Bridge, stage 1).
 
-Both models are frozen. The student draws rollouts, both read them, and the pairs of states give the teacher's principal
-directions and the student's map onto them. Every fifth rollout is held out: how similar the projected states are is
-measured there, for every rank, beside a random map, which is what the paper calls before.
+Both models are frozen. The student draws rollouts and both models read them. The pairs of hidden states give the
+teacher's principal components and the student's linear map onto them. Every fifth rollout is held out: it measures the
+cosine of the projected states at every rank, after the fit and with a random map, which the paper calls "before".
+
+Shapes: K pairs of layers, n positions, d and d' hidden sizes of student and teacher.
 """
 
 import math
@@ -29,13 +31,13 @@ from phfcli.core.runs.problems import Curriculum, SequenceLengths, build_curricu
 from phfcli.core.seeds import derive_seed
 from phfcli.core.types import Request
 
-RANK_SAME_TOKENIZER, RANK_OTHER_TOKENIZER = 8, 4  # the paper's
-_HELD_OUT = 5  # every so many rollouts one
+RANK_SAME_TOKENIZER, RANK_OTHER_TOKENIZER = 8, 4  # the ranks of the paper
+_HELD_OUT = 5  # every fifth rollout is held out
 
 
 @dataclass(frozen=True)
 class RankRow:
-    """The mean cosine of held-out pairs at a rank, and the share of the teacher's variance that lies within it."""
+    """The mean cosines of held-out pairs at a rank, and the share of the teacher's variance that the rank explains."""
 
     rank: int
     explained: float
@@ -45,20 +47,20 @@ class RankRow:
 
 @dataclass(frozen=True)
 class BridgeReport:
-    """The fit of a bridge: which layers it joins, and the cosines on held-out rollouts."""
+    """The fit of a bridge: the pairs of layers, and the cosines on held-out rollouts."""
 
     rank: int
     tokenizer: str  # "same" or "other"
     layers: tuple[int, ...]
     teacher_layers: tuple[int, ...]
-    pairs: int
-    held_out: int
+    pairs: int  # of states that the bridge was fitted to
+    held_out: int  # pairs of states in the held-out rollouts
     by_rank: list[RankRow]
 
 
 @dataclass(frozen=True)
 class _Readers:
-    """Both frozen models, and which of their states are paired."""
+    """Both frozen models, and the layers whose states are paired."""
 
     config: TrainConfig
     student: LanguageModel
@@ -67,23 +69,29 @@ class _Readers:
 
     @torch.no_grad()
     def pairs(self, samples: Sequence[Sample]) -> Iterator[tuple[Tensor, Tensor]]:
-        """States [K, n, d] and [K, n, d'] at the positions that training would compare, a micro-batch at a time."""
+        """Yields paired states [K, n, d] and [K, n, d'] at the positions that training compares, by micro-batch."""
         count, where = self.config.oprd.selection
         for first in range(0, len(samples), self.config.micro_batch_size):
             part = samples[first : first + self.config.micro_batch_size]
             batch = collate(part, count, self.student.description.pad_id, self.student.device, where)
-            read = run_pass(self.student, batch.student, batch, self.layers)
-            own, other = states_with_final_norm(read, self.teacher.run_pass(self.student, batch, self.layers))
-            yield own[:, batch.valid], other[:, batch.valid]
+            student_pass = run_pass(self.student, batch.student, batch, self.layers)
+            teacher_pass = self.teacher.run_pass(self.student, batch, self.layers)
+            student, teacher = states_with_final_norm(student_pass, teacher_pass)
+            yield student[:, batch.valid], teacher[:, batch.valid]
 
 
 def fit_bridge(
     config: TrainConfig, rank: int | None, rollouts: int, note: Callable[[str], None]
 ) -> tuple[Bridge, BridgeReport]:
-    """The bridge from config.model to config.teacher.model; rank None is the paper's, by tokenizer.
+    """Fits the bridge from config.model to config.teacher.model.
+
+    Args:
+        rank: of the projection; None is the paper's, which depends on whether the models share a tokenizer.
+        rollouts: the number of rollouts to draw.
+        note: called with a sentence on each stage.
 
     Raises:
-        UserError: for models or data that cannot be used, or a rank beyond the narrower model's width.
+        UserError: models or data that cannot be used, or a rank above the narrower model's hidden size.
     """
     student = load_model(config)
     teacher = load_external(config, student.description)
@@ -98,26 +106,28 @@ def fit_bridge(
     note(f"drawing {rollouts} rollouts of {config.model}")
     samples = _draw(config, curriculum, prompts, student, teacher, rollouts)
     held_out = samples[::_HELD_OUT]
-    rest = [sample for index, sample in enumerate(samples) if index % _HELD_OUT]
+    fitted = [sample for index, sample in enumerate(samples) if index % _HELD_OUT]
     readers = _Readers(config, student, teacher, layers)
     note(f"reading them with {config.model} and {config.teacher.model}")
-    bridge, shares, pairs = _fit(readers.pairs(rest), layers, narrow)
-    by_rank, seen = _similarities(bridge, readers.pairs(held_out), shares, _shown(narrow, rank), config.seed)
+    bridge, shares, pairs = _fit(readers.pairs(fitted), layers, narrow)
+    by_rank, held_out_pairs = _similarities(
+        bridge, readers.pairs(held_out), shares, _reported_ranks(narrow, rank), config.seed
+    )
     report = BridgeReport(
         rank=rank,
         tokenizer="same" if teacher.alignment is None else "other",
         layers=layers,
         teacher_layers=pair_layers(layers, len(student.blocks), depth_of(teacher.description.config)),
         pairs=pairs,
-        held_out=seen,
+        held_out=held_out_pairs,
         by_rank=by_rank,
     )
-    about = _provenance(config, curriculum, rollouts, report, student)
-    return Bridge(layers, _rounded(bridge.student, rank), _rounded(bridge.teacher, rank), about), report
+    provenance = _provenance(config, curriculum, rollouts, report, student)
+    return Bridge(layers, _rounded(bridge.student, rank), _rounded(bridge.teacher, rank), provenance), report
 
 
 def _curriculum(config: TrainConfig, prompts: Prompts, rollouts: int, student: LanguageModel) -> Curriculum:
-    """The problems in the order in which training would visit them; those that will be visited fit."""
+    """The problems in the order of training. Raises UserError for a visited problem that is too long."""
     steps = math.ceil(rollouts / config.batch_size)
     reading = SequenceLengths(prompts, privileged=False, rollout=config.rollout.max_new_tokens)
     return build_curriculum(config.model_copy(update={"steps": steps}), reading, student.description.context)[0]
@@ -131,7 +141,7 @@ def _draw(
     teacher: ExternalTeacher,
     count: int,
 ) -> list[Sample]:
-    """Rollouts of the student, as both models read them."""
+    """Draws rollouts of the student, prepared for both models."""
     steps = math.ceil(count / config.batch_size)
     problems = [problem for step in range(1, steps + 1) for problem in curriculum.batch(step)][:count]
     requests = [
@@ -146,7 +156,7 @@ def _draw(
 
 
 def _fit(pairs: Iterator[tuple[Tensor, Tensor]], layers: tuple[int, ...], rank: int) -> tuple[Bridge, Tensor, int]:
-    """The bridge of the highest rank, each direction's share of the variance [rank], and the number of pairs."""
+    """The bridge of full rank, each component's share of the variance [rank], and the number of pairs of states."""
     moments = None
     for student, teacher in pairs:
         part = PairMoments.of(student, teacher)
@@ -164,7 +174,7 @@ def _fit(pairs: Iterator[tuple[Tensor, Tensor]], layers: tuple[int, ...], rank: 
 def _similarities(
     bridge: Bridge, pairs: Iterator[tuple[Tensor, Tensor]], shares: Tensor, ranks: Sequence[int], seed: int
 ) -> tuple[list[RankRow], int]:
-    """The cosines of held-out pairs, and how many there were."""
+    """The cosines of held-out pairs at each of `ranks`, and the number of pairs."""
     weight = bridge.student.weight
     generator = torch.Generator().manual_seed(derive_seed(seed, "bridge", "before"))
     noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype).to(weight.device)
@@ -179,8 +189,8 @@ def _similarities(
     return [RankRow(r, explained[r - 1], means[0][r - 1], means[1][r - 1]) for r in ranks], count
 
 
-def _shown(narrow: int, rank: int) -> list[int]:
-    """Powers of two up to the narrower model's width, that width, and the rank that is kept."""
+def _reported_ranks(narrow: int, rank: int) -> list[int]:
+    """The powers of two up to the narrower model's hidden size, that size, and the rank of the bridge."""
     return sorted({2**power for power in range(narrow.bit_length())} | {narrow, rank})
 
 

@@ -1,4 +1,4 @@
-"""Computes hidden flows of a checkpoint, an adapter or a model for which none was saved."""
+"""Computes the hidden flow of a checkpoint, an adapter or a model for which training saved none."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,14 +31,14 @@ from phfcli.core.types import Request
 
 @torch.no_grad()
 def lens_entropy(model: LanguageModel, states: Tensor, temperature: float) -> Tensor:
-    """The mean entropy of the next token, by block, when the model's final norm and head read that block's state.
+    """The logit lens: the mean entropy of the next token when final norm and head read each block's output.
 
     Args:
         states: [L, n, d], outputs of the blocks before the final norm.
-        temperature: of the distributions.
+        temperature: divides the logits.
 
     Returns:
-        [L], float64, in nats a token; the last block's is the entropy of the model's own prediction.
+        [L] in float64, nats a token. The value of the last block is the entropy of the model's prediction.
     """
     head = model.output_head
     rows = chunk_rows(states[0], len(head), None)
@@ -54,18 +54,18 @@ def lens_entropy(model: LanguageModel, states: Tensor, temperature: float) -> Te
 
 @dataclass(frozen=True)
 class Collection:
-    """Rollouts that a model is about to read as student and as teacher."""
+    """A loaded model with its teacher, and the rollouts that both will read."""
 
     step: int | None
     config: TrainConfig
     model: LanguageModel
     teacher: AveragedTeacher
     samples: Sequence[Sample]
-    teacher_kind: str  # in words
-    origin: str  # of the rollouts, in words
+    teacher_kind: str  # a phrase that says which teacher it is
+    origin: str  # a phrase that says where the rollouts come from
 
     def flow(self) -> Flow:
-        """Reads the rollouts, a micro-batch at a time; all states are kept, on the CPU."""
+        """Computes the flow of the rollouts by micro-batch; all hidden states are kept in CPU memory."""
         size, config = self.config.micro_batch_size, self.config
         parts = [self.samples[start : start + size] for start in range(0, len(self.samples), size)]
         flow = join_flows([record_flow(self.model, self.teacher, part, config.flow.positions) for part in parts])
@@ -76,33 +76,33 @@ class Collection:
 def build_collection(
     target: str, typed: list[Source], base: str | None, rollouts: Path | None, count: int
 ) -> Collection:
-    """Loads a model and the rollouts that it will read.
+    """Loads a model, its teacher and the rollouts that both will read.
 
     The rollouts are those of the flow file `rollouts`. Without such a file and without the setting `data`, they are
     those of the flow that the run saved with this checkpoint. Otherwise the target draws `count` new ones, on the
     problems of its run or of `data`.
 
     Raises:
-        UserError: for anything of it that cannot be used.
+        UserError: a target, settings, data or rollouts that cannot be used.
     """
-    found = find_target(target, base)
-    config = _config(found, typed)
+    resolved = find_target(target, base)
+    config = _config(resolved, typed)
     if rollouts is None and not any("data" in source.tree for source in typed):
-        rollouts = _saved_flow(found)
-    model = load_model(config, found.adapter)
+        rollouts = _saved_flow(resolved)
+    model = load_model(config, resolved.adapter)
     check_computation(model)
-    teacher, teacher_kind = _teacher(found, model)
+    teacher, teacher_kind = _teacher(resolved, model)
     if rollouts is not None:
         samples, origin = _saved_rollouts(rollouts), f"those of {rollouts}"
     else:
         samples = _new_rollouts(config, model, count)
         origin = f"{len(samples)} new ones on {config.data}"
-    return Collection(found.step, config, model, teacher, samples, teacher_kind, origin)
+    return Collection(resolved.step, config, model, teacher, samples, teacher_kind, origin)
 
 
 def _config(target: Target, typed: list[Source]) -> TrainConfig:
-    own = [saved_config(target.run)] if target.run else []
-    return resolve_train([*own, option_source("target", "model", target.model), *typed])
+    run_settings = [saved_config(target.run)] if target.run else []
+    return resolve_train([*run_settings, option_source("target", "model", target.model), *typed])
 
 
 def _saved_flow(target: Target) -> Path | None:
@@ -120,7 +120,7 @@ def _saved_rollouts(path: Path) -> list[Sample]:
 
 
 def _new_rollouts(config: TrainConfig, model: LanguageModel, count: int) -> list[Sample]:
-    """New rollouts, one for each of the first problems in the seed's order, sampled as training samples them."""
+    """New rollouts of the first problems in the seed's order, one each, with the sampling settings of training."""
     prompts = build_prompts(model.description.tokenizer, config.prompt)
     problems = load_problems(config)
     chosen = Curriculum(problems, min(count, len(problems)), config.seed).batch(1)
@@ -137,16 +137,16 @@ def _new_rollouts(config: TrainConfig, model: LanguageModel, count: int) -> list
 
 
 def _teacher(target: Target, model: LanguageModel) -> tuple[AveragedTeacher, str]:
-    """The teacher of the outputs saved with a checkpoint, or the model itself where none was saved."""
-    folder = target.adapter or Path(target.model) / "state"  # of a checkpoint of all weights
+    """The averaged teacher that was saved with a checkpoint; without one the model itself."""
+    folder = target.adapter or Path(target.model) / "state"  # the latter for a checkpoint of all weights
     file = folder / "teacher.safetensors"
     averages = averages_of(read_tensors(file)) if file.is_file() else {}
     if not averages:
         return AveragedTeacher({}, decay=0.0), "the model itself"
-    own = dict(model.network.named_parameters())
-    if missing := averages.keys() - own.keys():
+    parameters = dict(model.network.named_parameters())
+    if missing := averages.keys() - parameters.keys():
         raise UserError(f"{file}: not a teacher of this model, which has no {min(missing)}")
-    teacher = AveragedTeacher({name: own[name] for name in averages}, decay=1.0)
+    teacher = AveragedTeacher({name: parameters[name] for name in averages}, decay=1.0)
     with torch.no_grad():
         teacher.load_state_dict(averages)
     return teacher, "its running average at this checkpoint"

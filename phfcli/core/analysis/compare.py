@@ -1,7 +1,7 @@
-"""Compares evaluations: groups the seeds of one method, and tests each pair of methods.
+"""Compares evaluations: groups them by method, and tests each pair of methods.
 
-Two questions, two intervals. Over seeds: would another training differ? Over problems: would these very checkpoints
-differ on other problems? There a problem's score is the mean over the seeds.
+Two intervals answer two questions. Over seeds: would other trainings differ? Over problems: would these checkpoints
+differ on other problems? For the latter the score of a problem is the mean over seeds.
 """
 
 import math
@@ -19,24 +19,28 @@ from phfcli.core.names import UnitName
 
 SUITE = "average"  # the name of the mean over benchmarks
 
-_SPOIL = ("bench_sha256", "prompt", "sampling", "grading")  # where they differ, so does what is measured
-_LISTED = ("n", "engine", "dtype", "seed", "versions", "device")
-_MEANS = {
+# evaluations that differ in one of these measure different things
+_MUST_MATCH = ("bench_sha256", "prompt", "sampling", "grading")
+# differences that are allowed, and noted
+_NOTED = ("n", "engine", "dtype", "seed", "versions", "device")
+_CONSEQUENCES = {
     "n": ": each average is over its own samples, and the one of fewer is less certain; pass@k and majority do not "
     "compare; evaluate both with the same n"
-}  # what a difference that is allowed does to the comparison
-_MANY = 0.5  # of a problem's samples: more than these are right where it counts as solved
+}  # the consequence of an allowed difference for the comparison
+_SOLVED = 0.5  # a problem counts as solved if more than this share of its samples is right
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The difference b - a on a benchmark, or on the mean of several.
+    """The difference b - a of two methods on a benchmark, or on the mean of several.
 
     Attributes:
-        model: of b.
-        measured: over problems, and over seeds where both have several.
-        p_holm: of the unit that counts, corrected for all pairs.
-        gain: what kind of difference it is, by stated rules.
+        model: the model of b.
+        bench: the benchmark, or SUITE.
+        measured: the difference, with its intervals over problems and over seeds.
+        p_holm: the p-value of the result, corrected for all pairs.
+        gain: what kinds of gain the difference is.
+        gained, lost: the problems that b solves and a does not, and the other way round.
     """
 
     model: str
@@ -51,7 +55,7 @@ class Pair:
 
     @property
     def result(self) -> PairedDifference | SeedDifference:
-        """Over the unit that counts."""
+        """The difference over the unit that was chosen."""
         return self.measured.result
 
     def as_json(self) -> dict[str, Any]:
@@ -62,13 +66,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The result of a comparison, which tables and pictures show; `notes` names settings that differ."""
+    """The result of a comparison, which tables and pictures show; `notes` name the settings that differ."""
 
     results: list[SavedEvaluation]
     methods: list[Method]
     pairs: list[Pair]
     notes: list[str]
-    tested: bool  # else an method may hold several steps of a run, and its figures are those of no checkpoint
+    tested: bool  # if False, a method may hold several checkpoints of a run, and its averages mix them
 
     @property
     def benches(self) -> list[str]:
@@ -108,14 +112,15 @@ def compare(
     """Pools seeds, refuses evaluations that were sampled differently, and tests every pair of methods of one model.
 
     Args:
-        unequal: compare also evaluations with other prompts or sampling.
-        tested: with differences; not where several steps of a run stand for one method.
-        unit: of what the intervals speak; None is seeds where both methods have several, else problems.
+        unequal: whether evaluations with other prompts, sampling or grading are compared too.
+        tested: whether differences are tested. False allows several checkpoints of a run in one method.
+        unit: the unit of the intervals; None is seeds if both methods have several, else problems.
 
     Raises:
-        UserError: for evaluations of one benchmark whose rows, or without `unequal` whose prompts or sampling, differ.
+        UserError: evaluations of one benchmark differ in its rows, or without `unequal` in prompts, sampling or
+            grading.
     """
-    methods = group_by_method(results, apart=tested)
+    methods = group_by_method(results, split_checkpoints=tested)
     notes = [note for bench in dict.fromkeys(r.bench for r in results) for note in _check(results, bench, unequal)]
     differences = list(_differences(methods, unit)) if tested else []
     corrected = holm([measured.p_value for _, _, _, measured in differences])
@@ -128,8 +133,8 @@ def compare(
 
 
 def _with_forgetting(pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs, where something was gained with what the same two methods lost on other benchmarks."""
-    own = {(p.a, p.b, p.model, p.bench): p.result for p in pairs if p.bench != SUITE}
+    """The pairs, with a note where the same two methods lost on other benchmarks what they gained on this one."""
+    results = {(p.a, p.b, p.model, p.bench): p.result for p in pairs if p.bench != SUITE}
     return [
         replace(
             pair,
@@ -139,7 +144,7 @@ def _with_forgetting(pairs: Sequence[Pair]) -> list[Pair]:
                     pair.result,
                     {
                         bench: result
-                        for (*methods, bench), result in own.items()
+                        for (*methods, bench), result in results.items()
                         if methods == [pair.a, pair.b, pair.model] and bench != pair.bench
                     },
                 ),
@@ -150,16 +155,17 @@ def _with_forgetting(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def changed(a: Method, b: Method, bench: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The problems that b solves and a does not, and the other way round; solved is more than half of the samples.
+    """The problems that only b solves, and those that only a solves: more than half of the samples are right.
 
-    Each with both shares and a sample to look at: a right one of the method that solves it, a wrong one of the other.
+    Each entry has both shares of right samples, and links to a right sample of the method that solves the problem and
+    to a wrong one of the other method.
     """
-    one, other = a.scores(bench), b.scores(bench)
+    scores_a, scores_b = a.scores(bench), b.scores(bench)
     gained: list[dict[str, Any]] = []
     lost: list[dict[str, Any]] = []
-    for problem in sorted(one.keys() & other.keys()):
-        shares = [math.fsum(scores[problem]) / len(scores[problem]) for scores in (one, other)]
-        solved = [share > _MANY for share in shares]
+    for problem in sorted(scores_a.keys() & scores_b.keys()):
+        shares = [math.fsum(scores[problem]) / len(scores[problem]) for scores in (scores_a, scores_b)]
+        solved = [share > _SOLVED for share in shares]
         if solved[0] == solved[1]:
             continue
         links = [_example(method.of(bench), problem, right) for method, right in zip((a, b), solved, strict=True)]
@@ -171,6 +177,7 @@ def changed(a: Method, b: Method, bench: str) -> tuple[list[dict[str, Any]], lis
 
 
 def _example(results: Sequence[SavedEvaluation], problem: str, right: bool) -> str | None:
+    """The link to a right or wrong sample of a problem, or None."""
     for result in results:
         for sample in result.samples.get(problem, []):
             if sample.correct == right:
@@ -181,9 +188,9 @@ def _example(results: Sequence[SavedEvaluation], problem: str, right: bool) -> s
 def _differences(
     methods: Sequence[Method], unit: UnitName | None
 ) -> Iterator[tuple[str, Method, Method, MethodDifference]]:
-    """Every two methods of one model on every benchmark and, where there are several, on their mean.
+    """The difference of every two methods of one model on each benchmark and, if there are several, on their mean.
 
-    Where no model has two methods, methods of different models are compared.
+    If no model has two methods, methods of different models are compared.
     """
     models = [method.model for method in methods]
     within = len(set(models)) < len(models)
@@ -198,31 +205,31 @@ def _differences(
 
 
 def _check(results: Sequence[SavedEvaluation], bench: str, unequal: bool) -> Iterator[str]:
-    """What differs between the evaluations of a benchmark. Raises UserError where it spoils the comparison."""
-    own = [result for result in results if result.bench == bench]
-    for key in (*_SPOIL, *_LISTED):
-        values = [result.settings.get(key) for result in own]
+    """Sentences on settings that differ between a benchmark's evaluations. Raises UserError if they must match."""
+    evaluations = [result for result in results if result.bench == bench]
+    for key in (*_MUST_MATCH, *_NOTED):
+        values = [result.settings.get(key) for result in evaluations]
         if any(value is None for value in values):
-            unknown = [r.name for r, value in zip(own, values, strict=True) if value is None]
-            if key in _SPOIL:
+            unknown = [r.name for r, value in zip(evaluations, values, strict=True) if value is None]
+            if key in _MUST_MATCH:
                 yield f"{bench}: {key} of {', '.join(unknown)} is not known"
-        known = [(result, value) for result, value in zip(own, values, strict=True) if value is not None]
+        known = [(result, value) for result, value in zip(evaluations, values, strict=True) if value is not None]
         for result, value in known[1:]:
             first, wanted = known[0]
             if value == wanted:
                 continue
-            told = f"{bench}: {key} {_difference(wanted, value)} ({first.name} and {result.name})"
+            sentence = f"{bench}: {key} {_difference(wanted, value)} ({first.name} and {result.name})"
             if key == "bench_sha256":
                 raise UserError(
                     f"{first.name} and {result.name}: their copies of {bench} differ in rows, so they do not compare"
                 )
-            if key in _SPOIL and not unequal:
-                raise UserError(f"{told}: evaluations that differ in it do not compare, unless unequal is set")
-            yield f"{told}{_MEANS.get(key, '')}"
+            if key in _MUST_MATCH and not unequal:
+                raise UserError(f"{sentence}: evaluations that differ in it do not compare, unless unequal is set")
+            yield f"{sentence}{_CONSEQUENCES.get(key, '')}"
 
 
 def _difference(a: Any, b: Any) -> str:
-    """Two values as "a / b", of objects only the fields that differ."""
+    """Two values as "a / b"; of mappings only the fields that differ."""
     if isinstance(a, dict) and isinstance(b, dict):
         return ", ".join(f"{k} {a.get(k)} / {b.get(k)}" for k in a | b if a.get(k) != b.get(k))
     return f"{a} / {b}"

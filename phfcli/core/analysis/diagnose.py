@@ -1,4 +1,7 @@
-"""Diagnoses a hidden flow: its energy over depth, along the rollout and, from several reports, over training."""
+"""Diagnoses a hidden flow: its energy over depth, along the rollout and, from several reports, over training.
+
+Shapes: L layers, m selected positions, n = m - 1 transitions.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -15,19 +18,22 @@ from phfcli.core.names import ENERGIES, EnergyName
 from phfcli.core.runs.flows import RolloutStates, open_flow
 from phfcli.core.runs.folder import is_run, step_name
 
-_KS = 2 ** torch.arange(31)  # of the first and last k tokens
+_KS = 2 ** torch.arange(31)  # the numbers k of first and last tokens
 
 
 @dataclass(frozen=True)
 class StateCosine:
-    """By number of tokens and layer; with the last number, which is the longest rollout, both ends are the whole."""
+    """The cosine of student's and teacher's states over the first and over the last k tokens, by k and layer.
 
-    tokens: list[int]  # 1, 2, 4, ..., and the length of the longest rollout
-    first: list[list[float | None]]  # [len(tokens)][L]; None where no rollout has a position there
+    The last k is the length of the longest rollout, at which both ends are the whole rollout.
+    """
+
+    tokens: list[int]  # the k: 1, 2, 4, ..., and the length of the longest rollout
+    first: list[list[float | None]]  # [len(tokens)][L]; None if no rollout has a selected position there
     last: list[list[float | None]]
 
     def ends(self) -> Iterator[tuple[str, list[list[float | None]]]]:
-        """Each end by its name."""
+        """Yields (name, cosines) of both ends."""
         yield "first", self.first
         yield "last", self.last
 
@@ -37,38 +43,38 @@ class StateCosine:
 
 @dataclass
 class StateCosineSums:
-    """Sums over rollouts, in float64."""
+    """Sums of cosines over rollouts, in float64, from which `StateCosine` is made."""
 
     depth: int
     longest: int = 0
-    _sums: Tensor = field(init=False)  # [2, len(_KS), L], of the first and of the last tokens
-    _rollouts: Tensor = field(init=False)  # [2, len(_KS), 1], that have a position there
+    _sums: Tensor = field(init=False)  # [2, len(_KS), L]: first tokens, last tokens
+    _rollouts: Tensor = field(init=False)  # [2, len(_KS), 1]: the number of rollouts with a position there
 
     def __post_init__(self) -> None:
         self._sums = torch.zeros(2, len(_KS), self.depth, dtype=torch.float64)
         self._rollouts = torch.zeros(2, len(_KS), 1, dtype=torch.float64)
 
     def add(self, cosine: Tensor, positions: list[int], length: int) -> None:
-        """cosine: [L, m], at these positions of a rollout of so many tokens."""
-        at = torch.tensor(positions)
-        within = torch.stack([at < _KS[:, None], at >= length - _KS[:, None]]).double()  # [2, len(_KS), m]
+        """Adds the cosines [L, m] at the selected positions of a rollout of `length` tokens."""
+        offsets = torch.tensor(positions)
+        within = torch.stack([offsets < _KS[:, None], offsets >= length - _KS[:, None]]).double()  # [2, len(_KS), m]
         counts = within.sum(-1, keepdim=True)
         self._sums += within @ cosine.double().T.cpu() / counts.clamp(min=1)
         self._rollouts += counts > 0
         self.longest = max(self.longest, length)
 
     def result(self) -> StateCosine:
-        shorter = int((self.longest > _KS).sum())  # ks that do not yet reach over the longest rollout
+        shorter = int((self.longest > _KS).sum())  # the number of k below the length of the longest rollout
         means = (self._sums / self._rollouts)[:, : shorter + 1].tolist()
         first, last = ([[None if math.isnan(value) else value for value in row] for row in end] for end in means)
         return StateCosine([*_KS[:shorter].tolist(), self.longest], first, last)
 
 
-_FEWEST = 5  # transitions to a token that is listed
+_FEWEST = 5  # transitions to a token, for it to be listed
 
 
 class TokenEnergy(NamedTuple):
-    """The transitions that lead to one token: how many, and their mean energy over all layers."""
+    """The transitions that lead to one token: their number, and their mean energy over layers."""
 
     token: int
     text: str
@@ -77,7 +83,7 @@ class TokenEnergy(NamedTuple):
 
 
 def _by_transition(measures: RolloutMeasures) -> dict[EnergyName, Tensor]:
-    """[L, n] of each energy: what each transition adds to the mean."""
+    """Kind of energy -> energy of each transition, [L, n]; the mean over transitions is the layer's energy."""
     return {
         "loss": (measures.direction + measures.geometry) / 2,
         "direction": measures.direction,
@@ -88,14 +94,14 @@ def _by_transition(measures: RolloutMeasures) -> dict[EnergyName, Tensor]:
 
 @dataclass
 class FlowTotals:
-    """Of each measure the mean over a rollout's transitions, summed over rollouts, in float64."""
+    """Sums over rollouts of each measure's mean over a rollout's transitions, in float64."""
 
     depth: int
     energy: EnergyName
     parts: int
     count: int = 0
-    energies: dict[EnergyName, Tensor] = field(default_factory=dict)  # [L] of each
-    _tokens: dict[int, list[float]] = field(default_factory=dict)  # number and energy of the transitions to a token
+    energies: dict[EnergyName, Tensor] = field(default_factory=dict)  # kind -> [L]
+    _tokens: dict[int, list[float]] = field(default_factory=dict)  # token -> number and energy of the transitions to it
 
     def __post_init__(self) -> None:
         self.energies = {kind: self._zeros() for kind in ENERGIES}
@@ -120,13 +126,14 @@ class FlowTotals:
         part = ((torch.arange(n, dtype=torch.float64) + 0.5) / n * self.parts).long()
         self._map.index_add_(0, part, chosen.T)
         self._in_part.index_add_(0, part, torch.ones(n, dtype=torch.float64))
-        # no tokens are known of old files
+        # files of version 1 hold no tokens, so the two lengths may differ
         for token, value in zip(rollout.tokens[1:], chosen.mean(0).tolist(), strict=False):
-            found = self._tokens.setdefault(token, [0, 0.0])
-            found[0] += 1
-            found[1] += value
+            entry = self._tokens.setdefault(token, [0, 0.0])
+            entry[0] += 1
+            entry[1] += value
 
     def measures(self) -> Iterator[tuple[str, Tensor]]:
+        """Yields (name, value by layer) of each measure, a mean over rollouts."""
         count = max(self.count, 1)
         yield "cosine", 1 - self.energies["direction"] / count
         yield "direction", self.energies["direction"] / count
@@ -139,7 +146,7 @@ class FlowTotals:
         yield "cka", self._hsics[0] / (self._hsics[1] * self._hsics[2]).sqrt()
 
     def map(self) -> Tensor:
-        """[L, parts]: NaN in a part without a transition."""
+        """The mean energy by layer and part of the rollout, [L, parts]; NaN in a part without a transition."""
         return (self._map / self._in_part[:, None]).T
 
     def token_energies(self, texts: dict[int, str]) -> Iterator[TokenEnergy]:
@@ -151,15 +158,15 @@ class FlowTotals:
         return torch.zeros(*first, self.depth, dtype=torch.float64)
 
 
-PARTS = 16  # of a rollout, in the position map
+PARTS = 16  # parts of a rollout in the position map
 
-# PHF, "All-layer spread": at step 100; the paper does not say what its energy is
+# (model, layers, largest share, entropy in nats) from "All-layer spread" of the PHF paper, at step 100
 PAPER = (("Qwen3-1.7B", 28, 0.065, 3.17), ("Qwen3-4B", 36, 0.051, 3.38), ("Qwen3-8B", 36, 0.048, 3.40))
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """The measures of one flow. Lists by layer are in the order of `layers`; None is a value that is not known."""
+    """The measures of one flow. Lists by layer are in the order of `layers`; None is an unknown value."""
 
     step: int | None
     energy: EnergyName
@@ -169,11 +176,11 @@ class LayerReport:
     share: list[float]
     entropy: float  # nats
     all_energies: dict[EnergyName, list[float]]
-    measures: dict[str, list[float | None]]  # by layer; `adjacent` is of a layer and the next one
+    measures: dict[str, list[float | None]]  # name -> by layer; `adjacent` relates a layer and the next one
     position_map: list[list[float | None]]  # [layer][part of the rollout]: mean energy of its transitions
     state_cosine: StateCosine
-    tokens: list[TokenEnergy]  # by falling energy; empty where the flow file does not know its tokens
-    lens_entropy: list[float] | None  # of each block's own prediction, in nats; only files of `phf collect` have it
+    tokens: list[TokenEnergy]  # in the order of falling energy; empty for files of version 1
+    lens_entropy: list[float] | None  # by layer, in nats; only files of `phf collect` hold it
 
     @property
     def max_entropy(self) -> float:
@@ -187,12 +194,12 @@ class LayerReport:
 
     @property
     def largest_part(self) -> int:
-        """The part of the rollout, 0 is the first, in which the transitions differ most, over all layers."""
+        """The index of the part of the rollout with the most energy, summed over layers."""
         totals = [sum(row[part] or 0 for row in self.position_map) for part in range(len(self.position_map[0]))]
         return totals.index(max(totals))
 
     def distance(self, other: "LayerReport") -> float:
-        """The total variation distance between the shares of two reports, 0..1."""
+        """The total variation distance between the energy shares of two reports, 0..1."""
         return sum(abs(a - b) for a, b in zip(self.share, other.share, strict=True)) / 2
 
     def as_json(self) -> dict[str, Any]:
@@ -218,7 +225,7 @@ class LayerReport:
 
 
 def flow_files(path: Path) -> list[Path]:
-    """The flow files of a run, of a checkpoint, of a folder, or the one. Raises UserError where there are none."""
+    """The flow files of a run, a checkpoint or a folder, or the given file. Raises UserError if there are none."""
     if path.is_file():
         return [path]
     if not path.exists():
@@ -237,11 +244,11 @@ def flow_files(path: Path) -> list[Path]:
     return files
 
 
-def of_steps(files: list[Path], steps: list[int]) -> list[Path]:
-    """Only the files of these steps, or all where none is named. Raises UserError for a step that was not saved."""
+def select_steps(files: list[Path], steps: list[int]) -> list[Path]:
+    """The files of these steps, or all files if `steps` is empty. Raises UserError for a step without a file."""
     if not steps:
         return files
-    named = list(dict.fromkeys(file.stem for file in files))  # of several runs each has its own file of a step
+    named = list(dict.fromkeys(file.stem for file in files))  # several runs may have a file of the same step
     missing = [step for step in steps if step_name(step) not in named]
     if missing:
         raise UserError(f"steps: no flow was saved at step {missing[0]}; there are {', '.join(named)}")
@@ -249,8 +256,8 @@ def of_steps(files: list[Path], steps: list[int]) -> list[Path]:
     return [file for file in files if file.stem in wanted]
 
 
-def comparable(reports: list[LayerReport]) -> list[LayerReport]:
-    """The reports by step, those without one as given. Raises UserError where they are of models of different depth."""
+def in_order(reports: list[LayerReport]) -> list[LayerReport]:
+    """The reports in the order of their steps. Raises UserError for flows of models of different depth."""
     if len({tuple(report.layers) for report in reports}) > 1:
         raise UserError("these flows are of models of different depth; diagnose them one by one")
     return sorted(reports, key=lambda report: report.step or 0)
@@ -259,8 +266,12 @@ def comparable(reports: list[LayerReport]) -> list[LayerReport]:
 def diagnose_file(path: Path, energy: EnergyName, parts: int = PARTS) -> LayerReport:
     """The report of a flow file.
 
+    Args:
+        energy: the kind of energy of the shares, the position map and the tokens.
+        parts: the number of parts of a rollout in the position map.
+
     Raises:
-        UserError: for another kind of file, where no rollout has a transition, or the states are not finite.
+        UserError: no flow file, no rollout with a transition, or hidden states that are not finite.
     """
     source = open_flow(path)
     totals = FlowTotals(len(source.layers), energy, parts)
@@ -290,14 +301,18 @@ def diagnose_file(path: Path, energy: EnergyName, parts: int = PARTS) -> LayerRe
 
 
 def diagnose_saved(paths: Sequence[Path], energy: str, steps: list[int], parts: int = PARTS) -> list[LayerReport]:
-    """The reports of the flows saved in runs, checkpoints, folders or files, by step; `steps` names the only ones.
+    """The reports of the flows in runs, checkpoints, folders or files, in the order of their steps.
+
+    Args:
+        energy: the name of a kind of energy.
+        steps: the steps to report; empty means all.
 
     Raises:
-        UserError: where there are none, for an unknown energy, and for models of different depth.
+        UserError: there are no flows, the energy is unknown, or the models have different depth.
     """
     kind = one_of("energy", energy, ENERGIES)
-    files = of_steps([file for path in paths for file in flow_files(path)], steps)
-    return comparable([diagnose_file(file, kind, parts) for file in files])
+    files = select_steps([file for path in paths for file in flow_files(path)], steps)
+    return in_order([diagnose_file(file, kind, parts) for file in files])
 
 
 def _known(values: Tensor) -> list[float | None]:

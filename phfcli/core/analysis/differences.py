@@ -1,4 +1,4 @@
-"""The difference of two methods: paired by problem, with its permutation test, and over training seeds."""
+"""The difference of two methods: paired by problem, by a permutation test, and over training seeds, by Student's t."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,29 +15,30 @@ _RESAMPLES = 10_000
 
 _CHUNK = 500  # resamples held in memory at once
 
-_MAX_EXACT = 14  # problems up to which every sign flip is enumerated
+_MAX_EXACT = 14  # up to so many problems all exchanges are enumerated
 
-_ROUNDING = 1e-12  # two sums of the same terms may differ by this
+_ROUNDING = 1e-12  # two sums of the same terms may differ by so much
 
-_ODDS = 20  # one in so many: the level of the test, 5%
+_ODDS = 20  # the level of the test, 5%, as one in twenty
 
-_DETECTABLE = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)  # standard errors
+_DETECTABLE = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)  # standard errors; power 80% at the level 5%
 
-Scores = Mapping[str, Sequence[float]]  # problem id to the scores of its samples
+Scores = Mapping[str, Sequence[float]]  # problem id -> scores of its samples
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Score of a minus score of b on the problems that both have.
+    """The score of a minus the score of b on the problems that both have.
 
-    stderr: over problems; None for a single problem.
-    p_value: two-sided, by exchanging a and b on each problem: a permutation test.
-    p_floor: the smallest p-value that the test can give: too few problems cannot reject, and of many problems not all
-        exchanges are tried.
-    low, high: the 95% interval that inverts the test; what is possible at all where the test can reject nothing (fewer
-        than six problems), and None where that has no bounds, and for a single problem.
-    detectable: the true difference that a test at 5% would find in four of five such comparisons, from stderr; None
-        where that is not known, is zero, or no such test can reject anything.
+    Attributes:
+        stderr: the standard error over problems; None for a single problem.
+        low, high: the 95% interval that inverts the test. If the test cannot reject anything (fewer than six problems),
+            it is the largest possible interval, or None if differences have no bounds. None for a single problem.
+        p_value: two-sided, of a permutation test that exchanges a and b on each problem.
+        detectable: the true difference that a test at 5% would find in four of five such comparisons, computed from
+            stderr; None if stderr is unknown or zero, or no such test can reject anything.
+        p_floor: the smallest p-value that the test can give. It is large for few problems; for many problems it comes
+            from the limited number of exchanges that are drawn.
     """
 
     difference: float
@@ -51,10 +52,14 @@ class PairedDifference:
 
 
 def paired_difference(a: Scores, b: Scores, seed: int = 0, most: float | None = 1.0) -> PairedDifference:
-    """Compares two runs (problem id -> scores of its samples) on the problems they share.
+    """Compares two runs on the problems that they share. The order of the problems does not matter.
 
-    most: the largest difference that is possible; None for values that have no bounds.
-    Raises UserError if they share none. The result depends on the seed, not on the order of the problems.
+    Args:
+        seed: of the permutation test.
+        most: the largest possible difference; None for values without bounds.
+
+    Raises:
+        UserError: the runs share no problem.
     """
     return suite_difference([(a, b)], seed, most)
 
@@ -62,19 +67,22 @@ def paired_difference(a: Scores, b: Scores, seed: int = 0, most: float | None = 
 def suite_difference(
     benches: Sequence[tuple[Scores, Scores]], seed: int = 0, most: float | None = 1.0
 ) -> PairedDifference:
-    """Compares two runs on the mean of their scores on several benchmarks, each of which weighs the same.
+    """Compares two runs on the mean of their scores on several benchmarks of equal weight.
 
-    A supposed difference is that of every benchmark. Raises UserError where the runs share no problem of a benchmark.
+    The interval assumes the same true difference on every benchmark.
+
+    Raises:
+        UserError: the runs share no problem of a benchmark.
     """
     groups = [_differences(a, b) for a, b in benches]
-    alone = any(len(group) < 2 for group in groups)
+    single = any(len(group) < 2 for group in groups)
     values = np.concatenate(groups)
     weights = np.concatenate([np.full(len(group), 1 / (len(group) * len(groups))) for group in groups])
     lows, highs = _ends(values, weights, np.random.default_rng(seed))
     patterns, inside = len(lows), int(np.sum((lows <= 0) & (highs >= 0)))
-    low, high = (None, None) if alone else _interval(lows, highs, most)
+    low, high = (None, None) if single else _interval(lows, highs, most)
     p_floor = (2 if len(values) <= _MAX_EXACT else 1) / patterns
-    stderr = None if alone else math.hypot(*(standard_error(group) or 0.0 for group in groups)) / len(groups)
+    stderr = None if single else math.hypot(*(standard_error(group) or 0.0 for group in groups)) / len(groups)
     return PairedDifference(
         difference=float(np.mean([group.mean() for group in groups])),
         stderr=stderr,
@@ -88,15 +96,17 @@ def suite_difference(
 
 
 def pool(seeds: Sequence[Scores]) -> Scores:
-    """Runs of one method as one: a single one as it is, of several each one's mean of a problem that all have."""
+    """Pools the seeds of a method: one seed unchanged; of several seeds the mean of each, on problems that all have."""
     if len(seeds) == 1:
         return seeds[0]
     shared = set.intersection(*(set(scores) for scores in seeds))
-    return {problem: [math.fsum(own[problem]) / len(own[problem]) for own in seeds] for problem in sorted(shared)}
+    return {
+        problem: [math.fsum(scores[problem]) / len(scores[problem]) for scores in seeds] for problem in sorted(shared)
+    }
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for their number: the chance of any false rejection stays at the level (Holm 1979)."""
+    """Holm's (1979) correction of p-values, which bounds the chance of any false rejection by the level."""
     corrected = [0.0] * len(p_values)
     highest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
@@ -113,9 +123,9 @@ def _differences(a: Scores, b: Scores) -> Floats:
 
 
 def _ends(values: Floats, weights: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Of each pattern of exchanges the lower and the higher of its two means; the observed one has no ends."""
-    found = [_means(flipped, values, weights) for flipped in _patterns(len(values), rng)]
-    means = np.concatenate(found, axis=1)  # [2, pattern]
+    """For each pattern of exchanges the lower and the higher of its two means; the observed pattern has no bounds."""
+    parts = [_means(flipped, values, weights) for flipped in _patterns(len(values), rng)]
+    means = np.concatenate(parts, axis=1)  # [2, pattern]
     means[np.abs(means) <= _ROUNDING] = 0.0
     low, high = means.min(axis=0), means.max(axis=0)
     trivial = np.isnan(low)
@@ -123,14 +133,14 @@ def _ends(values: Floats, weights: Floats, rng: np.random.Generator) -> tuple[Fl
 
 
 def _means(flipped: Floats, values: Floats, weights: Floats) -> Floats:
-    """The weighted means over the exchanged problems and over the others, [2, pattern]; nan where there are none."""
+    """The weighted means over the exchanged problems and over the others, [2, pattern]; nan if there are none."""
     masks = np.stack([flipped, 1 - flipped])
     with np.errstate(invalid="ignore"):
         return np.asarray((masks @ (weights * values)) / (masks @ weights))
 
 
 def _patterns(problems: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """Patterns of exchanges, [pattern, problem] of 0 and 1: all of them, or the observed one and many at random."""
+    """Yields patterns of exchanges, [pattern, problem] of 0 and 1: all, or the observed one and random ones."""
     if problems <= _MAX_EXACT:
         yield ((np.arange(2**problems)[:, None] >> np.arange(problems)) & 1).astype(float)
         return
@@ -140,25 +150,27 @@ def _patterns(problems: int, rng: np.random.Generator) -> Iterator[Floats]:
 
 
 def _interval(lows: Floats, highs: Floats, most: float | None) -> tuple[float | None, float | None]:
-    """The supposed differences that lie between the means of at least one pattern in twenty."""
-    place = -(-len(lows) // _ODDS) - 1
-    low, high = float(np.partition(lows, place)[place]), -float(np.partition(-highs, place)[place])
+    """The interval of the true differences that the test does not reject at 5%."""
+    rank = -(-len(lows) // _ODDS) - 1
+    low, high = float(np.partition(lows, rank)[rank]), -float(np.partition(-highs, rank)[rank])
     if most is not None:
         low, high = max(low, -most), min(high, most)
     return (low if math.isfinite(low) else None), (high if math.isfinite(high) else None)
 
 
-_LEVEL = 0.95
-_POWER = 0.8
+_LEVEL = 0.95  # of the intervals
+_POWER = 0.8  # at which a difference counts as detectable
 
 
 @dataclass(frozen=True)
 class SeedDifference:
-    """The mean over seeds of a difference.
+    """The mean difference over training seeds.
 
-    stderr, low, high, p_value: by Student's t; None for a single seed.
-    seeds: pairs of seeds, or the seeds of the smaller group where they are not paired.
-    freedom: the degrees of freedom: seeds - 1 for pairs, Welch's for two groups.
+    Attributes:
+        stderr, low, high, p_value: by Student's t, low and high at 95%; None for a single seed.
+        seeds: the number of pairs, or of the seeds of the smaller group if the seeds are not paired.
+        freedom: the degrees of freedom: seeds - 1 for pairs, Welch's for two groups.
+        detectable: the true difference that this test at 5% would find in four of five cases.
     """
 
     difference: float
@@ -169,10 +181,10 @@ class SeedDifference:
     seeds: int
     freedom: float = 0.0
     paired: bool = True
-    detectable: float | None = None  # the true difference that this test at 5% would find in four of five cases
+    detectable: float | None = None
 
     def seeds_for(self, half_width: float) -> int | None:
-        """How many seeds an interval of this half-width would take if they spread as these do; None for one seed."""
+        """The number of seeds for an interval of this half-width at the present spread; None for a single seed."""
         if self.stderr is None:
             return None
         spread, seeds = self.stderr * math.sqrt(self.seeds), 2
@@ -182,7 +194,7 @@ class SeedDifference:
 
 
 def seed_difference(differences: Sequence[float]) -> SeedDifference:
-    """Of the differences of each seed, two methods trained and evaluated alike but for what is compared."""
+    """The mean of paired differences, one for each seed, by Student's t."""
     mean, seeds = fmean(differences), len(differences)
     if seeds < 2:
         return SeedDifference(mean, None, None, None, None, seeds)
@@ -190,10 +202,10 @@ def seed_difference(differences: Sequence[float]) -> SeedDifference:
 
 
 def unpaired_difference(a: Sequence[float], b: Sequence[float]) -> SeedDifference:
-    """The mean of a minus that of b, of trainings of other seeds: Welch's t. Each has two seeds or more."""
-    parts = [variance(own) / len(own) for own in (a, b)]
+    """The mean of a minus the mean of b by Welch's t, for trainings of different seeds, at least two on each side."""
+    parts = [variance(values) / len(values) for values in (a, b)]
     stderr = math.sqrt(sum(parts))
-    weight = sum(part**2 / (len(own) - 1) for part, own in zip(parts, (a, b), strict=True))
+    weight = sum(part**2 / (len(values) - 1) for part, values in zip(parts, (a, b), strict=True))
     freedom = stderr**4 / weight if weight else float(len(a) + len(b) - 2)
     return _students(fmean(a) - fmean(b), stderr, min(len(a), len(b)), freedom, paired=False)
 

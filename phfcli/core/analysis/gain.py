@@ -1,6 +1,7 @@
-"""What kind of gain a difference is, by rules that the findings state with their figures.
+"""Names the kind of a gain, such as "more problems solved" or "shorter", by rules on 95% intervals.
 
-Each figure is a difference of two methods with its 95% interval over the unit that counts, seeds or problems.
+Each finding states its rule and the figures that the rule used. A figure is a difference of two methods with its
+interval, over seeds or problems as the comparison chose.
 """
 
 from collections.abc import Mapping
@@ -14,12 +15,12 @@ from phfcli.core.grading.answers import read
 from phfcli.core.grading.exact import Refused
 
 Figure = PairedDifference | SeedDifference
-_COUNTS = ("distinct answers", "tokens")
+_COUNTS = ("distinct answers", "tokens")  # figures that are counts, not shares
 
 
 @dataclass(frozen=True)
 class GainFinding:
-    """The name of a kind of gain, the rule that gives it, and the figures that it went by."""
+    """The name of a kind of gain, the rule that decides it, and the figures that the rule used."""
 
     name: str
     rule: str
@@ -27,28 +28,28 @@ class GainFinding:
 
     @property
     def sentence(self) -> str:
-        told = "; ".join(_told(name, figure) for name, figure in self.figures.items())
-        return f"{self.name} ({told}): {self.rule}"
+        figures = "; ".join(_figure_text(name, figure) for name, figure in self.figures.items())
+        return f"{self.name} ({figures}): {self.rule}"
 
 
 def gain_findings(a: Method, b: Method, bench: str, average: MethodDifference) -> list[GainFinding]:
-    """What the samples of two methods say of the difference on a benchmark; nothing where there are none.
+    """The kinds of gain of method b over method a on a benchmark, from their samples; none without samples.
 
-    All of it by rules on intervals: what an interval does not show is not named.
+    Only what an interval shows is named.
     """
-    every = [result for method in (a, b) for result in method.of(bench)]
-    if not all(result.samples for result in every):
+    results = [result for method in (a, b) for result in method.of(bench)]
+    if not all(result.samples for result in results):
         return []
-    n = min(len(drawn) for result in every for drawn in result.samples.values())
+    n = min(len(drawn) for result in results for drawn in result.samples.values())
     passed = measure(a, b, [bench], lambda result: _passed(result, n), average.unit).result
     distinct = measure(a, b, [bench], lambda result: _distinct(result, n), average.unit, most=None).result
     tokens = measure(a, b, [bench], _tokens, average.unit, most=None).result
-    surer = _surer(average.result, passed, distinct, n) if n > 1 else []
-    return [*_solved(passed, n), *surer, *_length(tokens)]
+    more_certain = _more_certain(average.result, passed, distinct, n) if n > 1 else []
+    return [*_solved(passed, n), *more_certain, *_length(tokens)]
 
 
 def forgotten(gained: Figure, elsewhere: Mapping[str, Figure]) -> list[GainFinding]:
-    """Benchmarks on which the score fell, where it rose on this one."""
+    """Names the benchmarks on which the score fell, if it rose on this one."""
     if not _above(gained):
         return []
     lost = {bench: _figures(result) for bench, result in elsewhere.items() if _below(result)}
@@ -57,21 +58,21 @@ def forgotten(gained: Figure, elsewhere: Mapping[str, Figure]) -> list[GainFindi
 
 
 def _solved(passed: Figure, n: int) -> list[GainFinding]:
-    """pass@n counts the problems that at least one of n samples solves."""
-    own = {f"pass@{n}": _figures(passed)}
+    """Whether more or fewer problems are solved by at least one of n samples (pass@n)."""
+    figures = {f"pass@{n}": _figures(passed)}
     if _above(passed):
-        return [GainFinding("more problems solved", f"the interval of pass@{n} lies above 0", own)]
+        return [GainFinding("more problems solved", f"the interval of pass@{n} lies above 0", figures)]
     if _below(passed):
-        return [GainFinding("fewer problems solved", f"the interval of pass@{n} lies below 0", own)]
+        return [GainFinding("fewer problems solved", f"the interval of pass@{n} lies below 0", figures)]
     return []
 
 
-def _surer(average: Figure, passed: Figure, distinct: Figure, n: int) -> list[GainFinding]:
+def _more_certain(average: Figure, passed: Figure, distinct: Figure, n: int) -> list[GainFinding]:
     if not (_above(average) and passed.difference <= 0 and _below(distinct)):
         return []
     rule = f"the Average's interval lies above 0, pass@{n} did not rise, distinct answers' interval lies below 0"
-    own: dict[str, Figure] = {"Average": average, f"pass@{n}": passed, "distinct answers": distinct}
-    return [GainFinding("surer of what was known", rule, {name: _figures(figure) for name, figure in own.items()})]
+    figures: dict[str, Figure] = {"Average": average, f"pass@{n}": passed, "distinct answers": distinct}
+    return [GainFinding("surer of what was known", rule, {name: _figures(figure) for name, figure in figures.items()})]
 
 
 def _length(tokens: Figure) -> list[GainFinding]:
@@ -82,7 +83,7 @@ def _length(tokens: Figure) -> list[GainFinding]:
 
 
 def _passed(result: SavedEvaluation, n: int) -> Scores:
-    """The chance of each problem that one of n samples is right."""
+    """Problem -> the chance that one of n samples is right (pass@n)."""
     return {
         problem: [pass_at_k([sum(sample.correct for sample in drawn)], len(drawn), n)]
         for problem, drawn in result.samples.items()
@@ -90,7 +91,7 @@ def _passed(result: SavedEvaluation, n: int) -> Scores:
 
 
 def _distinct(result: SavedEvaluation, n: int) -> Scores:
-    """How many different answers each problem has in its first n samples, by their normalised spelling."""
+    """Problem -> the number of different answers among its first n samples, by normalised spelling."""
     return {
         problem: [float(len({_spelling(sample.answer) for sample in drawn[:n] if sample.answer is not None}))]
         for problem, drawn in result.samples.items()
@@ -102,7 +103,7 @@ def _tokens(result: SavedEvaluation) -> Scores:
 
 
 def _spelling(answer: str) -> object:
-    """What alike answers have in common: the number that is spelt, or the normalised text; with unit and modulus."""
+    """A key that equal answers share: the number or the normalised text, with unit and modulus."""
     try:
         reading = read(answer)
     except Refused:
@@ -123,8 +124,8 @@ def _figures(figure: Figure) -> dict[str, float | None]:
     return {"difference": figure.difference, "low": figure.low, "high": figure.high}
 
 
-def _told(name: str, figure: dict[str, float | None]) -> str:
-    """A figure with its interval: shares of problems or samples in points, counts as they are."""
+def _figure_text(name: str, figure: dict[str, float | None]) -> str:
+    """A figure with its interval as text: shares in percentage points, counts unchanged."""
     scale = 1 if name in _COUNTS else 100
     value, low, high = (None if part is None else scale * part for part in figure.values())
     interval = "no interval" if low is None or high is None else f"{low:+.1f} to {high:+.1f}"

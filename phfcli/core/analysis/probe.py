@@ -1,4 +1,4 @@
-"""The probe: what the privileged context does to a model, before any training; and the verdict on it."""
+"""The probe: measures before any training what the privileged context does to a model, and judges whether to train."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -32,9 +32,9 @@ from phfcli.core.grading import Grader
 from phfcli.core.losses.positions import ENTROPY_EDGES
 from phfcli.core.models.prompts import thinking_state
 
-INFORMATION = 0.5  # of the divergence, from which on it is mostly information
-CLIP_TAKES = 0.5  # of the divergence, from which on the clip decides what is learnt
-FAINT = 1e-4  # nats a token, below which readers do not differ
+INFORMATION = 0.5  # share of the divergence: from here on the divergence is mostly information
+CLIP_TAKES = 0.5  # share of the divergence: a clip that removes more decides what is learnt
+FAINT = 1e-4  # nats a token: below it student and teacher do not differ
 
 Outcome = Literal["something to learn", "only style", "nothing to learn"]
 Holds = Literal["good", "bad", "note"]
@@ -42,7 +42,7 @@ Holds = Literal["good", "bad", "note"]
 
 @dataclass(frozen=True)
 class Sentence:
-    """A finding in words, the rule that it follows, and what it says about training."""
+    """A sentence of the verdict, the rule behind it, and whether it speaks for training, against it, or neither."""
 
     text: str
     rule: str
@@ -51,24 +51,26 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the privileged context is worth, and whether training on it is advised."""
+    """The verdict on a privileged context, and whether training on it is advised."""
 
     outcome: Outcome
     advised: bool
     sentences: list[Sentence]
 
 
-def judge(findings: Sequence[ContextFinding], plain: float, told: Information, states: Sequence[str]) -> Verdict:
-    """The verdict.
+def judge(findings: Sequence[ContextFinding], plain: float, measured: Information, states: Sequence[str]) -> Verdict:
+    """Judges a probe.
 
     Args:
-        plain: the student's own score.
-        states: in which thinking state the student's turn and the teacher's start.
+        findings: of all contexts; REFERENCE and OTHER are among them.
+        plain: the student's score without a context.
+        measured: the share of the divergence that is information.
+        states: the thinking states in which the student's turn and the teacher's start.
     """
     by_name = {finding.name: finding for finding in findings}
     reference, other = by_name[REFERENCE], by_name[OTHER]
     gained = _gain(reference, plain)
-    informed = _information(reference, told)
+    informed = _information(reference, measured)
     same_state = _thinking(states)
     outcome: Outcome = "something to learn"
     if gained.holds == "bad":
@@ -79,7 +81,7 @@ def judge(findings: Sequence[ContextFinding], plain: float, told: Information, s
 
 
 def _gain(reference: ContextFinding, plain: float) -> Sentence:
-    rule = "something is there to learn if the 95% interval of privileged minus plain, by problem, lies above 0"
+    rule = "there is something to learn if the 95% interval of privileged minus plain, over problems, lies above 0"
     gain = reference.gain
     assert gain is not None
     low, high = gain.low or 0.0, gain.high or 0.0
@@ -90,10 +92,10 @@ def _gain(reference: ContextFinding, plain: float) -> Sentence:
     return Sentence(f"The reference has not been shown to help: {scores}, {difference}.", rule, "bad")
 
 
-def _information(reference: ContextFinding, told: Information) -> Sentence:
+def _information(reference: ContextFinding, measured: Information) -> Sentence:
     rule = (
         f"it is mostly information if at least {INFORMATION:.0%} of the divergence is not explained by a teacher "
-        "that is shown another problem's reference"
+        "with another problem's reference"
     )
     if reference.divergence <= FAINT:
         return Sentence(
@@ -101,32 +103,32 @@ def _information(reference: ContextFinding, told: Information) -> Sentence:
             f"no signal below {FAINT:g} nats a token",
             "note",
         )
-    share = f"{told.share:.0%} ({told.low:.0%} to {told.high:.0%})"
-    text = f"Of the divergence {share} is information, and {1 - told.share:.0%} is style."
-    return Sentence(text, rule, "good" if told.share >= INFORMATION else "bad")
+    share = f"{measured.share:.0%} ({measured.low:.0%} to {measured.high:.0%})"
+    text = f"{share} of the divergence is information, and {1 - measured.share:.0%} is style."
+    return Sentence(text, rule, "good" if measured.share >= INFORMATION else "bad")
 
 
 def _control(reference: ContextFinding, other: ContextFinding) -> Sentence:
-    rule = "a control: another problem's reference has the same style and nothing to know"
+    rule = "a control: another problem's reference has the same style and no information"
     text = (
         f"With another problem's reference the teacher solves {percent(other.score or 0)}%, and differs from the "
-        f"student by {other.divergence:.3g} nats a token; with its own by {reference.divergence:.3g}."
+        f"student by {other.divergence:.3g} nats a token; with the right reference by {reference.divergence:.3g}."
     )
     return Sentence(text, rule, "note")
 
 
 def _thinking(states: Sequence[str]) -> Sentence:
-    rule = "both turns must start in the same thinking state, or the teacher teaches to think, or not to"
+    rule = "both turns must start in the same thinking state; else the teacher teaches to think or not to think"
     student, teacher = states
     if student == teacher:
-        return Sentence(f"Both readers start {student}.", rule, "good")
-    text = f"The student starts {student}, the teacher {teacher}: set prompt.teacher_thinking."
+        return Sentence(f"Student and teacher both start {student}.", rule, "good")
+    text = f"The student starts {student}, the teacher starts {teacher}: set prompt.teacher_thinking."
     return Sentence(text, rule, "bad")
 
 
 def _clip(reference: ContextFinding) -> Sentence:
-    rule = f"a clip that takes more than {CLIP_TAKES:.0%} of the divergence decides what is learnt"
-    text = f"The clip takes {reference.clip_share:.0%} of the divergence, and its gradient with it."
+    rule = f"a clip that removes more than {CLIP_TAKES:.0%} of the divergence decides what is learnt"
+    text = f"The clip removes {reference.clip_share:.0%} of the divergence, together with its gradient."
     if reference.clip_share > CLIP_TAKES:
         text += " Raise divergence.clip, or set it to null."
     return Sentence(text, rule, "note")
@@ -137,18 +139,18 @@ def _advice(outcome: Outcome, advised: bool) -> Sentence:
     if advised:
         return Sentence("Training on this context is advised.", rule, "good")
     why = {
-        "nothing to learn": "there is nothing to learn from it that this probe can see",
+        "nothing to learn": "this probe finds nothing to learn from it",
         "only style": "it would teach the style of the references",
-        "something to learn": "mend what is told above first",
+        "something to learn": "first fix what the sentences above name",
     }
     return Sentence(f"Training on this context is not advised: {why[outcome]}.", rule, "bad")
 
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """What a probe has found."""
+    """The results of a probe."""
 
-    about: dict[str, Any]  # what was looked at, and what it took
+    about: dict[str, Any]  # the model, data and settings, and the cost
     plain: Average
     contexts: list[ContextFinding]
     information: Information
@@ -165,27 +167,31 @@ class ProbeReport:
 
 
 def run_probe(experiment: Experiment, say: Callable[[str], None]) -> ProbeReport:
-    """Draws, reads and judges; `say` is told what it is at."""
+    """Runs a probe: draws and grades rollouts, reads them under each context, and judges.
+
+    Args:
+        say: called with a sentence on each stage.
+    """
     with Grader() as grader:
         say(f"drawing {len(experiment.problems) * experiment.samples} rollouts")
         plain = plain_answers(experiment, grader)
         prompts = {context.name: privileged_prompts(experiment, context, plain) for context in experiment.contexts}
         privileged = {}
-        for name, own in prompts.items():
+        for name, context_prompts in prompts.items():
             say(f"drawing as the teacher with {name!r}")
-            privileged[name] = scores(experiment, privileged_answers(experiment, grader, own))
+            privileged[name] = scores(experiment, privileged_answers(experiment, grader, context_prompts))
     say("reading the rollouts")
-    readings = read_tokens(experiment, plain, prompts)
+    tokens = read_tokens(experiment, plain, prompts)
     right = torch.tensor([answer.right for answer in plain])
-    own_scores = scores(experiment, plain)
-    findings = [context_finding(name, readings, right, own_scores, privileged[name]) for name in prompts]
-    told = information(readings)
-    score = average(list(own_scores.values()))
-    verdict = judge(findings, score.average, told, _states(experiment))
-    return ProbeReport(_about(experiment), score, findings, told, entropy_finding(readings, right), verdict)
+    plain_scores = scores(experiment, plain)
+    findings = [context_finding(name, tokens, right, plain_scores, privileged[name]) for name in prompts]
+    measured = information(tokens)
+    score = average(list(plain_scores.values()))
+    verdict = judge(findings, score.average, measured, _thinking_states(experiment))
+    return ProbeReport(_about(experiment), score, findings, measured, entropy_finding(tokens, right), verdict)
 
 
-def _states(experiment: Experiment) -> Sequence[str]:
+def _thinking_states(experiment: Experiment) -> Sequence[str]:
     prompts = experiment.prompts
     return [thinking_state(prompts.student_text("")), thinking_state(prompts.teacher_text("", ""))]
 

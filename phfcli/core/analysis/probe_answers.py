@@ -1,4 +1,4 @@
-"""What a probe looks at: a model, some problems, and its completions, plain and under each context."""
+"""The experiment of a probe: a model, problems, and graded completions, plain and under each context."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ from phfcli.core.settings import Source, option_source, resolve_train
 from phfcli.core.training.rollouts import rewards_of
 from phfcli.core.types import Completion, Problem, Request, Sampling
 
-REFERENCE, OTHER = "reference", "other-reference"  # which the verdict rests on, so they are always looked at
+REFERENCE, OTHER = "reference", "other-reference"  # the verdict needs both, so they are always measured
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """The model as student and teacher, before any training; `samples` completions of each problem and prompt."""
+    """A loaded model, the problems and contexts of a probe, and the number of samples of each problem and prompt."""
 
     target: str
     config: TrainConfig
@@ -45,12 +45,12 @@ class Experiment:
 
     @property
     def temperature(self) -> float:
-        """Of the distributions that are compared, as in training."""
+        """The temperature of the distributions that are compared, as in training."""
         return self.config.divergence.temperature or self.config.rollout.temperature
 
     @property
     def cost(self) -> dict[str, int]:
-        """What it takes at most: completions, their tokens, and tokens read in passes."""
+        """The largest cost: completions, their tokens, and forward passes."""
         count, longest = len(self.problems) * self.samples, self.config.rollout.max_new_tokens
         completions = count * (1 + len(self.contexts))
         return {
@@ -71,31 +71,43 @@ class Experiment:
 def build_experiment(
     target: str, typed: list[Source], contexts: Sequence[str], problems: int, samples: int
 ) -> Experiment:
-    """Loads everything that is looked at.
+    """Loads the model, the problems and the contexts of a probe.
+
+    Args:
+        target: a run, a checkpoint, an adapter or a model.
+        typed: the sources of settings, over those of a run.
+        contexts: values of teacher.context to measure; the reference and the control are added.
+        problems: the number of problems.
+        samples: the number of completions of each problem and prompt.
 
     Raises:
-        UserError: for a model, data or a context that cannot be used.
+        UserError: a model, data or a context that cannot be used.
     """
-    found = find_target(target)
-    own = [saved_config(found.run)] if found.run else []
-    itself = {"kind": "ema", "model": None}  # also of a run whose teacher was another model
-    sources = [*own, option_source("MODEL", "model", found.model), option_source("MODEL", "teacher", itself), *typed]
+    resolved = find_target(target)
+    run_settings = [saved_config(resolved.run)] if resolved.run else []
+    same_model = {"kind": "ema", "model": None}  # the model is its own teacher, even if the run had an external one
+    sources = [
+        *run_settings,
+        option_source("MODEL", "model", resolved.model),
+        option_source("MODEL", "teacher", same_model),
+        *typed,
+    ]
     names = list(dict.fromkeys((REFERENCE, *contexts, OTHER)))
-    for name in names:  # each is checked as the setting that it is in training
+    for name in names:  # validates each as the setting teacher.context
         resolve_train([*sources, option_source("contexts", "teacher.context", name)])
     config = resolve_train(sources)
-    load_config(config.model)  # a model that is not there is told before data that is not
+    load_config(config.model)  # so that a missing model is reported before missing data
     table = load_problems(config, further=tuple(chain.from_iterable(map(columns_in, names))))
-    every = [Context(name, table, config.seed) for name in names]
-    model = load_model(config, found.adapter)
+    all_contexts = [Context(name, table, config.seed) for name in names]
+    model = load_model(config, resolved.adapter)
     check_computation(model)
     check_sampling(model)
     prompts = build_prompts(model.description.tokenizer, config.prompt, model.description.eos_ids)
-    chosen = _fitting(config, prompts, table, every, problems, model.description.context)
+    chosen = _fitting(config, prompts, table, all_contexts, problems, model.description.context)
     warnings = [*check_rewards(chosen, config.data), *prompts.warnings()]
     if len(chosen) < problems:
-        warnings.append(f"{config.data}: {len(chosen)} problems that fit, where {problems} were asked for")
-    return Experiment(target, config, model, prompts, chosen, every, samples, warnings)
+        warnings.append(f"{config.data}: only {len(chosen)} of the {problems} requested problems fit")
+    return Experiment(target, config, model, prompts, chosen, all_contexts, samples, warnings)
 
 
 def _fitting(
@@ -113,7 +125,7 @@ def _fitting(
     for problem in order:
         if len(chosen) == count:
             break
-        if all(one.length(problem) <= limit for one in lengths):
+        if all(measured.length(problem) <= limit for measured in lengths):
             chosen.append(problem)
     if not chosen:
         raise UserError(
@@ -127,8 +139,8 @@ def _fitting(
 class Answer:
     """A completion of a problem, and whether it is right."""
 
-    place: int  # of the problem
-    number: int
+    problem: int  # its index in the experiment
+    number: int  # of the sample
     prompt: tuple[int, ...]
     completion: Completion
     text: str
@@ -138,59 +150,61 @@ class Answer:
 def plain_answers(experiment: Experiment, grader: Grader) -> list[Answer]:
     """The student's own rollouts: `samples` of each problem."""
     prompts = [experiment.prompts.student(problem.problem) for problem in experiment.problems]
-    return _draw(experiment, grader, [(place, n, prompts[place]) for place, n in _every(experiment)])
+    return _draw(experiment, grader, [(problem, n, prompts[problem]) for problem, n in _all_samples(experiment)])
 
 
 def privileged_answers(experiment: Experiment, grader: Grader, prompts: Sequence[list[int] | None]) -> list[Answer]:
-    """Completions after the privileged prompt of each of the student's rollouts, where there is one.
+    """Completions after the privileged prompts of the student's rollouts, without those whose prompt is None.
 
-    Each draws the random numbers of the plain completion, so that a difference is the prompt's.
+    Each uses the random seed of the plain completion, so that a difference comes from the prompt alone.
     """
-    places = zip(_every(experiment), prompts, strict=True)
-    return _draw(experiment, grader, [(place, n, prompt) for (place, n), prompt in places if prompt is not None])
+    samples = zip(_all_samples(experiment), prompts, strict=True)
+    return _draw(experiment, grader, [(problem, n, prompt) for (problem, n), prompt in samples if prompt is not None])
 
 
 def privileged_prompts(experiment: Experiment, context: Context, plain: Sequence[Answer]) -> list[list[int] | None]:
-    """What the teacher reads of each rollout; None where no sibling of it is right."""
+    """The teacher's prompt for each rollout; None if the context is a sibling and no sibling is right."""
     prompts: list[list[int] | None] = []
     for answer in plain:
-        problem = experiment.problems[answer.place]
+        problem = experiment.problems[answer.problem]
         shown = _sibling(answer, plain) if context.drawn else context.text(problem)
         prompts.append(None if shown is None else experiment.prompts.teacher(problem.problem, shown))
     return prompts
 
 
 def scores(experiment: Experiment, answers: Sequence[Answer]) -> dict[str, list[float]]:
-    """Of each problem with answers 1 for a right one and 0 for another."""
-    found: dict[str, list[float]] = {}
+    """Problem id -> 1 for each right answer and 0 for each other; without problems that have no answer."""
+    by_problem: dict[str, list[float]] = {}
     for answer in answers:
-        found.setdefault(experiment.problems[answer.place].id, []).append(float(answer.right))
-    return found
+        by_problem.setdefault(experiment.problems[answer.problem].id, []).append(float(answer.right))
+    return by_problem
 
 
-def _every(experiment: Experiment) -> list[tuple[int, int]]:
-    return [(place, n) for place in range(len(experiment.problems)) for n in range(experiment.samples)]
+def _all_samples(experiment: Experiment) -> list[tuple[int, int]]:
+    """(problem, number) of every sample."""
+    return [(problem, n) for problem in range(len(experiment.problems)) for n in range(experiment.samples)]
 
 
-def _draw(experiment: Experiment, grader: Grader, asked: Sequence[tuple[int, int, list[int]]]) -> list[Answer]:
+def _draw(experiment: Experiment, grader: Grader, tasks: Sequence[tuple[int, int, list[int]]]) -> list[Answer]:
+    """Draws and grades a completion for each (problem, number, prompt)."""
     requests = [
-        Request(tuple(prompt), derive_seed(experiment.config.seed, "probe", place, number))
-        for place, number, prompt in asked
+        Request(tuple(prompt), derive_seed(experiment.config.seed, "probe", problem, number))
+        for problem, number, prompt in tasks
     ]
     drawn = dict(TransformersEngine(experiment.model).sample(requests, experiment.sampling, logprobs=False))
     completions = [drawn[index] for index in range(len(requests))]
     texts = [experiment.model.description.text(completion.ids) for completion in completions]
-    problems = [experiment.problems[place] for place, _, _ in asked]
+    problems = [experiment.problems[problem] for problem, _, _ in tasks]
     rewards = rewards_of(grader, experiment.model.description, problems, completions)
     return [
-        Answer(place, number, request.prompt_ids, completion, text, right=reward > 0)
-        for (place, number, _), request, completion, text, reward in zip(
-            asked, requests, completions, texts, rewards, strict=True
+        Answer(problem, number, request.prompt_ids, completion, text, right=reward > 0)
+        for (problem, number, _), request, completion, text, reward in zip(
+            tasks, requests, completions, texts, rewards, strict=True
         )
     ]
 
 
 def _sibling(answer: Answer, plain: Sequence[Answer]) -> str | None:
     """The text of another rollout of the same problem that was right."""
-    others = (a for a in plain if a.place == answer.place and a.number != answer.number and a.right)
+    others = (a for a in plain if a.problem == answer.problem and a.number != answer.number and a.right)
     return next((other.text for other in others), None)

@@ -1,4 +1,4 @@
-"""Hands a checkpoint on: as a plain model folder, or to the Hugging Face hub."""
+"""Exports a checkpoint as a plain model folder, or uploads it to the Hugging Face hub."""
 
 import shutil
 from pathlib import Path
@@ -20,13 +20,13 @@ from phfcli.core.storage.tables import hub_answers
 
 
 def export_merged(name: str, folder: Path, base: str | None = None) -> torch.dtype:
-    """Writes the model to a folder that must be new or empty; returns the precision of its weights.
+    """Writes the model with its adapter merged into a new or empty folder; returns the dtype of the weights.
 
-    The sum is taken in float32 and rounded once, to the precision of the base's own files; so are weights that were
-    trained whole.
+    Adapter and base are added in float32 and rounded once, to the dtype of the base model's files. Checkpoints of all
+    weights are rounded to that dtype too.
 
     Raises:
-        UserError: for a target without an adapter, an adapter of another model, or a folder that holds something.
+        UserError: a plain model, an adapter of another model, or a folder that is not empty.
     """
     target = find_target(name, base)
     if target.plain:
@@ -37,8 +37,8 @@ def export_merged(name: str, folder: Path, base: str | None = None) -> torch.dty
     description = load_description(target.model)
     if target.adapter is not None:
         check_adapter(target.adapter, description)
-    own = load_config(target.origin).dtype
-    dtype = own if isinstance(own, torch.dtype) else torch.float32
+    base_dtype = load_config(target.origin).dtype
+    dtype = base_dtype if isinstance(base_dtype, torch.dtype) else torch.float32
     model = load_model(ModelSettings(model=target.model, dtype="float32", device="cpu"), target.adapter)
     network = model.network
     merged: PreTrainedModel = network.merge_and_unload(safe_merge=True) if isinstance(network, PeftModel) else network
@@ -51,17 +51,20 @@ def export_merged(name: str, folder: Path, base: str | None = None) -> torch.dty
 
 
 # files that only a resumed training reads, and the old model card
-_OURS = {"trainer.json", "optimizer.safetensors", "teacher.safetensors", "ahead.safetensors", "README.md"}
+_NOT_PUSHED = {"trainer.json", "optimizer.safetensors", "teacher.safetensors", "ahead.safetensors", "README.md"}
 
 
 def push(name: str, repo: str, private: bool = False, dry_run: bool = False) -> dict[str, int]:
-    """Uploads a run's newest checkpoint, or the one that is named; returns the files with their sizes.
+    """Uploads a checkpoint, or the newest one of a run; returns the files with their sizes in bytes.
 
-    dry_run: nothing leaves this machine.
+    Args:
+        name: a run or a checkpoint.
+        repo: OWNER/NAME on the hub, which is created if it does not exist.
+        dry_run: collects the files without uploading them.
 
     Raises:
-        UserError: for what is no checkpoint of a run, or a repository that cannot be written.
-        FaultError: where the hub cannot be reached.
+        UserError: the target is no checkpoint of a run, or the repository cannot be written.
+        FaultError: the hub cannot be reached.
     """
     if repo.count("/") != 1 or not all(repo.split("/")):
         raise UserError(f"REPO: {repo!r} is no repository of the hub; write OWNER/NAME")
@@ -78,10 +81,10 @@ def push(name: str, repo: str, private: bool = False, dry_run: bool = False) -> 
 
 
 def _gather(target: Target, run: Path, step: int, folder: Path) -> None:
-    """Copies what others need of a checkpoint, and writes its card and its settings."""
+    """Copies the files of a checkpoint that others need, with a new model card and the run's settings."""
     source = target.adapter or Path(target.model)
     for path in source.iterdir():
-        if path.is_file() and path.name not in _OURS:
+        if path.is_file() and path.name not in _NOT_PUSHED:
             shutil.copy(path, folder / path.name)
     shutil.copy(run / "config.yaml", folder / "phf-config.yaml")
     (folder / "README.md").write_text(card_of(run, step), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Grades saved samples under several policies, and finds the samples on which they differ."""
+"""Grades saved samples under several policies, and finds the samples on which the policies differ."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ from phfcli.core.names import PolicyName
 
 
 @dataclass(frozen=True)
-class Row:
-    """One way to grade the samples.
+class GradedSamples:
+    """The scores of all samples under one policy, or as the tool that saved them stored them.
 
     Attributes:
-        name: a policy, or the tool's own score as "stored: NAME".
-        scores: of each sample, 0 or 1; of a stored score it may be a problem's mean.
-        statuses: how many samples have which; none for a stored score.
+        name: the policy, or "stored: NAME" for a score of the tool.
+        scores: 0 or 1 for each sample; a stored score may be the mean over a problem's samples.
+        statuses: status -> number of samples; empty for a stored score.
     """
 
     name: str
@@ -29,30 +29,31 @@ class Row:
     statuses: Mapping[str, int]
 
     @property
-    def of_each_sample(self) -> bool:
+    def per_sample(self) -> bool:
+        """Whether each sample has its own score, 0 or 1."""
         return set(self.scores) <= {0.0, 1.0}
 
 
 @dataclass(frozen=True)
 class Regrading:
-    """Samples under several policies."""
+    """The same samples under several policies."""
 
     form: str
     texts: Sequence[SavedText]
-    rows: Sequence[Row]
+    rows: Sequence[GradedSamples]
     grades: Mapping[PolicyName, Sequence[Grade]]
 
     def disagreements(self) -> list[tuple[str, str, float, int]]:
-        """Every two rows that score each sample: b's score minus a's, and on how many samples they differ."""
-        comparable = [row for row in self.rows if row.of_each_sample]
+        """(a, b, average of b minus that of a, number of samples on which they differ) for every two rows."""
+        comparable = [row for row in self.rows if row.per_sample]
         return [
             (a.name, b.name, b.average - a.average, sum(x != y for x, y in zip(a.scores, b.scores, strict=True)))
             for a, b in combinations(comparable, 2)
         ]
 
     def differing(self) -> list[dict[str, Any]]:
-        """The samples on which two rows differ: what each read, and what it made of it."""
-        comparable = [row for row in self.rows if row.of_each_sample]
+        """The samples on which two rows differ, with each policy's answer and status."""
+        comparable = [row for row in self.rows if row.per_sample]
         return [
             {
                 "problem": text.problem,
@@ -60,14 +61,14 @@ class Regrading:
                 "gold": list(text.golds),
                 "cut": text.cut,
                 "policies": {
-                    name: {"status": str(own[place].status), "answer": own[place].answer}
-                    for name, own in self.grades.items()
+                    name: {"status": str(grades[index].status), "answer": grades[index].answer}
+                    for name, grades in self.grades.items()
                 },
                 "stored": dict(text.stored),
                 "text": text.text,
             }
-            for place, text in enumerate(self.texts)
-            if len({row.scores[place] for row in comparable}) > 1
+            for index, text in enumerate(self.texts)
+            if len({row.scores[index] for row in comparable}) > 1
         ]
 
     def as_json(self) -> dict[str, Any]:
@@ -87,16 +88,16 @@ class Regrading:
 
 
 def regrade(saved: SavedTexts, policies: Sequence[PolicyName], timeout_s: float) -> Regrading:
-    """Grades under each policy; the tool's own scores stand beside them."""
+    """Grades saved samples under each policy; the scores that the tool stored are added as further rows."""
     grades = {policy: _grades(saved.texts, policy, timeout_s) for policy in policies}
     rows = [
         _row(
             policy,
             saved.texts,
-            [float(grade.status == Status.correct) for grade in own],
-            Counter(str(grade.status) for grade in own),
+            [float(grade.status == Status.correct) for grade in policy_grades],
+            Counter(str(grade.status) for grade in policy_grades),
         )
-        for policy, own in grades.items()
+        for policy, policy_grades in grades.items()
     ]
     names = dict.fromkeys(name for text in saved.texts for name in text.stored)
     rows += [
@@ -107,15 +108,15 @@ def regrade(saved: SavedTexts, policies: Sequence[PolicyName], timeout_s: float)
 
 def _grades(texts: Sequence[SavedText], policy: PolicyName, timeout_s: float) -> list[Grade]:
     with build_grader("math", timeout_s, policy) as grader:
-        read = [grader.reads_cut or not text.cut for text in texts]
-        pairs = [(text.golds, text.text) for text, graded in zip(texts, read, strict=True) if graded]
-        found = iter(grader.grade(pairs))
-    return [next(found) if graded else Grade(Status.truncated, None) for graded in read]
+        gradable = [grader.reads_cut or not text.cut for text in texts]
+        pairs = [(text.golds, text.text) for text, graded in zip(texts, gradable, strict=True) if graded]
+        grades = iter(grader.grade(pairs))
+    return [next(grades) if graded else Grade(Status.truncated, None) for graded in gradable]
 
 
-def _row(name: str, texts: Sequence[SavedText], scores: Sequence[float], statuses: Mapping[str, int]) -> Row:
+def _row(name: str, texts: Sequence[SavedText], scores: Sequence[float], statuses: Mapping[str, int]) -> GradedSamples:
     by_problem: dict[str, list[float]] = {}
     for text, score in zip(texts, scores, strict=True):
         by_problem.setdefault(text.problem, []).append(score)
     mean = average(list(by_problem.values()))
-    return Row(name, mean.average, mean.stderr, scores, statuses)
+    return GradedSamples(name, mean.average, mean.stderr, scores, statuses)

@@ -1,4 +1,4 @@
-"""Reads saved samples of phf and of other tools; a file's content tells whose it is."""
+"""Reads the samples that phf or another tool has saved; the content of a file shows which tool it is."""
 
 import json
 import zipfile
@@ -14,12 +14,16 @@ from phfcli.core.grading.answers import GOLD_FORMS, doubt
 from phfcli.core.storage.files import read_json
 from phfcli.core.storage.tables import Rows, read_rows
 
-_ZSTD = 93
-_LOCAL_HEADER = 30  # bytes of a member's own header, before its name and its extra field
+_ZSTD = 93  # the zip compression method that Python's zipfile cannot read
+_LOCAL_HEADER = 30  # bytes of a zip member's header, before its name and its extra field
 
 
 def read_log(path: Path) -> dict[str, Any]:
-    """The log in the form of its JSON file, as far as a grader needs it. Raises UserError for another file."""
+    """Reads an .eval log of inspect_ai, as its JSON log has it, without parts that grading does not need.
+
+    Raises:
+        UserError: no complete .eval log.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             names = sorted(n for n in archive.namelist() if n.startswith("samples/"))
@@ -49,10 +53,11 @@ _INSPECT_VALUES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}  # correct, partial, 
 
 @dataclass(frozen=True)
 class SavedText:
-    """A completion as it was saved, with the gold answers of its problem.
+    """A saved completion with the gold answers of its problem.
 
-    stored: the scores that the tool gave, by its own names; of a problem's several samples it may tell only the mean.
-    cut: whether the token limit is known to have cut it.
+    Attributes:
+        stored: metric -> score that the tool gave; it may be the mean over the problem's samples.
+        cut: whether the token limit is known to have cut off the completion.
     """
 
     problem: str
@@ -65,21 +70,21 @@ class SavedText:
 
 @dataclass(frozen=True)
 class SavedTexts:
-    """The samples of a file, and the name of the tool whose form it has."""
+    """The samples of a file, and the name of the tool that wrote it."""
 
     form: str
     texts: Sequence[SavedText]
 
 
 def read_samples(path: Path, config: GradeConfig) -> SavedTexts:
-    """The samples of a file, or of an evaluation's folder.
+    """Reads the samples of a file, or of an evaluation's folder.
 
     Raises:
-        UserError: for a file of no known form, or one without a completion that has a gold answer.
+        UserError: a file of an unknown form, or without a completion that has a gold answer.
     """
     path = path / "samples.jsonl" if path.is_dir() else path
-    form, found = _read(path, config)
-    texts = [text for text in found if any(text.golds)]
+    form, saved = _read(path, config)
+    texts = [text for text in saved if any(text.golds)]
     if not texts:
         raise UserError(f"{path}: read as {form}, and no completion has a gold answer beside it")
     return SavedTexts(form, texts)
@@ -102,7 +107,7 @@ def _read(path: Path, config: GradeConfig) -> tuple[str, Iterator[SavedText]]:
 
 
 def _checked(path: Path, texts: Iterator[SavedText]) -> Iterator[SavedText]:
-    """The texts; a file that only looks like one of the tool's is told in one line."""
+    """Yields the texts. Raises UserError for a file that only looks like one of the tool's."""
     try:
         yield from texts
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
@@ -112,21 +117,23 @@ def _checked(path: Path, texts: Iterator[SavedText]) -> Iterator[SavedText]:
 def _phf(rows: Rows, config: GradeConfig) -> Iterator[SavedText]:
     for row in rows:
         cut = row["status"] == Status.truncated or row.get("cut", False)
-        golds = tuple((row.get("gold") or "").split(" or "))  # as accepted answers are written there
+        golds = tuple((row.get("gold") or "").split(" or "))  # how samples.jsonl writes several accepted answers
         stored = {"phf": float(row["status"] == Status.correct)}
         yield SavedText(row["problem"], row["sample"], _golds(golds, config), row["text"], stored, cut)
 
 
 def _lm_eval(rows: Rows, config: GradeConfig) -> Iterator[SavedText]:
-    """A line for each document and filter: the same completions with another score."""
+    """Reads lm-evaluation-harness, which writes a line for each document and filter, with the same completions."""
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         lines.setdefault(str(row["doc_id"]), []).append(row)
-    for problem, own in lines.items():
-        stored = {f"{line['filter']}/{metric}": float(line[metric]) for line in own for metric in line["metrics"]}
-        target = own[0]["target"]
+    for problem, same_problem in lines.items():
+        stored = {
+            f"{line['filter']}/{metric}": float(line[metric]) for line in same_problem for metric in line["metrics"]
+        }
+        target = same_problem[0]["target"]
         golds = _golds(target if isinstance(target, list) else [target], config)
-        texts = [text for drawn in own[0]["resps"] for text in drawn]
+        texts = [text for drawn in same_problem[0]["resps"] for text in drawn]
         yield from (SavedText(problem, i, golds, text, stored) for i, text in enumerate(texts))
 
 
@@ -150,7 +157,7 @@ def _inspect(samples: Iterable[Mapping[str, Any]], config: GradeConfig) -> Itera
 
 
 def _value(value: Any) -> float | None:
-    """A score of inspect_ai as a number, None for one of several parts."""
+    """A score of inspect_ai as a number; None for a score with several parts."""
     if isinstance(value, str):
         return _INSPECT_VALUES.get(value)
     return float(value) if isinstance(value, int | float) else None
@@ -168,7 +175,7 @@ def _check_columns(rows: Rows, path: Path, config: GradeConfig) -> None:
 
 
 def _table(rows: Rows, config: GradeConfig) -> Iterator[SavedText]:
-    """One completion a row."""
+    """Reads a table with one completion in each row."""
     columns, drawn = config.columns, dict[str, int]()
     for place, row in enumerate(rows):
         problem = str(row.get(columns.problem, place))
@@ -179,16 +186,16 @@ def _table(rows: Rows, config: GradeConfig) -> Iterator[SavedText]:
 
 
 def _text(cell: Any) -> str:
-    """Text or a number as text, nothing as the empty one. Raises TypeError for anything else."""
+    """A cell as text; an empty cell is "". Raises TypeError for anything but text and numbers."""
     if not isinstance(cell, str | int | float | None):
         raise TypeError(f"{cell!r:.40} where text is wanted")
     return "" if cell is None else str(cell)
 
 
 def _golds(cells: Sequence[Any], config: GradeConfig) -> tuple[str, ...]:
-    """Gold answers in the form that is asked for, or that each looks like: a target may be a whole solution."""
+    """Gold answers, extracted as config.gold says, or else as each cell needs: a target may be a whole solution."""
     texts = [_text(cell).strip() for cell in cells]
-    forms = [config.gold or ((found := doubt(text)) and found.form) or "as-is" for text in texts]
+    forms = [config.gold or ((why := doubt(text)) and why.form) or "as-is" for text in texts]
     return tuple(GOLD_FORMS[form](text) for form, text in zip(forms, texts, strict=True))
 
 

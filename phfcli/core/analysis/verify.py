@@ -1,4 +1,4 @@
-"""Verifies a run folder: whether each of its parts is of the right form and holds what was written."""
+"""Verifies a run folder: each part must have the right form and the content that was written."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ State = Literal["ok", "damaged", "missing", "in use"]
 
 @dataclass(frozen=True)
 class PartCheck:
-    """A part of a run: its state, what is wrong with it, and what to do about it."""
+    """The check of one part of a run: its state, what is wrong, and what to do about it."""
 
     part: str
     state: State
@@ -35,10 +35,10 @@ class PartCheck:
 
 
 def verify_run(folder: Path, full: bool = False) -> list[PartCheck]:
-    """What was found of each part of a run; `full` also loads the base model with the newest adapter.
+    """Checks every part of a run; with `full` it also loads the base model with the newest adapter.
 
     Raises:
-        UserError: for a folder that is no run.
+        UserError: the folder is no run.
     """
     if not is_run(folder):
         raise UserError(f"{folder}: no run: it holds no config.yaml")
@@ -57,29 +57,29 @@ def _checks(folder: Path, full: bool) -> Iterator[PartCheck]:
     yield _try(
         "metrics.jsonl",
         lambda: read_forms(folder / "metrics.jsonl", StepForm),
-        "remove the line that is named; the weights do not depend on it",
+        "remove that line; the weights do not depend on it",
     )
     if (folder / ALARMS).is_file():
-        advice = "remove the line that is named; an alarm that it held may ring once more"
+        advice = "remove that line; an alarm that it recorded may be raised again"
         yield _try(ALARMS, lambda: read_forms(folder / ALARMS, AlarmForm), advice)
     yield from _checkpoints(folder, config, full)
     for path in sorted((folder / "flows").glob("*.safetensors")):
         advice = "remove it; phf collect makes another"
         yield _try(f"flows/{path.name}", partial(open_flow, path), advice)
     for path in reading_files(folder):
-        advice = "remove it; a run whose first file is gone follows the rollouts of its next checkpoint"
+        advice = "remove it; without its first file a run reads the rollouts of its next checkpoint"
         yield _try(f"{path.parent.name}/{path.name}", partial(read_form, path, RolloutsForm), advice)
     for path in evaluation_files(folder, "summary.json"):
         yield from _evaluation(folder, path)
 
 
 def _evaluation(folder: Path, path: Path) -> Iterator[PartCheck]:
-    """An evaluation by its summary; its table only where what it was made from is sound."""
+    """Checks an evaluation by its summary, and its samples.parquet only if the summary and the samples are sound."""
     advice = "remove its folder and run phf eval again"
-    found = _try(str(path.parent.relative_to(folder)), partial(load_evaluations, [str(path)], []), advice)
-    yield found
+    check = _try(str(path.parent.relative_to(folder)), partial(load_evaluations, [str(path)], []), advice)
+    yield check
     file = SampleFile(path.parent)
-    if found.state == "ok" and file.table.is_file():
+    if check.state == "ok" and file.table.is_file():
         advice = "remove it; phf eval writes it again"
         yield _try(str(file.table.relative_to(folder)), file.check_table, advice)
 
@@ -91,21 +91,21 @@ def _lock(folder: Path) -> PartCheck:
 
 
 def _checkpoints(folder: Path, config: TrainConfig, full: bool) -> Iterator[PartCheck]:
-    found = checkpoints_of(folder)
-    if not found:
+    checkpoints = checkpoints_of(folder)
+    if not checkpoints:
         yield PartCheck(
             "checkpoints", "missing", "there is no complete checkpoint", "resume the run, which starts from step 1"
         )
         return
-    base: list[ModelDescription] = []  # none where it cannot be reached
+    base: list[ModelDescription] = []  # empty if the base model cannot be reached
     advice = "make the base model reachable again"
     yield _try(f"base {config.model}", lambda: base.append(load_description(config.model)), advice)
     description = base[0] if base else None
-    for _, path in found:
+    for _, path in checkpoints:
         advice = "resume the run, which sets it aside and continues from the checkpoint before it"
         yield _try(f"checkpoints/{path.name}", partial(_check, path, description), advice)
     if full and description is not None and config.tuning == "lora":
-        newest = found[-1][1]
+        newest = checkpoints[-1][1]
         yield _try("base and newest adapter", lambda: load_model(config, newest), "see the checkpoints above")
 
 

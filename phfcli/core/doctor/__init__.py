@@ -1,4 +1,5 @@
-"""`phf doctor`: proves a machine. What is installed and connected, and real steps of the real program, in minutes.
+"""`phf doctor`: checks in minutes that a machine can train and evaluate.
 
-Whatever runs here is `phf` itself, in processes of its own and in a temporary folder that is removed afterwards.
+It checks what is installed and connected, then runs real training steps with `phf` itself, in separate processes and in
+a temporary folder that is removed afterwards.
 """

@@ -1,4 +1,4 @@
-"""Every check, in order; each finding as it is found."""
+"""Runs all checks of the doctor in order."""
 
 import tempfile
 from collections.abc import Generator
@@ -14,14 +14,14 @@ from phfcli.core.doctor.steps import memory_of, vllm
 
 
 def examine(model: str | None, processes: int | None, engine: str | None, quick: bool) -> Generator[MachineCheck]:
-    """Proves the machine.
+    """Checks the machine; yields each result as soon as it is known.
 
     Args:
-        model: whose memory and time are measured as well; None leaves it out.
-        processes: a step is also made in so many; 1 leaves it out, None is one for each GPU.
-        engine: whose rollouts are tried as well: "vllm" fails where it is not there, "transformers" starts none; None
-            tries vLLM where it is installed.
-        quick: only what is installed, and a step on each device.
+        model: a model whose memory and step time are measured; None skips that check.
+        processes: the number of processes in which a step is repeated; 1 skips that check, None is one for each GPU.
+        engine: "vllm" checks vLLM and fails if it is not installed, "transformers" skips that check, None checks vLLM
+            if it is installed.
+        quick: whether to check only what is installed, and one step on each device.
     """
     yield from machine()
     with tempfile.TemporaryDirectory(prefix="phf-doctor-") as name:
@@ -31,8 +31,8 @@ def examine(model: str | None, processes: int | None, engine: str | None, quick:
                 yield steps.reference_step(program, device, dtype)
         if quick:
             return
-        if (together := processes or torch.cuda.device_count()) > 1:
-            yield steps.several_processes(program, together)
+        if (count := processes or torch.cuda.device_count()) > 1:
+            yield steps.several_processes(program, count)
         yield steps.killed_and_resumed(program)
         if engine == "vllm" or (engine is None and find_spec("vllm") is not None):
             yield from vllm(program)

@@ -1,4 +1,4 @@
-"""What is installed and what the machine has: versions, devices, disk, hub."""
+"""Checks of the machine without training: versions, requirements, devices, attention, disk, hub."""
 
 import os
 import platform
@@ -22,13 +22,13 @@ State = Literal["ok", "warning", "failed"]
 
 @dataclass(frozen=True)
 class MachineCheck:
-    """One line of the doctor's table.
+    """The result of one check, a line of the doctor's table.
 
     Attributes:
-        part: of the machine or the program.
-        found: what was seen, with its figures.
-        fix: what to do, in one sentence; empty where nothing is to be done.
-        figures: the same for a program to read.
+        part: the part of the machine or the program that was checked.
+        found: the observation, as text.
+        fix: what to do, in one sentence; empty if there is nothing to do.
+        figures: the observation as values, for programs.
     """
 
     part: str
@@ -50,7 +50,7 @@ def failed(part: str, found: str, fix: str, **figures: Any) -> MachineCheck:
     return MachineCheck(part, "failed", found, fix, figures)
 
 
-# the releases that CI runs the tests with
+# the releases with which CI runs the tests
 TESTED = {
     "python": ("3.11", "3.12"),
     "torch": ("2.13",),
@@ -69,12 +69,12 @@ _REPORT = (
     "vllm",
     "flash-attn",
 )
-_PATIENCE_S = 20.0
+_PATIENCE_S = 20.0  # for an answer of nvidia-smi
 _LEAST_DISK = 10 * 2**30  # bytes: a handful of checkpoints of a small model
 
 
 def machine() -> Iterator[MachineCheck]:
-    """Every check that runs nothing."""
+    """Runs the checks that need no training step."""
     yield _versions()
     yield _requirements()
     yield _devices()
@@ -84,41 +84,41 @@ def machine() -> Iterator[MachineCheck]:
 
 
 def _versions() -> MachineCheck:
-    found = {"phfcli": __version__, "python": platform.python_version()}
-    found |= {name: known for name in _REPORT if (known := _version(name))}
-    found |= {"NVIDIA driver": _driver()}
+    versions = {"phfcli": __version__, "python": platform.python_version()}
+    versions |= {name: known for name in _REPORT if (known := _version(name))}
+    versions |= {"NVIDIA driver": _driver()}
     if torch.version.cuda:
-        found |= {"cuda": torch.version.cuda}
+        versions |= {"cuda": torch.version.cuda}
         if torch.cuda.is_available() and torch.distributed.is_nccl_available():
-            found |= {"nccl": ".".join(map(str, torch.cuda.nccl.version()))}
-    text = ", ".join(f"{name} {number}" for name, number in found.items())
-    other = [name for name, tested in TESTED.items() if name in found and _minor(found[name]) not in tested]
-    if other:
-        wanted = ", ".join(f"{name} {' and '.join(TESTED[name])}" for name in other)
-        return warning("versions", text, f"the tests run with {wanted}", **found)
-    return ok("versions", text, **found)
+            versions |= {"nccl": ".".join(map(str, torch.cuda.nccl.version()))}
+    text = ", ".join(f"{name} {number}" for name, number in versions.items())
+    untested = [name for name, tested in TESTED.items() if name in versions and _minor(versions[name]) not in tested]
+    if untested:
+        wanted = ", ".join(f"{name} {' and '.join(TESTED[name])}" for name in untested)
+        return warning("versions", text, f"the tests run with {wanted}", **versions)
+    return ok("versions", text, **versions)
 
 
 def _minor(number: str) -> str:
-    """The release that a version belongs to: 2.13 of 2.13.0+cpu."""
+    """The release of a version: 2.13 for 2.13.0+cpu."""
     return ".".join(number.split(".")[:2])
 
 
 def _driver() -> str:
-    """Its version, as nvidia-smi tells it."""
+    """The version of the NVIDIA driver, from nvidia-smi."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return "unknown, since nvidia-smi is missing" if torch.cuda.is_available() else "none"
+        return "unknown, because nvidia-smi is missing" if torch.cuda.is_available() else "none"
     try:
         command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_PATIENCE_S).stdout.split()
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_PATIENCE_S).stdout.split()
     except (OSError, subprocess.SubprocessError):
-        told = []
-    return told[0] if told else "does not answer nvidia-smi"
+        output = []
+    return output[0] if output else "does not answer nvidia-smi"
 
 
 def _requirements() -> MachineCheck:
-    """What the package declares against what is installed."""
+    """Compares the declared requirements with what is installed."""
     wrong = []
     for line in requires("phfcli") or []:
         wanted = Requirement(line)
@@ -129,7 +129,7 @@ def _requirements() -> MachineCheck:
             wrong.append(f"{wanted.name} {known or 'missing'}, wanted {wanted.specifier}")
     if wrong:
         return failed("requirements", "; ".join(wrong), "install phfcli again in a new environment")
-    return ok("requirements", "every library that phfcli names is there in a release that it takes")
+    return ok("requirements", "every required library is installed in a supported release")
 
 
 def _version(name: str) -> str | None:
@@ -143,16 +143,15 @@ def _devices() -> MachineCheck:
     cores, memory = len(os.sched_getaffinity(0)), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     host = f"{cores} cores, {memory / 2**30:.0f} GiB"
     if not torch.cuda.is_available():
-        seen = Path("/proc/driver/nvidia").exists()
-        if seen:
-            fix = "torch does not see the NVIDIA driver that is there: install a build of torch for its CUDA"
+        if Path("/proc/driver/nvidia").exists():
+            fix = "torch does not see the installed NVIDIA driver: install a build of torch for its CUDA version"
             return failed("devices", host, fix)
         return warning(
             "devices", f"no GPU; {host}", "only small models train on a CPU", cores=cores, memory_bytes=memory
         )
-    found = [torch.cuda.get_device_properties(device) for device in range(torch.cuda.device_count())]
-    names = [f"{own.name}, {own.total_memory / 2**30:.0f} GiB" for own in found]
-    text = f"{len(found)} x {names[0]}" if len(set(names)) == 1 else "; ".join(names)
+    devices = [torch.cuda.get_device_properties(device) for device in range(torch.cuda.device_count())]
+    names = [f"{device.name}, {device.total_memory / 2**30:.0f} GiB" for device in devices]
+    text = f"{len(devices)} x {names[0]}" if len(set(names)) == 1 else "; ".join(names)
     gpus = {"gpus": names, "cores": cores, "memory_bytes": memory}
     if not torch.cuda.is_bf16_supported():
         return warning("devices", text, "these GPUs have no bfloat16: set dtype to float32", **gpus)
@@ -160,7 +159,7 @@ def _devices() -> MachineCheck:
 
 
 def _attention() -> MachineCheck:
-    """Whether FlashAttention is there; the steps tell which attention was taken."""
+    """Whether FlashAttention is installed; the steps report which attention they used."""
     if not torch.cuda.is_available():
         return ok("attention", "FlashAttention is for GPUs")
     if _version("flash-attn") is None:
@@ -170,13 +169,13 @@ def _attention() -> MachineCheck:
 
 
 def _disk() -> MachineCheck:
-    """Room where runs and the hub's files go, and that a file can be written with the runs."""
+    """The free disk space for runs and for the hub's files, and whether a file can be written among the runs."""
     runs = Path("runs").resolve() if Path("runs").is_dir() else Path.cwd()
     cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface"))
-    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    runs_free, cache_free = shutil.disk_usage(runs).free, shutil.disk_usage(there).free
-    room = f"{runs_free / 2**30:.0f} GiB free for runs in {runs}"
-    text = f"{room}, {cache_free / 2**30:.0f} GiB for the hub's files in {cache}"
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    runs_free, cache_free = shutil.disk_usage(runs).free, shutil.disk_usage(existing).free
+    text = f"{runs_free / 2**30:.0f} GiB free for runs in {runs}"
+    text = f"{text}, {cache_free / 2**30:.0f} GiB for the hub's files in {cache}"
     try:
         with tempfile.NamedTemporaryFile(dir=runs) as file:
             file.write(b"x" * 2**20)
@@ -190,7 +189,7 @@ def _disk() -> MachineCheck:
 
 
 def _hub() -> MachineCheck:
-    """Whether the hub answers, and takes the token that is set, which is never told."""
+    """Whether the hub answers, and accepts the token that is set. The token itself is never shown."""
     from huggingface_hub import get_token, whoami
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -203,8 +202,8 @@ def _hub() -> MachineCheck:
     try:
         whoami(token)
     except HfHubHTTPError as error:
-        found = f"answers, and refuses the token that is set (status {error.response.status_code})"
-        return failed("hub", found, "log in again (`hf auth login`), or unset HF_TOKEN")
-    except Exception as error:  # of whichever HTTP library the client is built on
+        refusal = f"answers, and refuses the token that is set (status {error.response.status_code})"
+        return failed("hub", refusal, "log in again (`hf auth login`), or unset HF_TOKEN")
+    except Exception as error:  # the client's HTTP library may raise anything
         return warning("hub", f"answers; the token was not checked ({type(error).__name__})", "try again later")
-    return ok("hub", "answers, and takes the token that is set")
+    return ok("hub", "answers, and accepts the token that is set")

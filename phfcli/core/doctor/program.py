@@ -1,4 +1,4 @@
-"""Runs `phf` itself for a check: in a process of its own, within a time, with all of its files in one folder."""
+"""Runs `phf` for a check: in a separate process, with a time limit, and with all its files in one folder."""
 
 import json
 import os
@@ -19,17 +19,17 @@ from phfcli.core.storage.files import read_lines
 
 _LOOK_EVERY_S = 0.05
 _FIRST_LIMIT_S = 120.0  # before anything was measured
-_LIMIT_S, _TIMES = 60.0, 3.0  # afterwards: so many seconds, and so often what the first command took
-_TIME_TO_END_S = 5.0
+_LIMIT_S, _TIMES = 60.0, 3.0  # afterwards: so many seconds, plus so many times the duration of the first command
+_TIME_TO_END_S = 5.0  # for killed processes to end
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended. `code` is None where it took longer than it may; `said` is the last line of its stderr."""
+    """How a command ended."""
 
-    code: int | None
-    said: str
-    printed: str
+    code: int | None  # the exit code; None if it was killed at the time limit
+    last_line: str  # of stderr
+    printed: str  # stdout
     seconds: float
 
     @property
@@ -38,38 +38,42 @@ class Outcome:
 
     @property
     def why(self) -> str:
-        """What went wrong, for the table."""
-        return f"took longer than {self.seconds:.0f} s" if self.code is None else self.said or f"exit code {self.code}"
+        """The reason of a failure, for the table."""
+        if self.code is None:
+            return f"took longer than {self.seconds:.0f} s"
+        return self.last_line or f"exit code {self.code}"
 
 
 class Program:
-    """Commands of `phf` that leave their files in one folder; what hangs is ended soon, on a slow machine later.
+    """Runs commands of `phf` that write all their files into one folder, with a time limit that adapts to the machine.
 
     Attributes:
-        folder: for runs; temporary files and what libraries compile go there as well.
-        limit_s: that a command may take: a minute, and three times what the first one took.
+        folder: the folder for runs, temporary files and the compiled code of libraries.
+        limit_s: the time limit of a command: a minute plus three times the duration of the first one.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.limit_s = _FIRST_LIMIT_S
-        self._known = False
+        self._measured = False
         caches = {name: str(folder / name.lower()) for name in ("TRITON_CACHE_DIR", "VLLM_CACHE_ROOT")}
         self._environment = {**os.environ, "TMPDIR": str(folder), **caches}
 
     def run(self, arguments: Sequence[str], kill_at: tuple[Path, int] | None = None, extra_s: float = 0.0) -> Outcome:
-        """Runs `phf ARGUMENTS`; with kill_at, (a metrics file, lines), it is killed when the file has so many lines.
+        """Runs `phf ARGUMENTS`.
 
-        extra_s: that this command may take beyond the limit.
+        Args:
+            kill_at: (a metrics file, lines); the command is killed when the file has so many lines.
+            extra_s: seconds that this command may take beyond the limit.
         """
         started = time.monotonic()
         within_s = self.limit_s + extra_s
-        with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as told:
+        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             process = subprocess.Popen(
                 phf_command(arguments),
                 stdin=subprocess.DEVNULL,
-                stdout=printed,
-                stderr=told,
+                stdout=stdout,
+                stderr=stderr,
                 env=self._environment,
                 start_new_session=True,
             )
@@ -81,17 +85,17 @@ class Program:
                 code, seconds = process.poll(), time.monotonic() - started
             finally:
                 _end(process)
-            printed.seek(0)
-            told.seek(0)
-            lines = [line for line in told.read().decode(errors="replace").splitlines() if line.strip()]
-            outcome = Outcome(code, lines[-1] if lines else "", printed.read().decode(errors="replace"), seconds)
-        if outcome.done and not self._known:
-            self._known, self.limit_s = True, _LIMIT_S + _TIMES * seconds
+            stdout.seek(0)
+            stderr.seek(0)
+            lines = [line for line in stderr.read().decode(errors="replace").splitlines() if line.strip()]
+            outcome = Outcome(code, lines[-1] if lines else "", stdout.read().decode(errors="replace"), seconds)
+        if outcome.done and not self._measured:
+            self._measured, self.limit_s = True, _LIMIT_S + _TIMES * seconds
         return outcome
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Kills what is left of a command, and all that it has started: ranks have sessions of their own."""
+    """Kills a command and all its descendants, because ranks run in sessions of their own."""
     if process.poll() is not None:
         return
     family = psutil.Process(process.pid).children(recursive=True)
@@ -100,14 +104,14 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         with suppress(psutil.NoSuchProcess):
             child.kill()
     process.wait()
-    psutil.wait_procs(family, _TIME_TO_END_S)  # one that still wrote would keep the folder
+    psutil.wait_procs(family, _TIME_TO_END_S)  # a process that still writes would keep the folder from being removed
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:
-    """The metrics of a run, by step."""
+    """The metrics of a run, one mapping for each step."""
     return read_lines(run / "metrics.jsonl")
 
 
 def attention_of(run: Path) -> str:
-    """What has computed a run's attention."""
+    """The attention implementation that a run used."""
     return str(json.loads((run / "manifest.json").read_text(encoding="utf-8"))["attention"])

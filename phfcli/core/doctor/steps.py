@@ -1,4 +1,4 @@
-"""Real steps on this machine: against stored values, in several processes, killed and resumed, of a given model."""
+"""Checks by real training steps: against stored values, in several processes, killed and resumed, on a given model."""
 
 import json
 import math
@@ -17,29 +17,29 @@ from phfcli.core.storage.files import file_hash
 
 
 def step_times(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Seconds of a step and of each of its phases, of a run; the first one has warmed up for the others."""
+    """The median seconds of a step and of each of its phases, without the first step, which is slower."""
     names = ["seconds", *(f"{phase}_seconds" for phase in PHASES)]
     return {name: median(line[name] for line in lines[1:] or lines) for name in names}
 
 
-def told_times(times: Mapping[str, float]) -> str:
-    """The same in words."""
+def describe_times(times: Mapping[str, float]) -> str:
+    """The result of `step_times` as text."""
     phases = ", ".join(f"{phase} {times[f'{phase}_seconds']:.2f}" for phase in PHASES)
     return f"{times['seconds']:.2f} s a step ({phases})"
 
 
-_MODEL_S = 600.0  # to load it, and for two steps of it
+_MODEL_S = 600.0  # extra time to load a model and make two steps
 
 
 def memory_of(program: Program, model: str) -> MachineCheck:
-    """The peak of a step on the given model against what the plan predicts, and what a recipe of it takes."""
+    """Compares the peak memory of a step on a model with the prediction, and estimates the hours of the recipe."""
     part, run = f"memory of {model}", program.folder / "memory"
-    own = [*("train", "--model", model, "--data", "embedded", "--steps", "2", "--quiet", "--set", "batch_size=4")]
-    own += [*("--set", "micro_batch_size=4", "--set", "rollout.max_new_tokens=64", "--engine", "transformers")]
-    planning = program.run([*own, "--dry-run", "--json"])
+    command = [*("train", "--model", model, "--data", "embedded", "--steps", "2", "--quiet", "--set", "batch_size=4")]
+    command += [*("--set", "micro_batch_size=4", "--set", "rollout.max_new_tokens=64", "--engine", "transformers")]
+    planning = program.run([*command, "--dry-run", "--json"])
     if not planning.done:
         return failed(part, planning.why, f"a dry run of `phf train` with model={model} says why")
-    outcome = program.run([*own, "--output-dir", str(run)], extra_s=_MODEL_S)
+    outcome = program.run([*command, "--output-dir", str(run)], extra_s=_MODEL_S)
     if not outcome.done:
         return failed(part, outcome.why, f"a dry run of `phf train` with model={model} shows what it takes")
     lines = metrics_of(run)
@@ -49,7 +49,7 @@ def memory_of(program: Program, model: str) -> MachineCheck:
     times = step_times(lines)
     hours = _recipe_hours(times["seconds"] / max(1.0, 4 * median(line["rollout_tokens"] for line in lines)))
     found = (
-        f"predicted {planned / 2**30:.2f} GiB, measured {peak / 2**30:.2f}; {told_times(times)} of 4; "
+        f"predicted {planned / 2**30:.2f} GiB, measured {peak / 2**30:.2f}; {describe_times(times)} of 4; "
         f"the recipe: about {hours:.1f} hours on one such device"
     )
     figures = {"predicted_bytes": planned, "measured_bytes": peak, "recipe_hours": hours, **times}
@@ -59,17 +59,17 @@ def memory_of(program: Program, model: str) -> MachineCheck:
 
 
 def _recipe_hours(seconds: float) -> float:
-    """Of a run with the default settings, the paper's, at so many seconds for each token of a rollout."""
+    """The hours of a run with the default settings, those of the paper, at so many seconds for each rollout token."""
     recipe = TrainConfig()
     return seconds * recipe.steps * recipe.batch_size * recipe.rollout.max_new_tokens / 3600
 
 
-_SAMPLING_GAP = 0.1  # nats
-_START_S = 240.0  # beside other work vLLM alone took 156 s
+_SAMPLING_GAP = 0.1  # nats, the largest acceptable gap of log-probabilities
+_START_S = 240.0  # extra time to start vLLM, which took 156 s on a busy machine
 
 
 def vllm(program: Program) -> Iterator[MachineCheck]:
-    """vLLM starts, follows another adapter, and its log-probabilities are the trainer's."""
+    """Checks that vLLM starts, takes new adapter weights, and computes the log-probabilities of the trainer."""
     run = program.folder / "vllm"
     options = ["--objective", "grpo", "--steps", "2", "--engine", "vllm", "--set", "batch_size=2", "--quiet"]
     words = ["train", *options, "--set", "rollout.max_new_tokens=48", "--output-dir", str(run)]
@@ -79,7 +79,7 @@ def vllm(program: Program) -> Iterator[MachineCheck]:
         yield failed("vLLM", outcome.why, fix)
         return
     lines = metrics_of(run)
-    yield ok("vLLM", f"starts, and follows another adapter and back; {outcome.seconds:.0f} s in all")
+    yield ok("vLLM", f"starts, and takes new adapter weights; {outcome.seconds:.0f} s in all")
     gap = max(line.get("engine_gap", 0.0) for line in lines)
     if gap > _SAMPLING_GAP:
         fix = "its probabilities are not the trainer's: set engine to transformers, or use the same dtype in both"
@@ -96,8 +96,8 @@ _STEP = [
     *("train", "--objective", "phf", "--engine", "transformers", "--quiet"),
     *("--set", "batch_size=8", "--set", "micro_batch_size=8", "--set", "rollout.max_new_tokens=48"),
 ]
-# machines compute on the same tokens: the likeliest ones in float32, the references in bfloat16, which has many ties;
-# and there without the clip, at which a gradient turns by a rounding
+# All machines must compute on the same tokens: float32 samples greedily; bfloat16 has too many ties for that and reads
+# the references. bfloat16 has no clip, at which a rounding difference changes the gradient.
 WAYS = {
     "float32": [*_STEP, "--set", "dtype=float32", "--set", "rollout.top_k=1"],
     "bfloat16": [
@@ -105,19 +105,19 @@ WAYS = {
         *("--set", "rollout.references=1", "--set", "divergence.clip=null"),
     ],
 }
-# relative: kernels round differently; in bfloat16 one such difference, after an optimizer step, moved the norm of the
-# next gradient by 5%
+# relative; kernels round differently, and in bfloat16 one such difference moved the next gradient's norm by 5% after an
+# optimizer step
 _TOLERANCES = {"float32": 0.02, "bfloat16": 0.1}
 
 
 def reference_step(program: Program, device: str, dtype: str = "float32") -> MachineCheck:
-    """A step on a device against the values of the machine that wrote reference.json: a wrong kernel shows here."""
+    """Compares steps on a device with the values in reference.json, which reveals a wrong kernel."""
     part = f"step on {device}" if dtype == "float32" else f"{dtype} step on {device}"
     return _step(program, part, ["--set", f"device={device}"], _FIX, dtype)
 
 
 def several_processes(program: Program, processes: int) -> MachineCheck:
-    """A step in N processes against the same step in one."""
+    """Compares steps in several processes with the same steps in one."""
     fix = "a process fails or hangs: NCCL_DEBUG=INFO says more of the network between devices; try one process fewer"
     return _step(program, f"{processes} processes", ["--processes", str(processes)], fix)
 
@@ -134,42 +134,42 @@ def _step(program: Program, part: str, options: Sequence[str], fix: str, dtype: 
 def compared(
     part: str, lines: list[dict[str, Any]], reference: list[dict[str, float]], tolerance: float, attention: str
 ) -> MachineCheck:
-    """Each metric of each step against its reference, by its relative error."""
-    apart = [
+    """Compares each metric of each step with its reference value, by relative error."""
+    errors = [
         (abs(line[name] - value) / max(abs(value), 1e-9), step, name, line[name], value)
         for step, (line, known) in enumerate(zip(lines, reference, strict=True), start=1)
         for name, value in known.items()
     ]
-    error, step, name, value, wanted = max(apart, key=lambda entry: (not math.isfinite(entry[0]), entry[0]))
+    error, step, name, value, wanted = max(errors, key=lambda entry: (not math.isfinite(entry[0]), entry[0]))
     if not error <= tolerance:
         found = f"{name} of step {step} is {value:.6g}, and should be {wanted:.6g}"
-        return failed(part, found, "a kernel computes something else here: try another torch, or attention=eager")
+        return failed(part, found, "a kernel computes another value here: try another torch, or attention=eager")
     times = step_times(lines)
     found = f"attention by {attention}, every value within {max(error, 1e-9):.1g} of the stored ones"
-    return ok(part, f"{found}, {told_times(times)}", attention=attention, largest_error=error, **times)
+    return ok(part, f"{found}, {describe_times(times)}", attention=attention, largest_error=error, **times)
 
 
 def killed_and_resumed(program: Program) -> MachineCheck:
-    """Ten steps in one go, and ten that were killed in the middle: the same adapter to the bit."""
+    """Checks that ten steps that were killed in the middle and resumed give the same adapter, bit by bit."""
     part, whole, killed = "kill and resume", program.folder / "whole", program.folder / "killed"
     options = [*WAYS["float32"], "--steps", "10", "--checkpoint-every", "2", "--set", "flow.saved_samples=0"]
     fix = "look at the line; free disk and memory are the usual causes"
-    straight = program.run([*options, "--output-dir", str(whole)])
-    if not straight.done:
-        return failed(part, straight.why, fix)
+    uninterrupted = program.run([*options, "--output-dir", str(whole)])
+    if not uninterrupted.done:
+        return failed(part, uninterrupted.why, fix)
     if program.run([*options, "--output-dir", str(killed)], kill_at=(killed / "metrics.jsonl", _KILLED_AT)).done:
-        return warning(part, "ten steps were over before they could be killed", "run the doctor again")
-    again = program.run([*options, "--output-dir", str(killed), "--resume"])
-    if not again.done:
-        return failed(part, again.why, fix)
+        return warning(part, "ten steps ended before they could be killed", "run the doctor again")
+    resumed = program.run([*options, "--output-dir", str(killed), "--resume"])
+    if not resumed.done:
+        return failed(part, resumed.why, fix)
     hashes = {file_hash(run / "checkpoints/step-000010/adapter_model.safetensors") for run in (whole, killed)}
     if len(hashes) > 1:
         return warning(
-            part, "a resumed run goes on a little differently", "this machine's kernels are not deterministic"
+            part, "a resumed run continues slightly differently", "this machine's kernels are not deterministic"
         )
     return ok(part, f"killed after step {_KILLED_AT}, resumed, the same adapter to the bit")
 
 
 def devices() -> list[str]:
-    """Every device that a step is tried on."""
+    """The devices on which a step is checked."""
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]

@@ -1,5 +1,6 @@
-"""Evaluation: benchmarks, the samples that are drawn and graded, and their scores with standard errors.
+"""Evaluation: benchmarks, sampling and grading, and scores with standard errors.
 
-In come a model and benchmarks; out come samples.jsonl, samples.parquet, summary.json and samples.html in a folder of
-the run. A sample is on disk as soon as it is graded, so a stopped evaluation goes on with what is missing.
+An evaluation of a model on a benchmark writes samples.jsonl, samples.parquet, summary.json and samples.html into a
+folder of the run. Each sample is written as soon as it is graded, so a stopped evaluation continues with the missing
+samples.
 """

@@ -1,4 +1,4 @@
-"""Benchmarks: by name from the hub, or any local file with problems and answers."""
+"""Benchmarks: those known by name, from the hub or embedded, plugins, and local files with problems and answers."""
 
 import string
 from collections import Counter
@@ -25,22 +25,23 @@ ReadChoices = Callable[[Row], "Choices"]
 
 @dataclass(frozen=True)
 class Choices:
-    """A question with its options, of which one is right."""
+    """A multiple-choice question."""
 
     id: str
     question: str
     options: list[str]
-    right: int
+    right: int  # the index of the right option
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a benchmark lies on the hub, and which columns hold what.
+    """The location of a benchmark on the hub, and its columns.
 
     Attributes:
-        revision: a commit of the hub's repository; None is its newest.
-        gold: from the answer's column to the gold answer.
-        choices: of a multiple choice, what reads a row; its columns are then those of `problem` and `answer`.
+        revision: a commit of the hub's repository; None is the newest one.
+        gold: turns a cell of the answer column into the gold answer.
+        choices: reads a row of a multiple-choice benchmark; None for a benchmark with free answers. With it, `problem`
+            and `answer` name columns that must exist.
     """
 
     hub_id: str
@@ -55,11 +56,11 @@ class Source:
 
 
 def as_problem(choices: Choices, seed: int) -> dict[str, Any]:
-    """A row with problem and answer: lettered options in an order that seed and id decide, and the right letter."""
+    """A multiple-choice question as a row with problem and answer; seed and id decide the order of the options."""
     order = np.random.default_rng(derive_seed(seed, "options", choices.id)).permutation(len(choices.options)).tolist()
     lines = [
-        f"{letter}. {choices.options[place].strip()}"
-        for letter, place in zip(string.ascii_uppercase, order, strict=False)
+        f"{letter}. {choices.options[index].strip()}"
+        for letter, index in zip(string.ascii_uppercase, order, strict=False)
     ]
     problem = "\n".join([choices.question.strip(), "", *lines, "", "Answer with the letter of the right option."])
     return {"id": choices.id, "problem": problem, "answer": string.ascii_uppercase[order.index(choices.right)]}
@@ -86,11 +87,11 @@ def _text(row: Mapping[str, Any], column: str) -> str:
 
 
 def _math_arena(name: str) -> Source:
-    """MathArena's tables have one form; their newest revision is read, for they are mended from time to time."""
+    """A benchmark of MathArena, at its newest revision, because MathArena corrects its tables from time to time."""
     return Source(f"MathArena/{name}", "train", id="problem_idx")
 
 
-# the commits that others have evaluated on; where none is known, the newest one is taken and its rows' hash recorded
+# pinned to the commits of published evaluations; without one the newest is read, and the hash of its rows recorded
 HUB = {
     "aime24": Source("HuggingFaceH4/aime_2024", "train", id="id", revision="2fe88a2f1091d5048c0f36abc874fb997b3dd99a"),
     "aime25": Source(
@@ -134,11 +135,11 @@ SUITES = {"paper": ("aime24", "aime25", "hmmt25")}
 
 @dataclass(frozen=True)
 class OwnBenchmark:
-    """A benchmark that somebody has added.
+    """A benchmark that a plugin has registered.
 
     Attributes:
-        rows: gives its rows, with `problem` and `answer`, when it is evaluated.
-        grader: the name of its grader; None is the one of the settings.
+        rows: returns the rows, with `problem` and `answer`; called when the benchmark is evaluated.
+        grader: the name of its grader; None is the grader of the settings.
     """
 
     rows: Callable[[], Iterable[Row]]
@@ -147,15 +148,15 @@ class OwnBenchmark:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Problems with their gold answers, and the hash that tells copies of one benchmark apart."""
+    """Problems with their gold answers, and a hash that identifies this copy of the benchmark."""
 
     name: str
     problems: list[Problem]
     sha256: str  # of all rows
     source: str  # a hub id with its revision, a file, or "embedded"
-    unusable: tuple[str, ...] = ()  # ids of the rows left out, since their golds cannot be read
+    unusable: tuple[str, ...] = ()  # ids of the rows left out because their gold answers cannot be read
     grader: str = "math"
-    notes: tuple[str, ...] = ()  # what somebody who reads the score should know of the rows
+    notes: tuple[str, ...] = ()  # remarks on the rows, for readers of the score
 
 
 EMBEDDED_SPLITS = {EMBEDDED: "eval", "embedded-dev": "dev"}
@@ -166,7 +167,11 @@ OWN_NAMES = (*EMBEDDED_SPLITS, *HUB, *SUITES)
 
 
 def load_benchmarks(names: Iterable[str], config: EvalConfig) -> list[Benchmark]:
-    """The benchmarks of these names; a suite's name stands for its members."""
+    """The benchmarks of these names; the name of a suite stands for its members.
+
+    Raises:
+        UserError: as `load_benchmark`, and for two benchmarks of the same name.
+    """
     members = [member for name in names for member in SUITES.get(name, (name,))]
     benches = [load_benchmark(name, config) for name in dict.fromkeys(members)]
     twice = [name for name, count in Counter(bench.name for bench in benches).items() if count > 1]
@@ -181,33 +186,33 @@ def load_benchmark(name: str, config: EvalConfig) -> Benchmark:
     Raises:
         UserError: for an unknown name, a source that cannot be read, a missing column or an empty cell.
     """
-    own: OwnBenchmark | None = None if name in OWN_NAMES else find("benchmarks", name)
-    rows, columns, source = (_added(own), _own_columns(config), "added") if own else _found(name, config)
-    hub = None if own else HUB.get(name)
+    plugin: OwnBenchmark | None = None if name in OWN_NAMES else find("benchmarks", name)
+    rows, columns, source = (_plugin_rows(plugin), _set_columns(config), "added") if plugin else _locate(name, config)
+    hub = None if plugin else HUB.get(name)
     table = read_problems(rows, columns, name, config.bad_rows)
     problems = list(table[: config.limit])
-    grader = own.grader if own and own.grader else "choice" if hub and hub.choices else config.grader
+    grader = plugin.grader if plugin and plugin.grader else "choice" if hub and hub.choices else config.grader
     notes = [skipped_rows(name, table.bad)] if table.bad else []
     if source.endswith("@newest"):
-        notes.append(f"{name}: read at its newest revision, for none is pinned; the hash of its rows is recorded")
+        notes.append(f"{name}: read at its newest revision, because none is pinned; the hash of its rows is recorded")
     if hub and hub.choices:
-        notes.append(f"{name}: its options stand in the order that options_seed={config.options_seed} gives")
+        notes.append(f"{name}: options_seed={config.options_seed} decides the order of its options")
     golds = [gold for problem in problems for gold in problem.golds]
     if grader == "math" and (warning := check_plausible(golds, name)):
         notes.append(warning)
-    own_name = Path(name).stem if source == name else name
-    return Benchmark(own_name, problems, rows_hash(problems), source, grader=grader, notes=tuple(notes))
+    bench_name = Path(name).stem if source == name else name
+    return Benchmark(bench_name, problems, rows_hash(problems), source, grader=grader, notes=tuple(notes))
 
 
-def _added(own: OwnBenchmark) -> Rows:
-    rows = list(own.rows())
+def _plugin_rows(plugin: OwnBenchmark) -> Rows:
+    rows = list(plugin.rows())
     return ListedRows(rows, list(rows[0]) if rows else [])
 
 
-def _found(name: str, config: EvalConfig) -> tuple[Rows, Columns, str]:
-    """The rows of one of our own benchmarks or of a file, their columns, and where they come from."""
+def _locate(name: str, config: EvalConfig) -> tuple[Rows, Columns, str]:
+    """The rows of a known benchmark or of a file, their columns, and their source."""
     if name in EMBEDDED_SPLITS:
-        return read_rows(embedded_problems(EMBEDDED_SPLITS[name])), _own_columns(config), EMBEDDED
+        return read_rows(embedded_problems(EMBEDDED_SPLITS[name])), _set_columns(config), EMBEDDED
     if name in HUB:
         hub, revision = HUB[name], config.revision or HUB[name].revision
         rows = read_hub(hub.hub_id, hub.split, hub.config, revision)
@@ -218,7 +223,7 @@ def _found(name: str, config: EvalConfig) -> tuple[Rows, Columns, str]:
         _check_columns(name, hub, rows, (columns.problem, columns.answer or ""))
         return rows, columns, source
     if looks_like_file(name):
-        return read_rows(Path(name)), _own_columns(config), name
+        return read_rows(Path(name)), _set_columns(config), name
     known = [*OWN_NAMES, *names("benchmarks")]
     raise UserError(
         f"bench {name}: neither a benchmark nor a file; {nearest(name, known)}; `phf eval` with bench=list names all"
@@ -226,12 +231,13 @@ def _found(name: str, config: EvalConfig) -> tuple[Rows, Columns, str]:
 
 
 def check_golds(bench: Benchmark, grader: Grading) -> Benchmark:
-    """The benchmark without the problems whose gold answer cannot be read, or does not equal itself.
+    """The benchmark without the problems whose gold answers the grader cannot use.
 
-    Raises UserError if that leaves none.
+    Raises:
+        UserError: no problem is left.
     """
-    every = list(dict.fromkeys(gold for problem in bench.problems for gold in problem.golds))
-    usable = dict(zip(every, grader.check_golds(every), strict=True))
+    distinct = list(dict.fromkeys(gold for problem in bench.problems for gold in problem.golds))
+    usable = dict(zip(distinct, grader.check_golds(distinct), strict=True))
     problems = [p for p in bench.problems if any(usable[gold] for gold in p.golds)]
     if not problems:
         raise UserError(f"{bench.name}: none of its gold answers can be read")
@@ -240,22 +246,22 @@ def check_golds(bench: Benchmark, grader: Grading) -> Benchmark:
 
 
 def _multiple_choice(name: str, hub: Source, rows: Rows, config: EvalConfig) -> Rows:
-    """Each row as a problem with lettered options; what does not hold a question is told by its place."""
+    """Each row as a problem with lettered options. Raises UserError, with the row's number, for any other row."""
     assert hub.choices is not None
     _check_columns(name, hub, rows, (hub.problem, hub.answer))
     listed = []
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         try:
             listed.append(as_problem(hub.choices(row), config.options_seed))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{name}: {rows.place(place)} of {hub.hub_id} is not in the form that is known: {error}"
+                f"{name}: {rows.place(index)} of {hub.hub_id} is not a question with options: {error}"
             ) from None
     return ListedRows(listed, ["id", "problem", "answer"])
 
 
 def _check_columns(name: str, hub: Source, rows: Rows, wanted: tuple[str, str]) -> None:
-    """Raises UserError where a table of the hub has other columns than it had."""
+    """Raises UserError if a table of the hub lacks a wanted column."""
     missing = [column for column in wanted if column not in rows.columns]
     if missing:
         raise UserError(
@@ -264,9 +270,9 @@ def _check_columns(name: str, hub: Source, rows: Rows, wanted: tuple[str, str]) 
         )
 
 
-def _own_columns(config: EvalConfig) -> Columns:
-    own = config.columns
-    return Columns(own.problem, answer=own.answer, required=_REQUIRED, gold=GOLD_FORMS[config.gold])
+def _set_columns(config: EvalConfig) -> Columns:
+    names = config.columns
+    return Columns(names.problem, answer=names.answer, required=_REQUIRED, gold=GOLD_FORMS[config.gold])
 
 
 def _hub_columns(hub: Source, config: EvalConfig) -> Columns:

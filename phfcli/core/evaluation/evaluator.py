@@ -1,4 +1,4 @@
-"""Evaluates a model: samples what is missing, grades each and writes it at once, then computes the scores."""
+"""Evaluates a model: draws the missing samples, grades and writes each at once, then computes the scores."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ from phfcli.core.types import Completion, Request, Sampling
 
 @dataclass(frozen=True)
 class EvaluationProgress:
-    """The progress of an evaluation; `average` and `stderr` are of the samples so far."""
+    """The progress of an evaluation; `average` and `stderr` are those of the samples so far."""
 
     bench: str
     done: int
@@ -54,7 +54,7 @@ class EvaluationProgress:
 
 
 class RunningAverage:
-    """The running figures of one benchmark."""
+    """The average of one benchmark while it is sampled."""
 
     def __init__(self, bench: str, total: int, done: Mapping[Key, GradedSample]) -> None:
         self._bench, self._total = bench, total
@@ -68,14 +68,14 @@ class RunningAverage:
             self._scores.setdefault(sample["problem"], []).append(float(sample["status"] == Status.correct))
             self._tokens += sample["tokens"]
 
-    def running(self, seconds: float) -> EvaluationProgress:
+    def progress(self, seconds: float) -> EvaluationProgress:
         so_far = average(list(self._scores.values()))
         done = sum(map(len, self._scores.values()))
         return EvaluationProgress(self._bench, done, self._total, so_far.average, so_far.stderr, self._tokens, seconds)
 
 
 def identity_of(config: EvalConfig, target: Target) -> dict[str, Any]:
-    """What must not change between two parts of one evaluation."""
+    """The part of settings.json that identifies the model. It must not change when an evaluation is continued."""
     return {
         "model": model_identity(target.model),
         "adapter_sha256": file_hash(target.adapter / "adapter_model.safetensors") if target.adapter else None,
@@ -86,7 +86,7 @@ def identity_of(config: EvalConfig, target: Target) -> dict[str, Any]:
 
 
 def _adapter_config_hash(adapter: Path) -> str:
-    """A hash of what an adapter's config says; the order of its keys and lists means nothing and is not stable."""
+    """A hash of an adapter's config that ignores the order of keys and lists, which PEFT does not keep."""
 
     def ordered(value: Any) -> Any:
         if isinstance(value, dict):
@@ -99,7 +99,7 @@ def _adapter_config_hash(adapter: Path) -> str:
 
 
 def check_base(target: Target, model: Mapping[str, Any]) -> None:
-    """Raises UserError where an adapter of a run is put on other weights than those it was trained on."""
+    """Raises UserError if the base model is not the one on which the run's adapter was trained."""
     if target.run is None:
         return
     trained_on = read_form(target.run / "manifest.json", ManifestForm)["model"]
@@ -112,41 +112,41 @@ def check_base(target: Target, model: Mapping[str, Any]) -> None:
 
 
 def quantization_mismatch(config: EvalConfig, target: Target) -> str | None:
-    """A sentence where an adapter was trained over its base in another form than it is evaluated over."""
+    """A warning if the base model was quantised otherwise in the adapter's training; else None."""
     if target.run is None or target.adapter is None:
         return None
-    trained, own = recorded_config(target.run).quantization, config.quantization
-    if trained == own:
+    trained, evaluated = recorded_config(target.run).quantization, config.quantization
+    if trained == evaluated:
         return None
-    words = {"none": "as it stands"}
+    words = {"none": "unquantized"}
     return (
-        f"{target.name} was trained over its base {words.get(trained, f'in {trained}')} and is evaluated over it "
-        f"{words.get(own, f'in {own}')}; set quantization to {trained} to evaluate it as it was trained"
+        f"{target.name} was trained with its base {words.get(trained, f'in {trained}')} and is evaluated with it "
+        f"{words.get(evaluated, f'in {evaluated}')}; set quantization to {trained} to evaluate it as it was trained"
     )
 
 
-OUR_POLICY = "phf"
+OUR_POLICY = "phf"  # the default grading policy
 
 Progress = Callable[[EvaluationProgress], None]
 
 
 @dataclass
 class Evaluator:
-    """One model, served once, with everything that its benchmarks share."""
+    """One model with its engine and prompts, which all its benchmarks share."""
 
     config: EvalConfig
     target: Target
     description: ModelDescription
     prompts: Prompts
     engine: Engine
-    identity: dict[str, Any]  # what must not change between two parts of one evaluation
-    overlaps: Mapping[str, Overlap] = field(default_factory=dict)  # with training data
+    identity: dict[str, Any]  # see `identity_of`
+    overlaps: Mapping[str, Overlap] = field(default_factory=dict)  # with training data, by benchmark
 
     def run(self, bench: Benchmark, grader: Grading, on_progress: Progress) -> dict[str, Any]:
-        """Samples what is missing, grades it, and returns the summary, which is also on disk.
+        """Draws and grades the missing samples; writes and returns the summary.
 
         Raises:
-            UserError: where the folder holds samples of other settings, or a prompt does not fit.
+            UserError: the folder holds samples of other settings, or a prompt does not fit.
         """
         sampling = sampling_of(self.config, self.description, self.prompts, bench)
         file = SampleFile(self.folder(bench, sampling))
@@ -175,15 +175,15 @@ class Evaluator:
                 summary["notes"].append(summary["overlap"]["sentence"])
             write_json(file.folder / "summary.json", summary)
             file.write_table(samples.values(), bench.problems, summary)
-            read = self.prompts.student(bench.problems[0].problem)
-            prompt = str(self.description.tokenizer.decode(read))
+            prompt_ids = self.prompts.student(bench.problems[0].problem)
+            prompt = str(self.description.tokenizer.decode(prompt_ids))
             write_page(file.folder / "samples.html", summary, bench.problems, list(samples.values()), prompt)
         return summary
 
     def folder(self, bench: Benchmark, sampling: Sampling) -> Path:
-        """RUN/evals/step-000100/BENCH-nN; what is not a run gets such a folder under runs/.
+        """RUN/evals/step-000100/BENCH-nN; a model without a run gets such a folder under runs/.
 
-        Where that folder was sampled or graded under other settings, they are added to the name.
+        If that folder holds samples of other sampling or grading settings, the present ones are added to the name.
         """
         run = Path(self.config.output_dir) if self.config.output_dir else self.target.run
         name = f"{bench.name}-n{self.config.n}"
@@ -191,10 +191,13 @@ class Evaluator:
         if not (plain / "settings.json").is_file():
             return plain
         before = read_form(plain / "settings.json", EvaluationSettingsForm)
-        own = self._settings(bench, sampling)
-        sampled = {key for key in ("sampling", "seed", "prompt") if key in before and before[key] != own[key]}
+        settings = self._settings(bench, sampling)
+        sampled = {key for key in ("sampling", "seed", "prompt") if key in before and before[key] != settings[key]}
         graded = before.get("grading", OUR_POLICY) != self.config.grading
-        marks = [*([_sampling_name(own)] if sampled else []), *([f"graded-{self.config.grading}"] if graded else [])]
+        marks = [
+            *([_sampling_name(settings)] if sampled else []),
+            *([f"graded-{self.config.grading}"] if graded else []),
+        ]
         return plain.with_name("+".join([name, *marks]))
 
     @property
@@ -216,13 +219,13 @@ class Evaluator:
         }
 
     def _policy(self) -> dict[str, str]:
-        """The grading policy for the summary, where it is not ours."""
+        """The grading policy for the summary, if it is not the default."""
         return {} if self.config.grading == OUR_POLICY else {"grading": self.config.grading}
 
     def _sample(
         self, file: SampleFile, bench: Benchmark, grader: Grading, sampling: Sampling, on_progress: Progress
     ) -> float:
-        """Draws and grades every (problem, sample) that is not on disk yet; returns the seconds spent so far."""
+        """Draws and grades every sample that is not on disk yet; returns the seconds spent, earlier parts included."""
         done = file.read(bench.problems, self.config.n)
         running_average = RunningAverage(bench.name, len(bench.problems) * self.config.n, done)
         tasks = [
@@ -237,19 +240,21 @@ class Evaluator:
             samples = [{**sample, "seconds": round(seconds, 3)} for sample in grade(drawn, self.description, grader)]
             file.append(samples)
             running_average.add(samples)
-            on_progress(running_average.running(seconds))
+            on_progress(running_average.progress(seconds))
 
-        with BackgroundWriter(record) as recorder:  # grading hides behind generation
+        with BackgroundWriter(record) as recorder:  # a thread grades while the engine generates
             for index, completion in self.engine.sample(requests, sampling, logprobs=False):
                 recorder.put((tasks[index], completion))
         return running_average.seconds_before + time.perf_counter() - started
 
 
 def _sampling_name(settings: Mapping[str, Any]) -> str:
-    """Sampling settings as a part of a folder's name: t0.6-p0.95-k0-2048tokens-seed1-a1b2c3, the last of the prompt."""
-    own = settings["sampling"]
+    """Sampling settings as part of a folder's name: t0.6-p0.95-k0-2048tokens-seed1-HASH, with a hash of the prompt."""
+    sampling = settings["sampling"]
     prompt = hashlib.sha256(json.dumps(settings["prompt"], sort_keys=True).encode()).hexdigest()[:6]
-    name = f"t{own['temperature']:g}-p{own['top_p']:g}-k{own['top_k']}-{own['max_new_tokens']}tokens"
+    name = (
+        f"t{sampling['temperature']:g}-p{sampling['top_p']:g}-k{sampling['top_k']}-{sampling['max_new_tokens']}tokens"
+    )
     return f"{name}-seed{settings['seed']}-{prompt}"
 
 
@@ -259,19 +264,19 @@ Warn = Callable[[str], None]
 def evaluate(
     config: EvalConfig, on_start: Callable[[Evaluator], None], on_progress: Progress, warn: Warn
 ) -> list[dict[str, Any]]:
-    """Evaluates config.model on each of config.bench; returns their summaries.
+    """Evaluates config.model on each of config.bench; returns the summaries.
 
     Raises:
-        UserError: for anything the user can fix; all of it is looked at before the model's weights are loaded.
+        UserError: anything that the user can fix; it is checked before the model's weights are loaded.
     """
     target = find_target(config.model, config.base)
-    with _kept(target):
+    with _held_checkpoint(target):
         return _evaluate(config, target, on_start, on_progress, warn)
 
 
 @contextmanager
-def _kept(target: Target) -> Iterator[None]:
-    """A checkpoint of a live run stays while it is evaluated, whatever the run removes."""
+def _held_checkpoint(target: Target) -> Iterator[None]:
+    """Keeps a training run from removing the checkpoint while it is evaluated."""
     if target.run is None:
         yield
         return
@@ -294,8 +299,8 @@ def _evaluate(
     prompts = build_prompts(description.tokenizer, prompt_settings(config, target))
     if prompts.chat_template == PLAIN_TEMPLATE:
         warn(prompts.notes()[1])
-    if trained := quantization_mismatch(config, target):
-        warn(trained)
+    if mismatch := quantization_mismatch(config, target):
+        warn(mismatch)
     length = max(longest_sequence(config, description, prompts, bench) for bench in benches)
     serving = Serving(config.model_copy(update={"model": target.model}), length, target.adapter)
     with ExitStack() as stack:
@@ -307,15 +312,17 @@ def _evaluate(
         on_start(evaluation)
         summaries = [evaluation.run(bench, graders[bench.grader], on_progress) for bench in benches]
     if target.adapter is not None and target.run is not None and target.step is not None:
-        # not where all weights were trained: the card is one of the files by which such a model is known
+        # not for a checkpoint of all weights: the card is among the files whose hash identifies such a model
         try:
             write_text(target.adapter / "README.md", card_of(target.run, target.step))
-        except UserError as error:  # of another evaluation of the run: this one is complete
+        except UserError as error:  # another evaluation of the run is damaged; this one is complete
             warn(f"the model card keeps its old scores: {error}")
     return summaries
 
 
 def _grader(name: str, config: EvalConfig) -> Grading:
     if name != "math" and config.grading != OUR_POLICY:
-        raise UserError(f"grading: {config.grading} grades mathematics, and grader {name!r} is a rule of its own")
+        raise UserError(
+            f"grading: {config.grading} is a policy for mathematics, and the grader {name!r} has no policies"
+        )
     return build_grader(name, config.grader_timeout_s, config.grading)

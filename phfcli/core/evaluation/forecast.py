@@ -1,4 +1,4 @@
-"""Plans an evaluation without loading a weight: samples, tokens and hours, what a GPU must hold, and a prompt."""
+"""Forecasts an evaluation without loading weights: samples, tokens, hours, memory, and the first prompt."""
 
 from dataclasses import asdict
 from typing import Any
@@ -21,16 +21,16 @@ from phfcli.core.runs.targets import find_target
 
 
 def plan_evaluation(config: EvalConfig, tokens_per_s: float | None = None) -> dict[str, Any]:
-    """What would be evaluated. What the hub does not give is left out, and named in `gaps`.
+    """The plan of an evaluation. Parts that need the hub while it does not answer are missing, and named in `gaps`.
 
-    Its tokens are those of samples that are all as long as they may be; so is the sequence whose keys and values are
-    counted. An engine holds as many sequences beside the weights as fit.
+    Tokens and the memory of one sequence assume that every sample reaches the token limit. An engine holds as many
+    sequences beside the weights as fit into memory.
 
     Args:
-        tokens_per_s: as an earlier evaluation has measured it; the plan then has its hours.
+        tokens_per_s: the speed that an earlier evaluation measured; with it the plan has hours.
 
     Raises:
-        UserError: for whatever could not be evaluated, as far as it shows before the weights are loaded.
+        UserError: anything that `evaluate` would refuse before it loads the weights.
     """
     gaps: list[str] = []
     target = find_target(config.model, config.base)

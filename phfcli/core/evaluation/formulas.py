@@ -1,4 +1,4 @@
-"""Formulas of a page: LaTeX turned into trees of vetted MathML elements, each formula once."""
+"""Converts the formulas of a page from LaTeX to trees of allowed MathML elements, each formula once."""
 
 import re
 from typing import Any
@@ -10,40 +10,40 @@ from phfcli.core.grading.latex import group_end
 
 _LONGEST_FORMULA = 2_000  # characters
 
-_MOST_FORMULAS = 20_000  # converted in one page, which takes ten seconds and ten megabytes
+_MOST_FORMULAS = 20_000  # converted for one page: they take about ten seconds and ten megabytes
 
-_DEEPEST = 60  # elements within elements
+_DEEPEST = 60  # nesting of elements
 
 _CLOSERS = {"$$": "$$", "$": "$", r"\[": r"\]", r"\(": r"\)"}
 
-# a box, or an environment of formulas, needs no delimiter of its own
+# a box or an environment opens a formula without a delimiter
 _OPENER = re.compile(
     r"(?<!\\)(?:\$\$|\$|\\\[|\\\(|\\boxed\s*\{|\\begin\{(?:align|aligned|equation|gather|gathered|cases|array|[bpv]?matrix)\*?\})"
 )
 
 _DELIMITER = re.compile(r"(?<!\\)(?:\$|\\\[|\\\()")
 
-# environments that the converter does not know, or would number, as those that it knows
+# environments that the converter does not know, or would number -> environments that it knows
 _SAME_AS = (
     (re.compile(r"\\(begin|end)\{(?:align|aligned|eqnarray)\*?\}"), r"\\\1{align*}"),
     (re.compile(r"\\begin\{gather(?:ed)?\*?\}"), r"\\begin{array}{c}"),
     (re.compile(r"\\end\{gather(?:ed)?\*?\}"), r"\\end{array}"),
     (re.compile(r"\\(?:begin|end)\{equation\*?\}"), ""),
-    (re.compile(r"\\\\\[[\d.]+\s*(?:pt|em|ex|mm|cm)\]"), r"\\\\"),  # the height of a line's end
+    (re.compile(r"\\\\\[[\d.]+\s*(?:pt|em|ex|mm|cm)\]"), r"\\\\"),  # the spacing after a line
 )
 
 _OWN_LINE = {"$$", r"\["}
 
 _LATEX = re.compile(r"[\\^_{}]")
 
-# macros may expand without end; the converter drops what follows a % and reads \binom52 as \binom{52}
+# macros may expand endlessly; the converter drops the text after a % and reads \binom52 as \binom{52}
 _REFUSED = re.compile(
     r"\\(?:(?:re|provide)?newcommand|newenvironment|def|DeclareMathOperator)"
     r"|(?<!\\)%.|\\(?:[dt]?binom|sqrt)\s*\d\d",
     re.DOTALL,
 )
 
-_UNKNOWN = re.compile(r"\\[A-Za-z]")  # the converter processes on a command that it does not know as text
+_UNKNOWN = re.compile(r"\\[A-Za-z]")  # the converter passes an unknown command on as text
 
 _REFERENCE = re.compile(r"&#x([0-9A-Fa-f]{1,6});")
 
@@ -58,7 +58,7 @@ _ATTRIBUTES = re.compile(
     "|rspace|scriptlevel|separator|stretchy|symmetric|voffset|width"
 )
 
-_VALUE = re.compile(r"(?!.*(?<![.\d])\d{3})[\w.+\-% ]*", re.ASCII)  # words and lengths, none of them huge
+_VALUE = re.compile(r"(?!.*(?<![.\d])\d{3})[\w.+\-% ]*", re.ASCII)  # words and lengths, without numbers of three digits
 
 Tree = list[Any]  # [element, {attribute: value}, each child: a tree, or a text]
 
@@ -66,14 +66,14 @@ Rich = list[str | int]  # texts and numbers of formulas, in reading order
 
 
 class Formulas:
-    """The formulas of a page, each once: [source, whether it stands on a line of its own, its tree or None]."""
+    """The formulas of a page, each once: (source, whether it is a displayed formula, its tree or None)."""
 
     def __init__(self) -> None:
         self.table: list[tuple[str, bool, Tree | None]] = []
         self._numbers: dict[str, int] = {}
 
     def number(self, source: str, latex: str, display: bool = False) -> int:
-        """The formula's number in the table; `source` is `latex` with its delimiters."""
+        """The formula's index in the table, to which it is added if it is new; `source` is `latex` with delimiters."""
         if source not in self._numbers:
             tree = _convert(latex, display) if len(self.table) < _MOST_FORMULAS else None
             self._numbers[source] = len(self.table)
@@ -81,21 +81,21 @@ class Formulas:
         return self._numbers[source]
 
     def split(self, text: str) -> Rich:
-        """A text with its formulas as numbers; a dollar that opens no formula stays text."""
+        """The parts of a text, with formulas as their indices; a dollar sign that opens no formula stays text."""
         parts: Rich = []
         done = position = 0
         while match := _OPENER.search(text, position):
             position = match.end()
-            found = _formula(text, match)
-            if found is not None:
-                after, latex, display = found
+            formula = _formula(text, match)
+            if formula is not None:
+                after, latex, display = formula
                 number = self.number(text[match.start() : after], latex, display)
                 parts += [text[done : match.start()], number] if match.start() > done else [number]
                 done = position = after
         return [*parts, text[done:]] if done < len(text) or not parts else parts
 
     def answer(self, answer: str | None) -> Rich | None:
-        """The content of a box or a gold answer: a formula where it looks like one, even without delimiters."""
+        """The parts of an answer, which is a formula as a whole if it looks like LaTeX without delimiters."""
         if answer is None:
             return None
         if len(answer) > _LONGEST_FORMULA:
@@ -106,7 +106,7 @@ class Formulas:
 
 
 def _formula(text: str, opened: re.Match[str]) -> tuple[int, str, bool] | None:
-    """Where the formula that was opened is over, its LaTeX, whether it has a line of its own; None if it is none."""
+    """(end, LaTeX, whether it is displayed) of the formula that was opened, or None if it opens no formula."""
     opener, start = opened[0], opened.start()
     if opener in _CLOSERS:
         end = _formula_end(text, opener, opened.end())
@@ -124,10 +124,10 @@ def _formula(text: str, opened: re.Match[str]) -> tuple[int, str, bool] | None:
 
 
 def _formula_end(text: str, opener: str, start: int) -> int | None:
-    """Where the formula that begins at `start` closes, or None if the opener is only a character.
+    """The index at which the formula that begins at `start` closes, or None if the opener is a plain character.
 
-    A single dollar may be money: what it opens must not have a space at one end alone, close before a digit, or
-    reach over an empty line.
+    A single dollar sign may mean money. The text between two of them is no formula if it has a space at only one end,
+    if a digit follows it, or if it holds an empty line.
     """
     end = text.find(_CLOSERS[opener], start)
     while opener == "$" and end > start and text[end - 1] == "\\":
@@ -143,9 +143,9 @@ def _formula_end(text: str, opener: str, start: int) -> int | None:
 
 
 def _convert(latex: str, display: bool) -> Tree | None:
-    r"""The formula as vetted MathML, or None where it has to stay LaTeX.
+    r"""The formula as a checked MathML tree, or None if it cannot be converted.
 
-    The converter's tree is taken, not its text, which does not escape what stands in \text{...}.
+    The tree of the converter is used and not its text output, which does not escape the content of \text{...}.
     """
     if len(latex) > _LONGEST_FORMULA or _REFUSED.search(latex):
         return None
@@ -153,12 +153,12 @@ def _convert(latex: str, display: bool) -> Tree | None:
         latex = pattern.sub(known, latex)
     try:
         return _vetted(Converter(display="block" if display else "inline").convert_to_element(latex))
-    except Exception:  # of whichever kind: it was made for formulas without mistakes
+    except Exception:  # the converter may raise anything for a malformed formula
         return None
 
 
 def _vetted(element: Element, depth: int = 0) -> Tree:
-    """The element as a tree. Raises ValueError for anything but harmless MathML with every command understood."""
+    """The element as a tree. Raises ValueError for anything but allowed MathML, and for an unconverted command."""
     attributes = {name: value for name, value in element.attrib.items() if name != "xmlns"}
     fits = all(_ATTRIBUTES.fullmatch(name) and _VALUE.fullmatch(value) for name, value in attributes.items())
     text = element.text or ""

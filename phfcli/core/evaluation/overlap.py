@@ -1,8 +1,9 @@
-"""Looks for a benchmark's problems in training data: 13 words in a row, and problems that are nearly the same.
+"""Finds a benchmark's problems in training data: by 13 words in a row, and by near-duplicates.
 
-Thirteen words in a row is the usual mark of a text that was seen (GPT-3, appendix C). A near-duplicate is a training
-problem that shares most of its runs of five words with the benchmark's: a copy with some words changed, which may share
-no thirteen. Words are letters or digits in lower case, so that spaces, punctuation and dollar signs do not hide a copy.
+Thirteen shared words in a row are the usual sign of contamination (GPT-3, appendix C). A near-duplicate is a training
+problem that shares most of its runs of five words with a problem of the benchmark. That finds copies with some words
+changed, which may share no thirteen words. Words are letters and digits in lower case, so spaces, punctuation and
+dollar signs do not hide a copy.
 """
 
 import re
@@ -21,8 +22,8 @@ from phfcli.core.types import Problem
 
 WORDS = 13
 _SHINGLE = 5
-_NEAR = 0.7  # shared runs of five over all that either has
-_SHOWN = 5  # ids in a sentence
+_NEAR = 0.7  # Jaccard similarity of the runs of five words of two near-duplicates, at least
+_SHOWN = 5  # ids named in a sentence
 _WORD = re.compile(r"[^\W_]+")
 
 Run = tuple[str, ...]
@@ -30,7 +31,7 @@ Run = tuple[str, ...]
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """A benchmark's problem, the most alike training problem, and the share of runs of five words that they share."""
+    """A benchmark's problem, the most similar training problem, and the similarity of their runs of five words."""
 
     problem: str
     training: str
@@ -39,13 +40,13 @@ class NearDuplicate:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a benchmark shares with training data.
+    """The problems of a benchmark that were found in training data.
 
     Attributes:
-        data: the training data.
-        problems: of the benchmark.
-        shared: ids of problems with 13 words in a row that stand in a training problem or its solution.
-        near: near-duplicates, the most alike of each problem.
+        data: the name of the training data.
+        problems: the number of problems of the benchmark.
+        shared: ids of problems that share 13 words in a row with a training problem or its solution.
+        near: near-duplicates, the most similar one for each problem.
     """
 
     data: str
@@ -67,15 +68,15 @@ class Overlap:
         return (
             f"{bench}: {len(self.ids)} of {self.problems} problems were found in {self.data} ({len(self.shared)} share "
             f"{WORDS} words in a row, {len(self.near)} are near-duplicates): {', '.join(self.ids[:_SHOWN])}{more}; "
-            "the score may be of what was learned by heart"
+            "the score may reflect memorized answers"
         )
 
 
 def overlaps_of(config: EvalConfig, target: Target, benches: Sequence[Benchmark]) -> dict[str, Overlap]:
-    """What each benchmark shares with the training data that the settings name. Nothing where they name none.
+    """The overlap of each benchmark with the training data that the setting `overlap` names; empty without it.
 
     Raises:
-        UserError: where the run's own data is asked for, and the target is no run.
+        UserError: `overlap` asks for the run's training data, and the target is no run.
     """
     if config.overlap is None:
         return {}
@@ -90,7 +91,7 @@ def overlaps_of(config: EvalConfig, target: Target, benches: Sequence[Benchmark]
 
 
 def find_overlap(problems: Sequence[Problem], training: Iterable[Problem], data: str) -> Overlap:
-    """Goes through the training data once; only the benchmark is held in memory."""
+    """Compares a benchmark with training data, which is read once and not held in memory."""
     long_runs, short_runs = _index(problems, WORDS), _index(problems, _SHINGLE)
     sizes = {p.id: len(set(_runs(p.problem, _SHINGLE))) for p in problems}
     shared: set[str] = set()
@@ -98,10 +99,10 @@ def find_overlap(problems: Sequence[Problem], training: Iterable[Problem], data:
     for row in training:
         for text in (row.problem, row.solution or ""):
             shared.update(problem for run in _runs(text, WORDS) for problem in long_runs.get(run, ()))
-        own = set(_runs(row.problem, _SHINGLE))
-        hits = Counter(problem for run in own for problem in short_runs.get(run, ()))
+        row_runs = set(_runs(row.problem, _SHINGLE))
+        hits = Counter(problem for run in row_runs for problem in short_runs.get(run, ()))
         for problem, count in hits.items():
-            similarity = count / (len(own) + sizes[problem] - count)
+            similarity = count / (len(row_runs) + sizes[problem] - count)
             if similarity >= _NEAR and (problem not in best or similarity > best[problem].similarity):
                 best[problem] = NearDuplicate(problem, row.id, round(similarity, 3))
     order = [p.id for p in problems]
@@ -109,15 +110,16 @@ def find_overlap(problems: Sequence[Problem], training: Iterable[Problem], data:
 
 
 def _index(problems: Iterable[Problem], length: int) -> dict[Run, set[str]]:
-    found: dict[Run, set[str]] = defaultdict(set)
+    """Run of words -> ids of the problems that contain it."""
+    index: dict[Run, set[str]] = defaultdict(set)
     for problem in problems:
         for run in _runs(problem.problem, length):
-            found[run].add(problem.id)
-    return found
+            index[run].add(problem.id)
+    return index
 
 
 def _runs(text: str, length: int) -> Iterator[Run]:
-    """All runs of so many words; a text that is shorter than five words has itself as its only short one."""
+    """All runs of `length` words in a text; the only short run of a text below five words is the text itself."""
     words = tuple(_WORD.findall(text.lower()))
     if words and len(words) < length == _SHINGLE:
         yield words

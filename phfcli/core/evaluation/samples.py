@@ -1,4 +1,4 @@
-"""The samples of an evaluation: which are missing, how each is drawn, and the file that keeps them."""
+"""The samples of an evaluation: the tasks to draw, the sampling settings, and the files that keep the samples."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,11 +20,11 @@ from phfcli.core.storage.schemas import EvaluationSettingsForm, SampleForm, Summ
 from phfcli.core.storage.tables import read_rows, writable, write_parquet
 from phfcli.core.types import Completion, Problem, Sampling
 
-PUBLISHED_NEW_TOKENS = 38_912
+PUBLISHED_NEW_TOKENS = 38_912  # the token limit of the paper's evaluation
 
 
 def prompt_settings(config: EvalConfig, target: Target) -> PromptSettings:
-    """The prompts to evaluate with: those that the run was trained with, unless others are asked for."""
+    """The prompt settings of an evaluation: those of the training run, unless config.prompt is set."""
     if config.prompt == PromptSettings() and target.run is not None:
         return recorded_config(target.run).prompt
     return config.prompt
@@ -44,7 +44,7 @@ def sampling_of(config: EvalConfig, description: ModelDescription, prompts: Prom
 
 
 def longest_sequence(config: EvalConfig, description: ModelDescription, prompts: Prompts, bench: Benchmark) -> int:
-    """Tokens of a benchmark's longest prompt and of a completion."""
+    """The tokens of a benchmark's longest prompt plus those of a completion at the token limit."""
     return _longest_prompt(prompts, bench) + sampling_of(config, description, prompts, bench).max_new_tokens
 
 
@@ -55,7 +55,7 @@ def _longest_prompt(prompts: Prompts, bench: Benchmark) -> int:
 GradedSample = dict[str, Any]  # a line of samples.jsonl
 Key = tuple[str, int]  # problem id, number of the sample
 
-TABLE_COLUMNS = {  # of samples.parquet, with Arrow's types; docs/run-files.md says what each holds
+TABLE_COLUMNS = {  # of samples.parquet, with Arrow types; docs/run-files.md explains each
     "bench": "string",
     "target": "string",
     "step": "int64",
@@ -72,15 +72,24 @@ TABLE_COLUMNS = {  # of samples.parquet, with Arrow's types; docs/run-files.md s
     "text": "string",
 }
 
-_IN_BOTH = ("problem", "sample", "status", "answer", "gold", "tokens", "seed", "text")  # of the table and the lines
+_IN_BOTH = (
+    "problem",
+    "sample",
+    "status",
+    "answer",
+    "gold",
+    "tokens",
+    "seed",
+    "text",
+)  # columns of samples.parquet and of samples.jsonl
 _WRITTEN_FIRST = {"lock", ".settings.json.tmp"}
-# what a settings.json without such a key was sampled with
-_UNWRITTEN = {"quantization": "none", "grader": "math", "grading": "phf"}
+# values of the keys that a settings.json of an older version lacks
+_DEFAULTS_BEFORE = {"quantization": "none", "grader": "math", "grading": "phf"}
 
 
 @dataclass(frozen=True)
 class SampleFile:
-    """FOLDER/samples.jsonl, and beside it the settings under which every line of it was drawn."""
+    """FOLDER/samples.jsonl, and beside it settings.json with the settings of all its samples."""
 
     folder: Path
 
@@ -90,14 +99,14 @@ class SampleFile:
 
     @contextmanager
     def claim(self, settings: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[None]:
-        """Locks the folder for this process while the context lasts; a new folder records `settings` and `about`.
+        """Locks the folder for this process during the context; writes `settings` and `about` into a new folder.
 
         Raises:
-            UserError: where the folder holds samples of other settings, something else, or another process at work.
+            UserError: the folder holds samples of other settings or other files, or another process writes into it.
         """
         new = not self.folder.exists() or {p.name for p in self.folder.iterdir()} <= _WRITTEN_FIRST
         if not new and not (self.folder / "settings.json").is_file():
-            raise UserError(f"{self.folder} holds something else; choose another output_dir")
+            raise UserError(f"{self.folder} holds files of something else; choose another output_dir")
         self.folder.mkdir(parents=True, exist_ok=True)
         busy = f"{self.folder}: another evaluation is writing here; wait for it to end"
         with writing_alone(self.folder / "lock", busy):
@@ -109,7 +118,7 @@ class SampleFile:
             yield
 
     def read(self, problems: Sequence[Problem], n: int) -> dict[Key, GradedSample]:
-        """The samples of these problems; a key that stands twice counts once."""
+        """The samples of these problems by key; of two lines with the same key the first counts."""
         wanted = {(p.id, i) for p in problems for i in range(n)}
         keyed = {(line["problem"], line["sample"]): line for line in reversed(read_forms(self.path, SampleForm))}
         return {key: line for key, line in keyed.items() if key in wanted}
@@ -121,39 +130,40 @@ class SampleFile:
     def write_table(
         self, samples: Iterable[GradedSample], problems: Sequence[Problem], about: Mapping[str, Any]
     ) -> None:
-        """Writes the samples as a table, by problem and number.
+        """Writes samples.parquet, ordered by problem and number.
 
-        about: `bench`, `target` and `step`, which are the same in all rows.
+        Args:
+            about: `bench`, `target` and `step`, which are the same in all rows.
         """
         questions = {problem.id: problem.problem for problem in problems}
-        places = {problem.id: place for place, problem in enumerate(problems)}
-        ordered = sorted(samples, key=lambda sample: (places[sample["problem"]], sample["sample"]))
+        order = {problem.id: index for index, problem in enumerate(problems)}
+        ordered = sorted(samples, key=lambda sample: (order[sample["problem"]], sample["sample"]))
         rows = (
             {
                 **about,
-                "cut": own["status"] == Status.truncated,
-                **own,
-                "question": questions[own["problem"]],
-                "correct": own["status"] == Status.correct,
+                "cut": sample["status"] == Status.truncated,
+                **sample,
+                "question": questions[sample["problem"]],
+                "correct": sample["status"] == Status.correct,
             }
-            for own in ordered
+            for sample in ordered
         )
         write_parquet(self.table, rows, TABLE_COLUMNS)
 
     def check_table(self) -> None:
-        """Raises UserError where the table cannot be read, or its rows are not those that lines and summary tell of."""
+        """Raises UserError if samples.parquet cannot be read, or differs from samples.jsonl or summary.json."""
         lines = {(writable(line["problem"]), line["sample"]): line for line in read_forms(self.path, SampleForm)}
         rows = list(read_rows(self.table))
         for row in rows:
             line = lines.get((row.get("problem"), row.get("sample")), {})
             if any(row.get(name) != writable(line.get(name)) for name in _IN_BOTH):
                 where = f"sample {row.get('sample')} of problem {row.get('problem')}"
-                raise UserError(f"{self.table}: {where} is not what {self.path.name} says")
+                raise UserError(f"{self.table}: {where} differs from {self.path.name}")
         summary = read_form(self.folder / "summary.json", SummaryForm)
         problems, n = summary.get("problems"), summary.get("n")
         if problems is not None and n is not None and len(rows) != problems * n:
-            told = f"{problems} problems with {n} samples each"
-            raise UserError(f"{self.table}: {len(rows)} rows, where summary.json tells of {told}")
+            expected = f"{problems} problems with {n} samples each"
+            raise UserError(f"{self.table}: it has {len(rows)} rows, and summary.json says {expected}")
 
     def append(self, samples: Sequence[GradedSample]) -> None:
         append_lines(self.path, [with_sum(sample) for sample in samples])
@@ -161,7 +171,7 @@ class SampleFile:
     def _check(self, settings: Mapping[str, Any]) -> None:
         before = read_form(self.folder / "settings.json", EvaluationSettingsForm)
         for key, value in settings.items():
-            earlier = before.get(key, _UNWRITTEN.get(key, value))
+            earlier = before.get(key, _DEFAULTS_BEFORE.get(key, value))
             if earlier != value:
                 raise UserError(
                     f"{self.folder} was sampled with {key} {earlier!r}, now it is {value!r}; "
@@ -179,19 +189,19 @@ class SampleTask:
 
 
 def sample_tasks(bench: Benchmark, n: int, seed: int) -> list[SampleTask]:
-    """n samples of each problem, each with a seed of its own."""
+    """n sampling tasks for each problem, each with its own seed."""
     return [SampleTask(p, i, derive_seed(seed, p.problem, i)) for p in bench.problems for i in range(n)]
 
 
 def grade(
     drawn: Sequence[tuple[SampleTask, Completion]], description: ModelDescription, grader: Grading
 ) -> list[GradedSample]:
-    """Grades drawn completions; one that the token limit has cut is "truncated", or `cut` where it is graded anyhow."""
+    """Grades completions. One that the token limit cut off is "truncated", or marked `cut` if the grader reads it."""
     texts = [description.text(completion.ids) for _, completion in drawn]
     cut = [not completion.whole for _, completion in drawn]
-    read = [i for i in range(len(drawn)) if grader.reads_cut or not cut[i]]
-    graded = grader.grade([(drawn[i][0].problem.golds, texts[i]) for i in read])
-    grades = dict(zip(read, graded, strict=True))
+    gradable = [i for i in range(len(drawn)) if grader.reads_cut or not cut[i]]
+    graded = grader.grade([(drawn[i][0].problem.golds, texts[i]) for i in gradable])
+    grades = dict(zip(gradable, graded, strict=True))
     samples = []
     for i, (task, completion) in enumerate(drawn):
         verdict = grades.get(i)

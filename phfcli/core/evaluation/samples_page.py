@@ -1,4 +1,4 @@
-"""The page that shows the samples of one evaluation, or of two side by side: one file that asks no network."""
+"""The page of the samples of one evaluation, or of two side by side: one HTML file that needs no network."""
 
 import json
 from base64 import b64encode
@@ -19,17 +19,19 @@ from phfcli.core.types import Problem
 
 
 def fill_template(template: Path, style: str, script: str, values: Mapping[str, Any]) -> str:
-    """The template as a page of its own, which asks no network; whatever is not marked safe is escaped."""
+    """Renders a template as a self-contained page; values that are not marked safe are escaped."""
     loader = FileSystemLoader(template.parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # of the filter tojson: ASCII, no < > &
-    own = {"style": style, "script": script, "policy": page_policy(style, script)}
-    page = environment.get_template(template.name).render(values, **own)
-    return page.encode("utf-8", "replace").decode()  # half a character pair cannot be written
+    environment.policies["json.dumps_kwargs"] = {
+        "separators": (",", ":")
+    }  # for the filter tojson, which writes ASCII without < > &
+    fixed = {"style": style, "script": script, "policy": page_policy(style, script)}
+    page = environment.get_template(template.name).render(values, **fixed)
+    return page.encode("utf-8", "replace").decode()  # a lone surrogate cannot be encoded
 
 
 def page_policy(style: str, script: str) -> str:
-    """Allows this style and this script, by their hashes, and nothing else; no string becomes markup."""
+    """The content security policy: allows only this style and script, by their hashes, and no injected markup."""
     allowed_style, allowed_script = (b64encode(sha256(text.encode()).digest()).decode() for text in (style, script))
     return (
         f"default-src 'none'; style-src 'sha256-{allowed_style}'; script-src 'sha256-{allowed_script}'; "
@@ -38,15 +40,15 @@ def page_policy(style: str, script: str) -> str:
 
 
 def common_style() -> str:
-    """The colours, type and controls of both pages, as CSS."""
+    """The CSS of colours, type and controls that the samples page and the report share."""
     return (_FOLDER / "common.css").read_text(encoding="utf-8")
 
 
 _FOLDER = Path(__file__).parent / "page"
 
-_LONGEST_END = 10_000  # characters shown of each end of a long text
+_LONGEST_END = 10_000  # characters shown at each end of a long text
 _SHORTEST_END = 1_000
-_ALL_ENDS = 30_000_000  # characters: the ends are shorter where a page of many samples would exceed this
+_ALL_ENDS = 30_000_000  # characters of all ends together; a page with more samples shows shorter ends
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class ShownRun:
     """One evaluation on a page.
 
     Attributes:
-        summary: as in summary.json; a figure that it lacks is shown as -, one without a place of its own only as JSON.
-        samples: lines of samples.jsonl, in any order; those of no problem of the page are left out.
+        summary: the content of summary.json. A missing figure is shown as "-".
+        samples: lines of samples.jsonl in any order; those of problems that the page does not show are ignored.
     """
 
     name: str
@@ -72,7 +74,8 @@ def write_page(
 ) -> None:
     """Writes the page of one evaluation.
 
-    prompt: what the model reads of the first problem, if that is known.
+    Args:
+        prompt: the prompt of the first problem, if it is known.
     """
     run = ShownRun(_target(summary), summary, samples)
     values = {"title": f"samples of {run.name}", "kept": "samples.jsonl beside this page", "difference": ""}
@@ -82,9 +85,10 @@ def write_page(
 def write_pair_page(
     path: Path, first: ShownRun, second: ShownRun, problems: Sequence[Problem], difference: str = ""
 ) -> None:
-    """Writes the page on which two evaluations of one benchmark stand beside each other.
+    """Writes the page that shows two evaluations of one benchmark side by side.
 
-    difference: of their averages, as a sentence, if it is known.
+    Args:
+        difference: a sentence on the difference of their averages, if it is known.
     """
     values = {
         "title": f"samples of {first.name} and {second.name}",
@@ -98,9 +102,11 @@ def _page(runs: Sequence[ShownRun], problems: Sequence[Problem], values: dict[st
     formulas = Formulas()
     end = max(_SHORTEST_END, min(_LONGEST_END, _ALL_ENDS // max(2 * sum(len(run.samples) for run in runs), 1)))
     drawn = [_by_problem(run.samples) for run in runs]
-    # first in the table of formulas
-    heads = [_head(problem, [own[problem.id] for own in drawn], formulas) for problem in problems]
-    bodies = [[_body(sample, end, formulas) for own in drawn for sample in own[problem.id]] for problem in problems]
+    # the heads come before the bodies, so that their formulas are the first in the table
+    heads = [_head(problem, [samples[problem.id] for samples in drawn], formulas) for problem in problems]
+    bodies = [
+        [_body(sample, end, formulas) for samples in drawn for sample in samples[problem.id]] for problem in problems
+    ]
     data = {"runs": [run.name for run in runs], "problems": heads, "formulas": formulas.table}
     data |= {f"samples-{number}": body for number, body in enumerate(bodies)}
     about = [
@@ -125,7 +131,7 @@ def _by_problem(samples: Sequence[dict[str, Any]]) -> defaultdict[str, list[dict
 
 
 def _head(problem: Problem, drawn: Sequence[Sequence[dict[str, Any]]], formulas: Formulas) -> dict[str, Any]:
-    """The part of a problem that the page shows before it is opened; the samples of each run."""
+    """The part of a problem that the page shows before the reader opens it."""
     text, gold = formulas.split(problem.problem), formulas.answer(problem.answer)
     runs = [
         {
@@ -138,7 +144,7 @@ def _head(problem: Problem, drawn: Sequence[Sequence[dict[str, Any]]], formulas:
 
 
 def _most_frequent(samples: Sequence[dict[str, Any]], formulas: Formulas) -> tuple[Any, int, int, str] | None:
-    """The answer that most samples give, by its text: how often, of how many answers, and how it was graded."""
+    """(answer, its count, the number of answers, its status) of the most frequent answer, by its text."""
     statuses = {sample["answer"]: sample["status"] for sample in samples if sample["answer"] is not None}
     counts = Counter(sample["answer"] for sample in samples if sample["answer"] is not None)
     if counts.total() < 2:
@@ -148,7 +154,7 @@ def _most_frequent(samples: Sequence[dict[str, Any]], formulas: Formulas) -> tup
 
 
 def _body(sample: dict[str, Any], end: int, formulas: Formulas) -> dict[str, Any]:
-    """The part of a sample that the page shows. The seed is text, because JavaScript would round it."""
+    """The content of a sample on the page. The seed is a string, because JavaScript would round the number."""
     thinking, text = split_thinking(sample["text"])
     first, left_out, last = _both_ends(text, end)
     return {
@@ -161,7 +167,7 @@ def _body(sample: dict[str, Any], end: int, formulas: Formulas) -> dict[str, Any
 
 
 def _both_ends(text: str, end: int) -> tuple[str, int, str]:
-    """The text's two ends and the number of characters left out between them."""
+    """(start, number of characters left out, end) of a text."""
     if len(text) <= 2 * end:
         return text, 0, ""
     return text[:end], len(text) - 2 * end, text[-end:]

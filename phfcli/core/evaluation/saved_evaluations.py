@@ -1,4 +1,4 @@
-"""Reads evaluations from disk for a comparison: run, scores, settings and samples."""
+"""Reads evaluations from disk for a comparison: runs, scores, settings and samples."""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +22,15 @@ from phfcli.core.storage.schemas import (
 )
 
 _ROUNDING = 1e-6
-_FREE = ("seed", "output_dir", "keep", "checkpoint_every", "vllm", "http", "device")  # which make no other method
+_FREE = (
+    "seed",
+    "output_dir",
+    "keep",
+    "checkpoint_every",
+    "vllm",
+    "http",
+    "device",
+)  # settings in which runs of one method may differ
 
 
 @dataclass(frozen=True)
@@ -44,12 +52,12 @@ class SavedEvaluation:
     """One evaluation of one benchmark.
 
     Attributes:
-        name: of the run's folder, or as the user calls it; a file that stands alone says its own.
-        method: what it is a seed of, as a hashable whole; seeds of one method have the same.
-        objective: of the run, else the name.
-        home: the run that it belongs to, or the file that stands alone.
-        scores: 0 or 1 of each sample by problem; empty for a summary from elsewhere that does not tell them.
-        settings: of the sampling, as far as they are known.
+        name: the user's name, else that of the run's folder, else the one in the file.
+        method: a key of the training method; runs that differ only in their seed have the same key.
+        objective: the run's objective, else the name.
+        home: the run of the evaluation, or its file if it lies outside of a run.
+        scores: problem -> 0 or 1 for each sample; empty if a summary from another tool does not hold them.
+        settings: the sampling settings, as far as they are known.
     """
 
     name: str
@@ -74,59 +82,60 @@ class SavedEvaluation:
         return self.summary.get("step")
 
     def link(self, problem: str, number: int | None = None) -> str:
-        """Where samples.html shows a problem, or one sample of it."""
+        """The link to a problem, or to one of its samples, in samples.html."""
         part = "" if number is None else f"/{number}"
         return f"{quote(str(self.folder))}/samples.html#{quote(problem, safe='')}{part}"
 
 
 def load_evaluations(paths: list[str], benches: list[str], all_steps: bool = False) -> list[SavedEvaluation]:
-    """The evaluations of runs, checkpoints, evaluation folders or summary files; NAME=PATH gives one a name.
+    """The evaluations of runs, checkpoints, evaluation folders or summary files.
 
     Args:
-        benches: only these benchmarks, if any are named.
-        all_steps: of a run also those of its older checkpoints.
+        paths: each PATH or NAME=PATH, which names the evaluations of that path.
+        benches: the benchmarks to keep; empty keeps all.
+        all_steps: whether the evaluations of a run's older checkpoints are read too.
 
     Raises:
-        UserError: for a path without an evaluation, or a summary that lacks a field.
+        UserError: a path without an evaluation, an evaluation that is given twice, or a summary that lacks a field.
     """
     results = []
     given: dict[tuple[str, Path, str, int | None], str] = {}
     for text in paths:
         name, path = named_path(text)
-        found = _most_samples([_load(file, name) for file in summaries_of(path, all_steps)])
-        wanted = [r for r in found if not benches or r.bench in benches]
+        loaded = _most_samples([_load(file, name) for file in summaries_of(path, all_steps)])
+        wanted = [r for r in loaded if not benches or r.bench in benches]
         if not wanted:
             what = f"of {', '.join(benches)} " if benches else ""
-            raise UserError(f"{path}: no evaluation {what}found; {_evaluating(path)}")
-        for own in wanted:
-            key = own.home, own.folder.resolve(), own.bench, own.step
+            raise UserError(f"{path}: no evaluation {what}found; {_how_to_evaluate(path)}")
+        for evaluation in wanted:
+            key = evaluation.home, evaluation.folder.resolve(), evaluation.bench, evaluation.step
             if key in given:
                 raise UserError(
-                    f"{text}: is the same evaluation of {own.bench} as {given[key]}; give each of them once"
+                    f"{text}: is the same evaluation of {evaluation.bench} as {given[key]}; give each of them once"
                 )
             given[key] = text
         results += wanted
     return results if all_steps else _distinct(results)
 
 
-def _evaluating(path: Path) -> str:
-    """How an evaluation comes into a folder: of a run or a checkpoint is known what is evaluated, else it is named."""
+def _how_to_evaluate(path: Path) -> str:
+    """Advice on how to make an evaluation in a folder."""
     if is_run(path) or path.parent.name == "checkpoints":
         return f"run `phf eval {path}` first"
     return f"it is no training run; `phf eval` with output_dir={path} evaluates a model into it"
 
 
 def named_path(text: str) -> tuple[str | None, Path]:
-    """The name and the path of NAME=PATH; the name is None where only a path is given."""
+    """The name and the path of NAME=PATH; the name is None if only a path is given."""
     name, equals, path = text.partition("=")
     return (printable(name), Path(path)) if equals and name and not Path(text).exists() else (None, Path(text))
 
 
 def summaries_of(path: Path, all_steps: bool) -> list[Path]:
-    """The summary files of a run, a checkpoint or an evaluation's folder, or the one that is given.
+    """The summary files of a run, a checkpoint or an evaluation's folder, or the given file itself.
 
     Raises:
-        UserError: for a path to nothing.
+        UserError: the path does not exist.
     """
     if path.is_file():
         return [path]
@@ -136,56 +145,59 @@ def summaries_of(path: Path, all_steps: bool) -> list[Path]:
         raise UserError(f"{path}: no such run, checkpoint or summary")
     if path.parent.name == "checkpoints" and (path / "trainer.json").is_file():
         step = read_form(path / "trainer.json", TrainerForm)["step"]
-        found = evaluation_files(path.parents[1], "summary.json")
-        return [file for file in found if read_form(file, SummaryForm).get("step") == step]
-    found = evaluation_files(path, "summary.json")
-    return found if all_steps else _newest(found)
+        files = evaluation_files(path.parents[1], "summary.json")
+        return [file for file in files if read_form(file, SummaryForm).get("step") == step]
+    files = evaluation_files(path, "summary.json")
+    return files if all_steps else _newest(files)
 
 
 def name_of(summary: Path) -> str:
-    """What the evaluation with this summary file is called: as its run's folder, or as it says where it has none."""
-    own = run_name(summary.parent) if summary.name == "summary.json" else None
-    return printable(own or str(read_form(summary, SummaryForm)["target"]))
+    """The name of an evaluation: that of its run's folder, or outside of a run the target in the summary."""
+    run = run_name(summary.parent) if summary.name == "summary.json" else None
+    return printable(run or str(read_form(summary, SummaryForm)["target"]))
 
 
 def _newest(summaries: list[Path]) -> list[Path]:
-    """Of each benchmark the evaluations of the newest step."""
-    told = {path: read_form(path, SummaryForm) for path in summaries}
+    """The evaluations of the newest step, for each benchmark."""
+    contents = {path: read_form(path, SummaryForm) for path in summaries}
     steps: dict[str, int] = {}
-    for summary in told.values():
+    for summary in contents.values():
         bench = str(summary.get("bench"))
         steps[bench] = max(steps.get(bench, 0), summary.get("step") or 0)
-    return [path for path, summary in told.items() if (summary.get("step") or 0) == steps[str(summary.get("bench"))]]
+    return [
+        path for path, summary in contents.items() if (summary.get("step") or 0) == steps[str(summary.get("bench"))]
+    ]
 
 
 def _load(path: Path, name: str | None) -> SavedEvaluation:
     summary = read_form(path, SummaryForm)
-    alone = path.name != "summary.json"  # a file from elsewhere: what lies beside it is another's
+    alone = path.name != "summary.json"  # a summary of another name: the files beside it belong to another evaluation
     samples, golds = ({}, {}) if alone else _samples(path.parent / "samples.jsonl")
     scores = {problem: [float(s.correct) for s in drawn] for problem, drawn in samples.items()}
-    scores = scores or {problem: list(map(float, own)) for problem, own in summary.get("scores", {}).items()}
+    scores = scores or {problem: list(map(float, values)) for problem, values in summary.get("scores", {}).items()}
     _check_average(path, summary, scores)
     settings_file = path.parent / "settings.json"
     settings = read_form(settings_file, EvaluationSettingsForm) if settings_file.is_file() and not alone else {}
-    told = {
+    recorded = {
         key: summary[key] for key in ("bench_sha256", "sampling", "n", "engine", "prompt", "grading") if key in summary
     }
     run = run_of_evaluation(path.parent)
     home = str((path if alone else run).resolve())
     config = saved_config(run).tree if is_run(run) and not alone else {}
-    base = "adapter_sha256" in settings and settings["adapter_sha256"] is None
-    own = name_of(path)
+    no_adapter = "adapter_sha256" in settings and settings["adapter_sha256"] is None
+    own_name = name_of(path)
     kept = {key: value for key, value in config.items() if key not in _FREE}
-    began = config.get("model") if base else None  # of a run of all weights, whose checkpoints are models themselves
-    model = began or settings.get("model", {}).get("name") or summary.get("model") or "-"
+    # a checkpoint of all weights is a model itself; its run names the model from which training started
+    origin = config.get("model") if no_adapter else None
+    model = origin or settings.get("model", {}).get("name") or summary.get("model") or "-"
     return SavedEvaluation(
-        name=name or own,
+        name=name or own_name,
         method=name or (json.dumps(kept, sort_keys=True) if config else home),
-        objective=name or config.get("objective") or own,
+        objective=name or config.get("objective") or own_name,
         home=home,
         model=printable(Path(str(model)).name),
         summary={"stderr": None, **summary},
-        settings={"grading": "phf"} | told | settings,
+        settings={"grading": "phf"} | recorded | settings,
         folder=path.parent,
         samples=samples,
         scores=scores,
@@ -195,21 +207,21 @@ def _load(path: Path, name: str | None) -> SavedEvaluation:
 
 
 def _check_average(path: Path, summary: dict[str, Any], scores: dict[str, list[float]]) -> None:
-    """Raises UserError for a summary that says another score than its samples do."""
-    wanted = {problem: own for problem, own in scores.items() if len(own) == summary.get("n", len(own))}
-    if not scores or len(wanted) != summary.get("problems", len(wanted)):
-        return  # samples of a stopped or a larger evaluation: the summary is of others
-    own = average(list(wanted.values())).average
-    if abs(own - summary["average"]) > _ROUNDING:
+    """Raises UserError if the average in a summary is not that of its samples."""
+    complete = {problem: values for problem, values in scores.items() if len(values) == summary.get("n", len(values))}
+    if not scores or len(complete) != summary.get("problems", len(complete)):
+        return  # the samples are those of a stopped or of a larger evaluation
+    computed = average(list(complete.values())).average
+    if abs(computed - summary["average"]) > _ROUNDING:
         raise UserError(
-            f"{path}: average is {summary['average']}, and the samples beside it give {own:.6g}; evaluate again"
+            f"{path}: average is {summary['average']}, and the samples beside it give {computed:.6g}; evaluate again"
         )
 
 
 def _most_samples(results: list[SavedEvaluation]) -> list[SavedEvaluation]:
-    """Keeps the evaluation with the most samples for each checkpoint and benchmark."""
+    """Keeps, for each checkpoint and benchmark, the evaluation with the most samples."""
     kept: dict[tuple[str, str, int | None], SavedEvaluation] = {}
-    # where sampling settings differ, the evaluation in the folder of the plain name counts
+    # among evaluations of other sampling settings, the one in the folder without added settings counts
     for result in sorted(results, key=lambda result: (_has_plain_name(result), result.summary.get("n") or 0)):
         kept[result.home, result.bench, result.step] = result
     return [result for result in results if kept[result.home, result.bench, result.step] is result]
@@ -220,7 +232,7 @@ def _has_plain_name(result: SavedEvaluation) -> bool:
 
 
 def _samples(path: Path) -> tuple[dict[str, list[SavedSample]], dict[str, str | None]]:
-    """The samples of each problem, each key once, and the gold answers."""
+    """Problem -> samples, without repeated lines, and problem -> gold answer."""
     keyed: dict[tuple[str, int], SavedSample] = {}
     golds: dict[str, str | None] = {}
     for line in read_forms(path, SampleForm):
@@ -235,20 +247,20 @@ def _samples(path: Path) -> tuple[dict[str, list[SavedSample]], dict[str, str | 
 
 
 def _distinct(results: list[SavedEvaluation]) -> list[SavedEvaluation]:
-    """The evaluations with names of which none occurs twice on one benchmark and model."""
+    """The evaluations renamed so that no name occurs twice on one benchmark and model."""
     groups: dict[tuple[str, str], list[int]] = {}
-    for place, result in enumerate(results):
-        groups.setdefault((result.model, result.bench), []).append(place)
+    for index, result in enumerate(results):
+        groups.setdefault((result.model, result.bench), []).append(index)
     named = list(results)
-    for places in groups.values():
-        own = [(results[place].name, run_of_evaluation(results[place].folder), results[place].step) for place in places]
-        for place, name in zip(places, distinct_names(own), strict=True):
-            named[place] = replace(results[place], name=name)
+    for indices in groups.values():
+        runs = [(results[i].name, run_of_evaluation(results[i].folder), results[i].step) for i in indices]
+        for index, name in zip(indices, distinct_names(runs), strict=True):
+            named[index] = replace(results[index], name=name)
     return named
 
 
 def distinct_names(runs: Sequence[tuple[str, Path, int | None]]) -> list[str]:
-    """The names of (name, folder, step); one that stands there already is told apart by folder, step or number."""
+    """A distinct name for each (name, folder, step); a repeated name gets the folder, the step or a number added."""
     names: list[str] = []
     seen = set()
     for name, folder, step in runs:
@@ -257,5 +269,5 @@ def distinct_names(runs: Sequence[tuple[str, Path, int | None]]) -> list[str]:
         seen.add((name, home))
         marked = [f"{name} ({printable(mark)})" for mark in marks if mark not in (name, "", "None")]
         numbered = (f"{name} ({number})" for number in count(2))
-        names.append(next(own for own in chain([name], marked, numbered) if own not in names))
+        names.append(next(candidate for candidate in chain([name], marked, numbered) if candidate not in names))
     return names

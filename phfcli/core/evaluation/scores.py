@@ -19,10 +19,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Average:
-    """A score over problems x samples.
+    """The mean score over problems, each the mean over its samples.
 
-    stderr: of the benchmark's score, were the problems drawn anew; None for a single problem.
-    sampling_stderr: with these very problems, were the samples drawn anew; None if a problem has a single sample.
+    Attributes:
+        stderr: the standard error over problems, as if the problems were drawn again; None for a single problem.
+        sampling_stderr: the standard error with these problems, as if only the samples were drawn again; None if a
+            problem has a single sample.
     """
 
     average: float
@@ -32,7 +34,7 @@ class Average:
 
 
 def average(scores: Sequence[Sequence[float]]) -> Average:
-    """The mean over problems of each problem's mean score. Raises UserError where a problem has no sample."""
+    """The mean over problems of each problem's mean score. Raises UserError if a problem has no sample."""
     means = problem_means(scores)
     return Average(float(means.mean()), standard_error(means), _sampling_stderr(scores), len(means))
 
@@ -55,9 +57,15 @@ def _sampling_stderr(scores: Sequence[Sequence[float]]) -> float | None:
 
 
 def pass_at_k(correct: Sequence[int], n: int, k: int) -> float:
-    """The chance that one of k samples is correct, unbiased, averaged over problems (Chen et al. 2021, eq. 1).
+    """pass@k: the unbiased estimate of the chance that one of k samples is correct, mean over problems.
 
-    correct: how many of the n samples of each problem are correct.
+    Chen et al. (2021), eq. 1.
+
+    Args:
+        correct: the number of correct samples of each problem, among n.
+
+    Raises:
+        UserError: k or a count of correct samples is out of range.
     """
     if not 1 <= k <= n:
         raise UserError(f"pass@{k} needs at least {max(k, 1)} samples a problem, there are {n}")
@@ -76,8 +84,11 @@ def pass_at_ks(correct: Sequence[int], n: int) -> dict[int, float]:
 def majority(votes: Sequence[Sequence[int | None]], correct: Sequence[Collection[int]]) -> float:
     """The share of problems whose most frequent answer is correct.
 
-    votes: for each problem the class of each sample's answer; None does not vote. correct: for each problem the classes
-    that are correct. A tie counts by the share of the tied classes that are correct; no votes count as wrong.
+    A tie counts as the share of the tied classes that are correct. A problem without votes counts as wrong.
+
+    Args:
+        votes: for each problem the answer class of each sample; None does not vote.
+        correct: for each problem the classes that are correct.
     """
     if not votes:
         raise UserError("majority needs at least one problem")
@@ -93,7 +104,7 @@ def _plurality(votes: Sequence[int | None], correct: Collection[int]) -> float:
     return sum(vote in correct for vote in tied) / len(tied)
 
 
-_QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)
+_QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)  # of the lengths in a summary
 
 
 def summarise(
@@ -101,57 +112,57 @@ def summarise(
 ) -> dict[str, Any]:
     """The scores and counts of an evaluation; fractions are 0..1, lengths are in tokens."""
     rows = [[samples[p.id, i] for i in range(n)] for p in problems]
-    everything = [sample for row in rows for sample in row]
+    all_samples = [sample for row in rows for sample in row]
     scores = [[float(s["status"] == Status.correct) for s in row] for row in rows]
     mean = average(scores)
-    statuses = Counter(s["status"] for s in everything)
-    cut = sum(map(is_cut, everything))
+    statuses = Counter(s["status"] for s in all_samples)
+    cut = sum(map(is_cut, all_samples))
     return {
         "n": n,
         "problems": len(problems),
-        "samples": len(everything),
+        "samples": len(all_samples),
         "average": mean.average,
         "stderr": mean.stderr,
         "sampling_stderr": mean.sampling_stderr,
         "pass_at_k": {str(k): value for k, value in pass_at_ks([int(sum(row)) for row in scores], n).items()},
         "majority": _majority(rows, scores, grader),
         "truncated": cut,
-        "truncated_share": cut / len(everything),
-        "completed_average": _completed_average(everything),
+        "truncated_share": cut / len(all_samples),
+        "completed_average": _completed_average(all_samples),
         "no_answer": statuses[Status.no_answer],
         "grader_failures": statuses[Status.timeout] + statuses[Status.error],
-        **_lengths(everything),
+        **_lengths(all_samples),
     }
 
 
 def is_cut(sample: GradedSample) -> bool:
-    """Whether the token limit has cut a sample; some policies grade it all the same."""
+    """Whether the token limit has cut off a sample; some grading policies grade it nevertheless."""
     return bool(sample["status"] == Status.truncated or sample.get("cut", False))
 
 
 def score_notes(summary: Mapping[str, Any]) -> list[str]:
-    """Sentences on scores that often mean something else than they seem to."""
+    """Warnings about scores that often do not mean what they seem to."""
     bench, n, notes = summary["bench"], summary["n"], []
     if summary["average"] == 0:
         notes.append(
             f"{bench}: no sample is correct; look at a few in samples.html: the gold answers, the prompt or the token "
-            "limit may be wrong, or the problems of another kind than the model knows"
+            "limit may be wrong, or the problems too hard for the model"
         )
     if summary["average"] == 1 and summary["problems"] > 1:
-        notes.append(f"{bench}: every sample is correct, so this benchmark cannot tell better models from this one")
+        notes.append(f"{bench}: every sample is correct, so this benchmark cannot show that another model is better")
     if "grading" in summary:
-        notes.append(f"{bench}: graded under the policy {summary['grading']}, not by phf's own rules")
+        notes.append(f"{bench}: graded under the policy {summary['grading']}, not under phf's own")
     if summary["sampling"]["temperature"] == 0 and n > 1:
         notes.append(f"{bench}: at temperature 0 the {n} samples of a problem are the same; n=1 gives the same score")
     return notes
 
 
 def notes_of(summary: Mapping[str, Any]) -> Iterator[str]:
-    """What somebody who reads the scores should know, a sentence each."""
+    """The remarks of a summary for readers of the scores, a sentence each."""
     bench, unusable, failures = summary["bench"], summary["unusable_golds"], summary["grader_failures"]
     yield from summary["notes"]
     if unusable:
-        yield f"{bench}: left out, since their gold answers cannot be read: {', '.join(unusable)}"
+        yield f"{bench}: problems left out because their gold answers cannot be read: {', '.join(unusable)}"
     if failures:
         yield f"{bench}: {failures} answers were not graded and count as not correct"
 
@@ -159,14 +170,14 @@ def notes_of(summary: Mapping[str, Any]) -> Iterator[str]:
 def _majority(rows: Sequence[Sequence[GradedSample]], scores: Sequence[Sequence[float]], grader: Grading) -> float:
     votes = [grader.equivalence_classes([s["answer"] for s in row]) for row in rows]
     right = [
-        {vote for vote, score in zip(row, own, strict=True) if vote is not None and score}
-        for row, own in zip(votes, scores, strict=True)
+        {vote for vote, score in zip(row, row_scores, strict=True) if vote is not None and score}
+        for row, row_scores in zip(votes, scores, strict=True)
     ]
     return majority(votes, right)
 
 
 def _completed_average(samples: Sequence[GradedSample]) -> float | None:
-    """The share of correct ones among the samples that the token limit has not cut; None if it has cut all."""
+    """The share of correct samples among those that the token limit has not cut off; None if it has cut off all."""
     completed = [s for s in samples if not is_cut(s)]
     return sum(s["status"] == Status.correct for s in completed) / len(completed) if completed else None
 

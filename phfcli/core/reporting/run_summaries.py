@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from phfcli.core.analysis.diagnose import LayerReport, comparable, diagnose_file, flow_files
+from phfcli.core.analysis.diagnose import LayerReport, diagnose_file, flow_files, in_order
 from phfcli.core.errors import UserError, printable
 from phfcli.core.evaluation.saved_evaluations import distinct_names, name_of, summaries_of
 from phfcli.core.reporting.tables import ResultTable
@@ -45,7 +45,7 @@ def load_run_summary(name: str | None, folder: Path) -> RunSummary:
         saved_config(folder).tree if is_run(folder) else {},
         read_json(told[0]) if told else {},
         read_forms(folder / "metrics.jsonl", StepForm),
-        comparable([diagnose_file(file, "loss") for file in saved]),
+        in_order([diagnose_file(file, "loss") for file in saved]),
         read_forms(folder / ALARMS, AlarmForm),
     )
 

@@ -1,5 +1,5 @@
-"""Studies: a YAML file of models, systems, rates and seeds in; finished runs, their records and a page out.
+"""Studies: many runs of models, systems, learning rates and seeds from one YAML file, and a page of their results.
 
-Each run is `phf train`, then `phf eval` of its checkpoints, in processes of their own. A finished run leaves a record,
-one JSON file, from which alone the page is made: a checkout that has the records goes on where they end.
+Each run is a `phf train` and then a `phf eval` of its checkpoints, each in its own process. A finished run leaves a
+record, one JSON file. The page is made from the records alone, so a checkout with the records can continue the study.
 """

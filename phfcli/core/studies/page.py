@@ -1,4 +1,4 @@
-"""The page of a study, its picture and its figures, from the records alone."""
+"""The page of a study, its picture and its JSON, from the records alone."""
 
 import json
 import os
@@ -18,11 +18,11 @@ from phfcli.core.studies.study_file import BASE, Study, StudyRun, runs_of
 
 
 def page(study: Study, results: Results, file: Path, path: Path) -> str:
-    """The page of what has been run so far.
+    """The page of the runs that are finished, as Markdown.
 
     Args:
-        file: of the study.
-        path: of the page; the picture and the JSON stand beside it.
+        file: the study's file.
+        path: the path of the page; the picture and the JSON lie beside it.
     """
     parts = [
         [f"# {study.title}"],
@@ -46,19 +46,19 @@ def page(study: Study, results: Results, file: Path, path: Path) -> str:
 
 
 def _incomplete(results: Results) -> str:
-    return f"**Not complete: {results.finished} of {results.wanted} runs are finished.** What stands here is of those."
+    return f"**Not complete: {results.finished} of {results.wanted} runs are finished.** This page shows only those."
 
 
 def _starting_points(results: Results) -> Iterator[str]:
-    """Sentences where runs of one model did not all start from the same weights and problems, or do not tell."""
+    """Warnings if runs of one model started from different weights or problems, or do not record them."""
     for model in sorted({row.model for row in results.rows}):
         bench = results.benches(model)[0]
         records = [record for row in results.of(model, bench) if row.system != BASE for record in row.records]
-        starts: dict[str, list[str]] = {}  # the runs that began there
+        starts: dict[str, list[str]] = {}  # starting point -> runs
         for record in records:
             if start := record.get("starts_from"):
                 starts.setdefault(json.dumps(start, sort_keys=True), []).append(f"{record['system']}-{record['seed']}")
-        told = sum(map(len, starts.values()))
+        known = sum(map(len, starts.values()))
         if len(starts) > 1:
             most = max(starts.values(), key=len)
             others = "; ".join(", ".join(runs) for runs in starts.values() if runs is not most)
@@ -68,8 +68,8 @@ def _starting_points(results: Results) -> Iterator[str]:
                 "not from the method. "
                 f"{len(most)} runs share one; the others are {others}."
             )
-        if 0 < told < len(records):
-            words = f"{len(records) - told} of {len(records)} runs of {model} do not record which weights and"
+        if 0 < known < len(records):
+            words = f"{len(records) - known} of {len(records)} runs of {model} do not record which weights and"
             yield f"{words} problems they started from."
 
 
@@ -118,7 +118,7 @@ def _difference_cells(row: Row) -> list[str]:
 
 
 def _cost_cells(row: Row) -> list[str]:
-    # what else is at work only slows a run down
+    # other work on the machine can only slow a run down, so the fastest run is the best measure
     fastest = min(row.records, key=lambda record: record["seconds_per_step"])
     seconds, rollouts = fastest["seconds_per_step"], fastest["rollout_seconds_per_step"]
     rates = ", ".join(f"{rate:g}" for rate in sorted({record["rate"] for record in row.records}))
@@ -149,7 +149,7 @@ def _rates(study: Study) -> Iterator[list[str]]:
 
 
 def _energies(study: Study, results: Results) -> Iterator[list[str]]:
-    """The flow's energy over depth, beside what the paper reports."""
+    """A table of the flow's energy over depth, with the values that the paper reports."""
     rows = []
     for row in (row for model in study.models for row in results.systems(model)):
         if energy := row.energy:
@@ -186,7 +186,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def write_report(study: Study, file: Path) -> Path:
-    """Returns the page's path. Raises UserError for a record that is not the study's."""
+    """Writes the page, its picture and its JSON; returns the page's path. Raises UserError for a foreign record."""
     path, results = Path(study.page), results_of(study)
     write_json(path.with_suffix(".json"), _figures(study, results))
     drawn = panels(study, results)

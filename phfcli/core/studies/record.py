@@ -1,7 +1,7 @@
-"""The record of a finished run: the one file that the page is made from, small enough to be kept with the code.
+"""The record of a finished run: the file from which the page is made, small enough to be committed with the code.
 
-It holds the settings that the study gave, what each evaluation found, what the steps cost and, where flows were saved,
-the energy of each layer. A study takes a run for finished when its record is there and of the same settings.
+It holds the settings from the study, the scores of each evaluation, the cost of the steps and, if flows were saved, the
+energy of each layer. A run is finished if its record exists and has the settings of the study.
 """
 
 from collections.abc import Mapping
@@ -33,8 +33,8 @@ _EVALUATION = (
     "mean_tokens",
     "seconds",
 )
-_COSTS = ("step", *MACHINE_METRICS)  # told apart, or of no interest
-_DIGITS = 6  # of what is drawn and not compared
+_COSTS = ("step", *MACHINE_METRICS)  # not among the curves of a record
+_DIGITS = 6  # decimals of the values that are drawn
 
 
 class EvaluationRecord(Form):
@@ -43,7 +43,7 @@ class EvaluationRecord(Form):
     average: Share
     stderr: Annotated[FiniteFloat, Field(ge=0)] | None
     n: NonNegativeInt
-    scores: dict[str, Share]  # of each problem, the share of its samples that were right
+    scores: dict[str, Share]  # problem -> share of its samples that are right
 
 
 class RecordForm(Form):
@@ -59,7 +59,7 @@ class RecordForm(Form):
     peak_memory_bytes: FiniteFloat | None = None
     rate: FiniteFloat | None = None
     energy: dict[str, Any] | None = None
-    starts_from: dict[str, StrictStr] | None = None  # what tells the model and the data, whose names may stay the same
+    starts_from: dict[str, StrictStr] | None = None  # hashes or commits of the model and the data
 
 
 def finished(run: StudyRun) -> bool:
@@ -71,7 +71,7 @@ def read_record(run: StudyRun) -> dict[str, Any] | None:
     """The record of a run; None for a run that is not finished.
 
     Raises:
-        UserError: for a record of other settings than the study's file has now, or of another form.
+        UserError: a record of another form, or of other settings than the study's file has now.
     """
     if not run.record.is_file():
         return None
@@ -79,20 +79,20 @@ def read_record(run: StudyRun) -> dict[str, Any] | None:
     given = settings_of(run)
     if {key: without_retired(record[key], str(run.record)) for key in given} != given:
         raise UserError(
-            f"{run.record}: is a run of other settings than the study's file has now; "
-            "move it and its folder away, or give the study other folders"
+            f"{run.record}: its run has other settings than the study's file has now; "
+            "move the record and the run's folder, or set other folders in the study's file"
         )
     return record
 
 
 def settings_of(run: StudyRun) -> dict[str, Any]:
-    """What the study gives a run, as JSON has it."""
+    """The settings that the study gives a run, in the form of JSON."""
     training = run.training() if run.trains else {}
     return {"settings": as_json(training), "evaluation_settings": as_json(run.evaluation())}
 
 
 def write_record(run: StudyRun) -> None:
-    """Makes the record from the run's own files. Raises UserError where an evaluation is missing."""
+    """Writes the record from the files of the run. Raises UserError if an evaluation is missing."""
     record: dict[str, Any] = {"model": run.model, "system": run.system, "seed": run.seed, **settings_of(run)}
     record["evaluations"] = {str(step): _evaluations(run, step) for step in run.evaluated}
     if run.trains:
@@ -101,27 +101,27 @@ def write_record(run: StudyRun) -> None:
 
 
 def _evaluations(run: StudyRun, step: int) -> dict[str, Any]:
-    """By benchmark what was found after a step."""
+    """Benchmark -> scores of the evaluation of a step."""
     files = sorted(evaluation_folder(run.folder, step or None, "*").parent.glob("*/summary.json"))
     if not files:
         raise UserError(f"{run.folder}: no evaluation of step {step} was found; give the study again")
-    found = {}
+    evaluations = {}
     for saved in load_evaluations([str(file) for file in files], []):
-        told = {key: saved.summary[key] for key in _EVALUATION if key in saved.summary}
-        found[saved.bench] = told | {
-            "distinct_answers": fmean(len({sample.answer for sample in own}) for own in saved.samples.values()),
-            "scores": {problem: fmean(own) for problem, own in saved.scores.items()},
+        scores = {key: saved.summary[key] for key in _EVALUATION if key in saved.summary}
+        evaluations[saved.bench] = scores | {
+            "distinct_answers": fmean(len({sample.answer for sample in samples}) for samples in saved.samples.values()),
+            "scores": {problem: fmean(values) for problem, values in saved.scores.items()},
             "file": str((saved.folder / "summary.json").relative_to(run.folder)),
         }
-    return found
+    return evaluations
 
 
 def _training(folder: Path) -> dict[str, Any]:
-    """What the steps cost, where the run comes from, how its metrics went."""
+    """The provenance of a training run, the cost of its steps, and its metrics by step."""
     lines = read_forms(folder / "metrics.jsonl", StepForm)
     manifest = read_json(folder / "manifest.json")
     config = read_yaml(folder / "config.yaml")
-    timed = lines[1:] or lines  # the first step also loads what is loaded lazily
+    timed = lines[1:] or lines  # the first step is slower, because libraries load parts of themselves in it
     return {
         "rate": config["optim"]["lr"],
         "git": manifest.get("git"),
@@ -138,12 +138,12 @@ def _training(folder: Path) -> dict[str, Any]:
 
 
 def _identity(part: Mapping[str, Any]) -> str:
-    """A hash of local files, or the commit of a hub repository."""
+    """The hash of local files, or the commit of a hub repository."""
     return str(part.get("sha256") or part.get("revision"))
 
 
 def _energy(folder: Path, step: int) -> dict[str, Any] | None:
-    """The energy of each layer at the end, where the flow was saved."""
+    """The energy of each layer at the last step; None if no flow was saved then."""
     file = folder / "flows" / f"{step_name(step)}.safetensors"
     if not file.is_file():
         return None

@@ -1,4 +1,4 @@
-"""What the records of a study say: rows, differences with seeds as the unit, and findings in sentences."""
+"""The results of a study from its records: rows, differences over seeds, and findings in sentences."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +19,13 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Difference:
-    """A system minus the baseline at the last step, on one model and benchmark.
+    """The score of a system minus that of the baseline at the last step, on one model and benchmark.
 
-    over_seeds: would another training differ?
-    over_problems: do these checkpoints, of the first seed that both have, differ on other problems?
-    corrected: the p-value over seeds, corrected for all the study's comparisons (Holm); None for a single seed.
+    Attributes:
+        over_seeds: answers whether other trainings would differ.
+        over_problems: answers whether the checkpoints of the first common seed would differ on other problems.
+        corrected: the p-value over seeds with Holm's correction for all comparisons of the study; None for a single
+            seed.
     """
 
     over_seeds: SeedDifference
@@ -35,7 +37,8 @@ class Difference:
 class Row:
     """One system on one model and benchmark.
 
-    averages: by step the Average@n of each seed; step 0 is the model itself.
+    Attributes:
+        averages: step -> Average@n of each seed; step 0 is the model without training.
     """
 
     model: str
@@ -55,21 +58,21 @@ class Row:
         return self.averages[self.last]
 
     def mean(self, name: str) -> float | None:
-        """The mean over seeds of a figure of the last evaluation."""
-        found = [self._last(record).get(name) for record in self.records]
-        known = [value for value in found if value is not None]
+        """The mean over seeds of a figure in the summary of the last evaluation."""
+        values = [self._last(record).get(name) for record in self.records]
+        known = [value for value in values if value is not None]
         return fmean(known) if known else None
 
     def pass_at(self) -> tuple[str, float] | None:
-        """The largest k for which pass@k is known, and its mean over seeds."""
-        own = [self._last(record).get("pass_at_k") or {} for record in self.records]
-        if not all(own):
+        """The largest k for which pass@k is known, and pass@k, mean over seeds."""
+        seeds = [self._last(record).get("pass_at_k") or {} for record in self.records]
+        if not all(seeds):
             return None
-        k = max(own[0], key=int)
-        return k, fmean(passes[k] for passes in own)
+        k = max(seeds[0], key=int)
+        return k, fmean(passes[k] for passes in seeds)
 
     def error(self) -> tuple[float | None, str]:
-        """The standard error of the final average, and over what: seeds, or for one seed problems."""
+        """The standard error of the final average, and its unit: "seeds", or "problems" for a single seed."""
         if len(self.final) > 1:
             return standard_error(np.array(self.final)), "seeds"
         value = self._last(self.records[0]).get("stderr")
@@ -77,10 +80,11 @@ class Row:
 
     @property
     def energy(self) -> dict[str, Any] | None:
-        """How the hidden flow's energy lies over depth at the end, in the first record that has it."""
+        """The energy of each layer at the last step, from the first record that has it."""
         return next((record["energy"] for record in self.records if record.get("energy")), None)
 
     def scores(self, seed: int) -> dict[str, list[float]]:
+        """Problem -> share of right samples of a seed's last evaluation."""
         record = next(record for record in self.records if record["seed"] == seed)
         return {problem: [share] for problem, share in self._last(record)["scores"].items()}
 
@@ -91,7 +95,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """All rows of a study, in the order of its file, and how complete they are."""
+    """All rows of a study in the order of its file, and the numbers of finished and of all runs."""
 
     rows: list[Row]
     finished: int
@@ -104,12 +108,12 @@ class Results:
         return list(dict.fromkeys(row.bench for row in self.rows if row.model == model))
 
     def systems(self, model: str) -> list[Row]:
-        """Every system on the model once: the rows of its first benchmark."""
+        """A row for every system on the model: those of the first benchmark."""
         return [row for bench in self.benches(model)[:1] for row in self.of(model, bench)]
 
 
 def results_of(study: Study) -> Results:
-    """Reads the records. Raises UserError for one that is not the study's."""
+    """Reads the records of a study. Raises UserError for a record with other settings than the study's."""
     records = [record for run in known_runs(study) if (record := read_record(run)) is not None]
     rows = [
         row for model in study.models for name in (BASE, *study.systems) for row in _rows(study, model, name, records)
@@ -118,14 +122,14 @@ def results_of(study: Study) -> Results:
 
 
 def _rows(study: Study, model: str, system: str, records: Sequence[Record]) -> list[Row]:
-    own = tuple(record for record in records if (record["model"], record["system"]) == (model, system))
-    if not own:
+    matching = tuple(record for record in records if (record["model"], record["system"]) == (model, system))
+    if not matching:
         return []
     title = "base model" if system == BASE else study.systems[system].title
     benches = list(
-        dict.fromkeys(bench for record in own for found in record["evaluations"].values() for bench in found)
+        dict.fromkeys(bench for record in matching for step in record["evaluations"].values() for bench in step)
     )
-    return [Row(model, system, title, bench, own, _averages(own, bench)) for bench in benches]
+    return [Row(model, system, title, bench, matching, _averages(matching, bench)) for bench in benches]
 
 
 def _averages(records: Sequence[Record], bench: str) -> dict[int, list[float]]:
@@ -134,10 +138,10 @@ def _averages(records: Sequence[Record], bench: str) -> dict[int, list[float]]:
 
 
 def _compared(study: Study, rows: Sequence[Row]) -> list[Row]:
-    """The rows with their difference to the baseline, paired by seed; the model itself is paired with every seed."""
-    to = {(row.model, row.bench): row for row in rows if row.system == study.baseline}
+    """The rows with their differences from the baseline, paired by seed; the base model is paired with every seed."""
+    baselines = {(row.model, row.bench): row for row in rows if row.system == study.baseline}
     return [
-        replace(row, difference=_difference(row, to.get((row.model, row.bench))))
+        replace(row, difference=_difference(row, baselines.get((row.model, row.bench))))
         if row.system != study.baseline
         else row
         for row in rows
@@ -147,9 +151,9 @@ def _compared(study: Study, rows: Sequence[Row]) -> list[Row]:
 def _difference(row: Row, baseline: Row | None) -> Difference | None:
     if baseline is None:
         return None
-    own = {record["seed"]: value for record, value in zip(row.records, row.final, strict=True)}
+    by_seed = {record["seed"]: value for record, value in zip(row.records, row.final, strict=True)}
     pairs = [
-        (own.get(record["seed"], own[0] if row.system == BASE else None), value, record["seed"])
+        (by_seed.get(record["seed"], by_seed[0] if row.system == BASE else None), value, record["seed"])
         for record, value in zip(baseline.records, baseline.final, strict=True)
     ]
     known = [(a, b, seed) for a, b, seed in pairs if a is not None]
@@ -161,11 +165,11 @@ def _difference(row: Row, baseline: Row | None) -> Difference | None:
 
 
 def _corrected(rows: Sequence[Row]) -> list[Row]:
-    """Holm's correction over every comparison of methods that has an interval over seeds; the base model is none."""
-    told = {place: _p_value(row) for place, row in enumerate(rows)}
-    tested = {place: value for place, value in told.items() if value is not None}
+    """Holm's correction over all comparisons of systems with an interval over seeds, without the base model."""
+    p_values = {index: _p_value(row) for index, row in enumerate(rows)}
+    tested = {index: value for index, value in p_values.items() if value is not None}
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
-    return [_with_corrected(row, corrected.get(place)) for place, row in enumerate(rows)]
+    return [_with_corrected(row, corrected.get(index)) for index, row in enumerate(rows)]
 
 
 def _p_value(row: Row) -> float | None:
@@ -176,13 +180,13 @@ def _with_corrected(row: Row, value: float | None) -> Row:
     return replace(row, difference=replace(row.difference, corrected=value)) if row.difference else row
 
 
-_LEVEL = 0.05
-_WANTED = 0.03  # half the width of an interval that one would like to have
+_LEVEL = 0.05  # of the tests
+_WANTED = 0.03  # the desired half-width of an interval over seeds
 WANTED_COLUMN = f"seeds for ± {100 * _WANTED:g} points"
 
 
 def findings(study: Study, results: Results) -> list[str]:
-    """Sentences: what is shown, what is a null, what is open, what this cannot show."""
+    """Sentences on the comparisons: shown, null, open, and what the study cannot show."""
     shown: list[str] = []
     open_: list[str] = []
     null: list[Row] = []
@@ -194,7 +198,7 @@ def findings(study: Study, results: Results) -> list[str]:
             single.append(row)
         elif row.difference.corrected <= _LEVEL:
             shown.append(_by(results, row))
-        elif (alone := row.difference.over_seeds.p_value) is not None and alone <= _LEVEL:
+        elif (uncorrected := row.difference.over_seeds.p_value) is not None and uncorrected <= _LEVEL:
             open_.append(_by(results, row))
         else:
             null.append(row)
@@ -202,10 +206,10 @@ def findings(study: Study, results: Results) -> list[str]:
     lines = [
         f"- **Shown** (p at most {_LEVEL:g} after Holm's correction, seeds as the unit), against {to}: "
         f"{'; '.join(shown) or 'nothing'}.",
-        f"- **Null**, not told apart from {to}: {_listed(results, null) or 'nothing'}.",
+        f"- **Null**, no difference from {to} shown: {_listed(results, null) or 'nothing'}.",
     ]
     if open_:
-        lines.append(f"- **Open**, told apart from {to} alone but not after the correction: {'; '.join(open_)}.")
+        lines.append(f"- **Open**, different from {to} before but not after the correction: {'; '.join(open_)}.")
     lines.append(f"- **What this cannot show**: {study.limits.strip()}")
     if single:
         lines.append(f"- **One seed only**, so no statement about the method: {_listed(results, single)}.")
@@ -218,29 +222,29 @@ def _by(results: Results, row: Row) -> str:
 
 
 def _listed(results: Results, rows: Sequence[Row]) -> str:
-    """Each system once, with the benchmarks and models of its rows where there are several of these."""
+    """The systems of the rows, with model and benchmarks if the study has several of these."""
     models, benches = ({getattr(row, name) for row in results.rows} for name in ("model", "bench"))
-    places: dict[str, list[str]] = {}
+    benches_of: dict[str, list[str]] = {}
     for row in rows:
         name = f"{row.title} of {row.model}" if len(models) > 1 else row.title
-        places.setdefault(name, []).append(row.bench)
-    return "; ".join(f"{name} ({', '.join(own)})" if len(benches) > 1 else name for name, own in places.items())
+        benches_of.setdefault(name, []).append(row.bench)
+    return "; ".join(f"{name} ({', '.join(shown)})" if len(benches) > 1 else name for name, shown in benches_of.items())
 
 
 def _width(results: Results) -> Iterator[str]:
-    """How many intervals are wider than one would like."""
+    """A sentence on the number of intervals that are wider than desired."""
     several = [row for row in results.rows if row.difference and row.difference.over_seeds.low is not None]
     compared = [row for row in several if row.system != BASE]
     if wide := [row for row in compared if wanted_seeds(row) is not None]:
         wanted = f"± {100 * _WANTED:g} points"
         yield (
             f"- **Width**: {len(wide)} of {len(compared)} intervals over seeds are wider than {wanted}; the column "
-            f"`{WANTED_COLUMN}` says how many seeds that spread as these do it would take."
+            f"`{WANTED_COLUMN}` gives the number of seeds needed at the present spread."
         )
 
 
 def wanted_seeds(row: Row) -> int | None:
-    """How many seeds an interval of the wanted width takes, where this one is wider."""
+    """The number of seeds for an interval of the desired width; None if this one is narrow enough."""
     over = row.difference.over_seeds if row.difference else None
     if over is None or over.low is None or over.high is None or over.high - over.low <= 2 * _WANTED:
         return None

@@ -1,4 +1,4 @@
-"""Runs a study: one `phf` process for each core or group of devices; rates first, what is finished is skipped."""
+"""Runs a study: a `phf` process for each group of cores or devices. Finished runs are skipped; the search is first."""
 
 import os
 import queue
@@ -22,11 +22,11 @@ from phfcli.core.storage.schemas import StepForm, read_forms
 from phfcli.core.studies.record import finished, read_record, write_record
 from phfcli.core.studies.study_file import WHOLE, Part, Study, StudyRun, runs_of, search_runs
 
-Rates = dict[tuple[str, str], float]  # by model and family
+Rates = dict[tuple[str, str], float]  # (model, family) -> learning rate
 
 
 def known_runs(study: Study) -> list[StudyRun]:
-    """The runs of the tables, with their rates; those whose family's rate is still searched are left out."""
+    """The runs of the tables with their learning rates, without those whose rate is still searched."""
     rates = chosen_rates(study)
     runs = [(run, study.systems[run.system].family if run.trains else None) for run in runs_of(study)]
     return [
@@ -37,16 +37,15 @@ def known_runs(study: Study) -> list[StudyRun]:
 
 
 def chosen_rates(study: Study) -> Rates:
-    """The rate of each model and family whose runs of the search are all finished.
-
-    Of two rates that score the same the smaller one is taken.
-    """
+    """The best learning rate of each model and family whose search is finished; of equal scores the smaller rate."""
     families = study.search.rates if study.search else {}
-    rates = {(model, family): own[0] for model in study.models for family, own in families.items() if len(own) == 1}
-    tried: dict[tuple[str, str], list[tuple[StudyRun, float | None]]] = {}
+    rates = {
+        (model, family): tried[0] for model in study.models for family, tried in families.items() if len(tried) == 1
+    }
+    searches: dict[tuple[str, str], list[tuple[StudyRun, float | None]]] = {}
     for run, score in searched(study):
-        tried.setdefault((run.model, study.systems[run.system].family or ""), []).append((run, score))
-    for key, scored in tried.items():
+        searches.setdefault((run.model, study.systems[run.system].family or ""), []).append((run, score))
+    for key, scored in searches.items():
         known = [(score, -(run.rate or 0)) for run, score in scored if score is not None]
         if len(known) == len(scored):
             rates[key] = -max(known)[1]
@@ -54,7 +53,7 @@ def chosen_rates(study: Study) -> Rates:
 
 
 def searched(study: Study) -> Sequence[tuple[StudyRun, float | None]]:
-    """The runs of the search with what they scored; None for one that is missing."""
+    """The runs of the search with their scores; None for a run that is not finished."""
     return [(run, _score(read_record(run))) for run in search_runs(study)]
 
 
@@ -68,11 +67,13 @@ def _score(record: dict[str, Any] | None) -> float | None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left to do.
+    """The remaining work of a study.
 
     Attributes:
-        runs, steps, samplings: training runs and models that are left, their steps, the checkpoints to evaluate.
-        hours: of one job; None before any step was measured.
+        runs: the number of runs that are not finished.
+        steps: their remaining training steps.
+        samplings: the number of checkpoints and models that they evaluate.
+        hours: of a single job; None before any step was measured.
     """
 
     runs: int
@@ -82,16 +83,16 @@ class Estimate:
 
 
 def estimate(study: Study, part: Part = WHOLE) -> Estimate:
-    """Counts what is left of a part of a study.
+    """Estimates the remaining work of a part of a study.
 
-    A system that was not measured is taken to cost what the measured ones of the whole study do, at the median.
+    A system without measured steps counts with the median step time of all measured systems of the study.
     """
     known = [*search_runs(study), *known_runs(study)]
     recorded = {run.name: record for run in known if (record := read_record(run)) is not None}
     wanted = [*part.searches(study), *filter(part.has, runs_of(study))]
     done, left = list(recorded.values()), [run for run in wanted if run.name not in recorded]
     costs = _seconds_per_step([*search_runs(study), *runs_of(study)], done)
-    measured = [seconds for own in costs.values() for seconds in own]
+    measured = [seconds for step_times in costs.values() for seconds in step_times]
     per_sampling = [_sampling_seconds(record) for record in done]
     hours = None
     if measured:
@@ -102,7 +103,7 @@ def estimate(study: Study, part: Part = WHOLE) -> Estimate:
 
 
 def steps_done(run: StudyRun) -> int:
-    """The steps that a run has behind it."""
+    """The number of training steps that a run has made."""
     lines = read_forms(run.folder / "metrics.jsonl", StepForm) if run.trains else []
     return int(lines[-1]["step"]) if lines else 0
 
@@ -114,7 +115,7 @@ def _steps_left(run: StudyRun) -> int:
 def _seconds_per_step(
     runs: Sequence[StudyRun], records: Sequence[dict[str, Any]]
 ) -> dict[tuple[str, str], list[float]]:
-    """By model and system the seconds of a step, of finished runs and of those that have begun."""
+    """(model, system) -> seconds of a step in each finished or started run."""
     costs: dict[tuple[str, str], list[float]] = {}
     for record in records:
         if record.get("seconds_per_step"):
@@ -127,22 +128,22 @@ def _seconds_per_step(
 
 
 def _sampling_seconds(record: dict[str, Any]) -> float:
-    """The mean over its evaluated checkpoints of the seconds that their benchmarks took."""
-    totals = [sum(own.get("seconds") or 0.0 for own in benches.values()) for benches in record["evaluations"].values()]
-    return fmean(totals)
+    """The mean seconds to evaluate a checkpoint of a run on all benchmarks."""
+    checkpoints = record["evaluations"].values()
+    return fmean(sum(bench.get("seconds") or 0.0 for bench in benches.values()) for benches in checkpoints)
 
 
-Environment = Mapping[str, str]
+Environment = Mapping[str, str]  # environment variables of a process
 
 
 class Schedule:
-    """The work of a study.
+    """Executes the runs of a study.
 
     Attributes:
-        at_work: by name the runs that are at work now, and since when (monotonic seconds).
-        jobs: how many runs are at work at a time.
-        failed: runs whose command failed; its words are in the run's log.
-        stopped: whether the study is being stopped, so that what ends now has not failed.
+        at_work: name -> (run, start in monotonic seconds) of the runs that are executed now.
+        jobs: the largest number of runs at the same time.
+        failed: runs of which a command failed; the run's log holds the error.
+        stopped: whether the study is being stopped; a run that ends then has not failed.
     """
 
     def __init__(
@@ -158,15 +159,15 @@ class Schedule:
             self._slots.put(slot)
         self.jobs = len(slots)
         self._processes: set[subprocess.Popen[bytes]] = set()
-        self._one = threading.Lock()  # at a time tells of its end
+        self._run_ended = threading.Lock()  # one run at a time writes its record and calls after_run
 
     def run(self) -> None:
-        """Searches the rates that the wanted runs need, then makes these. A failed run leaves the others alone."""
+        """Makes the runs of the search, then the other runs. A failed run does not stop the others."""
         with stopped_as_by_ctrl_c():
-            self._all(self.part.searches(self.study))
-            self._all([run for run in known_runs(self.study) if self.part.has(run)])
+            self._execute(self.part.searches(self.study))
+            self._execute([run for run in known_runs(self.study) if self.part.has(run)])
 
-    def _all(self, runs: Sequence[StudyRun]) -> None:
+    def _execute(self, runs: Sequence[StudyRun]) -> None:
         todo = [run for run in runs if not finished(run)]
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
@@ -186,7 +187,7 @@ class Schedule:
         finally:
             del self.at_work[run.name]
             self._slots.put(slot)
-        with self._one:
+        with self._run_ended:
             if done:
                 write_record(run)
             elif not self.stopped:
@@ -194,7 +195,7 @@ class Schedule:
             self._after_run(run)
 
     def _phf(self, arguments: Sequence[str], run: StudyRun, slot: Environment) -> bool:
-        """Whether the command ended well; what it says goes to the log beside the run's folder."""
+        """Executes a command of `phf`, with its output in the run's log; returns whether it succeeded."""
         if self.stopped:
             return False
         with log_of(run).open("ab") as log:
@@ -204,7 +205,7 @@ class Schedule:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **slot},
-                start_new_session=True,  # Ctrl-C is for this process: it asks the others to stop
+                start_new_session=True,  # Ctrl-C must reach this process only, which then asks the others to stop
             )
             self._processes.add(process)
             try:
@@ -214,7 +215,7 @@ class Schedule:
 
 
 def commands_of(run: StudyRun) -> list[list[str]]:
-    """The arguments of `phf` that make a run; their settings are written to files beside its folder."""
+    """The commands of `phf` that make a run; writes their settings to files beside the run's folder."""
     commands, evaluation = [], _settings_file(run, "eval", run.evaluation())
     if run.trains:
         training = _settings_file(run, "train", run.training())
@@ -228,14 +229,18 @@ def commands_of(run: StudyRun) -> list[list[str]]:
 
 
 def log_of(run: StudyRun) -> Path:
+    """The log of a run's commands, beside the run's folder."""
     return run.folder.parent / f"{run.folder.name}.log"
 
 
 def slots_for(study: Study, jobs: int | None) -> list[Environment]:
-    """The environment of each process that works at a time.
+    """The environments of the processes that may run at the same time: their cores or devices.
+
+    Args:
+        jobs: the number of processes; None is as many as there are groups of cores or devices.
 
     Raises:
-        UserError: for more jobs than there are groups of devices.
+        UserError: more jobs than groups of devices.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What a study trains and evaluates: the form of its file, and the runs that follow from it."""
+"""The YAML file of a study: its form, and the runs that follow from it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,44 +11,48 @@ from phfcli.core.errors import UserError, nearest
 from phfcli.core.runs.folder import step_name
 from phfcli.core.settings import Source, Tree, file_sources, merged, read_yaml, resolve, resolve_train
 
-BASE = "base"  # the model itself, without training
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # a part of a folder's name
+BASE = "base"  # the system that stands for the model without training
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # used in the names of folders
 
 
 class System(Section):
-    """A row of the tables: what is trained."""
+    """What is trained: an objective with its settings. It is a row of the page's tables."""
 
     title: str
-    config: tuple[str, ...] = ()  # recipes or YAML files, over those of the study
+    config: tuple[str, ...] = ()  # recipes or YAML files, which override those of the study
     set: Tree = Field(default={})  # settings of `phf train`
-    family: Name | None = None  # whose rates are searched; None keeps the rate of its recipe
-    seeds: PositiveInt | None = None  # None is the study's
+    family: Name | None = None  # the family whose learning rate is searched; None keeps the recipe's rate
+    seeds: PositiveInt | None = None  # the number of seeds; None is the study's
 
 
 class Search(Section):
-    """How the rate of each family is chosen: by short runs of its first system, on problems of their own."""
+    """The search of each family's learning rate: short runs of its first system, scored on a separate benchmark."""
 
-    rates: Annotated[dict[Name, tuple[Positive, ...]], Field(min_length=1)]  # by family
+    rates: Annotated[dict[Name, tuple[Positive, ...]], Field(min_length=1)]  # family -> learning rates to try
     steps: PositiveInt
     bench: str
     n: PositiveInt = 2
 
 
 class Study(Section):
-    """A study's file."""
+    """The content of a study's file."""
 
     title: str
-    question: str  # what it asks, in a sentence or two
-    limits: str  # what its numbers cannot show
-    folder: str  # of the runs
-    records: str  # the folder of the records, which are kept with the code
-    page: Annotated[str, Field(pattern=r"\.md$")]  # the Markdown file; beside it go a .json and a .png of its name
-    models: Annotated[dict[Name, Tree], Field(min_length=1)]  # by name, settings of `phf train`: model, dtype, ...
+    question: str  # what the study asks, in a sentence or two
+    limits: str  # what its results cannot show
+    folder: str  # the folder of the runs
+    records: str  # the folder of the records, which are committed with the code
+    page: Annotated[
+        str, Field(pattern=r"\.md$")
+    ]  # the Markdown file; a .json and a .png of the same name lie beside it
+    models: Annotated[dict[Name, Tree], Field(min_length=1)]  # name -> settings of `phf train`: model, dtype, ...
     config: tuple[str, ...] = ()  # recipes or YAML files of every training run
     set: Tree = Field(default={})  # settings of every training run
     benches: Annotated[tuple[str, ...], Field(min_length=1)]
     eval: Tree = Field(default={})  # settings of `phf eval`
-    evaluated: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]  # steps; training ends at the last
+    evaluated: Annotated[
+        tuple[PositiveInt, ...], Field(min_length=1)
+    ]  # the steps to evaluate; training ends at the last
     baseline: Name
     seeds: PositiveInt
     processes: PositiveInt = 1  # of one training run
@@ -83,11 +87,11 @@ class Study(Section):
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One model trained by one system under one seed; the system `base` is the model itself.
+    """One model trained by one system with one seed; the system BASE is the model without training.
 
     Attributes:
-        rate: the learning rate that the search gave or tries; None is the recipe's.
-        searching: whether it is a short run of the search.
+        rate: the learning rate that the search has chosen or tries; None is the recipe's.
+        searching: whether this is a short run of the search.
     """
 
     study: Study
@@ -116,7 +120,7 @@ class StudyRun:
 
     @property
     def evaluated(self) -> tuple[int, ...]:
-        """The steps after which it is evaluated; 0 is the model itself."""
+        """The steps whose checkpoints are evaluated; 0 is the model without training."""
         if not self.trains:
             return (0,)
         return (self._search.steps,) if self.searching else self.study.evaluated
@@ -126,22 +130,22 @@ class StudyRun:
         return (self._search.bench,) if self.searching else self.study.benches
 
     def training(self) -> Tree:
-        """The settings of `phf train`, as its file has them."""
+        """The settings of `phf train`, as a tree."""
         study, system = self.study, self.study.systems[self.system]
         files = [source.tree for source in file_sources([*study.config, *system.config])]
-        own: Tree = {"seed": self.seed, "steps": self.evaluated[-1], "checkpoint_every": self.evaluated[0]}
+        fixed: Tree = {"seed": self.seed, "steps": self.evaluated[-1], "checkpoint_every": self.evaluated[0]}
         rate = {"optim": {"lr": self.rate}} if self.rate else {}
-        return merged([*files, study.models[self.model], study.set, system.set, own, rate])
+        return merged([*files, study.models[self.model], study.set, system.set, fixed, rate])
 
     def evaluation(self) -> Tree:
-        """The settings of `phf eval`, but for the model."""
+        """The settings of `phf eval` without the model, as a tree."""
         model = self.study.models[self.model]
         shared: Tree = {key: model[key] for key in ("dtype", "device", "attention", "vllm", "http") if key in model}
         tree = merged([shared, self.study.eval]) | {"bench": list(self.benches), "seed": self.seed}
         return tree | ({"n": self._search.n} if self.searching else {})
 
     def target(self, step: int) -> str:
-        """What `phf eval` is given for a step."""
+        """The TARGET of `phf eval` for a step."""
         if not self.trains:
             return str(self.study.models[self.model].get("model", "embedded"))
         return str(self.folder / "checkpoints" / step_name(step))
@@ -153,14 +157,14 @@ class StudyRun:
 
 
 def load_study(path: Path) -> Study:
-    """Reads a study and checks the settings of every run.
+    """Reads a study and validates the settings of every run.
 
     Raises:
-        UserError: one line that names the file and the key, for a file that is no study or a setting that is none.
+        UserError: names the file and the key, for a file that is no study or an invalid setting.
     """
     study = resolve(Study, [Source(str(path), read_yaml(path))])
     for run in [*search_runs(study), *runs_of(study)]:
-        if run.seed == 0:  # the others differ in their seed alone
+        if run.seed == 0:  # runs of other seeds have the same other settings
             check_run(run, path)
     return study
 
@@ -178,7 +182,7 @@ def check_run(run: StudyRun, path: Path) -> None:
 
 
 def runs_of(study: Study) -> list[StudyRun]:
-    """The runs of the tables, one seed of every system after the other, so that a stopped study has whole seeds."""
+    """The runs of the tables, seed by seed over all systems, so that a stopped study has complete seeds."""
     seeds = {name: system.seeds or study.seeds for name, system in study.systems.items()}
     runs = [StudyRun(study, model, BASE) for model in study.models]
     for seed in range(max(seeds.values())):
@@ -188,24 +192,24 @@ def runs_of(study: Study) -> list[StudyRun]:
 
 @dataclass(frozen=True)
 class Part:
-    """The part of a study that is asked for: the whole by default. The base model belongs to every part.
+    """The part of a study to run, by default the whole. The base model belongs to every part.
 
     Attributes:
-        only: the names of the systems; empty is all of them.
-        seeds: so many of the first seeds; None is all of them.
+        only: the names of the systems; empty means all.
+        seeds: the number of first seeds; None means all.
     """
 
     only: frozenset[str] = frozenset()
     seeds: int | None = None
 
     def has(self, run: StudyRun) -> bool:
-        """Whether a run of the tables is asked for."""
+        """Whether a run of the tables belongs to the part."""
         return run.system == BASE or (
             (not self.only or run.system in self.only) and (self.seeds is None or run.seed < self.seeds)
         )
 
     def searches(self, study: Study) -> list[StudyRun]:
-        """The runs of the search that the rates of this part need."""
+        """The runs of the search that decide the learning rates of this part."""
         families = {study.systems[run.system].family for run in runs_of(study) if run.trains and self.has(run)}
         return [run for run in search_runs(study) if study.systems[run.system].family in families]
 
@@ -214,7 +218,7 @@ WHOLE = Part()
 
 
 def search_runs(study: Study) -> list[StudyRun]:
-    """The short runs that choose each family's rate: of its first system, with the first seed."""
+    """The short runs that decide each family's learning rate: its first system, with the first seed."""
     if study.search is None:
         return []
     return [
@@ -227,8 +231,8 @@ def search_runs(study: Study) -> list[StudyRun]:
 
 
 def first_of(study: Study, family: str) -> str:
-    """The system that stands for a family in the search. Raises UserError for a family without one."""
-    found = next((name for name, system in study.systems.items() if system.family == family), None)
-    if found is None:
+    """The system that represents a family in the search. Raises UserError for a family without a system."""
+    system = next((name for name, system in study.systems.items() if system.family == family), None)
+    if system is None:
         raise UserError(f"search.rates.{family}: none of the systems is of this family")
-    return found
+    return system

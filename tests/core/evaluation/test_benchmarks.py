@@ -103,7 +103,7 @@ def test_math_arenas_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nam
         ("1", "P1", r"\frac{1}{1}"),
         ("2", "P2", r"\frac{1}{2}"),
     ]
-    assert f"{name}: read at its newest revision, for none is pinned" in bench.notes[0]
+    assert f"{name}: read at its newest revision, because none is pinned" in bench.notes[0]
 
 
 def test_a_hub_table_of_other_columns_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_a_hub_table_of_other_columns_is_one_line(tmp_path: Path, monkeypatch: p
     with pytest.raises(UserError, match=r"aime_2026: .* has no column 'problem' among question, answer: it has"):
         load_benchmark("aime_2026", EvalConfig())
     as_hub(tmp_path / "g", monkeypatch, "gpqa_diamond", [{"Question": "Q", "Correct Answer": "1"}])
-    with pytest.raises(UserError, match=r"gpqa_diamond: row 1 of .* is not in the form that is known: 'Incorrect Ans"):
+    with pytest.raises(UserError, match=r"gpqa_diamond: row 1 of .* is not a question with options: 'Incorrect Ans"):
         load_benchmark("gpqa_diamond", EvalConfig())
 
 
@@ -126,7 +126,7 @@ def test_multiple_choice_is_shuffled_by_a_stated_seed(tmp_path: Path, monkeypatc
         assert f"{problem.answer}. right\n" in problem.problem
     assert {problem.answer for problem in bench.problems} == set("ABCD")
     assert bench.grader == "choice"
-    assert "gpqa_diamond: its options stand in the order that options_seed=0 gives" in bench.notes
+    assert "gpqa_diamond: options_seed=0 decides the order of its options" in bench.notes
     assert load_benchmark("gpqa_diamond", EvalConfig()).sha256 == bench.sha256
     assert load_benchmark("gpqa_diamond", EvalConfig(options_seed=1)).sha256 != bench.sha256
     assert load_benchmark("gpqa_diamond", EvalConfig(limit=3)).problems == bench.problems[:3]

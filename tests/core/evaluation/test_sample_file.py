@@ -68,7 +68,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="holds something else"), SampleFile(tmp_path).claim(SETTINGS, {}):
+    with pytest.raises(UserError, match="holds files of something else"), SampleFile(tmp_path).claim(SETTINGS, {}):
         pytest.fail("taken")
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -105,9 +105,9 @@ def test_the_table_has_a_row_for_each_sample_by_problem_and_number(tmp_path: Pat
     ("rows", "told"),
     [
         ([line("a", 0, text="1"), line("b", 0, text="")], None),
-        ([line("a", 0, text="2")], "sample 0 of problem a is not what samples.jsonl says"),
-        ([line("b", 0, text="1")], "sample 0 of problem b is not what samples.jsonl says"),
-        ([line("b", 0, text="")], "1 rows, where summary.json tells of 2 problems with 1 samples each"),
+        ([line("a", 0, text="2")], "sample 0 of problem a differs from samples.jsonl"),
+        ([line("b", 0, text="1")], "sample 0 of problem b differs from samples.jsonl"),
+        ([line("b", 0, text="")], "it has 1 rows, and summary.json says 2 problems with 1 samples each"),
     ],
 )
 def test_a_table_of_other_samples_is_told(tmp_path: Path, rows: list[dict[str, object]], told: str | None) -> None:

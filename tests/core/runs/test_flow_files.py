@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from phfcli.core.analysis.diagnose import LayerReport, comparable, diagnose_file
+from phfcli.core.analysis.diagnose import LayerReport, diagnose_file, in_order
 from phfcli.core.errors import UserError
 from phfcli.core.names import ENERGIES, EnergyName
 from phfcli.core.runs.flows import Flow, Rollout, open_flow, write_flow
@@ -136,4 +136,4 @@ def test_models_of_different_depth_are_not_put_together(tmp_path: Path) -> None:
     report = report_of(planted(layer=1), tmp_path)
     other = LayerReport(**{**vars(report), "layers": [1, 2]})
     with pytest.raises(UserError, match="different depth"):
-        comparable([report, other])
+        in_order([report, other])

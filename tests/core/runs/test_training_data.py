@@ -75,7 +75,9 @@ def test_offline_the_prompt_and_the_reference_must_fit(tmp_path: Path, prompts: 
     length = len(prompts.student("P")) + len(prompts.target("P", "2" * 90))
     assert sequence_lengths.length(long) == length
     assert build_curriculum(config, sequence_lengths, limit=length)[1] == 0
-    with pytest.raises(UserError, match=f"problem 1 takes {length} tokens with its reference.*overlong=skip$"):
+    with pytest.raises(
+        UserError, match=f"problem 1 takes {length} tokens with its reference.*set overlong to skip to leave"
+    ):
         build_curriculum(config, sequence_lengths, limit=length - 1)
     kept, skipped = build_curriculum(config.model_copy(update={"overlong": "skip"}), sequence_lengths, limit=length - 1)
     assert ([p.solution for p in kept.problems], skipped) == (["1"], 1)

@@ -154,7 +154,7 @@ def test_the_page_says_what_is_there_and_where_it_is_from(study: Study, tmp_path
     fill(study)
     text = write_report(study, tmp_path / "study.yaml").read_text()
     assert "| PHF | 2 | 93.8 ± 6.2 (seeds) | +12.5 | -146.3 to +171.3 | 0.500 | 136 seeds |" in text
-    assert "- **Null**, not told apart from OPSD: PHF." in text
+    assert "- **Null**, no difference from OPSD shown: PHF." in text
     assert "- **One seed only**, so no statement about the method: SFT." in text
     assert (
         "- **Width**: 1 of 1 intervals over seeds are wider than ± 3 points; the column `seeds for ± 3 points` says"
@@ -202,8 +202,8 @@ def test_what_only_the_correction_takes_is_open(study: Study) -> None:
         return findings(study, replace(results, rows=rows))
 
     opened = corrected_to(0.06)
-    assert "- **Open**, told apart from OPSD alone but not after the correction: PHF by +5.0 points." in opened
-    assert "- **Null**, not told apart from OPSD: nothing." in opened
+    assert "- **Open**, different from OPSD before but not after the correction: PHF by +5.0 points." in opened
+    assert "- **Null**, no difference from OPSD shown: nothing." in opened
     assert not any("Open" in line for line in corrected_to(0.04))
 
 
