@@ -26,7 +26,7 @@ CURVES = {
     "grad_norm": "Norm of the gradient before it is clipped.",
     "rollout_tokens": "Mean length of a rollout, in tokens.",
 }
-DETAILS = {  # the report shows these folded away
+DETAILS = {  # of the page's fold
     "flow_direction": "Direction term of the flow (eq. 6), mean over layers, then over rollouts.",
     "flow_geometry": "Geometry term of the flow (eq. 7), mean over layers, then over rollouts.",
     "flow_adjacent": "Term of neighbouring layers (eq. 10), mean over pairs of layers, then over rollouts.",
@@ -47,8 +47,8 @@ DETAILS = {  # the report shows these folded away
     "padding": "Share of the computed positions that hold nothing.",
     "staleness": "Updates between the weights that drew the rollouts and those that train on them.",
     "tokens_per_s": "Tokens of rollouts over the seconds of the whole step.",
-    "rollout_seconds": "Seconds of the step's sampling, or of the wait for it.",
-    "batch_seconds": "Seconds of grading and of making batches.",
+    "rollout_seconds": "Seconds of the step's sampling and grading, or of the wait for it.",
+    "batch_seconds": "Seconds of making batches.",
     "teacher_seconds": "Seconds of the step's passes without a gradient.",
     "student_seconds": "Seconds of the student's pass.",
     "loss_seconds": "Seconds of the loss, its backward pass and the step's metrics.",

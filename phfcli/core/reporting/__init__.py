@@ -1,5 +1,5 @@
-"""What people look at: charts, tables for other programs, and the report page.
+"""Output for people: charts, tables for other programs, and the HTML pages of reports and probes.
 
-In come the findings of `analysis` and the files of runs; out come pictures, Markdown, LaTeX, CSV and one HTML page that
-asks the network for nothing. Text from files and models is escaped wherever it is shown.
+This room turns the records of `analysis` and the files of runs into pictures, Markdown, LaTeX, CSV and HTML pages that
+need no network. Text from files and models is escaped wherever it is shown.
 """

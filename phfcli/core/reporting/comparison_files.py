@@ -1,4 +1,4 @@
-"""The files of a comparison: tables, pictures, samples side by side."""
+"""Writes the files of a comparison: tables, a picture, and the page of two evaluations' samples."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from phfcli.core.types import Problem
 
 
 def write_side_by_side(path: Path, comparison: Comparison) -> None:
-    """Writes the page of two evaluations, with the difference of their averages above them.
+    """Writes the page that shows two evaluations side by side, with the difference of their averages.
 
     Raises:
-        UserError: for more or fewer than two, those of two benchmarks, and one without samples.parquet.
+        UserError: there are not two evaluations, they are of two benchmarks, or one has no samples.parquet.
     """
     results = comparison.results
     if len(results) != 2 or results[0].bench != results[1].bench:
@@ -36,16 +36,16 @@ def write_side_by_side(path: Path, comparison: Comparison) -> None:
 
 
 def _difference(pair: Pair) -> str:
-    """The difference in points, its interval, and what the interval is over."""
+    """The difference in percentage points, its interval, and the unit of the interval."""
     result = pair.result
-    told = f"{pair.b} - {pair.a}: {points(result.difference)} points"
+    text = f"{pair.b} - {pair.a}: {points(result.difference)} points"
     if result.low is None or result.high is None:
-        return told
-    return f"{told} (95% interval {interval(result.low, result.high)}, over {pair.measured.unit})"
+        return text
+    return f"{text} (95% interval {interval(result.low, result.high)}, over {pair.measured.unit})"
 
 
 def _rows(result: SavedEvaluation) -> list[GradedSample]:
-    """The rows of the table of samples, which holds the problems' texts as well."""
+    """The rows of samples.parquet, which also holds the texts of the problems."""
     table = SampleFile(result.folder).table
     if not table.is_file():
         raise UserError(f"samples: {table} is missing; the same `phf eval` again writes it, without new samples")
@@ -62,9 +62,9 @@ def write_comparison(
     csv: Path | None,
     samples: Path | None = None,
 ) -> dict[str, Path]:
-    """Writes each file that is given; returns them by what they are.
+    """Writes the files whose paths are given; returns kind -> path.
 
-    The differences go beside the CSV, in a file whose name ends in -pairs.csv.
+    The tested differences go into a second CSV file, whose name ends in -pairs.csv.
     """
     if plot is not None:
         from phfcli.core.reporting.figures import draw_view  # loads matplotlib
@@ -73,7 +73,7 @@ def write_comparison(
     if markdown is not None:
         write_text(markdown, "\n".join(as_markdown(table) for table in view.tables))
     if latex is not None:
-        # a paper has models x benches; the differences, of ten columns, are in the other files
+        # a paper shows methods x benchmarks; the differences, a table of ten columns, are in the other files
         tables = [paper_table(comparison)] if name in ("runs", "methods") else view.tables
         parts = [
             as_latex(table, f"tab:{name}" + (f"-{number}" if number else ""), ranked=number == 0 and name != "dynamics")

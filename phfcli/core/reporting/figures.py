@@ -1,4 +1,4 @@
-"""Draws pictures into files: several charts side by side, by matplotlib without a screen."""
+"""Draws pictures of several charts side by side into files, by matplotlib without a display."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -17,7 +17,7 @@ from phfcli.core.reporting import flow_charts, score_charts
 from phfcli.core.reporting import flow_charts as reading_charts
 from phfcli.core.reporting.tables import trajectories
 
-Panel = Callable[[Axes], None]
+Panel = Callable[[Axes], None]  # draws one chart
 
 _COLUMNS = 3
 _MOST_PAIRS = 24  # differences in one panel
@@ -26,7 +26,7 @@ _DPI = 130
 
 
 def layer_panels(reports: Sequence[LayerReport]) -> dict[str, Panel]:
-    """What is drawn of the flows of one model, oldest first; several steps add how they changed."""
+    """Name -> chart of the flows of one model, given in the order of steps; several steps add charts over training."""
     newest = reports[-1]
     over_steps: dict[str, Panel] = {
         "share map": lambda axes: flow_charts.share_map(axes, reports),
@@ -52,24 +52,24 @@ def layers_figure(reports: Sequence[LayerReport]) -> Figure:
 
 
 def draw_layers(reports: Sequence[LayerReport], path: Path) -> None:
-    """The picture of a diagnosis, in a file."""
+    """Writes the picture of a diagnosis."""
     save_figure(layers_figure(reports), path)
 
 
 def _plain_text() -> AbstractContextManager[None]:
-    """In which a dollar in a name is a dollar."""
+    """A context in which matplotlib takes dollar signs as text, not as mathematics."""
     return rc_context({"text.parse_math": False})
 
 
 class Picture(Figure):
-    """A figure that notebooks show as it is."""
+    """A figure that notebooks display as PNG."""
 
     def _repr_png_(self) -> bytes:
         return _png(self, _DPI)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure into a file of the kind that its name says."""
+    """Writes a figure; the ending of the file name decides the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _plain_text():
         figure.savefig(path, dpi=_DPI)
@@ -83,7 +83,7 @@ def _png(figure: Figure, dpi: float) -> bytes:
 
 
 def figure_of(drawn: Sequence[Panel], columns: int = _COLUMNS, size: tuple[float, float] = _SIZE) -> Figure:
-    """Panels side by side, in rows of so many."""
+    """A figure of several charts, `columns` in each row; `size` is that of one chart in inches."""
     columns = min(columns, len(drawn))
     rows = -(-len(drawn) // columns)
     figure = Picture(figsize=(columns * size[0], rows * size[1]), layout="constrained")
@@ -97,20 +97,20 @@ def figure_of(drawn: Sequence[Panel], columns: int = _COLUMNS, size: tuple[float
 
 
 def view_panels(name: ViewName, comparison: Comparison) -> list[Panel]:
-    """What is drawn of a view of a comparison."""
+    """The charts of a view of a comparison."""
     if name == "ablations":
         return [lambda axes: score_charts.variants(axes, comparison)]
     if name == "dynamics":
         points = trajectories(comparison)
-        places = [(model, bench) for model in comparison.models for bench in comparison.benches]
-        return [_trajectory(points, model, bench, len(places) > 1) for model, bench in places]
+        pairs_drawn = [(model, bench) for model in comparison.models for bench in comparison.benches]
+        return [_trajectory(points, model, bench, len(pairs_drawn) > 1) for model, bench in pairs_drawn]
     drawn = [_scores(comparison, model) for model in comparison.models]
     pairs = drawn_pairs(comparison)
     return [*drawn, lambda axes: score_charts.differences(axes, pairs)] if pairs else drawn
 
 
 def drawn_pairs(comparison: Comparison) -> list[Pair]:
-    """The differences of a picture: of means over benchmarks where there are several, the clearest of very many."""
+    """The differences to draw: those of the mean if there are several benchmarks, and of many the smallest p-values."""
     pairs = [pair for pair in comparison.pairs if pair.bench == SUITE] or comparison.pairs
     kept = sorted(pairs, key=lambda pair: pair.measured.p_value)[:_MOST_PAIRS]
     return [pair for pair in pairs if pair in kept]
@@ -122,7 +122,7 @@ def differences_height(comparison: Comparison) -> float:
 
 
 def view_figure(name: ViewName, comparison: Comparison) -> Figure:
-    """A view as one picture."""
+    """The picture of a view."""
     height = _SIZE[1]
     if name in ("runs", "methods"):
         height = differences_height(comparison)
@@ -132,7 +132,7 @@ def view_figure(name: ViewName, comparison: Comparison) -> Figure:
 
 
 def draw_view(name: ViewName, comparison: Comparison, path: Path) -> None:
-    """The picture of a view, in a file."""
+    """Writes the picture of a view."""
     save_figure(view_figure(name, comparison), path)
 
 
@@ -155,5 +155,5 @@ def _trajectory(points: Sequence[score_charts.Point], model: str, bench: str, na
 
 
 def draw_bridge(report: BridgeReport, path: Path) -> None:
-    """How well a bridge's two sides agree, by rank."""
+    """Writes the picture of a bridge: the cosine of both models' projected states by rank."""
     save_figure(figure_of([lambda axes: flow_charts.bridge(axes, report)]), path)

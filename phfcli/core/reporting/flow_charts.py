@@ -1,4 +1,4 @@
-"""The charts of a hidden flow: energy over depth and along the rollout, cosine, and the logit lens."""
+"""The charts of a hidden flow (energy, cosines, ranks, logit lens), and the helpers that all charts share."""
 
 import math
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ INK, QUIET, LINE = "#1c1f24", "#59616c", "#dcdfe4"
 SERIES = ("#2b6cb0", "#dd6b20", "#2f855a", "#805ad5", "#b83280", "#718096", "#b7791f", "#0987a0")
 BLUE, ORANGE, GREY = SERIES[0], SERIES[1], SERIES[5]
 MARKERS = "os^Dv<>P"
-# no shade of a map is a colour of the above, which a page may exchange; from 50 on their scale would be an image
+# no shade may equal a colour above, which a page replaces; with 50 or more shades the colour bar would be an image
 SHADES = LinearSegmentedColormap.from_list("flow", ["#f7fafc", "#8fccf3", "#2a6bb2", "#19295d"], N=40)
 
 
-def tell(artist: Any, text: str) -> None:
-    """Gives a mark the text that a page shows when somebody points at it."""
+def set_tooltip(artist: Any, text: str) -> None:
+    """Gives a mark the text that a page shows when the pointer is on it; see `inline_svg`."""
     artist.set_gid(f"value:{text}")
 
 
 def shares(axes: Axes, report: LayerReport) -> None:
-    """Each layer's share of one flow's energy, with the uniform line."""
+    """Each layer's share of a flow's energy, with a line at the uniform share."""
     uniform = 100 / len(report.share)
     bars = axes.bar(report.layers, [100 * share for share in report.share], color=BLUE)
     for layer, share, bar in zip(report.layers, report.share, bars, strict=True):
-        tell(bar, f"block {layer}: {100 * share:.1f} %")
+        set_tooltip(bar, f"block {layer}: {100 * share:.1f} %")
     axes.axhline(uniform, color=ORANGE, linestyle="--", label=f"uniform, {uniform:.1f} %")
     axes.set_ylim(0, 1.18 * max(100 * max(report.share), uniform))
     axes.set_xticks(_ticks(report.layers, 12))
@@ -41,12 +41,12 @@ def shares(axes: Axes, report: LayerReport) -> None:
 
 
 def beside_paper(axes: Axes, report: LayerReport) -> None:
-    """The largest share over the uniform one: ours, and the three that the paper reports."""
+    """The largest share divided by the uniform share: this flow's, and the three that the paper reports."""
     ours = report.largest[1] * len(report.share)
     rows = [(f"ours, {len(report.share)} blocks", ours), *((f"{name}, {L}", p * L) for name, L, p, _ in PAPER)]
     bars = axes.barh([name for name, _ in rows], [value for _, value in rows], color=[BLUE, GREY, GREY, GREY])
     for (name, value), bar in zip(rows, bars, strict=True):
-        tell(bar, f"{name}: {value:.2f}")
+        set_tooltip(bar, f"{name}: {value:.2f}")
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.axvline(1, color=ORANGE, linestyle="--")
     axes.set_xlim(0, 1.2 * max(value for _, value in rows))
@@ -56,10 +56,10 @@ def beside_paper(axes: Axes, report: LayerReport) -> None:
 
 
 def share_map(axes: Axes, reports: Sequence[LayerReport]) -> None:
-    """Layers x steps: how the shares change over training, as multiples of the uniform share."""
+    """A map of layers x steps: the shares over training, as multiples of the uniform share."""
     depth = len(reports[0].share)
     rows = [[report.share[index] * depth for report in reports] for index in range(depth)]
-    steps = [str(place if report.step is None else report.step) for place, report in enumerate(reports)]
+    steps = [str(index if report.step is None else report.step) for index, report in enumerate(reports)]
     layers = [str(layer) for layer in reports[0].layers]
     cells(axes, rows, layers, steps, lambda row, column: f"block {layers[row]}, step {steps[column]}")
     name_axes(axes, "training step", "decoder block")
@@ -67,7 +67,7 @@ def share_map(axes: Axes, reports: Sequence[LayerReport]) -> None:
 
 
 def position_map(axes: Axes, report: LayerReport) -> None:
-    """Layers x parts of the rollout: where the transitions differ."""
+    """A map of layers x parts of the rollout: the energy of the transitions."""
     parts = len(report.position_map[0])
     layers = [str(layer) for layer in report.layers]
     edges = [str(round(100 * (part + 1) / parts)) for part in range(parts)]
@@ -77,15 +77,15 @@ def position_map(axes: Axes, report: LayerReport) -> None:
 
 
 def entropies(axes: Axes, reports: Sequence[LayerReport]) -> None:
-    """The entropy of the shares over training, in parts of its maximum, with the paper's at step 100."""
-    steps = [place if report.step is None else report.step for place, report in enumerate(reports)]
+    """The entropy of the shares over training, in percent of its maximum, with the paper's values at step 100."""
+    steps = [index if report.step is None else report.step for index, report in enumerate(reports)]
     values = [100 * report.entropy / report.max_entropy for report in reports]
     (line,) = axes.plot(steps, values, color=BLUE, marker="o", label="ours")
-    tell(line, ", ".join(f"step {step}: {value:.1f} %" for step, value in zip(steps, values, strict=True)))
-    for place, (name, depth, _, nats) in enumerate(PAPER):
+    set_tooltip(line, ", ".join(f"step {step}: {value:.1f} %" for step, value in zip(steps, values, strict=True)))
+    for index, (name, depth, _, nats) in enumerate(PAPER):
         share = 100 * nats / math.log(depth)
-        (mark,) = axes.plot([100], [share], color=GREY, marker=MARKERS[place + 1], linestyle="", label=f"paper, {name}")
-        tell(mark, f"{name}, step 100: {share:.1f} %")
+        (mark,) = axes.plot([100], [share], color=GREY, marker=MARKERS[index + 1], linestyle="", label=f"paper, {name}")
+        set_tooltip(mark, f"{name}, step 100: {share:.1f} %")
     axes.set_ylim(min(90, *values) - 1, 100.5)
     name_axes(axes, "training step", "entropy, % of ln L")
     axes.legend(frameon=False, fontsize=9)
@@ -93,10 +93,14 @@ def entropies(axes: Axes, reports: Sequence[LayerReport]) -> None:
 
 
 def terms(axes: Axes, report: LayerReport) -> None:
-    """The direction, geometry and neighbouring-layer terms by layer."""
-    kinds = (("direction", "direction, eq. 6"), ("geometry", "geometry, eq. 7"), ("adjacent", "with the next, eq. 10"))
-    for place, (name, label) in enumerate(kinds):
-        _by_layer(axes, report, name, label, place)
+    """The direction, geometry and adjacent-layer terms by layer (eq. 6, 7, 10)."""
+    kinds = (
+        ("direction", "direction, eq. 6"),
+        ("geometry", "geometry, eq. 7"),
+        ("adjacent", "adjacent layers, eq. 10"),
+    )
+    for index, (name, label) in enumerate(kinds):
+        _by_layer(axes, report, name, label, index)
     from_zero(axes)
     name_axes(axes, "decoder block", "mean over rollouts")
     axes.legend(frameon=False, fontsize=9)
@@ -104,27 +108,27 @@ def terms(axes: Axes, report: LayerReport) -> None:
 
 
 def agreement(axes: Axes, report: LayerReport) -> None:
-    """Cosine of the transitions and CKA of the states by layer: 1 is no difference."""
-    for place, (name, label) in enumerate((("cosine", "cosine of transitions"), ("cka", "CKA of states"))):
-        _by_layer(axes, report, name, label, place)
+    """The cosine of the transitions and the CKA of the states by layer; 1 means no difference."""
+    for index, (name, label) in enumerate((("cosine", "cosine of transitions"), ("cka", "CKA of states"))):
+        _by_layer(axes, report, name, label, index)
     axes.set_ylim(top=1.005)
     name_axes(axes, "decoder block", "student and teacher")
     axes.legend(frameon=False, fontsize=9)
-    title(axes, f"{at_step(report)}agreement of both readers, 1 is alike")
+    title(axes, f"{at_step(report)}agreement of student and teacher; 1 is equal")
 
 
 def ranks(axes: Axes, report: LayerReport) -> None:
-    """The effective rank of both readers' transitions by layer."""
-    for place, reader in enumerate(("student", "teacher")):
-        _by_layer(axes, report, f"rank_{reader}", reader, place)
+    """The effective rank of student's and teacher's directions by layer."""
+    for index, reader in enumerate(("student", "teacher")):
+        _by_layer(axes, report, f"rank_{reader}", reader, index)
     from_zero(axes)
     name_axes(axes, "decoder block", "effective rank")
     axes.legend(frameon=False, fontsize=9)
-    title(axes, f"{at_step(report)}directions that transitions take")
+    title(axes, f"{at_step(report)}effective rank of the directions")
 
 
 def from_zero(axes: Axes) -> None:
-    """Starts the scale at zero and leaves room above what is drawn."""
+    """Starts the y axis at zero, with room above the data."""
     axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
 
 
@@ -139,21 +143,28 @@ def title(axes: Axes, text: str) -> None:
 
 
 def at_step(report: LayerReport) -> str:
+    """The step of a report as the start of a title."""
     return "" if report.step is None else f"step {report.step}: "
 
 
-def _by_layer(axes: Axes, report: LayerReport, name: str, label: str, place: int) -> None:
+def _by_layer(axes: Axes, report: LayerReport, name: str, label: str, index: int) -> None:
+    """A line of a measure over layers, in the colour of that index."""
     values = report.measures[name]
     known = [(layer, value) for layer, value in zip(report.layers, values, strict=False) if value is not None]
     if not known:
         return
-    (line,) = axes.plot(*zip(*known, strict=True), color=SERIES[place], marker=MARKERS[place], label=label)
-    tell(line, f"{label}: " + ", ".join(f"block {layer} {value:.3g}" for layer, value in known))
+    (line,) = axes.plot(*zip(*known, strict=True), color=SERIES[index], marker=MARKERS[index], label=label)
+    set_tooltip(line, f"{label}: " + ", ".join(f"block {layer} {value:.3g}" for layer, value in known))
     axes.set_xticks(_ticks(report.layers, 12))
 
 
 def cells(axes: Axes, rows: Sequence[Sequence[float | None]], ys: list[str], xs: list[str], name: Any) -> None:
-    """A map of values from white to blue, each cell a mark of its own, with a scale at the right."""
+    """A map of values from white to blue with a colour bar, in which each cell is a mark with a tooltip.
+
+    Args:
+        ys, xs: the labels of rows and columns.
+        name: returns the name of the cell (row, column) for its tooltip.
+    """
     known = [value for row in rows for value in row if value is not None]
     scale = Normalize(min(0.0, *known), max(*known, 1e-12))
     for y, row in enumerate(rows):
@@ -162,11 +173,11 @@ def cells(axes: Axes, rows: Sequence[Sequence[float | None]], ys: list[str], xs:
                 cell = Rectangle(
                     (x - 0.5, y - 0.5), 1, 1, facecolor=SHADES(scale(value)), linewidth=0, antialiased=False
                 )
-                tell(axes.add_patch(cell), f"{name(y, x)}: {value:.3g}")
+                set_tooltip(axes.add_patch(cell), f"{name(y, x)}: {value:.3g}")
     axes.set(xlim=(-0.5, len(xs) - 0.5), ylim=(-0.5, len(ys) - 0.5))
     for ticks, labels in ((axes.set_xticks, xs), (axes.set_yticks, ys)):
-        places = _ticks(range(len(labels)), 10)
-        ticks(places, [labels[place] for place in places])
+        indices = _ticks(range(len(labels)), 10)
+        ticks(indices, [labels[index] for index in indices])
     bar = axes.figure.colorbar(ScalarMappable(scale, SHADES), ax=axes)
     bar.outline.set_visible(False)
     assert bar.solids is not None
@@ -174,7 +185,7 @@ def cells(axes: Axes, rows: Sequence[Sequence[float | None]], ys: list[str], xs:
 
 
 def _ticks(values: Sequence[int], most: int) -> list[int]:
-    """At most so many of the values, the first among them."""
+    """At most `most` of the values, evenly spaced, with the first."""
     every = -(-len(values) // most)
     return list(values)[::every]
 
@@ -193,31 +204,31 @@ def bridge(axes: Axes, report: BridgeReport) -> None:
 
 def state_cosine(axes: Axes, report: LayerReport) -> None:
     """The cosine of the last block's states over the first and over the last k tokens (OPRD, figure 8)."""
-    found = report.state_cosine
-    for place, (end, rows) in enumerate(found.ends()):
-        ends = [(k, row[-1]) for k, row in zip(found.tokens, rows, strict=True)]
+    cosine = report.state_cosine
+    for index, (end, rows) in enumerate(cosine.ends()):
+        ends = [(k, row[-1]) for k, row in zip(cosine.tokens, rows, strict=True)]
         points = [(k, value, f"{k} {value:.4f}") for k, value in ends if value is not None]
-        _line(axes, points, f"{end} k tokens", place)
+        _line(axes, points, f"{end} k tokens", index)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(found.tokens, [*map(str, found.tokens[:-1]), "all"])
+    axes.set_xticks(cosine.tokens, [*map(str, cosine.tokens[:-1]), "all"])
     name_axes(axes, "k tokens of the rollout", f"cosine of states, block {report.layers[-1]}")
     axes.legend(frameon=False, fontsize=9)
-    title(axes, f"{at_step(report)}both readers' states at either end")
+    title(axes, f"{at_step(report)}student's and teacher's states at both ends")
 
 
 def lens_entropy(axes: Axes, report: LayerReport) -> None:
-    """The entropy of each block's own prediction, the logit lens along depth (OISD, figure 5)."""
+    """The logit lens: the entropy of the prediction from each block's output (OISD, figure 5)."""
     assert report.lens_entropy is not None
     points = [(x, y, f"block {x} {y:.3g}") for x, y in zip(report.layers, report.lens_entropy, strict=True)]
     _line(axes, points, "entropy", 0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     from_zero(axes)
     name_axes(axes, "decoder block", "entropy, nats a token")
-    title(axes, f"{at_step(report)}logit lens: how open each block's prediction is")
+    title(axes, f"{at_step(report)}logit lens: entropy of each block's prediction")
 
 
-def _line(axes: Axes, points: Sequence[tuple[float, float, str]], label: str, place: int) -> None:
-    """A line that tells what each of its points says."""
-    xs, ys, told = zip(*points, strict=True)
-    (line,) = axes.plot(xs, ys, color=SERIES[place], marker=MARKERS[place], label=label)
-    tell(line, f"{label}: {', '.join(told)}")
+def _line(axes: Axes, points: Sequence[tuple[float, float, str]], label: str, index: int) -> None:
+    """A line through (x, y, text), with the texts as its tooltip, in the colour of that index."""
+    xs, ys, texts = zip(*points, strict=True)
+    (line,) = axes.plot(xs, ys, color=SERIES[index], marker=MARKERS[index], label=label)
+    set_tooltip(line, f"{label}: {', '.join(texts)}")

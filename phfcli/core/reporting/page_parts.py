@@ -1,4 +1,4 @@
-"""The parts of a report page: figures, sortable tables, the grid of problems."""
+"""The parts that pages share: figures, sortable tables, and the grid of problems."""
 
 import os
 import re
@@ -12,14 +12,14 @@ from phfcli.core.evaluation.samples_page import common_style, fill_template
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
 from phfcli.core.reporting.tables import ResultTable
 
-MEANINGS = {  # of the columns whose names do not say it
+MEANINGS = {  # explanations of the columns whose names are not clear by themselves
     "Average@n": "The share of right samples, mean over problems, with its standard error over problems.",
     "pass@n": "The share of problems of which at least one of the n samples is right.",
     "majority": "The share of problems whose most frequent answer is right.",
     "truncated": "The share of samples that the token limit has cut.",
     "points": "The difference in percentage points, with its standard error over the unit of the row.",
     "95% interval": "All differences that the test of the row does not reject at 5%.",
-    "over": "What the row speaks of: other trainings (seeds), or these checkpoints on other problems (problems).",
+    "over": "The unit of the row: other trainings (seeds), or these checkpoints on other problems (problems).",
     "p": "How often chance alone would give a difference as large.",
     "p, Holm": "The p-value corrected by Holm's method, since many tests together find more by chance.",
     "could show": "The true difference, in points, that this test would find in four of five such comparisons.",
@@ -29,25 +29,25 @@ MEANINGS = {  # of the columns whose names do not say it
 
 _FOLDER = Path(__file__).parent / "page"
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]\d+)?(?=\s|$)")
-_BELOW_ALL = "-1000000000"  # what an empty cell sorts by
+_BELOW_ALL = "-1000000000"  # the sort key of an empty cell
 
 
 class Figure(NamedTuple):
-    """A picture of the page, with what it shows."""
+    """A chart of the page with its caption."""
 
     svg: str
     caption: str
 
 
 def render_page(name: str, context: dict[str, Any]) -> str:
-    """A page of this room, with the style and the script that its pages share."""
+    """Renders a template of this room with the style and the script that its pages share."""
     style = common_style() + (_FOLDER / "report.css").read_text(encoding="utf-8")
     script = "".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("tablesort.min.js", "report.js"))
     return fill_template(_FOLDER / name, style, script, context)
 
 
 def sortable(table: ResultTable) -> dict[str, Any]:
-    """A table for the page: whether a column holds numbers, and for each cell what it sorts by, None for text."""
+    """A table for the template: whether each column holds numbers, and the sort key of each cell, None for text."""
     numbers = []
     for index, _ in enumerate(table.columns):
         cells = [row[index] for row in table.rows]
@@ -66,9 +66,9 @@ def sortable(table: ResultTable) -> dict[str, Any]:
 
 
 def _leading(cell: str) -> str:
-    """The number that a cell begins with, without an exponent, which the sorting does not know; or nothing."""
-    found = _NUMBER.match(cell)
-    return f"{float(found[0].replace(',', '')):.12f}".rstrip("0").rstrip(".") if found else ""
+    """The number at the start of a cell, without an exponent, which the sorting script cannot read; else ""."""
+    number = _NUMBER.match(cell)
+    return f"{float(number[0].replace(',', '')):.12f}".rstrip("0").rstrip(".") if number else ""
 
 
 _SIGNS = {"correct": "✓", "wrong": "✗", "no_answer": "∅", "truncated": "…"}
@@ -79,8 +79,8 @@ def problem_grid(comparison: Comparison, bench: str, place: int, page: Path) -> 
     """The grid of a benchmark for the page's template: rows of problems, columns of evaluations.
 
     Args:
-        place: of the benchmark among those of the page.
-        page: where the page will be; links are relative to it.
+        place: the index of the benchmark on the page.
+        page: the path of the page, to which links are relative.
     """
     results = [result for result in comparison.results if result.bench == bench and result.samples]
     problems = sorted({problem for result in results for problem in result.samples})
@@ -99,13 +99,13 @@ def _row(results: Sequence[SavedEvaluation], problem: str, number: int, page: Pa
         right = sum(sample.correct for sample in samples)
         share = right / len(samples)
         link = f"{_relative(result.folder, page)}/samples.html#{quote(problem, safe='')}"
-        told: dict[str, Any] = {
+        cell: dict[str, Any] = {
             "right": right,
             "count": len(samples),
             "share": f"{share:.4f}",
             "tenth": round(10 * share),
         }
-        cells.append(told | {"link": link})
+        cells.append(cell | {"link": link})
         shown = [
             {
                 "number": s.number,

@@ -1,7 +1,7 @@
-"""Writes the report: one page with the results, training curves, hidden flow, problems, settings and provenance.
+"""The report page: results, training curves, hidden flow, problems, settings and provenance of some runs.
 
-The page is complete without its script, which sorts and filters. Text is escaped by the template, in pictures by their
-writer. Like the page of samples it asks no network, and its policy allows nothing but its own style and script.
+The page is complete without its script, which only sorts and filters. The template escapes text; matplotlib escapes the
+text of charts. The page needs no network, and its content security policy allows only its own style and script.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,33 +37,39 @@ from phfcli.core.version import __version__
 
 _FOLDER = Path(__file__).parent / "page"
 _FLOW_CAPTIONS = {
-    "shares": "Share of the energy that each decoder block carries. Even bars at the dashed line would be a flow that "
-    "differs alike at every depth.",
-    "beside the paper": "The largest share as a multiple of the uniform one, so that models of other depth compare. "
-    "Grey bars are the paper's figures, whose energy it does not define.",
+    "shares": "Share of the energy of each decoder block. Bars at the dashed line would mean the same difference at "
+    "every depth.",
+    "beside the paper": "The largest share as a multiple of the uniform share, so that models of other depth compare. "
+    "Grey bars are the paper's, which does not define its energy.",
     "share map": "Each block's share at each saved step, as a multiple of the uniform share. A row that darkens to the "
-    "right is a block that comes to carry more.",
+    "right is a block whose share grows.",
     "entropies": "Entropy of the shares over training, in percent of its maximum; lower is more concentrated. Grey "
     "marks are the paper's at step 100.",
-    "position map": "Mean energy of the transitions in each part of the rollout, by block. Dark columns are places in "
-    "the text, dark rows are depths.",
-    "terms": "Direction, geometry and neighbouring-layer terms by block, means over rollouts. Together they are the "
+    "position map": "Mean energy of the transitions in each part of the rollout, by block. Dark columns are parts of "
+    "the text, dark rows are blocks.",
+    "terms": "Direction, geometry and adjacent-layer terms by block, means over rollouts. Together they make the "
     "flow loss.",
-    "agreement": "Cosine of student's and teacher's transitions, and CKA of their states, by block. One is agreement.",
-    "ranks": "Effective rank of the directions along a rollout, for both readers. A low one means "
-    "that the path keeps to few directions.",
-    "state cosine": "Cosine of the last block's states over the first and over the last k tokens of the rollouts. A "
-    "curve that lies lower is the end at which the readers differ more.",
+    "agreement": "Cosine of student's and teacher's transitions, and CKA of their states, by block. 1: no difference.",
+    "ranks": "Effective rank of the directions along a rollout, of student and teacher. A low rank means "
+    "that the transitions use few directions.",
+    "state cosine": "Cosine of the last block's states over the first and over the last k tokens of the rollouts. The "
+    "lower curve is the end at which student and teacher differ more.",
     "lens entropy": "Entropy of the next token when the model's head reads each block's state: the logit lens.",
 }
 
 
 def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = False) -> None:
-    """Writes the page of some runs, each as PATH or NAME=PATH; their links to samples are relative to `path`.
+    """Writes the report page.
+
+    Args:
+        path: the path of the page, to which its links to samples are relative.
+        paths: the runs, each as PATH or NAME=PATH.
+        title: the title of the page.
+        unequal: whether evaluations with other prompts or sampling settings are compared too.
 
     Raises:
-        UserError: for a path that is no run and has no evaluation, a run that is given twice, and where evaluations do
-            not compare.
+        UserError: a path that is neither a run nor evaluated, a run that is given twice, or evaluations that do not
+            compare.
     """
     runs = with_distinct_names(_loaded(paths))
     newest, evaluated = (
@@ -72,7 +78,7 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
     )
     comparison = compare(load_evaluations(newest, []), unequal)
     steps = load_evaluations(evaluated, [], all_steps=True)
-    flows = [_flow(run, place) for place, run in enumerate(runs) if run.flows]
+    flows = [_flow(run, index) for index, run in enumerate(runs) if run.flows]
     differing, same = settings_tables(runs)
     context = {
         "title": title,
@@ -91,7 +97,7 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
         "followed": rollout_views(runs),
         "full": FULL,
         "energy": "Energy: loss, (direction + geometry) / 2, eq. 8 of the paper, of the flows saved with checkpoints.",
-        "grids": [problem_grid(comparison, bench, place, path) for place, bench in enumerate(comparison.benches)],
+        "grids": [problem_grid(comparison, bench, index, path) for index, bench in enumerate(comparison.benches)],
         "settings": sortable(differing),
         "same": sortable(same),
         "provenance": sortable(provenance_table(runs)),
@@ -112,19 +118,19 @@ def _loaded(paths: Sequence[str]) -> list[RunSummary]:
 
 
 def _by_bench(comparison: Comparison) -> list[ResultTable]:
-    """The methods by benchmarks with their mean first, where there are several: the paper's Table 1."""
+    """Table 1 of the paper: methods by benchmarks, with the mean as the first column; none for a single benchmark."""
     if len(comparison.benches) < 2:
         return []
     table = paper_table(comparison)
-    place = table.columns.index(comparison.benches[0])
-    rows = [[*row[:place], row[-1], *row[place:-1]] for row in (table.columns, *table.rows)]
+    first = table.columns.index(comparison.benches[0])
+    rows = [[*row[:first], row[-1], *row[first:-1]] for row in (table.columns, *table.rows)]
     return [ResultTable(table.title, rows[0], rows[1:])]
 
 
 def _overlaps(comparison: Comparison) -> list[str]:
-    """What evaluations found of their benchmarks in training data; each finding once for all samples of a kind."""
-    found = [(result.name, result.summary.get("overlap", {}).get("sentence")) for result in comparison.results]
-    return list(dict.fromkeys(f"{name}: {sentence}" for name, sentence in found if sentence))
+    """Sentences on the overlap of benchmarks with training data, without repetitions."""
+    sentences = [(result.name, result.summary.get("overlap", {}).get("sentence")) for result in comparison.results]
+    return list(dict.fromkeys(f"{name}: {sentence}" for name, sentence in sentences if sentence))
 
 
 def _scores(comparison: Comparison, steps: list[SavedEvaluation]) -> list[Figure]:
@@ -135,53 +141,54 @@ def _scores(comparison: Comparison, steps: list[SavedEvaluation]) -> list[Figure
         comparison.models
     )
     captions.append(
-        "Differences with their 95% intervals, over seeds where both sides have several, else over problems; of very "
-        "many the clearest. The grey band marks true "
-        "differences that the test would miss more than one time in five."
+        "Differences with their 95% intervals, over seeds if both sides have several, else over problems; of very many "
+        "those of the smallest p-values. The grey band marks true differences that the test would miss more than one "
+        "time in five."
     )
     drawn = [
-        Figure(inline_svg(panel, caption, f"score-{place}", size), caption)
-        for place, (panel, caption) in enumerate(zip(view_panels("runs", comparison), captions, strict=False))
+        Figure(inline_svg(panel, caption, f"score-{index}", size), caption)
+        for index, (panel, caption) in enumerate(zip(view_panels("runs", comparison), captions, strict=False))
     ]
     if len({result.step for result in steps if result.step}) > 1:
         caption = "Average@n at the evaluated checkpoints, with its standard error over problems. Dashed: untrained."
         dynamics = view_panels("dynamics", compare(steps, unequal=True, tested=False))
         drawn += [
-            Figure(inline_svg(panel, caption, f"dynamics-{place}"), caption) for place, panel in enumerate(dynamics)
+            Figure(inline_svg(panel, caption, f"dynamics-{index}"), caption) for index, panel in enumerate(dynamics)
         ]
     return drawn
 
 
 def _samples(comparison: Comparison) -> list[Figure]:
-    """What the samples say beside their average, by benchmark."""
+    """The charts of samples (pass@k, lengths), by benchmark."""
     drawn = []
-    for place, bench in enumerate(comparison.benches):
+    for index, bench in enumerate(comparison.benches):
         panels = sample_panels([result for result in comparison.results if result.bench == bench])
         for name, panel in panels.items():
             caption = f"{bench}. {CAPTIONS[name]}"
-            drawn.append(Figure(inline_svg(panel, caption, f"samples-{place}-{name.replace(' ', '-')}"), caption))
+            drawn.append(Figure(inline_svg(panel, caption, f"samples-{index}-{name.replace(' ', '-')}"), caption))
     return drawn
 
 
 def _training(runs: Sequence[RunSummary], captions: Mapping[str, str], name: str) -> list[Figure]:
     panels = training_panels({run.name: run.metrics for run in runs}, captions)
     return [
-        Figure(inline_svg(panel, captions[key], f"{name}-{place}"), captions[key])
-        for place, (key, panel) in enumerate(panels.items())
+        Figure(inline_svg(panel, captions[key], f"{name}-{index}"), captions[key])
+        for index, (key, panel) in enumerate(panels.items())
     ]
 
 
 def _maps(runs: Sequence[RunSummary]) -> list[Figure]:
     drawn = []
-    for place, run in enumerate(runs):
-        for key, (_, _, told) in MAPS.items():
+    for index, run in enumerate(runs):
+        for key, (_, _, map_caption) in MAPS.items():
             if any(key in line for line in run.metrics):
-                caption, panel = f"{run.name}: {told}", partial(part_map, metrics=run.metrics, key=key)
-                drawn.append(Figure(inline_svg(panel, caption, f"map-{place}-{key}"), caption))
+                caption, panel = f"{run.name}: {map_caption}", partial(part_map, metrics=run.metrics, key=key)
+                drawn.append(Figure(inline_svg(panel, caption, f"map-{index}-{key}"), caption))
     return drawn
 
 
-def _flow(run: RunSummary, place: int) -> dict[str, Any]:
+def _flow(run: RunSummary, index: int) -> dict[str, Any]:
+    """The section of a run's hidden flow, for the template."""
     newest = run.flows[-1]
     drawn: dict[str, Callable[[Axes], None]] = layer_panels(run.flows)
     layer, share = newest.largest
@@ -198,7 +205,7 @@ def _flow(run: RunSummary, place: int) -> dict[str, Any]:
     )
     figures = [
         Figure(
-            inline_svg(panel, f"{run.name}: {_FLOW_CAPTIONS[name]}", f"flow-{place}-{name.replace(' ', '-')}"),
+            inline_svg(panel, f"{run.name}: {_FLOW_CAPTIONS[name]}", f"flow-{index}-{name.replace(' ', '-')}"),
             _FLOW_CAPTIONS[name],
         )
         for name, panel in drawn.items()

@@ -1,4 +1,4 @@
-"""What a report says of each run: its settings, its figures, its rollouts."""
+"""The runs of a report: their settings, provenance, metrics, flows, alarms, and rollouts read at checkpoints."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,31 +19,31 @@ from phfcli.core.training.alarms import FILE as ALARMS
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run or evaluated model of the study, with everything on disk about it."""
+    """A run or an evaluated model, with the content of its files."""
 
     name: str
     folder: Path
     config: dict[str, Any]
-    manifest: dict[str, Any]  # of the training, or of the evaluation where there was none
+    manifest: dict[str, Any]  # of the training, or else of an evaluation
     metrics: list[dict[str, Any]]
     flows: list[LayerReport]
     alarms: list[dict[str, Any]] = field(default_factory=list)
 
 
 def load_run_summary(name: str | None, folder: Path) -> RunSummary:
-    """Reads a folder. Raises UserError for one that is no run and holds no evaluation."""
+    """Reads a run's folder. Raises UserError for a folder that is neither a run nor holds an evaluation."""
     if not folder.exists():
         raise UserError(f"{folder}: no such run")
     evaluated = [] if is_run(folder) else summaries_of(folder, all_steps=True)
     if not is_run(folder) and not evaluated:
         raise UserError(f"{folder}: neither a run nor evaluated; run `phf eval` first")
-    told = [*folder.glob("manifest.json"), *evaluation_files(folder, "settings.json")]
+    manifests = [*folder.glob("manifest.json"), *evaluation_files(folder, "settings.json")]
     saved = flow_files(folder) if is_run(folder) and any((folder / "flows").glob("*.safetensors")) else []
     return RunSummary(
         name or (name_of(evaluated[0]) if evaluated else printable(folder.resolve().name)),
         folder,
         saved_config(folder).tree if is_run(folder) else {},
-        read_json(told[0]) if told else {},
+        read_json(manifests[0]) if manifests else {},
         read_forms(folder / "metrics.jsonl", StepForm),
         in_order([diagnose_file(file, "loss") for file in saved]),
         read_forms(folder / ALARMS, AlarmForm),
@@ -51,19 +51,19 @@ def load_run_summary(name: str | None, folder: Path) -> RunSummary:
 
 
 def with_distinct_names(runs: Sequence[RunSummary]) -> list[RunSummary]:
-    """The runs, none of which has another's name."""
+    """The runs, renamed so that no two have the same name."""
     names = distinct_names([(run.name, run.folder, None) for run in runs])
     return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
 
 
 def settings_tables(runs: Sequence[RunSummary]) -> tuple[ResultTable, ResultTable]:
-    """The settings of the runs side by side: those that differ, and the others."""
+    """Two tables: the settings that differ between the runs, side by side, and the settings that all runs share."""
     trained = [run for run in runs if run.config]
     flat = [leaves(run.config) for run in trained]
-    keys = list(dict.fromkeys(key for own in flat for key in own))
+    keys = list(dict.fromkeys(key for settings in flat for key in settings))
     differing, same = [], []
     for key in keys:
-        values = [str(own.get(key, "-")) for own in flat]
+        values = [str(settings.get(key, "-")) for settings in flat]
         if len(set(values)) > 1:
             differing.append([key, *values])
         else:
@@ -75,58 +75,64 @@ def settings_tables(runs: Sequence[RunSummary]) -> tuple[ResultTable, ResultTabl
 
 
 def provenance_table(runs: Sequence[RunSummary]) -> ResultTable:
-    """Versions, revisions and hashes of each run."""
+    """The table of versions, revisions and hashes of each run."""
     rows = []
     for run in runs:
-        own = run.manifest
-        model, data = own.get("model", {}), own.get("data", {})
-        versions = ", ".join(f"{name} {number}" for name, number in own.get("versions", {}).items())
+        manifest = run.manifest
+        model, data = manifest.get("model", {}), manifest.get("data", {})
+        versions = ", ".join(f"{name} {number}" for name, number in manifest.get("versions", {}).items())
         rows.append(
-            [run.name, str(run.folder), str(own.get("created", "-")), str(own.get("git", "-")), versions or "-"]
+            [
+                run.name,
+                str(run.folder),
+                str(manifest.get("created", "-")),
+                str(manifest.get("git", "-")),
+                versions or "-",
+            ]
             + [
                 f"{part.get('name', '-')} {str(part.get('sha256') or part.get('revision') or '')[:12]}"
                 for part in (model, data)
             ]
-            + [str(own.get("device", "-"))]
+            + [str(manifest.get("device", "-"))]
         )
     columns = ["run", "folder", "created", "git", "versions", "model", "data", "device"]
     return ResultTable("Where the runs come from", columns, rows)
 
 
-ROLLOUTS, STEPS, TOKENS = 3, 5, 400  # of each run, so many are on the page
-FULL = 0.5  # nats, from which on a token has the darkest shade
+ROLLOUTS, STEPS, TOKENS = 3, 5, 400  # of each run on the page, at most
+FULL = 0.5  # nats: from this divergence on a token has the darkest shade
 
 _SHADES = 10
 
 
 def rollout_views(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
-    """Of each run that has any the rollouts that it followed, with what was read of them at each step."""
+    """The rollouts that each run read again at its checkpoints, with the readings of each step."""
     views = []
     for run in runs:
         readings = _spread(load_readings(run.folder))
         if readings:
-            places = _most_divergent(readings)
-            views.append({"name": run.name, "rollouts": [_rollout(readings, place) for place in places]})
+            indices = _most_divergent(readings)
+            views.append({"name": run.name, "rollouts": [_rollout(readings, index) for index in indices]})
     return views
 
 
 def _spread(readings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most so many of the steps, the first and the last among them."""
+    """At most STEPS of the readings, evenly spaced, with the first and the last."""
     if len(readings) <= STEPS:
         return list(readings)
-    return [readings[round(place * (len(readings) - 1) / (STEPS - 1))] for place in range(STEPS)]
+    return [readings[round(index * (len(readings) - 1) / (STEPS - 1))] for index in range(STEPS)]
 
 
 def _most_divergent(readings: Sequence[dict[str, Any]]) -> list[int]:
-    """Places of the rollouts on which the readers differed most at the first step, where there is most to see."""
+    """The indices of the rollouts with the largest divergence of student and teacher at the first step."""
     count = min(len(reading["rollouts"]) for reading in readings)
     first = readings[0]["rollouts"]
-    return sorted(range(count), key=lambda place: -sum(first[place]["divergence"]))[:ROLLOUTS]
+    return sorted(range(count), key=lambda index: -sum(first[index]["divergence"]))[:ROLLOUTS]
 
 
-def _rollout(readings: Sequence[dict[str, Any]], place: int) -> dict[str, Any]:
-    first = readings[0]["rollouts"][place]
-    steps = [(reading["step"], _tokens(reading["rollouts"][place])) for reading in readings]
+def _rollout(readings: Sequence[dict[str, Any]], index: int) -> dict[str, Any]:
+    first = readings[0]["rollouts"][index]
+    steps = [(reading["step"], _tokens(reading["rollouts"][index])) for reading in readings]
     cut = max(0, len(first["tokens"]) - TOKENS)
     return {"problem": first["problem"], "context": first["context"], "steps": steps, "cut": cut}
 
@@ -137,12 +143,12 @@ def _tokens(rollout: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "text": text.replace("\n", "⏎"),
             "shade": min(_SHADES, round(_SHADES * max(divergence, 0) / FULL)),
-            "told": _told(student, teacher, divergence, taken, rollout["flow"].get(str(position))),
+            "told": _tooltip(student, teacher, divergence, taken, rollout["flow"].get(str(position))),
         }
         for position, (text, student, teacher, divergence, taken) in enumerate(zip(*columns, strict=True))
     ]
 
 
-def _told(student: float, teacher: float, divergence: float, taken: float, flow: float | None) -> str:
-    words = f"student {student:.1%}, teacher {teacher:.1%}, {divergence:.3f} nats, the clip took {taken:.3f}"
-    return words if flow is None else f"{words}, flow {flow:.3f}"
+def _tooltip(student: float, teacher: float, divergence: float, taken: float, flow: float | None) -> str:
+    text = f"student {student:.1%}, teacher {teacher:.1%}, {divergence:.3f} nats, the clip removes {taken:.3f}"
+    return text if flow is None else f"{text}, flow {flow:.3f}"

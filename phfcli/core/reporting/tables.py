@@ -18,7 +18,7 @@ from phfcli.core.storage.files import write_text
 if TYPE_CHECKING:
     import pandas as pd
 
-_SCORE = r"^(\d+\.\d+) ± (\d+\.\d+)$"  # differences have a sign, and none of them is the best
+_SCORE = r"^(\d+\.\d+) ± (\d+\.\d+)$"  # a score; a difference has a sign, so it never counts as the best
 
 _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -27,7 +27,7 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "±": r"$\pm$",
     "−": "$-$",
     "–": "--",
-    # after the \\ of the row before they would be its options
+    # at the start of a row they would be options of the \\ before
     "[": "{[}",
     "*": "{*}",
 }
@@ -35,7 +35,7 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
 
 @dataclass(frozen=True)
 class ResultTable:
-    """A table of text; its numbers are already written as they are to be read."""
+    """A table of text, with numbers already formatted."""
 
     title: str
     columns: Sequence[str]
@@ -48,9 +48,11 @@ def as_markdown(table: ResultTable) -> str:
 
 
 def as_latex(table: ResultTable, label: str = "tab:results", ranked: bool = False) -> str:
-    """A table that needs the package booktabs; columns of numbers to the right.
+    """A table as LaTeX, which needs the package booktabs. Numbers are aligned to the right, errors are small.
 
-    Errors are small. `ranked` rows are methods: of each model the highest score of a column is bold.
+    Args:
+        label: the label of the table.
+        ranked: whether the rows are methods; then the highest score of each column and model is bold.
     """
     import pandas as pd
 
@@ -65,7 +67,7 @@ def as_latex(table: ResultTable, label: str = "tab:results", ranked: bool = Fals
         written, columns=[_latex_cell(name) for name in table.columns]
     ).to_latex(
         index=False,
-        escape=False,  # pandas leaves ±, and brackets that would be options of the row before
+        escape=False,  # pandas would leave ±, and brackets that LaTeX takes as options
         column_format="".join("r" if cell[:1] in set("+-0123456789") else "l" for cell in first),
         caption=_latex_cell(table.title),
         label=label,
@@ -76,12 +78,14 @@ def write_records(path: Path, records: Sequence[Mapping[str, object]]) -> None:
     """Writes records as CSV, their keys as the header; None is an empty cell."""
     import pandas as pd
 
-    frame = pd.DataFrame([dict(record) for record in records], dtype=object)  # or a whole number beside a gap is 1.0
+    frame = pd.DataFrame(
+        [dict(record) for record in records], dtype=object
+    )  # dtype object, or pandas writes an integer beside a gap as 1.0
     write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def layer_records(reports: Sequence[LayerReport]) -> list[dict[str, object]]:
-    """Every value by step and layer. The last layer has no next one, so its `adjacent` is None."""
+    """The values of flow reports, a record for each step and layer; `adjacent` of the last layer is None."""
     lens = any(report.lens_entropy is not None for report in reports)
     return [
         {
@@ -105,7 +109,7 @@ def layer_records(reports: Sequence[LayerReport]) -> list[dict[str, object]]:
 
 
 def _best(cells: "pd.DataFrame", by_model: bool) -> "pd.DataFrame":
-    """Which cells hold the highest of at least two scores of their column, among the rows of the same model."""
+    """A mask of the cells with the highest score of their column and model, among at least two scores."""
     scores = cells.apply(lambda column: column.str.extract(_SCORE)[0].astype(float))
     models = cells[0] if by_model else cells[0].map(lambda _: "")
     groups = scores.groupby(models)
@@ -114,12 +118,12 @@ def _best(cells: "pd.DataFrame", by_model: bool) -> "pd.DataFrame":
 
 
 def _latex_score(cell: str, best: bool) -> str:
-    """A cell; a score's error is small, and the best of its column is bold."""
-    found = re.fullmatch(_SCORE, cell)
-    if found is None:
+    """A cell as LaTeX, with a small error, and bold if it is the best score."""
+    match = re.fullmatch(_SCORE, cell)
+    if match is None:
         return _latex_cell(cell)
-    score = rf"\textbf{{{found[1]}}}" if best else found[1]
-    return rf"{score} {{\scriptsize $\pm$ {found[2]}}}"
+    score = rf"\textbf{{{match[1]}}}" if best else match[1]
+    return rf"{score} {{\scriptsize $\pm$ {match[2]}}}"
 
 
 def _latex_cell(cell: str) -> str:
@@ -128,20 +132,20 @@ def _latex_cell(cell: str) -> str:
 
 Record = dict[str, Any]
 
-_P_FLOOR = 1e-4
+_P_FLOOR = 1e-4  # the smallest p-value of the permutation test
 _ERROR = "Average@n in percent ± standard error over problems"
 
 
 @dataclass(frozen=True)
 class View:
-    """The tables of one view; those without a row are left out."""
+    """The tables of one view without empty ones, and the records for CSV."""
 
     tables: list[ResultTable]
     records: list[Record]
 
 
 def view_of(name: ViewName, comparison: Comparison) -> View:
-    """The tables of that name."""
+    """The view of that name."""
     views: dict[ViewName, Callable[[Comparison], View]] = {
         "runs": runs,
         "methods": methods,
@@ -153,13 +157,13 @@ def view_of(name: ViewName, comparison: Comparison) -> View:
 
 
 def runs(comparison: Comparison) -> View:
-    """Every evaluation, and every tested difference."""
+    """The view "runs": every evaluation, and every tested difference."""
     return View([_run_table(comparison.results), pair_table(comparison.pairs)], _run_records(comparison.results))
 
 
 def methods(comparison: Comparison) -> View:
-    """Table 1: for each model and method the score on each benchmark and their mean, seeds pooled."""
-    return View([_method_table(comparison), pair_table(comparison.pairs)], _arm_records(comparison))
+    """The view "methods", Table 1 of the paper: the pooled scores of each method on each benchmark, and their mean."""
+    return View([_method_table(comparison), pair_table(comparison.pairs)], _method_records(comparison))
 
 
 def _method_table(comparison: Comparison) -> ResultTable:
@@ -182,30 +186,30 @@ def _method_table(comparison: Comparison) -> ResultTable:
 
 
 def paper_table(comparison: Comparison) -> ResultTable:
-    """Table 1 as papers print it: methods by benchmarks, and the model only where there are several."""
+    """Table 1 as papers print it: methods by benchmarks, with the model only if there are several."""
     table = _method_table(comparison)
     left_out = {"seeds"} | ({"model"} if len(comparison.models) == 1 else set())
-    kept = [place for place, column in enumerate(table.columns) if column not in left_out]
-    rows = [[row[place] for place in kept] for row in table.rows]
-    return ResultTable(table.title, [table.columns[place] for place in kept], rows)
+    kept = [index for index, column in enumerate(table.columns) if column not in left_out]
+    rows = [[row[index] for index in kept] for row in table.rows]
+    return ResultTable(table.title, [table.columns[index] for index in kept], rows)
 
 
 def ablations(comparison: Comparison) -> View:
-    """Table 2: the mean over the benchmarks, a row for each variant and a column for each model."""
+    """The view "ablations", Table 2 of the paper: the mean over benchmarks, variants by models."""
     names = list(dict.fromkeys(method.name for method in comparison.methods))
     rows = []
     for name in names:
         cells = []
         for model in comparison.models:
-            own = [method for method in comparison.methods if (method.name, method.model) == (name, model)]
-            cells.append(_suite(own[0], comparison.benches) if own else "-")
+            matching = [method for method in comparison.methods if (method.name, method.model) == (name, model)]
+            cells.append(_suite(matching[0], comparison.benches) if matching else "-")
         rows.append([name, *cells])
     title = f"{_ERROR}: {' + '.join(comparison.benches)}"
-    return View([ResultTable(title, ["variant", *comparison.models], rows)], _arm_records(comparison))
+    return View([ResultTable(title, ["variant", *comparison.models], rows)], _method_records(comparison))
 
 
 def dynamics(comparison: Comparison) -> View:
-    """Figure 2: the score at each evaluated step of training, seeds pooled."""
+    """The view "dynamics", Figure 2 of the paper: the pooled score at each evaluated training step."""
     rows, records = [], []
     for method, bench, step, score, error in trajectories(comparison):
         rows.append([method.model, bench, method.name, str(step), with_error(score, error)])
@@ -215,19 +219,19 @@ def dynamics(comparison: Comparison) -> View:
 
 
 def trajectories(comparison: Comparison) -> list[tuple[Method, str, int, float, float | None]]:
-    """(method, benchmark, step, score, its error) by method and step; what has no step is step 0."""
+    """(method, benchmark, step, score, its error) in the order of methods and steps; an untrained model has step 0."""
     points = []
     for method in comparison.methods:
         for bench in method.benches:
-            own = method.of(bench)
-            for step in sorted({result.step or 0 for result in own}):
-                at_step = Method(method.name, method.model, [r for r in own if (r.step or 0) == step])
+            results = method.of(bench)
+            for step in sorted({result.step or 0 for result in results}):
+                at_step = Method(method.name, method.model, [r for r in results if (r.step or 0) == step])
                 points.append((method, bench, step, *at_step.average(bench)))
     return points
 
 
 def pair_table(pairs: Sequence[Pair]) -> ResultTable:
-    """The tested differences, in points: a row for each question that an interval answers."""
+    """The table of tested differences in points, a row for each unit (seeds, problems)."""
     figures = ["points", "95% interval", "over", "p", "p, Holm", "could show"]
     columns = ["bench", "difference of", *figures, "gained", "lost"]
     several = len({pair.model for pair in pairs}) > 1
@@ -236,44 +240,44 @@ def pair_table(pairs: Sequence[Pair]) -> ResultTable:
         measured = pair.measured
         bench = f"{pair.model}, {pair.bench}" if several else pair.bench
         counts = ["-", "-"] if pair.bench == SUITE else [str(len(pair.gained)), str(len(pair.lost))]
-        own = [bench, f"{pair.b} - {pair.a}"]
-        rows.append([*own, *_unit_cells(measured.result, p_text(pair.p_holm)), *counts])
+        head = [bench, f"{pair.b} - {pair.a}"]
+        rows.append([*head, *_unit_cells(measured.result, p_text(pair.p_holm)), *counts])
         if measured.over_seeds is not None:
             other = measured.over_problems if measured.unit == "seeds" else measured.over_seeds
-            rows.append([*own, *_unit_cells(other, "-"), "-", "-"])
+            rows.append([*head, *_unit_cells(other, "-"), "-", "-"])
     title = "Differences. Over seeds: would other trainings differ? Over problems: would these, on other problems?"
     return ResultTable(title, columns, rows)
 
 
 def p_text(p_value: float | None) -> str:
-    """A p-value to four places; the smallest that the permutation test can tell is its floor."""
+    """A p-value with four decimals; the smallest one of the permutation test is "at most 0.0001"."""
     if p_value is None:
         return "-"
     return "at most 0.0001" if p_value <= _P_FLOOR else f"{p_value:.4f}"
 
 
 def gain_sentences(pairs: Sequence[Pair]) -> list[str]:
-    """What kind of gain each difference is, with the rule and its figures."""
+    """A sentence on each kind of gain of each difference, with its rule and figures."""
     return [f"{pair.bench}, {pair.b} - {pair.a}: {finding.sentence}" for pair in pairs for finding in pair.gain]
 
 
-def _unit_cells(told: PairedDifference | SeedDifference, p_holm: str) -> list[str]:
-    error = "" if told.stderr is None else f" ± {percent(told.stderr)}"
-    over = f"{told.seeds} seeds" if isinstance(told, SeedDifference) else f"{told.problems} problems"
-    tests = p_text(told.p_value), p_holm, percent(told.detectable)
-    return [f"{points(told.difference)}{error}", interval(told.low, told.high), over, *tests]
+def _unit_cells(result: PairedDifference | SeedDifference, p_holm: str) -> list[str]:
+    error = "" if result.stderr is None else f" ± {percent(result.stderr)}"
+    unit = f"{result.seeds} seeds" if isinstance(result, SeedDifference) else f"{result.problems} problems"
+    tests = p_text(result.p_value), p_holm, percent(result.detectable)
+    return [f"{points(result.difference)}{error}", interval(result.low, result.high), unit, *tests]
 
 
 def pair_records(pairs: Sequence[Pair]) -> list[Record]:
-    """The tested differences as fractions, the changed problems as counts."""
+    """Records of the tested differences for CSV: differences as fractions, changed problems as counts."""
     counts = [{"gained": len(pair.gained), "lost": len(pair.lost)} for pair in pairs]
     return [
         {key: value for key, value in pair.as_json().items() if key not in ("over_problems", "over_seeds")}
         | {"gain": "; ".join(finding.name for finding in pair.gain)}
         | {f"{side}_over_seeds": getattr(pair.measured.over_seeds, side, None) for side in ("low", "high", "p_value")}
         | {f"{side}_over_problems": getattr(pair.measured.over_problems, side) for side in ("low", "high", "p_value")}
-        | own
-        for pair, own in zip(pairs, counts, strict=True)
+        | changed
+        for pair, changed in zip(pairs, counts, strict=True)
     ]
 
 
@@ -281,12 +285,12 @@ def _run_table(results: Sequence[SavedEvaluation]) -> ResultTable:
     columns = ["run", "step", "bench", "n", "problems", "Average@n", "pass@n", "majority", "truncated"]
     rows = []
     for result in results:
-        own = result.summary
-        passed = own.get("pass_at_k", {}).get(str(own.get("n")))
-        scores = with_error(own["average"], own["stderr"]), percent(passed), percent(own.get("majority"))
-        counts = _text(own.get("n")), _text(own.get("problems"))
+        summary = result.summary
+        passed = summary.get("pass_at_k", {}).get(str(summary.get("n")))
+        scores = with_error(summary["average"], summary["stderr"]), percent(passed), percent(summary.get("majority"))
+        counts = _text(summary.get("n")), _text(summary.get("problems"))
         rows.append(
-            [result.name, _text(result.step), result.bench, *counts, *scores, percent(own.get("truncated_share"))]
+            [result.name, _text(result.step), result.bench, *counts, *scores, percent(summary.get("truncated_share"))]
         )
     return ResultTable(_ERROR, columns, rows)
 
@@ -300,7 +304,7 @@ def _run_records(results: Sequence[SavedEvaluation]) -> list[Record]:
     ]
 
 
-def _arm_records(comparison: Comparison) -> list[Record]:
+def _method_records(comparison: Comparison) -> list[Record]:
     records = []
     for method in comparison.methods:
         spreads = {bench: {"seed_spread": method.seed_spread(bench)} for bench in method.benches}
@@ -311,8 +315,8 @@ def _arm_records(comparison: Comparison) -> list[Record]:
 
 
 def _record(method: Method, bench: str, score: float, error: float | None) -> Record:
-    own = {"model": method.model, "method": method.name, "seeds": method.seeds, "bench": bench}
-    return own | {"average": score, "stderr": error}
+    head = {"model": method.model, "method": method.name, "seeds": method.seeds, "bench": bench}
+    return head | {"average": score, "stderr": error}
 
 
 def _cells(method: Method, benches: Sequence[str]) -> list[str]:

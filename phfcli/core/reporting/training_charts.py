@@ -1,4 +1,4 @@
-"""The curves of a training run."""
+"""The charts of training: curves of metrics over steps, and maps of metrics with parts."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -11,13 +11,13 @@ from phfcli.core.reporting import score_charts
 from phfcli.core.reporting.flow_charts import cells, name_axes
 from phfcli.core.step_metrics import SHARES
 
-_POINTS = 200  # of a curve
+_POINTS = 200  # of a curve, at most
 
 
 def training_panels(
     runs: Mapping[str, Sequence[Mapping[str, Any]]], keys: Iterable[str]
 ) -> dict[str, Callable[[Axes], None]]:
-    """A panel for each of these metrics that one of the runs has, with a line for each run."""
+    """Metric -> chart with a line for each run, for those of the metrics that at least one run has."""
     panels: dict[str, Callable[[Axes], None]] = {}
     for key in keys:
         curves = {name: _curve(lines, key) for name, lines in runs.items() if lines}
@@ -28,7 +28,7 @@ def training_panels(
 
 
 def _curve(metrics: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    """(step, value), of a long run the means of neighbouring steps; shares in percent."""
+    """(step, value) points, shares in percent; in a long run each point is the mean of neighbouring steps."""
     scale = 100 if key in SHARES else 1
     points = [(float(line["step"]), scale * float(line[key])) for line in metrics if key in line]
     every = max(1, -(-len(points) // _POINTS))
@@ -36,11 +36,11 @@ def _curve(metrics: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, 
     return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
 
 
-COLUMNS = 20  # of a map; in a longer run each is the mean of neighbouring steps
+COLUMNS = 20  # of a map; in a longer run each column is the mean of neighbouring steps
 
 _POSITIONS = [f"{round(100 * (part + 1) / POSITION_PARTS)}" for part in range(POSITION_PARTS)]
 _LEVELS = ["0", *(f"{edge:g}" for edge in ENTROPY_EDGES)]
-MAPS: dict[str, tuple[str, list[str] | None, str]] = {  # what the rows are, their names (None: numbers), the caption
+MAPS: dict[str, tuple[str, list[str] | None, str]] = {  # metric -> (rows, their labels or None, caption)
     "divergence_by_position": (
         "along the rollout, to %",
         _POSITIONS,
@@ -49,12 +49,12 @@ MAPS: dict[str, tuple[str, list[str] | None, str]] = {  # what the rows are, the
     "divergence_by_entropy": (
         "entropy of the student from",
         _LEVELS,
-        "Divergence by the student's own uncertainty over training, nats a token. Parts without a token are 0.",
+        "Divergence by the student's entropy over training, nats a token. Ranges without a token are 0.",
     ),
     "tokens_by_entropy": (
         "entropy of the student from",
         _LEVELS,
-        "Share of the tokens by the student's own uncertainty over training.",
+        "Share of the tokens by the student's entropy over training.",
     ),
     "layer_energy": (
         "layer of the flow",
@@ -65,7 +65,7 @@ MAPS: dict[str, tuple[str, list[str] | None, str]] = {  # what the rows are, the
 
 
 def part_map(axes: Axes, metrics: Sequence[dict[str, Any]], key: str) -> None:
-    """Parts x steps of a metric that has a value for each part."""
+    """A map of parts x steps for a metric with a value for each part."""
     name, names, _ = MAPS[key]
     lines = [line for line in metrics if key in line]
     labels = names or [str(part + 1) for part in range(len(lines[0][key]))]

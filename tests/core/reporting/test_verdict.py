@@ -28,7 +28,7 @@ def test_a_clear_difference_is_told_with_its_unit(tmp_path: Path) -> None:
     scores, differences, health = verdict(found, [trained("opsd"), trained("phf")])
     assert scores == "Share of right samples: on aime phf 75.0 %, the rest 30.0 %."
     assert "phf is 45.0 points above opsd on aime (over problems), of 1 compared" in differences
-    assert health == "No alarm rang in training."
+    assert health == "No alarm was raised in training."
 
 
 def test_runs_that_are_level_lead_together(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_arms_of_one_name_on_several_models_are_told_apart(tmp_path: Path) -> No
 
 def test_what_is_not_told_apart_is_said(tmp_path: Path) -> None:
     _, differences, _ = verdict(comparison(tmp_path, opsd=[2, 5], phf=[5, 2]), [trained("opsd")])
-    assert differences.startswith("No two of them are told apart")
+    assert differences.startswith("No two of them differ significantly")
 
 
 def test_one_run_has_a_score_and_its_alarms(tmp_path: Path) -> None:

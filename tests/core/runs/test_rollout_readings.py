@@ -50,7 +50,7 @@ def test_the_report_shows_them_escaped_and_a_damaged_file_is_named(run: Path, tm
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert text.count("<dt>step 2</dt>") == text.count("<dt>step 4</dt>") == 2
-    assert "the clip took" in text
+    assert "the clip removes" in text
     path.write_text(json.dumps({"step": 4, "rollouts": [{}]}))
     with pytest.raises(UserError, match=r"step-000004.json: rollouts.0.student_prompt: field required"):
         write_report(page, [str(run)], "A run")
