@@ -29,29 +29,6 @@ from phfcli.core.storage.tensors import read_tensors
 from phfcli.core.types import Request
 
 
-@torch.no_grad()
-def lens_entropy(model: LanguageModel, states: Tensor, temperature: float) -> Tensor:
-    """The logit lens: the mean entropy of the next token when final norm and head read each block's output.
-
-    Args:
-        states: [L, n, d], outputs of the blocks before the final norm.
-        temperature: divides the logits.
-
-    Returns:
-        [L] in float64, nats a token. The value of the last block is the entropy of the model's prediction.
-    """
-    head = model.output_head
-    rows = chunk_rows(states[0], len(head), None)
-    sums = torch.zeros(len(states), dtype=torch.float64)
-    for chunk in states.split(rows, dim=1):
-        for layer, state in enumerate(chunk.to(model.device)):
-            with model.computing():
-                normed: Tensor = model.final_norm(state)
-            logits = head.logits(normed.to(model.compute or state.dtype))
-            sums[layer] += logits_entropy(logits, temperature).double().sum().cpu()
-    return sums / states.shape[1]
-
-
 @dataclass(frozen=True)
 class Collection:
     """A loaded model with its teacher, and the rollouts that both will read."""
@@ -150,3 +127,26 @@ def _teacher(target: Target, model: LanguageModel) -> tuple[AveragedTeacher, str
     with torch.no_grad():
         teacher.load_state_dict(averages)
     return teacher, "its running average at this checkpoint"
+
+
+@torch.no_grad()
+def lens_entropy(model: LanguageModel, states: Tensor, temperature: float) -> Tensor:
+    """The logit lens: the mean entropy of the next token when final norm and head read each block's output.
+
+    Args:
+        states: [L, n, d], outputs of the blocks before the final norm.
+        temperature: divides the logits.
+
+    Returns:
+        [L] in float64, nats a token. The value of the last block is the entropy of the model's prediction.
+    """
+    head = model.output_head
+    rows = chunk_rows(states[0], len(head), None)
+    sums = torch.zeros(len(states), dtype=torch.float64)
+    for chunk in states.split(rows, dim=1):
+        for layer, state in enumerate(chunk.to(model.device)):
+            with model.computing():
+                normed: Tensor = model.final_norm(state)
+            logits = head.logits(normed.to(model.compute or state.dtype))
+            sums[layer] += logits_entropy(logits, temperature).double().sum().cpu()
+    return sums / states.shape[1]

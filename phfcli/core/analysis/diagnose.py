@@ -18,7 +18,11 @@ from phfcli.core.names import ENERGIES, EnergyName
 from phfcli.core.runs.flows import RolloutStates, open_flow
 from phfcli.core.runs.folder import is_run, step_name
 
+PARTS = 16  # parts of a rollout in the position map
+# (model, layers, largest share, entropy in nats) from "All-layer spread" of the PHF paper, at step 100
+PAPER = (("Qwen3-1.7B", 28, 0.065, 3.17), ("Qwen3-4B", 36, 0.051, 3.38), ("Qwen3-8B", 36, 0.048, 3.40))
 _KS = 2 ** torch.arange(31)  # the numbers k of first and last tokens
+_FEWEST = 5  # transitions to a token, for it to be listed
 
 
 @dataclass(frozen=True)
@@ -41,38 +45,6 @@ class StateCosine:
         return {"tokens": self.tokens, **dict(self.ends())}
 
 
-@dataclass
-class StateCosineSums:
-    """Sums of cosines over rollouts, in float64, from which `StateCosine` is made."""
-
-    depth: int
-    longest: int = 0
-    _sums: Tensor = field(init=False)  # [2, len(_KS), L]: first tokens, last tokens
-    _rollouts: Tensor = field(init=False)  # [2, len(_KS), 1]: the number of rollouts with a position there
-
-    def __post_init__(self) -> None:
-        self._sums = torch.zeros(2, len(_KS), self.depth, dtype=torch.float64)
-        self._rollouts = torch.zeros(2, len(_KS), 1, dtype=torch.float64)
-
-    def add(self, cosine: Tensor, positions: list[int], length: int) -> None:
-        """Adds the cosines [L, m] at the selected positions of a rollout of `length` tokens."""
-        offsets = torch.tensor(positions)
-        within = torch.stack([offsets < _KS[:, None], offsets >= length - _KS[:, None]]).double()  # [2, len(_KS), m]
-        counts = within.sum(-1, keepdim=True)
-        self._sums += within @ cosine.double().T.cpu() / counts.clamp(min=1)
-        self._rollouts += counts > 0
-        self.longest = max(self.longest, length)
-
-    def result(self) -> StateCosine:
-        shorter = int((self.longest > _KS).sum())  # the number of k below the length of the longest rollout
-        means = (self._sums / self._rollouts)[:, : shorter + 1].tolist()
-        first, last = ([[None if math.isnan(value) else value for value in row] for row in end] for end in means)
-        return StateCosine([*_KS[:shorter].tolist(), self.longest], first, last)
-
-
-_FEWEST = 5  # transitions to a token, for it to be listed
-
-
 class TokenEnergy(NamedTuple):
     """The transitions that lead to one token: their number, and their mean energy over layers."""
 
@@ -82,14 +54,159 @@ class TokenEnergy(NamedTuple):
     energy: float
 
 
-def _by_transition(measures: RolloutMeasures) -> dict[EnergyName, Tensor]:
-    """Kind of energy -> energy of each transition, [L, n]; the mean over transitions is the layer's energy."""
-    return {
-        "loss": (measures.direction + measures.geometry) / 2,
-        "direction": measures.direction,
-        "geometry": measures.geometry,
-        "transition": measures.squares[0],
-    }
+@dataclass(frozen=True)
+class LayerReport:
+    """The measures of one flow. Lists by layer are in the order of `layers`; None is an unknown value."""
+
+    step: int | None
+    energy: EnergyName
+    samples: int
+    layers: list[int]
+    energies: list[float]
+    share: list[float]
+    entropy: float  # nats
+    all_energies: dict[EnergyName, list[float]]
+    measures: dict[str, list[float | None]]  # name -> by layer; `adjacent` relates a layer and the next one
+    position_map: list[list[float | None]]  # [layer][part of the rollout]: mean energy of its transitions
+    state_cosine: StateCosine
+    tokens: list[TokenEnergy]  # in the order of falling energy; empty for files of version 1
+    lens_entropy: list[float] | None  # by layer, in nats; only files of `phf collect` hold it
+
+    @property
+    def max_entropy(self) -> float:
+        return math.log(len(self.share))
+
+    @property
+    def largest(self) -> tuple[int, float]:
+        """The layer with the largest share of the energy, and that share."""
+        share = max(self.share)
+        return self.layers[self.share.index(share)], share
+
+    @property
+    def largest_part(self) -> int:
+        """The index of the part of the rollout with the most energy, summed over layers."""
+        totals = [sum(row[part] or 0 for row in self.position_map) for part in range(len(self.position_map[0]))]
+        return totals.index(max(totals))
+
+    def distance(self, other: "LayerReport") -> float:
+        """The total variation distance between the energy shares of two reports, 0..1."""
+        return sum(abs(a - b) for a, b in zip(self.share, other.share, strict=True)) / 2
+
+    def as_json(self) -> dict[str, Any]:
+        layer, share = self.largest
+        return {
+            "step": self.step,
+            "energy": self.energy,
+            "samples": self.samples,
+            "layers": self.layers,
+            "energies": self.energies,
+            "share": self.share,
+            "entropy": self.entropy,
+            "max_entropy": self.max_entropy,
+            "largest": {"layer": layer, "share": share},
+            "all_energies": self.all_energies,
+            "measures": self.measures,
+            "position_map": self.position_map,
+            "largest_part": {"part": self.largest_part, "parts": len(self.position_map[0])},
+            "state_cosine": self.state_cosine.as_json(),
+            "lens_entropy": self.lens_entropy,
+            "tokens": [token._asdict() for token in self.tokens],
+        }
+
+
+def diagnose_saved(paths: Sequence[Path], energy: str, steps: list[int], parts: int = PARTS) -> list[LayerReport]:
+    """The reports of the flows in runs, checkpoints, folders or files, in the order of their steps.
+
+    Args:
+        energy: the name of a kind of energy.
+        steps: the steps to report; empty means all.
+
+    Raises:
+        UserError: there are no flows, the energy is unknown, or the models have different depth.
+    """
+    kind = one_of("energy", energy, ENERGIES)
+    files = select_steps([file for path in paths for file in flow_files(path)], steps)
+    return in_order([diagnose_file(file, kind, parts) for file in files])
+
+
+def diagnose_file(path: Path, energy: EnergyName, parts: int = PARTS) -> LayerReport:
+    """The report of a flow file.
+
+    Args:
+        energy: the kind of energy of the shares, the position map and the tokens.
+        parts: the number of parts of a rollout in the position map.
+
+    Raises:
+        UserError: no flow file, no rollout with a transition, or hidden states that are not finite.
+    """
+    source = open_flow(path)
+    totals = FlowTotals(len(source.layers), energy, parts)
+    with torch.inference_mode():
+        for rollout in source.rollout_states():
+            totals.add(measure_rollout(rollout.student, rollout.teacher), rollout)
+    try:
+        share = layer_energy_share(totals.energies[energy] / max(totals.count, 1))
+    except ValueError as error:
+        raise UserError(f"{path}: no share of {energy} energy: {error}") from None
+    energies = {kind: (total / totals.count).tolist() for kind, total in totals.energies.items()}
+    return LayerReport(
+        step=source.step,
+        energy=energy,
+        samples=totals.count,
+        layers=source.layers,
+        energies=energies[energy],
+        share=share.tolist(),
+        entropy=float(entropy(share)),
+        all_energies=energies,
+        measures={name: _known(values) for name, values in totals.measures()},
+        position_map=[_known(row) for row in totals.map()],
+        state_cosine=totals.state_cosine.result(),
+        tokens=sorted(totals.token_energies(source.texts), key=lambda token: -token.energy),
+        lens_entropy=source.lens_entropy,
+    )
+
+
+def flow_files(path: Path) -> list[Path]:
+    """The flow files of a run, a checkpoint or a folder, or the given file. Raises UserError if there are none."""
+    if path.is_file():
+        return [path]
+    if not path.exists():
+        raise UserError(f"{path}: no such run, checkpoint or flow file")
+    if (path / "trainer.json").is_file():
+        path = path.resolve()
+        file = path.parents[1] / "flows" / f"{path.name}.safetensors"
+        if not file.is_file():
+            raise UserError(f"{path}: no flow was saved with this checkpoint; make one with `phf collect {path}`")
+        return [file]
+    files = sorted((path / "flows" if is_run(path) else path).glob("*.safetensors"))
+    if not files:
+        raise UserError(
+            f"{path}: no saved flows; train with flow.saved_samples above 0, or make one with `phf collect {path}`"
+        )
+    return files
+
+
+def select_steps(files: list[Path], steps: list[int]) -> list[Path]:
+    """The files of these steps, or all files if `steps` is empty. Raises UserError for a step without a file."""
+    if not steps:
+        return files
+    named = list(dict.fromkeys(file.stem for file in files))  # several runs may have a file of the same step
+    missing = [step for step in steps if step_name(step) not in named]
+    if missing:
+        raise UserError(f"steps: no flow was saved at step {missing[0]}; there are {', '.join(named)}")
+    wanted = {step_name(step) for step in steps}
+    return [file for file in files if file.stem in wanted]
+
+
+def in_order(reports: list[LayerReport]) -> list[LayerReport]:
+    """The reports in the order of their steps. Raises UserError for flows of models of different depth."""
+    if len({tuple(report.layers) for report in reports}) > 1:
+        raise UserError("these flows are of models of different depth; diagnose them one by one")
+    return sorted(reports, key=lambda report: report.step or 0)
+
+
+def _known(values: Tensor) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
 @dataclass
@@ -158,162 +275,40 @@ class FlowTotals:
         return torch.zeros(*first, self.depth, dtype=torch.float64)
 
 
-PARTS = 16  # parts of a rollout in the position map
-
-# (model, layers, largest share, entropy in nats) from "All-layer spread" of the PHF paper, at step 100
-PAPER = (("Qwen3-1.7B", 28, 0.065, 3.17), ("Qwen3-4B", 36, 0.051, 3.38), ("Qwen3-8B", 36, 0.048, 3.40))
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """The measures of one flow. Lists by layer are in the order of `layers`; None is an unknown value."""
-
-    step: int | None
-    energy: EnergyName
-    samples: int
-    layers: list[int]
-    energies: list[float]
-    share: list[float]
-    entropy: float  # nats
-    all_energies: dict[EnergyName, list[float]]
-    measures: dict[str, list[float | None]]  # name -> by layer; `adjacent` relates a layer and the next one
-    position_map: list[list[float | None]]  # [layer][part of the rollout]: mean energy of its transitions
-    state_cosine: StateCosine
-    tokens: list[TokenEnergy]  # in the order of falling energy; empty for files of version 1
-    lens_entropy: list[float] | None  # by layer, in nats; only files of `phf collect` hold it
-
-    @property
-    def max_entropy(self) -> float:
-        return math.log(len(self.share))
-
-    @property
-    def largest(self) -> tuple[int, float]:
-        """The layer with the largest share of the energy, and that share."""
-        share = max(self.share)
-        return self.layers[self.share.index(share)], share
-
-    @property
-    def largest_part(self) -> int:
-        """The index of the part of the rollout with the most energy, summed over layers."""
-        totals = [sum(row[part] or 0 for row in self.position_map) for part in range(len(self.position_map[0]))]
-        return totals.index(max(totals))
-
-    def distance(self, other: "LayerReport") -> float:
-        """The total variation distance between the energy shares of two reports, 0..1."""
-        return sum(abs(a - b) for a, b in zip(self.share, other.share, strict=True)) / 2
-
-    def as_json(self) -> dict[str, Any]:
-        layer, share = self.largest
-        return {
-            "step": self.step,
-            "energy": self.energy,
-            "samples": self.samples,
-            "layers": self.layers,
-            "energies": self.energies,
-            "share": self.share,
-            "entropy": self.entropy,
-            "max_entropy": self.max_entropy,
-            "largest": {"layer": layer, "share": share},
-            "all_energies": self.all_energies,
-            "measures": self.measures,
-            "position_map": self.position_map,
-            "largest_part": {"part": self.largest_part, "parts": len(self.position_map[0])},
-            "state_cosine": self.state_cosine.as_json(),
-            "lens_entropy": self.lens_entropy,
-            "tokens": [token._asdict() for token in self.tokens],
-        }
+def _by_transition(measures: RolloutMeasures) -> dict[EnergyName, Tensor]:
+    """Kind of energy -> energy of each transition, [L, n]; the mean over transitions is the layer's energy."""
+    return {
+        "loss": (measures.direction + measures.geometry) / 2,
+        "direction": measures.direction,
+        "geometry": measures.geometry,
+        "transition": measures.squares[0],
+    }
 
 
-def flow_files(path: Path) -> list[Path]:
-    """The flow files of a run, a checkpoint or a folder, or the given file. Raises UserError if there are none."""
-    if path.is_file():
-        return [path]
-    if not path.exists():
-        raise UserError(f"{path}: no such run, checkpoint or flow file")
-    if (path / "trainer.json").is_file():
-        path = path.resolve()
-        file = path.parents[1] / "flows" / f"{path.name}.safetensors"
-        if not file.is_file():
-            raise UserError(f"{path}: no flow was saved with this checkpoint; make one with `phf collect {path}`")
-        return [file]
-    files = sorted((path / "flows" if is_run(path) else path).glob("*.safetensors"))
-    if not files:
-        raise UserError(
-            f"{path}: no saved flows; train with flow.saved_samples above 0, or make one with `phf collect {path}`"
-        )
-    return files
+@dataclass
+class StateCosineSums:
+    """Sums of cosines over rollouts, in float64, from which `StateCosine` is made."""
 
+    depth: int
+    longest: int = 0
+    _sums: Tensor = field(init=False)  # [2, len(_KS), L]: first tokens, last tokens
+    _rollouts: Tensor = field(init=False)  # [2, len(_KS), 1]: the number of rollouts with a position there
 
-def select_steps(files: list[Path], steps: list[int]) -> list[Path]:
-    """The files of these steps, or all files if `steps` is empty. Raises UserError for a step without a file."""
-    if not steps:
-        return files
-    named = list(dict.fromkeys(file.stem for file in files))  # several runs may have a file of the same step
-    missing = [step for step in steps if step_name(step) not in named]
-    if missing:
-        raise UserError(f"steps: no flow was saved at step {missing[0]}; there are {', '.join(named)}")
-    wanted = {step_name(step) for step in steps}
-    return [file for file in files if file.stem in wanted]
+    def __post_init__(self) -> None:
+        self._sums = torch.zeros(2, len(_KS), self.depth, dtype=torch.float64)
+        self._rollouts = torch.zeros(2, len(_KS), 1, dtype=torch.float64)
 
+    def add(self, cosine: Tensor, positions: list[int], length: int) -> None:
+        """Adds the cosines [L, m] at the selected positions of a rollout of `length` tokens."""
+        offsets = torch.tensor(positions)
+        within = torch.stack([offsets < _KS[:, None], offsets >= length - _KS[:, None]]).double()  # [2, len(_KS), m]
+        counts = within.sum(-1, keepdim=True)
+        self._sums += within @ cosine.double().T.cpu() / counts.clamp(min=1)
+        self._rollouts += counts > 0
+        self.longest = max(self.longest, length)
 
-def in_order(reports: list[LayerReport]) -> list[LayerReport]:
-    """The reports in the order of their steps. Raises UserError for flows of models of different depth."""
-    if len({tuple(report.layers) for report in reports}) > 1:
-        raise UserError("these flows are of models of different depth; diagnose them one by one")
-    return sorted(reports, key=lambda report: report.step or 0)
-
-
-def diagnose_file(path: Path, energy: EnergyName, parts: int = PARTS) -> LayerReport:
-    """The report of a flow file.
-
-    Args:
-        energy: the kind of energy of the shares, the position map and the tokens.
-        parts: the number of parts of a rollout in the position map.
-
-    Raises:
-        UserError: no flow file, no rollout with a transition, or hidden states that are not finite.
-    """
-    source = open_flow(path)
-    totals = FlowTotals(len(source.layers), energy, parts)
-    with torch.inference_mode():
-        for rollout in source.rollout_states():
-            totals.add(measure_rollout(rollout.student, rollout.teacher), rollout)
-    try:
-        share = layer_energy_share(totals.energies[energy] / max(totals.count, 1))
-    except ValueError as error:
-        raise UserError(f"{path}: no share of {energy} energy: {error}") from None
-    energies = {kind: (total / totals.count).tolist() for kind, total in totals.energies.items()}
-    return LayerReport(
-        step=source.step,
-        energy=energy,
-        samples=totals.count,
-        layers=source.layers,
-        energies=energies[energy],
-        share=share.tolist(),
-        entropy=float(entropy(share)),
-        all_energies=energies,
-        measures={name: _known(values) for name, values in totals.measures()},
-        position_map=[_known(row) for row in totals.map()],
-        state_cosine=totals.state_cosine.result(),
-        tokens=sorted(totals.token_energies(source.texts), key=lambda token: -token.energy),
-        lens_entropy=source.lens_entropy,
-    )
-
-
-def diagnose_saved(paths: Sequence[Path], energy: str, steps: list[int], parts: int = PARTS) -> list[LayerReport]:
-    """The reports of the flows in runs, checkpoints, folders or files, in the order of their steps.
-
-    Args:
-        energy: the name of a kind of energy.
-        steps: the steps to report; empty means all.
-
-    Raises:
-        UserError: there are no flows, the energy is unknown, or the models have different depth.
-    """
-    kind = one_of("energy", energy, ENERGIES)
-    files = select_steps([file for path in paths for file in flow_files(path)], steps)
-    return in_order([diagnose_file(file, kind, parts) for file in files])
-
-
-def _known(values: Tensor) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values.tolist()]
+    def result(self) -> StateCosine:
+        shorter = int((self.longest > _KS).sum())  # the number of k below the length of the longest rollout
+        means = (self._sums / self._rollouts)[:, : shorter + 1].tolist()
+        first, last = ([[None if math.isnan(value) else value for value in row] for row in end] for end in means)
+        return StateCosine([*_KS[:shorter].tolist(), self.longest], first, last)

@@ -12,17 +12,13 @@ from phfcli.core.errors import UserError
 from phfcli.core.evaluation.scores import Floats, problem_means, standard_error
 
 _RESAMPLES = 10_000
-
 _CHUNK = 500  # resamples held in memory at once
-
 _MAX_EXACT = 14  # up to so many problems all exchanges are enumerated
-
 _ROUNDING = 1e-12  # two sums of the same terms may differ by so much
-
 _ODDS = 20  # the level of the test, 5%, as one in twenty
-
 _DETECTABLE = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)  # standard errors; power 80% at the level 5%
-
+_LEVEL = 0.95  # of the intervals
+_POWER = 0.8  # at which a difference counts as detectable
 Scores = Mapping[str, Sequence[float]]  # problem id -> scores of its samples
 
 
@@ -49,6 +45,37 @@ class PairedDifference:
     problems: int
     detectable: float | None
     p_floor: float
+
+
+@dataclass(frozen=True)
+class SeedDifference:
+    """The mean difference over training seeds.
+
+    Attributes:
+        stderr, low, high, p_value: by Student's t, low and high at 95%; None for a single seed.
+        seeds: the number of pairs, or of the seeds of the smaller group if the seeds are not paired.
+        freedom: the degrees of freedom: seeds - 1 for pairs, Welch's for two groups.
+        detectable: the true difference that this test at 5% would find in four of five cases.
+    """
+
+    difference: float
+    stderr: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None
+    seeds: int
+    freedom: float = 0.0
+    paired: bool = True
+    detectable: float | None = None
+
+    def seeds_for(self, half_width: float) -> int | None:
+        """The number of seeds for an interval of this half-width at the present spread; None for a single seed."""
+        if self.stderr is None:
+            return None
+        spread, seeds = self.stderr * math.sqrt(self.seeds), 2
+        while _quantile(seeds - 1) * spread / math.sqrt(seeds) > half_width:
+            seeds += 1
+        return seeds
 
 
 def paired_difference(a: Scores, b: Scores, seed: int = 0, most: float | None = 1.0) -> PairedDifference:
@@ -95,26 +122,6 @@ def suite_difference(
     )
 
 
-def pool(seeds: Sequence[Scores]) -> Scores:
-    """Pools the seeds of a method: one seed unchanged; of several seeds the mean of each, on problems that all have."""
-    if len(seeds) == 1:
-        return seeds[0]
-    shared = set.intersection(*(set(scores) for scores in seeds))
-    return {
-        problem: [math.fsum(scores[problem]) / len(scores[problem]) for scores in seeds] for problem in sorted(shared)
-    }
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) correction of p-values, which bounds the chance of any false rejection by the level."""
-    corrected = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = highest
-    return corrected
-
-
 def _differences(a: Scores, b: Scores) -> Floats:
     shared = sorted(a.keys() & b.keys())
     if not shared:
@@ -158,41 +165,6 @@ def _interval(lows: Floats, highs: Floats, most: float | None) -> tuple[float | 
     return (low if math.isfinite(low) else None), (high if math.isfinite(high) else None)
 
 
-_LEVEL = 0.95  # of the intervals
-_POWER = 0.8  # at which a difference counts as detectable
-
-
-@dataclass(frozen=True)
-class SeedDifference:
-    """The mean difference over training seeds.
-
-    Attributes:
-        stderr, low, high, p_value: by Student's t, low and high at 95%; None for a single seed.
-        seeds: the number of pairs, or of the seeds of the smaller group if the seeds are not paired.
-        freedom: the degrees of freedom: seeds - 1 for pairs, Welch's for two groups.
-        detectable: the true difference that this test at 5% would find in four of five cases.
-    """
-
-    difference: float
-    stderr: float | None
-    low: float | None
-    high: float | None
-    p_value: float | None
-    seeds: int
-    freedom: float = 0.0
-    paired: bool = True
-    detectable: float | None = None
-
-    def seeds_for(self, half_width: float) -> int | None:
-        """The number of seeds for an interval of this half-width at the present spread; None for a single seed."""
-        if self.stderr is None:
-            return None
-        spread, seeds = self.stderr * math.sqrt(self.seeds), 2
-        while _quantile(seeds - 1) * spread / math.sqrt(seeds) > half_width:
-            seeds += 1
-        return seeds
-
-
 def seed_difference(differences: Sequence[float]) -> SeedDifference:
     """The mean of paired differences, one for each seed, by Student's t."""
     mean, seeds = fmean(differences), len(differences)
@@ -219,3 +191,23 @@ def _students(mean: float, stderr: float, seeds: int, freedom: float, paired: bo
 
 def _quantile(freedom: float) -> float:
     return float(stats.t.ppf((1 + _LEVEL) / 2, freedom))
+
+
+def pool(seeds: Sequence[Scores]) -> Scores:
+    """Pools the seeds of a method: one seed unchanged; of several seeds the mean of each, on problems that all have."""
+    if len(seeds) == 1:
+        return seeds[0]
+    shared = set.intersection(*(set(scores) for scores in seeds))
+    return {
+        problem: [math.fsum(scores[problem]) / len(scores[problem]) for scores in seeds] for problem in sorted(shared)
+    }
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) correction of p-values, which bounds the chance of any false rejection by the level."""
+    corrected = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = highest
+    return corrected

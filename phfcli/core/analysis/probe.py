@@ -35,7 +35,6 @@ from phfcli.core.models.prompts import thinking_state
 INFORMATION = 0.5  # share of the divergence: from here on the divergence is mostly information
 CLIP_TAKES = 0.5  # share of the divergence: a clip that removes more decides what is learnt
 FAINT = 1e-4  # nats a token: below it student and teacher do not differ
-
 Outcome = Literal["something to learn", "only style", "nothing to learn"]
 Holds = Literal["good", "bad", "note"]
 
@@ -56,6 +55,73 @@ class Verdict:
     outcome: Outcome
     advised: bool
     sentences: list[Sentence]
+
+
+@dataclass(frozen=True)
+class ProbeReport:
+    """The results of a probe."""
+
+    about: dict[str, Any]  # the model, data and settings, and the cost
+    plain: Average
+    contexts: list[ContextFinding]
+    information: Information
+    entropy: EntropyFinding
+    verdict: Verdict
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "verdict": asdict(self.verdict) | {"information": asdict(self.information)},
+            "contexts": {"plain": asdict(self.plain)} | {finding.name: asdict(finding) for finding in self.contexts},
+            "entropy": asdict(self.entropy),
+            "about": self.about,
+        }
+
+
+def run_probe(experiment: Experiment, say: Callable[[str], None]) -> ProbeReport:
+    """Runs a probe: draws and grades rollouts, reads them under each context, and judges.
+
+    Args:
+        say: called with a sentence on each stage.
+    """
+    with Grader() as grader:
+        say(f"drawing {len(experiment.problems) * experiment.samples} rollouts")
+        plain = plain_answers(experiment, grader)
+        prompts = {context.name: privileged_prompts(experiment, context, plain) for context in experiment.contexts}
+        privileged = {}
+        for name, context_prompts in prompts.items():
+            say(f"drawing as the teacher with {name!r}")
+            privileged[name] = scores(experiment, privileged_answers(experiment, grader, context_prompts))
+    say("reading the rollouts")
+    tokens = read_tokens(experiment, plain, prompts)
+    right = torch.tensor([answer.right for answer in plain])
+    plain_scores = scores(experiment, plain)
+    findings = [context_finding(name, tokens, right, plain_scores, privileged[name]) for name in prompts]
+    measured = information(tokens)
+    score = average(list(plain_scores.values()))
+    verdict = judge(findings, score.average, measured, _thinking_states(experiment))
+    return ProbeReport(_about(experiment), score, findings, measured, entropy_finding(tokens, right), verdict)
+
+
+def _thinking_states(experiment: Experiment) -> Sequence[str]:
+    prompts = experiment.prompts
+    return [thinking_state(prompts.student_text("")), thinking_state(prompts.teacher_text("", ""))]
+
+
+def _about(experiment: Experiment) -> dict[str, Any]:
+    config = experiment.config
+    return {
+        "target": experiment.target,
+        "model": config.model,
+        "data": config.data,
+        "problems": len(experiment.problems),
+        "samples": experiment.samples,
+        "temperature": experiment.temperature,
+        "divergence": config.divergence.model_dump(),
+        "cost": experiment.cost,
+        "entropy_edges": list(ENTROPY_EDGES),
+        "first_tokens": FIRST_TOKENS,
+        "forks": FORKS,
+    }
 
 
 def judge(findings: Sequence[ContextFinding], plain: float, measured: Information, states: Sequence[str]) -> Verdict:
@@ -144,70 +210,3 @@ def _advice(outcome: Outcome, advised: bool) -> Sentence:
         "something to learn": "first fix what the sentences above name",
     }
     return Sentence(f"Training on this context is not advised: {why[outcome]}.", rule, "bad")
-
-
-@dataclass(frozen=True)
-class ProbeReport:
-    """The results of a probe."""
-
-    about: dict[str, Any]  # the model, data and settings, and the cost
-    plain: Average
-    contexts: list[ContextFinding]
-    information: Information
-    entropy: EntropyFinding
-    verdict: Verdict
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "verdict": asdict(self.verdict) | {"information": asdict(self.information)},
-            "contexts": {"plain": asdict(self.plain)} | {finding.name: asdict(finding) for finding in self.contexts},
-            "entropy": asdict(self.entropy),
-            "about": self.about,
-        }
-
-
-def run_probe(experiment: Experiment, say: Callable[[str], None]) -> ProbeReport:
-    """Runs a probe: draws and grades rollouts, reads them under each context, and judges.
-
-    Args:
-        say: called with a sentence on each stage.
-    """
-    with Grader() as grader:
-        say(f"drawing {len(experiment.problems) * experiment.samples} rollouts")
-        plain = plain_answers(experiment, grader)
-        prompts = {context.name: privileged_prompts(experiment, context, plain) for context in experiment.contexts}
-        privileged = {}
-        for name, context_prompts in prompts.items():
-            say(f"drawing as the teacher with {name!r}")
-            privileged[name] = scores(experiment, privileged_answers(experiment, grader, context_prompts))
-    say("reading the rollouts")
-    tokens = read_tokens(experiment, plain, prompts)
-    right = torch.tensor([answer.right for answer in plain])
-    plain_scores = scores(experiment, plain)
-    findings = [context_finding(name, tokens, right, plain_scores, privileged[name]) for name in prompts]
-    measured = information(tokens)
-    score = average(list(plain_scores.values()))
-    verdict = judge(findings, score.average, measured, _thinking_states(experiment))
-    return ProbeReport(_about(experiment), score, findings, measured, entropy_finding(tokens, right), verdict)
-
-
-def _thinking_states(experiment: Experiment) -> Sequence[str]:
-    prompts = experiment.prompts
-    return [thinking_state(prompts.student_text("")), thinking_state(prompts.teacher_text("", ""))]
-
-
-def _about(experiment: Experiment) -> dict[str, Any]:
-    config = experiment.config
-    return {
-        "target": experiment.target,
-        "model": config.model,
-        "data": config.data,
-        "problems": len(experiment.problems),
-        "samples": experiment.samples,
-        "temperature": experiment.temperature,
-        "divergence": config.divergence.model_dump(),
-        "cost": experiment.cost,
-        "entropy_edges": list(ENTROPY_EDGES),
-        "first_tokens": FIRST_TOKENS,
-        "forks": FORKS,
-    }

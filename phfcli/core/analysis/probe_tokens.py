@@ -19,31 +19,11 @@ from phfcli.core.losses.positions import ENTROPY_EDGES, POSITION_PARTS, entropy_
 from phfcli.core.models.passes import Batch, Sample, collate, run_pass
 
 KINDS = ("end", "think boundary", "digit", "operator", "word", "space and punctuation", "other")
-
+FIRST_TOKENS = 10  # tokens at the start of each rollout
+FORKS = 0.05  # share of the tokens, those of the highest entropy
+_RESAMPLES = 2000
 _THINK = re.compile(r"</?think(?:ing)?>")
 _OPERATORS = frozenset("+-*/=<>^%×÷·±≤≥≠\\{}_")
-
-
-def token_kind(text: str, ends: bool) -> str:
-    """The kind of a token, one of KINDS, from its text.
-
-    Args:
-        ends: whether it is an end-of-sequence token.
-    """
-    core = text.strip()
-    if ends:
-        return "end"
-    if _THINK.search(core):
-        return "think boundary"
-    if any(character.isdigit() for character in core):
-        return "digit"
-    if any(character in _OPERATORS for character in core):
-        return "operator"
-    if any(character.isalpha() for character in core):
-        return "word"
-    return "space and punctuation" if not core or core.isprintable() else "other"
-
-
 Prompts = Mapping[str, Sequence[list[int] | None]]  # context -> teacher's prompt for each rollout, or None
 
 
@@ -68,6 +48,64 @@ class RolloutTokens:
     entropy: Tensor  # [N] of the student, in nats
     contexts: Mapping[str, ContextTokens]
     reference_to_control: Tensor  # [N], divergence of the teachers with the reference and with another problem's
+
+
+@dataclass(frozen=True)
+class ContextFinding:
+    """The measurements of one context on the student's rollouts. Divergences are in nats a token.
+
+    Attributes:
+        rollouts: the number of rollouts that have the context.
+        score, stderr: of the model with the context; None if no rollout has it.
+        gain: that score minus the plain one, paired by problem.
+        divergence: of teacher and student, mean over tokens.
+        right, wrong: the divergence on right and on wrong rollouts; None if there are none.
+        by_position: the divergence by sixteenth of the rollout.
+        by_entropy: the divergence between ENTROPY_EDGES of the student's entropy.
+        by_kind: kind of token -> its mean divergence and its share of the tokens.
+        first_share, fork_share: the shares of the divergence in the first tokens and in the forks.
+        clip_share: the share of the divergence that the clip removes.
+    """
+
+    name: str
+    rollouts: int
+    score: float | None
+    stderr: float | None
+    gain: PairedDifference | None
+    divergence: float
+    right: float | None
+    wrong: float | None
+    by_position: list[float]
+    by_entropy: list[float]
+    by_kind: dict[str, tuple[float, float]]
+    first_share: float
+    fork_share: float
+    clip_share: float
+
+
+@dataclass(frozen=True)
+class Information:
+    """The share of the reference's divergence that the control does not explain, with a 95% interval over rollouts.
+
+    The control is the teacher with another problem's reference. At each token the divergence between the teachers with
+    the reference and with the control counts as information, at most the divergence from the student. 1 is all
+    information, 0 all style.
+    """
+
+    share: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class EntropyFinding:
+    """The student's entropy in nats a token: on all rollouts, on right ones and on wrong ones."""
+
+    mean: float
+    right: float | None
+    wrong: float | None
+    fork_above: float  # nats: the smallest entropy of a fork
+    tokens_by_level: list[float]  # shares of the tokens between ENTROPY_EDGES
 
 
 @torch.no_grad()
@@ -149,6 +187,26 @@ def _kinds(experiment: Experiment, ids: Tensor) -> Tensor:
     return torch.tensor([known[token] for token in ids.tolist()])
 
 
+def token_kind(text: str, ends: bool) -> str:
+    """The kind of a token, one of KINDS, from its text.
+
+    Args:
+        ends: whether it is an end-of-sequence token.
+    """
+    core = text.strip()
+    if ends:
+        return "end"
+    if _THINK.search(core):
+        return "think boundary"
+    if any(character.isdigit() for character in core):
+        return "digit"
+    if any(character in _OPERATORS for character in core):
+        return "operator"
+    if any(character.isalpha() for character in core):
+        return "word"
+    return "space and punctuation" if not core or core.isprintable() else "other"
+
+
 def _joined(parts: Sequence[ContextTokens]) -> ContextTokens:
     return ContextTokens(
         torch.cat([part.divergence for part in parts]),
@@ -156,70 +214,6 @@ def _joined(parts: Sequence[ContextTokens]) -> ContextTokens:
         sum(part.raw for part in parts),
         sum(part.clipped for part in parts),
     )
-
-
-FIRST_TOKENS = 10  # tokens at the start of each rollout
-FORKS = 0.05  # share of the tokens, those of the highest entropy
-
-_RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class ContextFinding:
-    """The measurements of one context on the student's rollouts. Divergences are in nats a token.
-
-    Attributes:
-        rollouts: the number of rollouts that have the context.
-        score, stderr: of the model with the context; None if no rollout has it.
-        gain: that score minus the plain one, paired by problem.
-        divergence: of teacher and student, mean over tokens.
-        right, wrong: the divergence on right and on wrong rollouts; None if there are none.
-        by_position: the divergence by sixteenth of the rollout.
-        by_entropy: the divergence between ENTROPY_EDGES of the student's entropy.
-        by_kind: kind of token -> its mean divergence and its share of the tokens.
-        first_share, fork_share: the shares of the divergence in the first tokens and in the forks.
-        clip_share: the share of the divergence that the clip removes.
-    """
-
-    name: str
-    rollouts: int
-    score: float | None
-    stderr: float | None
-    gain: PairedDifference | None
-    divergence: float
-    right: float | None
-    wrong: float | None
-    by_position: list[float]
-    by_entropy: list[float]
-    by_kind: dict[str, tuple[float, float]]
-    first_share: float
-    fork_share: float
-    clip_share: float
-
-
-@dataclass(frozen=True)
-class Information:
-    """The share of the reference's divergence that the control does not explain, with a 95% interval over rollouts.
-
-    The control is the teacher with another problem's reference. At each token the divergence between the teachers with
-    the reference and with the control counts as information, at most the divergence from the student. 1 is all
-    information, 0 all style.
-    """
-
-    share: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class EntropyFinding:
-    """The student's entropy in nats a token: on all rollouts, on right ones and on wrong ones."""
-
-    mean: float
-    right: float | None
-    wrong: float | None
-    fork_above: float  # nats: the smallest entropy of a fork
-    tokens_by_level: list[float]  # shares of the tokens between ENTROPY_EDGES
 
 
 def context_finding(

@@ -39,6 +39,8 @@ from phfcli.core.storage.files import BackgroundWriter, check_folder, file_hash,
 from phfcli.core.storage.schemas import AdapterForm, EvaluationSettingsForm, ManifestForm, read_form
 from phfcli.core.types import Completion, Request, Sampling
 
+OUR_POLICY = "phf"  # the default grading policy
+
 
 @dataclass(frozen=True)
 class EvaluationProgress:
@@ -51,6 +53,10 @@ class EvaluationProgress:
     stderr: float | None
     tokens: int
     seconds: float
+
+
+Progress = Callable[[EvaluationProgress], None]
+Warn = Callable[[str], None]
 
 
 class RunningAverage:
@@ -72,62 +78,6 @@ class RunningAverage:
         so_far = average(list(self._scores.values()))
         done = sum(map(len, self._scores.values()))
         return EvaluationProgress(self._bench, done, self._total, so_far.average, so_far.stderr, self._tokens, seconds)
-
-
-def identity_of(config: EvalConfig, target: Target) -> dict[str, Any]:
-    """The part of settings.json that identifies the model. It must not change when an evaluation is continued."""
-    return {
-        "model": model_identity(target.model),
-        "adapter_sha256": file_hash(target.adapter / "adapter_model.safetensors") if target.adapter else None,
-        "adapter_config": _adapter_config_hash(target.adapter) if target.adapter else None,
-        "dtype": str(pick_dtype(config.dtype, pick_device(config.device))),
-        "quantization": config.quantization,
-    }
-
-
-def _adapter_config_hash(adapter: Path) -> str:
-    """A hash of an adapter's config that ignores the order of keys and lists, which PEFT does not keep."""
-
-    def ordered(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: ordered(value[key]) for key in sorted(value)}
-        return sorted(map(ordered, value), key=json.dumps) if isinstance(value, list) else value
-
-    return hashlib.sha256(
-        json.dumps(ordered(read_form(adapter / "adapter_config.json", AdapterForm))).encode()
-    ).hexdigest()
-
-
-def check_base(target: Target, model: Mapping[str, Any]) -> None:
-    """Raises UserError if the base model is not the one on which the run's adapter was trained."""
-    if target.run is None:
-        return
-    trained_on = read_form(target.run / "manifest.json", ManifestForm)["model"]
-    for key in ("sha256", "revision"):
-        if key in trained_on and key in model and trained_on[key] != model[key]:
-            raise UserError(
-                f"{target.adapter}: was trained on {trained_on['name']} with {key} {trained_on[key]}, "
-                f"and {target.model} has {model[key]}; set base to the right model"
-            )
-
-
-def quantization_mismatch(config: EvalConfig, target: Target) -> str | None:
-    """A warning if the base model was quantised otherwise in the adapter's training; else None."""
-    if target.run is None or target.adapter is None:
-        return None
-    trained, evaluated = recorded_config(target.run).quantization, config.quantization
-    if trained == evaluated:
-        return None
-    words = {"none": "unquantized"}
-    return (
-        f"{target.name} was trained with its base {words.get(trained, f'in {trained}')} and is evaluated with it "
-        f"{words.get(evaluated, f'in {evaluated}')}; set quantization to {trained} to evaluate it as it was trained"
-    )
-
-
-OUR_POLICY = "phf"  # the default grading policy
-
-Progress = Callable[[EvaluationProgress], None]
 
 
 @dataclass
@@ -258,9 +208,6 @@ def _sampling_name(settings: Mapping[str, Any]) -> str:
     return f"{name}-seed{settings['seed']}-{prompt}"
 
 
-Warn = Callable[[str], None]
-
-
 def evaluate(
     config: EvalConfig, on_start: Callable[[Evaluator], None], on_progress: Progress, warn: Warn
 ) -> list[dict[str, Any]]:
@@ -272,17 +219,6 @@ def evaluate(
     target = find_target(config.model, config.base)
     with _held_checkpoint(target):
         return _evaluate(config, target, on_start, on_progress, warn)
-
-
-@contextmanager
-def _held_checkpoint(target: Target) -> Iterator[None]:
-    """Keeps a training run from removing the checkpoint while it is evaluated."""
-    if target.run is None:
-        yield
-        return
-    folder = target.adapter or Path(target.model)
-    with kept(folder / "trainer.json"):
-        yield
 
 
 def _evaluate(
@@ -320,9 +256,71 @@ def _evaluate(
     return summaries
 
 
+@contextmanager
+def _held_checkpoint(target: Target) -> Iterator[None]:
+    """Keeps a training run from removing the checkpoint while it is evaluated."""
+    if target.run is None:
+        yield
+        return
+    folder = target.adapter or Path(target.model)
+    with kept(folder / "trainer.json"):
+        yield
+
+
 def _grader(name: str, config: EvalConfig) -> Grading:
     if name != "math" and config.grading != OUR_POLICY:
         raise UserError(
             f"grading: {config.grading} is a policy for mathematics, and the grader {name!r} has no policies"
         )
     return build_grader(name, config.grader_timeout_s, config.grading)
+
+
+def identity_of(config: EvalConfig, target: Target) -> dict[str, Any]:
+    """The part of settings.json that identifies the model. It must not change when an evaluation is continued."""
+    return {
+        "model": model_identity(target.model),
+        "adapter_sha256": file_hash(target.adapter / "adapter_model.safetensors") if target.adapter else None,
+        "adapter_config": _adapter_config_hash(target.adapter) if target.adapter else None,
+        "dtype": str(pick_dtype(config.dtype, pick_device(config.device))),
+        "quantization": config.quantization,
+    }
+
+
+def _adapter_config_hash(adapter: Path) -> str:
+    """A hash of an adapter's config that ignores the order of keys and lists, which PEFT does not keep."""
+
+    def ordered(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: ordered(value[key]) for key in sorted(value)}
+        return sorted(map(ordered, value), key=json.dumps) if isinstance(value, list) else value
+
+    return hashlib.sha256(
+        json.dumps(ordered(read_form(adapter / "adapter_config.json", AdapterForm))).encode()
+    ).hexdigest()
+
+
+def check_base(target: Target, model: Mapping[str, Any]) -> None:
+    """Raises UserError if the base model is not the one on which the run's adapter was trained."""
+    if target.run is None:
+        return
+    trained_on = read_form(target.run / "manifest.json", ManifestForm)["model"]
+    for key in ("sha256", "revision"):
+        if key in trained_on and key in model and trained_on[key] != model[key]:
+            raise UserError(
+                f"{target.adapter}: was trained on {trained_on['name']} with {key} {trained_on[key]}, "
+                f"and {target.model} has {model[key]}; set base to the right model"
+            )
+
+
+def quantization_mismatch(config: EvalConfig, target: Target) -> str | None:
+    """A warning if the base model was quantised otherwise in the adapter's training; else None."""
+    if target.run is None or target.adapter is None:
+        return None
+    trained, evaluated = recorded_config(target.run).quantization, config.quantization
+    if trained == evaluated:
+        return None
+    words = {"none": "unquantized"}
+    return (
+        f"{target.name} was trained with its base {words.get(trained, f'in {trained}')} and is evaluated with it "
+        f"{words.get(evaluated, f'in {evaluated}')}; set quantization to {trained} to evaluate it as it was trained"
+    )

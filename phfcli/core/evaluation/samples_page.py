@@ -17,35 +17,7 @@ from phfcli.core.grading.latex import split_thinking
 from phfcli.core.storage.files import write_text
 from phfcli.core.types import Problem
 
-
-def fill_template(template: Path, style: str, script: str, values: Mapping[str, Any]) -> str:
-    """Renders a template as a self-contained page; values that are not marked safe are escaped."""
-    loader = FileSystemLoader(template.parent)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.policies["json.dumps_kwargs"] = {
-        "separators": (",", ":")
-    }  # for the filter tojson, which writes ASCII without < > &
-    fixed = {"style": style, "script": script, "policy": page_policy(style, script)}
-    page = environment.get_template(template.name).render(values, **fixed)
-    return page.encode("utf-8", "replace").decode()  # a lone surrogate cannot be encoded
-
-
-def page_policy(style: str, script: str) -> str:
-    """The content security policy: allows only this style and script, by their hashes, and no injected markup."""
-    allowed_style, allowed_script = (b64encode(sha256(text.encode()).digest()).decode() for text in (style, script))
-    return (
-        f"default-src 'none'; style-src 'sha256-{allowed_style}'; script-src 'sha256-{allowed_script}'; "
-        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-    )
-
-
-def common_style() -> str:
-    """The CSS of colours, type and controls that the samples page and the report share."""
-    return (_FOLDER / "common.css").read_text(encoding="utf-8")
-
-
 _FOLDER = Path(__file__).parent / "page"
-
 _LONGEST_END = 10_000  # characters shown at each end of a long text
 _SHORTEST_END = 1_000
 _ALL_ENDS = 30_000_000  # characters of all ends together; a page with more samples shows shorter ends
@@ -196,3 +168,29 @@ def _figures(summary: dict[str, Any]) -> dict[str, str]:
 
 def _count(number: float | None) -> str:
     return "-" if number is None else f"{number:,.0f}"
+
+
+def fill_template(template: Path, style: str, script: str, values: Mapping[str, Any]) -> str:
+    """Renders a template as a self-contained page; values that are not marked safe are escaped."""
+    loader = FileSystemLoader(template.parent)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {
+        "separators": (",", ":")
+    }  # for the filter tojson, which writes ASCII without < > &
+    fixed = {"style": style, "script": script, "policy": page_policy(style, script)}
+    page = environment.get_template(template.name).render(values, **fixed)
+    return page.encode("utf-8", "replace").decode()  # a lone surrogate cannot be encoded
+
+
+def page_policy(style: str, script: str) -> str:
+    """The content security policy: allows only this style and script, by their hashes, and no injected markup."""
+    allowed_style, allowed_script = (b64encode(sha256(text.encode()).digest()).decode() for text in (style, script))
+    return (
+        f"default-src 'none'; style-src 'sha256-{allowed_style}'; script-src 'sha256-{allowed_script}'; "
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+
+
+def common_style() -> str:
+    """The CSS of colours, type and controls that the samples page and the report share."""
+    return (_FOLDER / "common.css").read_text(encoding="utf-8")

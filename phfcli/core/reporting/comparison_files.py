@@ -14,44 +14,6 @@ from phfcli.core.storage.tables import read_rows
 from phfcli.core.types import Problem
 
 
-def write_side_by_side(path: Path, comparison: Comparison) -> None:
-    """Writes the page that shows two evaluations side by side, with the difference of their averages.
-
-    Raises:
-        UserError: there are not two evaluations, they are of two benchmarks, or one has no samples.parquet.
-    """
-    results = comparison.results
-    if len(results) != 2 or results[0].bench != results[1].bench:
-        given = ", ".join(f"{result.name} on {result.bench}" for result in results)
-        raise UserError(
-            f"samples: the page shows two evaluations of one benchmark; choose them by path and bench. Given: {given}"
-        )
-    tables = [_rows(result) for result in results]
-    problems = {
-        row["problem"]: Problem(row["problem"], row["question"], answer=row["gold"]) for rows in tables for row in rows
-    }
-    first, second = (ShownRun(result.name, result.summary, rows) for result, rows in zip(results, tables, strict=True))
-    sentence = "; ".join(_difference(pair) for pair in comparison.pairs)
-    write_pair_page(path, first, second, list(problems.values()), sentence)
-
-
-def _difference(pair: Pair) -> str:
-    """The difference in percentage points, its interval, and the unit of the interval."""
-    result = pair.result
-    text = f"{pair.b} - {pair.a}: {points(result.difference)} points"
-    if result.low is None or result.high is None:
-        return text
-    return f"{text} (95% interval {interval(result.low, result.high)}, over {pair.measured.unit})"
-
-
-def _rows(result: SavedEvaluation) -> list[GradedSample]:
-    """The rows of samples.parquet, which also holds the texts of the problems."""
-    table = SampleFile(result.folder).table
-    if not table.is_file():
-        raise UserError(f"samples: {table} is missing; the same `phf eval` again writes it, without new samples")
-    return [dict(row) for row in read_rows(table)]
-
-
 def write_comparison(
     name: ViewName,
     view: View,
@@ -88,3 +50,41 @@ def write_comparison(
         write_side_by_side(samples, comparison)
     files = {"picture": plot, "markdown": markdown, "latex": latex, "csv": csv, "samples": samples}
     return {what: path for what, path in files.items() if path is not None}
+
+
+def write_side_by_side(path: Path, comparison: Comparison) -> None:
+    """Writes the page that shows two evaluations side by side, with the difference of their averages.
+
+    Raises:
+        UserError: there are not two evaluations, they are of two benchmarks, or one has no samples.parquet.
+    """
+    results = comparison.results
+    if len(results) != 2 or results[0].bench != results[1].bench:
+        given = ", ".join(f"{result.name} on {result.bench}" for result in results)
+        raise UserError(
+            f"samples: the page shows two evaluations of one benchmark; choose them by path and bench. Given: {given}"
+        )
+    tables = [_rows(result) for result in results]
+    problems = {
+        row["problem"]: Problem(row["problem"], row["question"], answer=row["gold"]) for rows in tables for row in rows
+    }
+    first, second = (ShownRun(result.name, result.summary, rows) for result, rows in zip(results, tables, strict=True))
+    sentence = "; ".join(_difference(pair) for pair in comparison.pairs)
+    write_pair_page(path, first, second, list(problems.values()), sentence)
+
+
+def _difference(pair: Pair) -> str:
+    """The difference in percentage points, its interval, and the unit of the interval."""
+    result = pair.result
+    text = f"{pair.b} - {pair.a}: {points(result.difference)} points"
+    if result.low is None or result.high is None:
+        return text
+    return f"{text} (95% interval {interval(result.low, result.high)}, over {pair.measured.unit})"
+
+
+def _rows(result: SavedEvaluation) -> list[GradedSample]:
+    """The rows of samples.parquet, which also holds the texts of the problems."""
+    table = SampleFile(result.folder).table
+    if not table.is_file():
+        raise UserError(f"samples: {table} is missing; the same `phf eval` again writes it, without new samples")
+    return [dict(row) for row in read_rows(table)]

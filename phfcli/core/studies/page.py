@@ -17,6 +17,43 @@ from phfcli.core.studies.schedule import searched
 from phfcli.core.studies.study_file import BASE, Study, StudyRun, runs_of
 
 
+def write_report(study: Study, file: Path) -> Path:
+    """Writes the page, its picture and its JSON; returns the page's path. Raises UserError for a foreign record."""
+    path, results = Path(study.page), results_of(study)
+    write_json(path.with_suffix(".json"), _figures(study, results))
+    drawn = panels(study, results)
+    if drawn:
+        save_figure(figure_of(drawn, size=panel_size(results)), path.with_suffix(".png"))
+    write_text(path, page(study, results, file, path))
+    return path
+
+
+def _figures(study: Study, results: Results) -> dict[str, Any]:
+    search = [{"run": run.name, "rate": run.rate, "average": score} for run, score in searched(study)]
+    return {
+        "study": study.model_dump(mode="json"),
+        "finished": results.finished,
+        "wanted": results.wanted,
+        "search": search,
+        "rows": [_row(row) for row in results.rows],
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "model": row.model,
+        "system": row.system,
+        "title": row.title,
+        "bench": row.bench,
+        "seeds": [record["seed"] for record in row.records],
+        "averages": row.averages,
+        "difference": asdict(row.difference) if row.difference else None,
+        "pass_at": row.pass_at(),
+        "distinct_answers": row.mean("distinct_answers"),
+        "mean_tokens": row.mean("mean_tokens"),
+    }
+
+
 def page(study: Study, results: Results, file: Path, path: Path) -> str:
     """The page of the runs that are finished, as Markdown.
 
@@ -183,40 +220,3 @@ def _source(run: StudyRun, path: Path) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
-
-
-def write_report(study: Study, file: Path) -> Path:
-    """Writes the page, its picture and its JSON; returns the page's path. Raises UserError for a foreign record."""
-    path, results = Path(study.page), results_of(study)
-    write_json(path.with_suffix(".json"), _figures(study, results))
-    drawn = panels(study, results)
-    if drawn:
-        save_figure(figure_of(drawn, size=panel_size(results)), path.with_suffix(".png"))
-    write_text(path, page(study, results, file, path))
-    return path
-
-
-def _figures(study: Study, results: Results) -> dict[str, Any]:
-    search = [{"run": run.name, "rate": run.rate, "average": score} for run, score in searched(study)]
-    return {
-        "study": study.model_dump(mode="json"),
-        "finished": results.finished,
-        "wanted": results.wanted,
-        "search": search,
-        "rows": [_row(row) for row in results.rows],
-    }
-
-
-def _row(row: Row) -> dict[str, Any]:
-    return {
-        "model": row.model,
-        "system": row.system,
-        "title": row.title,
-        "bench": row.bench,
-        "seeds": [record["seed"] for record in row.records],
-        "averages": row.averages,
-        "difference": asdict(row.difference) if row.difference else None,
-        "pass_at": row.pass_at(),
-        "distinct_answers": row.mean("distinct_answers"),
-        "mean_tokens": row.mean("mean_tokens"),
-    }

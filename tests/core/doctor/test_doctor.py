@@ -203,7 +203,7 @@ def test_a_resumed_run_that_goes_another_way_is_named(plant: Plant, tmp_path: Pa
         "torch.optim.AdamW.step = step\n"
     )
     finding = steps.killed_and_resumed(Program(tmp_path))
-    assert (finding.state, finding.found) == ("warning", "a resumed run goes on a little differently")
+    assert (finding.state, finding.found) == ("warning", "a resumed run continues slightly differently")
 
 
 @pytest.mark.slow

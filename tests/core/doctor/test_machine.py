@@ -61,7 +61,7 @@ def told(tmp_path: Path, **environment: str) -> str:
 def test_the_hub_and_its_token(tmp_path: Path) -> None:
     with hub() as address:
         assert told(tmp_path, HF_ENDPOINT=address) == "ok|answers; no token|"
-        assert told(tmp_path, HF_ENDPOINT=address, HF_TOKEN=SECRET) == "ok|answers, and takes the token that is set|"
+        assert told(tmp_path, HF_ENDPOINT=address, HF_TOKEN=SECRET) == "ok|answers, and accepts the token that is set|"
         refused = told(tmp_path, HF_ENDPOINT=address, HF_TOKEN="hf_old")
     assert refused.startswith("failed|answers, and refuses the token that is set (status 401)|log in again")
     gone = told(tmp_path, HF_ENDPOINT=address, HF_TOKEN=SECRET)

@@ -8,14 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
-from phfcli.core.reporting.flow_charts import BLUE, INK, LINE, SERIES, SHADES, tell
+from phfcli.core.reporting.flow_charts import BLUE, INK, LINE, SERIES, SHADES, set_tooltip
 from phfcli.core.reporting.inline_svg import inline_svg
 
 
 def drawn(axes: Axes) -> None:
     (line,) = axes.plot([0, 1], [0, 1], color=BLUE, marker="o", label="a < b")
-    tell(line, 'a "quoted" & <b>value</b>')
-    tell(axes.add_patch(Rectangle((0, 0), 1, 1, facecolor="#123456")), "cell")
+    set_tooltip(line, 'a "quoted" & <b>value</b>')
+    set_tooltip(axes.add_patch(Rectangle((0, 0), 1, 1, facecolor="#123456")), "cell")
     axes.set_title("<script>1</script>")
     axes.legend()
 
@@ -55,7 +55,7 @@ def test_two_pictures_share_no_id_and_neither_brings_a_style_or_an_image() -> No
 @pytest.mark.parametrize("name", ["$x^$", "100 %", "a_b^c\\d"])
 def test_any_name_can_be_drawn(name: str) -> None:
     def panel(axes: Axes) -> None:
-        tell(axes.plot([0, 1], [0, 1])[0], name)
+        set_tooltip(axes.plot([0, 1], [0, 1])[0], name)
         axes.set_title(name)
 
     shown = [node.text for node in ElementTree.fromstring(inline_svg(panel, name, "x")).iter("text")]

@@ -218,7 +218,7 @@ def test_a_fresh_checkout_goes_on_from_the_records(study: Study) -> None:
 def test_a_record_of_other_settings_is_refused(study: Study) -> None:
     fill(study)
     other = study.model_copy(update={"set": {"batch_size": 8}})
-    with pytest.raises(UserError, match=r"sft-seed0\.json|opsd.*\.json: is a run of other settings"):
+    with pytest.raises(UserError, match=r"sft-seed0\.json|opsd.*\.json: its run has other settings"):
         results_of(other)
 
 
