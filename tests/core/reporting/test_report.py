@@ -229,5 +229,5 @@ def test_alarms_stand_above_the_curves_and_maps_below(study: Path) -> None:
     assert text.count("the clip takes 64%") == 2
     training = text[text.index('<section id="training">') : text.index('<section id="flow">')]
     assert training.index("opsd: the clip takes") < training.index("<svg")
-    for told in ("Divergence by sixteenth of the rollout", "own uncertainty over training"):
+    for told in ("Divergence by sixteenth of the rollout", "s entropy over training"):
         assert len(re.findall(f"<figcaption>[^<]*{told}", training)) == 2

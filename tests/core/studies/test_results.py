@@ -157,7 +157,7 @@ def test_the_page_says_what_is_there_and_where_it_is_from(study: Study, tmp_path
     assert "- **Null**, no difference from OPSD shown: PHF." in text
     assert "- **One seed only**, so no statement about the method: SFT." in text
     assert (
-        "- **Width**: 1 of 1 intervals over seeds are wider than ± 3 points; the column `seeds for ± 3 points` says"
+        "- **Width**: 1 of 1 intervals over seeds are wider than ± 3 points; the column `seeds for ± 3 points` gives"
         in text
     )
     assert "Not complete" not in text
