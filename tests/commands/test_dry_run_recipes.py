@@ -89,7 +89,7 @@ def test_a_recipe_that_has_a_form_for_the_embedded_model_runs_over_it(phf: Phf, 
         (("lora.target_modules=[wrong]",), "lora.target_modules"),
         (("sharding=fsdp",), "sharding: there is one process only"),
         (("evaluation.every=5", "evaluation.bench=nowhere"), "bench nowhere: neither a benchmark nor a file"),
-        (("evaluation.patience=2",), "--patience"),
+        (("evaluation.patience=2",), "evaluation.patience"),
     ],
 )
 def test_a_dry_run_refuses_what_a_start_refuses(

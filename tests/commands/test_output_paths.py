@@ -50,7 +50,7 @@ def below_a_file(folder: Path) -> Path:
 BAD = {
     "where no file can be made": (lambda _: Path("/proc"), "no file can be made there"),
     "that may not be written": (closed, "Permission denied"),
-    "below a file": (below_a_file, "file is a file, and a folder is wanted"),
+    "below a file": (below_a_file, "file is a file, not a folder"),
     "whose name is too long": (lambda folder: folder / ("x" * 300), "File name too long"),
 }
 
@@ -86,7 +86,7 @@ def test_every_command_refuses_a_folder_in_the_place_of_a_file(
 def test_a_file_that_cannot_be_written(phf: Phf, tmp_path: Path, place: str) -> None:
     folder, why = BAD[place]
     path = folder(tmp_path) / "x.json"
-    refused(phf("doctor", "--output", path), f"phf: --output {path}: ", why, "choose another place")
+    refused(phf("doctor", "--output", path), f"phf: --output {path}: ", why, "choose another path")
 
 
 def test_a_device_is_not_replaced(phf: Phf, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_written_settings_read_back_the_same() -> None:
         ("teacher.decay=often", "teacher.decay: must be a valid number"),
         ("flow.layers=[0]", "flow.layers"),
         ("steps", "steps: expected KEY=VALUE"),
-        ("optim=[", "--set optim line 1: not valid YAML"),
+        ("optim=[", "optim line 1: not valid YAML"),
     ],
 )
 def test_a_bad_pair_names_its_key_and_the_fix(pair: str, message: str) -> None:

@@ -23,7 +23,7 @@ from phfcli.core.losses.divergence import divergence
 from phfcli.core.losses.fused_divergence import fused_divergence
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
-from phfcli.core.models.lora import add_lora, cheap_adapter, check_round_trip
+from phfcli.core.models.lora import adapter_for_sampling, add_lora, check_round_trip
 from phfcli.core.models.passes import Sample, collate, run_pass
 from phfcli.core.models.trial import check_computation
 from phfcli.core.rollouts.transformers import TransformersEngine
@@ -186,7 +186,7 @@ def _merging(folder: Path) -> None:
     model = _load(folder, noise=0.1)
     ids = torch.tensor([IDS[:20]])
     own = model.causal(input_ids=ids, use_cache=False).logits
-    with cheap_adapter(model):
+    with adapter_for_sampling(model):
         torch.testing.assert_close(model.causal(input_ids=ids, use_cache=False).logits, own, **_CLOSE)
     merge: Callable[[], torch.nn.Module] = model.network.merge_and_unload  # type: ignore[assignment]
     torch.testing.assert_close(merge()(input_ids=ids, use_cache=False).logits, own, **_CLOSE)

@@ -1,4 +1,4 @@
-"""LoRA adapters on disk: which linear layers they are on, their files, and what they say of themselves."""
+"""LoRA adapters: the linear layers that one is put on, a summary of it, and the check of its files."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -22,14 +22,15 @@ from phfcli.core.models.weights import check_finite
 from phfcli.core.storage.tensors import open_tensors, read_tensors
 
 ALL_LINEAR = "all-linear"
-# state-space blocks (Mamba, Jamba) read its weight, which PEFT does not know; `round_trip` finds any other such layer
-_READ_PAST = ("dt_proj",)
+# Mamba and Jamba read the weight of this layer without calling it, which PEFT does not know of all of them;
+# `check_round_trip` finds any other such layer
+_NEVER_CALLED = ("dt_proj",)
 _FUSED = "several matrices in one tensor (fused experts)"
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The modules to adapt by their full names, the names for PEFT, and what is left out, in words."""
+    """The full names of the modules to adapt, the names that PEFT is given, and a line for each matrix left out."""
 
     modules: tuple[str, ...]
     names: tuple[str, ...]
@@ -46,19 +47,19 @@ class LinearLayers:
 
     @cached_property
     def leaves(self) -> list[str]:
-        """Their own names, each once."""
+        """The distinct names of the layers without those of the modules around them, sorted."""
         return sorted({leaf(name) for names in self.by_block for name in names})
 
     @cached_property
     def refused(self) -> dict[str, str]:
-        """Of these the ones that PEFT cannot adapt, each with the reason."""
+        """The names that PEFT cannot adapt, each with the reason."""
         config = LoraConfig(target_modules=self.leaves)
-        past = sorted(name for name in self.leaves if name in _READ_PAST or self._past(config, name))
-        found = dict.fromkeys(past, "the model's code reads its weight instead of calling it")
+        uncalled = sorted(name for name in self.leaves if name in _NEVER_CALLED or self._uncalled(config, name))
+        reasons = dict.fromkeys(uncalled, "the model's code reads its weight instead of calling it")
         convert_peft_config_for_transformers(config, self._causal, None)
-        kept: Any = config.target_modules
-        others = set(self.leaves) - set(kept)
-        return found | dict.fromkeys(sorted(others), "PEFT reads this name as the fused experts'")
+        accepted: Any = config.target_modules
+        others = set(self.leaves) - set(accepted)
+        return reasons | dict.fromkeys(sorted(others), "PEFT reads this name as the fused experts'")
 
     @cached_property
     def fused(self) -> list[str]:
@@ -76,8 +77,8 @@ class LinearLayers:
     def _layers(self, number: int, block: nn.Module) -> list[str]:
         return [f"{self.prefix}.{number}.{name}" for name, module in block.named_modules() if _linear(module)]
 
-    def _past(self, config: LoraConfig, name: str) -> bool:
-        """Whether PEFT knows that the model's code goes past the module, so that an adapter would be without effect."""
+    def _uncalled(self, config: LoraConfig, name: str) -> bool:
+        """Whether PEFT knows that the model's code never calls the module, so that an adapter would have no effect."""
         try:
             _check_lora_target_modules_mamba(config, self._causal, name)
         except ValueError:
@@ -86,7 +87,7 @@ class LinearLayers:
 
 
 def choose_targets(causal: PreTrainedModel, wanted: tuple[str, ...] | str) -> Targets:
-    """The modules that the setting asks for.
+    """The modules that lora.target_modules names.
 
     Raises:
         UserError: for a name that the blocks do not have or that cannot be adapted, and for a block left without any.
@@ -99,17 +100,17 @@ def choose_targets(causal: PreTrainedModel, wanted: tuple[str, ...] | str) -> Ta
     chosen = [[name for name in names if _named(name, asked)] for names in layers.by_block]
     for number, names in enumerate(chosen):
         if not names:
-            own = ", ".join(sorted(map(leaf, layers.by_block[number]))) or "no linear layer"
+            present = ", ".join(sorted(map(leaf, layers.by_block[number]))) or "no linear layer"
             raise UserError(
                 f"lora.target_modules: {', '.join(asked) or ALL_LINEAR} is not in block {number + 1} "
-                f"of {len(chosen)}, which has {own}; use {ALL_LINEAR}, or name some of these too"
+                f"of {len(chosen)}, which has {present}; use {ALL_LINEAR}, or name some of these too"
             )
     modules = tuple(name for names in chosen for name in names)
     return Targets(modules, _short(causal, modules), _left_out(layers) if everything else ())
 
 
 def leaf(name: str) -> str:
-    """A module's own name, without those of the modules around it."""
+    """A module's name without those of the modules around it."""
     return name.rpartition(".")[2]
 
 
@@ -124,16 +125,16 @@ def counts(names: Iterable[str]) -> Mapping[str, int]:
 
 
 def _check_names(layers: LinearLayers, asked: list[str]) -> None:
-    has = f"its decoder blocks have {', '.join(layers.leaves)}; use these or {ALL_LINEAR}"
+    available = f"its decoder blocks have {', '.join(layers.leaves)}; use these or {ALL_LINEAR}"
     for name in asked:
         if leaf(name) in layers.refused:
             raise UserError(f"lora.target_modules: {name} cannot be adapted: {layers.refused[leaf(name)]}")
         if not any(_named(module, [name]) for names in layers.by_block for module in names):
-            raise UserError(f"lora.target_modules: {_why_not(layers, name)}; {has}")
+            raise UserError(f"lora.target_modules: {_why_not(layers, name)}; {available}")
 
 
 def _why_not(layers: LinearLayers, name: str) -> str:
-    """Why a name is not one of a linear layer of the blocks."""
+    """Why the blocks have no linear layer of that name that can be adapted."""
     if name in ("lm_head", "embed_out", "embed_tokens", "wte"):
         return f"{name} lies outside of the decoder blocks, and the fused losses read it as it is, without an adapter"
     if any(leaf(fused) == leaf(name) for fused in layers.fused):
@@ -142,7 +143,7 @@ def _why_not(layers: LinearLayers, name: str) -> str:
 
 
 def _linear(module: nn.Module) -> bool:
-    """Whether a module is a product with a matrix and no more; some routers are one in name alone."""
+    """Whether a module computes a product with a matrix and no more; some routers subclass Linear and do more."""
     if not isinstance(module, nn.Linear) or type(module).forward is nn.Linear.forward:
         return isinstance(module, nn.Linear | Conv1D)
     if not module.weight.is_floating_point():  # quantised
@@ -158,10 +159,10 @@ def _named(module: str, names: Iterable[str]) -> bool:
 
 
 def _short(causal: PreTrainedModel, modules: tuple[str, ...]) -> tuple[str, ...]:
-    """The modules' own names where they mean nothing else in the model, else the full ones."""
+    """The modules' short names where no other module of the model has them, else the full names."""
     chosen, short = set(modules), tuple(dict.fromkeys(map(leaf, modules)))
-    meant = {name for name, _ in causal.named_modules() if leaf(name) in short}
-    return short if meant == chosen else modules
+    matched = {name for name, _ in causal.named_modules() if leaf(name) in short}
+    return short if matched == chosen else modules
 
 
 def _left_out(layers: LinearLayers) -> tuple[str, ...]:
@@ -174,12 +175,12 @@ class AdapterSummary:
     """How much of a model an adapter trains.
 
     Attributes:
-        modules: how many there are of each name.
-        count: of all of them.
-        parameters: of the adapter.
+        modules: how many adapted modules have each name.
+        count: the number of adapted modules.
+        parameters: the number of the adapter's parameters.
         share: the adapter's parameters over the base model's.
-        covered: of the parameters of the decoder blocks, the share in modules that are adapted.
-        left_out: what is not adapted although it is a matrix, with the reason.
+        covered: the share of the decoder blocks' parameters that lies in adapted modules.
+        left_out: a line for each matrix that is not adapted, with the reason.
     """
 
     modules: dict[str, int]
@@ -193,7 +194,7 @@ class AdapterSummary:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """What is told at start."""
+        """The lines that a run prints at its start."""
         names = ", ".join(f"{count} x {name}" for name, count in self.modules.items())
         return [
             f"adapter on {self.count} modules: {names}",
@@ -208,8 +209,8 @@ def summarise_adapter(network: nn.Module, causal: nn.Module, blocks: nn.Module, 
     adapter = {id(p): p.numel() for p in network.parameters() if p.requires_grad}
     base = sum(p.numel() for p in causal.parameters() if id(p) not in adapter)
     within = sum(p.numel() for p in blocks.parameters() if id(p) not in adapter)
-    below = [causal.get_submodule(name) for name in targets.modules]
-    covered = sum(p.numel() for module in below for p in module.parameters() if id(p) not in adapter)
+    modules = [causal.get_submodule(name) for name in targets.modules]
+    covered = sum(p.numel() for module in modules for p in module.parameters() if id(p) not in adapter)
     parameters = sum(adapter.values())
     return AdapterSummary(
         dict(counts(targets.modules)),
@@ -222,31 +223,31 @@ def summarise_adapter(network: nn.Module, causal: nn.Module, blocks: nn.Module, 
 
 
 _FILE_PREFIX = "base_model.model."
-_SIDES = {".lora_A.weight": 1, ".lora_B.weight": 0}  # the dimension of the layer's [out, in] that it must agree with
-_WITHIN = ".base_layer"  # an adapter around another one, as PEFT has them on fused experts
+_SIDES = {".lora_A.weight": 1, ".lora_B.weight": 0}  # the dimension of [out, in] that each shares
+_WITHIN = ".base_layer"  # PEFT nests adapters of fused experts, and names the inner one so
 
 
 def check_adapter(adapter: Path, description: ModelDescription) -> None:
-    """Raises UserError, naming the first layer, if a LoRA adapter is another model's, or holds a NaN or an infinity."""
+    """Raises UserError, naming a layer, if a LoRA adapter belongs to another model or holds a NaN or infinity."""
     path, model = adapter / "adapter_model.safetensors", skeleton(description.config)
     for name, shape in _shapes(path).items():
         side = next((side for side in _SIDES if name.endswith(side)), None)
         if side is None:
             continue
         layer = name.removeprefix(_FILE_PREFIX).removesuffix(side)
-        own = _layer_shape(model, layer.removesuffix(_WITHIN))
-        if own is None or (own and shape[_SIDES[side]] != own[_SIDES[side]]):
-            found = f"there it is {' x '.join(map(str, own))}" if own else "which has no such layer"
+        expected = _layer_shape(model, layer.removesuffix(_WITHIN))
+        if expected is None or (expected and shape[_SIDES[side]] != expected[_SIDES[side]]):
+            reason = f"there it is {' x '.join(map(str, expected))}" if expected else "which has no such layer"
             raise UserError(
                 f"{adapter}: does not fit {description.name}: {layer} is adapted with "
                 f"{' x '.join(map(str, shape))}, "
-                f"{found}; name the right model in base"
+                f"{reason}; name the right model in base"
             )
     check_finite(str(path), read_tensors(path).items())
 
 
 def _layer_shape(model: PreTrainedModel, name: str) -> tuple[int, ...] | None:
-    """Its [out, in]; nothing to compare, (), where it holds several matrices; None where there is none."""
+    """A layer's [out, in]; () where it holds several matrices, which are not compared; None without such a layer."""
     try:
         module = model.get_submodule(name)
     except AttributeError:

@@ -17,15 +17,15 @@ def find_decoder(causal: PreTrainedModel) -> nn.Module:
     decoder: nn.Module = causal.get_decoder()
     if decoder is not causal:
         return decoder
-    name, _ = find_blocks(causal)  # transformers has not found it: what holds the blocks
+    name, _ = find_blocks(causal)  # transformers knows no decoder of this model: take the module that holds the blocks
     return causal.get_submodule(name.rpartition(".")[0])
 
 
 def find_blocks(causal: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The list of decoder blocks and its name in the model: the outermost one of the depth that the config states.
+    """The list of decoder blocks and its name in the model: the outermost list as long as the config's depth.
 
     Raises:
-        UserError: for a model that has none.
+        UserError: for a model without such a list.
     """
     decoder, depth = causal.get_decoder(), depth_of(causal.config)
     for module in decoder.modules():
@@ -36,12 +36,12 @@ def find_blocks(causal: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 
 
 def final_norm(decoder: nn.Module, blocks: nn.ModuleList, width: int) -> nn.Module | None:
-    """What stands between the last block and the head: the last norm of states that lies beside the blocks."""
+    """The norm between the last block and the head: the last one of hidden states outside the blocks, or None."""
     inside = set(map(id, blocks.modules()))
     norms = [m for m in decoder.modules() if id(m) not in inside and "norm" in type(m).__name__.lower()]
     shapes = [(norm, getattr(norm, "weight", None)) for norm in norms]
-    found = [norm for norm, weight in shapes if not isinstance(weight, Tensor) or len(weight) == width]
-    return found[-1] if found else None
+    fitting = [norm for norm, weight in shapes if not isinstance(weight, Tensor) or len(weight) == width]
+    return fitting[-1] if fitting else None
 
 
 _SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemma, RecurrentGemma, xLSTM
@@ -50,7 +50,7 @@ _DIVISORS = ("logits_scaling",)  # Granite
 
 
 def head_of(causal: PreTrainedModel) -> Head:
-    """The model's head. What its code does beyond what is known here is found by `self_check`."""
+    """The model's head. `check_computation` refuses a model whose code does more than the names above say."""
     layer: Any = causal.get_output_embeddings()
     config = text_config(causal.config)
     scale = 1.0
@@ -68,7 +68,7 @@ def _number(config: Any, name: str) -> float | None:
 
 
 def pick_layers(choice: LayerChoice | None, depth: int) -> tuple[int, ...]:
-    """The blocks of a model of that depth from below, 1 is the first; None is all of them."""
+    """The numbers of the chosen blocks of a model of that depth, 1 is the lowest; None chooses all."""
     if choice == "last":
         return (depth,)
     if choice == "even":
@@ -81,12 +81,12 @@ def pick_layers(choice: LayerChoice | None, depth: int) -> tuple[int, ...]:
 
 
 def with_next(layers: Sequence[int], depth: int) -> tuple[int, ...]:
-    """The blocks and the next one of each, where the model has it."""
+    """The given blocks, and the block above each of them where there is one."""
     return tuple(sorted({block for layer in layers for block in (layer, layer + 1) if block <= depth}))
 
 
 def _block(layer: int | str, depth: int) -> int:
-    """The block itself, or the nearest one to a share of the depth such as "25%", halves up and at least the first."""
+    """The block's number; for a share of the depth such as "25%" the nearest block, halves up, and at least 1."""
     return layer if isinstance(layer, int) else max(1, int(float(layer.removesuffix("%")) * depth / 100 + 0.5))
 
 
@@ -100,7 +100,7 @@ def check_layers(setting: str, choice: LayerChoice | None, depth: int) -> None:
 
 
 def pair_layers(layers: Sequence[int], depth: int, other: int) -> tuple[int, ...]:
-    """The block of a model of depth `other` that lies as deep, in proportion, as each of `layers` does in `depth`.
+    """For each of `layers` of a model of `depth` blocks, the block at the same relative depth of one of `other` blocks.
 
     Rounded to the nearest block, halves up, and at least the first: the last is paired with the last.
     """

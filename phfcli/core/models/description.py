@@ -26,16 +26,17 @@ from phfcli.core.storage.tables import hub_answers
 
 UNBOUNDED = 2**31 - 1  # tokens: a state-space model has no longest sequence
 _CONTEXTS = ("max_position_embeddings", "max_seq_len", "seq_length")
-_WITHOUT_CACHE = ("linear_attention", "conv", "mamba", "moe", "mlp", "recurrent")  # layers with a state of one size
+# kinds of layers that keep no keys and values: their state does not grow with the sequence
+_WITHOUT_CACHE = ("linear_attention", "conv", "mamba", "moe", "mlp", "recurrent")
 
 
 def text_config(config: PreTrainedConfig) -> Any:
-    """The sizes of the text model, which a multimodal model keeps in a config of their own."""
+    """The config of the text model; a multimodal model keeps it as a part of its own."""
     return config.get_text_config(decoder=True)
 
 
 def depth_of(config: PreTrainedConfig) -> int:
-    """How many decoder blocks a config speaks of."""
+    """The number of decoder blocks."""
     return int(text_config(config).num_hidden_layers)
 
 
@@ -45,13 +46,13 @@ def width_of(config: PreTrainedConfig) -> int:
 
 
 def context_of(config: PreTrainedConfig) -> int:
-    """The longest sequence that a model was made for, in tokens."""
+    """The longest sequence that a model was trained for, in tokens; UNBOUNDED where the config names none."""
     text = text_config(config)
     return next((int(value) for name in _CONTEXTS if (value := getattr(text, name, None))), UNBOUNDED)
 
 
 def caps_attention(config: PreTrainedConfig) -> bool:
-    """Whether attention's own logits are capped, as Gemma 2's are: PyTorch's sdpa leaves that out without a word."""
+    """Whether the attention logits are capped, as Gemma 2's are: PyTorch's sdpa silently leaves the cap out."""
     return getattr(text_config(config), "attn_logit_softcapping", None) is not None
 
 
@@ -92,9 +93,7 @@ class ModelDescription:
 
     Attributes:
         name: as the user gave it: a hub id, a folder or "embedded".
-        config: its architecture.
-        tokenizer: its fast tokenizer.
-        eos_ids: every token that ends a completion.
+        eos_ids: the ids of every token that ends a completion.
     """
 
     name: str
@@ -104,7 +103,7 @@ class ModelDescription:
 
     @property
     def context(self) -> int:
-        """The longest sequence the model was made for, in tokens."""
+        """The longest sequence that the model was trained for, in tokens."""
         return context_of(self.config)
 
     @property
@@ -114,9 +113,9 @@ class ModelDescription:
 
     @property
     def pad_id(self) -> int:
-        """What fills a batch up; never read."""
-        own = self.tokenizer.pad_token_id
-        return own if isinstance(own, int) else min(self.eos_ids)
+        """The token id that pads batches; masks hide it from every pass."""
+        pad = self.tokenizer.pad_token_id
+        return pad if isinstance(pad, int) else min(self.eos_ids)
 
     def text(self, ids: Sequence[int]) -> str:
         """A completion as text, thinking included, without its end token."""
@@ -124,13 +123,17 @@ class ModelDescription:
 
 
 def load_description(name: str) -> ModelDescription:
-    """Raises UserError where neither folder nor hub has the model's config and tokenizer."""
+    """The model of that name without its weights.
+
+    Raises:
+        UserError: where neither a folder nor the hub has its config and tokenizer.
+    """
     config, tokenizer = load_config(name), load_tokenizer(name)
-    return ModelDescription(name, config, tokenizer, _endings(name, config, tokenizer))
+    return ModelDescription(name, config, tokenizer, _eos_ids(name, config, tokenizer))
 
 
 def locate(name: str) -> str:
-    """The folder or hub id behind a model's name. Raises UserError if it is a path to nothing."""
+    """The folder or hub id of a model's name. Raises UserError for a path where no model is."""
     if name == EMBEDDED:
         return str(embedded_model())
     path = Path(name)
@@ -151,18 +154,18 @@ def fetch(name: str) -> Path:
     """A folder with all of a model's files, from the hub or its cache where it is not one already.
 
     Raises:
-        UserError: where the hub does not give them, or there are no safetensors among them.
+        UserError: where the hub does not provide them, or none of them is a safetensors file.
     """
     where = Path(locate(name))
     if not where.is_dir():
         where = Path(from_hub(_download, name, "weights"))
     if not any(where.glob("*.safetensors")):
-        raise UserError(f"{name}: it has no weights as safetensors, which alone are read")
+        raise UserError(f"{name}: it has no .safetensors weights, and no other kind is read")
     return where
 
 
 def revision(name: str) -> str | None:
-    """The commit of a hub model, once its config has been loaded."""
+    """The commit of a hub model whose config has been loaded; None for a folder."""
     path = try_to_load_from_cache(locate(name), "config.json")
     return Path(path).parent.name if isinstance(path, str) else None
 
@@ -187,12 +190,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def generation_config(name: str, config: PreTrainedConfig) -> GenerationConfig:
-    """A model's own sampling defaults: training and evaluation drop them, other tools expect them."""
+    """A model's sampling defaults: training and evaluation ignore them, an export keeps them for other tools."""
     try:
-        own: GenerationConfig = GenerationConfig.from_pretrained(locate(name))
-    except OSError:  # it has none
-        own = GenerationConfig.from_model_config(config)
-    return own
+        saved: GenerationConfig = GenerationConfig.from_pretrained(locate(name))
+    except OSError:  # the model has no generation_config.json
+        saved = GenerationConfig.from_model_config(config)
+    return saved
 
 
 def skeleton(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -204,18 +207,19 @@ def skeleton(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> Pr
     try:
         with torch.device("meta"):
             model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=False, dtype=dtype)
-    except Exception as error:  # a config that contradicts itself fails wherever its numbers meet
+    except Exception as error:  # a config that contradicts itself can fail anywhere in the model's code
         where = f"{config.name_or_path}: its config.json" if config.name_or_path else f"a config of {config.model_type}"
         raise UserError(f"{where} describes no model: {type(error).__name__}: {first_line(error)}") from None
     return model
 
 
 def auto_class(config: PreTrainedConfig) -> Any:
-    """What loads a model of that config: as a language model, or the whole of which the language model is a part."""
+    """The class that loads a model of that config: a language model, or a multimodal model that contains one."""
     return AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForImageTextToText
 
 
 def from_hub(loader: Any, name: str, what: str, **options: Any) -> Any:
+    """What `loader` returns for a model's folder or hub id; any failure becomes one UserError that names `what`."""
     where = locate(name)
     local = Path(where).is_dir()
     answers = local or hub_answers()
@@ -223,7 +227,7 @@ def from_hub(loader: Any, name: str, what: str, **options: Any) -> Any:
         return loader(where, **options)
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # the hub's client, transformers, safetensors and torch each have their own ones
+    except Exception as error:  # the hub's client, transformers, safetensors and torch each raise errors of their own
         if not answers:
             raise UnreachableError(f"{name}: no such folder, and the hub cannot be reached for its {what}") from None
         where = "its folder" if local else "the hub"
@@ -252,13 +256,14 @@ def _download(name: str) -> str:
     return snapshot_download(name, allow_patterns=list(_FILES))
 
 
-def _endings(name: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def _eos_ids(name: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end a completion: the tokenizer's, the generation config's, and the chat template's turn ends."""
     try:
-        own = GenerationConfig.from_pretrained(locate(name)).eos_token_id
+        saved = GenerationConfig.from_pretrained(locate(name)).eos_token_id
     except OSError:  # a model need not have a generation_config.json
-        own = text_config(config).eos_token_id
+        saved = text_config(config).eos_token_id
     ends = turn_ends(tokenizer) if tokenizer.chat_template else set()
-    eos = {tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or []), *ends} - {None}
+    eos = {tokenizer.eos_token_id, *([saved] if isinstance(saved, int) else saved or []), *ends} - {None}
     if not eos:
         raise UserError(f"{name}: neither the model nor its tokenizer names an end-of-sequence token")
     return frozenset(eos)

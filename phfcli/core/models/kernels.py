@@ -1,4 +1,4 @@
-"""Faster forms of parts of a model: adapter products, norms, and the MLP in tiles."""
+"""Faster forms of parts of a model, put in place of its code: adapter products, norms, and the MLP in tiles."""
 
 import copy
 from collections.abc import Callable
@@ -18,20 +18,23 @@ from phfcli.core.models.architecture import find_blocks
 
 
 def fuse_products(network: PeftModel) -> None:
-    """From now on the network's adapted linear layers compute as this module does, where they are plain."""
+    """Replaces the network's LoRA layers by `FusedLoraLinear`, which keeps less for the backward pass."""
     for module in network.modules():
         if type(module) is LoraLinear:
             module.__class__ = FusedLoraLinear
 
 
 def only_products(layer: LoraLinear, adapter: str) -> bool:
-    """Whether an adapter of a layer is nothing but its two matrices: no variant of LoRA, and no bias of their own."""
+    """Whether a layer's adapter consists of its two matrices alone: no variant of LoRA, no bias."""
     sides = (layer.lora_A[adapter], layer.lora_B[adapter])
     return not layer.lora_variant and all(getattr(side, "bias", None) is None for side in sides)
 
 
 class FusedLoraLinear(LoraLinear):
-    """PEFT's layer, which stays what computes where there is more to it than the products."""
+    """PEFT's layer, with the forward and backward pass of the plain case as one autograd function.
+
+    Any other case (dropout, several adapters, quantised weights ...) runs PEFT's own code.
+    """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[..., i] -> [..., o]."""
@@ -46,7 +49,7 @@ class FusedLoraLinear(LoraLinear):
         return fused.view(*x.shape[:-1], fused.shape[-1])
 
     def _is_plain(self, x: Tensor) -> bool:
-        """One adapter in use that is nothing but its two matrices, in the base's precision or in a higher one."""
+        """Whether one adapter of two matrices and nothing else is active, in the base's precision or a higher one."""
         casting = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
         if casting or self.disable_adapters or self.merged or len(self.active_adapters) != 1:
             return False
@@ -54,9 +57,9 @@ class FusedLoraLinear(LoraLinear):
         base, down, up = self.get_base_layer(), self.lora_A[adapter], self.lora_B[adapter]
         frozen = not base.weight.requires_grad and (base.bias is None or not base.bias.requires_grad)
         dropout = not isinstance(self.lora_dropout[adapter], nn.Identity)
-        own: torch.dtype = down.weight.dtype  # type: ignore[assignment]
-        alike = x.dtype == base.weight.dtype and up.weight.dtype == own == torch.promote_types(x.dtype, own)
-        return type(base) is nn.Linear and frozen and alike and only_products(self, adapter) and not dropout
+        dtype: torch.dtype = down.weight.dtype  # type: ignore[assignment]
+        same = x.dtype == base.weight.dtype and up.weight.dtype == dtype == torch.promote_types(x.dtype, dtype)
+        return type(base) is nn.Linear and frozen and same and only_products(self, adapter) and not dropout
 
 
 class _LoraProducts(torch.autograd.Function):
@@ -81,36 +84,37 @@ class _LoraProducts(torch.autograd.Function):
 
 
 _HALF = (torch.bfloat16, torch.float16)
-_ROWS = 4096  # that stand in float32 at once in the backward pass
-_known: dict[tuple[type[nn.Module], int], bool] = {}
+_ROWS = 4096  # tokens whose states are in float32 at once in the backward pass
+_tried: dict[tuple[type[nn.Module], int], bool] = {}
 
 
 def fuse_norms(network: nn.Module) -> None:
-    """From now on the network's frozen norms in half precision compute as this module does."""
+    """Replaces the forward of the network's frozen RMS norms in half precision by `_RmsNorm`, which keeps less."""
     for module in network.modules():
         if _is_rms_norm(module):
             module.forward = partial(_norm, module)
 
 
 def _is_rms_norm(module: nn.Module) -> bool:
+    """Whether a module computes bitwise what `_RmsNorm` does; each class and width is tried once."""
     weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
     if not isinstance(weight, Tensor) or weight.ndim != 1 or weight.dtype not in _HALF or not isinstance(eps, float):
         return False
     kind = type(module), len(weight)
-    if kind not in _known:
-        _known[kind] = _trial(module, weight, eps)
-    return _known[kind]
+    if kind not in _tried:
+        _tried[kind] = _trial(module, weight, eps)
+    return _tried[kind]
 
 
 @torch.no_grad()
 def _trial(module: nn.Module, weight: Tensor, eps: float) -> bool:
     twin = copy.deepcopy(module).to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0)
-    x, own = torch.randn(2, 3, len(weight), generator=generator).to(weight.dtype)
-    twin.load_state_dict({"weight": own[0]}, strict=False)
+    x, weights = torch.randn(2, 3, len(weight), generator=generator).to(weight.dtype)
+    twin.load_state_dict({"weight": weights[0]}, strict=False)
     try:
-        return torch.equal(twin(x), _RmsNorm.apply(x, own[0], eps))  # type: ignore[no-untyped-call]
-    except (TypeError, ValueError, RuntimeError):  # a norm of something else
+        return torch.equal(twin(x), _RmsNorm.apply(x, weights[0], eps))  # type: ignore[no-untyped-call]
+    except (TypeError, ValueError, RuntimeError):  # another kind of norm
         return False
 
 
@@ -153,16 +157,19 @@ TILE = 1024  # tokens
 
 
 def checkpoint_gradients(causal: PreTrainedModel) -> None:
-    """Lets activations be computed again in the backward pass, rather than kept for it."""
+    """Turns on gradient checkpointing, with the MLP of each block in tiles of TILE tokens.
+
+    The inner activations of an MLP are the largest of a block; in tiles they exist for TILE tokens at a time.
+    """
     causal.gradient_checkpointing_enable({"use_reentrant": False})
     for block in find_blocks(causal)[1]:
         mlp = getattr(block, "mlp", None)
-        if isinstance(mlp, nn.Module) and not _shares_out(mlp):
+        if isinstance(mlp, nn.Module) and not _has_experts(mlp):
             mlp.forward = partial(_in_tiles, mlp.forward)
 
 
-def _shares_out(mlp: nn.Module) -> bool:
-    """Whether it gives tokens to experts: what it tells of them is of the whole sequence."""
+def _has_experts(mlp: nn.Module) -> bool:
+    """Whether an MLP routes tokens to experts: its router reports on the whole sequence, so it is not cut in tiles."""
     return any("expert" in name or "router" in name for name, _ in mlp.named_modules())
 
 

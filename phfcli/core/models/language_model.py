@@ -1,4 +1,4 @@
-"""A loaded model as the method sees it, and its states read by its own norm and head (the logit lens)."""
+"""A loaded model as the method sees it, and the logit lens: a block's states read by the model's norm and head."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,8 @@ from phfcli.core.models.adapters import AdapterSummary
 from phfcli.core.models.architecture import final_norm, find_blocks, find_decoder, head_of
 from phfcli.core.models.description import ModelDescription, width_of
 
-READ = "read_without_head"  # of a model whose weights are all spread over ranks: the backbone, gathered for a pass
+# attribute of a fully sharded model: calls the backbone, with the weights gathered for the pass
+READ_WITHOUT_HEAD = "read_without_head"
 # transformers' sdpa that also attends within each sequence of a packed row (packing.py), by its name in transformers
 PACKING_SDPA = "phf_sdpa"
 
@@ -32,10 +33,10 @@ class LanguageModel:
 
     Attributes:
         network: what is trained and saved: the model, or the PEFT model around it.
-        causal: the transformers model itself; adapters are already injected into its layers.
-        description: its tokenizer, and where its completions end.
-        compute: the precision of its products, where that is not the weights' own.
-        adapter: what a fresh adapter on it covers.
+        causal: the transformers model; PEFT has injected any adapter into its layers.
+        description: its config, tokenizer and end-of-sequence tokens.
+        compute: the precision of its products; None is that of the weights.
+        adapter: the summary of a fresh adapter; None without one.
     """
 
     network: PreTrainedModel | PeftModel
@@ -56,12 +57,12 @@ class LanguageModel:
 
     @property
     def output_head(self) -> Head:
-        """The LM head with what stands behind its product."""
+        """The LM head with its bias, scale and soft cap."""
         return head_of(self.causal)
 
     @cached_property
     def final_norm(self) -> nn.Module:
-        """What the last block's output goes through before the head reads it."""
+        """The norm between the last block and the head; the identity where there is none."""
         return final_norm(self.backbone, self.blocks, self.head.shape[1]) or nn.Identity()
 
     @property
@@ -76,31 +77,31 @@ class LanguageModel:
 
     @property
     def sharded(self) -> bool:
-        """Whether the blocks' weights are spread over ranks."""
+        """Whether the weights of the blocks are sharded over ranks."""
         return isinstance(self.blocks[0], FSDPModule)
 
     @property
     def fully_sharded(self) -> bool:
-        """Whether the weights outside the blocks are as well."""
+        """Whether the weights outside the blocks are sharded as well."""
         return isinstance(self.causal, FSDPModule)
 
     @property
     def attention(self) -> str:
-        """What computes its attention: sdpa, flash_attention_2, eager."""
+        """The name of its attention: sdpa, flash_attention_2 or eager."""
         name = str(self.causal.config._attn_implementation)
         return "sdpa" if name == PACKING_SDPA else name
 
     def read(self, **arguments: Any) -> Tensor:
         """A pass without the head: the last hidden states, after the final norm."""
-        read: Any = getattr(self.causal, READ, self.backbone)
-        hidden: Tensor = read(**arguments).last_hidden_state
+        call: Any = getattr(self.causal, READ_WITHOUT_HEAD, self.backbone)
+        hidden: Tensor = call(**arguments).last_hidden_state
         return hidden
 
     def head_after_pass(self) -> Head:
-        """The head that a pass leaves for the losses.
+        """The head for the losses, to be called after a pass.
 
-        Where all weights are spread over ranks it is whole until the end of the backward pass. A pass that has none
-        leaves a copy, so that the next one finds the weights as they are then.
+        In a fully sharded model the pass has gathered the head, which stays whole until the end of its backward pass.
+        After a pass without gradients it is a copy, and the weights are sharded again.
         """
         head = self.output_head
         if isinstance(self.causal, FSDPModule) and not torch.is_grad_enabled():
@@ -117,20 +118,20 @@ class LanguageModel:
         return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
 
 
-_SHARE_OF_DEPTH = 6  # layer 6 of 36, as OISD has it for Qwen3-4B and 8B
+_SHARE_OF_DEPTH = 6  # OISD takes layer 6 of 36 of Qwen3-4B and 8B
 
 
 @dataclass(frozen=True)
 class LogitLens:
-    """The shadow student, and the last block's attention as its teacher. N valid tokens, d hidden size."""
+    """What OISD reads of a lower block (its shadow student), and the attention of the last block as its teacher."""
 
-    hidden: Tensor  # [N, d], the block's output after the final norm, at the column that predicts each valid token
-    attention: Attention
-    last: Attention
+    hidden: Tensor  # [N, d], the block's output after the final norm, for each of N valid tokens
+    attention: Attention  # of the block
+    last: Attention  # of the last block
 
 
 def lens_layer(wanted: int, depth: int) -> int:
-    """The block of a model of `depth` blocks, 1 is the first; 0 is the one at a sixth of the depth."""
+    """The number of the block, 1 is the first; `wanted` 0 asks for the one at a sixth of the depth."""
     return wanted or max(1, round(depth / _SHARE_OF_DEPTH))
 
 
@@ -179,10 +180,10 @@ def _self_attention(block: nn.Module) -> nn.Module:
 
 @contextmanager
 def _capture_attention(config: Any, modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Attention]]:
-    """Keeps what the attention function of `modules` is called with, by standing in its place within the context.
+    """Within it, keeps the queries and keys with which `modules` call their attention function.
 
-    Gradient checkpointing runs a block again after the context, and then finds the function itself: the operations are
-    the same, since none is added here.
+    Gradient checkpointing runs a block again after the context, with the plain function: the watched one adds no
+    operation, so both compute the same.
     """
     name = config._attn_implementation
     function = ALL_ATTENTION_FUNCTIONS.get(name)
@@ -191,7 +192,7 @@ def _capture_attention(config: Any, modules: Sequence[nn.Module]) -> Iterator[di
     def watched(module: nn.Module, query: Tensor, key: Tensor, *args: Any, **options: Any) -> Any:
         if module in modules:
             kept[module] = Attention(query, key, options["scaling"])
-        # "eager" stands in no table: each model brings its own
+        # transformers' table has no "eager": each model's module defines its own
         attend = function or sys.modules[type(module).__module__].eager_attention_forward
         return attend(module, query, key, *args, **options)
 

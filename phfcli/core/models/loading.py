@@ -26,7 +26,7 @@ from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.lora import load_adapter
 from phfcli.core.models.weights import keep_gradients, load_weights, quantized_loading
 
-# products this small only wait for each other on several threads: far slower wherever another program is at work
+# hidden size up to which a CPU computes on one thread: several threads would mostly wait for each other
 ONE_THREAD_WIDTH = 256
 
 
@@ -54,7 +54,7 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
     elif device.type == "cpu":
         give_back_free_blocks()
         keep_large_blocks()
-    # only where a completion ends is kept: a model's own sampling defaults must not leak into a protocol
+    # of the generation config only the end tokens are kept: sampling defaults must not leak into a protocol
     causal.generation_config = GenerationConfig(
         eos_token_id=sorted(description.eos_ids), pad_token_id=description.pad_id
     )
@@ -63,39 +63,39 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Language
 
 
 def turn_off_dropout(network: nn.Module) -> None:
-    """What trains is then the policy that has drawn the rollouts, and a pass is the same whenever it is made."""
+    """Sets every dropout to 0: the policy that trains is then the one that drew the rollouts, and passes repeat."""
     for module in network.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-        for name, value in vars(module).items():  # what attention and others hand to functions
+        for name, value in vars(module).items():  # attributes that modules hand to functions
             if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
                 setattr(module, name, 0.0)
 
 
 def pick_attention(name: str, device: torch.device, dtype: torch.dtype, config: PreTrainedConfig) -> str | None:
-    """The attention of that name; "auto" is FlashAttention 2 for models that want padded rows, where it is installed.
+    """The attention implementation for a setting; None leaves the choice to transformers, which takes sdpa.
 
-    Else it is None, transformers' choice: PyTorch's own (sdpa) for any model that it knows. With that, sequences are
-    packed and what they begin with is computed once; FlashAttention skips padded columns and takes no float32.
+    With sdpa sequences are packed, and a shared prefix is computed once. "auto" is FlashAttention 2 only for models
+    that cannot be packed, on a GPU where it is installed: it skips padded columns, and takes no float32.
 
     Raises:
-        UserError: for sdpa where attention's own logits are capped, which it does not compute.
+        UserError: for sdpa where attention logits are capped, since sdpa leaves the cap out.
     """
     capped = caps_attention(config)
     if capped and name == "sdpa":
         raise UserError("attention: sdpa leaves out the cap on the attention logits of this model; use attention=eager")
     if name != "auto":
         return name
-    able = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
-    flash = able and (capped or attends_in_part(config))
+    available = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
+    flash = available and (capped or attends_in_part(config))
     return "flash_attention_2" if flash else "eager" if capped else None
 
 
 def load_whole(settings: ModelSettings) -> LanguageModel:
-    """A model whose every parameter trains.
+    """A model of which every parameter trains.
 
-    Its weights are float32, whatever precision is computed in: steps at a learning rate of 5e-6, and all the more those
-    of an average that follows by a thousandth, would vanish in the rounding of bfloat16.
+    Its weights are float32 whatever the precision of its products: steps at a learning rate of 5e-6, and even more the
+    small steps of a moving average, would be lost to rounding in bfloat16.
     """
     model = load_model(settings.model_copy(update={"dtype": "float32"}))
     model.causal.requires_grad_(True)

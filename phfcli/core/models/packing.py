@@ -1,4 +1,4 @@
-"""Several sequences in one row without padding: the row, and attention within each sequence."""
+"""Packing: several sequences in one row without padding, a shared prefix computed once, attention within each."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -16,68 +16,70 @@ from transformers.masking_utils import sdpa_mask
 
 from phfcli.core.models.language_model import PACKING_SDPA, LanguageModel
 
-_LEAST_SHARE = 1 / 16  # of a sequence: to share less costs more copies of keys and values than it saves products
+# of a sequence: a shorter shared prefix costs more in copies of keys and values than it saves in products
+_LEAST_SHARE = 1 / 16
 
 
 @dataclass(frozen=True)
 class PackedRow:
-    """Where the row holds the tokens of each sequence, and what it holds."""
+    """A row of the tokens of several sequences, T in all; a prefix that sequences share is in it once."""
 
-    pieces: Sequence[Sequence[slice]]  # of each sequence, from its first token to its last
-    own: Sequence[int]  # of each sequence, how many of its last tokens are computed for it; the others are shared
+    pieces: Sequence[Sequence[slice]]  # for each sequence, the slices of the row that hold its tokens, in order
+    computed: Sequence[int]  # for each sequence, the number of its last tokens that are computed for it alone
     ids: Tensor  # [T]
-    positions: Tensor  # [T], of each token in its sequence
+    positions: Tensor  # [T], the position of each token in its sequence
 
-    def places(self) -> Tensor:
-        """The place of each token of each sequence, [B, C]; behind its end the place of its last one."""
+    def columns(self) -> Tensor:
+        """The column of each token of each sequence, [B, C]; beyond a sequence's end the column of its last token."""
         held = [torch.cat([torch.arange(part.start, part.stop) for part in parts]) for parts in self.pieces]
-        columns = torch.arange(max(map(len, held)))
-        return torch.stack([one[columns.clamp_max(len(one) - 1)] for one in held]).to(self.ids.device)
+        tokens = torch.arange(max(map(len, held)))
+        return torch.stack([columns[tokens.clamp_max(len(columns) - 1)] for columns in held]).to(self.ids.device)
 
     def ends(self) -> Tensor:
-        """The place of each sequence's last token, [B]."""
+        """The column of each sequence's last token, [B]."""
         return torch.tensor([parts[-1].stop - 1 for parts in self.pieces], device=self.ids.device)
 
     def gather(self, values: Tensor, sequence: int) -> Tensor:
-        """What belongs to one sequence, values [..., T, h] -> [..., its tokens, h]: a view where nothing is shared."""
+        """The values of one sequence, [..., T, h] -> [..., its tokens, h]: a view where no prefix is shared."""
         parts = [values[..., part, :] for part in self.pieces[sequence]]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
 
 
 def pack(sequences: Sequence[Sequence[int]], device: torch.device) -> PackedRow:
-    """Token ids of each sequence as one row. None of them is empty."""
+    """The token ids of each sequence, none of them empty, as one row."""
     order = sorted(range(len(sequences)), key=lambda index: tuple(sequences[index]))
-    shared = [0] * len(sequences)  # no other sequence has a longer beginning in common than the one before it in order
+    # in sorted order no sequence has a longer prefix in common with an earlier one than with the one before it
+    shared = [0] * len(sequences)
     for before, index in pairwise(order):
         shared[index] = _common(sequences[before], sequences[index])
-    own = [len(ids) - count for ids, count in zip(sequences, shared, strict=True)]
-    stops = list(accumulate(own))
+    computed = [len(ids) - count for ids, count in zip(sequences, shared, strict=True)]
+    stops = list(accumulate(computed))
     pieces: dict[int, list[slice]] = {}
-    held: list[slice] = []
+    slices: list[slice] = []
     for index in order:
-        held = _first(held, shared[index])
-        if own[index]:
-            held.append(slice(stops[index] - own[index], stops[index]))
-        pieces[index] = held
+        slices = _first(slices, shared[index])
+        if computed[index]:
+            slices.append(slice(stops[index] - computed[index], stops[index]))
+        pieces[index] = slices
     rows = [torch.tensor(ids[count:]) for ids, count in zip(sequences, shared, strict=True)]
     positions = [torch.arange(count, len(ids)) for ids, count in zip(sequences, shared, strict=True)]
     return PackedRow(
         [pieces[index] for index in range(len(sequences))],
-        own,
+        computed,
         torch.cat(rows).long().to(device),
         torch.cat(positions).to(device),
     )
 
 
 def _common(before: Sequence[int], ids: Sequence[int]) -> int:
-    """How many first tokens of `ids` are taken from `before`."""
+    """The length of the prefix that `ids` shares with `before`; 0 where it is too short to be worth sharing."""
     pairs = zip(before, ids, strict=False)
     count = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(before), len(ids)))
     return count if count >= _LEAST_SHARE * len(ids) else 0
 
 
 def _first(pieces: Sequence[slice], count: int) -> list[slice]:
-    """The pieces of the first `count` tokens of a sequence."""
+    """The slices that hold the first `count` tokens of a sequence."""
     first: list[slice] = []
     for part in pieces:
         if count > 0:
@@ -89,8 +91,8 @@ def _first(pieces: Sequence[slice], count: int) -> list[slice]:
 # (module, query [1, H, T, h], key and value [1, G, T, h], scaling, dropout) -> [1, T, H, h]
 Attend = Callable[[nn.Module, Tensor, Tensor, Tensor, float | None, float], Tensor]
 
-_LARGEST_ERROR = 0.05  # of a trial, relative; a model that cannot be packed is off by about its whole output
-_TRIAL = ((1, 2, 3, 4, 5, 6, 7), (8, 9, 10, 11, 12), (1, 2, 3, 13, 14))  # the last begins as the first does
+_LARGEST_ERROR = 0.05  # relative, of a trial; where packing fails the error is about as large as the output
+_TRIAL = ((1, 2, 3, 4, 5, 6, 7), (8, 9, 10, 11, 12), (1, 2, 3, 13, 14))  # the last shares a prefix with the first
 _tried: WeakSet[PreTrainedModel] = WeakSet()
 
 
@@ -105,32 +107,33 @@ class CausalSequences:
     ) -> Tensor:
         """One call of the fused attention for each sequence.
 
-        A shared beginning is attended from again, and the result left out: the causal kernels want as many queries as
-        keys, a mask would be of their product, and attention is cheap beside the layers' own products.
+        The queries of a shared prefix are computed again and their result is dropped: causal kernels want as many
+        queries as keys, a mask would take memory of queries times keys, and attention is cheap beside the matrix
+        products of a layer.
         """
         gqa = query.shape[1] != key.shape[1]
         out: list[Tensor] = []
-        for sequence, own in enumerate(self.row.own):
-            if own:
+        for sequence, count in enumerate(self.row.computed):
+            if count:
                 q, k, v = (self.row.gather(x, sequence) for x in (query, key, value))
                 attended = scaled_dot_product_attention(
                     q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=gqa
                 )
-                out.append(attended[:, :, -own:].transpose(1, 2))
-        return out[0] if len(out) == 1 else torch.cat(out, dim=1)  # one is saved for the backward pass in any case
+                out.append(attended[:, :, -count:].transpose(1, 2))
+        return out[0] if len(out) == 1 else torch.cat(out, dim=1)  # the output of a single sequence is not copied
 
 
 def row_arguments(row: PackedRow, attend: Attend) -> dict[str, Any]:
-    """What a model is called with for a packed row."""
+    """The arguments of a model's forward for a packed row."""
     return packed_arguments(row.ids, row.positions, attend)
 
 
 def packed_arguments(ids: Tensor, positions: Tensor, attend: Attend) -> dict[str, Any]:
-    """What a model is called with for a row of token ids [T] at `positions` [T]."""
+    """The arguments of a model's forward for a row of token ids [T] at `positions` [T]."""
     return {
         "input_ids": ids[None],
         "position_ids": positions[None],
-        # of four dimensions: models take it for a mask that is ready, and make none of their own
+        # models take a mask of four dimensions as it is, and make none of their own
         "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device),
         "use_cache": False,
         "attend": attend,

@@ -3,7 +3,7 @@
 Shapes: B samples, T columns, C completion tokens, m selected positions, N valid tokens of the batch, L layers, d width.
 Completions are aligned by their own token ids: each reader finds token t of sample b at its own column
 prompt_length[b] + t. Where the model allows it, the sequences are computed one behind the other, without padding,
-and what several of them begin with is computed once.
+and a prefix that several of them share is computed once.
 """
 
 import math
@@ -27,12 +27,14 @@ from phfcli.core.names import Where
 
 @dataclass(frozen=True)
 class Sample:
-    """A rollout with the prompts it is read after.
+    """A rollout with the prompts after which student and teacher read it.
 
-    logprobs are those of the sampled tokens, under the distribution they were drawn from; group holds the rewards of
-    all completions of the same problem, this one's included. Both are empty where there are none.
-    in_teacher_tokens is the same text in the tokens of a teacher with another tokenizer. aligned_positions are then the
-    positions of the completion at which a token of the other one ends as well, pair by pair; None is every position.
+    Attributes:
+        logprobs: those of the completion's tokens under the distribution they were drawn from; empty without.
+        group: the rewards of all completions of the same problem, this one's included; empty without.
+        aligned_positions: for a teacher with another tokenizer, the positions of the completion at which a token of
+            the teacher ends as well, pair by pair; None is every position.
+        in_teacher_tokens: for such a teacher, the same text in its tokens.
     """
 
     student_prompt: Sequence[int]
@@ -46,9 +48,9 @@ class Sample:
 
     @property
     def columns(self) -> int:
-        """How long it is for both readers together."""
-        own = len(self.student_prompt) + len(self.teacher_prompt or ()) + 2 * len(self.completion)
-        return own if self.in_teacher_tokens is None else own + self.in_teacher_tokens.columns
+        """Columns of the sample for both readers together."""
+        count = len(self.student_prompt) + len(self.teacher_prompt or ()) + 2 * len(self.completion)
+        return count if self.in_teacher_tokens is None else count + self.in_teacher_tokens.columns
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,9 @@ class Batch:
     lengths: Tensor  # [B], of the completions, the end-of-sequence token included
     positions: Tensor  # [B, m], selected positions within the completion
     valid: Tensor  # [B, m]
-    in_teacher_tokens: "Batch | None" = None  # the same samples in the teacher's own tokens, where those are others
-    weights: Tensor | None = None  # [N] of the tokens, with the mean 1 over each completion; None is 1 for each
-    base: "Pass | None" = None  # of the base after the student's prompts, where an objective needs it
+    in_teacher_tokens: "Batch | None" = None  # the same samples in the tokens of a teacher with another tokenizer
+    weights: Tensor | None = None  # [N], of the tokens, with mean 1 over each completion; None is 1 for every token
+    base: "Pass | None" = None  # the base model's pass over the student's sequences, where an objective needs it
 
     @cached_property
     def tokens(self) -> tuple[Tensor, Tensor]:
@@ -83,7 +85,7 @@ class Batch:
 
     @property
     def position_weights(self) -> Tensor | None:
-        """Those of the tokens at the selected positions, [B, m]; 0 where the position is not valid."""
+        """The token weights at the selected positions, [B, m]; 0 where a position is not valid."""
         if self.weights is None:
             return None
         starts = self.lengths.cumsum(0) - self.lengths
@@ -92,19 +94,19 @@ class Batch:
 
     @cached_property
     def token_ids(self) -> Tensor:
-        """The N valid tokens themselves, [N]."""
+        """The ids of the N valid tokens, [N]."""
         rows, offsets = self.tokens
         return self.student.input_ids[rows, self.student.prompt_lengths[rows] + offsets]
 
     @property
     def drawn_logprobs(self) -> Tensor:
-        """Of each of the N tokens, under the distribution it was drawn from; NaN where it was not drawn. Float64."""
+        """Log-probability of each of the N tokens when it was drawn, [N] in float64; NaN where there is none."""
         values = [value for s in self.samples for value in (s.logprobs or [math.nan] * len(s.completion))]
         return torch.tensor(values, dtype=torch.float64, device=self.lengths.device)
 
     @property
     def counts(self) -> dict[str, int]:
-        """What a term of the loss may be divided by, over this batch."""
+        """The counts by which terms of the loss are divided, over this batch."""
         return {
             "tokens": int(self.lengths.sum()),
             "samples": int((self.lengths > 0).sum()),
@@ -115,15 +117,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Pass:
-    """What a forward pass leaves for the objective."""
+    """The result of a forward pass that an objective reads."""
 
     hidden: Tensor  # [N, d], after the final norm, at the column that predicts each valid token
     head: Head  # of [V, d]
-    states: Tensor  # [L, B, m, d], output of each wanted block at the selected positions, before the final norm
-    final: Tensor | None = None  # [B, m, d], where the last of these is the model's last block: after the final norm
-    lens: LogitLens | None = None  # where one is wanted
-    layers: tuple[int, ...] = ()  # of the states, 1 is the first block
-    depth: int = 0  # of the model, in blocks
+    states: Tensor  # [L, B, m, d], the output of each captured block at the selected positions, before the final norm
+    final: Tensor | None = None  # [B, m, d], the last block's states after the final norm, where it is captured
+    lens: LogitLens | None = None  # where the objective asks for it
+    layers: tuple[int, ...] = ()  # the numbers of the captured blocks, 1 is the first
+    depth: int = 0  # the number of the model's blocks
 
 
 def collate(
@@ -135,13 +137,15 @@ def collate(
     student = _reader_input([s.student_prompt for s in samples], samples, pad_id, device)
     privileged = [s.teacher_prompt for s in samples if s.teacher_prompt is not None]
     teacher = _reader_input(privileged, samples, pad_id, device) if privileged else None
-    others = [s.in_teacher_tokens for s in samples if s.in_teacher_tokens is not None]
-    in_teacher_tokens = collate(others, positions, 0, device, where) if others else None  # 0: an id of any tokenizer
+    in_others = [s.in_teacher_tokens for s in samples if s.in_teacher_tokens is not None]
+    in_teacher_tokens = (
+        collate(in_others, positions, 0, device, where) if in_others else None
+    )  # every tokenizer has an id 0
     return Batch(samples, student, teacher, lengths, selected, valid, in_teacher_tokens)
 
 
 def common_heads(student: Pass, teacher: Pass) -> tuple[Head, Head | None]:
-    """Both LM heads on the entries they share; the teacher's is None where it is the student's own.
+    """Both LM heads on the vocabulary that they share; the teacher's is None where both are the same head.
 
     Models of one tokenizer may pad their vocabularies to different sizes.
     """
@@ -152,7 +156,7 @@ def common_heads(student: Pass, teacher: Pass) -> tuple[Head, Head | None]:
 
 
 def states_with_final_norm(student: Pass, teacher: Pass) -> tuple[Tensor, Tensor]:
-    """Both readers' states [L, B, m, .], those of their last blocks as the heads read them: after the final norm."""
+    """Both readers' states [L, B, m, .], with those of the last block, if captured, after the final norm."""
     if student.final is None or teacher.final is None:
         return student.states, teacher.states
     return torch.cat([student.states[:-1], student.final[None]]), torch.cat([teacher.states[:-1], teacher.final[None]])
@@ -165,8 +169,8 @@ def run_pass(
     layout = _packed(reader) if lens is None and can_pack(model) else _padded(reader)
     rows, offsets = batch.tokens
     before = reader.prompt_lengths[rows] + offsets - 1  # the column that predicts each token
-    every = torch.arange(len(batch.positions), device=rows.device)[:, None]
-    selected = layout.at(every, reader.prompt_lengths[:, None] + batch.positions)  # [B, m]
+    every_row = torch.arange(len(batch.positions), device=rows.device)[:, None]
+    selected = layout.at(every_row, reader.prompt_lengths[:, None] + batch.positions)  # [B, m]
     blocks = [model.blocks[layer - 1] for layer in layers]
     with (
         model.computing(),
@@ -184,18 +188,18 @@ def run_pass(
 
 @dataclass(frozen=True)
 class _Layout:
-    """What a model is called with, and where a column of a row is then found."""
+    """The arguments of a model's forward, and where a column of a reader's padded row is in its output."""
 
     arguments: Mapping[str, Any]
     width: int  # T, of the reader's padded rows
-    places: Tensor | None  # [B, T], of each column in the packed row; None for rows of their own
+    packed: Tensor | None  # [B, T], the column in the packed row of each padded column; None where rows are padded
 
     def at(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        columns = columns.clamp_max(self.width - 1)  # an unused slot of an empty completion lies behind its sequence
-        if self.places is None:
+        columns = columns.clamp_max(self.width - 1)  # an unused slot of an empty completion lies beyond its sequence
+        if self.packed is None:
             return rows, columns
-        place = self.places[rows, columns]
-        return torch.zeros_like(place), place
+        packed = self.packed[rows, columns]
+        return torch.zeros_like(packed), packed
 
 
 def _padded(reader: ReaderInput) -> _Layout:
@@ -207,11 +211,11 @@ def _packed(reader: ReaderInput) -> _Layout:
     counts: list[int] = reader.attention_mask.sum(1).tolist()
     sequences = [ids[:count] for ids, count in zip(reader.input_ids.tolist(), counts, strict=True)]
     row = pack(sequences, reader.input_ids.device)
-    return _Layout(row_arguments(row, CausalSequences(row)), reader.input_ids.shape[1], row.places())
+    return _Layout(row_arguments(row, CausalSequences(row)), reader.input_ids.shape[1], row.columns())
 
 
 def padding(model: LanguageModel, batch: Batch, lens: int | None = None) -> tuple[Tensor, Tensor]:
-    """The padded columns that both passes compute, and all of their columns."""
+    """The number of padded columns that both passes compute, and of all columns that they compute."""
     masks = [reader.attention_mask.flatten() for reader in (batch.student, batch.teacher) if reader is not None]
     mask = torch.cat(masks)
     columns = mask.sum() if lens is None and can_pack(model) else torch.tensor(mask.numel(), device=mask.device)
@@ -225,9 +229,9 @@ def capture_states(blocks: Sequence[nn.Module], at: tuple[Tensor, Tensor]) -> It
 
     def keep(index: int, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
         if isinstance(output, Tensor):
-            output, kept[index] = _Picked.apply(output, *at)  # type: ignore[no-untyped-call]
+            output, kept[index] = _Select.apply(output, *at)  # type: ignore[no-untyped-call]
             return output
-        state, kept[index] = _Picked.apply(output[0], *at)  # type: ignore[no-untyped-call]
+        state, kept[index] = _Select.apply(output[0], *at)  # type: ignore[no-untyped-call]
         return state, *output[1:]
 
     def stack() -> Tensor:
@@ -244,12 +248,12 @@ def capture_states(blocks: Sequence[nn.Module], at: tuple[Tensor, Tensor]) -> It
             handle.remove()
 
 
-class _Picked(torch.autograd.Function):
-    """(a block's output [B, T, d], what it holds at rows and columns [B, m]).
+class _Select(torch.autograd.Function):
+    """A block's output [B, T, d] -> (the output itself, its states at rows and columns [B, m]).
 
-    The gradient of the second is added to that of the first, which comes from the blocks above. Plain indexing would
-    make a gradient [B, T, d] for each block, and all of them at the start of the backward pass. Nothing is saved for
-    the backward pass: gradient checkpointing runs the block again without it.
+    The gradient of the selected states is added to that of the output, which comes from the blocks above. Plain
+    indexing would make a gradient [B, T, d] for each block, and all of them at the start of the backward pass. Only
+    the indices are kept for the backward pass: gradient checkpointing runs the block again without the hook.
     """
 
     @staticmethod
@@ -259,8 +263,8 @@ class _Picked(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_state: Tensor, grad_picked: Tensor) -> tuple[Tensor, None, None]:
-        return grad_state.index_put(ctx.at, grad_picked, accumulate=True), None, None
+    def backward(ctx: Any, grad_state: Tensor, grad_selected: Tensor) -> tuple[Tensor, None, None]:
+        return grad_state.index_put(ctx.at, grad_selected, accumulate=True), None, None
 
 
 def _select(samples: Sequence[Sample], lengths: Tensor, positions: int, where: Where) -> tuple[Tensor, Tensor]:

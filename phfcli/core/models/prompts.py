@@ -1,4 +1,4 @@
-"""The one place that renders prompts: the chat template, the thinking mode, the wording."""
+"""Renders prompts, in this module only: templates of student and teacher, the chat template, the thinking mode."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from phfcli.core.config import PromptSettings
 from phfcli.core.errors import UserError, first_line
 
-# for a base model: the problem, an empty line, and the completion
+# for a tokenizer without a chat template: the problem, an empty line, and the completion
 PLAIN_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message.content }}"
     "{% if message.role == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n\\n' }}{% endif %}{% endfor %}"
@@ -17,11 +17,11 @@ PLAIN_TEMPLATE = (
 
 _OPENING = re.compile(r"<[\w:|]*think[\w|]*>|\[THINK\]", re.IGNORECASE)
 _CLOSING = re.compile(r"</[\w:|]*think[\w|]*>|\[/THINK\]", re.IGNORECASE)
-_PROBE = "phf-probe"
+_PROBE = "phf-probe"  # a text that is looked for in what a template renders
 
 
 class ChatTokenizer(Protocol):
-    """The part of a transformers tokenizer that prompts need."""
+    """The methods of a transformers tokenizer that prompts need."""
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **kwargs: Any) -> Any: ...
 
@@ -38,33 +38,33 @@ def render(tokenizer: ChatTokenizer, template: str | None, messages: Sequence[di
     """A conversation as text; one that ends with the user's turn becomes a prompt.
 
     Args:
-        template: None is the tokenizer's own.
+        template: a chat template; None is the tokenizer's.
 
     Raises:
         UserError: for a template that is broken or that refuses the conversation.
     """
-    own = {} if template is None else {"chat_template": template}
+    given = {} if template is None else {"chat_template": template}
     try:
         text: str = tokenizer.apply_chat_template(
             list(messages),
             tokenize=False,
             add_generation_prompt=messages[-1]["role"] == "user",
             enable_thinking=thinking,
-            **own,
+            **given,
         )
     except Exception as error:  # a template is a program, and may fail in any way
         raise UserError(
-            f"{_owner(tokenizer, template)} cannot render a prompt: {type(error).__name__}: {first_line(error)}; give "
-            "another template file in prompt.chat_template"
+            f"{_named(tokenizer, template)} cannot render a prompt: {type(error).__name__}: {first_line(error)}; give "
+            "another one with prompt.chat_template=FILE"
         ) from None
     return text
 
 
 def choose_template(tokenizer: ChatTokenizer, path: str | None) -> str | None:
-    """The template of that file, or else None: the tokenizer's own; a tokenizer without one has the plain one.
+    """The chat template to render with: that of the file; else None, the tokenizer's; PLAIN_TEMPLATE without either.
 
     Raises:
-        UserError: for a file that cannot be read, or a template that fails or leaves out what the user says.
+        UserError: for a file that cannot be read, or a template that fails or leaves out the user's message.
     """
     chosen: str | None = None
     if path is not None:
@@ -75,7 +75,7 @@ def choose_template(tokenizer: ChatTokenizer, path: str | None) -> str | None:
     elif not getattr(tokenizer, "chat_template", None):
         chosen = PLAIN_TEMPLATE
     if _PROBE not in render(tokenizer, chosen, [{"role": "user", "content": _PROBE}], thinking=True):
-        raise UserError(f"{_owner(tokenizer, chosen)} leaves out what the user says; give another one")
+        raise UserError(f"{_named(tokenizer, chosen)} leaves out the user's message; give another template")
     return chosen
 
 
@@ -84,7 +84,7 @@ def turn_ends(tokenizer: ChatTokenizer, template: str | None = None) -> set[int]
     turns = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE}]
     try:
         text = render(tokenizer, template, turns, thinking=True)
-    except UserError:  # some have no place for a finished turn; a broken one is told where prompts are made
+    except UserError:  # some templates take no finished turn; a broken one is refused where prompts are built
         return set()
     after = tokenizer.encode(text.rpartition(_PROBE)[2], add_special_tokens=False)
     special = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}
@@ -97,7 +97,7 @@ def names_thinking(prompt: str) -> bool:
 
 
 def thinking_state(prompt: str) -> str:
-    """Where a completion starts, in words, as far as tags in the end of its prompt tell."""
+    """Where a completion starts, in words, as far as the tags in its prompt show."""
     opened = [match.end() for match in _OPENING.finditer(prompt)]
     closed = [match.end() for match in _CLOSING.finditer(prompt)]
     if opened and opened[-1] > max(closed, default=0):
@@ -105,11 +105,11 @@ def thinking_state(prompt: str) -> str:
     return "behind a closed thinking part" if closed and not prompt[closed[-1] :].strip() else "before any thinking"
 
 
-def going_on(prompt: str, turn: str) -> str:
-    """A turn as it goes on after its prompt.
+def continue_turn(prompt: str, turn: str) -> str:
+    """A turn as the continuation of its prompt.
 
-    A thinking part that the prompt has opened is not opened again, and it is closed first where the turn never does: a
-    solution must not be learned as a thought.
+    Where the prompt has opened a thinking part, the turn does not open it again; a turn that never closes it gets the
+    closing tag in front, since a solution must not be learned as a thought.
     """
     if thinking_state(prompt) != "inside a thinking part":
         return turn
@@ -121,7 +121,8 @@ def going_on(prompt: str, turn: str) -> str:
     return f"{tag[0]}/{tag[1:]}\n\n{rest.lstrip()}"
 
 
-def _owner(tokenizer: ChatTokenizer, template: str | None) -> str:
+def _named(tokenizer: ChatTokenizer, template: str | None) -> str:
+    """How an error names a chat template."""
     if template is not None:
         return "prompt.chat_template: the template"
     return f"{getattr(tokenizer, 'name_or_path', '') or 'model'}: the chat template of its tokenizer"
@@ -146,8 +147,8 @@ class Prompts:
     teacher_template: str = TEACHER_TEMPLATE
     thinking: bool = True
     teacher_thinking: bool = True
-    chat_template: str | None = None  # in the place of the tokenizer's own
-    eos_ids: frozenset[int] = frozenset()  # that end a completion, besides the tokenizer's own
+    chat_template: str | None = None  # None is the tokenizer's
+    eos_ids: frozenset[int] = frozenset()  # further tokens that end a completion, besides the tokenizer's
 
     def student_text(self, problem: str) -> str:
         """The prompt that training samples from and evaluation scores."""
@@ -164,18 +165,18 @@ class Prompts:
         return self._ids(self.teacher_text(problem, solution))
 
     def target_text(self, problem: str, solution: str) -> str:
-        """The reference as the assistant's turn: what the chat template writes after its own prompt.
+        """The reference as the assistant's turn: what the chat template renders after the prompt.
 
-        Qwen3's puts an empty thinking part before a solution that has none. Where a template does not go on from its
-        prompt, or strips the solution's own thinking, it is the solution alone. A thinking part that the prompt has
-        opened is not opened again, and is closed before a solution that does not close it.
+        Qwen3's template puts an empty thinking part before a solution that has none. Where a template does not
+        continue its prompt, or strips the solution's thinking, the target is the solution alone. See `continue_turn`
+        for a thinking part that the prompt has opened.
         """
         prompt, turn = self.student_text(problem), {"role": "assistant", "content": solution}
         whole = self._chat(self.thinking, _fill(self.student_template, problem=problem), turn)
         rest = whole.removeprefix(prompt) if whole.startswith(prompt) else solution
         if "".join(solution.split()) not in "".join(rest.split()):
             rest = solution
-        return going_on(prompt, rest)
+        return continue_turn(prompt, rest)
 
     def target(self, problem: str, solution: str) -> list[int]:
         """The token ids of `target_text`, up to the first token behind the solution that ends a completion."""
@@ -186,13 +187,13 @@ class Prompts:
         return ids if eos is None else [*ids, eos]
 
     def notes(self) -> list[str]:
-        """What is told at start: the template where it is not the tokenizer's, and where each reader's turn starts."""
+        """The lines that a run prints at its start: a missing chat template, or where each reader's turn starts."""
         if self.chat_template == PLAIN_TEMPLATE:
             return ["the tokenizer has no chat template: prompts are plain text; prompt.chat_template=FILE gives one"]
         return [self._start_note()]
 
     def warnings(self) -> list[str]:
-        """What is wrong with the prompts as far as can be seen: readers whose turns start in different states."""
+        """Warnings: the turns of student and teacher start in different thinking states."""
         student, teacher = thinking_state(self.student_text("")), thinking_state(self.teacher_text("", ""))
         if student == teacher:
             return []
@@ -219,15 +220,15 @@ class Prompts:
 
 
 def _fill(template: str, **fields: str) -> str:
-    """Replaces each {name}; braces in the template's own LaTeX and in the fields themselves are left alone."""
+    """Replaces each {name} once; braces of LaTeX in the template and in the fields stay."""
     return re.sub(r"\{(\w+)\}", lambda match: fields.get(match[1], match[0]), template)
 
 
 def build_prompts(tokenizer: ChatTokenizer, settings: PromptSettings, eos_ids: frozenset[int] = frozenset()) -> Prompts:
-    """The prompts the settings ask for.
+    """The prompts of the settings.
 
     Raises:
-        UserError: for a template that leaves the problem out, or a chat template that cannot render.
+        UserError: for a template without {problem} or {solution}, or a chat template that cannot render.
     """
     student = settings.student or STUDENT_TEMPLATE
     teacher = settings.teacher or TEACHER_TEMPLATE

@@ -1,4 +1,4 @@
-"""The same text in another model's tokens, and where the ends of both models' tokens meet."""
+"""A rollout in the tokens of a teacher with another tokenizer, and the positions where tokens of both end."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +15,11 @@ from phfcli.core.types import Problem
 
 @dataclass(frozen=True)
 class TokenAlignment:
-    """From the student's tokens to the teacher's."""
+    """Gives each sample a copy in the teacher's tokens."""
 
     student: ModelDescription
     teacher: ModelDescription
-    prompts: Prompts  # the teacher's, which its own chat template renders
+    prompts: Prompts  # rendered by the teacher's chat template
 
     def __call__(self, sample: Sample, problem: Problem) -> Sample:
         """The sample with its copy in the teacher's tokens; the student's ids stay as they were sampled.
@@ -28,25 +28,25 @@ class TokenAlignment:
             UserError: where the teacher's tokens do not fit into its context.
         """
         text, ends = token_ends(self.student.tokenizer, sample.completion)
-        read = self.teacher.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids = list(read["input_ids"])
-        # several tokens of one character all end with it: the last of them has the whole of it
-        other = {end: index for index, (_, end) in enumerate(read["offset_mapping"])}
-        own = {end: index for index, end in enumerate(ends) if end is not None}
-        met = [end for end in own if end in other]
+        encoded = self.teacher.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids = list(encoded["input_ids"])
+        # several tokens may end with the same character: the last one completes it
+        teacher_at = {end: index for index, (_, end) in enumerate(encoded["offset_mapping"])}
+        student_at = {end: index for index, end in enumerate(ends) if end is not None}
+        common = [end for end in student_at if end in teacher_at]
         if set(sample.completion[-1:]) & self.student.eos_ids:
             ids.append(min(self.teacher.eos_ids))
         prompt = self.prompts.student(problem.problem)
         if len(prompt) + len(ids) > self.teacher.context:
             raise UserError(
-                f"teacher.model: a rollout of problem {problem.id} takes {len(prompt) + len(ids)} of its tokens, more "
-                f"than its context of {self.teacher.context}; shorten rollout.max_new_tokens"
+                f"teacher.model: a rollout of problem {problem.id} takes {len(prompt) + len(ids)} of the teacher's "
+                f"tokens, more than its context of {self.teacher.context}; lower rollout.max_new_tokens"
             )
-        in_teacher_tokens = Sample(prompt, None, ids, aligned_positions=[other[end] for end in met])
+        in_teacher_tokens = Sample(prompt, None, ids, aligned_positions=[teacher_at[end] for end in common])
         return replace(
             sample,
             teacher_prompt=None,
-            aligned_positions=[own[end] for end in met],
+            aligned_positions=[student_at[end] for end in common],
             in_teacher_tokens=in_teacher_tokens,
         )
 
@@ -57,9 +57,9 @@ def same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) ->
 
 
 def token_ends(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, list[int | None]]:
-    """The text of some tokens without the special ones, and the character after which each of them ends.
+    """The text of token ids without special tokens, and the number of characters up to each token's end.
 
-    A special token, or one that ends inside a character, has no end.
+    None stands for a special token, and for one that ends inside a character.
     """
     stream = DecodeStream(skip_special_tokens=True)
     text, ends = "", list[int | None]()

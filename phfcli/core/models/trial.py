@@ -1,7 +1,7 @@
-"""Before a model trains: what this program takes for its logits and states is what the model itself computes.
+"""Checks before training that logits and states, as this program computes them, equal those of the model's own code.
 
-The losses never ask the model for logits: they take its last hidden states, its head and what is known to stand behind
-it. And states are captured from what this program takes for its blocks. Both are compared on a short text.
+The losses never ask the model for logits: they compute them from the last hidden states, the head, and the scale and
+cap that head_of finds. States are captured from the blocks that find_blocks finds. A short text is passed through both.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 
 TOKENS = 16
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # of the largest value; lower precisions:
-_COARSE = 5e-2
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # relative to the largest value
+_COARSE = 5e-2  # in a lower precision
 
 
 @torch.no_grad()
@@ -27,25 +27,25 @@ def check_computation(model: LanguageModel) -> None:
     """Passes a few tokens through a model in evaluation mode.
 
     Raises:
-        UserError: where the head or the blocks are not as this program takes them.
+        UserError: where the model's head, blocks or attention compute something else than this program assumes.
     """
     ids = torch.arange(TOKENS, device=model.device)[None] % len(model.output_head)
     hidden, states = _pass(model, ids)
     with model.computing():
-        own = model.causal(input_ids=ids, use_cache=False, output_hidden_states=True)
-    if not _equal(model.output_head.logits(hidden), own.logits):
+        output = model.causal(input_ids=ids, use_cache=False, output_hidden_states=True)
+    if not _equal(model.output_head.logits(hidden), output.logits):
         raise UserError(
             f"{model.description.name}: its code does more between hidden states and logits than this program knows of "
             f"{type(model.causal).__name__}, so the losses would be of other logits; use another model"
         )
-    _check_states(model, states, hidden, own.hidden_states or ())
+    _check_states(model, states, hidden, output.hidden_states or ())
     _check_attention(model, ids)
 
 
 def _check_attention(model: LanguageModel, ids: Tensor) -> None:
-    """Compares with the model's own code for attention, where it has some: kernels may leave out what they lack.
+    """Compares with the model's eager attention, where it has one: a kernel may leave out what it does not support.
 
-    Block by block, on the same inputs: over the depth of a real model, roundings of bfloat16 grow to any size.
+    Each block is compared on the same input: over the depth of a real model, bfloat16 roundings grow to any size.
     """
     if model.attention == "eager":
         return
@@ -53,14 +53,14 @@ def _check_attention(model: LanguageModel, ids: Tensor) -> None:
     inputs, outputs = _through_blocks(model, ids)
     try:
         model.causal.set_attn_implementation("eager")
-    except (ValueError, NotImplementedError):  # it has none
+    except (ValueError, NotImplementedError):  # the model has no eager attention
         return
     try:
-        _, others = _through_blocks(model, ids, inputs)
+        _, expected = _through_blocks(model, ids, inputs)
     finally:
         model.causal.set_attn_implementation(set_before)
     tolerance = _tolerance(outputs[0].dtype, model.compute or outputs[0].dtype)
-    if any(not _equal_by_token(output, other, tolerance) for output, other in zip(outputs, others, strict=True)):
+    if any(not _equal_by_token(output, eager, tolerance) for output, eager in zip(outputs, expected, strict=True)):
         raise UserError(
             f"{model.description.name}: attention by {shown} computes something else than the code of "
             f"{type(model.causal).__name__}; use attention=eager"
@@ -70,7 +70,7 @@ def _check_attention(model: LanguageModel, ids: Tensor) -> None:
 def _through_blocks(
     model: LanguageModel, ids: Tensor, given: Sequence[Tensor] = ()
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """What each block reads and gives, both [1, T, d]; with `given`, each block reads its entry of it instead."""
+    """Input and output of each block, both [1, T, d]; with `given`, each block reads its entry of it instead."""
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
 
@@ -94,7 +94,7 @@ def _through_blocks(
 
 
 def _pass(model: LanguageModel, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Last hidden states [1, T, d] and those of all blocks [L, 1, T, d], as training takes them."""
+    """Last hidden states [1, T, d] and the states of all blocks [L, 1, T, d], captured as in training."""
     columns = torch.arange(TOKENS, device=model.device)[None]
     rows = torch.zeros_like(columns)
     try:
@@ -108,11 +108,11 @@ def _pass(model: LanguageModel, ids: Tensor) -> tuple[Tensor, Tensor]:
         ) from None
 
 
-def _check_states(model: LanguageModel, states: Tensor, hidden: Tensor, own: Sequence[Tensor]) -> None:
-    """states [L, 1, T, d]; transformers' own begin with the embeddings, or in Mamba with the first block's output."""
+def _check_states(model: LanguageModel, states: Tensor, hidden: Tensor, expected: Sequence[Tensor]) -> None:
+    """Compares states [L, 1, T, d] with `expected`, which begins with the embeddings or, as Mamba's, with block 1."""
     kind, name = type(model.causal).__name__, model.description.name
-    if len(own) == len(states) + 1:
-        wrong = min(_unequal(states[:-1], own[1:-1]), _unequal(states, own[:-1]), key=len)
+    if len(expected) == len(states) + 1:
+        wrong = min(_unequal(states[:-1], expected[1:-1]), _unequal(states, expected[:-1]), key=len)
         if wrong:
             raise UserError(
                 f"{name}: the output of block {wrong[0]} of {kind} is not its hidden state; use another model"
@@ -123,23 +123,23 @@ def _check_states(model: LanguageModel, states: Tensor, hidden: Tensor, own: Seq
         raise UserError(f"{name}: the last block of {kind}, normed, is not what its head reads; use another model")
 
 
-def _unequal(states: Tensor, own: Sequence[Tensor]) -> list[int]:
-    """The blocks, 1 is the first, whose states differ."""
-    pairs = zip(states, own, strict=True)
+def _unequal(states: Tensor, expected: Sequence[Tensor]) -> list[int]:
+    """The numbers of the blocks, 1 is the first, whose states differ."""
+    pairs = zip(states, expected, strict=True)
     return [number for number, (state, other) in enumerate(pairs, start=1) if not _equal(state, other)]
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape:
         return False
-    apart = (one.float() - other.float()).abs().max()
-    return bool(apart <= _tolerance(one.dtype, other.dtype) * other.float().abs().max())
+    difference = (one.float() - other.float()).abs().max()
+    return bool(difference <= _tolerance(one.dtype, other.dtype) * other.float().abs().max())
 
 
 def _equal_by_token(one: Tensor, other: Tensor, tolerance: float) -> bool:
-    """By the norm over the last dimension: one token's huge value does not hide what differs at the others."""
-    apart = (one.float() - other.float()).norm(dim=-1)
-    return bool((apart <= tolerance * other.float().norm(dim=-1)).all())
+    """Compares the norm of each token's state: one token's huge value does not hide differences at the others."""
+    difference = (one.float() - other.float()).norm(dim=-1)
+    return bool((difference <= tolerance * other.float().norm(dim=-1)).all())
 
 
 def _tolerance(*dtypes: torch.dtype) -> float:

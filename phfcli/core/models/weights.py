@@ -1,4 +1,4 @@
-"""The weights of a model on disk: read, checked, quantised, and what memory they take."""
+"""Reads, checks and quantises the weights of a model, and predicts the memory that they take."""
 
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
@@ -13,14 +13,14 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from phfcli.core.errors import UserError
 from phfcli.core.models.description import auto_class, from_hub, locate
 
-BITS = {"nf4": 4.127, "int8": 8.0}  # of a weight; nf4 with the constants of its blocks of 64, doubly quantised
+BITS = {"nf4": 4.127, "int8": 8.0}  # of a weight; nf4's include the doubly quantised constants of its blocks of 64
 
 
 def quantized_loading(name: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """What transformers is told so that it loads linear layers in that form; nothing for "none".
+    """The options with which transformers loads quantised linear layers; none for the name "none".
 
     Raises:
-        UserError: where bitsandbytes is not there.
+        UserError: where bitsandbytes is not installed.
     """
     if name == "none":
         return {}
@@ -36,13 +36,13 @@ def quantized_loading(name: str, dtype: torch.dtype, device: torch.device) -> di
             bnb_4bit_compute_dtype=dtype,
         )
     )
-    return {"quantization_config": config, "device_map": {"": device}}  # it is quantised where it will be used
+    return {"quantization_config": config, "device_map": {"": device}}  # quantised on the device that computes
 
 
 def keep_gradients(network: nn.Module) -> None:
-    """Keeps bitsandbytes from packing four-bit weights for a CPU's inference.
+    """Keeps bitsandbytes from repacking four-bit weights for a CPU's inference.
 
-    It packs them at the first pass without a gradient, for good, and a gradient never passes through them again.
+    It repacks them at the first pass without a gradient, for good, and no gradient passes through repacked weights.
     """
     for module in network.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -50,30 +50,34 @@ def keep_gradients(network: nn.Module) -> None:
 
 
 def check_quantization(name: str, tuning: str, sharding: str, engine: str) -> None:
-    """Raises UserError for what does not go together with a quantised base."""
+    """Raises UserError for settings that exclude a quantised base."""
     if name == "none":
         return
     if tuning == "full":
-        raise UserError(f"quantization: {name} is of a frozen base; with tuning=full all weights train")
+        raise UserError(
+            f"quantization: {name} needs a frozen base, and with tuning=full all weights train; use tuning=lora"
+        )
     if sharding != "none":
-        raise UserError(f"quantization: {name} does not go with sharding={sharding}; a quantised base is small enough")
+        raise UserError(
+            f"quantization: {name} excludes sharding={sharding}; a quantised base is small enough for sharding=none"
+        )
     if engine not in ("auto", "transformers"):
-        raise UserError(f"quantization: {name} is loaded by transformers alone; use rollout.engine=transformers")
+        raise UserError(f"quantization: {name} is loaded by transformers only; use rollout.engine=transformers")
 
 
-def comes_quantized(config: PreTrainedConfig) -> str | None:
-    """The method in which a model's own files are quantised, if they are."""
-    about = getattr(config, "quantization_config", None)
-    if about is None:
+def quantization_method(config: PreTrainedConfig) -> str | None:
+    """The method by which a model's files are quantised; None where they are not."""
+    found = getattr(config, "quantization_config", None)
+    if found is None:
         return None
-    return str(about.get("quant_method") if isinstance(about, dict) else getattr(about, "quant_method", "unknown"))
+    return str(found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", "unknown"))
 
 
-_PART = 2**22  # numbers looked at together
+_PART = 2**22  # numbers that are checked at once
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FAULTS = {
     "missing_keys": "has no weights for",
-    "unexpected_keys": "has weights that its config.json knows nothing of:",
+    "unexpected_keys": "has weights that its config.json does not describe:",
     "mismatched_keys": "has weights of another shape than its config.json says for",
 }
 
@@ -90,9 +94,9 @@ def load_weights(name: str, config: PreTrainedConfig, **options: Any) -> PreTrai
 
 
 def check_files(name: str, config: PreTrainedConfig) -> None:
-    """Looks at the weights that another program is going to load: each tensor is read once, and none is kept.
+    """Checks the weights that another program (vLLM) is going to load: each tensor is read once, and none is kept.
 
-    Those of a quantised checkpoint are left to that program.
+    A quantised checkpoint is not checked.
 
     Raises:
         UserError: as `load_weights` does.
@@ -109,17 +113,17 @@ def _complete(name: str, config: PreTrainedConfig, **options: Any) -> PreTrained
     """The model with every tensor that its config asks for, and no other."""
     check_format(name)
     model: PreTrainedModel
-    model, found = from_hub(
+    model, loading_info = from_hub(
         auto_class(config).from_pretrained,
         name,
         "weights",
         trust_remote_code=False,
         use_safetensors=True,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # which is then told by name
+        ignore_mismatched_sizes=True,  # check_complete then names the tensor
         **options,
     )
-    check_complete(name, found)
+    check_complete(name, loading_info)
     return model
 
 
@@ -133,10 +137,10 @@ def check_format(name: str) -> None:
         )
 
 
-def check_complete(name: str, found: Mapping[str, Any]) -> None:
-    """Raises UserError, naming the first tensor, unless what was found is what the model has."""
+def check_complete(name: str, loading_info: Mapping[str, Any]) -> None:
+    """Raises UserError, naming the first tensor, unless the files hold exactly the tensors of the model."""
     for fault, words in _FAULTS.items():
-        tensors = sorted(key if isinstance(key, str) else str(key[0]) for key in found.get(fault) or ())
+        tensors = sorted(key if isinstance(key, str) else str(key[0]) for key in loading_info.get(fault) or ())
         if tensors:
             more = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
             raise UserError(f"{name}: it {words} {tensors[0]}{more}; its files do not belong together")
@@ -150,7 +154,7 @@ def check_finite(name: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
 
 
 def _finite(tensor: Tensor) -> bool:
-    """A sum is not finite if one of its terms is not; only where it overflows does each number have to be looked at."""
+    """Whether all numbers are finite. A finite sum proves it; only where a sum is not is each number checked."""
     return all(
         bool(part.sum(dtype=torch.float64 if part.dtype == torch.float64 else torch.float32).isfinite())
         or bool(part.isfinite().all())
@@ -164,24 +168,24 @@ _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 def weights_memory(name: str, causal: PreTrainedModel, dtype: torch.dtype, quantization: str, mapped: bool) -> int:
     """Bytes that the frozen weights take.
 
-    A tensor that is taken from its file as it stands is a view of the file, which is mapped into memory as a whole.
-    Others are copies: experts that were put together, weights of another precision, quantised ones.
+    On a CPU a tensor in the precision of its file is a view of the file, which is mapped into memory as a whole.
+    Joined experts, weights in another precision and quantised weights are copies.
 
     Args:
-        causal: on the meta device.
-        mapped: whether the model stays on a CPU; its files are looked at where they are on this machine.
+        causal: the model on the meta device.
+        mapped: whether the model stays on a CPU, so that its files are mapped.
     """
     quantised = {} if quantization == "none" else _linear_layers(causal)
-    own = bytes_of(causal) - sum(_saved(module.weight, quantization) for module in quantised.values())
+    size = bytes_of(causal) - sum(_bytes_saved(module.weight, quantization) for module in quantised.values())
     folder = Path(locate(name))
     if not (mapped and folder.is_dir()):
-        return own
-    kept = {key: p for key, p in causal.named_parameters() if key.removesuffix(".weight") not in quantised}
+        return size
+    unquantised = {key: p for key, p in causal.named_parameters() if key.removesuffix(".weight") not in quantised}
     for file in folder.glob("*.safetensors"):
-        views = [kept[key] for key in _names(file, dtype) if key in kept]
+        views = [unquantised[key] for key in _names(file, dtype) if key in unquantised]
         if views:
-            own += file.stat().st_size - sum(p.numel() * p.itemsize for p in views)
-    return own
+            size += file.stat().st_size - sum(p.numel() * p.itemsize for p in views)
+    return size
 
 
 def bytes_of(model: nn.Module) -> int:
@@ -190,18 +194,18 @@ def bytes_of(model: nn.Module) -> int:
 
 
 def _linear_layers(causal: PreTrainedModel) -> dict[str, nn.Linear]:
-    """What is quantised: the linear layers but for the head."""
+    """The layers that are quantised: every linear layer except the head."""
     head = causal.get_output_embeddings()
     return {name: m for name, m in causal.named_modules() if isinstance(m, nn.Linear) and m is not head}
 
 
-def _saved(weight: Tensor, quantization: str) -> int:
-    """Bytes that it has less when it is quantised."""
+def _bytes_saved(weight: Tensor, quantization: str) -> int:
+    """Bytes by which quantising makes a weight smaller."""
     return int(weight.numel() * (weight.itemsize - BITS[quantization] / 8))
 
 
 def _names(file: Path, dtype: torch.dtype) -> list[str]:
-    """The tensors of a file that have that precision."""
+    """The names of the tensors of a file in that precision."""
     with safe_open(file, framework="pt") as tensors:
         names: list[str] = tensors.keys()
         return [name for name in names if tensors.get_slice(name).get_dtype() == _DTYPES.get(dtype)]

@@ -1,4 +1,4 @@
-"""The engine for a model and its settings, and whether an adapter changes what it draws."""
+"""Builds the engine of a training or an evaluation, and checks that a training engine follows the weights."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,16 +20,16 @@ from phfcli.core.rollouts.vllm import VllmEngine, vllm_gap
 from phfcli.core.types import Completion, Request, Sampling
 
 PROBE_TOKENS = 300  # longer than two of any engine's cache blocks, whose stale content would show
-_DRAWN = 8  # of them
+_DRAWN = 8  # tokens of the probe that the engine samples; the others are its prompt
 _NOISE = 0.1  # standard deviation
 _SAME = 1e-3  # nats
 
 
 def probe_adapter(engine: TrainingEngine, model: LanguageModel, prompt: Sequence[int]) -> None:
-    """Changes the weights and changes them back, and looks at what the engine draws each time.
+    """Checks that an engine follows training: it samples, again under changed weights, and again under the first ones.
 
     Raises:
-        FaultError: if another adapter changes nothing, or the first one does not come back.
+        FaultError: if the change does not show in the samples, or remains after it is taken back.
     """
     room = min(PROBE_TOKENS, model.description.context) - _DRAWN
     request = Request(tuple(islice(cycle(prompt), room)), seed=0)
@@ -38,9 +38,9 @@ def probe_adapter(engine: TrainingEngine, model: LanguageModel, prompt: Sequence
         changed = _draw(engine, model, request)
     after = _draw(engine, model, request)
     if _alike(before, changed):
-        raise FaultError(f"the {engine.name} engine draws the same under other weights: it cannot follow training")
+        raise FaultError(f"the {engine.name} engine draws the same under other weights, so it does not follow training")
     if not _alike(before, after):
-        raise FaultError(f"the {engine.name} engine does not come back to earlier weights: it keeps old ones")
+        raise FaultError(f"the {engine.name} engine keeps changed weights after they are changed back")
 
 
 def _draw(engine: TrainingEngine, model: LanguageModel, request: Request) -> Completion:
@@ -51,8 +51,9 @@ def _draw(engine: TrainingEngine, model: LanguageModel, request: Request) -> Com
 
 @contextmanager
 def _other_weights(model: LanguageModel) -> Iterator[None]:
+    """Within it the trainable weights have noise added."""
     noise = torch.Generator().manual_seed(0)
-    kept = {name: p.detach().clone() for name, p in model.trainable().items()}
+    before = {name: p.detach().clone() for name, p in model.trainable().items()}
     try:
         with torch.no_grad():
             for p in model.trainable().values():
@@ -61,7 +62,7 @@ def _other_weights(model: LanguageModel) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for name, p in model.trainable().items():
-                p.copy_(kept[name])
+                p.copy_(before[name])
 
 
 def _alike(a: Completion, b: Completion) -> bool:
@@ -69,10 +70,10 @@ def _alike(a: Completion, b: Completion) -> bool:
 
 
 def evaluation_engine(config: EvalConfig, serving: Serving, warn: Callable[[str], None]) -> Engine:
-    """The engine an evaluation asks for, in one process or several.
+    """The engine of an evaluation, in one process or several.
 
     Raises:
-        UserError: where it cannot be used, or does not take the model.
+        UserError: where it cannot be used, or refuses the model.
     """
     if (config.devices or config.workers) and is_url(config.engine):
         raise UserError("devices, workers: not with the URL of a server, which has its own data parallelism")
@@ -85,36 +86,37 @@ def evaluation_engine(config: EvalConfig, serving: Serving, warn: Callable[[str]
 def training_engine(
     config: TrainConfig, model: LanguageModel, prompts: Iterable[Sequence[int]], new_tokens: int
 ) -> TrainingEngine:
-    """The engine that draws a model's rollouts while it trains; "auto" is vLLM where it is usable on a GPU.
+    """The engine that samples a model's rollouts while it trains; "auto" is vLLM where it is usable on a GPU.
 
-    vLLM's adapters are slow on a CPU: there "auto" is transformers. An engine with weights of its own is first shown
-    to follow the model's.
+    On a CPU "auto" is transformers, since vLLM's adapters are slow there. An engine that holds a copy of the weights
+    has to pass `probe_adapter`.
 
-    prompts: the token ids of every prompt to come; only read where an engine has to know them.
-    new_tokens: that a completion of any of them may have.
+    Args:
+        prompts: the token ids of every prompt of the run; only read where the engine has to know the longest.
+        new_tokens: the most tokens that a completion may have.
 
     Raises:
-        UserError: where it cannot be used, or does not take the model.
+        UserError: where it cannot be used, or refuses the model.
     """
     name = config.rollout.engine
     if name == "auto" and (config.quantization != "none" or model.fully_sharded):
         name = "transformers"
     if name == "auto" and model.device.type == "cuda" and vllm_gap(model.device) is None:
         name = "vllm"
-    added = find("engines", name)
-    if name != "vllm" and not is_url(name) and added is None:
+    plugin = find("engines", name)
+    if name != "vllm" and not is_url(name) and plugin is None:
         check_sampling(model)
         return TransformersEngine(model)
     rank = config.lora.r if config.tuning == "lora" else None
     if is_url(name) and rank is None:
-        raise UserError("rollout.engine: a server takes over adapters only; with tuning=full use vllm or transformers")
+        raise UserError("rollout.engine: a server loads adapters only; with tuning=full use vllm or transformers")
     known = list(prompts)
     longest = max(map(len, known)) + new_tokens
     length = min(max(longest, PROBE_TOKENS), model.description.context)
     serving = Serving(config, length)
     engine: TrainingEngine
-    if added is not None:
-        engine = added(serving)
+    if plugin is not None:
+        engine = plugin(serving)
     else:
         engine = HttpEngine(name, serving) if is_url(name) else VllmEngine(serving, rank=rank, training=True)
     try:
@@ -126,7 +128,7 @@ def training_engine(
 
 
 def _environments(config: EvalConfig) -> list[Mapping[str, str]]:
-    """What each sampling process finds in its environment; none if this process samples itself."""
+    """The environment variables of each sampling process; none if this process samples itself."""
     if config.devices is None:
         workers = config.workers or 0
         return [{"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}] * workers if workers else []
@@ -136,6 +138,6 @@ def _environments(config: EvalConfig) -> list[Mapping[str, str]]:
         raise UserError("devices: torch finds no GPU on this machine; workers=N samples in N processes on the CPU")
     size = config.vllm.tensor_parallel
     if len(config.devices) % size:
-        raise UserError(f"devices: {len(config.devices)} devices cannot be shared out by vllm.tensor_parallel {size}")
+        raise UserError(f"devices: {len(config.devices)} devices are no multiple of vllm.tensor_parallel={size}")
     groups = [config.devices[start : start + size] for start in range(0, len(config.devices), size)]
     return [{"CUDA_VISIBLE_DEVICES": ",".join(group)} for group in groups]

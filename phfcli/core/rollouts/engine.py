@@ -1,4 +1,4 @@
-"""What an engine that draws completions must do, and the check of what it gives."""
+"""The protocol of an engine that samples completions, and the check of its completions."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -16,9 +16,9 @@ class Serving:
     """The model that an engine serves.
 
     Attributes:
-        settings: the base model, and how it is run.
-        length: of the longest sequence, prompt and completion together, in tokens.
-        adapter: a PEFT folder over the base model, if there is one.
+        settings: the base model, its device and precision, and the options of the engines.
+        length: tokens of the longest sequence, prompt and completion together.
+        adapter: the PEFT folder of an adapter on the base model, or None.
     """
 
     settings: ModelSettings
@@ -27,22 +27,22 @@ class Serving:
 
 
 class Engine(Protocol):
-    """Draws completions."""
+    """Samples completions."""
 
     name: str
 
     def sample(
         self, requests: Sequence[Request], sampling: Sampling, logprobs: bool = True
     ) -> Iterator[tuple[int, Completion]]:
-        """Yields (index of the request, its completion) as they finish, in any order.
+        """Yields (index of the request, its completion) as completions finish, in any order.
 
-        A completion depends on its own prompt and seed, not on what else is sampled beside it. Without `logprobs` an
-        engine may leave them out.
+        A completion depends on its own prompt and seed only, not on what else is sampled beside it. With `logprobs`
+        false an engine may leave the log-probabilities empty.
         """
         ...
 
     def close(self) -> None:
-        """Ends whatever processes the engine has started."""
+        """Ends the processes and threads that the engine has started."""
         ...
 
 
@@ -50,29 +50,29 @@ class TrainingEngine(Engine, Protocol):
     """An engine that follows a model in training."""
 
     def update(self, model: LanguageModel) -> None:
-        """Takes over the model's present weights; what is drawn next is drawn under them."""
+        """Takes over the model's present weights; all later completions are sampled under them."""
         ...
 
 
-_ROUNDING = 1e-3  # nats above 0 that a log-probability in low precision may have
+_ROUNDING = 1e-3  # nats above 0 that rounding in low precision may give a log-probability
 
 
 class ImpossibleCompletionError(ValueError):
-    """A completion that no engine can have drawn; the message says why."""
+    """A completion that no sound engine can have sampled; the message says why."""
 
 
 def checked(
     completion: Completion, sampling: Sampling, vocabulary: int, endings: Sequence[int], logprobs: bool
 ) -> Completion:
-    """The completion, if it can have been drawn.
+    """The completion itself, if it is possible.
 
     Args:
         vocabulary: the number of token ids, which begin at 0.
         endings: the tokens that end a completion.
-        logprobs: whether a log-probability of each token was asked for.
+        logprobs: whether the completion must have a log-probability for each token.
 
     Raises:
-        ImpossibleCompletionError: if it cannot.
+        ImpossibleCompletionError: if it is not.
     """
     ids, scores = completion.ids, completion.logprobs
     if len(ids) > sampling.max_new_tokens:

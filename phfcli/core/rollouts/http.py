@@ -38,9 +38,9 @@ class _Drawn(BaseModel):
 
 
 class HttpEngine:
-    """Serves a base model with at most one adapter at a time.
+    """Samples from a vLLM server that serves the base model, with at most one adapter at a time.
 
-    Its requests run in a thread of their own, so that a slow consumer does not keep the server waiting.
+    Requests run in a thread of their own, so that a slow consumer does not keep the server waiting.
     """
 
     name = "http"
@@ -59,9 +59,9 @@ class HttpEngine:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         try:
-            self._meet()
+            self._check_server()
             if serving.adapter is not None:
-                self._take(serving.adapter)
+                self._load(serving.adapter)
         except BaseException:
             self.close()
             raise
@@ -85,20 +85,20 @@ class HttpEngine:
             drawing.cancel()
 
     def update(self, model: LanguageModel) -> None:
-        """Takes over a model's adapter; its base is the one that is served.
+        """Loads a model's adapter into the server, which serves its base.
 
-        The folder stays until the next one is there: the server may have to read it again.
+        The folder is kept until the next update: a server that restarts has to read it again.
         """
         if self._adapter_folder is None:
             self._adapter_folder = _new_folder(self._settings.adapter_folder)
         old, self._updates = self._adapter, self._updates + 1
         folder = self._adapter_folder / str(self._updates)
         model.network.save_pretrained(str(folder), save_embedding_layers=False)
-        self._take(folder)
+        self._load(folder)
         self._discard(old)
 
     def close(self) -> None:
-        """Breaks off what is in flight and unloads a training adapter; an evaluated one stays for the next time."""
+        """Cancels open requests and unloads a training adapter; one that is evaluated stays loaded."""
         self._discard(self._adapter)
         self._wait(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -110,16 +110,16 @@ class HttpEngine:
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def _meet(self) -> None:
-        """Asks the server for its models, once: at the start a silent server is more likely a wrong address."""
+    def _check_server(self) -> None:
+        """Asks the server for its models, once: at the start a silent server more likely means a wrong address."""
         try:
             self._wait(self._models.names())
         except TransientError as fault:
-            advice = "docs/serving.md says how to start one"
+            advice = "docs/serving.md shows how to start one"
             raise self._client.refusal(f"no vLLM server answers there ({fault}); {advice}") from None
 
-    def _take(self, folder: Path) -> None:
-        adapter = Adapter.of(folder)
+    def _load(self, folder: Path) -> None:
+        adapter = Adapter.at(folder)
         self._wait(self._client.persist(partial(self._models.load, adapter)))
         self._adapter = adapter
 
@@ -137,7 +137,7 @@ class HttpEngine:
     ) -> None:
         waiting = iter(enumerate(requests))
 
-        async def draw_on() -> None:
+        async def draw_next() -> None:
             for index, request in waiting:
                 attempt = partial(self._draw, request, sampling, logprobs)
                 put((index, await self._client.persist(attempt)))
@@ -145,15 +145,15 @@ class HttpEngine:
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self._settings.in_flight, len(requests))):
-                    group.create_task(draw_on())
+                    group.create_task(draw_next())
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
     async def _draw(self, request: Request, sampling: Sampling, logprobs: bool) -> Completion:
         adapter = self._adapter
         name = adapter.name if adapter else self._models.base
-        own = {"model": name, "prompt": request.prompt_ids, "seed": request.seed}
-        answer = await self._client.request("/v1/completions", own | self._options(sampling, logprobs))
+        fields = {"model": name, "prompt": request.prompt_ids, "seed": request.seed}
+        answer = await self._client.request("/v1/completions", fields | self._options(sampling, logprobs))
         if answer.status == 404 and adapter is not None:
             await self._models.load(adapter)
             raise TransientError("the server had lost the adapter")
@@ -163,7 +163,7 @@ class HttpEngine:
         return self._completion(drawn.choices[0], sampling, logprobs)
 
     def _options(self, sampling: Sampling, logprobs: bool) -> dict[str, Any]:
-        """Every field that matters is sent: what is left out, a server may fill in from the model's own defaults."""
+        """Every sampling field: a server may fill in an absent one from the model's generation config."""
         return {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -174,15 +174,20 @@ class HttpEngine:
             "presence_penalty": 0,
             "frequency_penalty": 0,
             "stop_token_ids": self._stops,
-            "logprobs": 0 if logprobs else None,  # of the drawn token alone
+            "logprobs": 0 if logprobs else None,  # 0: of the sampled token alone
             "return_token_ids": True,
-            "return_tokens_as_token_ids": True,  # saves turning each into text
+            "return_tokens_as_token_ids": True,  # saves the server decoding each token
             "add_special_tokens": False,
             "stream": False,
         }
 
     def _completion(self, choice: _Choice, sampling: Sampling, logprobs: bool) -> Completion:
-        """Raises TransientError where it was broken off, and UserError where the server's own defaults have cut it."""
+        """The completion of a choice.
+
+        Raises:
+            TransientError: where the server has broken it off.
+            UserError: where the server has cut it by rules of its own, or returns no log-probabilities.
+        """
         ids = choice.token_ids
         scores = choice.logprobs.token_logprobs if logprobs and choice.logprobs else []
         if logprobs and choice.logprobs is None:
@@ -201,9 +206,7 @@ class HttpEngine:
         try:
             return checked(completion, sampling, self._vocabulary, self._stops, logprobs)
         except ImpossibleCompletionError as error:
-            raise self._client.refusal(
-                f"it has answered with {error}; is that the same model and a sound server?"
-            ) from None
+            raise self._client.refusal(f"it has answered with {error}; does it serve the same model?") from None
 
     async def _end(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}

@@ -1,4 +1,4 @@
-"""Talks to a vLLM server: requests with patience, and what models it serves."""
+"""A client of a vLLM server: requests that are tried again for a time, and the models that the server has."""
 
 import asyncio
 import hashlib
@@ -26,7 +26,7 @@ Parsed = TypeVar("Parsed", bound=BaseModel)
 
 _CONNECT_S = 10.0
 _FIRST_PAUSE_S = 0.5
-_PAUSES = 20  # of the longest kind within the patience
+_PAUSES = 20  # the longest pause between tries is this part of the patience
 _LARGEST_ANSWER = 64 << 20  # bytes; 40,000 tokens with their log-probabilities take 6 MiB
 _LONGEST_MESSAGE = 300
 _KEY = "VLLM_API_KEY"
@@ -34,9 +34,9 @@ _WANTED = "a vLLM server that returns token ids (0.10.2 or later)"
 
 
 class TransientError(Exception):
-    """A fault that may pass, so that the request is worth another try.
+    """A fault that may pass, so that the request is tried again.
 
-    waited: for how many seconds the server has kept silent when that is noticed.
+    waited: seconds of silence before the fault was noticed.
     """
 
     def __init__(self, message: str, waited: float = 0.0) -> None:
@@ -46,12 +46,14 @@ class TransientError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
+    """The status and body of an HTTP response."""
+
     status: int
     body: bytes
 
     @property
     def message(self) -> str:
-        """What the server has to say about an error: one short line, whatever it sends."""
+        """The server's error message as one short line."""
         try:
             tree = json.loads(self.body)
         except (ValueError, RecursionError):
@@ -65,10 +67,10 @@ class Answer:
 
 
 class Patience:
-    """How long a server may fail without any success in between.
+    """Limits how long a server may keep failing without a success in between.
 
-    The clock starts with a fault. One after a quiet time, in which whoever tried again had found the server there,
-    starts it anew: completions can take longer than the patience.
+    The clock starts with a fault, and starts anew with a fault after a quiet time: every request that had failed has
+    then been tried again and accepted. Completions may take longer than the patience.
     """
 
     def __init__(self, limit_s: float, quiet_s: float) -> None:
@@ -79,7 +81,7 @@ class Patience:
         self._success = time.monotonic()
 
     def ends_with(self, fault: TransientError) -> bool:
-        """Takes note of a fault; says whether it is one too many."""
+        """Records a fault; returns whether the server has now failed for too long."""
         now = time.monotonic()
         began = max(now - fault.waited, self._success)
         if self._start < self._success or began - self._last > self._quiet:
@@ -89,13 +91,14 @@ class Patience:
 
 
 class HttpClient:
-    """Any number of requests at once, all from one event loop.
+    """Sends any number of requests at once, all from one event loop.
 
-    where: the server without a password or a path, for messages.
+    Attributes:
+        where: the server's address without password and path, for messages.
     """
 
     def __init__(self, url: str, patience_s: float, timeout_s: float) -> None:
-        """Raises UserError for a URL that is none."""
+        """Raises UserError for an invalid URL, or one with a password."""
         self._url = url.rstrip("/").removesuffix("/v1")
         try:
             parsed = httpx2.URL(self._url)
@@ -105,8 +108,8 @@ class HttpClient:
             raise UserError(f"engine: {url}: expected http://HOST:PORT")
         if parsed.userinfo:
             raise UserError(
-                f"engine: {parsed.scheme}://...@{parsed.host}: a password in a URL would be kept in files; "
-                f"leave it out and give the key as {_KEY}"
+                f"engine: {parsed.scheme}://...@{parsed.host}: a password in a URL would be written into files; "
+                f"leave it out and put the key in {_KEY}"
             )
         self.where = f"{parsed.scheme}://{parsed.netloc.decode('ascii')}"
         self._patience_s, self._timeout_s = patience_s, timeout_s
@@ -116,7 +119,7 @@ class HttpClient:
         self._idle: list[httpx2.AsyncClient] = []
 
     async def request(self, path: str, body: dict[str, Any] | None = None) -> Answer:
-        """One attempt: a GET, or a POST of that body. Raises TransientError if no whole answer comes back."""
+        """Sends a GET, or a POST of the body, once. Raises TransientError if no whole answer comes back."""
         content = None if body is None else json.dumps(body).encode()
         try:
             async with asyncio.timeout(self._timeout_s), self._connection() as client:
@@ -129,9 +132,9 @@ class HttpClient:
             raise TransientError(without_key(first_line(error))) from None
 
     async def persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """What the attempt returns; it is made again after each TransientError.
+        """The result of an attempt, which is repeated after each TransientError.
 
-        Raises FaultError when patience is at an end.
+        Raises FaultError when the server has failed for longer than the patience.
         """
         pause = min(_FIRST_PAUSE_S, self._longest_pause)
         while True:
@@ -150,24 +153,24 @@ class HttpClient:
                 return result
 
     def parse(self, kind: type[Parsed], answer: Answer, wanted: str = _WANTED) -> Parsed:
-        """The body of a good answer. Raises TransientError for what may pass, and UserError for what will not."""
+        """The parsed body of a good answer. Raises TransientError for a fault that may pass, else UserError."""
         if answer.status == 200:
             try:
                 return kind.model_validate_json(answer.body)
             except (ValidationError, RecursionError) as error:
                 if _is_cut(error):
-                    raise TransientError("half an answer") from None
+                    raise TransientError("the answer is cut short") from None
                 raise self.refusal(f"it does not answer like {wanted}") from None
         if is_transient(answer.status):
             raise TransientError(answer.message)
         if answer.status in (401, 403):
-            raise self.refusal(f"it wants an API key ({answer.message}); set {_KEY}")
+            raise self.refusal(f"it asks for an API key ({answer.message}); set {_KEY}")
         if 300 <= answer.status < 400:
-            raise self.refusal("it redirects to another address, which is not followed; give the server's own")
+            raise self.refusal("it redirects to another address; give that address, since redirects are not followed")
         raise self.refusal(answer.message)
 
     def refusal(self, message: str) -> UserError:
-        """What the user has to mend about the server."""
+        """An error that the user mends at the server or its address."""
         return UserError(f"engine: {self.where}: {message}")
 
     async def close(self) -> None:
@@ -176,7 +179,7 @@ class HttpClient:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[httpx2.AsyncClient]:
-        """A client that nobody else uses: many requests through one client cost twice the time, in its pool."""
+        """A client that no other request uses: the connection pool of a shared client would double a request's time."""
         client = self._idle.pop() if self._idle else self._new_client()
         try:
             yield client
@@ -186,7 +189,7 @@ class HttpClient:
     def _new_client(self) -> httpx2.AsyncClient:
         try:
             return httpx2.AsyncClient(**self._options)
-        except (ImportError, ValueError) as error:  # a proxy of a kind that it does not know, or needs a package for
+        except (ImportError, ValueError) as error:  # a proxy of an unknown kind, or one that needs a package
             raise UserError(f"HTTP_PROXY: the proxy cannot be used: {first_line(error)}") from None
 
     async def _read(self, response: httpx2.Response) -> bytes:
@@ -199,30 +202,30 @@ class HttpClient:
 
 
 def is_transient(status: int) -> bool:
-    """Whether an error is the server's present state and not the request's fault."""
+    """Whether an error status says that the server is busy or failing, not that the request is wrong."""
     return status in (408, 429) or status >= 500
 
 
 def api_key() -> str | None:
-    """The key from the environment, without blanks around it, or None.
+    """The key from the environment without surrounding blanks, or None.
 
     Raises:
         UserError: for a key that a header cannot carry. The key itself is never shown.
     """
     key = os.environ.get(_KEY, "").strip()
     if not all("!" <= character <= "~" for character in key):
-        raise UserError(f"{_KEY}: it holds blanks or characters that a header cannot carry; set the key alone")
+        raise UserError(f"{_KEY}: it holds characters that a header cannot carry; set the key alone")
     return key or None
 
 
 def without_key(text: str) -> str:
-    """A text with stars in the place of the key: a server may send back what it was sent."""
+    """A text with stars in place of the key: a server may echo the headers that it received."""
     key = os.environ.get(_KEY, "").strip()
     return text.replace(key, "***") if key else text
 
 
 def _is_cut(error: Exception) -> bool:
-    """Whether a body is no JSON at all, as half of an answer is; another shape would be whole."""
+    """Whether a body is invalid JSON, as a cut answer is; an answer of another shape is valid JSON."""
     return isinstance(error, ValidationError) and any(part["type"] == "json_invalid" for part in error.errors())
 
 
@@ -237,17 +240,17 @@ def _client_options() -> dict[str, Any]:
         raise UserError(f"SSL_CERT_FILE: {where}: cannot be read: {first_line(error)}") from None
     return {
         "headers": headers,
-        "timeout": httpx2.Timeout(None, connect=_CONNECT_S),  # `request` limits the whole of it
+        "timeout": httpx2.Timeout(None, connect=_CONNECT_S),  # `request` limits the total
         "verify": verify,
         "follow_redirects": False,
     }
 
 
-_GOODBYE_S = 10.0
+_UNLOAD_S = 10.0  # how long `drop` waits for the server
 
 
 class ServedModel(BaseModel):
-    """What the server says of a model: an adapter has a parent, the base has none."""
+    """A model in the server's list: an adapter has a parent, a base has none."""
 
     id: str
     root: str | None = None
@@ -261,17 +264,17 @@ class _Listing(BaseModel):
 
 @dataclass(frozen=True)
 class Adapter:
-    """A PEFT folder and its name on the server, a hash of the folder's path and content.
+    """A PEFT folder and its name on the server, which is a hash of the folder's path and content.
 
-    So the next evaluation finds the same adapter loaded, and blocks of the prefix cache, which vLLM keys by that
-    name, are never those of other weights.
+    A later evaluation then finds the same adapter loaded, and the prefix cache, which vLLM keys by that name, never
+    holds blocks of other weights.
     """
 
     name: str
     folder: Path
 
     @classmethod
-    def of(cls, folder: Path) -> "Adapter":
+    def at(cls, folder: Path) -> "Adapter":
         folder = folder.resolve()
         digest = hashlib.sha256(f"{folder}\0{folder_hash(folder)}".encode()).hexdigest()
         return cls(f"phf-{digest[:20]}", folder)
@@ -280,7 +283,8 @@ class Adapter:
 class ServedModels:
     """The models of one server.
 
-    base: the name that requests for the base model carry, once `names` has found it.
+    Attributes:
+        base: the name of the base model in requests, known once `names` has run.
     """
 
     def __init__(self, client: HttpClient, serving: Serving) -> None:
@@ -290,14 +294,14 @@ class ServedModels:
         self._loading = asyncio.Lock()
 
     async def names(self) -> set[str]:
-        """Every name that is served. Raises UserError where the base is another model, or takes shorter sequences."""
+        """All served names. Raises UserError if the server has another base model, or takes too short sequences."""
         served = self._client.parse(_Listing, await self._client.request("/v1/models")).data
         bases = [model for model in served if model.parent is None]
         base = next((model for model in bases if is_model(model, self._wanted)), None)
         if base is None:
-            found = " and ".join(model.root or model.id for model in bases) or "no model"
+            present = " and ".join(model.root or model.id for model in bases) or "no model"
             wanted = locate(self._wanted)
-            raise self._client.refusal(f"it serves {found}, and {wanted} is wanted; start it with that model")
+            raise self._client.refusal(f"it serves {present}, not {wanted}; start it with that model")
         if base.max_model_len is not None and base.max_model_len < self._length:
             raise self._client.refusal(
                 f"it takes sequences of {base.max_model_len} tokens, and these reach {self._length}; "
@@ -307,18 +311,18 @@ class ServedModels:
         return {model.id for model in served}
 
     async def load(self, adapter: Adapter) -> None:
-        """Sees to it that the server has the adapter. Raises UserError if it will not take it."""
+        """Loads the adapter unless the server has it. Raises UserError if the server refuses it."""
         async with self._loading:
             if adapter.name in await self.names():
                 return
-            wish = {"lora_name": adapter.name, "lora_path": str(adapter.folder)}
-            answer = await self._client.request("/v1/load_lora_adapter", wish)
+            body = {"lora_name": adapter.name, "lora_path": str(adapter.folder)}
+            answer = await self._client.request("/v1/load_lora_adapter", body)
             if answer.status == 200:
                 return
-            # vLLM answers 500 also to an adapter that it cannot take
+            # vLLM also answers 500 to an adapter that it cannot load
             if answer.status != 500 and is_transient(answer.status):
                 raise TransientError(answer.message)
-            if adapter.name in await self.names():  # another process was faster
+            if adapter.name in await self.names():  # another process has loaded it meanwhile
                 return
             raise self._client.refusal(
                 f"it does not load the adapter {adapter.folder} ({answer.message}); start it where it can read that, "
@@ -327,19 +331,19 @@ class ServedModels:
             )
 
     async def drop(self, adapter: Adapter) -> None:
-        """Unloads an adapter, if the server is there to do so."""
+        """Unloads an adapter; a server that does not answer is left alone."""
         try:
-            async with asyncio.timeout(_GOODBYE_S):
+            async with asyncio.timeout(_UNLOAD_S):
                 await self._client.request("/v1/unload_lora_adapter", {"lora_name": adapter.name})
         except (TransientError, TimeoutError):
             pass
 
 
 def is_model(served: ServedModel, wanted: str) -> bool:
-    """Whether a served model is the wanted one, as far as names can tell.
+    """Whether a served model is the wanted one, judged by names.
 
-    Equal names are the same, and two folders of this machine are compared as such. A folder that is not on this
-    machine, or one beside a hub id, passes with an equal last part.
+    Equal names are the same model, and two folders of this machine are the same if their paths are. Where a folder is
+    on another machine, or is compared with a hub id, an equal last part of the name is enough.
     """
     where = locate(wanted)
     root = served.root or served.id

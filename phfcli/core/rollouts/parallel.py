@@ -1,4 +1,4 @@
-"""Runs several engines, each in a process with devices of its own. The others take over the work of one that dies."""
+"""Runs several engines, each in a process with its own devices. If one dies, the others take over its requests."""
 
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,18 +19,18 @@ Warn = Callable[[str], None]
 
 @dataclass
 class _Shard:
-    """A process with its engine, and which requests it has not answered yet."""
+    """A process with its engine, and the indices of the requests that it has not answered yet."""
 
     number: int
     child: ChildProcess
-    open: set[int] = field(default_factory=set)
+    unanswered: set[int] = field(default_factory=set)
 
 
 class ParallelEngine:
-    """Deals requests out by prompt, so that the samples of one problem share a prefix cache."""
+    """Distributes requests by prompt, so that the samples of one problem share a prefix cache."""
 
     def __init__(self, config: EvalConfig, serving: Serving, environments: Sequence[Mapping[str, str]], warn: Warn):
-        """Starts a process with each of the environments; raises UserError where one refuses."""
+        """Starts a process with each of the environments; raises UserError if an engine refuses the model."""
         self._warn = warn
         tree = {**config.model_dump(mode="json"), "devices": None, "workers": None, "model": serving.settings.model}
         adapter = str(serving.adapter) if serving.adapter else None
@@ -43,27 +43,27 @@ class ParallelEngine:
     def sample(
         self, requests: Sequence[Request], sampling: Sampling, logprobs: bool = True
     ) -> Iterator[tuple[int, Completion]]:
-        """Yields (index, completion) as they finish, wherever they were drawn.
+        """Yields (index, completion) as completions finish, in whichever process.
 
         Raises FaultError when the last process has died.
         """
         options = asdict(sampling), logprobs
         for shard, share in zip(self._shards, split_by_prompt(requests, len(self._shards)), strict=True):
             self._hand_over(shard, share, requests, options)
-        left: set[int] = set()
-        while any(shard.open for shard in self._shards) or left:
+        orphaned: set[int] = set()  # requests of processes that have died
+        while any(shard.unanswered for shard in self._shards) or orphaned:
             for shard in self._ready():
                 message = shard.child.receive()
                 if message is None:
-                    left |= self._bury(shard)
+                    orphaned |= self._remove_dead(shard)
                 else:
                     index, ids, scores, finish = message
-                    shard.open.remove(index)
+                    shard.unanswered.remove(index)
                     yield index, Completion(tuple(ids), tuple(scores), finish)
-            if left and (idle := [shard for shard in self._shards if not shard.open]):
+            if orphaned and (idle := [shard for shard in self._shards if not shard.unanswered]):
                 for number, shard in enumerate(idle):
-                    self._hand_over(shard, sorted(left)[number :: len(idle)], requests, options)
-                left = set()
+                    self._hand_over(shard, sorted(orphaned)[number :: len(idle)], requests, options)
+                orphaned = set()
 
     def close(self) -> None:
         while self._shards:
@@ -76,39 +76,41 @@ class ParallelEngine:
                 self.close()
                 if answer:
                     raise UserError(answer["refused"])
-                raise FaultError(f"sampling process {shard.number} ended before it had started; see above")
+                raise FaultError(f"sampling process {shard.number} ended before it had started; its messages are above")
         return str(names[0]["ready"])
 
     def _hand_over(self, shard: _Shard, share: Sequence[int], requests: Sequence[Request], options: Any) -> None:
-        shard.open = set(share)
+        shard.unanswered = set(share)
         shard.child.send([[[i, requests[i].prompt_ids, requests[i].seed] for i in share], *options])
 
     def _ready(self) -> list[_Shard]:
-        waiting = {shard.child.connection: shard for shard in self._shards if shard.open}
+        waiting = {shard.child.connection: shard for shard in self._shards if shard.unanswered}
         return [waiting[c] for c in wait(list(waiting)) if isinstance(c, Connection)]
 
-    def _bury(self, shard: _Shard) -> set[int]:
+    def _remove_dead(self, shard: _Shard) -> set[int]:
         self._shards.remove(shard)
         shard.child.kill()
         if not self._shards:
             raise FaultError(
-                "every sampling process has died; what is finished is on disk, and the same command goes on from there"
+                "every sampling process has died; what is finished is on disk, and the same evaluation goes on there"
             )
-        self._warn(f"sampling process {shard.number} died; the others take up its {len(shard.open)} open samples")
-        return shard.open
+        self._warn(
+            f"sampling process {shard.number} died; the others take over its {len(shard.unanswered)} open samples"
+        )
+        return shard.unanswered
 
 
 def split_by_prompt(requests: Sequence[Request], processes: int) -> list[list[int]]:
-    """The indices of the requests for each of so many processes: whole prompts, in turn."""
+    """The indices of the requests for each of so many processes; all requests of a prompt go to one process."""
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for index, request in enumerate(requests):
         by_prompt.setdefault(request.prompt_ids, []).append(index)
     groups = list(by_prompt.values())
-    return [[index for group in groups[hand::processes] for index in group] for hand in range(processes)]
+    return [[index for group in groups[process::processes] for index in group] for process in range(processes)]
 
 
 def serve(connection: Connection, tree: dict[str, Any], length: int, adapter: str | None) -> None:
-    """What runs in each process: it answers lists of requests until its pipe closes."""
+    """The function of each process: answers lists of requests until its pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its processes
     config = EvalConfig.model_validate(tree)
     try:
@@ -121,7 +123,7 @@ def serve(connection: Connection, tree: dict[str, Any], length: int, adapter: st
         while True:
             share, sampling, logprobs = receive(connection)
             requests = [Request(tuple(ids), seed) for _, ids, seed in share]
-            for place, completion in engine.sample(requests, Sampling(**sampling), logprobs):
-                send(connection, [share[place][0], completion.ids, completion.logprobs, completion.finish])
+            for number, completion in engine.sample(requests, Sampling(**sampling), logprobs):
+                send(connection, [share[number][0], completion.ids, completion.logprobs, completion.finish])
     except EOFError:
         engine.close()

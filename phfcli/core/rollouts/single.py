@@ -1,4 +1,4 @@
-"""The rollout engine of one process, by its name, and the check that it samples as it is asked."""
+"""The engine of one process by its name, and the check that transformers samples a padded prompt correctly."""
 
 import torch
 
@@ -8,7 +8,7 @@ from phfcli.core.extensions import find
 from phfcli.core.models.description import pick_device
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
-from phfcli.core.models.weights import comes_quantized
+from phfcli.core.models.weights import quantization_method
 from phfcli.core.rollouts.engine import Engine, Serving
 from phfcli.core.rollouts.http import HttpEngine
 from phfcli.core.rollouts.transformers import TransformersEngine
@@ -17,11 +17,11 @@ from phfcli.core.types import Completion, Request, Sampling
 
 _SHORT, _LONG, _DRAWN = 3, 12, 3  # tokens
 _SAME = {torch.float64: 1e-4, torch.float32: 1e-2}  # nats
-_COARSE = 0.5  # in a lower precision or over quantised weights, where rounding may also decide which token is drawn
+_COARSE = 0.5  # nats, in a lower precision or with quantised weights, where rounding may change the sampled token
 
 
 def check_sampling(model: LanguageModel) -> None:
-    """Raises UserError for a model whose completions would depend on what is sampled beside them."""
+    """Raises UserError for a model whose completions depend on the other prompts of a batch."""
     name, kind = model.description.name, type(model.causal).__name__
     size = len(model.output_head)
     short, long = (Request(tuple((5 + 3 * i) % size for i in range(count)), count) for count in (_SHORT, _LONG))
@@ -30,14 +30,14 @@ def check_sampling(model: LanguageModel) -> None:
         together, alone = dict(engine.sample([short, long], sampling))[0], dict(engine.sample([short], sampling))[0]
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{name}: transformers cannot sample from {kind} here: {first_line(error)}") from None
-    quantized = comes_quantized(model.causal.config) is not None  # int8 rounds a token by what stands beside it
+    quantized = quantization_method(model.causal.config) is not None  # int8 rounds by all tokens of a batch
     close = _COARSE if quantized else _SAME.get(model.compute or model.head.dtype, _COARSE)
     if not _alike(together, alone, close):
-        raise UserError(f"{name}: {kind} draws other tokens for a prompt that is padded; use vllm or another model")
+        raise UserError(f"{name}: {kind} samples other tokens for a padded prompt; use vllm or another model")
 
 
 def _alike(one: Completion, other: Completion, close: float) -> bool:
-    """Whether the log-probabilities agree for as long as the tokens do."""
+    """Whether the tokens agree, unless rounding may change them, and the log-probabilities of equal ones do."""
     if one.ids != other.ids and close < _COARSE:
         return False
     pairs = zip(one.logprobs, other.logprobs, one.ids, other.ids, strict=False)
@@ -48,11 +48,11 @@ def single_engine(config: EvalConfig, serving: Serving) -> Engine:
     """The engine of that name in this process; "auto" is vLLM where it is usable."""
     if is_url(config.engine):
         return HttpEngine(config.engine, serving)
-    if (added := find("engines", config.engine)) is not None:
-        engine: Engine = added(serving)
+    if (plugin := find("engines", config.engine)) is not None:
+        engine: Engine = plugin(serving)
         return engine
-    own = config.engine == "auto" and config.quantization == "none"
-    usable = own and vllm_gap(pick_device(config.device)) is None
+    may_use_vllm = config.engine == "auto" and config.quantization == "none"
+    usable = may_use_vllm and vllm_gap(pick_device(config.device)) is None
     if config.engine == "vllm" or usable:
         return VllmEngine(serving)
     model = load_model(serving.settings, serving.adapter)

@@ -1,4 +1,4 @@
-"""Rollouts from a transformers model in this process."""
+"""Rollouts from a transformers model in this process: the engine, its key-value cache and its seeded sampler."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsW
 
 from phfcli.core.models.description import cache_row_bytes
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.lora import cheap_adapter
+from phfcli.core.models.lora import adapter_for_sampling
 from phfcli.core.models.packing import CausalSequences, PackedRow, can_pack, pack, packed_arguments, row_arguments
 from phfcli.core.models.sharding import whole_weights
 from phfcli.core.types import Completion, Request, Sampling
@@ -20,21 +20,24 @@ from phfcli.core.types import Completion, Request, Sampling
 
 @dataclass
 class KeyValueCache:
-    """Of every block, keys and values [R, G, C, h], made when the block first writes to it."""
+    """Keys and values [R, G, C, h] of every block, R rows and C columns; made when a block first writes.
+
+    G is the number of key heads, h their size.
+    """
 
     rows: int
     columns: int
     layers: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def of(self, module: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The block's own, for new ones like these, [1, G, T, h] each; under autocast their dtypes differ."""
+        """The block's stored keys and values, made for new ones [1, G, T, h]; under autocast their dtypes differ."""
         if module not in self.layers:
             keys, values = (x.new_zeros(self.rows, x.shape[1], self.columns, x.shape[3]) for x in (key, value))
-            self.layers[module] = keys, values  # zeros: what is masked must be a number
+            self.layers[module] = keys, values  # zeros: masked entries must be finite
         return self.layers[module]
 
     def move(self, sources: Sequence[int], targets: Sequence[int], columns: int) -> None:
-        """Copies the first columns of some rows into the places of others."""
+        """Copies the first columns of the source rows into the target rows."""
         if sources:
             for store in (store for pair in self.layers.values() for store in pair):
                 store[list(targets), :, :columns] = store[list(sources), :, :columns]
@@ -42,11 +45,11 @@ class KeyValueCache:
 
 @dataclass(frozen=True)
 class ReadPrompts:
-    """Attention within each of the prompts of a packed row, which writes them to the rows of their completions."""
+    """Attention within each prompt of a packed row, which also fills the cache rows of the prompt's completions."""
 
     cache: KeyValueCache
     row: PackedRow
-    rows: Sequence[Sequence[int]]  # of each prompt
+    rows: Sequence[Sequence[int]]  # of the cache, for each prompt
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
@@ -61,33 +64,33 @@ class ReadPrompts:
 
 @dataclass(frozen=True)
 class NextTokens:
-    """Attention of one new token of each of the first T rows to what its row holds and to itself."""
+    """Attention of one new token in each of the first T rows to itself and to the earlier tokens of its row."""
 
     cache: KeyValueCache
-    columns: Tensor  # [T], where each new token goes
-    longest: int  # columns that any of the rows then fills
-    mask: Tensor | None  # [T, 1, 1, longest], what of them is its row's own; None is everything
+    columns: Tensor  # [T], the column of each new token
+    longest: int  # columns of the longest row, its new token included
+    mask: Tensor | None  # [T, 1, 1, longest], the columns that belong to the row; None where all rows are equally long
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
     ) -> Tensor:
         count = len(self.columns)
         rows = torch.arange(count, device=query.device)
-        held: list[Tensor] = []
+        stored: list[Tensor] = []
         for store, new in zip(self.cache.of(module, key, value), (key, value), strict=True):
             store[rows, :, self.columns] = new[0].transpose(0, 1)
-            held.append(store[:count, :, : self.longest])
-        # the heads that share keys are so many queries of one head: nothing is repeated
+            stored.append(store[:count, :, : self.longest])
+        # query heads that share a key head become several queries of that head, so that no key is repeated
         _, heads, _, size = query.shape
-        keys, values = held
+        keys, values = stored
         groups = keys.shape[1]
         grouped = query[0].transpose(0, 1).reshape(count, groups, heads // groups, size)
         out = scaled_dot_product_attention(grouped, keys, values, attn_mask=self.mask, scale=scaling)
-        return out.reshape(1, count, heads, values.shape[-1])  # which may be of another size than keys
+        return out.reshape(1, count, heads, values.shape[-1])  # values may have another head size than keys
 
 
 def next_tokens(cache: KeyValueCache, lengths: Sequence[int], device: torch.device) -> NextTokens:
-    """For rows that hold so many tokens each."""
+    """The attention of the next tokens of rows that hold so many tokens each."""
     columns, longest = torch.tensor(lengths, device=device), max(lengths) + 1
     mask = None
     if min(lengths) + 1 < longest:
@@ -95,13 +98,13 @@ def next_tokens(cache: KeyValueCache, lengths: Sequence[int], device: torch.devi
     return NextTokens(cache, columns, longest, mask)
 
 
-_FEW = 256  # candidates that a nucleus is looked for in
+_FEW = 256  # most likely tokens among which a nucleus is searched first
 
 
 class SeededSampler(LogitsProcessor):
     """Inverts the cumulative distribution: token t of a row uses the t-th uniform number of the row's seed.
 
-    So a row does not depend on its batch. As a processor of transformers' generation it leaves one token possible.
+    A row's tokens then do not depend on its batch. As a logits processor of transformers it leaves one token possible.
     """
 
     def __init__(self, seeds: Sequence[int], sampling: Sampling, device: torch.device) -> None:
@@ -121,50 +124,50 @@ class SeededSampler(LogitsProcessor):
         return torch.stack(self._logprobs, dim=1).cpu()
 
     def draw(self, scores: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Token number `step` of these rows: logits [B, V], rows [B] -> tokens [B] and their log-probabilities [B]."""
+        """Samples token number `step` of some rows: logits [B, V], rows [B] -> tokens [B], log-probabilities [B]."""
         logits = scores.float()
         if self._sampling.temperature == 0:
             chosen = logits.argmax(-1)
             return chosen, _cut(logits, self._sampling).log_softmax(-1).gather(1, chosen[:, None])[:, 0]
         uniform = self._uniforms[rows, step]
-        few = candidates(logits, self._sampling)
-        if few is None:
+        cut = candidates(logits, self._sampling)
+        if cut is None:
             if self._sampling.temperature != 1:
                 logits = logits / self._sampling.temperature
             return _invert(_cut(logits, self._sampling), uniform)
-        ids_Bk, logits_Bk = few
-        place, logprobs = _invert(logits_Bk, uniform)
-        return ids_Bk.gather(1, place[:, None])[:, 0], logprobs
+        ids_Bk, logits_Bk = cut
+        index, logprobs = _invert(logits_Bk, uniform)
+        return ids_Bk.gather(1, index[:, None])[:, 0], logprobs
 
 
 def drawn_logprobs(logits: Tensor, tokens: Tensor, sampling: Sampling) -> Tensor:
-    """ln of the probability that each token [n] is drawn with from logits [n, V]: [n] in float32.
+    """Log-probability with which each token [n] is sampled from logits [n, V]: [n] in float32.
 
-    A token that the cut leaves out by a rounding error, since another engine has drawn it, is as likely as its logit
-    says beside those that are left.
+    Rounding may put a token that another engine has sampled outside the cut (top-k, nucleus). It then gets the
+    probability of its logit beside the tokens inside.
     """
     logits = logits.float()
-    few = candidates(logits, sampling)
+    cut = candidates(logits, sampling)
     scaled = logits / sampling.temperature
-    kept = _cut(scaled, sampling) if few is None else few[1]
+    kept = _cut(scaled, sampling) if cut is None else cut[1]
     return scaled.gather(1, tokens[:, None])[:, 0] - kept.logsumexp(-1)
 
 
 def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor] | None:
-    """The entries that a cut may leave, in the vocabulary's order: ids [B, k], logits over temperature or -inf [B, k].
+    """The tokens inside the cut, in the vocabulary's order: ids [B, k], logits over temperature or -inf [B, k].
 
-    None where nothing is cut, or the likeliest do not settle it.
+    None where there is no cut, or where it may reach beyond the most likely tokens that are looked at.
     """
     if not sampling.top_k and sampling.top_p == 1:
         return None
     count = min(sampling.top_k or _FEW, logits.shape[1])
-    values, ids = logits.topk(count)  # falling
+    values, ids = logits.topk(count)  # in falling order
     if sampling.top_k and int((logits >= values[:, -1:]).sum()) > values.numel():
-        # more entries are as likely as the last, as is common in bfloat16, and stay as well
+        # ties with the last entry, common in bfloat16, stay inside as well
         last = values[:, -1:]
         values, ids = logits.topk(min(max(count, _FEW), logits.shape[1]))
         if values.shape[1] < logits.shape[1] and bool((values[:, -1:] == last).any()):
-            return None  # and perhaps more than these
+            return None  # there may be further ties
         values = values.masked_fill(values < last, -torch.inf)
     values = values / sampling.temperature
     if sampling.top_p < 1:
@@ -173,23 +176,23 @@ def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor] | No
         if not sampling.top_k and bool((reached[:, -1] <= sampling.top_p).any()):
             return None
         outside = torch.zeros_like(reached, dtype=torch.bool)
-        outside[:, 1:] = reached[:, :-1] >= sampling.top_p  # those before it are the nucleus already
+        outside[:, 1:] = reached[:, :-1] >= sampling.top_p  # the entries before it already make up the nucleus
         values = values.masked_fill(outside, -torch.inf)
     ids, order = ids.sort(-1)
     return ids, values.gather(1, order)
 
 
 def _invert(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [B, k], uniform numbers [B] -> the places drawn [B] and their log-probabilities [B]."""
+    """Logits [B, k], uniform numbers [B] -> sampled indices [B] and their log-probabilities [B]."""
     logprobs = logits.log_softmax(-1)
     cumulative = logprobs.double().exp().cumsum(-1)
-    wanted = uniform[:, None] * cumulative[:, -1:]  # the sum is 1 but for rounding
-    place = torch.searchsorted(cumulative, wanted, right=True).clamp_max(logits.shape[-1] - 1)
-    return place[:, 0], logprobs.gather(1, place)[:, 0]
+    wanted = uniform[:, None] * cumulative[:, -1:]  # the sum is 1 up to rounding
+    index = torch.searchsorted(cumulative, wanted, right=True).clamp_max(logits.shape[-1] - 1)
+    return index[:, 0], logprobs.gather(1, index)[:, 0]
 
 
 def _cut(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Logits [B, V] over the temperature, -inf where they are cut, by sorting all of them."""
+    """Logits [B, V] over the temperature with -inf outside the cut, found by sorting the whole vocabulary."""
     none = torch.empty(0, dtype=torch.long)
     if sampling.top_k:
         logits = TopKLogitsWarper(sampling.top_k)(none, logits)
@@ -202,11 +205,11 @@ def _uniforms(seed: int, count: int) -> Tensor:
 
 _CPU_CACHE_BYTES = 2 << 30
 _MOST_ROWS = 512
-SAMPLER_BYTES = 36  # for each row and vocabulary entry: logits, log-probabilities, their cumulative sum in float64
+SAMPLER_BYTES = 36  # for each row and vocabulary entry: logits, log-probabilities, cumulative sums in float64
 
 
 class TransformersEngine:
-    """Samples from a model in this process, under whatever weights it has at the time."""
+    """Samples from a model in this process, under the weights that it has at the time."""
 
     name = "transformers"
 
@@ -217,9 +220,9 @@ class TransformersEngine:
     def sample(
         self, requests: Sequence[Request], sampling: Sampling, logprobs: bool = True
     ) -> Iterator[tuple[int, Completion]]:
-        """Yields (index, completion), a batch of requests at a time; log-probabilities cost nothing and always come."""
+        """Yields (index, completion), a batch of requests at a time, always with log-probabilities."""
         self._model.network.eval()
-        # neighbours in length share a batch, so that little is masked, or computed on padding where there is any
+        # prompts of similar length share a batch, so that little is masked or padded
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids))
         longest = max((len(request.prompt_ids) for request in requests), default=0)
         per_row = cache_row_bytes(self._model.causal.config, self._model.head.element_size())
@@ -227,27 +230,27 @@ class TransformersEngine:
         with whole_weights(self._model):
             for start in range(0, len(order), rows):
                 indices = order[start : start + rows]
-                with cheap_adapter(self._model), self._model.computing():
+                with adapter_for_sampling(self._model), self._model.computing():
                     draw = draw_rows if can_pack(self._model) else generate_rows
                     completions = draw(self._model, [requests[i] for i in indices], sampling)
                 yield from zip(indices, completions, strict=True)
 
     def update(self, model: LanguageModel) -> None:
-        """The model in training is the one that is sampled from."""
+        """Does nothing: the engine samples from the model in training itself."""
         assert model is self._model
 
     def close(self) -> None:
-        """There is no process to end."""
+        """Does nothing: there is no process to end."""
 
 
 def draw_rows(model: LanguageModel, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-    """Completions drawn together, each from its own prompt and seed."""
+    """Completions of the requests, sampled together token by token."""
     prompts = [request.prompt_ids for request in requests]
     cache = KeyValueCache(len(prompts), max(map(len, prompts)) + sampling.max_new_tokens)
     sampler = SeededSampler([request.seed for request in requests], sampling, model.device)
     tokens: list[list[int]] = [[] for _ in requests]
     logprobs: list[list[float]] = [[] for _ in requests]
-    live = list(range(len(requests)))  # the request that each of the first rows of the cache belongs to
+    live = list(range(len(requests)))  # for each of the first rows of the cache, the index of its request
     logits = _read_prompts(model, prompts, cache)
     for step in range(sampling.max_new_tokens):
         chosen, scores = sampler.draw(logits, torch.tensor(live, device=model.device), step)
@@ -255,7 +258,7 @@ def draw_rows(model: LanguageModel, requests: Sequence[Request], sampling: Sampl
             tokens[request].append(token)
             logprobs[request].append(score)
         lengths = {i: len(prompts[i]) + step for i in live}
-        live = _close_ranks(cache, live, [tokens[i][-1] not in model.description.eos_ids for i in live], lengths)
+        live = _compact(cache, live, [tokens[i][-1] not in model.description.eos_ids for i in live], lengths)
         if not live or step + 1 == sampling.max_new_tokens:
             break
         logits = _next_logits(model, cache, [tokens[i][-1] for i in live], [lengths[i] for i in live])
@@ -263,7 +266,7 @@ def draw_rows(model: LanguageModel, requests: Sequence[Request], sampling: Sampl
 
 
 def _read_prompts(model: LanguageModel, prompts: Sequence[tuple[int, ...]], cache: KeyValueCache) -> Tensor:
-    """Reads each distinct prompt once; returns the logits after them, a row for each of `prompts`, [R, V]."""
+    """Reads each distinct prompt once; returns the logits after each of `prompts`, [R, V]."""
     rows: dict[tuple[int, ...], list[int]] = {}
     for row, prompt in enumerate(prompts):
         rows.setdefault(prompt, []).append(row)
@@ -275,19 +278,19 @@ def _read_prompts(model: LanguageModel, prompts: Sequence[tuple[int, ...]], cach
 
 
 def _next_logits(model: LanguageModel, cache: KeyValueCache, tokens: list[int], lengths: list[int]) -> Tensor:
-    """Reads one more token of each row, which so far holds so many; returns the logits after it, [T, V]."""
+    """Reads one more token of each row, which holds `lengths` tokens; returns the logits after it, [T, V]."""
     attend = next_tokens(cache, lengths, model.device)
     ids = torch.tensor(tokens, device=model.device)
     logits: Tensor = model.causal(**packed_arguments(ids, attend.columns, attend)).logits[0]
     return logits
 
 
-def _close_ranks(cache: KeyValueCache, live: list[int], goes_on: list[bool], lengths: dict[int, int]) -> list[int]:
-    """Leaves the rows that go on, the last of them in the places of those that have ended; returns whose they are."""
+def _compact(cache: KeyValueCache, live: list[int], goes_on: list[bool], lengths: dict[int, int]) -> list[int]:
+    """Moves the last unfinished rows into the rows of finished ones; returns the requests of the rows that are left."""
     count = sum(goes_on)
-    holes = [place for place, on in enumerate(goes_on[:count]) if not on]
-    movers = [place for place, on in enumerate(goes_on) if on and place >= count]
-    cache.move(movers, holes, max((lengths[live[place]] for place in movers), default=0))
+    holes = [row for row, on in enumerate(goes_on[:count]) if not on]
+    movers = [row for row, on in enumerate(goes_on) if on and row >= count]
+    cache.move(movers, holes, max((lengths[live[row]] for row in movers), default=0))
     left = live[:count]
     for hole, mover in zip(holes, movers, strict=True):
         left[hole] = live[mover]
@@ -295,14 +298,14 @@ def _close_ranks(cache: KeyValueCache, live: list[int], goes_on: list[bool], len
 
 
 def generate_rows(model: LanguageModel, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-    """The same by transformers' own generation, on prompts padded to one width."""
+    """The same by transformers' `generate`, on padded prompts: for a model that cannot be packed."""
     width = max(len(request.prompt_ids) for request in requests)
     pads = [width - len(request.prompt_ids) for request in requests]
     pad_id = model.description.pad_id
     ids = torch.tensor([[pad_id] * pad + list(r.prompt_ids) for pad, r in zip(pads, requests, strict=True)])
     mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads])
     sampler = SeededSampler([request.seed for request in requests], sampling, model.device)
-    generate: Any = model.causal.generate  # typed as a tensor by torch
+    generate: Any = model.causal.generate  # torch types it as a tensor
     out = generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
@@ -320,11 +323,11 @@ def generate_rows(model: LanguageModel, requests: Sequence[Request], sampling: S
 
 
 def rows_at_once(count: int, row_bytes: int, device: torch.device) -> int:
-    """How many of `count` sequences are drawn together: as many as the cache may hold."""
+    """How many of `count` sequences are sampled at once: as many as the key-value cache has memory for."""
     budget = _CPU_CACHE_BYTES
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for new tensors
-        budget = (torch.cuda.mem_get_info(device)[0] + kept) // 2
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # of torch's own cache
+        budget = (torch.cuda.mem_get_info(device)[0] + unused) // 2
     return max(1, min(count, _MOST_ROWS, budget // max(1, row_bytes)))
 
 

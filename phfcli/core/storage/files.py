@@ -1,4 +1,4 @@
-"""Writes files whole or not at all, one process at a time, and refuses paths that cannot be written."""
+"""Files: replaced as a whole or not at all, locked against other processes, and checked to be writable."""
 
 import errno
 import fcntl
@@ -24,10 +24,10 @@ _NOT_SUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 @contextmanager
 def writing_alone(path: Path, busy: str) -> Iterator[None]:
-    """Holds the lock file at `path`, which is made where it is not there, while the context lasts.
+    """Holds the lock file at `path` while the context lasts, and creates it where necessary.
 
     Raises:
-        UserError: `busy`, where another process holds it; and where the file system has no locks.
+        UserError: with the message `busy` if another process holds it; also where the file system has no locks.
     """
     with _lock(path, "a", fcntl.LOCK_EX) as fault:
         if fault in _NOT_SUPPORTED:
@@ -39,7 +39,7 @@ def writing_alone(path: Path, busy: str) -> Iterator[None]:
 
 @contextmanager
 def kept(path: Path) -> Iterator[None]:
-    """Keeps others from removing what belongs to the file at `path` while the context lasts; see `unused`."""
+    """Marks the file at `path` as in use while the context lasts, so that `unused` is false for other processes."""
     with _lock(path, "rb", fcntl.LOCK_SH) as fault:
         if fault and fault not in _NOT_SUPPORTED:
             raise FileNotFoundError(errno.ENOENT, "it is being removed", str(path))
@@ -48,14 +48,14 @@ def kept(path: Path) -> Iterator[None]:
 
 @contextmanager
 def unused(path: Path) -> Iterator[bool]:
-    """Whether nobody keeps the file at `path`; within the context nobody can begin to."""
+    """Whether no process uses the file at `path` (see `kept`); none can begin to within the context."""
     with _lock(path, "rb", fcntl.LOCK_EX) as fault:
         yield not fault or fault in _NOT_SUPPORTED
 
 
 @contextmanager
 def _lock(path: Path, mode: str, kind: int) -> Iterator[int | None]:
-    """Locks a file without waiting, while the context lasts; yields None, or the system's number for why it has not."""
+    """Locks a file while the context lasts, without waiting; yields None, or the errno of a failure."""
     with path.open(mode) as file:
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
@@ -67,7 +67,7 @@ def _lock(path: Path, mode: str, kind: int) -> Iterator[int | None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file to write; it takes the place of `path` at once when it is complete and on disk."""
+    """A temporary file to write, which replaces `path` in one step when it is complete and on disk."""
     temporary = path.with_name(f".{path.name}.tmp")
     with naming_disk_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,11 +87,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Replaces a file by a value as JSON. NaN and infinities are refused; see `as_json`."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def as_json(value: Any) -> Any:
-    """The same value, with text in place of numbers that JSON does not know."""
+    """The same value with NaN and infinities, which JSON does not have, as text."""
     if isinstance(value, dict):
         return {key: as_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -108,12 +109,13 @@ def append_lines(path: Path, values: Iterable[Any]) -> None:
 
 
 def json_lines(values: Iterable[Any]) -> str:
+    """The values as JSON lines."""
     # ASCII, so that no character of a model's text can be taken for the end of a line
     return "".join(json.dumps(value, allow_nan=False) + "\n" for value in values)
 
 
 def read_json(path: Path) -> Any:
-    """Raises UserError, naming the file, if it is missing or not JSON."""
+    """The value of a JSON file. Raises UserError, naming the file, if it is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -123,9 +125,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> list[Any]:
-    """The JSON lines of a file, without a last line that a stop has cut; none if there is no file.
+    """The JSON lines of a file, without a last line that was cut while it was written; none if there is no file.
 
-    Raises UserError for any other line that is not JSON.
+    Raises:
+        UserError: for any other line that is not JSON.
     """
     if not path.exists():
         return []
@@ -140,14 +143,14 @@ def read_lines(path: Path) -> list[Any]:
 
 
 def drop_cut_line(path: Path) -> None:
-    """Takes a last line that a stop has cut off the file, so that appending starts on a line of its own."""
+    """Removes a last line that was cut while it was written, so that the next one starts on a new line."""
     if path.exists() and (whole := len(_whole_lines(path))) < path.stat().st_size:
         os.truncate(path, whole)
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder that appears under its name only when it is complete; what fails leaves nothing under that name."""
+    """A temporary folder to fill, which is renamed to `path` when it is complete; a failure leaves nothing there."""
     temporary = path.with_name(f".{path.name}.tmp")
     with naming_disk_faults(path):
         shutil.rmtree(temporary, ignore_errors=True)
@@ -165,7 +168,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_folder(path: Path) -> None:
-    """Takes a folder away at once, so that no reader finds a part of it under its name."""
+    """Removes a folder so that no reader finds a part of it under its name."""
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     path.rename(temporary)
@@ -174,7 +177,7 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_hidden(folder: Path) -> None:
-    """Removes what a kill left in the middle of writing: here and in the libraries, such names start with a dot."""
+    """Removes the temporary files of a process that was killed while writing; their names start with a dot."""
     for path in folder.glob(".*"):
         if path.is_dir():
             shutil.rmtree(path)
@@ -198,15 +201,15 @@ def file_hash(path: Path) -> str:
 
 @contextmanager
 def naming_disk_faults(path: Path) -> Iterator[None]:
-    """Lets a fault of the disk name the file that was to be written, as an OSError.
+    """Raises a fault of the disk as an OSError that names the file which was to be written.
 
-    Python's own does not where a write fails, and libraries in Rust tell the system's number in a text only.
+    Python's error of a failed write names no file, and libraries in Rust give the errno only in a text.
     """
     try:
         yield
     except Exception as error:
-        told = re.search(r"\(os error (\d+)\)", str(error))
-        number = error.errno if isinstance(error, OSError) else told and int(told[1])
+        match = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else match and int(match[1])
         if number is None or number not in DISK_FAULTS:
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
@@ -225,55 +228,55 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-# what another path puts right; anything else, a full disk for one, is a fault of the machine
-_OF_THE_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
-_WORDS = {errno.ENOENT: "no file can be made there"}  # /proc says so although the folder is there
+# errors that another path avoids; any other, such as a full disk, is a fault of the machine
+_PATH_FAULTS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+_WORDS = {errno.ENOENT: "no file can be made there"}  # /proc gives ENOENT although the folder exists
 
 
 def check_file(label: str, path: Path) -> None:
-    """Raises UserError, which begins with the label, if no file can be written under that path."""
-    with _refusing(f"{label} {path}"):
+    """Raises UserError, which begins with the label, if no file can be written at that path."""
+    with _naming_path_faults(f"{label} {path}"):
         if path.is_dir():
             raise UserError(f"{label} {path}: is a folder; name a file")
         if path.exists() and not path.is_file():
-            raise UserError(f"{label} {path}: is a device, which a file would replace; name a file")
-        _make_and_remove(label, path, path)
+            raise UserError(f"{label} {path}: is a device, not a file; name a file")
+        _try_file(label, path, path)
 
 
 def check_folder(label: str, path: Path) -> None:
-    """Raises UserError, which begins with the label, if no file can be written in that folder, be it new or not."""
-    with _refusing(f"{label} {path}"):
-        _make_and_remove(label, path / "file", path)
+    """Raises UserError, which begins with the label, if no file can be written in that folder, existing or new."""
+    with _naming_path_faults(f"{label} {path}"):
+        _try_file(label, path / "file", path)
 
 
-def _make_and_remove(label: str, path: Path, named: Path) -> None:
-    """Tries a file beside that path, or in the nearest folder above it that is there already."""
+def _try_file(label: str, path: Path, named: Path) -> None:
+    """Creates and removes a file beside `path`, or in the nearest existing folder above it; errors name `named`."""
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir():
-        raise UserError(f"{label} {named}: {folder} is a file, and a folder is wanted; choose another place")
+        raise UserError(f"{label} {named}: {folder} is a file, not a folder; choose another path")
     with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}."):
         pass
 
 
 @contextmanager
-def _refusing(what: str) -> Iterator[None]:
+def _naming_path_faults(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _OF_THE_PATH:
+        if error.errno not in _PATH_FAULTS:
             raise
         words = _WORDS.get(error.errno) or os.strerror(error.errno)
-        raise UserError(f"{what}: cannot be written: {words}; choose another place") from None
+        raise UserError(f"{what}: cannot be written: {words}; choose another path") from None
 
 
 T = TypeVar("T")
 
 
 class BackgroundWriter(Generic[T]):
-    """A thread that calls `work` with all the items that have come in since its last call.
+    """A thread that calls `work` with all items that were put since its last call.
 
-    Leaving the context waits until everything is done, also when the caller has failed. What `work` raises is raised
-    to the caller by the next `put`, or at the end.
+    Leaving the context waits until all items are done, also when the caller has failed. An error of `work` is raised
+    in the caller by the next `put`, or at the end.
     """
 
     def __init__(self, work: Callable[[list[T]], None]) -> None:
@@ -283,6 +286,7 @@ class BackgroundWriter(Generic[T]):
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def put(self, item: T) -> None:
+        """Queues an item. Raises the error of `work`, if it has failed."""
         if self._failure is not None:
             raise self._failure
         self._queue.put(item)
@@ -307,7 +311,7 @@ class BackgroundWriter(Generic[T]):
             self._failure = failure
 
     def _next(self) -> list[T]:
-        """Waits for the next item and takes those behind it; none when the end has come."""
+        """Waits for the next item and returns it with all that are queued behind it; none at the end."""
         items: list[T] = []
         item = self._queue.get()
         while item is not None:

@@ -2,7 +2,7 @@
 
 A cell may hold text or a number; an answer may also be a list of accepted answers, each of which counts; a problem or a
 solution may be a list of messages, of which the last user turn is the problem and the last assistant turn the solution.
-Everything else is a mistake that is named by file, row and column, and never turned into text by chance.
+Any other content is an error that names file, row and column: it is never turned into text by chance.
 """
 
 import hashlib
@@ -20,34 +20,34 @@ from phfcli.core.storage.tables import Row, Rows
 from phfcli.core.types import Problem
 
 _SHOWN = 3  # bad rows that a message lists
-_ROLES = {"problem": "user", "solution": "assistant"}
+_ROLES = {"problem": "user", "solution": "assistant"}  # whose message of a conversation is the text
 
 
 class CellError(ValueError):
-    """A cell that does not hold what its column is for; the message says what it holds."""
+    """A cell with other content than its column is for; the message says which."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns hold what; None is a column that is not read. `required` ones must be filled in every row."""
+    """The columns of a data set by their use; None is not read. `required` ones must be filled in every row."""
 
     problem: str = "problem"
     solution: str | None = None
     answer: str | None = None
     id: str | None = "id"
     required: tuple[str, ...] = ("problem",)
-    gold: Callable[[str], str] = str.strip  # from a cell of answers to the gold answer
-    further: tuple[str, ...] = ()  # columns kept as they are; each must be filled in every row
+    gold: Callable[[str], str] = str.strip  # extracts the gold answer from an answer cell
+    further: tuple[str, ...] = ()  # columns kept as text; each must be filled in every row
 
 
 @dataclass(frozen=True)
 class ProblemTable(Sequence[Problem]):
-    """The problems of a data set, made from its rows when they are asked for.
+    """The problems of a data set, each made from its row when it is read.
 
     Attributes:
-        indices: of the rows that are problems, in order.
-        ids: of all rows.
-        bad: what is wrong with the rows that were left out, by place.
+        indices: the rows that are problems, in order.
+        ids: the problem id of every row.
+        bad: a message for each row that was left out.
     """
 
     rows: Rows
@@ -68,29 +68,28 @@ class ProblemTable(Sequence[Problem]):
     def __getitem__(self, index: int | slice) -> "Problem | ProblemTable":
         if isinstance(index, slice):
             return replace(self, indices=self.indices[index])
-        place = self.indices[index]
-        return replace(_problem(self.rows[place], self.columns), id=self.ids[place])
+        row = self.indices[index]
+        return replace(_problem(self.rows[row], self.columns), id=self.ids[row])
 
     def __iter__(self) -> Iterator[Problem]:
         wanted = iter(self.indices)
         following = next(wanted, None)
-        for place, row in enumerate(self.rows):
-            if place == following:
-                yield replace(_problem(row, self.columns), id=self.ids[place])
+        for index, row in enumerate(self.rows):
+            if index == following:
+                yield replace(_problem(row, self.columns), id=self.ids[index])
                 following = next(wanted, None)
 
     def where(self, kept: Callable[[Problem], bool]) -> "ProblemTable":
         """Only the problems for which `kept` is true."""
-        chosen = [place for place, problem in zip(self.indices, self, strict=True) if kept(problem)]
+        chosen = [index for index, problem in zip(self.indices, self, strict=True) if kept(problem)]
         return replace(self, indices=chosen)
 
 
 def read_problems(rows: Rows, columns: Columns, source: str, bad_rows: BadRows = "error") -> ProblemTable:
-    """The problems of a data set, every row of which has been looked at.
+    """The problems of a data set, after a check of every row.
 
     Raises:
-        UserError: for a column that is missing; for the first bad row, unless bad rows are skipped; and where no row
-            is good.
+        UserError: for a missing column; for the first bad row, unless bad rows are skipped; and where no row is good.
     """
     _require_columns(rows, columns, source)
     indices, ids, bad = [], [], []
@@ -110,7 +109,7 @@ def read_problems(rows: Rows, columns: Columns, source: str, bad_rows: BadRows =
     if not indices:
         raise UserError(f"{source}: no row is good: {'; '.join(bad[:_SHOWN])}")
     chosen = {ids[index] for index in indices}
-    if len(chosen) < len(indices):  # ids must tell samples apart
+    if len(chosen) < len(indices):  # ids must be unique
         ids = [str(index) for index in range(len(ids))]
     return ProblemTable(rows, columns, indices, ids, bad)
 
@@ -122,7 +121,7 @@ def skipped_rows(source: str, bad: Sequence[str]) -> str:
 
 
 def rows_hash(problems: Iterable[Problem]) -> str:
-    """A sha256 of the problems' content, which tells copies of a data set apart."""
+    """A sha256 of the problems' content, by which versions of a data set are told from each other."""
     digest = hashlib.sha256()
     for p in problems:
         parts = [p.id, p.problem, p.solution, p.answer, *([list(p.accepted)] if p.accepted else []), *p.columns]
@@ -131,14 +130,14 @@ def rows_hash(problems: Iterable[Problem]) -> str:
 
 
 def _problem(row: Row, columns: Columns) -> Problem:
-    """Raises CellError for the first cell that does not hold what it should."""
+    """The problem of a row. Raises CellError for the first cell with wrong content."""
     texts = {
         name: _optional(row, column, name in columns.required, lambda cell, name=name: _text(cell, name))  # type: ignore[misc]
         for name, column in (("problem", columns.problem), ("solution", columns.solution))
     }
     accepted = _optional(row, columns.answer, "answer" in columns.required, lambda cell: _answers(cell, columns.gold))
     return Problem(
-        id=_own_id(row, columns.id),
+        id=_id(row, columns.id),
         problem=texts["problem"] or "",
         solution=texts["solution"],
         answer=accepted[0] if accepted else None,
@@ -147,15 +146,15 @@ def _problem(row: Row, columns: Columns) -> Problem:
     )
 
 
-def _own_id(row: Row, column: str | None) -> str:
-    """The row's own id, or "" where it has none that can be a name."""
+def _id(row: Row, column: str | None) -> str:
+    """The row's id, or "" where the column holds no text and no integer."""
     cell = None if column is None else row.get(column)
-    named = isinstance(cell, str | int) and not isinstance(cell, bool)
-    return (_optional(row, column, False, _scalar) or "") if named else ""
+    usable = isinstance(cell, str | int) and not isinstance(cell, bool)
+    return (_optional(row, column, False, _scalar) or "") if usable else ""
 
 
 def _optional(row: Row, column: str | None, required: bool, read: Callable[[Any], Any]) -> Any:
-    """What a cell holds, or None where the column is not read, or may be empty and is."""
+    """The content of a cell by `read`; None where the column is not read, or is empty and not required."""
     if column is None:
         return None
     cell = row.get(column)
@@ -173,7 +172,7 @@ def _optional(row: Row, column: str | None, required: bool, read: Callable[[Any]
 
 
 def _text(cell: Any, name: str) -> str:
-    """Text or a number as text, or the turn of a list of messages that `name` stands for."""
+    """A cell of text or a number as text; of a list of messages the content of the last one of the role of `name`."""
     return _turn(cell, _ROLES[name]) if isinstance(cell, list | tuple) else _scalar(cell)
 
 
@@ -184,7 +183,7 @@ def _answers(cell: Any, gold: Callable[[str], str]) -> list[str]:
         raise CellError("is an empty list")
     golds = [gold(_scalar(one)) for one in cells]
     if not all(golds):
-        raise CellError("holds no gold answer in the form that is asked for")
+        raise CellError("holds no gold answer in the form that the setting gold names")
     return list(dict.fromkeys(golds))
 
 
@@ -201,7 +200,7 @@ def _scalar(cell: Any) -> str:
         raise CellError(f"holds {_kind(cell)}, and text or a number is wanted")
     if isinstance(cell, float | Decimal) and not math.isfinite(
         cell
-    ):  # integers are finite, and may be too large for it
+    ):  # an integer is finite, and may be too large for isfinite
         raise CellError(f"holds {cell}, which is no number")
     return str(cell)
 
@@ -222,9 +221,9 @@ def _kind(cell: Any) -> str:
 
 
 def _separator_fix(known: Sequence[str]) -> str | None:
-    """What is wrong with a csv file whose whole header was read as one column."""
-    found = [mark for mark in ";\t|" if len(known) == 1 and mark in known[0]]
-    return f"the columns of a csv file are separated by commas, and these seem to be by {found[0]!r}" if found else None
+    """A hint for a csv file whose whole header was read as one column: it has another separator."""
+    marks = [mark for mark in ";\t|" if len(known) == 1 and mark in known[0]]
+    return f"the columns of a csv file are separated by commas, and these seem to be by {marks[0]!r}" if marks else None
 
 
 def _require_columns(rows: Rows, columns: Columns, source: str) -> None:

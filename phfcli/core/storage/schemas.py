@@ -1,7 +1,7 @@
-"""The form of every JSON file that is read back, and reading with a check of it.
+"""The schema of every JSON file that this program reads back, and readers that check it.
 
-A file of another form is named with its field in one line, never a traceback and never taken for something else. Fields
-that are not named here are kept as they are. A line of a JSON Lines file may carry a checksum of its own, in `sum`.
+A file that does not fit its schema is a UserError that names file and field. Fields that the schema does not name are
+kept. A line of a JSON Lines file may carry its checksum in the field `sum`.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ Count = NonNegativeInt
 
 
 class Form(BaseModel):
-    """The fields that somebody relies on; others may stand beside them. A docstring names the file in messages."""
+    """The fields that this program reads; a file may have others. A subclass's docstring names its file in errors."""
 
     model_config = ConfigDict(extra="allow", strict=False)
 
@@ -137,15 +137,15 @@ class SummaryForm(Form):
 
 
 def read_form(path: Path, form: type[Form]) -> dict[str, Any]:
-    """A JSON file of that form, as it stands. Raises UserError, naming file and field, for another one."""
+    """The content of a JSON file. Raises UserError, naming file and field, if it does not fit the form."""
     return _checked(str(path), form, read_json(path))
 
 
 def read_forms(path: Path, form: type[Form]) -> list[dict[str, Any]]:
-    """The lines of a JSON Lines file, each of that form; none if there is no file.
+    """The lines of a JSON Lines file; none if there is no file.
 
     Raises:
-        UserError: naming file, line and field, for a line of another form or whose content is not what was written.
+        UserError: naming file, line and field, for a line that does not fit the form or its checksum.
     """
     lines = []
     for number, line in enumerate(read_lines(path), start=1):
@@ -163,7 +163,7 @@ def with_sum(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def line_sum(line: Mapping[str, Any]) -> str:
-    """A checksum over all fields of a line but the checksum itself."""
+    """A checksum over all fields of a line except the checksum."""
     content = json.dumps({key: value for key, value in line.items() if key != "sum"}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 

@@ -1,4 +1,4 @@
-"""Reads the rows of a data set as they stand: a local jsonl, csv or parquet file, or the hub; writes parquet."""
+"""Reads the rows of a data set from a local jsonl, csv or parquet file or from the hub; writes parquet."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,9 +15,9 @@ _PATIENCE_S = 5.0
 
 @cache
 def hub_answers() -> bool:
-    """Whether the hub answers; where it does not, its libraries are told to use their caches alone.
+    """Whether the hub answers; if not, its libraries are set to use only their caches.
 
-    To be called before anything is loaded by a hub id. HF_HUB_OFFLINE, HF_ENDPOINT and proxies are respected.
+    Call it before anything is loaded by a hub id. HF_HUB_OFFLINE, HF_ENDPOINT and proxies are respected.
     """
     from huggingface_hub import constants, get_session, is_offline_mode
 
@@ -25,7 +25,7 @@ def hub_answers() -> bool:
         return False
     try:
         get_session().head(constants.ENDPOINT, timeout=_PATIENCE_S)
-    except Exception:  # of whichever HTTP library the client is built on
+    except Exception:  # the class of the error depends on the client's HTTP library
         import datasets
 
         constants.HF_HUB_OFFLINE = True
@@ -37,7 +37,7 @@ def hub_answers() -> bool:
 Row = Mapping[str, Any]
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
-_BATCH = 1000  # rows that are Python objects at once
+_BATCH = 1000  # rows that are converted to Python objects at once
 
 
 class Rows(Protocol):
@@ -53,13 +53,13 @@ class Rows(Protocol):
     def __iter__(self) -> Iterator[Row]: ...
 
     def place(self, index: int) -> str:
-        """Where a row stands, as a message names it."""
+        """How a message names a row: its line or its number."""
         ...
 
 
 @dataclass(frozen=True)
 class ListedRows:
-    """Rows that were read from text; `lines` are their line numbers where they have some."""
+    """Rows in memory; `lines` are their line numbers in a jsonl file."""
 
     rows: Sequence[Row]
     columns: Sequence[str]
@@ -80,7 +80,7 @@ class ListedRows:
 
 @dataclass(frozen=True)
 class ArrowRows:
-    """Rows of an Arrow table, which a hub data set keeps in a file that is mapped into memory."""
+    """Rows of an Arrow table in a file that is mapped into memory."""
 
     table: Any
 
@@ -126,13 +126,13 @@ def read_rows(path: Path) -> Rows:
 
 
 def read_hub(name: str, split: str, config: str | None = None, revision: str | None = None) -> Rows:
-    """The rows of a hub data set. Raises UserError where the hub does not give them."""
+    """The rows of a hub data set. Raises UserError where it cannot be loaded."""
     answers = hub_answers()
     import datasets
 
     try:
         loaded = datasets.load_dataset(name, config, split=split, revision=revision)
-    except Exception as error:  # the hub client has dozens of ways to fail, none of them ours
+    except Exception as error:  # the hub client fails with dozens of classes of errors
         if not answers and not Path(name).exists():
             raise UnreachableError(f"{name}: no such file, and the hub cannot be reached for it") from None
         raise UserError(f"{name}: cannot be loaded from the hub: {first_line(error)}") from None
@@ -158,7 +158,7 @@ def split_hub_name(name: str) -> tuple[str, str | None, str]:
 def write_parquet(path: Path, rows: Iterable[Row], kinds: Mapping[str, str]) -> None:
     """Replaces a parquet file.
 
-    kinds: Arrow's name of each column's type, in order. A column that a row lacks is empty there.
+    kinds: Arrow's name of each column's type, in the order of the columns. A value that a row lacks is null.
     """
     import pyarrow
     from pyarrow.parquet import write_table
@@ -170,19 +170,19 @@ def write_parquet(path: Path, rows: Iterable[Row], kinds: Mapping[str, str]) -> 
 
 
 def writable(value: Any) -> Any:
-    """Text without halves of characters, which UTF-8 cannot hold."""
+    """Text without lone surrogates, which UTF-8 cannot encode; any other value as it is."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _read_jsonl(path: Path) -> Rows:
-    """Lines end at a line feed alone: other characters that end lines may stand inside a string."""
+    """Reads JSON lines. Only a line feed ends a line: other line ends may stand inside a string."""
     rows, lines, columns = [], [], dict[str, None]()
     for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError) as error:  # no JSON, a number of thousands of digits, endless nesting
+        except (ValueError, RecursionError) as error:  # invalid JSON, a number of thousands of digits, endless nesting
             reason = getattr(error, "msg", None) or first_line(error).partition(";")[0]
             raise UserError(f"{path} line {number}: not JSON: {reason}") from None
         if not isinstance(row, dict):

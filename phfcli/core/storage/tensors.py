@@ -1,4 +1,4 @@
-"""Tensors on disk: safetensors only, written at once, and read with one clear line for a damaged file."""
+"""Tensors on disk: safetensors files, replaced as a whole, with a checksum; a damaged file is a UserError."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -13,57 +13,58 @@ from torch import Tensor
 from phfcli.core.errors import MissingFileError, UserError, first_line
 from phfcli.core.storage.files import replacing
 
-_SEAL, _UNSEALED = "seal", "0" * 64  # a checksum of the whole file but for itself
-_OLD_SEAL = "sha256"  # of what follows the header alone, in files of phf 0.1
+# the seal is a checksum of the file, taken with zeros in its own place
+_SEAL, _UNSEALED = "seal", "0" * 64
+_OLD_SEAL = "sha256"  # in files of phf 0.1: a checksum of the tensors without the header
 _PART = 1 << 20  # bytes read at once
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, sealed: bool = False
 ) -> None:
-    """Writes a safetensors file; a reader finds the old one or the new one.
+    """Writes a safetensors file; a reader finds either the old or the new one.
 
-    Of tensors that are spread over ranks one rank writes; the others call `give_parts` with theirs.
+    Sharded tensors are written by one rank, while the others call `give_parts` with theirs.
 
-    sealed: its header carries a checksum of the file, which `check_seal` compares.
+    sealed: the header carries a checksum of the file, which `check_seal` compares.
     """
     on_cpu = {name: whole(tensors[name].detach()).contiguous().cpu() for name in sorted(tensors)}
-    about = dict(metadata or {}) | ({_SEAL: _UNSEALED} if sealed else {})
+    header = dict(metadata or {}) | ({_SEAL: _UNSEALED} if sealed else {})
     with replacing(path) as temporary:
-        save_file(on_cpu, temporary, about or None)
+        save_file(on_cpu, temporary, header or None)
         if sealed:
             _seal(temporary)
 
 
 def give_parts(tensors: Mapping[str, Tensor]) -> None:
-    """Gives this rank's parts to the one that writes these tensors."""
+    """Sends this rank's parts of sharded tensors to the rank that writes them."""
     for name in sorted(tensors):
         whole(tensors[name].detach())
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor in one piece; for one that is spread over ranks (a DTensor) all of them ask at the same time."""
+    """A whole tensor: of a sharded one (a DTensor) gathered, for which all ranks call this together."""
     gather = getattr(tensor, "full_tensor", None)  # no isinstance: importing the class takes a second
     return tensor if gather is None else gather()
 
 
 def check_seal(path: Path) -> bool:
-    """Whether a file is sealed. Raises UserError if a sealed one is not what was written."""
+    """Whether a file is sealed. Raises UserError if the content of a sealed file has changed."""
     with open_tensors(path) as file:
-        about = file.metadata() or {}
-    wanted = about.get(_SEAL) or about.get(_OLD_SEAL)
+        metadata = file.metadata() or {}
+    wanted = metadata.get(_SEAL) or metadata.get(_OLD_SEAL)
     if wanted is None:
         return False
     with path.open("rb") as stream:
         header = _header(stream)
-        covered = header.replace(wanted.encode(), _UNSEALED.encode()) if _SEAL in about else b""
+        covered = header.replace(wanted.encode(), _UNSEALED.encode()) if _SEAL in metadata else b""
         if _checksum(covered, stream) != wanted:
             raise UserError(f"{path}: damaged: its content is not what was written (checksum)")
     return True
 
 
 def _seal(path: Path) -> None:
-    """Puts the checksum of the file into its header, in the place of as many zeros."""
+    """Puts the checksum of the file into its header, in place of as many zeros."""
     with path.open("r+b") as stream:
         header = _header(stream)
         digest = _checksum(header, stream)
@@ -78,7 +79,7 @@ def _header(stream: BinaryIO) -> bytes:
 
 
 def _checksum(header: bytes, stream: BinaryIO) -> str:
-    """A sha256 of a header and of a file from the present place on."""
+    """A sha256 of a header and of the rest of a file from the present position on."""
     digest = hashlib.sha256(header)
     while part := stream.read(_PART):
         digest.update(part)
@@ -87,26 +88,27 @@ def _checksum(header: bytes, stream: BinaryIO) -> str:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU. Raises UserError if it is missing or damaged."""
-    with _telling(path):
+    with _naming(path):
         tensors: dict[str, Tensor] = load_file(path)
     return tensors
 
 
 def check_tensors(path: Path) -> None:
-    """Raises UserError if a safetensors file is missing, or not as long as it says."""
+    """Raises UserError if a safetensors file is missing, or shorter than its header says."""
     with open_tensors(path):
         pass
 
 
 @contextmanager
 def open_tensors(path: Path) -> Iterator[Any]:
-    """A safetensors file to read parts of. Raises UserError, also while it is read, if it is missing or damaged."""
-    with _telling(path), safe_open(path, framework="pt") as file:
+    """Opens a safetensors file to read parts of it. Raises UserError, also within, if it is missing or damaged."""
+    with _naming(path), safe_open(path, framework="pt") as file:
         yield file
 
 
 @contextmanager
-def _telling(path: Path) -> Iterator[None]:
+def _naming(path: Path) -> Iterator[None]:
+    """Turns errors of reading into a UserError that names the file."""
     try:
         yield
     except FileNotFoundError:

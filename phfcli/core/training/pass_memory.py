@@ -22,7 +22,7 @@ from transformers.integrations.moe import ExpertsInterface
 
 from phfcli.core.models.architecture import find_decoder
 from phfcli.core.models.description import text_config
-from phfcli.core.models.device import goes_away
+from phfcli.core.models.device import is_offloaded
 
 _STAND_IN = "phf-shapes"  # of attention and of experts, in transformers' tables
 
@@ -104,7 +104,7 @@ class Allocations(TorchDispatchMode):
 
 def _describe(saved: Tensor) -> Tensor | tuple[torch.Size, tuple[int, ...], torch.dtype]:
     """What is left of an activation that has gone to the machine's memory."""
-    return (saved.shape, saved.stride(), saved.dtype) if goes_away(saved) else saved
+    return (saved.shape, saved.stride(), saved.dtype) if is_offloaded(saved) else saved
 
 
 def _renew(kept: Tensor | tuple[torch.Size, tuple[int, ...], torch.dtype]) -> Tensor:

@@ -20,7 +20,7 @@ from phfcli.core.models.lora import add_lora, check_round_trip
 from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.models.sharding import shard
 from phfcli.core.models.trial import check_computation
-from phfcli.core.models.weights import check_quantization, comes_quantized
+from phfcli.core.models.weights import check_quantization, quantization_method
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.objectives.contract import Needs
 from phfcli.core.objectives.other_teachers import Bridge, load_external
@@ -67,8 +67,10 @@ def check_shares(config: TrainConfig, group_size: int, processes: int) -> None:
 
 def check_base(config: TrainConfig, arch: PreTrainedConfig) -> None:
     """Raises UserError for a quantised base where all weights train, are sharded, or another engine draws."""
-    kind = comes_quantized(arch) or config.quantization
-    check_quantization(kind, config.tuning, config.sharding, "auto" if comes_quantized(arch) else config.rollout.engine)
+    kind = quantization_method(arch) or config.quantization
+    check_quantization(
+        kind, config.tuning, config.sharding, "auto" if quantization_method(arch) else config.rollout.engine
+    )
 
 
 def check_states(config: TrainConfig, needs: Needs, causal: PreTrainedModel) -> None:

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import FaultError, UserError
-from phfcli.core.models.device import activations_away
+from phfcli.core.models.device import offload_activations
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.packing import can_pack
 from phfcli.core.models.passes import Batch, Sample, collate, padding
@@ -149,7 +149,7 @@ class Trainer:
         self.model.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         for batch in batches:
-            with activations_away(self.config.offload.activations):
+            with offload_activations(self.config.offload.activations):
                 terms, student = loss_terms(
                     self.objective, self.model, self.teacher, self.base, batch, self.phases.done
                 )

@@ -8,7 +8,7 @@ import pytest
 from phfcli.core.config import PromptSettings
 from phfcli.core.errors import UserError
 from phfcli.core.models.description import load_tokenizer
-from phfcli.core.models.prompts import PLAIN_TEMPLATE, build_prompts, going_on, thinking_state, turn_ends
+from phfcli.core.models.prompts import PLAIN_TEMPLATE, build_prompts, continue_turn, thinking_state, turn_ends
 
 OPENS = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
@@ -42,7 +42,7 @@ def test_a_template_that_fails_is_one_line(template: str, message: str) -> None:
 
 
 def test_a_template_that_drops_the_problem_is_refused() -> None:
-    with pytest.raises(UserError, match="leaves out what the user says"):
+    with pytest.raises(UserError, match="leaves out the user's message"):
         build_prompts(tokenizer("hello"), PromptSettings())
 
 
@@ -122,7 +122,7 @@ def test_thinking_is_neither_opened_twice_nor_stripped() -> None:
     ],
 )
 def test_a_solution_is_not_learned_inside_a_thought(prompt: str, turn: str, goes_on: str) -> None:
-    assert going_on(prompt, turn) == goes_on
+    assert continue_turn(prompt, turn) == goes_on
 
 
 def test_the_token_that_ends_a_turn_ends_a_completion() -> None:

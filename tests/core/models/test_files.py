@@ -36,7 +36,7 @@ def test_an_adapter_fits_its_own_base(adapter: tuple[Path, LanguageModel]) -> No
 
 def test_another_width_is_refused_with_the_layer_and_the_fix(adapter: tuple[Path, LanguageModel]) -> None:
     folder, _ = adapter
-    with pytest.raises(UserError, match=r"does not fit embedded: model\.layers\.0.* --base"):
+    with pytest.raises(UserError, match=r"does not fit embedded: model\.layers\.0.*name the right model in base"):
         check_adapter(folder, load_description("embedded"))
 
 

@@ -12,7 +12,7 @@ from phfcli.core.config import LoraSettings, ModelSettings
 from phfcli.core.errors import UserError
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model, pick_attention
-from phfcli.core.models.lora import add_lora, cheap_adapter
+from phfcli.core.models.lora import adapter_for_sampling, add_lora
 
 IDS = torch.tensor([[5, 9, 40, 3, 77]])
 
@@ -43,7 +43,7 @@ def test_a_merged_adapter_computes_the_same_and_leaves_no_trace(adapted: Languag
     before = {name: p.clone() for name, p in adapted.network.named_parameters()}
     trainable = list(adapted.trainable())
     logits = adapted.causal(input_ids=IDS).logits
-    with torch.no_grad(), cheap_adapter(adapted):
+    with torch.no_grad(), adapter_for_sampling(adapted):
         assert "lora" not in str(adapted.causal(input_ids=IDS).logits.grad_fn)
         torch.testing.assert_close(adapted.causal(input_ids=IDS).logits, logits, rtol=1e-4, atol=1e-4)
     assert all(torch.equal(p, before[name]) for name, p in adapted.network.named_parameters())
@@ -55,7 +55,7 @@ def test_sampling_in_bfloat16_takes_the_adapter_in_bfloat16_and_leaves_no_trace(
     model = with_adapter("bfloat16")
     before = {name: p.clone() for name, p in model.network.named_parameters()}
     logits = model.causal(input_ids=IDS).logits
-    with torch.no_grad(), cheap_adapter(model):
+    with torch.no_grad(), adapter_for_sampling(model):
         assert all(p.dtype == torch.bfloat16 for p in model.trainable().values())
         assert torch.equal(model.causal(input_ids=IDS).logits, logits)
     assert all(p.dtype == torch.float32 for p in model.trainable().values())
@@ -78,7 +78,7 @@ def test_an_adapter_that_is_more_than_products_is_not_folded(
     model = load_model(ModelSettings(device="cpu", dtype=dtype), adapter=tmp_path)
     logits = model.causal(input_ids=IDS).logits
     assert not torch.allclose(logits.float(), embedded.causal(input_ids=IDS).logits)
-    with torch.no_grad(), cheap_adapter(model):
+    with torch.no_grad(), adapter_for_sampling(model):
         assert torch.equal(model.causal(input_ids=IDS).logits, logits)
 
 
@@ -86,7 +86,7 @@ def test_weights_come_back_after_a_failure(adapted: LanguageModel) -> None:
     before = {name: p.clone() for name, p in adapted.network.named_parameters()}
 
     def fail() -> None:
-        with cheap_adapter(adapted):
+        with adapter_for_sampling(adapted):
             raise RuntimeError
 
     with pytest.raises(RuntimeError):

@@ -21,9 +21,9 @@ def test_each_sequence_is_found_in_the_row(sequences: list[list[int]]) -> None:
     for index, ids in enumerate(sequences):
         assert held(row, row.ids, index) == ids
         assert held(row, row.positions, index) == list(range(len(ids)))
-        places = row.places()[index]
-        assert row.ids[places].tolist()[: len(ids)] == ids
-        assert set(places[len(ids) - 1 :].tolist()) == {int(row.ends()[index])}
+        columns = row.columns()[index]
+        assert row.ids[columns].tolist()[: len(ids)] == ids
+        assert set(columns[len(ids) - 1 :].tolist()) == {int(row.ends()[index])}
 
 
 @given(some_sequences)
@@ -35,7 +35,7 @@ def test_a_beginning_is_held_once(sequences: list[list[int]]) -> None:
 @given(some_sequences)
 def test_what_is_computed_for_a_sequence_lies_together_in_the_order_of_sequences(sequences: list[list[int]]) -> None:
     row, start = pack(sequences, CPU), 0
-    for pieces, own in zip(row.pieces, row.own, strict=True):
+    for pieces, own in zip(row.pieces, row.computed, strict=True):
         if own:
             assert pieces[-1] == slice(start, start + own)
         start += own
@@ -46,7 +46,7 @@ def test_without_a_common_beginning_sequences_lie_one_behind_the_other() -> None
     row = pack([[5, 6, 7], [8, 9]], CPU)
     assert row.ids.tolist() == [5, 6, 7, 8, 9]
     assert row.positions.tolist() == [0, 1, 2, 0, 1]
-    assert row.own == [3, 2]
+    assert row.computed == [3, 2]
 
 
 def test_completions_of_one_problem_share_its_prompt_and_another_problem_the_template() -> None:

@@ -40,7 +40,7 @@ def test_what_does_not_go_with_it_is_refused(other: str) -> None:
 def test_a_model_that_comes_quantised_does_not_train_as_a_whole(tmp_path: Path) -> None:
     arch = load_config(str(write(family("qwen3"), tmp_path)))
     arch.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    with pytest.raises(UserError, match=r"^quantization: bitsandbytes is of a frozen base"):
+    with pytest.raises(UserError, match=r"^quantization: bitsandbytes needs a frozen base"):
         check_base(resolve_train(set_sources(["tuning=full"])), arch)
 
 

@@ -85,7 +85,9 @@ def test_half_a_character_at_the_end_is_no_place(alignment: TokenAlignment) -> N
 
 def test_what_does_not_fit_the_teacher_is_refused(alignment: TokenAlignment) -> None:
     ids = encode(alignment.student, "<think>" * 90)
-    with pytest.raises(UserError, match=r"teacher.model: a rollout of problem p1 takes \d+ of its tokens, more than"):
+    with pytest.raises(
+        UserError, match=r"teacher.model: a rollout of problem p1 takes \d+ of the teacher's tokens, more than"
+    ):
         alignment(Sample([1], [1], ids), PROBLEM)
 
 

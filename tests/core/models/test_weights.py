@@ -47,7 +47,7 @@ def test_a_whole_folder_is_loaded(folder: Path) -> None:
     ("changes", "message"),
     [
         ({"num_hidden_layers": 6, "layer_types": None}, r"has no weights for model\.layers\.4\.\S+ and 21 more"),
-        ({"num_hidden_layers": 3, "layer_types": None}, r"knows nothing of: model\.layers\.3\."),
+        ({"num_hidden_layers": 3, "layer_types": None}, r"does not describe: model\.layers\.3\."),
         ({"intermediate_size": 64}, r"another shape .* for model\.layers\.0\.mlp\.down_proj\.weight"),
         ({"num_hidden_layers": 6}, r"num_hidden_layers.*layer_types"),
         ({"num_attention_heads": 0}, r"config\.json describes no model: ZeroDivisionError"),
@@ -67,7 +67,7 @@ def test_a_config_that_is_not_the_weights_own_is_refused(folder: Path, changes: 
     ("edit", "message"),
     [
         (lambda tensors: tensors.pop("lm_head.weight"), r"has no weights for lm_head\.weight;"),
-        (lambda tensors: tensors.update(extra=torch.ones(2)), r"knows nothing of: extra;"),
+        (lambda tensors: tensors.update(extra=torch.ones(2)), r"does not describe: extra;"),
         (
             lambda t: t["model.layers.1.mlp.up_proj.weight"][3].fill_(torch.nan),
             r"layers\.1\.mlp\.up_proj\.weight holds",

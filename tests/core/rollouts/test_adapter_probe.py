@@ -29,9 +29,9 @@ def test_an_engine_that_follows_is_let_through(adapted: LanguageModel) -> None:
 @pytest.mark.parametrize(
     ("takes", "words"),
     [
-        (lambda naps: naps == 0, "it cannot follow training"),  # deaf since it first slept
-        (lambda naps: naps < 2, "does not come back to earlier weights"),  # deaf since it slept twice
-        (lambda _: False, "it cannot follow training"),
+        (lambda naps: naps == 0, "it does not follow training"),  # deaf since it first slept
+        (lambda naps: naps < 2, "keeps changed weights after they are changed back"),  # deaf since it slept twice
+        (lambda _: False, "it does not follow training"),
     ],
 )
 def test_an_engine_that_is_deaf_after_a_sleep_is_found(

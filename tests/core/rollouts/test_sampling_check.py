@@ -23,7 +23,7 @@ def test_models_that_skip_padding_pass(kind: str) -> None:
 @pytest.mark.filterwarnings("ignore")  # of its own code in transformers
 def test_a_model_that_reads_its_padding_is_refused() -> None:
     rwkv = Family("rwkv", "RWKV", {"attention_hidden_size": 32})
-    with pytest.raises(UserError, match=r"^embedded: RwkvForCausalLM draws other tokens for a prompt that is padded"):
+    with pytest.raises(UserError, match=r"^embedded: RwkvForCausalLM samples other tokens for a padded prompt"):
         check_sampling(model(build(rwkv)))
 
 

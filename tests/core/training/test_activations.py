@@ -6,22 +6,22 @@ from torch import nn
 
 from phfcli.core.config import LoraSettings
 from phfcli.core.models.description import load_config, skeleton
-from phfcli.core.models.device import goes_away
+from phfcli.core.models.device import is_offloaded
 from phfcli.core.models.lora import lora_network
 from phfcli.core.training.pass_memory import pass_memory
 
 
 def test_large_dense_activations_go_and_weights_stay() -> None:
     state = torch.empty(4, 512, 1024, device="meta")
-    assert goes_away(state)
-    assert goes_away(state.transpose(1, 2))
-    assert not goes_away(state[:1, :1])  # small
-    assert not goes_away(state[..., ::2])  # with gaps, which a copy would not have
-    assert not goes_away(state[:, :1].expand(4, 512, 1024))
+    assert is_offloaded(state)
+    assert is_offloaded(state.transpose(1, 2))
+    assert not is_offloaded(state[:1, :1])  # small
+    assert not is_offloaded(state[..., ::2])  # with gaps, which a copy would not have
+    assert not is_offloaded(state[:, :1].expand(4, 512, 1024))
     weight = nn.Parameter(torch.empty(1024, 1024, device="meta"), requires_grad=False)
-    assert not goes_away(weight)
-    assert not goes_away(weight.t())
-    assert not goes_away(torch.empty(4, 512, 1024))  # on a CPU there is nowhere to go
+    assert not is_offloaded(weight)
+    assert not is_offloaded(weight.t())
+    assert not is_offloaded(torch.empty(4, 512, 1024))  # on a CPU there is nowhere to go
 
 
 @pytest.mark.parametrize(("checkpointing", "left"), [(False, 0.1), (True, 0.7)])  # which holds its inputs itself
