@@ -1,4 +1,4 @@
-"""Log-probabilities in chunks, and the parts of GRPO, against float64 references as slow as they are written."""
+"""Advantages, the clipped surrogate, and OPD's sampled form, against plain references."""
 
 import math
 from typing import Any
@@ -11,7 +11,14 @@ from largest import Largest
 from torch import Tensor
 
 from phfcli.core.losses import fused_divergence as chunked
-from phfcli.losses import clipped_surrogate, group_advantages, token_logprobs, truncated_weights
+from phfcli.losses import (
+    clipped_surrogate,
+    divergence,
+    group_advantages,
+    sampled_reverse_kl,
+    token_logprobs,
+    truncated_weights,
+)
 
 N, V, D = 7, 11, 5
 
@@ -165,3 +172,51 @@ def test_the_engines_weight_is_capped_and_constant() -> None:
     weights = truncated_weights(trainer, engine, cap=2.0)
     assert weights.tolist() == pytest.approx([1, math.exp(-0.5), 2])
     assert not weights.requires_grad
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.3])
+def test_its_mean_over_the_students_draws_is_the_reverse_kl_and_so_is_its_gradient(temperature: float) -> None:
+    hidden, head, teacher_logits = normal(1, D), normal(V, D), normal(1, V)
+    everything = torch.arange(V)
+    teacher = (teacher_logits / temperature).log_softmax(-1)[0]
+
+    leaf = hidden.clone().requires_grad_()
+    logprobs = token_logprobs(leaf.expand(V, D), head, everything, temperature)
+    chance = logprobs.detach().exp()  # of drawing each token: a weight, not a part of the loss
+    estimate = (chance * sampled_reverse_kl(logprobs, teacher)).sum()
+    (gradient,) = torch.autograd.grad(estimate, leaf)
+
+    exact_leaf = hidden.clone().requires_grad_()
+    exact = divergence(exact_leaf @ head.T, teacher_logits, kind="reverse_kl", temperature=temperature).sum()
+    torch.testing.assert_close(estimate.detach(), exact.detach())
+    torch.testing.assert_close(gradient, torch.autograd.grad(exact, exact_leaf)[0])
+
+
+def test_by_hand() -> None:
+    logprobs = torch.tensor([-1.0, -2.0], dtype=torch.float64, requires_grad=True)
+    teacher = torch.tensor([-1.5, -0.5], dtype=torch.float64, requires_grad=True)
+    values = sampled_reverse_kl(logprobs, teacher)
+    assert values.tolist() == [0.5, -1.5]
+    values.sum().backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == [0.5, -1.5]  # minus the advantage
+    assert teacher.grad is None
+
+
+def test_gradcheck_at_a_fixed_advantage() -> None:
+    """The advantage is a constant of the gradient, so it must be one of the finite difference."""
+    hidden, head, teacher = normal(4, D).requires_grad_(), normal(V, D), normal(4)
+    tokens = torch.tensor([1, 8, 0, 3])
+    before = token_logprobs(hidden, head, tokens).detach()
+
+    def surrogate(h: Tensor) -> Tensor:
+        return ((before - teacher) * (token_logprobs(h, head, tokens) - before).exp()).sum()
+
+    assert torch.autograd.gradcheck(surrogate, hidden)
+    (want,) = torch.autograd.grad(surrogate(hidden), hidden)
+    (got,) = torch.autograd.grad(sampled_reverse_kl(token_logprobs(hidden, head, tokens), teacher).sum(), hidden)
+    torch.testing.assert_close(got, want)

@@ -1,5 +1,6 @@
-"""The selected positions: spread evenly, first and last included, each sample by its own length."""
+"""Which positions of a completion are selected, what its tokens weigh, and the parts that they are sorted into."""
 
+import math
 from fractions import Fraction
 from itertools import pairwise
 from math import floor
@@ -9,6 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from phfcli.core.losses.positions import (
+    ENTROPY_EDGES,
+    POSITION_PARTS,
+    after,
+    entropy_part,
+    normalised,
+    position_part,
+    prefix_importance,
+    ramp,
+    sums_by_part,
+)
 from phfcli.losses import select_positions
 
 
@@ -92,3 +104,58 @@ def test_no_samples_and_other_integers() -> None:
 def test_refused(lengths: torch.Tensor, budget: int) -> None:
     with pytest.raises(ValueError, match=r"budget|lengths"):
         select_positions(lengths, budget)
+
+
+OFFSETS, LENGTHS = torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([4, 4, 4, 4, 2, 2])
+
+
+def test_ramps_rise_and_fall_evenly() -> None:
+    assert ramp(OFFSETS, LENGTHS, falling=False).tolist() == [0.125, 0.375, 0.625, 0.875, 0.25, 0.75]
+    assert ramp(OFFSETS, LENGTHS, falling=True).tolist() == [0.875, 0.625, 0.375, 0.125, 0.75, 0.25]
+
+
+def test_the_first_tokens_are_skipped_and_the_others_share_their_weight() -> None:
+    assert normalised(after(OFFSETS, 1), OFFSETS, LENGTHS).tolist() == pytest.approx([0, 4 / 3, 4 / 3, 4 / 3, 0, 2])
+    assert normalised(after(OFFSETS, 2), OFFSETS, LENGTHS).tolist() == [
+        0,
+        0,
+        2,
+        2,
+        0,
+        0,
+    ]  # nothing is left of the second
+
+
+def test_a_prefix_counts_for_what_the_teacher_would_have_written() -> None:
+    student = torch.tensor([0.5, 0.5, 0.8, 0.5, 0.25, 1.0]).log()
+    teacher = torch.tensor([0.25, 1.0, 0.2, 0.5, 0.5, 0.5]).log()
+    want = [1, 0.5, 0.5, 0.125, 1, 1]  # 0.25 / 0.5, then no less, then 0.2 / 0.8; the second completion begins anew
+    assert prefix_importance(student, teacher, OFFSETS).tolist() == pytest.approx(want)
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, 1e-6, 0.3, 1.0, 5.0]), min_size=1, max_size=6), min_size=1, max_size=4))
+def test_weights_have_the_mean_1_in_each_completion(completions: list[list[float]]) -> None:
+    offsets = torch.tensor([place for own in completions for place in range(len(own))])
+    lengths = torch.tensor([len(own) for own in completions for _ in own])
+    weights = torch.tensor([value for own in completions for value in own], dtype=torch.float64)
+    found = normalised(weights, offsets, lengths).split([len(own) for own in completions])
+    for own, scaled in zip(completions, found, strict=True):
+        assert float(scaled.mean()) == pytest.approx(1 if math.fsum(own) > 0 else 0)
+
+
+def test_a_rollout_is_cut_into_sixteenths() -> None:
+    long = position_part(torch.arange(160), torch.full((160,), 160))
+    assert torch.bincount(long).tolist() == [10] * POSITION_PARTS
+    assert position_part(torch.tensor([0, 1, 2]), torch.tensor([3, 3, 3])).tolist() == [0, 5, 10]
+
+
+def test_an_edge_belongs_to_the_part_above_it() -> None:
+    edges = torch.tensor(ENTROPY_EDGES)
+    assert entropy_part(edges).tolist() == list(range(1, len(edges) + 1))
+    assert entropy_part(edges - 1e-4).tolist() == list(range(len(edges)))
+
+
+def test_sums_and_counts_of_each_part() -> None:
+    sums, counts = sums_by_part(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0, 2, 2]), 4)
+    assert sums.tolist() == [1, 0, 6, 0]
+    assert counts.tolist() == [1, 0, 2, 0]

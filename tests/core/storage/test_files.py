@@ -1,6 +1,7 @@
-"""Writing: a reader never finds half a file."""
+"""Files are written whole or not at all, by one process at a time, or in the background."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,17 @@ from hypothesis import strategies as st
 
 from phfcli.core.errors import UserError
 from phfcli.core.storage.files import (
+    BackgroundWriter,
     append_lines,
     drop_cut_line,
     json_lines,
+    kept,
     new_folder,
     read_json,
     read_lines,
+    unused,
     write_json,
+    writing_alone,
 )
 
 
@@ -79,3 +84,88 @@ def test_written_json_reads_back(tmp_path: Path) -> None:
     write_json(tmp_path / "deep" / "x.json", {"a": [1, "é"]})
     assert read_json(tmp_path / "deep" / "x.json") == {"a": [1, "é"]}
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["x.json"]
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with writing_alone(lock, "busy"), pytest.raises(UserError, match="busy"), writing_alone(lock, "busy"):
+        pass
+    with writing_alone(tmp_path / "lock", "busy"):
+        pass
+
+
+def test_what_is_kept_is_not_unused(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("x")
+    with unused(path) as free:
+        assert free
+        with pytest.raises(FileNotFoundError), kept(path):
+            pass
+    with kept(path), kept(path), unused(path) as free:
+        assert not free
+
+
+def test_all_that_came_in_is_done_in_order() -> None:
+    seen: list[list[int]] = []
+    with BackgroundWriter(seen.append) as background:
+        for item in range(1000):
+            background.put(item)
+    assert [item for items in seen for item in items] == list(range(1000))
+
+
+def test_what_comes_in_during_the_work_is_taken_together() -> None:
+    started, release = threading.Event(), threading.Event()
+    seen: list[list[int]] = []
+
+    def work(items: list[int]) -> None:
+        started.set()
+        release.wait(10)
+        seen.append(items)
+
+    with BackgroundWriter(work) as background:
+        background.put(0)
+        started.wait(10)
+        for item in (1, 2, 3):
+            background.put(item)
+        release.set()
+    assert seen == [[0], [1, 2, 3]]
+
+
+def test_a_failure_of_the_work_reaches_the_caller_at_the_end() -> None:
+    def fail(_items: list[int]) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"), BackgroundWriter(fail) as background:
+        background.put(1)
+
+
+def test_a_failure_of_the_work_stops_the_caller_on_its_way() -> None:
+    failed = threading.Event()
+
+    def fail(_items: list[int]) -> None:
+        failed.set()
+        raise OSError("disk full")
+
+    def go_on() -> None:
+        with BackgroundWriter(fail) as background:
+            background.put(1)
+            failed.wait(10)
+            for item in range(10_000_000):
+                background.put(item)
+            pytest.fail("never told")
+
+    with pytest.raises(OSError, match="disk full"):
+        go_on()
+
+
+def test_a_failure_of_the_caller_still_finishes_the_work() -> None:
+    seen: list[list[int]] = []
+
+    def stop() -> None:
+        with BackgroundWriter(seen.append) as background:
+            background.put(7)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
+    assert seen == [[7]]

@@ -1,4 +1,4 @@
-"""The HTTP engine against a server that fails on purpose; what it draws is in http/test_engine_vllm.py."""
+"""The HTTP engine against a server that fails on purpose; what it draws is in test_http_vllm.py."""
 
 import threading
 import time
@@ -120,7 +120,9 @@ def test_a_mistake_is_told_at_once_in_one_line(server: Server, fault: str, messa
 
 
 def test_a_wrong_server_is_refused_at_the_start(server: Server) -> None:
-    with pytest.raises(UserError, match="takes sequences of 512 tokens, and these reach 600; start it as `vllm serve --max-mod"):
+    with pytest.raises(
+        UserError, match="takes sequences of 512 tokens, and these reach 600; start it as `vllm serve --max-mod"
+    ):
         engine(server, length=600)
     server.model |= {"id": "Qwen/Qwen3-8B", "root": "Qwen/Qwen3-8B"}
     with pytest.raises(UserError, match=f"it serves Qwen/Qwen3-8B, not {BASE}"):

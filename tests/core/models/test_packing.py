@@ -1,4 +1,4 @@
-"""A packed row gives what its sequences give alone, values and gradients."""
+"""Sequences packed into one row: where each lies, and attention that keeps them apart."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from phfcli.core.models import passes
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.packing import can_pack
+from phfcli.core.models.packing import PackedRow, can_pack, pack
 from phfcli.core.models.passes import Batch, Sample, collate, run_pass
 
 CPU = torch.device("cpu")
@@ -128,3 +128,56 @@ def test_a_trial_leaves_the_mode_as_it_was(random_model: Callable[..., LanguageM
         model.network.train(training)
         can_pack(model)
         assert model.network.training == training
+
+
+alike = st.lists(st.integers(0, 1), min_size=1, max_size=9)  # two tokens: many begin alike, some are equal
+some_sequences = st.lists(alike, min_size=1, max_size=6)
+
+
+def held(row: PackedRow, values: torch.Tensor, sequence: int) -> list[int]:
+    return row.gather(values[None, :, None], sequence).flatten().tolist()
+
+
+@given(some_sequences)
+def test_each_sequence_is_found_in_the_row(sequences: list[list[int]]) -> None:
+    row = pack(sequences, CPU)
+    for index, ids in enumerate(sequences):
+        assert held(row, row.ids, index) == ids
+        assert held(row, row.positions, index) == list(range(len(ids)))
+        places = row.columns()[index]
+        assert row.ids[places].tolist()[: len(ids)] == ids
+        assert set(places[len(ids) - 1 :].tolist()) == {int(row.ends()[index])}
+
+
+@given(some_sequences)
+def test_a_beginning_is_held_once(sequences: list[list[int]]) -> None:
+    distinct = {tuple(ids[: n + 1]) for ids in sequences for n in range(len(ids))}
+    assert len(pack(sequences, CPU).ids) == len(distinct)
+
+
+@given(some_sequences)
+def test_what_is_computed_for_a_sequence_lies_together_in_the_order_of_sequences(sequences: list[list[int]]) -> None:
+    row, start = pack(sequences, CPU), 0
+    for pieces, own in zip(row.pieces, row.computed, strict=True):
+        if own:
+            assert pieces[-1] == slice(start, start + own)
+        start += own
+    assert start == len(row.ids)
+
+
+def test_without_a_common_beginning_sequences_lie_one_behind_the_other() -> None:
+    row = pack([[5, 6, 7], [8, 9]], CPU)
+    assert row.ids.tolist() == [5, 6, 7, 8, 9]
+    assert row.positions.tolist() == [0, 1, 2, 0, 1]
+    assert row.computed == [3, 2]
+
+
+def test_completions_of_one_problem_share_its_prompt_and_another_problem_the_template() -> None:
+    template, first, second = [1, 2, 3, 4], [5, 6], [7]
+    row = pack([[*template, *first, 10], [*template, *second, 12], [*template, *first, 11]], CPU)
+    assert len(row.ids) == len(template) + len(first) + len(second) + 3
+
+
+def test_a_short_beginning_of_long_sequences_is_not_shared() -> None:
+    long = list(range(100, 200))
+    assert len(pack([[1, *long], [1, 2, *long]], CPU).ids) == 203
