@@ -130,7 +130,7 @@ def test_a_template_that_fails_is_one_line(template: str, message: str) -> None:
 
 
 def test_a_template_that_drops_the_problem_is_refused() -> None:
-    with pytest.raises(UserError, match="leaves out the user.s message"):
+    with pytest.raises(UserError, match="leaves out the user's message"):
         build_prompts(tokenizer("hello"), PromptSettings())
 
 
