@@ -40,7 +40,7 @@ class EvalConfig(ModelSettings, DataSettings):
     options_seed: int = 0
     """of the order of a multiple choice's options"""
     overlap: str | None = None
-    """look for the problems in this data, as --data has it; "run" is what the run trained on"""
+    """look for the problems in this data, named as in `data`; "run" is what the run trained on"""
     grading: PolicyName = "phf"
     """by which mathematics is graded; docs/grading.md says what each does"""
     grader_timeout_s: Positive = 5.0

@@ -86,7 +86,7 @@ class EvaluationSettings(Section):
     every: PositiveInt | None = None
     """steps; None is never"""
     bench: str | None = None
-    """as in `phf eval --bench`"""
+    """a benchmark, named as for `phf eval`"""
     n: PositiveInt = 4
     """samples of each problem"""
     limit: PositiveInt | None = 64

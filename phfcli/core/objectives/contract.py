@@ -213,7 +213,7 @@ def require_whole_distribution(rollout: RolloutSettings, recipe: str) -> None:
         if value != off:
             raise UserError(
                 f"rollout.{name}: {value} cuts the distribution whose log-probabilities this objective needs; "
-                f"--set rollout.{name}={off}, or put --config {recipe} after the other recipes"
+                f"set rollout.{name}={off}, or put the recipe {recipe} after the other ones"
             )
 
 

@@ -48,7 +48,7 @@ def check_shares(config: TrainConfig, group_size: int, processes: int) -> None:
             f"batch_size: a step's {completions} completions are too few for {processes} processes to share"
         )
     if sharded and processes == 1:
-        raise UserError("sharding: there is one process only; start several, with --processes or torchrun")
+        raise UserError("sharding: there is one process only; start several, with phf train or torchrun")
     if sharded and config.tuning == "full" and config.rollout.engine not in ("auto", "transformers"):
         raise UserError(
             "rollout.engine: with sharding=fsdp and tuning=full no process has whole weights to hand over; "
@@ -96,13 +96,13 @@ def check_external(
     elif not same_tokens:
         raise UserError(
             f"{name} has another tokenizer than {config.model}, so without a bridge neither next tokens nor states can "
-            f"be compared; {fix} and train with --objective oprd --set oprd.bridge=FILE"
+            f"be compared; {fix} and train with objective=oprd and oprd.bridge=FILE"
         )
     elif needs.layers != () and width_of(student) != width_of(teacher):
         widths = f"{width_of(teacher)}, and those of {config.model} of {width_of(student)}"
-        raise UserError(f"{name} has states of width {widths}; they need a bridge: {fix}, then --set oprd.bridge=FILE")
+        raise UserError(f"{name} has states of width {widths}; they need a bridge: {fix}, then set oprd.bridge to its file")
     if needs.outputs and not same_tokens:
-        raise UserError(f"{name} has another tokenizer, so its next tokens cannot be compared: --set oprd.mu=null")
+        raise UserError(f"{name} has another tokenizer, so its next tokens cannot be compared; set oprd.mu to null")
 
 
 def settings_warnings(config: TrainConfig) -> list[str]:

@@ -118,7 +118,7 @@ def opened_run(
                 stack.enter_context(training_alone(folder))
             start = _start(folder, config, sources, resume_it, force, ranks)
         if resume_it and not start.resumes and ranks.main:
-            warn(f"--resume: {folder} holds no run, so a new one starts there")
+            warn(f"resume: {folder} holds no run, so a new one starts there")
         yield start
 
 
