@@ -70,7 +70,9 @@ def test_a_bridge_is_fitted_and_trained_through(phf: Phf, tmp_path: Path, strang
     assert len(manifest["bridge"]["sha256"]) == 64
     assert not load_file(run / "checkpoints/step-000002/teacher.safetensors")
 
-    refused(phf("train", *options, "--set", "oprd.mu=1", *SMALL), "next tokens cannot be compared", "set oprd.mu to null")
+    refused(
+        phf("train", *options, "--set", "oprd.mu=1", *SMALL), "next tokens cannot be compared", "set oprd.mu to null"
+    )
     refused(phf(*FIT, "--teacher", stranger, "-o", "b.safetensors"), "b.safetensors: is there already")
 
 

@@ -100,9 +100,11 @@ def check_external(
         )
     elif needs.layers != () and width_of(student) != width_of(teacher):
         widths = f"{width_of(teacher)}, and those of {config.model} of {width_of(student)}"
-        raise UserError(f"{name} has states of width {widths}; they need a bridge: {fix}, then set oprd.bridge to its file")
+        raise UserError(
+            f"{name} has states of width {widths}; they need a bridge: {fix}, then set oprd.bridge to its file"
+        )
     if needs.outputs and not same_tokens:
-        raise UserError(f"{name} has another tokenizer, so its next tokens cannot be compared; set oprd.mu to null")
+        raise UserError(f"{name} has another tokenizer, so next tokens cannot be compared; set oprd.mu to null")
 
 
 def settings_warnings(config: TrainConfig) -> list[str]:
