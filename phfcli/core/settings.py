@@ -224,13 +224,20 @@ def _last(sources: list[Source], key: str) -> Any:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """A safe loader that reads no aliases: a small file of them can stand for a value of any size."""
+    """A safe loader that reads no aliases (a small file of them can be of any size), and no key twice."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             event: Any = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not read", event.start_mark)
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for index, (key, _) in enumerate(node.value):
+            if isinstance(key, yaml.ScalarNode) and key.value in keys[:index]:  # YAML would keep the last one alone
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def parse_yaml(text: str, label: str) -> Any:

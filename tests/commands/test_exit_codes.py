@@ -133,6 +133,8 @@ def test_a_loop_of_links(phf: Phf, tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("a: &a [1]\nb: *a\n", "aliases (*name) are not read"),
+        ("seed: 1\noptim: {lr: 1.0e-4, lr: 1.0e-5}\n", "line 2: not valid YAML: lr is given twice"),
+        ("seed: 1\nsteps: 2\nseed: 3\n", "line 3: not valid YAML: seed is given twice"),
         ("a: " + "[" * 5000, "nested too deeply"),
         ("steps: " + "9" * 5000, "not valid YAML: Exceeds the limit"),
         ("steps: 2001-99-99", "not valid YAML"),
