@@ -1,4 +1,4 @@
-"""What a Python program calls: `import phfcli as phf`, then `phf.train`, `phf.evaluate`, `phf.diagnose`, `phf.compare`.
+"""The functions of `import phfcli as phf`: `phf.train`, `phf.evaluate`, `phf.diagnose`, `phf.compare` and others.
 
-Each is one call of the core, as each command is. Nothing heavy is imported before it is needed.
+Each makes one call of the core, as each command does. Nothing heavy is imported before it is needed.
 """

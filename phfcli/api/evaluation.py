@@ -42,13 +42,13 @@ def evaluate(
 
     Args:
         target: a `Run` (its newest checkpoint), or the path of a run, a checkpoint, an adapter or a model, or a hub id.
-        bench: a benchmark's name or file, or several; "embedded" if none is given.
+        bench: a benchmark's name or file, or several; None is "embedded".
         n: samples of each problem (12).
         base: the model under an adapter, if not the one that the adapter names.
         engine: what samples: "auto", "transformers", "vllm", the URL of a server, or one that was registered.
         devices: GPUs to sample on, one process for each.
         workers: so many sampling processes on the CPU.
-        max_new_tokens: of a completion; None is 38,912, or what the model's context leaves.
+        max_new_tokens: tokens of a completion at most; None is 38,912, or what the model's context leaves.
         temperature: 1.0 is the published one; 0 is greedy.
         limit: only the first so many problems.
         seed: of the samples (0).
@@ -57,8 +57,8 @@ def evaluate(
         progress: show a bar, on a terminal or in a notebook.
 
     Raises:
-        UserError: for anything that can be mended; all of it is looked at before the model is loaded.
-        FaultError: for a fault outside, such as a lost server; finished samples are kept.
+        UserError: for a mistake in the arguments or files; everything is checked before the model is loaded.
+        FaultError: for a fault of the machine or a server; finished samples are kept.
     """
     benches = None if bench is None else [str(b) for b in ([bench] if isinstance(bench, str | Path) else bench)]
     given = {

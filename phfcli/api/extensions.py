@@ -1,4 +1,4 @@
-"""Adds what is not ours: objectives, teachers, engines, benchmarks, graders, trackers. docs/extending.md has each."""
+"""Registers plugins: objectives, teachers, engines, benchmarks, graders, trackers. See docs/extending.md."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -31,8 +31,8 @@ def register_teacher(name: str, build: "Callable[[TrainConfig, LanguageModel], T
 def register_engine(name: str, build: "Callable[[Serving], Engine]") -> None:
     """Adds a rollout engine, for `train` and `evaluate(engine=name)`.
 
-    `build` makes it from what it is to serve. An engine that is to draw while a model trains has `update(model)` too;
-    before the first step it is shown to follow the weights.
+    `build` makes it from the model that it serves. An engine for training also has `update(model)`; before the first
+    step it has to show that its samples follow the weights.
     """
     register("engines", name, build, taken=ENGINES)
 
@@ -42,8 +42,8 @@ def register_benchmark(
 ) -> None:
     """Adds a benchmark, for `evaluate(run, bench=name)`.
 
-    rows: gives its rows, mappings with `problem` and `answer`, when it is evaluated.
-    grader: a rule, or the name of one, that grades it; None is the mathematical one.
+    rows: returns its rows, mappings with `problem` and `answer`; called when the benchmark is evaluated.
+    grader: a rule that grades it, or the name of one; None is the grader for mathematics.
     """
     from phfcli.core.evaluation.benchmarks import OWN_NAMES, OwnBenchmark
 

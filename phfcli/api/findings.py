@@ -92,7 +92,7 @@ def diagnose(
     steps: Sequence[int] = (),
     parts: int = 16,
 ) -> Diagnosis:
-    """What the hidden flow did, from the flows that a run saved with its checkpoints.
+    """Where the hidden flows of student and teacher differ, from the flows that a run saved with its checkpoints.
 
         report = phf.diagnose(run)
         report.entropy, report.largest, report.layers(), report.plot()
@@ -101,7 +101,7 @@ def diagnose(
         runs: a `Run`, or the path of a run, a checkpoint or a flow file, or several.
         energy: "loss" (the default), "direction", "geometry" or "transition".
         steps: only the flows of these steps.
-        parts: of a rollout, in the map of energy along it.
+        parts: the number of parts of a rollout in the map of energy along it.
 
     Raises:
         UserError: where there are no flows, or no rollout of them has a transition.
@@ -112,12 +112,12 @@ def diagnose(
 
 
 def paths_of(things: Any) -> list[Path]:
-    """The folder or path of each of some runs, or of the only one."""
+    """The paths of one run or of several."""
     several = isinstance(things, Sequence) and not isinstance(things, str)
     return [Path(getattr(thing, "folder", thing)) for thing in (things if several else [things])]
 
 
-# of many columns pandas shows the first and the last ones
+# pandas shows the first and last columns of a wide frame, so the important ones are there
 _FIRST = ("bench", "a", "b", "difference", "low", "high", "p_value")
 _LAST = ("problems", "unit", "gained", "lost")
 
@@ -127,8 +127,8 @@ class Comparison:
     """Evaluations side by side, and each difference with its interval; fractions are 0..1.
 
     Attributes:
-        core: what was compared, with every score.
-        shown: the tables of the chosen view.
+        core: the comparison, with every score.
+        shown: the tables of the view.
     """
 
     core: "Compared"
@@ -142,9 +142,9 @@ class Comparison:
         return pd.DataFrame(self.shown.records)
 
     def pairs(self) -> "pd.DataFrame":
-        """A row for each two of them on each benchmark: `difference` is b - a, `low` to `high` its interval.
+        """A row for each pair on each benchmark: `difference` is b - a, and `low` to `high` its interval.
 
-        Then p_value, stderr, unit and further columns.
+        Further columns are p_value, stderr, unit and others.
         """
         import pandas as pd
 
@@ -156,7 +156,7 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """Which settings differ between what is compared."""
+        """The settings in which the evaluations differ."""
         return self.core.notes
 
     def plot(self) -> "Figure":
@@ -220,16 +220,16 @@ def compare(
     from phfcli.core.names import UNITS, VIEWS
     from phfcli.core.reporting.tables import view_of
 
-    chosen = one_of("view", view, VIEWS)
+    view_name = one_of("view", view, VIEWS)
     over = None if unit is None else one_of("unit", unit, UNITS)
     if isinstance(evaluated, str) or not isinstance(evaluated, Mapping | Sequence) or not evaluated:
-        raise UserError("compare: give what is compared as one list: phf.compare([a, b])")
+        raise UserError("compare: give the evaluations as one list: phf.compare([a, b])")
     named = evaluated.items() if isinstance(evaluated, Mapping) else [("", thing) for thing in evaluated]
     paths = [f"{name}={path}" if name else path for name, thing in named for path in _paths(thing)]
-    steps = chosen == "dynamics"
+    all_steps = view_name == "dynamics"
     benches = [bench] if isinstance(bench, str) else list(bench)
-    comparison = core(load_evaluations(paths, benches, all_steps=steps), unequal, not steps, over)
-    return Comparison(comparison, view_of(chosen, comparison), chosen)
+    comparison = core(load_evaluations(paths, benches, all_steps=all_steps), unequal, not all_steps, over)
+    return Comparison(comparison, view_of(view_name, comparison), view_name)
 
 
 def _paths(thing: "Run | Evaluation | str | Path") -> list[str]:

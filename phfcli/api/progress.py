@@ -1,4 +1,4 @@
-"""The bar of a call that takes its time, on a terminal or in a notebook."""
+"""Progress bars of training and evaluation, on a terminal or in a notebook."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Within it the bars of transformers stay away, which would break up our own."""
+    """Within it transformers shows no progress bars, which would break up those of this module."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -26,7 +26,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 class Bar:
-    """A bar for each thing that is counted; with `shown` false it does nothing."""
+    """Several progress bars, each with a name; nothing is shown where `shown` is false."""
 
     def __init__(self, shown: bool) -> None:
         from rich.console import Console
@@ -46,12 +46,12 @@ class Bar:
     ) -> None:
         self._bars.stop()
 
-    def tell(self, line: str) -> None:
+    def write_line(self, line: str) -> None:
         """Writes a line above the bars."""
         self._bars.console.print(line, markup=False, soft_wrap=True)
 
     def move(self, name: str, done: int, total: int, text: str) -> None:
-        """Moves the bar of that name, a new one the first time."""
+        """Moves the bar of that name, and adds it the first time."""
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(text)
         self._bars.update(self._tasks[name], completed=done, total=total, description=text)
@@ -61,11 +61,11 @@ class StepBar(Bar):
     """The bar of a training run."""
 
     def show(self, metrics: Mapping[str, Any], steps: int) -> None:
-        """The loss, what an objective of the user's own has logged, and the speed."""
+        """Shows the loss, what a user's own objective has logged, and the speed."""
         from phfcli.core.step_metrics import own_metrics
 
-        own = "".join(f"  {name} {metrics[name]:.4f}" for name in own_metrics([[metrics]]))
-        text = f"loss {metrics['loss']:.4f}{own}  {metrics['tokens_per_s']:,.0f} tok/s"
+        logged = "".join(f"  {name} {metrics[name]:.4f}" for name in own_metrics([[metrics]]))
+        text = f"loss {metrics['loss']:.4f}{logged}  {metrics['tokens_per_s']:,.0f} tok/s"
         self.move("steps", metrics["step"], steps, text)
 
 
@@ -73,5 +73,6 @@ class SampleBar(Bar):
     """The bars of an evaluation, one for each benchmark."""
 
     def show(self, running: "EvaluationProgress") -> None:
+        """Shows a benchmark's finished samples and its running average."""
         text = f"{running.bench}  {100 * running.average:.1f} %"
         self.move(running.bench, running.done, running.total, text)

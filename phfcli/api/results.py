@@ -1,4 +1,4 @@
-"""A training run on disk and the scores of an evaluation, as Python sees them."""
+"""The results of the Python interface: a training run on disk, its metrics, and the scores of an evaluation."""
 
 import math
 from collections.abc import Iterator
@@ -32,14 +32,14 @@ class Evaluation:
 
     @classmethod
     def load(cls, *folders: str | Path) -> "Evaluation":
-        """Evaluations that are on disk, by their folders."""
+        """Reads evaluations from their folders."""
         from phfcli.core.storage.schemas import SummaryForm, read_form
 
         return cls(tuple({**read_form(Path(f) / "summary.json", SummaryForm), "folder": str(f)} for f in folders))
 
     def __getitem__(self, bench: str) -> "Evaluation":
         """The evaluation of one of its benchmarks."""
-        return Evaluation(tuple(summary for summary in self.summaries if summary["bench"] == bench) or _no(bench))
+        return Evaluation(tuple(summary for summary in self.summaries if summary["bench"] == bench) or _missing(bench))
 
     @property
     def average(self) -> float:
@@ -48,7 +48,7 @@ class Evaluation:
 
     @property
     def stderr(self) -> float | None:
-        """Its standard error over problems; None where there is a single problem."""
+        """The standard error of `average` over problems; None for a single problem."""
         errors = [summary.get("stderr") for summary in self.summaries]
         known = [error for error in errors if error is not None]
         return math.hypot(*known) / len(errors) if len(known) == len(errors) else None
@@ -71,7 +71,7 @@ class Evaluation:
     def samples(self) -> "pd.DataFrame":
         """A row for each sample: bench, problem, sample, status, correct, answer, gold, tokens, seed, text.
 
-        In the order of the benchmark, whichever samples were finished first.
+        In the order of the benchmark, not in that in which samples were finished.
         """
         import pandas as pd
 
@@ -82,14 +82,14 @@ class Evaluation:
             for summary in self.summaries
             for line in read_forms(Path(summary["folder"]) / "samples.jsonl", SampleForm)
         ]
-        places = {key: place for place, key in enumerate(self._problems())}
-        rows.sort(key=lambda row: (places.get((row["bench"], row["problem"]), len(places)), row["sample"]))
+        order = {key: number for number, key in enumerate(self._problems())}
+        rows.sort(key=lambda row: (order.get((row["bench"], row["problem"]), len(order)), row["sample"]))
         frame = pd.DataFrame(rows)
         frame.insert(3, "correct", frame["status"] == "correct")
         return frame
 
     def _problems(self) -> Iterator[tuple[str, str]]:
-        """Benchmark and problem in the benchmark's order, which the table of samples has."""
+        """(benchmark, problem) in the benchmark's order, as samples.parquet has it."""
         import pandas as pd
 
         for summary in self.summaries:
@@ -123,32 +123,32 @@ class Evaluation:
 
     def __repr__(self) -> str:
         parts = [f"{s['bench']} {with_error(s['average'], s.get('stderr'))} %" for s in self.summaries]
-        one = self.summaries[0]
-        step = f" step {one['step']}" if one.get("step") else ""
-        return f"Evaluation({one['target']}{step}, n {one.get('n')}: {', '.join(parts)})"
+        first = self.summaries[0]
+        step = f" step {first['step']}" if first.get("step") else ""
+        return f"Evaluation({first['target']}{step}, n {first.get('n')}: {', '.join(parts)})"
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(repr(self))}</p>{self.to_pandas().to_html(index=False)}"
 
 
-def _no(bench: str) -> tuple[dict[str, Any], ...]:
+def _missing(bench: str) -> tuple[dict[str, Any], ...]:
     raise KeyError(bench)
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """The metrics of a run's steps, a mapping each; docs/run-files.md says what each number is."""
+    """The metrics of a run's steps, a mapping for each step; docs/run-files.md describes every metric."""
 
     lines: tuple[dict[str, Any], ...]
 
     def __len__(self) -> int:
         return len(self.lines)
 
-    def __getitem__(self, place: int) -> dict[str, Any]:
-        return self.lines[place]
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.lines[index]
 
     def to_pandas(self) -> "pd.DataFrame":
-        """A row for each step, which is the index; a metric of each layer stays a list."""
+        """A row for each step, with the step as index; a metric of several layers stays a list."""
         import pandas as pd
 
         return pd.DataFrame(list(self.lines)).set_index("step") if self.lines else pd.DataFrame()
@@ -170,7 +170,7 @@ class StepMetrics:
 
 @dataclass(frozen=True)
 class Run:
-    """A training run: its folder, and what is in it. Everything is read anew each time it is asked for."""
+    """A training run: its folder and its content. Every property reads the files anew."""
 
     folder: Path
 
@@ -194,13 +194,13 @@ class Run:
 
     @property
     def step(self) -> int:
-        """The last step that is done; 0 before the first."""
+        """The number of steps that are done."""
         lines = self.metrics.lines
         return int(lines[-1]["step"]) if lines else 0
 
     @property
     def done(self) -> bool:
-        """Whether it has reached its last step. One that `patience` has ended before has not."""
+        """Whether the run has reached its last step; false where `patience` has ended it earlier."""
         return self.step >= self.config.steps
 
     @property
@@ -212,13 +212,13 @@ class Run:
 
     @property
     def best(self) -> Path | None:
-        """The checkpoint that did best in the evaluations during training."""
+        """The best checkpoint by the evaluations during training; None without any."""
         link = self.folder / "best"
         return link.resolve() if link.exists() else None
 
     @property
     def evaluations(self) -> list[Evaluation]:
-        """What `evaluate` has found of its checkpoints, one for each benchmark and step."""
+        """The saved evaluations of its checkpoints, one for each benchmark and step."""
         from phfcli.core.runs.folder import evaluation_files
 
         return [Evaluation.load(path.parent) for path in evaluation_files(self.folder, "summary.json")]
@@ -240,12 +240,12 @@ class Run:
 
 @checks_arguments
 def load_run(folder: str | Path) -> Run:
-    """A run that is on disk.
+    """The run of a folder.
 
         run = phf.load_run("runs/phf-embedded-seed0")
 
     Raises:
-        UserError: for a folder that is no run.
+        UserError: for a folder without a run.
     """
     from phfcli.core.errors import UserError
     from phfcli.core.runs.folder import is_run

@@ -54,18 +54,18 @@ def train(
     Args:
         model: a hub id, a folder, or "embedded" (the default), a small model that trains on any CPU.
         data: problems with reference solutions: a hub id, a .jsonl, .csv or .parquet file, or "embedded".
-        objective: what is learnt: "phf" (the default), "opsd", "sft", "grpo" and others, or one that was registered.
+        objective: "phf" (the default), "opsd", "sft", "grpo" and others, or one that was registered.
         alpha: the weight of the hidden-flow term (0.05).
         teacher: "ema" (the default), "fixed", "online", "synced", "external", or one that was registered.
         engine: what draws rollouts: "auto", "transformers", "vllm", the URL of a server, or one that was registered.
-        steps: the last step (100). The learning rate falls over 30 epochs, or over these where they are more.
-        seed: of every random choice (0).
+        steps: the last step (100). The learning rate falls over 30 epochs, or over `steps` where these are more.
+        seed: the seed of every random choice (0).
         eval_every: evaluate `eval_bench`, and save a checkpoint, every so many steps.
         eval_bench: a benchmark's name or file.
         patience: stop after so many evaluations without a better one.
         output_dir: the folder of the run; None is runs/OBJECTIVE-MODEL-seedN, or the first of -2, -3 that is free.
         checkpoint_every: steps between checkpoints (25).
-        keep: only the newest so many checkpoints; None is all.
+        keep: how many of the newest checkpoints are kept; None is all.
         report_to: trackers: "tensorboard", "wandb", "trackio", or one that was registered.
         config: settings beneath the arguments: a recipe's name, a YAML file, a mapping with dotted keys, a
             `TrainConfig`, or a sequence of these, of which later ones win. `phf config schema` prints every key.
@@ -79,7 +79,7 @@ def train(
 
     Raises:
         UserError: for settings, a model or data that cannot be used; nothing has been written then.
-        FaultError: for a fault outside, such as a full disk; the last checkpoint is intact.
+        FaultError: for a fault of the machine, such as a full disk; the last checkpoint is intact.
     """
     given = {
         "model": model,
@@ -120,11 +120,11 @@ def training(
                 steps.stop()  # saves a checkpoint, then the loop ends
         run = steps.run
 
-    The model is loaded at the first step. A loop that is left early leaves a run that `resume` takes up at its newest
+    The model is loaded at the first step. After a loop that is left early, `resume` continues the run from its newest
     checkpoint.
 
     Args:
-        config, output_dir, resume, force: as those of `train`.
+        config, output_dir, resume, force: as for `train`.
 
     Raises:
         UserError: at the first step, for settings, a model or data that cannot be used.
@@ -151,7 +151,7 @@ class Training:
         with answering_other_names(), ExitStack() as stack:
             stack.enter_context(quiet_libraries())
             bar = stack.enter_context(StepBar(self._progress))
-            opened = running(self._sources, self._resume, self._force, _warn, bar.tell, free)
+            opened = running(self._sources, self._resume, self._force, _warn, bar.write_line, free)
             self._running = stack.enter_context(opened)
             trainer = self._running.trainer
             self._folder = trainer.folder

@@ -1,5 +1,5 @@
-"""The rooms of phfcli. Imports only go towards the ground; docs/architecture.md is the map.
+"""The rooms (packages) of phfcli, which import only rooms below them; docs/architecture.md is the map.
 
-From the top: reporting, analysis, training, evaluation, runs, objectives, rollouts, models, losses and grading, and
-storage. On the ground lie the modules of this folder itself, which load no torch: settings, names, errors, seeds.
+From top to bottom: studies and doctor, reporting, analysis, training, evaluation, runs, objectives, rollouts, models,
+losses and grading, storage. The modules of this folder itself are below all rooms, and load no torch.
 """

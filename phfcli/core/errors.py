@@ -1,4 +1,4 @@
-"""The errors that are shown as one line instead of a traceback, and text that is safe to print."""
+"""Errors that are shown as one line instead of a traceback, and the formats of numbers and text in messages."""
 
 import difflib
 import errno
@@ -8,30 +8,30 @@ from typing import TypeVar
 
 
 def printable(text: str) -> str:
-    """The text with a replacement mark for each control character and each lone surrogate.
+    """The text with a replacement character for each control character and lone surrogate.
 
-    So it may stand on a terminal, in a picture or on a page.
+    It is then safe on a terminal, in a picture and on a page.
     """
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share in percent, without the sign for it; "-" where the share is not known."""
+    """A share in percent, without a percent sign; "-" for None."""
     return "-" if share is None else f"{100 * share:.{digits}f}"
 
 
 def points(difference: float | None) -> str:
-    """A difference of shares in percentage points, with its sign; "-" where it is not known."""
+    """A difference of shares in percentage points, with its sign; "-" for None."""
     return "-" if difference is None else f"{100 * difference:+.1f}"
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """The bounds of a difference of shares, in percentage points; "-" where there are none."""
+    """The bounds of a difference of shares in percentage points; "-" for None."""
     return "-" if low is None or high is None else f"{points(low)} to {points(high)}"
 
 
 def with_error(share: float | None, stderr: float | None) -> str:
-    """A share in percent with its standard error in points, or what is known of them."""
+    """A share in percent with its standard error in points; a None is left out, and "-" stands for two."""
     parts = [*([] if share is None else [percent(share)]), *([] if stderr is None else [f"± {percent(stderr)}"])]
     return " ".join(parts) or "-"
 
@@ -43,13 +43,13 @@ def markdown_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> lis
 
 
 def markdown_cell(cell: str) -> str:
-    """The text escaped for Markdown, because names come from files."""
+    """The text escaped for Markdown: names come from files and may hold anything."""
     plain = " ".join(cell.split()).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\|`*_\[\]])", r"\\\1", plain)
 
 
 def as_yaml(value: object) -> str:
-    """A value as YAML has it, on one line."""
+    """A value as YAML, on one line."""
     import yaml
 
     return str(yaml.safe_dump([value], default_flow_style=True, width=10**6, allow_unicode=True)).strip()[1:-1]
@@ -60,19 +60,19 @@ Name = TypeVar("Name", bound=str)
 
 
 class UserError(Exception):
-    """A mistake in the input: shown as one line that names the field or file and the fix; exit code 2."""
+    """A mistake in the input: shown as one line that names the setting or file and the fix; exit code 2."""
 
 
 class MissingFileError(UserError):
-    """A file that is to be read is not there."""
+    """A file that should be read is missing."""
 
 
 class UnreachableError(UserError):
-    """The hub, which would have what is asked for, does not answer: what stands in it is not known to be wrong."""
+    """The hub does not answer, so whether it has what was asked for is not known."""
 
 
 def reached(get: Callable[[], T], gaps: list[str]) -> T | None:
-    """What it gets, or None where the hub does not answer, which is then one of the gaps of a plan."""
+    """The result of `get`; None where the hub does not answer, and the error is added to `gaps`."""
     try:
         return get()
     except UnreachableError as error:
@@ -84,7 +84,7 @@ class FaultError(Exception):
     """A fault outside the input and the program, such as a full disk: shown as one line; exit code 1."""
 
 
-# of an OSError that the disk is to blame for, not the program: full, over quota, read-only, not ours, too large, broken
+# errnos for which the disk is to blame: full, over quota, read-only, no permission, file too large, broken
 DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 
 
@@ -93,20 +93,22 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines()]
     if not lines:
         return type(error).__name__
-    announced = lines[0].endswith(":") and len(lines) > 1  # what it is follows
+    announced = lines[0].endswith(":") and len(lines) > 1  # the message follows
     return f"{lines[0]} {lines[1]}" if announced else lines[0]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint for an error about an unknown name: the one with the same letters, else the closest, or all of them."""
+    """A hint for an unknown name: the known one with the same letters, else the closest, else all known ones."""
     names = sorted(known)
-    turned = [name for name in names if sorted(name) == sorted(word)]  # opds is opsd, though difflib finds opd nearer
-    close = turned or difflib.get_close_matches(word, names, n=1)
+    anagrams = [
+        name for name in names if sorted(name) == sorted(word)
+    ]  # for opds this is opsd, where difflib finds opd
+    close = anagrams or difflib.get_close_matches(word, names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(names)}"
 
 
 def one_of(label: str, word: str, known: Sequence[Name]) -> Name:
-    """The one of the known names that a word is. Raises UserError, which begins with the label, for another word."""
+    """The word, if it is a known name. Raises UserError, which begins with the label, if it is not."""
     for name in known:
         if name == word:
             return name

@@ -1,7 +1,7 @@
-"""What other packages add: objectives, teachers, engines, benchmarks, graders and trackers, each under a name.
+"""Plugins: objectives, teachers, engines, benchmarks, graders and trackers of other packages, each under a name.
 
-A program registers them; an installed package names them in its entry points, which are loaded when the name is asked
-for. What each has to do is said in docs/extending.md.
+A program registers them; an installed package names them in its entry points, which are loaded when a plugin is asked
+for by name. docs/extending.md describes the interface of each kind.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,32 +13,32 @@ from phfcli.core.errors import UserError, first_line, nearest
 if TYPE_CHECKING:
     from pydantic import ValidationInfo
 
-RECORDED = "recorded"  # as the context of a validation
+RECORDED = "recorded"  # pydantic's validation context of settings that are only read back
 Kind = Literal["objectives", "teachers", "engines", "benchmarks", "graders", "trackers"]
 
 _registered: dict[Kind, dict[str, Any]] = {kind: {} for kind in get_args(Kind)}
 
 
-def register(kind: Kind, name: str, thing: Any, taken: Iterable[str] = ()) -> None:
-    """Adds a thing under a name; a later one of that name takes its place.
+def register(kind: Kind, name: str, plugin: Any, taken: Iterable[str] = ()) -> None:
+    """Adds a plugin under a name, in place of an earlier one of that name.
 
-    taken: the names of our own of that kind, which cannot be taken.
+    taken: the built-in names of that kind, which a plugin must not have.
     """
     if name in taken:
         raise UserError(f"{name}: one of phf's own {kind} has this name; choose another")
-    _registered[kind][name] = thing
+    _registered[kind][name] = plugin
 
 
 def names(kind: Kind) -> list[str]:
-    """The names that have been added, those of installed packages among them."""
+    """The names of all plugins of a kind, those of installed packages included."""
     return sorted({*_registered[kind], *entry_points(group=f"phfcli.{kind}").names})
 
 
 def find(kind: Kind, name: str) -> Any | None:
-    """What was added under a name, or None.
+    """The plugin of a name, or None.
 
     Raises:
-        UserError: where an installed package names it and cannot be loaded.
+        UserError: where an installed package names it and it cannot be loaded.
     """
     if name not in _registered[kind]:
         for entry in entry_points(group=f"phfcli.{kind}", name=name):
@@ -50,26 +50,26 @@ def find(kind: Kind, name: str) -> Any | None:
 
 
 def owner(module: str) -> str | None:
-    """What was added from the package of a module, as "objective NAME"; None for a module of another package."""
-    for kind, things in _registered.items():
-        for name, thing in things.items():
-            built = getattr(thing, "func", thing)  # of a partial
+    """The plugin that comes from the package of a module, as "objective NAME"; None where there is none."""
+    for kind, plugins in _registered.items():
+        for name, plugin in plugins.items():
+            built = getattr(plugin, "func", plugin)  # functools.partial has no module of its own
             package = str(getattr(built, "__module__", "")).partition(".")[0]
             if package == module.partition(".")[0] != "phfcli":
                 return f"{kind.removesuffix('s')} {name}"
     return None
 
 
-def known(kind: Kind, own: Iterable[str], more: str = "") -> Callable[[str, "ValidationInfo"], str]:
-    """A check that a name is one of our own, or was added; `more` says what else it may be.
+def known(kind: Kind, builtin: Iterable[str], more: str = "") -> Callable[[str, "ValidationInfo"], str]:
+    """A validator of names: built-in ones and plugins are valid; `more` ends the error with what else is.
 
-    Settings that are only read back (RECORDED) may name what a program had registered that is not running now.
+    Settings that are only read back (RECORDED) may name a plugin of a program that is not running now.
     """
-    ours = tuple(own)
+    builtins = tuple(builtin)
 
     def check(name: str, info: "ValidationInfo") -> str:
-        if name in ours or info.context == RECORDED or name in (added := names(kind)):
+        if name in builtins or info.context == RECORDED or name in (plugins := names(kind)):
             return name
-        raise ValueError(f"{name!r} is unknown; {nearest(name, [*ours, *added])}{more}")
+        raise ValueError(f"{name!r} is unknown; {nearest(name, [*builtins, *plugins])}{more}")
 
     return check

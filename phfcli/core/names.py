@@ -1,4 +1,4 @@
-"""The names that settings and options choose from. Imports nothing, so that help can list them at once."""
+"""The names that settings choose from. Imports nothing heavy, so that help can list them at once."""
 
 from typing import Literal, get_args
 
@@ -20,8 +20,8 @@ TEACHERS: tuple[TeacherName, ...] = get_args(TeacherName)
 CONTEXTS: tuple[ContextName, ...] = get_args(ContextName)
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 GRADERS = ("math", "choice")
-POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)  # by which mathematics is graded
+POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)  # of grading mathematics
 TRACKERS: tuple[TrackerName, ...] = get_args(TrackerName)
 ENERGIES: tuple[EnergyName, ...] = get_args(EnergyName)
-UNITS: tuple[UnitName, ...] = get_args(UnitName)  # of what an interval speaks
+UNITS: tuple[UnitName, ...] = get_args(UnitName)  # over which an interval is taken
 VIEWS: tuple[ViewName, ...] = get_args(ViewName)

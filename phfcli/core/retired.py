@@ -1,7 +1,7 @@
-"""The settings that were removed, so that what an earlier version wrote down is still read.
+"""The settings that were removed, so that files of earlier versions can still be read.
 
-A run's config.yaml and a study's record hold every setting of their version. One that stands at its old default has
-changed nothing and is dropped; one at another value has shaped the run in a way that this version does not know.
+A run's config.yaml and a study's record hold every setting of their version. A removed setting at its old default has
+changed nothing, and is dropped; at another value it has shaped the run in a way that this version does not know.
 """
 
 import math
@@ -10,9 +10,9 @@ from typing import Any
 
 from phfcli.core.errors import UserError
 
-LAST_VERSION = "0.2"  # the last version that knew them
+LAST_VERSION = "0.2"  # the last version that had these settings
 
-# each removed setting, dotted: its default in that version
+# the dotted key of each removed setting, with its default in that version
 RETIRED: dict[str, Any] = {
     "compile": False,
     "flow.saved_dtype": "model",
@@ -36,7 +36,7 @@ def without_retired(tree: Mapping[str, Any], file: str, prefix: str = "") -> dic
     Args:
         tree: the settings of a file, nested in sections.
         file: its path, for the message.
-        prefix: the section that the tree is, with a dot behind it; empty for all settings.
+        prefix: the dotted key of the section that `tree` holds, with a dot behind it; empty for all settings.
 
     Raises:
         UserError: for a removed setting at another value than its default.
@@ -52,7 +52,7 @@ def without_retired(tree: Mapping[str, Any], file: str, prefix: str = "") -> dic
                 )
         elif isinstance(value, Mapping) and value:
             section = without_retired(value, file, f"{key}.")
-            if section:  # a section whose settings were all removed goes as well
+            if section:  # a section is dropped when all of its settings were
                 kept[name] = section
         else:
             kept[name] = value

@@ -1,10 +1,10 @@
-"""Derives a seed for every random choice from its purpose, so that no random state has to be saved."""
+"""Derives the seed of every random choice from its purpose: a resumed run needs no saved random state."""
 
 import hashlib
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed from the run seed and the names of what it is for.
+    """A 63-bit seed from the run's seed and the names of its purpose.
 
     Neighbouring inputs give unrelated seeds: sample 1 of seed 0 is not sample 0 of seed 1.
     """

@@ -1,4 +1,4 @@
-"""What each setting means: the text under its field, read by the site; pydantic puts it into the schema for editors."""
+"""The description of each setting: the docstring under its field, which the documentation and the schema show."""
 
 import inspect
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 
 def setting_notes(kind: type[BaseModel], prefix: str = "") -> dict[str, str]:
-    """The description of each setting that has one, by dotted key; those of inner sections too."""
+    """The description of each setting that has one, by dotted key, inner sections included."""
     notes: dict[str, str] = {}
     for name, field in kind.model_fields.items():
         if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):

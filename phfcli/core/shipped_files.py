@@ -1,4 +1,4 @@
-"""Finds the files that the wheel brings (in a checkout: beside the package): embedded model, problems, recipes."""
+"""Finds the shipped files: embedded model, problems, recipes. In a checkout they lie beside the package."""
 
 import re
 from functools import cache
@@ -39,7 +39,7 @@ def objectives() -> tuple[str, ...]:
 
 
 def find_recipe(name_or_path: str) -> Path:
-    """A recipe's file, from its name or from a path. Raises UserError for neither."""
+    """A recipe's file, by its name or its path. Raises UserError if there is none."""
     known = recipes()
     if name_or_path in known:
         return known[name_or_path]

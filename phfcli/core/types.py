@@ -1,4 +1,4 @@
-"""The plain records that the rooms pass to each other."""
+"""The records that the packages of core pass to each other: problems, requests and completions."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,18 +12,18 @@ class Problem:
     problem: str
     solution: str | None = None
     answer: str | None = None
-    accepted: tuple[str, ...] = ()  # all accepted answers, `answer` first, where there are several
-    columns: tuple[tuple[str, str], ...] = ()  # further cells of the row, where somebody asks for them
+    accepted: tuple[str, ...] = ()  # all accepted answers, `answer` first; empty where there is only one
+    columns: tuple[tuple[str, str], ...] = ()  # (column, cell) of further columns that the teacher's context names
 
     @property
     def golds(self) -> tuple[str, ...]:
-        """The answers of which any counts as correct; none where there is no gold answer."""
+        """The accepted answers, any of which is correct; empty without a gold answer."""
         return self.accepted or (() if self.answer is None else (self.answer,))
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a completion is drawn from the model."""
+    """How completions are sampled from the model."""
 
     temperature: float = 1.0  # 0 is greedy
     top_p: float = 1.0
@@ -33,7 +33,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One completion to draw: the prompt's token ids and the seed of this very sample."""
+    """One completion to sample: the prompt's token ids and the seed of this sample."""
 
     prompt_ids: tuple[int, ...]
     seed: int
@@ -44,10 +44,10 @@ class Completion:
     """A sampled completion. `ids` ends with the end-of-sequence token if `finish` is "stop"."""
 
     ids: tuple[int, ...]
-    logprobs: tuple[float, ...]  # of each sampled token, under the distribution it was drawn from, in nats
+    logprobs: tuple[float, ...]  # of each token, under the distribution it was sampled from, in nats
     finish: Literal["stop", "length"]
 
     @property
     def whole(self) -> bool:
-        """Whether the model ended it; else the token limit has cut it."""
+        """Whether the model ended the completion; otherwise the token limit has cut it."""
         return self.finish == "stop"

@@ -1,5 +1,5 @@
-"""Engines that draw completions: token ids in, token ids and log-probabilities out.
+"""Engines that sample completions: token ids in, token ids and log-probabilities out.
 
-Training and evaluation use the same ones: transformers in this process, vLLM, a server of vLLM, or several processes.
-A completion depends on its own prompt and seed alone, not on what is drawn beside it.
+Training and evaluation use the same engines: transformers in this process, vLLM, a vLLM server, or several processes.
+A completion depends on its own prompt and seed only, not on what is sampled beside it.
 """

@@ -1,8 +1,8 @@
-"""Finds the memory of the passes of a step by running them on tensors that have shapes and no data.
+"""Measures the memory of a step's passes by running them on tensors that have shapes and no data.
 
-The model itself is run, on torch's meta device, so whatever its architecture and adapters keep for the backward pass is
-counted as they keep it. Attention is taken to be of the kind that keeps its inputs, its output and one number for each
-query (flash, or the fused form of a CPU).
+The model itself runs on torch's meta device, so that everything its architecture and adapters keep for the backward
+pass is counted. Attention is assumed to keep its inputs, its output and one number for each query (FlashAttention, or
+the fused attention of a CPU).
 """
 
 import weakref
@@ -24,17 +24,17 @@ from phfcli.core.models.architecture import find_decoder
 from phfcli.core.models.description import text_config
 from phfcli.core.models.device import is_offloaded
 
-_STAND_IN = "phf-shapes"  # of attention and of experts, in transformers' tables
+_STAND_IN = "phf-shapes"  # the name in transformers' tables of the stand-ins for attention and experts
 
 
 @dataclass(frozen=True)
 class PassMemory:
-    """The memory of the passes, in bytes above what is held all the time.
+    """Bytes of the passes beyond the weights.
 
     Attributes:
-        teacher: the most, during the pass without grad.
-        kept: by autograd, after the student's forward pass.
-        backward: the most, until the end of its backward pass, the gradients included.
+        teacher: the peak of the teacher's pass, which has no gradients.
+        kept: what autograd keeps after the student's forward pass.
+        backward: the peak up to the end of the student's backward pass, gradients included.
     """
 
     teacher: int
@@ -43,20 +43,20 @@ class PassMemory:
 
 
 def pass_memory(
-    causal: PreTrainedModel, rows: int, student: int, teacher: int, attention: str, away: bool = False
+    causal: PreTrainedModel, rows: int, student: int, teacher: int, attention: str, offload: bool = False
 ) -> PassMemory:
     """The memory of both passes over `rows` sequences of the given lengths.
 
     Args:
         causal: on the meta device, in the dtypes of the run, its trainable parameters marked; in training mode.
-        teacher: 0 for no teacher's pass.
-        attention: of the settings; "eager" is taken as it is.
-        away: activations wait elsewhere for the backward pass.
+        student, teacher: tokens of a sequence; teacher 0 for no teacher's pass.
+        attention: the setting; only "eager" runs as it is.
+        offload: activations are offloaded until the backward pass.
     """
     reading = reader_memory(causal, rows, teacher, attention) if teacher else 0
     _set_attention(causal, attention)
     with Allocations() as passes:
-        with saved_tensors_hooks(_describe, _renew) if away else nullcontext():
+        with saved_tensors_hooks(_describe, _renew) if offload else nullcontext():
             hidden = _hidden(causal, rows, student)
         kept = passes.held
         hidden.backward(torch.empty_like(hidden))
@@ -66,7 +66,7 @@ def pass_memory(
 
 
 def reader_memory(causal: PreTrainedModel, rows: int, length: int, attention: str) -> int:
-    """The most bytes that one pass without grad holds, above what is held all the time."""
+    """The peak in bytes of one pass without gradients, beyond the weights."""
     _set_attention(causal, attention)
     with Allocations() as allocations, torch.no_grad():
         _hidden(causal, rows, length)
@@ -75,7 +75,7 @@ def reader_memory(causal: PreTrainedModel, rows: int, length: int, attention: st
 
 
 class Allocations(TorchDispatchMode):
-    """Counts the bytes of the tensors that are made within it and still there: `held` now, `peak` at the most."""
+    """Counts the bytes of the tensors that are made within it and still exist: `held` now, `peak` at most."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -88,22 +88,22 @@ class Allocations(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         for x in tree_leaves(out):
             if isinstance(x, Tensor) and _key(x) not in inputs and _key(x) not in self._sizes:
-                self._take(x.untyped_storage())
+                self._add(x.untyped_storage())
         return out
 
-    def _take(self, storage: torch.UntypedStorage) -> None:
+    def _add(self, storage: torch.UntypedStorage) -> None:
         key: int = storage._cdata
         self._sizes[key] = storage.nbytes()
         self.held += storage.nbytes()
         self.peak = max(self.peak, self.held)
-        weakref.finalize(storage, self._give, key)
+        weakref.finalize(storage, self._remove, key)
 
-    def _give(self, key: int) -> None:
+    def _remove(self, key: int) -> None:
         self.held -= self._sizes.pop(key)
 
 
 def _describe(saved: Tensor) -> Tensor | tuple[torch.Size, tuple[int, ...], torch.dtype]:
-    """What is left of an activation that has gone to the machine's memory."""
+    """Replaces an activation that is offloaded by its shape, strides and dtype."""
     return (saved.shape, saved.stride(), saved.dtype) if is_offloaded(saved) else saved
 
 
@@ -122,20 +122,20 @@ def _key(x: Tensor) -> int:
 def _set_attention(causal: PreTrainedModel, attention: str) -> None:
     AttentionInterface.register(_STAND_IN, _attend)
     causal.set_attn_implementation("eager" if attention == "eager" else _STAND_IN)
-    ExpertsInterface.register(_STAND_IN, _share_out)
+    ExpertsInterface.register(_STAND_IN, _route)
     causal.config._experts_implementation = _STAND_IN
     text_config(causal.config)._experts_implementation = _STAND_IN
 
 
 def _hidden(causal: PreTrainedModel, rows: int, length: int) -> Tensor:
     ids = torch.zeros(rows, length, dtype=torch.long, device="meta")
-    # one number that stands for all: what passes read is packed, and no mask is made for it
+    # a mask that takes no memory: rows are packed in training, which needs no mask
     mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device="meta").expand(rows, 1, length, length)
     decoder = find_decoder(causal)
-    places: dict[str, Tensor] = {}
-    if hasattr(decoder, "embed_positions"):  # learned ones, which are otherwise counted on a mask of two dimensions
-        places["position_ids"] = torch.zeros(rows, length, dtype=torch.long, device="meta")
-    hidden: Tensor = decoder(input_ids=ids, attention_mask=mask, use_cache=False, **places).last_hidden_state
+    position_ids: dict[str, Tensor] = {}
+    if hasattr(decoder, "embed_positions"):  # learned positions, which would be computed from a two-dimensional mask
+        position_ids["position_ids"] = torch.zeros(rows, length, dtype=torch.long, device="meta")
+    hidden: Tensor = decoder(input_ids=ids, attention_mask=mask, use_cache=False, **position_ids).last_hidden_state
     return hidden
 
 
@@ -147,8 +147,8 @@ def _attend(
     return out.transpose(1, 2).contiguous(), None
 
 
-def _share_out(experts: Any, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-    """Fused experts on tokens [T, d] with the chosen ones [T, k] and their weights: [T, d]."""
+def _route(experts: Any, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+    """Fused experts on tokens [T, d], with k chosen experts of each token and their weights [T, k]: [T, d]."""
     selected = hidden.repeat_interleave(chosen.shape[-1], dim=0)
     up = experts.gate_up_proj if experts.has_gate else experts.up_proj
     product: Tensor = _Grouped.apply(selected, up, experts.is_transposed)  # type: ignore[no-untyped-call]
@@ -158,7 +158,7 @@ def _share_out(experts: Any, hidden: Tensor, chosen: Tensor, weights: Tensor) ->
 
 
 class _Grouped(torch.autograd.Function):
-    """What a product with each token's own matrix of several keeps and makes, without its arithmetic."""
+    """Allocates what a grouped product (each token with its expert's matrix) keeps and returns, without computing."""
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, matrices: Tensor, transposed: bool) -> Tensor:
@@ -173,7 +173,7 @@ class _Grouped(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
-    """An attention that allocates what fused attention allocates, without its arithmetic."""
+    """Allocates what fused attention keeps and returns, without computing."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Plans a run without loading a weight: refuses what its start would, renders its prompts and predicts its memory."""
+"""Plans a run without loading weights: makes the checks of its start, renders its prompts and predicts its memory."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -36,13 +36,21 @@ _PROMPT_TOKENS = 512  # assumed where no tokenizer is at hand to measure one
 
 @dataclass
 class Plan:
-    """The plan of a run: prompts by reader, the memory of a process, and what could not be found out."""
+    """The plan of a run.
+
+    Attributes:
+        prompts: of the first problem, by reader.
+        memory: of one process; None where the model's config is out of reach.
+        steps_per_hour: None without a measured speed.
+        notes: the lines that the run prints at its start.
+        gaps: what is missing from the plan because the hub does not answer.
+    """
 
     sections: tuple[str, ...] = ()  # of the settings, those that the objective reads
     prompts: dict[str, str] = field(default_factory=dict)
     memory: Memory | None = None
     steps_per_hour: float | None = None
-    notes: list[str] = field(default_factory=list)  # what is also told at start, a line each
+    notes: list[str] = field(default_factory=list)
     gaps: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -59,13 +67,13 @@ class Plan:
         }
 
     def find(self, get: Callable[[], T]) -> T | None:
-        """What it gets, or None where the hub does not answer, which is then a gap."""
+        """The result of `get`; None, and a gap in the plan, where the hub does not answer."""
         return reached(get, self.gaps)
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """What could be found of a model; None is what the hub did not give."""
+    """Config and tokenizer of a model; None where the hub does not answer."""
 
     arch: PreTrainedConfig | None
     tokenizer: PreTrainedTokenizerBase | None
@@ -75,19 +83,19 @@ class _Reader:
         return UNBOUNDED if self.arch is None else context_of(self.arch)
 
     def reads_tokens_of(self, other: "_Reader") -> bool:
-        """Whether both have one tokenizer, as far as that is known."""
+        """Whether both have the same tokenizer; true where one of them is not known."""
         if self.tokenizer is None or other.tokenizer is None:
             return True
         return same_tokens(self.tokenizer, other.tokenizer)
 
 
 def plan_run(config: TrainConfig, processes: int = 1, tokens_per_s: float | None = None) -> Plan:
-    """The plan of a run in so many processes. What the hub does not give is not shown, and named in `gaps`.
+    """The plan of a run in so many processes.
 
-    tokens_per_s: of completions, as some run has measured it; the plan then has its steps an hour.
+    tokens_per_s: the measured speed of sampling, from which the steps an hour follow.
 
     Raises:
-        UserError: for all that a start refuses before it loads a weight.
+        UserError: for whatever a start refuses before it loads weights.
     """
     needs = build_objective(config).needs
     plan = Plan(sections=needs.sections)
@@ -124,7 +132,7 @@ def _read(plan: Plan, model: str) -> _Reader:
 
 
 def _check(config: TrainConfig, needs: Needs, student: _Reader, teacher: _Reader | None) -> None:
-    """Raises UserError for models that the start would refuse, as far as their configs tell."""
+    """Raises UserError for models that the start would refuse, judged by their configs."""
     if student.arch is None:
         return
     check_base(config, student.arch)
@@ -139,7 +147,7 @@ def _check_validation(config: TrainConfig, prompts: Prompts) -> None:
 
 
 def _lengths(config: TrainConfig, needs: Needs, prompts: Prompts, curriculum: Curriculum) -> Lengths:
-    """The lengths of the longest problem that the run will visit, with every rollout as long as it may be."""
+    """The lengths of the longest problem that the run will visit, with rollouts at the token limit."""
     visited: Sequence[Problem] = curriculum.visited(config.steps)
     student = max(len(prompts.student(p.problem)) for p in visited)
     teacher, completion = student, config.rollout.max_new_tokens
@@ -161,7 +169,7 @@ def _render(
     student: _Reader,
     teacher: _Reader | None,
 ) -> dict[str, str]:
-    """What each reader of the first problem sees, and the target of an offline objective."""
+    """Each reader's prompt of the first problem, and the target of an offline objective."""
     problem = curriculum.problems[0]
     assert problem.solution is not None
     texts = {"student": prompts.student_text(problem.problem)}
@@ -169,7 +177,9 @@ def _render(
         texts["teacher"] = prompts.teacher_text(problem.problem, curriculum.context.text(problem))
     if needs.offline:
         texts["target"] = prompts.target_text(problem.problem, problem.solution)
-    if teacher is not None and teacher.tokenizer is not None:  # with the student's tokens it reads the student's format
-        own = prompts if teacher.reads_tokens_of(student) else build_prompts(teacher.tokenizer, config.prompt)
-        texts["teacher"] = own.student_text(problem.problem)
+    if (
+        teacher is not None and teacher.tokenizer is not None
+    ):  # a teacher with the student's tokenizer reads the student's prompt
+        rendered = prompts if teacher.reads_tokens_of(student) else build_prompts(teacher.tokenizer, config.prompt)
+        texts["teacher"] = rendered.student_text(problem.problem)
     return texts

@@ -1,4 +1,4 @@
-"""The processes of one run: how they are started, which share of a step each has, and sums over all of them."""
+"""The processes (ranks) of one run: starting them, their shares of a step, and sums over all of them."""
 
 import logging
 import os
@@ -18,25 +18,25 @@ from phfcli.core.errors import FaultError, UserError, first_line
 from phfcli.core.models.description import pick_device
 
 _JOB = "phf-train"
-_GRACE_S = 300  # for the step at hand and its checkpoint, after SIGTERM
+_GRACE_S = 300  # after SIGTERM, to finish the step and write its checkpoint
 
 
 def launched_here() -> bool:
-    """Whether this process is one of those that `launch` has started."""
+    """Whether `launch` has started this process."""
     return os.environ.get("TORCHELASTIC_RUN_ID") == _JOB
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:
-    """Runs `phf ARGUMENTS` in so many processes that know of each other; returns their common exit code.
+    """Runs `phf ARGUMENTS` in so many processes of one run; returns its exit code.
 
     Raises:
-        FaultError: when a process has been killed; the others have been ended then.
+        FaultError: when a process has been killed; the others have then been ended.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.disable(logging.ERROR)  # of the agent: what went wrong is told below
+    logging.disable(logging.ERROR)  # of torch's agent: errors are reported below
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     config = LaunchConfig(
         min_nodes=1,
@@ -71,30 +71,30 @@ def _code(processes: int, codes: dict[int, int]) -> int:
 
 T = TypeVar("T")
 
-_BUCKET_BYTES = 100 * 2**20  # summed in one message: an adapter's gradient in one, a large model's in several
-_SILENCE = timedelta(hours=1)  # after which a rank that does not answer is given up; rollouts may take their time
-_TO_BE_ENDED_S = 5.0
-_MAIN_FIRST_S = 1.0
+_BUCKET_BYTES = 100 * 2**20  # of a message: an adapter's gradient fits into one, a large model's takes several
+_SILENCE = timedelta(hours=1)  # a rank that does not answer for longer has failed; rollouts can take long
+_TO_BE_ENDED_S = 5.0  # for a launcher to end this process after another one was lost
+_MAIN_FIRST_S = 1.0  # for the main rank to report an error before the others end
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the `size` that train together; rank 0 is the main one, which alone writes."""
+    """This process among the `size` that train together. Only rank 0, the main one, writes files."""
 
     rank: int = 0
     size: int = 1
-    device: str = "cpu"  # that messages leave from
+    device: str = "cpu"  # of the tensors in messages
 
     @property
     def main(self) -> bool:
         return self.rank == 0
 
     def share(self, count: int) -> range:
-        """Which of so many things are this rank's: neighbours, as many as anybody's but for one."""
+        """The indices of this rank's share of `count` items: consecutive, and shares differ by at most one item."""
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Replaces each tensor by its sum over ranks, which is the same on all of them."""
+        """Replaces each tensor by its sum over ranks, bitwise the same on all of them."""
         if self.size == 1:
             return
         for bucket in _buckets(tensors):
@@ -112,7 +112,7 @@ class Ranks:
         return dict(zip(values, sums.tolist(), strict=True))
 
     def gather(self, items: Sequence[T]) -> list[T]:
-        """Every rank's items in the order of ranks, on all of them; the inverse of sharing them out."""
+        """All ranks' items in the order of ranks, on every rank; the inverse of `share`."""
         if self.size == 1:
             return list(items)
         parts: list[Any] = [None] * self.size
@@ -121,11 +121,11 @@ class Ranks:
         return [item for part in parts for item in part]
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on some rank: asked together, all of them go the same way."""
+        """Whether the flag is set on any rank; all ranks call this together and get the same answer."""
         return any(self.gather([flag]))
 
     def wait(self) -> None:
-        """Until every rank has come this far."""
+        """Waits until every rank has called this."""
         self.gather([None])
 
     @contextmanager
@@ -139,17 +139,17 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Raises on all ranks the UserError that one of them has raised within it. No rank may wait for another there.
+        """Raises on all ranks a UserError that one has raised within it. No rank may wait for another within it.
 
         Raises:
-            UserError: where it was raised on some rank.
+            UserError: the first one of any rank.
         """
         refusal = None
         try:
             yield
         except UserError as error:
             refusal = str(error)
-        refusals = [words for words in self.gather([refusal]) if words is not None]
+        refusals = [message for message in self.gather([refusal]) if message is not None]
         if refusals:
             raise UserError(refusals[0])
 
@@ -170,7 +170,7 @@ def joined(device: str) -> Iterator[Ranks]:
         yield ALONE
         return
     if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device: {device!r} cannot be several processes' own; use auto, cpu or cuda")
+        raise UserError(f"device: several processes cannot share {device!r}; use auto, cpu or cuda")
     if device != "cpu":
         _narrow_to_own_gpu()
     from accelerate import PartialState
@@ -179,12 +179,14 @@ def joined(device: str) -> Iterator[Ranks]:
     log = logging.getLogger("phfcli")
     before = log.level
     if state.process_index:
-        log.setLevel(logging.ERROR)  # what is true of all is told once, by the main one
+        log.setLevel(logging.ERROR)  # only the main rank logs warnings, which are the same on all
     try:
         yield Ranks(state.process_index, state.num_processes, str(state.device))
     except (UserError, FaultError):
         if state.process_index:
-            time.sleep(_MAIN_FIRST_S)  # it tells the error; a launcher ends all when the first one has ended
+            time.sleep(
+                _MAIN_FIRST_S
+            )  # the main rank reports the error; a launcher ends all processes when the first one ends
         raise
     finally:
         log.setLevel(before)
@@ -192,20 +194,23 @@ def joined(device: str) -> Iterator[Ranks]:
 
 
 def _narrow_to_own_gpu() -> None:
-    """Before CUDA starts: an engine in a process of its own (vLLM) takes the first GPU that it sees."""
+    """Lets this process see only its own GPU: vLLM, in a child process, takes the first GPU that it sees.
+
+    To be called before CUDA starts.
+    """
     local = int(os.environ.get("LOCAL_RANK", "0"))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
     if not names:
-        return  # there is none, or they are hidden on purpose
+        return  # there is no GPU, or all are hidden on purpose
     here = int(os.environ.get("LOCAL_WORLD_SIZE", local + 1))
-    if here > len(names):  # found by all processes alike, of which the first one says so
+    if here > len(names):  # every process finds this, and the main one reports it
         raise UserError(f"{here} processes on this machine and {len(names)} GPUs: start fewer, or use device=cpu")
     os.environ["CUDA_VISIBLE_DEVICES"] = names[local]
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """The tensors in their order, in groups of one dtype and of at most so many bytes, a larger one alone."""
+    """The tensors in order, in groups of one dtype and at most _BUCKET_BYTES; a larger tensor is a group alone."""
     bucket: list[Tensor] = []
     for tensor in tensors:
         full = sum(other.nbytes for other in bucket) + tensor.nbytes > _BUCKET_BYTES
@@ -219,10 +224,10 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def in_contact() -> Iterator[None]:
-    """Turns a lost connection into one line; sharded weights may find it in the midst of a pass.
+    """Turns a lost connection to another rank into a FaultError; a sharded model may lose it in the middle of a pass.
 
-    Whoever started the processes learns by itself which one has ended, says so, and ends the others: they wait for that
-    a while, lest the consequence is told before the cause. `launch` tells it in any case.
+    The launcher reports the process that has ended and then ends the others. These wait for that, so that the cause is
+    reported before its consequence; under `launch`, which always reports, they end silently.
     """
     try:
         yield

@@ -29,23 +29,23 @@ from phfcli.core.training.metrics import peak_memory
 from phfcli.core.training.micro_batches import tokens_at_once
 from phfcli.core.training.pass_memory import pass_memory, reader_memory
 
-_WHOLE_BLOCKS = 2  # at once: one that a pass is in, and the next one on its way
+_WHOLE_BLOCKS = 2  # gathered at once: the block that computes, and the next one, which is fetched ahead
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Bytes of one process.
+class Shards:
+    """Bytes that sharding saves and gathers in one process; all 0 without sharding.
 
     Attributes:
-        away: of the weights, what other processes have.
-        blocks: of it, what comes back for a moment of a pass.
-        outside: of it, what comes back for the whole of a pass and its backward pass: embeddings and head.
-        head: the copy of the head that a pass without a gradient leaves.
-        gradients: how much less the gradients take in a backward pass.
-        share: of what is kept of each trained weight.
+        elsewhere: weights that other processes hold.
+        blocks: of these, the blocks that a pass gathers at one time.
+        outside: of these, embeddings and head, gathered from a pass to the end of its backward pass.
+        head: the copy of the head that a pass without gradients leaves.
+        gradients: by how much the gradients of a backward pass are smaller.
+        share: the part of each trained weight that this process holds.
     """
 
-    away: int = 0
+    elsewhere: int = 0
     blocks: int = 0
     outside: int = 0
     head: int = 0
@@ -53,18 +53,18 @@ class Spread:
     share: float = 1.0
 
 
-def spread_memory(causal: PreTrainedModel, processes: int, full: bool) -> Spread:
-    """For a model of which blocks are spread, or everything where all weights train (`full`)."""
+def shard_memory(causal: PreTrainedModel, processes: int, full: bool) -> Shards:
+    """For a model whose blocks are sharded, or, where all weights train (`full`), the whole model."""
     blocks = [bytes_of(block) for block in find_blocks(causal)[1]]
     others = (processes - 1) / processes
     whole_blocks = _WHOLE_BLOCKS * max(blocks)
     if not full:
-        return Spread(away=int(others * sum(blocks)), blocks=int(others * whole_blocks))
+        return Shards(elsewhere=int(others * sum(blocks)), blocks=int(others * whole_blocks))
     every, outside = bytes_of(causal), bytes_of(causal) - sum(blocks)
     head = bytes_of(causal.get_output_embeddings())
-    left = every / processes + outside + whole_blocks  # a block's gradient is shared out as soon as it is there
-    return Spread(
-        away=int(others * every),
+    left = every / processes + outside + whole_blocks  # a block's gradient is sharded as soon as it is complete
+    return Shards(
+        elsewhere=int(others * every),
         blocks=int(others * whole_blocks),
         outside=int(others * outside),
         head=head,
@@ -73,12 +73,12 @@ def spread_memory(causal: PreTrainedModel, processes: int, full: bool) -> Spread
     )
 
 
-_STATE_COPIES = 8  # float32 tensors like the captured states, that a loss on them makes and keeps
-_HIDDEN_COPIES = 6  # tensors like the hidden states of all tokens, around the fused losses
-# what a heap that keeps its blocks takes for the activations of a step: blocks of many sizes leave gaps, all the more
-# where copies of quantised weights come and go between them; measured (benchmarks/family_memory.py)
+_STATE_COPIES = 8  # float32 tensors of the size of the captured states that a loss on them keeps
+_HIDDEN_COPIES = 6  # tensors of the size of all tokens' hidden states in the fused losses
+# bytes of the heap for each byte of a step's activations: freed blocks of many sizes leave gaps, and more of them where
+# dequantised copies of weights come and go; measured (benchmarks/family_memory.py)
 _HEAP, _HEAP_OF_COPIES = 1.25, 1.85
-_LENS_WIDTHS = 5  # of a token: one block's output, queries and keys of two
+_LENS_WIDTHS = 5  # hidden sizes a token: one block's output, the queries and keys of two blocks
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process: the parts that are always there, and those of each phase; and what the adapter covers."""
+    """Bytes of one process: the parts that exist all the time, and those of each phase; and the adapter's summary."""
 
     always: Mapping[str, int]
     phases: Mapping[str, Mapping[str, int]]
@@ -103,7 +103,7 @@ class Memory:
         return max(self.phases, key=lambda name: sum(self.phases[name].values()))
 
     def at_peak(self) -> dict[str, int]:
-        """The parts at the peak of a step, and their total."""
+        """The parts in the phase of the peak, and their total."""
         parts = {name: size for name, size in {**self.always, **self.phases[self.peak_phase]}.items() if size}
         return parts | {"total": sum(parts.values())}
 
@@ -116,9 +116,9 @@ def step_memory(
     processes: int = 1,
     external: PreTrainedConfig | None = None,
 ) -> Memory:
-    """The memory of a step's longest micro-batch, in each of so many processes.
+    """The memory of a step with its longest micro-batch, in each of so many processes.
 
-    external: the architecture of a teacher that is another model.
+    external: the config of a teacher that is another model.
     """
     device, text = pick_device(config.device), text_config(arch)
     dtype = pick_dtype(config.dtype, device) if config.tuning == "lora" else torch.float32
@@ -126,7 +126,7 @@ def step_memory(
     on_cpu = device.type == "cpu"
     frozen = weights_memory(config.model, causal, dtype, config.quantization, mapped=on_cpu)
     full, sharded = config.tuning == "full", config.sharding == "fsdp"
-    spread = spread_memory(causal, processes, full) if sharded else Spread()
+    shards = shard_memory(causal, processes, full) if sharded else Shards()
     summary = _mark_trained(causal, config)
     trained = sum(p.numel() * p.itemsize for p in causal.parameters() if p.requires_grad)
     completions = -(-config.batch_size * needs.group_size // processes)
@@ -141,7 +141,7 @@ def step_memory(
     passes = pass_memory(
         causal, rows, student, read, _attention(config, arch), config.offload.activations and not on_cpu
     )
-    kept_for_backward, backward = int(heap * passes.kept), int(heap * (passes.backward - spread.gradients))
+    kept_for_backward, backward = int(heap * passes.kept), int(heap * (passes.backward - shards.gradients))
     reading, weights = passes.teacher, 0
     if external is not None:
         assert config.teacher.model is not None
@@ -152,11 +152,11 @@ def step_memory(
     copies = copies_of(config.teacher)
     always = {
         "libraries": peak_memory(device) if on_cpu else 0,
-        "weights": frozen - spread.away,
+        "weights": frozen - shards.elsewhere,
         "adapter": 0 if full else trained,
-        "teacher": weights or own_teacher * int(spread.share * trained) * copies,
-        "base": int(spread.share * trained) if needs.base and full else 0,
-        "AdamW": 2 * int(spread.share * trained),
+        "teacher": weights or own_teacher * int(shards.share * trained) * copies,
+        "base": int(shards.share * trained) if needs.base and full else 0,
+        "AdamW": 2 * int(shards.share * trained),
     }
     tokens = rows * lengths.completion
     layers, positions = needs.blocks(text.num_hidden_layers), min(needs.positions, lengths.completion)
@@ -164,30 +164,30 @@ def step_memory(
     hidden = tokens * text.hidden_size * dtype.itemsize
     lens = 0 if needs.lens is None else rows * student * _LENS_WIDTHS * text.hidden_size * dtype.itemsize
     head = 2 * text.vocab_size * text.hidden_size * 4 if full else 0
-    heads = spread.head * (own_teacher + needs.base)
+    heads = shards.head * (own_teacher + needs.base)
     kept = {"activations": kept_for_backward, "logit lens": lens, "captured states": _STATE_COPIES * states}
     phases = {
         "loss": kept
         | {"hidden states": (_HIDDEN_COPIES + needs.base) * hidden, "head's gradient": head}
-        | {"logits chunk": _chunk(tokens, text.vocab_size, dtype, device), "whole weights": spread.outside + heads},
+        | {"logits chunk": _chunk(tokens, text.vocab_size, dtype, device), "whole weights": shards.outside + heads},
         "backward": kept
         | {"hidden states": hidden, "gradients": backward - kept_for_backward}
-        | {"whole weights": spread.outside + spread.blocks + heads},
+        | {"whole weights": shards.outside + shards.blocks + heads},
     }
-    gathered = {"whole weights": spread.outside + spread.blocks}
+    gathered = {"whole weights": shards.outside + shards.blocks}
     if needs.teacher:
         phases["teacher"] = {"activations": reading, "captured states": states} | gathered
     if needs.base:
         phases["base"] = {"activations": reader_memory(causal, rows, student, _attention(config, arch))} | gathered
     if not needs.offline and (config.rollout.engine == "transformers" or on_cpu or (full and sharded)):
-        phases["rollout"] = _rollout(config, causal, completions, lengths, dtype) | {"whole weights": spread.away}
+        phases["rollout"] = _rollout(config, causal, completions, lengths, dtype) | {"whole weights": shards.elsewhere}
     return Memory(always, phases, summary)
 
 
 def _rollout(
     config: TrainConfig, causal: PreTrainedModel, completions: int, lengths: Lengths, dtype: torch.dtype
 ) -> dict[str, int]:
-    """Sampling in this process."""
+    """The parts of sampling in this process."""
     length = lengths.student + lengths.completion
     per_row = cache_row_bytes(causal.config, dtype.itemsize) * length
     rows = rows_at_once(completions, per_row, pick_device(config.device))
@@ -205,12 +205,12 @@ def _rollout(
 
 
 def _attention(config: TrainConfig, arch: PreTrainedConfig) -> str:
-    """As `load_model` picks it."""
+    """The attention that `load_model` picks."""
     return "eager" if caps_attention(arch) and config.attention == "auto" else config.attention
 
 
 def _mark_trained(causal: PreTrainedModel, config: TrainConfig) -> AdapterSummary | None:
-    """Leaves the trainable parameters marked, as the run will."""
+    """Marks the trainable parameters as the run does; returns the summary of its adapter, if it trains one."""
     if config.tuning != "lora":
         return None
     _, summary = lora_network(causal, config.lora)

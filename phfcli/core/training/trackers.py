@@ -15,12 +15,12 @@ from phfcli.core.models.passes import Sample
 from phfcli.core.storage.schemas import ManifestForm, read_form
 
 _PROJECT = "phf"
-_SAMPLES = 4  # of a checkpoint
+_SAMPLES = 4  # sent with each checkpoint
 _LONGEST_TEXT = 4_000  # characters of a prompt or a rollout
 
 
 class TrackedSample(NamedTuple):
-    """A row of the table of samples; texts are cut at 4,000 characters."""
+    """A row of the table of samples. Texts are cut at 4,000 characters."""
 
     prompt: str
     rollout: str
@@ -29,14 +29,14 @@ class TrackedSample(NamedTuple):
 
 
 class Tracker(Protocol):
-    """Where metrics go, such as a service with curves. One that is also a `SampleTracker` gets samples too."""
+    """Receives the metrics of a run, to show curves. A tracker that has `log_samples` also receives samples."""
 
     def store_init_configuration(self, values: dict[str, Any]) -> None:
-        """Takes the settings of a new run, by dotted key with slashes."""
+        """Receives the settings of a new run; keys are those of the settings with slashes for dots."""
         ...
 
     def log(self, values: dict[str, Any], step: int) -> None:
-        """Takes the numbers of a step; a list is NAME/1, NAME/2."""
+        """Receives the numbers of a step; a list comes as NAME/1, NAME/2, ..."""
         ...
 
     def finish(self) -> None: ...
@@ -44,10 +44,10 @@ class Tracker(Protocol):
 
 @runtime_checkable
 class SampleTracker(Protocol):
-    """The part of a tracker that takes samples. A tracker of others may leave it out."""
+    """The optional part of a tracker that receives samples."""
 
     def log_samples(self, samples: Sequence[TrackedSample], step: int) -> None:
-        """Takes the first rollouts of a step that has a checkpoint."""
+        """Receives the first rollouts of a step that has a checkpoint."""
         ...
 
 
@@ -56,7 +56,7 @@ LogSamples = Callable[[Sequence[TrackedSample], int], None]
 
 @dataclass(frozen=True)
 class Reporter:
-    """The open trackers of a run, and how those that take samples take them."""
+    """The open trackers of a run, and the functions by which some of them receive samples."""
 
     trackers: Sequence[Tracker]
     log_samples: Sequence[LogSamples]
@@ -70,7 +70,11 @@ class Reporter:
     def samples(
         self, samples: Sequence[Sample], text: Callable[[Sequence[int]], str], rewarded: bool, step: int
     ) -> None:
-        """Sends the first of a step's samples. text: decodes token ids; rewarded: whether they have rewards."""
+        """Sends the first samples of a step.
+
+        text: decodes token ids.
+        rewarded: whether the samples have rewards.
+        """
         rows = [
             TrackedSample(
                 prompt=_cut(text(sample.student_prompt)),
@@ -86,7 +90,7 @@ class Reporter:
 
 @contextmanager
 def reporting(config: TrainConfig, folder: Path, step: int) -> Iterator[Reporter]:
-    """Opens the trackers of a run after so many steps, and closes them at its end."""
+    """Opens the trackers of a run that is at `step`, and closes them at its end."""
     opened = [_open(name, folder, step) for name in config.report_to]
     trackers = [tracker for tracker, _ in opened]
     if step == 0:
@@ -112,11 +116,11 @@ def check_trackers(config: TrainConfig) -> None:
 
 
 def _open(name: str, folder: Path, step: int) -> tuple[Tracker, LogSamples | None]:
-    """A tracker, ours or one that somebody has added, and how it takes samples if it does."""
+    """A tracker, built in or a plugin, and its function for samples, if it has one."""
     build = find("trackers", name)
     if build is not None:
-        added = build(folder)
-        return added, added.log_samples if isinstance(added, SampleTracker) else None
+        plugin = build(folder)
+        return plugin, plugin.log_samples if isinstance(plugin, SampleTracker) else None
     tracker = _start(name, folder, step)
     if name == "tensorboard":
         return tracker, partial(_as_markdown, tracker.tracker)
@@ -124,14 +128,14 @@ def _open(name: str, folder: Path, step: int) -> tuple[Tracker, LogSamples | Non
 
 
 def _as_markdown(writer: Any, samples: Sequence[TrackedSample], step: int) -> None:
-    """For the text tab of TensorBoard."""
+    """Sends samples to the text tab of TensorBoard."""
     rows = [["-" if cell is None else str(cell) for cell in sample] for sample in samples]
     writer.add_text("rollouts", "\n".join(markdown_lines(TrackedSample._fields, rows)), step)
     writer.flush()
 
 
 def _as_table(table: Any, run: Any, samples: Sequence[TrackedSample], step: int) -> None:
-    """For W&B and trackio, whose libraries call a table the same."""
+    """Sends samples to W&B or trackio, whose tables have the same interface."""
     rows = [list(sample) for sample in samples]
     run.log({"rollouts": table(columns=list(TrackedSample._fields), data=rows)}, step=step)
 
@@ -142,11 +146,11 @@ def _cut(text: str) -> str:
 
 
 def _start(name: str, folder: Path, step: int) -> Any:
-    """A tracker that goes on where a stopped run had reported to it."""
+    """A built-in tracker, which continues the record of a resumed run."""
     from accelerate import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    PartialState()  # its adapters ask for it
+    PartialState()  # accelerate's trackers need it
     if name == "tensorboard":
         options = {"run_name": name, "logging_dir": folder, "purge_step": step + 1}
     else:
@@ -159,7 +163,7 @@ def _start(name: str, folder: Path, step: int) -> Any:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "", as_text: bool = False) -> dict[str, Any]:
-    """A tree as one level of numbers: layer_energy[0] is layer_energy/1. Other values as text, or not at all."""
+    """A tree as one level of numbers: layer_energy[0] becomes layer_energy/1. Other values are text, or left out."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):

@@ -1,7 +1,6 @@
-"""Evaluates during training, every so many steps and by the training's own engine, to find the best checkpoint.
+"""Validation: evaluates every so many steps of a training with its engine, to find the best checkpoint.
 
-It draws from seeds of its own and leaves no trace on the steps: a run ends with bitwise the same weights with and
-without it.
+It samples from its own seeds and does not affect training: a run ends with bitwise the same weights without it.
 """
 
 import time
@@ -28,7 +27,7 @@ from phfcli.core.types import Request, Sampling
 
 FILE = "evaluations.jsonl"
 
-ValidationResult = dict[str, Any]  # a line of it
+ValidationResult = dict[str, Any]  # a line of FILE
 
 
 @dataclass
@@ -37,14 +36,15 @@ class Validation:
 
     folder: Path  # of the run
     bench: str
-    every: int  # steps
-    patience: int | None  # evaluations without a better one, after which training ends
+    every: int  # steps between evaluations
+    patience: int | None  # training ends after so many evaluations without a better one
     tasks: list[SampleTask]
     requests: list[Request]
     sampling: Sampling
     results: list[ValidationResult] = field(default_factory=list)
 
     def due(self, step: int, last: int) -> bool:
+        """Whether to evaluate after this step; always after the last one."""
         return step % self.every == 0 or step == last
 
     @property
@@ -54,7 +54,7 @@ class Validation:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the best result lies so many evaluations back that training is to end."""
+        """Whether `patience` evaluations have passed since the best one, so that training ends."""
         if self.patience is None or self.best is None:
             return False
         return len(self.results) - 1 - self.results.index(self.best) >= self.patience
@@ -62,13 +62,13 @@ class Validation:
     def run(
         self, step: int, model: LanguageModel, engine: TrainingEngine, grader: Grading, ranks: Ranks
     ) -> ValidationResult:
-        """Evaluates the present weights, each rank its share of the samples; the result is also on disk."""
+        """Evaluates the present weights, with the samples shared among ranks, and writes the result to disk."""
         started = time.perf_counter()
-        own = ranks.share(len(self.tasks))
+        share = ranks.share(len(self.tasks))
         engine.update(model)
-        requests = [self.requests[index] for index in own]
-        found = sorted(engine.sample(requests, self.sampling, logprobs=False), key=lambda pair: pair[0])
-        drawn = [(self.tasks[own[index]], completion) for index, completion in found]
+        requests = [self.requests[index] for index in share]
+        completions = sorted(engine.sample(requests, self.sampling, logprobs=False), key=lambda pair: pair[0])
+        drawn = [(self.tasks[share[index]], completion) for index, completion in completions]
         samples = ranks.gather(grade(drawn, model.description, grader))
         result = {"step": step, "bench": self.bench, **_figures(samples), "seconds": time.perf_counter() - started}
         self.results.append(result)
@@ -77,11 +77,11 @@ class Validation:
         return result
 
     def read(self, step: int) -> None:
-        """Takes up the results of a run that goes on after a step."""
+        """Reads the results up to a step, from which a run is resumed."""
         self.results = [line for line in read_forms(self.folder / FILE, ValidationForm) if line["step"] <= step]
 
     def point(self) -> None:
-        """Lets RUN/best lead to the best checkpoint."""
+        """Makes RUN/best a link to the best checkpoint."""
         link, temporary = self.folder / "best", self.folder / ".best.tmp"
         if self.best is None:
             link.unlink(missing_ok=True)
@@ -94,10 +94,10 @@ class Validation:
 def build_validation(
     config: TrainConfig, folder: Path, description: ModelDescription, prompts: Prompts, grader: Grading
 ) -> Validation | None:
-    """The validation that the settings ask for, or None.
+    """The validation of the settings, or None without one.
 
     Raises:
-        UserError: without a benchmark, for one that cannot be read, or whose prompts do not fit.
+        UserError: without a benchmark, or for one that cannot be read or whose prompts do not fit into the context.
     """
     settings = config.evaluation
     if settings.every is None:
@@ -106,18 +106,18 @@ def build_validation(
         return None
     if settings.bench is None:
         raise UserError("evaluation.every: name a benchmark or a file in evaluation.bench")
-    asked = EvalConfig(
+    protocol = EvalConfig(
         model=config.model,
         columns=config.columns,
         grader=config.grader,
         limit=settings.limit,
         max_new_tokens=settings.max_new_tokens or config.rollout.max_new_tokens,
     )
-    bench = load_benchmark(settings.bench, asked)
+    bench = load_benchmark(settings.bench, protocol)
     if bench.grader != config.grader:
         raise UserError(f"evaluation.bench: {bench.name} has its own grader; set grader to {bench.grader}")
     bench = check_golds(bench, grader)
-    tasks = sample_tasks(bench, settings.n, asked.seed)
+    tasks = sample_tasks(bench, settings.n, protocol.seed)
     return Validation(
         folder=folder,
         bench=bench.name,
@@ -125,12 +125,12 @@ def build_validation(
         patience=settings.patience,
         tasks=tasks,
         requests=[Request(tuple(prompts.student(task.problem.problem)), task.seed) for task in tasks],
-        sampling=sampling_of(asked, description, prompts, bench),
+        sampling=sampling_of(protocol, description, prompts, bench),
     )
 
 
 def _figures(samples: list[GradedSample]) -> ValidationResult:
-    """The scores of the samples of all ranks."""
+    """The scores over the samples of all ranks."""
     scores: dict[str, list[float]] = {}
     for sample in samples:
         scores.setdefault(sample["problem"], []).append(float(sample["status"] == Status.correct))

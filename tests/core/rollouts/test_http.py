@@ -121,7 +121,7 @@ def test_a_mistake_is_told_at_once_in_one_line(server: Server, fault: str, messa
 
 def test_a_wrong_server_is_refused_at_the_start(server: Server) -> None:
     with pytest.raises(
-        UserError, match="takes sequences of 512 tokens, and these reach 600; start it as `vllm serve --max-mod"
+        UserError, match="sequences of 512 tokens, and these reach 600; start it as `vllm serve --max-mod"
     ):
         engine(server, length=600)
     server.model |= {"id": "Qwen/Qwen3-8B", "root": "Qwen/Qwen3-8B"}
