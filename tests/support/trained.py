@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
+from phfcli.cli import main
 from phfcli.core.reporting.training_charts import MAPS
 from phfcli.core.runs.checkpoints import checkpoints_of
 from phfcli.core.runs.folder import step_name
@@ -21,12 +23,16 @@ SMALL = ("--set", "batch_size=4", "--set", "rollout.max_new_tokens=48", "--quiet
 
 def train_and_evaluate(run: Path) -> None:
     """Two steps of PHF with a checkpoint of each, and an evaluation of the last one on two problems."""
-    command = [sys.executable, "-m", "phfcli"]
-    train = ["train", "--steps", "2", "--checkpoint-every", "1", *SMALL, "--output-dir", str(run)]
-    evaluate = ["eval", str(run), "--limit", "2", "--n", "1", "--engine", "transformers", "--quiet"]
-    for words in (train, evaluate):
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        subprocess.run([*command, *words], env=environment, cwd=run.parents[1], check=True, capture_output=True)
+    torch.set_num_threads(1)
+    for words in (
+        ["train", "--steps", "2", "--checkpoint-every", "1", *SMALL, "--output-dir", str(run)],
+        ["eval", str(run), "--limit", "2", "--n", "1", "--engine", "transformers", "--quiet"],
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["phf", *words])
+            with pytest.raises(SystemExit) as exit_:
+                main()
+        assert exit_.value.code in (0, None)
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

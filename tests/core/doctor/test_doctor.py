@@ -128,6 +128,7 @@ def test_a_folder_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatc
     assert (found.state, "for runs in /proc" in found.found) == ("failed", True)
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_named(plant: Plant, tmp_path: Path) -> None:
     """The second process stops for good before it meets the first."""
     plant("import os, time\nif os.environ.get('LOCAL_RANK') == '1': time.sleep(10**6)\n")

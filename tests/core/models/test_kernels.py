@@ -126,6 +126,7 @@ def test_a_short_sequence_is_computed_as_before_to_the_bit(random_model: Callabl
     assert all(torch.equal(after[name], gradient) for name, gradient in before.items())
 
 
+@pytest.mark.slow
 def test_the_mlp_of_a_long_sequence_is_never_held_whole(random_model: Callable[..., LanguageModel]) -> None:
     """With an MLP of 40 times the model's width, what a whole sequence makes of it would be most of the memory."""
     model = adapted(random_model, intermediate_size=40 * 32)

@@ -152,8 +152,10 @@ def test_pointwise_is_opsd_plus_oprd_at_the_flows_positions(student: LanguageMod
     assert added == pytest.approx(loss({"objective": "opd"}) + 3 * alone)
 
 
-@pytest.mark.parametrize("positions", ["all", "last", "first-2", "last-3", "spread-2"])
-@pytest.mark.parametrize("layers", [None, "all", "even", "odd", [2, 3]])
+@pytest.mark.parametrize(
+    ("positions", "layers"),
+    [("all", None), ("last", "all"), ("first-2", "even"), ("last-3", "odd"), ("spread-2", [2, 3]), ("all", "all")],
+)
 def test_oprd_is_the_mean_squared_difference_of_states(
     student: LanguageModel, teacher: AveragedTeacher, positions: str, layers: Any
 ) -> None:

@@ -66,6 +66,7 @@ def trainer(folder: Path, *pairs: str, fresh: bool = True) -> Trainer:
     return build_trainer(resolve_train(set_sources([*SMALL, *pairs])), folder, fresh=fresh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_the_base_stays_what_it_was_before_training_when_a_run_goes_on(tmp_path: Path, tuning: str) -> None:
     pairs = [f"tuning={tuning}", "base_kl=1.0", "rollout.max_new_tokens=16"]

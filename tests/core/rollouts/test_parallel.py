@@ -86,6 +86,7 @@ def test_when_all_have_died_it_says_how_to_go_on(engine: ParallelEngine, request
         list(engine.sample(requests_, SAMPLING))
 
 
+@pytest.mark.slow
 def test_a_process_that_refuses_to_start_says_why(tmp_path: Path, warnings_: list[str]) -> None:
     serving = Serving(CONFIG.model_copy(update={"model": str(tmp_path)}), length=512)
     with pytest.raises(UserError, match=r"no config\.json"):

@@ -8,24 +8,12 @@ import pytest
 from phfcli.core.errors import UserError
 from phfcli.core.reporting.report_page import write_report
 from phfcli.core.runs.readings import load_readings
-from phfcli.core.settings import resolve_train, set_sources
-from phfcli.core.training.setup import build_trainer
-
-SMALL = ("batch_size=3", "steps=4", "checkpoint_every=2", "rollout.max_new_tokens=48", "flow.saved_samples=2")
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    trainer = build_trainer(resolve_train(set_sources([*SMALL, "optim.lr=0.01"])), tmp_path / "run", fresh=True)
-    for _ in trainer.train():
-        pass
-    return tmp_path / "run"
 
 
 def test_the_same_rollouts_are_read_again(run: Path) -> None:
     first, second = load_readings(run)
-    assert (first["step"], second["step"]) == (2, 4)
-    assert len(first["rollouts"]) == 2
+    assert (first["step"], second["step"]) == (1, 2)
+    assert len(first["rollouts"]) == 4
     for before, after in zip(first["rollouts"], second["rollouts"], strict=True):
         assert before["completion"] == after["completion"]
         assert "".join(before["tokens"]).startswith("<think>")
@@ -40,7 +28,7 @@ def test_the_same_rollouts_are_read_again(run: Path) -> None:
 
 
 def test_the_report_shows_them_escaped_and_a_damaged_file_is_named(run: Path, tmp_path: Path) -> None:
-    path = run / "rollouts" / "step-000004.json"
+    path = run / "rollouts" / "step-000002.json"
     tree = json.loads(path.read_text())
     tree["rollouts"][0]["tokens"][0] = "<script>alert(1)</script>"
     path.write_text(json.dumps(tree))
@@ -49,8 +37,8 @@ def test_the_report_shows_them_escaped_and_a_damaged_file_is_named(run: Path, tm
     text = page.read_text()
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    assert text.count("<dt>step 2</dt>") == text.count("<dt>step 4</dt>") == 2
+    assert text.count("<dt>step 1</dt>") == text.count("<dt>step 2</dt>") == 3
     assert "the clip removes" in text
-    path.write_text(json.dumps({"step": 4, "rollouts": [{}]}))
-    with pytest.raises(UserError, match=r"step-000004.json: rollouts.0.student_prompt: field required"):
+    path.write_text(json.dumps({"step": 2, "rollouts": [{}]}))
+    with pytest.raises(UserError, match=r"step-000002.json: rollouts.0.student_prompt: field required"):
         write_report(page, [str(run)], "A run")

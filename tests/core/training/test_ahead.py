@@ -25,6 +25,7 @@ def trainer(folder: Path, ahead: int) -> Trainer:
     return build_trainer(resolve_train(set_sources([*pairs, f"rollout.ahead={ahead}"])), folder, fresh=True)
 
 
+@pytest.mark.slow
 def test_a_steps_rollouts_are_those_of_the_weights_before_the_last_update(tmp_path: Path) -> None:
     ahead, fresh = trainer(tmp_path / "ahead", 1), trainer(tmp_path / "fresh", 0)
     with ahead.rollouts.grader, fresh.rollouts.grader:

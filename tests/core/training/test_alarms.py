@@ -38,6 +38,7 @@ class OtherAdapter(TransformersEngine):
         yield from drawn
 
 
+@pytest.mark.slow
 def test_a_sound_run_raises_none(tmp_path: Path) -> None:
     loop = trainer(tmp_path, "divergence.clip=null")
     steps = list(loop.train())
@@ -55,6 +56,7 @@ def test_a_swapped_adapter_in_the_engine(tmp_path: Path) -> None:
     assert kept(tmp_path) == ["engine"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("objective", "raised"), [("opsd", True), ("sft", False)])
 def test_a_collapsed_entropy_of_rollouts(tmp_path: Path, objective: str, raised: bool) -> None:
     loop = trainer(tmp_path, f"objective={objective}", "divergence.clip=null")
@@ -94,6 +96,7 @@ def test_references_of_other_problems(tmp_path: Path) -> None:
     assert [alarm["alarm"] for alarm in metrics["alarms"]] == ["foreign"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_raises_none_again(tmp_path: Path) -> None:
     steps = trainer(tmp_path, "divergence.clip=1.0e-6").train()
     for _ in range(3):

@@ -29,6 +29,7 @@ from phfcli.core.types import Sampling
 PROGRAM = "import torch; from phfcli.core.training.metrics import peak_memory; print(peak_memory(torch.device('cpu')))"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="elsewhere the system has no such figure")
 def test_a_process_started_by_a_larger_one_tells_its_own_peak() -> None:
     ballast = bytearray(12 * 10**8)

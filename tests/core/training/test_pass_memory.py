@@ -109,6 +109,6 @@ def test_the_plan_knows_what_is_left(checkpointing: bool, left: float) -> None:
     causal.train()
     if checkpointing:
         causal.gradient_checkpointing_enable({"use_reentrant": False})
-    here, away = (pass_memory(causal, 4, 2048, 0, "sdpa", away=away) for away in (False, True))
+    here, away = (pass_memory(causal, 4, 2048, 0, "sdpa", offload=offload) for offload in (False, True))
     assert away.kept < left * here.kept
     assert away.backward < here.backward

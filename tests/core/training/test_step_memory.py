@@ -33,6 +33,7 @@ def test_weights_adapter_teacher_and_optimizer_are_counted_by_hand() -> None:
     assert (found["adapter"], found["teacher"], found["AdamW"]) == (adapter, adapter, 2 * adapter)
 
 
+@pytest.mark.slow
 def test_more_is_predicted_for_what_takes_more() -> None:
     def above(found: Memory) -> int:
         return found.at_peak()["total"] - found.always["libraries"]
