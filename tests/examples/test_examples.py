@@ -1,30 +1,39 @@
 """The examples run as they stand, and stay short."""
 
 import json
-import os
-import subprocess
+import runpy
 import sys
 import threading
 from ast import literal_eval
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
+from phfcli.core import extensions
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.rollouts.transformers import TransformersEngine
 from phfcli.core.types import Request, Sampling
 
 FOLDER = Path(__file__).parents[2] / "examples"
 MOST_LINES = 40
+Run = Callable[..., str]
 
 
-def run(name: str, folder: Path, *arguments: str) -> str:
-    command = [sys.executable, str(FOLDER / name), *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Runs an example as a program of its own would be, in this process; returns what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def example(name: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(FOLDER / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    yield example
+    for added in extensions._registered.values():
+        added.clear()
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
@@ -34,33 +43,34 @@ def test_an_example_is_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= MOST_LINES
 
 
-def test_a_token_weighting_trains(tmp_path: Path) -> None:
-    assert "teacher_entropy" in run("token_weighting.py", tmp_path)
+def test_a_token_weighting_trains(run: Run, tmp_path: Path) -> None:
+    assert "teacher_entropy" in run("token_weighting.py")
     assert (tmp_path / "runs/unsure-tokens-embedded-seed0/checkpoints/step-000002").is_dir()
 
 
-def test_a_hidden_state_loss_trains(tmp_path: Path) -> None:
-    assert "apart" in run("hidden_loss.py", tmp_path)
+def test_a_hidden_state_loss_trains(run: Run) -> None:
+    assert "apart" in run("hidden_loss.py")
 
 
-def test_the_base_teaches_without_a_file_of_its_own(tmp_path: Path) -> None:
-    assert "step 2 of 2" in run("base_teacher.py", tmp_path)
+def test_the_base_teaches_without_a_file_of_its_own(run: Run) -> None:
+    assert "step 2 of 2" in run("base_teacher.py")
 
 
-def test_a_tracker_keeps_each_step_in_its_database(tmp_path: Path) -> None:
-    rows = [literal_eval(line) for line in run("sqlite_tracker.py", tmp_path).splitlines() if line.startswith("(")]
+def test_a_tracker_keeps_each_step_in_its_database(run: Run, tmp_path: Path) -> None:
+    rows = [literal_eval(line) for line in run("sqlite_tracker.py").splitlines() if line.startswith("(")]
     lines = (tmp_path / "runs/phf-embedded-seed0/metrics.jsonl").read_text().splitlines()
     assert rows == [(metrics["step"], metrics["loss"]) for metrics in map(json.loads, lines)]
 
 
 @pytest.mark.slow
-def test_the_flow_trains_inside_trl(tmp_path: Path) -> None:
-    losses = json.loads(run("trl_phf.py", tmp_path).splitlines()[-1])
+@pytest.mark.filterwarnings("default")
+def test_the_flow_trains_inside_trl(run: Run) -> None:
+    losses = json.loads(run("trl_phf.py").splitlines()[-1])
     assert len(losses) == 2
 
 
-def test_a_benchmark_is_graded_by_its_own_rule(tmp_path: Path) -> None:
-    assert "parity" in run("own_benchmark.py", tmp_path)
+def test_a_benchmark_is_graded_by_its_own_rule(run: Run, tmp_path: Path) -> None:
+    assert "parity" in run("own_benchmark.py")
     [samples] = tmp_path.glob("runs/embedded/evals/parity-n4/samples.jsonl")
     assert {json.loads(line)["answer"] for line in samples.read_text().splitlines()} <= {"even", "odd", None}
 
@@ -91,5 +101,5 @@ def server(embedded: LanguageModel) -> Iterator[str]:
         thread.join()
 
 
-def test_an_engine_draws_from_its_server(tmp_path: Path, server: str) -> None:
-    assert "Evaluation(embedded, n 1" in run("served_engine.py", tmp_path, server)
+def test_an_engine_draws_from_its_server(run: Run, server: str) -> None:
+    assert "Evaluation(embedded, n 1" in run("served_engine.py", server)
