@@ -26,13 +26,15 @@ Phf = Callable[..., Any]
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted((DOCS / "guides").glob("*.md"))]
-PAGES = [page for page in PAGES if page.name != "LOG.md" and not page.name.startswith("STUDY")]
+_OTHERS = ("LOG", "STUDY")  # dated entries and results
+PAGES = [page for page in [*DOCS.glob("*.md"), *DOCS.glob("guides/*.md")] if not page.stem.startswith(_OTHERS)]
+PAGES = [ROOT / "README.md", *sorted(PAGES)]
 MOST_LINES = 120  # of README
 _FENCE = re.compile(r"(?:<!-- (gpu|not run|run by \S+) -->\n)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _ELSEWHERE = ("run by", "not run")
 _COMMANDS = (
-    "train|eval|diagnose|compare|report|export|verify|grade|runs|watch|push|probe|doctor|study|config \\w+|bridge fit"
+    "train|eval|collect|diagnose|compare|report|export|verify|grade|runs|watch|push|probe|doctor|study"
+    "|config \\w+|bridge fit"
 )
 _RUNS = ("first", "phf", "own", "phf-qwen3-4b-seed0")  # that pages name and do not make
 
