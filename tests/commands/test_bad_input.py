@@ -87,7 +87,7 @@ def test_a_truncated_adapter(phf: Phf, tmp_path: Path) -> None:
 def test_a_reference_that_does_not_fit(phf: Phf, tmp_path: Path) -> None:
     long = {"problem": "Start with 1.", "solution": "1 " * 400, "answer": "1"}
     path = write_rows(tmp_path / "rows.jsonl", {"problem": "P", "solution": "S"}, long)
-    refused(phf(*TRAIN, "--data", path), "rows.jsonl", "problem 1", "more than the 512 that fit", "overlong=skip")
+    refused(phf(*TRAIN, "--data", path), "rows.jsonl", "problem 1", "the 512 that fit", "set overlong to skip")
     assert not (tmp_path / "runs").exists()
 
 
@@ -97,7 +97,7 @@ def test_a_bench_that_does_not_exist(phf: Phf) -> None:
 
 
 def test_prompts_that_leave_no_room(phf: Phf) -> None:
-    refused(phf("eval", "embedded", "--max-new-tokens", 4000), "--max-new-tokens", "context of 512")
+    refused(phf("eval", "embedded", "--max-new-tokens", 4000), "max_new_tokens: the longest", "context of 512")
     refused(phf(*TRAIN, "--set", "rollout.max_new_tokens=600"), "rollout.max_new_tokens", "context of 512")
 
 

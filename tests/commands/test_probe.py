@@ -82,7 +82,7 @@ def test_hints_of_the_data_are_contexts_and_are_escaped(phf: Callable[..., Any],
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--contexts", "anser"], "--contexts: teacher.context: 'anser' is unknown; did you mean 'answer'"),
+        (["--contexts", "anser"], "contexts: teacher.context: 'anser' is unknown; did you mean 'answer'"),
         (["--contexts", "{hunt}"], "no column 'hunt', which teacher.context names"),
         (["-o", "page.txt"], "use a name that ends in .html"),
         (["--set", "rollout.max_new_tokens=2000"], "no problem fits into the model's context"),
