@@ -106,6 +106,7 @@ def test_another_tokenizer_wants_a_bridge(phf: Phf, tmp_path: Path, stranger: Pa
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["oprd", "phf"])
 def test_states_of_another_width_want_a_bridge_and_outputs_do_not(phf: Phf, tmp_path: Path, objective: str) -> None:
     folder = tmp_path / "narrow"
@@ -139,6 +140,7 @@ def test_an_external_teacher_without_its_model(phf: Phf) -> None:
     refused(phf("train", "--set", "teacher.model=x", "--quiet"), "set both teacher.kind=external and teacher.model")
 
 
+@pytest.mark.slow
 def test_an_external_teacher_teaches_and_resumes(phf: Phf, tmp_path: Path, twin: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     options = ("--objective", "oprd", "--set", "oprd.mu=10", "--set", "opd.support=full")
@@ -160,6 +162,7 @@ def test_a_dry_run_refuses_what_the_start_refuses(phf: Phf, stranger: Path) -> N
     assert phf("train", *options, "--dry-run").err == phf("train", *options, *SMALL).err
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_the_external_teacher(phf: Phf, stranger: Path) -> None:
     assert phf(*FIT, "--teacher", stranger, "-o", "b.safetensors").code == 0
     bridge = ("--objective", "oprd", "--set", "oprd.bridge=b.safetensors")

@@ -12,6 +12,7 @@ Phf = Callable[..., Any]
 OUT = ("-o", "flow.safetensors")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_collected_anew_says_what_its_saved_flow_says(phf: Phf, run: Path) -> None:
     checkpoint = run / "checkpoints" / "step-000002"
     saved = phf("diagnose", checkpoint, "--json").json

@@ -60,6 +60,7 @@ def test_each_energy_says_which_it_is(phf: Phf, run: Path, energy: str) -> None:
     assert rows[0]["energy"] == rows[0][f"energy_{energy}"]
 
 
+@pytest.mark.slow
 def test_pictures_of_one_step_and_of_several(phf: Phf, run: Path) -> None:
     assert phf("diagnose", run, "--plot", "layers.png").code == 0
     assert (run.parent / "layers.png").read_bytes()[:4] == b"\x89PNG"

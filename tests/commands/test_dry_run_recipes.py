@@ -73,6 +73,7 @@ def test_a_recipe_runs_over_a_qwen3_model(phf: Phf, qwen3: dict[str, Path], reci
     dry_run(phf, qwen3[size], size, "--config", recipe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [name.removeprefix("embedded-") for name in recipes() if "embedded-" in name])
 def test_a_recipe_that_has_a_form_for_the_embedded_model_runs_over_it(phf: Phf, recipe: str) -> None:
     done = phf("train", "--config", "embedded", "--config", recipe, "--dry-run", "--json")

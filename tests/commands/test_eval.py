@@ -72,6 +72,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was(phf: Phf, tmp_path: Path) -> 
     assert (folder / "samples.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_other_sampling_settings_have_a_folder_of_their_own_and_other_rows_are_refused(
     phf: Phf, tmp_path: Path
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_target_is_the_same_however_it_is_spelt(phf: Phf, tmp_path: Path, monk
     assert folders == {tmp_path / "run/evals/step-000001/embedded-n2"}
 
 
+@pytest.mark.slow
 def test_more_training_does_not_stand_in_the_way_of_an_evaluation(phf: Phf, tmp_path: Path) -> None:
     train = ("train", "--output-dir", "run", "--set", "batch_size=2", "--quiet", "--resume")
     for steps in (1, 2):
@@ -161,6 +163,7 @@ def test_a_run_on_a_local_model_is_found_from_another_folder(
     assert len(samples(tmp_path / "run/evals/step-000001/embedded-n2")) == 6
 
 
+@pytest.mark.slow
 def test_an_adapter_changes_what_is_sampled(phf: Phf, tmp_path: Path) -> None:
     train = ("--steps", 3, "--set", "optim.lr=0.02", "--set", "batch_size=4", "--set", "optim.max_grad_norm=1")
     phf("train", *train, "--output-dir", "run", "--quiet")

@@ -115,6 +115,7 @@ def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_path_that_is_no_text(tmp_path: Path) -> None:
     done = phf_process("eval", os.fsdecode(b"model-\xff"), cwd=tmp_path)
     assert done.returncode == 2

@@ -5,11 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Phf = Callable[..., Any]
 
 SMALL = ("--limit", 4, "--n", 1, "--quiet", "--engine", "transformers")
 
 
+@pytest.mark.slow
 def test_a_run_is_looked_at_with_its_own_data(phf: Phf, tmp_path: Path) -> None:
     phf("train", "--steps", 1, "--set", "batch_size=4", "--output-dir", "run", "--quiet")
     done = phf("eval", "run", *SMALL, "--set", "overlap=run", "--json")

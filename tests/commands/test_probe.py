@@ -32,6 +32,7 @@ def easy(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_embedded_model_has_something_to_learn(phf: Callable[..., Any], tmp_path: Path) -> None:
     done = phf("probe", "embedded", "--problems", 30, "--json", "-o", tmp_path / "page.html")
     assert done.code == 0
@@ -63,6 +64,7 @@ def test_a_model_that_knows_all_has_nothing_to_learn(phf: Callable[..., Any], ea
     assert "nothing to learn from it" in verdict["sentences"][-1]["text"]
 
 
+@pytest.mark.slow
 def test_references_that_leak_a_style_are_found_out(phf: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "styled.jsonl"
     path.write_text(chains(lambda text: text.replace("; ", ", ")))
@@ -71,6 +73,7 @@ def test_references_that_leak_a_style_are_found_out(phf: Callable[..., Any], tmp
     assert "it would teach the style of the references" in done.out
 
 
+@pytest.mark.slow
 def test_hints_of_the_data_are_contexts_and_are_escaped(phf: Callable[..., Any], easy: Path, tmp_path: Path) -> None:
     text = f"Hint, {ATTACK}: {{hint}}"
     page = tmp_path / "page.html"

@@ -14,6 +14,7 @@ Phf = Callable[..., Done]
 TINY = ("--set", "rollout.max_new_tokens=8", "--set", "batch_size=2", "--set", "lora.r=4", "--set", "device=cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nf4", "int8"])
 def test_a_quantised_base_trains_resumes_and_is_evaluated(name: str, phf: Phf, tmp_path: Path) -> None:
     base = write(family("qwen3"), tmp_path / "base", hidden_size=64, intermediate_size=128)  # whole blocks of 64

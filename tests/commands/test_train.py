@@ -79,9 +79,8 @@ def test_every_objective_trains(phf: Phf, tmp_path: Path, objective: str) -> Non
     assert undrawn(tmp_path / "run") == set()
 
 
-@pytest.mark.parametrize(
-    "teacher", ["ema", pytest.param("fixed", marks=pytest.mark.slow), pytest.param("online", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("teacher", ["ema", "fixed", "online"])
 def test_resuming_changes_nothing(phf: Phf, tmp_path: Path, teacher: str) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     # a short horizon: a first step at another rate than the schedule's would show
@@ -130,10 +129,10 @@ def test_it_learns_on_the_embedded_model(phf: Phf, tmp_path: Path, objective: st
     ("name", "left"),
     [
         ("adapter_model.safetensors", -2),
-        ("teacher.safetensors", 100),
-        ("optimizer.safetensors", 0),
-        (STATE, -2),
-        (STATE, 0),
+        *(
+            pytest.param(name, left, marks=pytest.mark.slow)
+            for name, left in (("teacher.safetensors", 100), ("optimizer.safetensors", 0), (STATE, -2), (STATE, 0))
+        ),
     ],
 )
 def test_a_cut_checkpoint_is_skipped_with_a_warning(

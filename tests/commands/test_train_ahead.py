@@ -11,6 +11,7 @@ from trained import SMALL, metrics, same_end
 Phf = Callable[..., Any]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["grpo", "phf"])
 def test_a_run_that_was_stopped_ends_bitwise_as_one_that_was_not(phf: Phf, tmp_path: Path, objective: str) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"

@@ -46,13 +46,13 @@ def free_bytes(disk: Path) -> int:
     return int(subprocess.run(["df", "-B1", "--output=avail", disk], capture_output=True, check=True).stdout.split()[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("free_share", [0.1, 0.4, 0.7, 0.95])  # of a checkpoint with its flow: where the writing ends
 def test_a_full_disk_leaves_the_last_checkpoint(
-    phf: Phf, small_disk: Callable[[str], Path], tmp_path: Path, free_share: float
+    phf: Phf, small_disk: Callable[[str], Path], evaluated_run: Path, free_share: float
 ) -> None:
-    disk, whole = small_disk("64m"), tmp_path / "whole"
+    disk = small_disk("64m")
     run = disk / "run"
-    phf("train", "--steps", 2, "--checkpoint-every", 1, "--output-dir", whole, *SMALL)
     empty = free_bytes(disk)
     assert phf("train", "--steps", 1, "--output-dir", run, *SMALL).code == 0
     filler = fill(disk, int(free_share * (empty - free_bytes(disk))))
@@ -62,7 +62,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     assert not list(run.rglob(".*"))
     filler.unlink()
     assert phf(*resume).code == 0
-    assert same_end(whole, run, 2)
+    assert same_end(evaluated_run, run, 2)
 
 
 def test_metrics_on_a_full_disk(phf: Phf, small_disk: Callable[[str], Path]) -> None:

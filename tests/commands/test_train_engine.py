@@ -37,6 +37,7 @@ def asked() -> Iterator[list[int]]:
     extensions._registered["engines"].clear()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_probes_its_engine_again(phf: Callable[..., Any], asked: list[int]) -> None:
     small = ("--set", "batch_size=2", "--set", "rollout.max_new_tokens=24", "--output-dir", "run", "--quiet")
     assert phf("train", "--steps", 1, "--engine", "counting", *small).code == 0

@@ -18,6 +18,7 @@ PLAIN = (*SMALL, "--set", "divergence.clip=null")
 FEW = ("--set", "evaluation.limit=4", "--set", "evaluation.n=2")
 
 
+@pytest.mark.slow
 def test_evaluations_leave_no_trace_on_the_steps_and_resume(phf: Phf, tmp_path: Path) -> None:
     without, run, cut = tmp_path / "without", tmp_path / "with", tmp_path / "cut"
     options = ("--steps", 4, "--checkpoint-every", 4, *PLAIN)

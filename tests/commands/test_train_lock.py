@@ -36,6 +36,7 @@ def test_resuming_what_is_no_run_is_told(phf: Phf) -> None:
     assert "run holds no run, so a new one starts there" in done.err
 
 
+@pytest.mark.slow
 def test_a_checkpoint_under_evaluation_is_not_pruned(phf: Phf, tmp_path: Path) -> None:
     train = ("train", *SMALL, "--checkpoint-every", 1, "--keep", 1, "--output-dir", "run", "--resume")
     assert phf(*train, "--steps", 1).code == 0

@@ -44,6 +44,7 @@ def test_each_reader_has_its_own_mode(phf: Phf, student: str, teacher: str) -> N
     assert ("</think>" in prompts["teacher"]) is (teacher == "false")
 
 
+@pytest.mark.slow
 def test_the_teachers_prompt_is_a_files_and_the_run_keeps_its_text(phf: Phf, tmp_path: Path) -> None:
     file = tmp_path / "teacher.txt"
     file.write_text("Known: {solution}\nNow {problem} \\boxed{}")
@@ -98,6 +99,7 @@ def test_a_clip_on_a_kl_divergence_is_warned_of_and_measured(phf: Phf, tmp_path:
     assert metrics(tmp_path / "run")[0]["turned_tokens"] > 0.01
 
 
+@pytest.mark.slow
 def test_a_line_names_the_divergence_that_is_in_it(phf: Phf, tmp_path: Path) -> None:
     loud = [option for option in SMALL if option != "--quiet"]
     for options, name in ((("--config", "opsd-forward-kl"), "forward_kl"), (("--objective", "opsd"), "jsd")):

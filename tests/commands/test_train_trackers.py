@@ -17,6 +17,7 @@ Phf = Callable[..., Any]
 OPTIONS = ("--eval-every", 2, "--set", "evaluation.limit=2", "--set", "divergence.clip=null", *SMALL)
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_the_metrics_also_of_a_resumed_run(phf: Phf, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
