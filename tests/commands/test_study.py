@@ -70,6 +70,18 @@ def test_the_shipped_studies_are_equal_in_rollouts(file: Path) -> None:
         ({"systems": {"../up": {"title": "O"}}}, "systems"),
         ({"page": "docs/page.html"}, "page"),
         ({"systems": {"opsd": {"title": "O", "family": "f"}}}, "search.rates has no 'f'"),
+        ({"set": {"steps": 3}}, "set.steps: the study decides this, by its 'evaluated'; leave it out"),
+        ({"eval": {"bench": ["embedded"]}}, "eval.bench: the study decides this, by its 'benches'"),
+        ({"models": {"embedded": {"model": "embedded", "seed": 1}}}, "models.embedded.seed: the study decides this"),
+        (
+            {"systems": {"opsd": {"title": "O", "set": {"objective": "opsd", "seed": 5}}}},
+            "systems.opsd.set.seed: the study decides this, by its 'seeds'",
+        ),
+        ({"systems": {name: {"title": "O"} for name in ("opsd", "sft")}}, "systems: two have the title 'O'"),
+        (
+            {"search": {"rates": {"f": [1e-3, 1.0000001e-3]}, "steps": 1, "bench": "embedded"}},
+            "search.rates.f: two rates print as 0.001; keep one",
+        ),
         ({"search": {"rates": {"f": [1e-3, 1e-4]}, "steps": 1, "bench": "embedded"}}, "search.rates.f: none of the"),
     ],
 )

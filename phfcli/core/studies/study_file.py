@@ -8,10 +8,14 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from phfcli.core.config import EvalConfig, Positive, Section
 from phfcli.core.errors import UserError, nearest
+from phfcli.core.objectives.build import build_objective
 from phfcli.core.runs.folder import step_name
 from phfcli.core.settings import Source, Tree, file_sources, merged, read_yaml, resolve, resolve_train
 
 BASE = "base"  # the system that stands for the model without training
+# settings that the study decides itself: which of its keys does
+_OF_TRAINING = {"seed": "seeds", "steps": "evaluated", "checkpoint_every": "evaluated", "output_dir": "folder"}
+_OF_EVALUATION = {"seed": "seeds", "bench": "benches", "model": "models", "output_dir": "folder"}
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # used in the names of folders
 
 
@@ -78,6 +82,32 @@ class Study(Section):
         for name, system in self.systems.items():
             if system.family is not None and system.family not in known:
                 raise ValueError(f"systems.{name}.family: search.rates has no {system.family!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _decides_alone(self) -> "Study":
+        """A setting that the study would overwrite is refused where it stands, rather than ignored."""
+        given = {"set": self.set} | {f"models.{name}": tree for name, tree in self.models.items()}
+        given |= {f"systems.{name}.set": system.set for name, system in self.systems.items()}
+        for where, tree, decided in [
+            *((w, t, _OF_TRAINING) for w, t in given.items()),
+            ("eval", self.eval, _OF_EVALUATION),
+        ]:
+            for key in tree:
+                if key in decided:
+                    raise ValueError(f"{where}.{key}: the study decides this, by its {decided[key]!r}; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _tells_apart(self) -> "Study":
+        """Rows of the page are known by their titles, and short runs of the search by their printed rates."""
+        titles = [system.title for system in self.systems.values()]
+        if twice := next((title for title in titles if titles.count(title) > 1), None):
+            raise ValueError(f"systems: two have the title {twice!r}; give each its own")
+        for family, rates in (self.search.rates if self.search else {}).items():
+            printed = [f"{rate:g}" for rate in rates]
+            if twice := next((rate for rate in printed if printed.count(rate) > 1), None):
+                raise ValueError(f"search.rates.{family}: two rates print as {twice}; keep one")
         return self
 
     @property
@@ -171,8 +201,6 @@ def load_study(path: Path) -> Study:
 
 def check_run(run: StudyRun, path: Path) -> None:
     """Raises UserError, naming the study's file, for settings that `phf train` or `phf eval` would refuse."""
-    from phfcli.core.objectives.build import build_objective  # loads torch, which a refused file should not wait for
-
     try:
         if run.trains:
             build_objective(resolve_train([Source(f"{path}: systems.{run.system}", run.training())]))
