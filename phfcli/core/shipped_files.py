@@ -27,7 +27,7 @@ def embedded_problems(split: str) -> Path:
 
 def recipes() -> dict[str, Path]:
     """The shipped recipes by name."""
-    return {path.stem: path for path in sorted(_folder("recipes").glob("*.yaml"))}
+    return {path.stem: path for path in sorted(_folder("recipes").glob("*.yaml"), key=lambda path: path.stem)}
 
 
 @cache

@@ -67,7 +67,7 @@ def test_shell_completion_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMP_CWORD", "3")
     code = "import sys; sys.argv = ['phf']\nfrom phfcli.cli import app\napp(prog_name='phf')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["phf", "phf-local", "phf-direction", "phf-geometry", "pointwise"]
+    assert done.stdout.split() == ["phf", "phf-direction", "phf-geometry", "phf-local", "pointwise"]
 
 
 @pytest.mark.parametrize(

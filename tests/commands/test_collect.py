@@ -26,6 +26,7 @@ def test_a_checkpoint_collected_anew_says_what_its_saved_flow_says(phf: Phf, run
     assert [t["token"] for t in again["tokens"]] == [t["token"] for t in saved["tokens"]]
 
 
+@pytest.mark.slow
 def test_micro_batches_make_one_flow(phf: Phf, run: Path) -> None:
     for size in (1, 4):
         phf("collect", run, "-o", f"by-{size}.safetensors", "--set", f"micro_batch_size={size}", "--quiet")
@@ -65,6 +66,7 @@ def test_the_rollouts_of_one_checkpoint_under_the_weights_of_another(phf: Phf, r
     assert other["energies"] == pytest.approx(own["energies"], rel=0.2)  # a step of training apart
 
 
+@pytest.mark.slow
 def test_the_logit_lens_is_in_table_json_csv_and_picture(phf: Phf, run: Path) -> None:
     assert phf("diagnose", run, "--json").json["lens_entropy"] is None
     assert "lens entropy" not in phf("diagnose", run).out

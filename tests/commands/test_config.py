@@ -64,9 +64,8 @@ def test_names_of_other_trainers_are_answered_with_ours(phf: Phf, words: tuple[A
 
 
 def test_usual_spellings_are_accepted(phf: Phf) -> None:
-    for option in ("--lr", "--learning-rate"):
-        plan = phf("train", option, "1e-4", "--batch-size", 8, "--dry-run", "--json").json
-        assert (plan["settings"]["optim"]["lr"], plan["settings"]["batch_size"]) == (1e-4, 8)
+    plan = phf("train", "--learning-rate", "1e-4", "--batch-size", 8, "--dry-run", "--json").json
+    assert (plan["settings"]["optim"]["lr"], plan["settings"]["batch_size"]) == (1e-4, 8)
 
 
 def test_a_dry_run_shows_what_applies_and_whose_it_is(phf: Phf) -> None:

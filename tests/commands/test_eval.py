@@ -151,6 +151,7 @@ def test_a_run_a_checkpoint_an_adapter_and_a_model_are_accepted(phf: Phf, run: P
     assert len(samples(tmp_path / "runs/model/evals/embedded-n2")) == 6
 
 
+@pytest.mark.slow
 def test_a_run_on_a_local_model_is_found_from_another_folder(
     phf: Phf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def test_the_embedded_model_has_something_to_learn(phf: Callable[..., Any], tmp_
         assert sentence["rule"].split("'")[0] in page
 
 
+@pytest.mark.slow
 def test_a_model_that_knows_all_has_nothing_to_learn(phf: Callable[..., Any], easy: Path) -> None:
     done = phf("probe", "embedded", "--data", easy, *FEW, "--json", "--set", "rollout.top_k=1")
     verdict = done.json["verdict"]

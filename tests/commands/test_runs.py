@@ -12,6 +12,8 @@ from phfcli.core.storage.files import writing_alone
 
 Phf = Callable[..., Any]
 
+MANIFEST = {"created": "2026-11-30T12:00:00+00:00", "model": {"name": "embedded"}, "divergence": "jsd"}
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -21,6 +23,7 @@ def folder(tmp_path: Path) -> Path:
         run = tmp_path / "runs" / name
         run.mkdir(parents=True)
         (run / "config.yaml").write_text("objective: opsd\nmodel: embedded\nsteps: 2\n")
+        (run / "manifest.json").write_text(json.dumps(MANIFEST))
         lines = [json.dumps({"step": step, **metrics}) + "\n" for step in range(1, steps + 1)]
         (run / "metrics.jsonl").write_text("".join(lines))
     checkpoint = tmp_path / "runs" / "done" / "checkpoints" / "step-000002"
@@ -30,6 +33,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "runs" / "done" / "evaluations.jsonl").write_text('{"step": 2, "bench": "b", "average": 0.75}\n')
     (tmp_path / "runs" / "broken").mkdir()
     (tmp_path / "runs" / "broken" / "config.yaml").write_text("steps: none\n")
+    (tmp_path / "runs" / "broken" / "manifest.json").write_text(json.dumps(MANIFEST))
     return tmp_path / "runs"
 
 

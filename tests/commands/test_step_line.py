@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from phfcli.commands.output import GLUE
 
 PRINT_A_STEP = """
@@ -25,6 +27,7 @@ print(*sorted(set(sys.modules) - before), sep=chr(10))
 """
 
 
+@pytest.mark.slow
 def test_a_step_is_shown_without_matplotlib_or_scipy() -> None:
     done = subprocess.run([sys.executable, "-c", PRINT_A_STEP], capture_output=True, text=True, check=True)
     line, *loaded = done.stdout.replace(GLUE, " ").splitlines()

@@ -65,6 +65,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     assert same_end(evaluated_run, run, 2)
 
 
+@pytest.mark.slow
 def test_metrics_on_a_full_disk(phf: Phf, small_disk: Callable[[str], Path]) -> None:
     run = small_disk("32k") / "run"
     tiny = ("--checkpoint-every", 100, "--set", "batch_size=1", "--set", "rollout.max_new_tokens=4", "--quiet")
@@ -72,6 +73,7 @@ def test_metrics_on_a_full_disk(phf: Phf, small_disk: Callable[[str], Path]) -> 
     assert checkpoint_steps(run) == []
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow(phf: Phf, small_files: Callable[[int], None], tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert phf("train", "--steps", 1, "--output-dir", run, *SMALL).code == 0
@@ -91,4 +93,4 @@ def test_a_disk_that_may_not_be_written(phf: Phf, small_disk: Callable[[str], Pa
         "",
         1,
     )  # nothing has begun: another folder is all it takes
-    assert f"--output-dir {run}: cannot be written: Read-only file system" in done.err
+    assert f"output_dir {run}: cannot be written: Read-only file system" in done.err

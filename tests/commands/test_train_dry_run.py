@@ -24,6 +24,7 @@ def test_a_dry_run_of_the_embedded_default(phf: Phf, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("objective", "shown"), [("sft", {"student", "target"}), ("grpo", {"student"})])
 def test_a_dry_run_without_a_teacher_counts_none(phf: Phf, objective: str, shown: set[str]) -> None:
     done = phf("train", "--objective", objective, "--dry-run", "--json")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors.torch import load_file, save_file
 from trained import SMALL, checkpoint_steps, without_sums
 
@@ -13,6 +14,7 @@ from phfcli.core.runs.folder import step_name
 Phf = Callable[..., Any]
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_end_the_run_in_one_line(phf: Phf, tmp_path: Path) -> None:
     run = tmp_path / "run"
     phf("train", "--steps", 1, "--output-dir", run, *SMALL)

@@ -110,4 +110,4 @@ def test_weights_of_another_model_are_refused_and_stay(phf: Phf, tmp_path: Path)
 def test_a_server_cannot_follow_all_weights(phf: Phf) -> None:
     done = phf("train", "--engine", "http://localhost:1", *FULL)
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "a server takes over adapters only" in done.err
+    assert "a server loads adapters only" in done.err

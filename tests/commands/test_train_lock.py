@@ -11,6 +11,7 @@ from trained import SMALL, checkpoint_steps
 Phf = Callable[..., Any]
 
 
+@pytest.mark.slow
 def test_a_second_training_in_the_same_folder_is_refused(phf: Phf, tmp_path: Path) -> None:
     assert phf("train", *SMALL, "--steps", 1, "--output-dir", "run").code == 0
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}

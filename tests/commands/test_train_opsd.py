@@ -36,6 +36,7 @@ def test_every_divergence_and_mode_is_another_loss(phf: Phf, tmp_path: Path) -> 
     assert len(set(first.values())) == len(VARIANTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("student", "teacher"), [("true", "false"), ("false", "true")])
 def test_each_reader_has_its_own_mode(phf: Phf, student: str, teacher: str) -> None:
     modes = ("--set", f"prompt.thinking={student}", "--set", f"prompt.teacher_thinking={teacher}")

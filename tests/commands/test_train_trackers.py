@@ -81,6 +81,7 @@ def test_trackio_keeps_the_rollouts(phf: Phf, tmp_path: Path, monkeypatch: pytes
     assert len(rollouts) == 4
 
 
+@pytest.mark.slow
 def test_a_tracker_of_ones_own_gets_samples_if_it_takes_them(tmp_path: Path) -> None:
     told: list[Any] = []
 
