@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from itertools import count
@@ -89,6 +89,17 @@ def model_identity(name: str) -> dict[str, Any]:
     if where.is_dir():
         return {"name": name, "sha256": folder_hash(where)}
     return {"name": name, "revision": revision(name)}
+
+
+def _stamped_identity(name: str) -> dict[str, Any]:
+    """The identity of a model with size and time of its files: where these are the same, nothing is hashed again."""
+    where = Path(locate(name))
+    return model_identity(name) | ({"files": _stamps(where)} if where.is_dir() else {})
+
+
+def _stamps(folder: Path) -> dict[str, list[int]]:
+    files = sorted(path for path in folder.glob("*") if path.is_file())
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -240,27 +251,57 @@ def start_run(
             "created": now(),
             "command": sys.argv,
             "seed": config.seed,
-            "model": {**model_identity(config.model), "parameters": model.causal.num_parameters()},
+            "model": {**_stamped_identity(config.model), "parameters": model.causal.num_parameters()},
             "data": data,
             "processes": processes,
             "attention": model.attention,
             **({} if model.adapter is None else {"adapter": model.adapter.as_json()}),
             **({} if divergence is None else {"divergence": divergence}),
-            **_teacher_identity(config),
+            **_other_inputs(config),
             **environment(model.device),
         },
     )
     write_text(folder / "config.yaml", write_yaml(config))
 
 
-def _teacher_identity(config: TrainConfig) -> dict[str, Any]:
-    """The identity of an external teacher and of the bridge to it."""
+def _other_inputs(config: TrainConfig) -> dict[str, Any]:
+    """The identity of what a run reads beside its model and its data: a teacher, a bridge, a chat template."""
     identity: dict[str, Any] = {}
     if config.teacher.model is not None:
-        identity["teacher"] = model_identity(config.teacher.model)
-    if config.oprd.bridge is not None:
-        identity["bridge"] = {"name": config.oprd.bridge, "sha256": file_hash(Path(config.oprd.bridge))}
+        identity["teacher"] = _stamped_identity(config.teacher.model)
+    for name, file in (("bridge", config.oprd.bridge), ("chat_template", config.prompt.chat_template)):
+        if file is not None:
+            identity[name] = {"name": file, "sha256": file_hash(Path(file))}
     return identity
+
+
+def changed_inputs(folder: Path, config: TrainConfig, data_sha256: str) -> list[str]:
+    """Sentences on what the run reads that has other contents than when it began.
+
+    What a manifest of an earlier version does not record is not compared.
+    """
+    manifest = _manifest(folder)
+    changed = []
+    models = {"model": config.model, "teacher.model": config.teacher.model}
+    for setting, name in models.items():
+        before = manifest.get(setting.partition(".")[0], {})
+        if name is not None and not _same_model(before, name):
+            changed.append(f"{setting}: the weights of {name} are not those that the run began with")
+    if manifest.get("data", {}).get("sha256", data_sha256) != data_sha256:
+        changed.append(f"data: the problems of {config.data} are not those that the run began with")
+    for setting, file in (("oprd.bridge", config.oprd.bridge), ("prompt.chat_template", config.prompt.chat_template)):
+        before = manifest.get(setting.rpartition(".")[2], {})
+        if file is not None and "sha256" in before and before["sha256"] != file_hash(Path(file)):
+            changed.append(f"{setting}: {file} is not the file that the run began with")
+    return changed
+
+
+def _same_model(before: Mapping[str, Any], name: str) -> bool:
+    where = Path(locate(name))
+    if where.is_dir() and before.get("files") == _stamps(where):
+        return True
+    present = model_identity(name)
+    return all(before[key] == present[key] for key in ("sha256", "revision") if key in before and key in present)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -275,12 +316,17 @@ def _manifest(folder: Path) -> dict[str, Any]:
         return {"created": now(), "model": model_identity(config.model), "replaces": str(error)}
 
 
-def continue_run(folder: Path, step: int) -> None:
-    """Records the resumption in the manifest, and removes incomplete files and all metrics after the checkpoint."""
+def continue_run(folder: Path, step: int, forced: Sequence[str] = ()) -> None:
+    """Records the resumption in the manifest, and removes incomplete files and all metrics after the checkpoint.
+
+    forced: what is not as it was when the run began, a sentence each.
+    """
     for part in ("checkpoints", "flows", "rollouts"):
         remove_hidden(folder / part)
     manifest = _manifest(folder)
-    manifest.setdefault("resumed", []).append({"step": step, "time": now(), "command": sys.argv})
+    manifest.setdefault("resumed", []).append(
+        {"step": step, "time": now(), "command": sys.argv, **({"forced": list(forced)} if forced else {})}
+    )
     write_json(folder / "manifest.json", manifest)
     for name in ("metrics.jsonl", "evaluations.jsonl", "alarms.jsonl"):
         kept = [line for line in read_forms(folder / name, StepForm) if line["step"] <= step]

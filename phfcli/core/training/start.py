@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phfcli.core.config import TrainConfig
+from phfcli.core.errors import UserError
 from phfcli.core.runs.folder import (
+    changed_inputs,
     check_resumable,
     claim_folder,
     default_folder,
@@ -33,11 +35,13 @@ class Start:
     """Where a run is kept and under which settings it runs.
 
     forced: None for a new run; for one that goes on, the settings that are not as they were, in words.
+    force: whether a run goes on although something that it reads is not as it was.
     """
 
     folder: Path
     config: TrainConfig
     forced: Sequence[str] | None = None
+    force: bool = False
 
     @property
     def resumes(self) -> bool:
@@ -127,7 +131,7 @@ def _start(
 ) -> Start:
     if resume_it and is_run(folder):
         config = resolve_train([saved_config(folder), *sources])
-        return Start(folder, config, check_resumable(folder, config, force))
+        return Start(folder, config, check_resumable(folder, config, force), force)
     if ranks.main:
         claim_folder(folder)
     return Start(folder, config)
@@ -141,14 +145,25 @@ def start_trainer(start: Start, ranks: Ranks, warn: Warn) -> Trainer:
     """
     with ranks.together():
         trainer = build_trainer(start.config, start.folder, fresh=not start.resumes, ranks=ranks)
+        forced = [*(start.forced or ()), *(_changed_inputs(start, trainer) if ranks.main else ())]
     for warning in trainer.warnings if ranks.main else ():
         warn(warning)
     if start.forced is not None:
-        trainer.resume(warn)
-        if start.forced and ranks.main:
-            warn(f"forced from step {trainer.step} on: {'; '.join(start.forced)}")
+        trainer.resume(warn, forced)
+        if forced and ranks.main:
+            warn(f"forced from step {trainer.step} on: {'; '.join(forced)}")
             note_settings(start.folder, start.config)
     return trainer
+
+
+def _changed_inputs(start: Start, trainer: Trainer) -> list[str]:
+    """What a run that goes on reads and is not as it was. Raises UserError for it, unless it is forced."""
+    if not start.resumes:
+        return []
+    changed = changed_inputs(start.folder, start.config, trainer.rollouts.curriculum.sha256)
+    if changed and not start.force:
+        raise UserError(f"resume: {changed[0]}; choose another output_dir, or set force to go on with it")
+    return changed
 
 
 def open_trackers(trainer: Trainer) -> AbstractContextManager[Reporter]:

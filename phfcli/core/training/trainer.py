@@ -196,14 +196,17 @@ class Trainer:
         self.saver.save(self.step, self.samples, self.rollouts.ahead)
         self.saved = self.step
 
-    def resume(self, warn: Callable[[str], None]) -> None:
-        """Goes back to the newest checkpoint that can be read; with none, the run starts over."""
+    def resume(self, warn: Callable[[str], None], forced: Sequence[str] = ()) -> None:
+        """Goes back to the newest checkpoint that can be read; with none, the run starts over.
+
+        forced: what is not as it was when the run began, a sentence each, for the manifest.
+        """
         with self.ranks.main_first():
             self.step, skipped = self.saver.load_newest(self.rollouts.ahead)
             if self.ranks.main:
                 for reason in skipped:
                     warn(f"{reason}; going back to {f'step {self.step}' if self.step else 'the start'}")
-                continue_run(self.folder, self.step)
+                continue_run(self.folder, self.step, forced)
             metrics = read_forms(self.folder / "metrics.jsonl", StepForm)
             self.alarms = resumed_alarms(metrics, read_forms(self.folder / ALARMS, AlarmForm))
             if self.validation is not None:

@@ -1,0 +1,64 @@
+"""A run goes on from what it began with: data, base weights, template, by their contents."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trained import SMALL
+
+from phfcli.core.shipped_files import embedded_model
+
+Phf = Callable[..., Any]
+
+
+def begin(phf: Phf, tmp_path: Path) -> list[Any]:
+    """A step of training on files of one's own; returns the options of the run."""
+    shutil.copytree(embedded_model(), tmp_path / "base")
+    rows = [
+        {"problem": f"{n} + 2?", "solution": f"{n}+2={n + 2}. \\boxed{{{n + 2}}}", "answer": n + 2} for n in range(4)
+    ]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "chat.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
+    files = ["--model", "base", "--data", "data.jsonl", "--set", "prompt.chat_template=chat.jinja"]
+    options = [*files, "--output-dir", "run", *SMALL]
+    done = phf("train", *options, "--steps", 1, "--quiet")
+    assert done.code == 0, done.err
+    return options
+
+
+def edit_data(folder: Path) -> None:
+    path = folder / "data.jsonl"
+    path.write_text(path.read_text().replace("It is", "It was"))
+
+
+def edit_weights(folder: Path) -> None:
+    path = folder / "base" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def edit_template(folder: Path) -> None:
+    (folder / "chat.jinja").write_text("{% for m in messages %}{{ m.content }}!\n{% endfor %}")
+
+
+@pytest.mark.slow
+def test_what_has_changed_is_named_and_force_records_it(phf: Phf, tmp_path: Path) -> None:
+    options = [*begin(phf, tmp_path), "--steps", 2, "--resume", "--quiet"]
+    (tmp_path / "base" / "config.json").touch()  # another time alone is no change
+    edits = {"data: the problems": edit_data, "model: the weights": edit_weights, "prompt.chat_template": edit_template}
+    for words, edit in edits.items():
+        kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "run" not in path.parts}
+        edit(tmp_path)
+        done = phf("train", *options)
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert f"resume: {words}" in done.err
+        for path, content in kept.items():
+            path.write_bytes(content)
+    edit_data(tmp_path)
+    assert phf("train", *options, "--force").code == 0
+    (resumed,) = json.loads((tmp_path / "run" / "manifest.json").read_text())["resumed"]
+    assert "data: the problems of" in resumed["forced"][0]
