@@ -111,6 +111,8 @@ def watch(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of
     divergence = read_form(run / "manifest.json", ManifestForm).get("divergence")
     while True:
         state = run_state(run)  # read before the metrics, so that every step done until then is shown
+        if state.state == "damaged":
+            raise UserError(state.problem)
         for line in read_forms(run / "metrics.jsonl", StepForm):
             if line["step"] > shown:
                 shown = line["step"]
