@@ -105,7 +105,7 @@ def test_an_answer_of_a_server() -> None:
             try:
                 [(_, drawn)] = engine.sample([Request((1, 2), number)], sampling)
             except UserError as error:
-                one_line(error, f"--engine {server.url}: ")
+                one_line(error, f"engine: {server.url}: ")
             except FaultError as error:
                 one_line(error, server.url)
             else:

@@ -17,9 +17,7 @@ Phf = Callable[..., Any]
 def begin(phf: Phf, tmp_path: Path) -> list[Any]:
     """A step of training on files of one's own; returns the options of the run."""
     shutil.copytree(embedded_model(), tmp_path / "base")
-    rows = [
-        {"problem": f"{n} + 2?", "solution": f"{n}+2={n + 2}. \\boxed{{{n + 2}}}", "answer": n + 2} for n in range(4)
-    ]
+    rows = [{"problem": f"{n} + 2?", "solution": f"It is \\boxed{{{n + 2}}}", "answer": n + 2} for n in range(4)]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "chat.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
     files = ["--model", "base", "--data", "data.jsonl", "--set", "prompt.chat_template=chat.jinja"]
