@@ -19,7 +19,7 @@ from phfcli.core.losses.head import Head
 from phfcli.core.losses.pointwise import Attention
 from phfcli.core.models.adapters import AdapterSummary
 from phfcli.core.models.architecture import final_norm, find_blocks, find_decoder, head_of
-from phfcli.core.models.description import ModelDescription, width_of
+from phfcli.core.models.description import ModelDescription, attends_in_part, width_of
 
 # attribute of a fully sharded model: calls the backbone, with the weights gathered for the pass
 READ_WITHOUT_HEAD = "read_without_head"
@@ -144,7 +144,7 @@ def check_logit_lens(causal: PreTrainedModel, wanted: int) -> None:
     attention = [getattr(block, "self_attn", None) for block in blocks]
     if not causal._supports_attention_backend or None in attention or norm is None:
         raise UserError(f"{kind}: its attention cannot be captured, which oisd needs")
-    if any(getattr(module, "sliding_window", None) for module in attention):
+    if attends_in_part(causal.config):
         raise UserError(f"{kind}: some of its blocks attend to a sliding window, which oisd does not know")
 
 

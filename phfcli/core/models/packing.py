@@ -88,8 +88,9 @@ def _first(pieces: Sequence[slice], count: int) -> list[slice]:
     return first
 
 
-# (module, query [1, H, T, h], key and value [1, G, T, h], scaling, dropout) -> [1, T, H, h]
-Attend = Callable[[nn.Module, Tensor, Tensor, Tensor, float | None, float], Tensor]
+# (module, query [1, H, T, h], key and value [1, G, T, h], scaling, dropout, window) -> [1, T, H, h]
+# a token attends to the `window` newest tokens of its sequence, itself included; None is to all of them
+Attend = Callable[[nn.Module, Tensor, Tensor, Tensor, float | None, float, int | None], Tensor]
 
 _LARGEST_ERROR = 0.05  # relative, of a trial; where packing fails the error is about as large as the output
 _TRIAL = ((1, 2, 3, 4, 5, 6, 7), (8, 9, 10, 11, 12), (1, 2, 3, 13, 14))  # the last shares a prefix with the first
@@ -98,14 +99,21 @@ _tried: WeakSet[PreTrainedModel] = WeakSet()
 
 @dataclass(frozen=True)
 class CausalSequences:
-    """Each token attends to the earlier ones of its own sequence."""
+    """Each token attends to the earlier ones of its own sequence, within the layer's window."""
 
     row: PackedRow
 
     def __call__(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float | None,
+        dropout: float,
+        window: int | None,
     ) -> Tensor:
-        """One call of the fused attention for each sequence.
+        """One call of the fused attention for each sequence that fits into the window.
 
         The queries of a shared prefix are computed again and their result is dropped: causal kernels want as many
         queries as keys, a mask would take memory of queries times keys, and attention is cheap beside the matrix
@@ -116,11 +124,40 @@ class CausalSequences:
         for sequence, count in enumerate(self.row.computed):
             if count:
                 q, k, v = (self.row.gather(x, sequence) for x in (query, key, value))
-                attended = scaled_dot_product_attention(
-                    q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=gqa
-                )
+                if window is not None and window < k.shape[2]:
+                    attended = _attend_within(window, q[:, :, -count:], k, v, scaling, dropout)
+                else:
+                    attended = scaled_dot_product_attention(
+                        q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=gqa
+                    )
                 out.append(attended[:, :, -count:].transpose(1, 2))
         return out[0] if len(out) == 1 else torch.cat(out, dim=1)  # the output of a single sequence is not copied
+
+
+def _attend_within(
+    window: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
+) -> Tensor:
+    """Attention of a sequence's last C tokens, query [1, H, C, h], key and value [1, G, T, h] -> [1, H, C, h].
+
+    As many queries at a time as the window is long, so that a mask has at most twice the window's columns.
+    """
+    groups, length, count = query.shape[1] // key.shape[1], key.shape[2], query.shape[2]
+    if groups > 1:  # with a mask the fused kernels know no shared key heads
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    out: list[Tensor] = []
+    for start in range(length - count, length, window):
+        stop, first = min(start + window, length), max(0, start - window + 1)
+        at = torch.arange(first, stop, device=query.device)
+        mask = in_window(at[start - first :], at, window)
+        q, k, v = query[:, :, start - length : stop - length or None], key[:, :, first:stop], value[:, :, first:stop]
+        out.append(scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling))
+    return torch.cat(out, dim=2)
+
+
+def in_window(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
+    """Which keys at positions [K] each query at positions [Q] attends to, [Q, K]."""
+    distance = queries[:, None] - keys
+    return distance >= 0 if window is None else (distance >= 0) & (distance < window)
 
 
 def row_arguments(row: PackedRow, attend: Attend) -> dict[str, Any]:
@@ -158,9 +195,9 @@ def can_pack(model: LanguageModel) -> bool:
 
 
 def _may_pack(model: LanguageModel) -> bool:
-    """Whether every block attends by torch's sdpa, and to all earlier tokens of the sequence."""
+    """Whether every block attends by torch's sdpa, and to all earlier tokens of the sequence or of a window."""
     attention = [getattr(block, "self_attn", None) for block in model.blocks]
-    sparse = any(getattr(module, name, None) for module in attention for name in ("sliding_window", "indexer"))
+    sparse = any(getattr(module, "indexer", None) for module in attention)
     chunked = getattr(model.causal.config, "attention_chunk_size", None)
     replaceable = model.causal._supports_attention_backend
     return not (model.attention != "sdpa" or not replaceable or None in attention or sparse or chunked)
@@ -198,12 +235,13 @@ def _attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     attend: Attend | None = None,
+    sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """transformers' own sdpa, but for a packed row, which brings its attention along as `attend`."""
-    if attend is None:
+    if attend is None:  # the mask holds the window
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
-    return attend(module, query, key, value, scaling, dropout), None
+    return attend(module, query, key, value, scaling, dropout, sliding_window), None
 
 
 AttentionInterface.register(PACKING_SDPA, _attention)

@@ -13,7 +13,15 @@ from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsW
 from phfcli.core.models.description import cache_row_bytes
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.lora import adapter_for_sampling
-from phfcli.core.models.packing import CausalSequences, PackedRow, can_pack, pack, packed_arguments, row_arguments
+from phfcli.core.models.packing import (
+    CausalSequences,
+    PackedRow,
+    can_pack,
+    in_window,
+    pack,
+    packed_arguments,
+    row_arguments,
+)
 from phfcli.core.models.sharding import whole_weights
 from phfcli.core.types import Completion, Request, Sampling
 
@@ -52,19 +60,29 @@ class ReadPrompts:
     rows: Sequence[Sequence[int]]  # of the cache, for each prompt
 
     def __call__(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float | None,
+        dropout: float,
+        window: int | None,
     ) -> Tensor:
         for store, new in zip(self.cache.of(module, key, value), (key, value), strict=True):
             for prompt, rows in enumerate(self.rows):
                 part = self.row.gather(new[0], prompt)
                 for row in rows:
                     store[row, :, : part.shape[1]] = part
-        return CausalSequences(self.row)(module, query, key, value, scaling, dropout)
+        return CausalSequences(self.row)(module, query, key, value, scaling, dropout, window)
 
 
 @dataclass(frozen=True)
 class NextTokens:
-    """Attention of one new token in each of the first T rows to itself and to the earlier tokens of its row."""
+    """Attention of one new token in each of the first T rows to itself and to the earlier tokens of its row.
+
+    A layer with a window attends to the newest of them only.
+    """
 
     cache: KeyValueCache
     columns: Tensor  # [T], the column of each new token
@@ -72,7 +90,14 @@ class NextTokens:
     mask: Tensor | None  # [T, 1, 1, longest], the columns that belong to the row; None where all rows are equally long
 
     def __call__(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float | None,
+        dropout: float,
+        window: int | None,
     ) -> Tensor:
         count = len(self.columns)
         rows = torch.arange(count, device=query.device)
@@ -85,17 +110,21 @@ class NextTokens:
         keys, values = stored
         groups = keys.shape[1]
         grouped = query[0].transpose(0, 1).reshape(count, groups, heads // groups, size)
-        out = scaled_dot_product_attention(grouped, keys, values, attn_mask=self.mask, scale=scaling)
+        mask = self.mask if window is None or window >= self.longest else _visible(self.columns, self.longest, window)
+        out = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scaling)
         return out.reshape(1, count, heads, values.shape[-1])  # values may have another head size than keys
 
 
 def next_tokens(cache: KeyValueCache, lengths: Sequence[int], device: torch.device) -> NextTokens:
     """The attention of the next tokens of rows that hold so many tokens each."""
     columns, longest = torch.tensor(lengths, device=device), max(lengths) + 1
-    mask = None
-    if min(lengths) + 1 < longest:
-        mask = (torch.arange(longest, device=device) <= columns[:, None])[:, None, None]
+    mask = _visible(columns, longest, None) if min(lengths) + 1 < longest else None
     return NextTokens(cache, columns, longest, mask)
+
+
+def _visible(columns: Tensor, longest: int, window: int | None) -> Tensor:
+    """The columns that a new token in each of `columns` [T] attends to, [T, 1, 1, longest]."""
+    return in_window(columns, torch.arange(longest, device=columns.device), window)[:, None, None]
 
 
 _FEW = 256  # most likely tokens among which a nucleus is searched first

@@ -1,15 +1,15 @@
 """Our models attend by a function of their own name; transformers' sdpa stays as it is for every other model."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from families import family, write
+from families import build, family, write
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from phfcli.core.config import ModelSettings
+from phfcli.core.models.description import load_description
 from phfcli.core.models.language_model import PACKING_SDPA, LanguageModel
 from phfcli.core.models.loading import load_model
 from phfcli.core.models.packing import can_pack
@@ -44,7 +44,8 @@ def test_the_name_does_not_reach_a_saved_model(tmp_path: Path) -> None:
     assert PACKING_SDPA not in (tmp_path / "saved/config.json").read_text(encoding="utf-8")
 
 
-def test_a_model_that_cannot_be_packed_keeps_the_stock_sdpa(random_model: Callable[..., LanguageModel]) -> None:
-    windowed = random_model(use_sliding_window=True, sliding_window=4, max_window_layers=0)
-    assert not can_pack(windowed)
-    assert windowed.causal.config._attn_implementation == "sdpa"
+def test_a_model_that_cannot_be_packed_keeps_the_stock_sdpa() -> None:
+    causal = build(family("lfm2"))
+    convolving = LanguageModel(causal, causal, load_description("embedded"))
+    assert not can_pack(convolving)
+    assert causal.config._attn_implementation == "sdpa"

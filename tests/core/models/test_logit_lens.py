@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from checkpointing import check_gradients_stay
+from families import build, family
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -103,3 +104,6 @@ def test_what_cannot_be_captured_is_refused(random_model: Model) -> None:
     sliding = random_model(use_sliding_window=True, sliding_window=4, max_window_layers=1)
     with pytest.raises(UserError, match="attend to a sliding window"):
         check_logit_lens(add_lora(sliding, LoraSettings(r=2), 0).causal, 1)
+    mistral = build(family("mistral"), sliding_window=4)  # its blocks do not hold the window
+    with pytest.raises(UserError, match="attend to a sliding window"):
+        check_logit_lens(mistral, 1)

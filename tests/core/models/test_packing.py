@@ -4,15 +4,19 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from families import build, family
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from phfcli.core.models import passes
+from phfcli.core.models.description import load_description
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.packing import PackedRow, can_pack, pack
+from phfcli.core.models.packing import CausalSequences, PackedRow, can_pack, pack, row_arguments
 from phfcli.core.models.passes import Batch, Sample, collate, run_pass
+from phfcli.core.rollouts.transformers import TransformersEngine
+from phfcli.core.types import Request, Sampling
 
 CPU = torch.device("cpu")
 LAYERS = (1, 3)
@@ -103,10 +107,42 @@ def test_padding_is_what_is_computed(student: LanguageModel, monkeypatch: pytest
     assert [int(x) for x in passes.padding(student, batch)] == [12, 24 + 30]
 
 
-def test_a_model_that_looks_through_a_window_is_padded(random_model: Callable[..., LanguageModel]) -> None:
-    assert can_pack(random_model())
-    windowed = random_model(use_sliding_window=True, sliding_window=4, max_window_layers=0)
-    assert not can_pack(windowed)
+WINDOW = 16
+SEQUENCES = [ids(50, 1), ids(30, 2), [*ids(20, 1), *ids(25, 3)], ids(4, 4)]  # the third begins as the first
+
+
+@pytest.mark.parametrize("kind", ["mistral", "mixtral", "phi3", "starcoder2", "gemma3_text", "cohere2", "qwen2"])
+def test_packed_sequences_longer_than_the_window_equal_eager_attention_one_at_a_time(kind: str) -> None:
+    more = {"use_sliding_window": True, "max_window_layers": 1} if kind == "qwen2" else {}
+    causal = build(family(kind), sliding_window=WINDOW, **more)
+    model = LanguageModel(causal, causal, load_description("embedded"))
+    assert can_pack(model)
+    row = pack(SEQUENCES, CPU)
+    packed = model.backbone(**row_arguments(row, CausalSequences(row))).last_hidden_state[0]
+    states = torch.cat([row.gather(packed, number) for number in range(len(SEQUENCES))])
+    causal.set_attn_implementation("eager")
+    alone = [model.backbone(input_ids=torch.tensor([one]), use_cache=False) for one in SEQUENCES]
+    wanted = torch.cat([out.last_hidden_state[0] for out in alone])
+    assert relative(states, wanted) < 1e-5
+    trained = [p for p in model.backbone.parameters() if p.requires_grad]
+    got, expected = (torch.autograd.grad(x.sin().sum(), trained, allow_unused=True) for x in (states, wanted))
+    assert relative(*(torch.cat([g.flatten() for g in part if g is not None]) for part in (got, expected))) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["mistral", "phi3", "gemma3_text"])
+def test_own_rollouts_longer_than_the_window_equal_eager_attention(kind: str) -> None:
+    causal = build(family(kind), sliding_window=WINDOW)
+    model = LanguageModel(causal, causal, load_description("embedded"))
+    prompts = [tuple(one) for one in SEQUENCES]
+    requests = [Request(prompt, seed) for seed, prompt in enumerate(prompts)]
+    drawn = dict(TransformersEngine(model).sample(requests, Sampling(max_new_tokens=20)))
+    assert can_pack(model)
+    causal.set_attn_implementation("eager")
+    for index, prompt in enumerate(prompts):
+        completion = drawn[index]
+        logits = causal(input_ids=torch.tensor([[*prompt, *completion.ids]]), use_cache=False).logits
+        expected = logits[0, len(prompt) - 1 : -1].log_softmax(-1).gather(1, torch.tensor(completion.ids)[:, None])
+        torch.testing.assert_close(torch.tensor(completion.logprobs), expected[:, 0], rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_that_drops_the_argument_is_padded(

@@ -228,8 +228,10 @@ def heads(count: int, tokens: int, seed: int) -> torch.Tensor:
 
 def test_a_prompt_is_written_to_each_of_its_rows() -> None:
     cache = KeyValueCache(3, 6)
-    key, value = heads(2, 5, 1), heads(2, 5, 2)
-    ReadPrompts(cache, pack([[1, 2, 3], [4, 5]], CPU), [[0, 2], [1]])(BLOCK, heads(4, 5, 3), key, value, None, 0.0)
+    prompt = _, key, value = heads(4, 5, 3), heads(2, 5, 1), heads(2, 5, 2)
+    ReadPrompts(cache, pack([[1, 2, 3], [4, 5]], CPU), [[0, 2], [1]])(
+        BLOCK, heads(4, 5, 3), key, value, None, 0.0, None
+    )
     keys, values = cache.layers[BLOCK]
     for row in (0, 2):
         assert torch.equal(keys[row, :, :3], key[0, :, :3])
@@ -239,8 +241,10 @@ def test_a_prompt_is_written_to_each_of_its_rows() -> None:
 
 def test_a_prompt_that_begins_as_another_is_written_whole() -> None:
     cache = KeyValueCache(2, 6)
-    key, value = heads(2, 5, 1), heads(2, 5, 2)
-    ReadPrompts(cache, pack([[1, 2, 3], [1, 2, 4, 5]], CPU), [[0], [1]])(BLOCK, heads(4, 5, 3), key, value, None, 0.0)
+    prompt = _, key, value = heads(4, 5, 3), heads(2, 5, 1), heads(2, 5, 2)
+    ReadPrompts(cache, pack([[1, 2, 3], [1, 2, 4, 5]], CPU), [[0], [1]])(
+        BLOCK, heads(4, 5, 3), key, value, None, 0.0, None
+    )
     keys, _ = cache.layers[BLOCK]
     assert torch.equal(keys[0, :, :3], key[0, :, :3])
     assert torch.equal(keys[1, :, :4], key[0, :, [0, 1, 3, 4]])
@@ -248,10 +252,10 @@ def test_a_prompt_that_begins_as_another_is_written_whole() -> None:
 
 def test_a_new_token_attends_to_its_row_and_to_itself() -> None:
     cache = KeyValueCache(2, 6)
-    key, value = heads(2, 5, 1), heads(2, 5, 2)
-    ReadPrompts(cache, pack([[1, 2, 3], [4, 5]], CPU), [[0], [1]])(BLOCK, heads(4, 5, 3), key, value, None, 0.0)
+    prompt = _, key, value = heads(4, 5, 3), heads(2, 5, 1), heads(2, 5, 2)
+    ReadPrompts(cache, pack([[1, 2, 3], [4, 5]], CPU), [[0], [1]])(BLOCK, *prompt, None, 0.0, None)
     query, new_key, new_value = heads(4, 2, 4), heads(2, 2, 5), heads(2, 2, 6)
-    out = next_tokens(cache, [3, 2], CPU)(BLOCK, query, new_key, new_value, None, 0.0)
+    out = next_tokens(cache, [3, 2], CPU)(BLOCK, query, new_key, new_value, None, 0.0, None)
     for row, own in ((0, slice(0, 3)), (1, slice(3, 5))):
         k = torch.cat([key[:, :, own], new_key[:, :, row : row + 1]], dim=2)
         v = torch.cat([value[:, :, own], new_value[:, :, row : row + 1]], dim=2)
