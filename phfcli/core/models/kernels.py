@@ -1,12 +1,12 @@
 """Faster forms of parts of a model, put in place of its code: adapter products, norms, and the MLP in tiles."""
 
 import copy
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -20,8 +20,38 @@ from phfcli.core.models.architecture import find_blocks
 def fuse_products(network: PeftModel) -> None:
     """Replaces the network's LoRA layers by `FusedLoraLinear`, which keeps less for the backward pass."""
     for module in network.modules():
-        if type(module) is LoraLinear:
+        if type(module) is LoraLinear and _products_agree():
             module.__class__ = FusedLoraLinear
+
+
+_LIMIT = 1e-5  # relative, of a trial in float32 between a fused form and the code that it replaces
+
+
+@cache
+def _products_agree() -> bool:
+    """Whether `FusedLoraLinear` gives the output and the gradients of PEFT's own layer, tried once in a process."""
+    with torch.random.fork_rng([]), torch.enable_grad():
+        torch.manual_seed(0)
+        base = nn.Linear(12, 10).requires_grad_(False)
+        config = LoraConfig(r=3, lora_alpha=5, init_lora_weights=False)
+        layer = LoraLinear(base, "default", config, r=3, lora_alpha=5, init_lora_weights=False)
+        x, weights = torch.randn(2, 7, 12).requires_grad_(), torch.randn(10)
+        plain = _outcome(layer, x, weights)
+        layer.__class__ = FusedLoraLinear
+        fused = _outcome(layer, x, weights)
+    return _agree(fused, plain)
+
+
+def _outcome(module: Callable[[Tensor], Tensor], x: Tensor, weights: Tensor) -> list[Tensor]:
+    """A module's output [..., o], and the gradients of a weighted sum of its sine for `x` and all that trains."""
+    out = module(x)
+    trained = [p for p in module.parameters() if p.requires_grad] if isinstance(module, nn.Module) else []
+    return [out, *torch.autograd.grad((out.sin() * weights).sum(), [x, *trained])]
+
+
+def _agree(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
+    pairs = zip(got, wanted, strict=True)
+    return all(bool((one - other).norm() <= _LIMIT * other.norm()) for one, other in pairs)
 
 
 def only_products(layer: LoraLinear, adapter: str) -> bool:
@@ -96,7 +126,7 @@ def fuse_norms(network: nn.Module) -> None:
 
 
 def _is_rms_norm(module: nn.Module) -> bool:
-    """Whether a module computes bitwise what `_RmsNorm` does; each class and width is tried once."""
+    """Whether `_RmsNorm` gives a module's output bitwise and its gradient; each class and width is tried once."""
     weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
     if not isinstance(weight, Tensor) or weight.ndim != 1 or weight.dtype not in _HALF or not isinstance(eps, float):
         return False
@@ -106,14 +136,19 @@ def _is_rms_norm(module: nn.Module) -> bool:
     return _tried[kind]
 
 
-@torch.no_grad()
+@torch.enable_grad()
 def _trial(module: nn.Module, weight: Tensor, eps: float) -> bool:
-    twin = copy.deepcopy(module).to_empty(device="cpu")
+    twin = copy.deepcopy(module).to_empty(device="cpu").requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
-    x, weights = torch.randn(2, 3, len(weight), generator=generator).to(weight.dtype)
-    twin.load_state_dict({"weight": weights[0]}, strict=False)
+    x, (scale, *_) = torch.randn(2, 3, len(weight), generator=generator).to(weight.dtype)
+    twin.load_state_dict({"weight": scale}, strict=False)
     try:
-        return torch.equal(twin(x), _RmsNorm.apply(x, weights[0], eps))  # type: ignore[no-untyped-call]
+        if not torch.equal(twin(x), _RmsNorm.apply(x, scale, eps)):  # type: ignore[no-untyped-call]
+            return False
+        # the gradient in float64 around float32, where roundings of half precision do not hide a difference
+        twin, x, scale = twin.double(), x.double().requires_grad_(), scale.double()
+        apply: Any = _RmsNorm.apply
+        return _agree(_outcome(lambda x: apply(x, scale, eps), x, scale), _outcome(twin, x, scale))
     except (TypeError, ValueError, RuntimeError):  # another kind of norm
         return False
 

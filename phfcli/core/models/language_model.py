@@ -1,4 +1,7 @@
-"""A loaded model as the method sees it, and the logit lens: a block's states read by the model's norm and head."""
+"""A loaded model as the method sees it, and what a pass leaves: captured states, and the logit lens.
+
+The logit lens is a block's states read by the model's norm and head.
+"""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,16 +13,16 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from phfcli.core.errors import UserError
 from phfcli.core.losses.head import Head
 from phfcli.core.losses.pointwise import Attention
 from phfcli.core.models.adapters import AdapterSummary
 from phfcli.core.models.architecture import final_norm, find_blocks, find_decoder, head_of
-from phfcli.core.models.description import ModelDescription, attends_in_part, width_of
+from phfcli.core.models.description import ModelDescription
 
 # attribute of a fully sharded model: calls the backbone, with the weights gathered for the pass
 READ_WITHOUT_HEAD = "read_without_head"
@@ -118,6 +121,51 @@ class LanguageModel:
         return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
 
 
+@contextmanager
+def capture_states(blocks: Sequence[nn.Module], at: tuple[Tensor, Tensor]) -> Iterator[Callable[[], Tensor]]:
+    """Captures the blocks' outputs at rows and columns [B, m]; the value it yields stacks them to [L, B, m, d]."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(index: int, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        if isinstance(output, Tensor):
+            output, kept[index] = _Select.apply(output, *at)  # type: ignore[no-untyped-call]
+            return output
+        state, kept[index] = _Select.apply(output[0], *at)  # type: ignore[no-untyped-call]
+        return state, *output[1:]
+
+    def stack() -> Tensor:
+        return torch.stack([kept[index] for index in range(len(blocks))])
+
+    handles = [
+        block.register_forward_hook(lambda _module, _args, output, index=index: keep(index, output))
+        for index, block in enumerate(blocks)
+    ]
+    try:
+        yield stack
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Select(torch.autograd.Function):
+    """A block's output [B, T, d] -> (the output itself, its states at rows and columns [B, m]).
+
+    The gradient of the selected states is added to that of the output, which comes from the blocks above. Plain
+    indexing would make a gradient [B, T, d] for each block, and all of them at the start of the backward pass. Only
+    the indices are kept for the backward pass: gradient checkpointing runs the block again without the hook.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, state: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.at = rows, columns
+        return state.view_as(state), state[rows, columns]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_state: Tensor, grad_selected: Tensor) -> tuple[Tensor, None, None]:
+        return grad_state.index_put(ctx.at, grad_selected, accumulate=True), None, None
+
+
 _SHARE_OF_DEPTH = 6  # OISD takes layer 6 of 36 of Qwen3-4B and 8B
 
 
@@ -133,19 +181,6 @@ class LogitLens:
 def lens_layer(wanted: int, depth: int) -> int:
     """The number of the block, 1 is the first; `wanted` 0 asks for the one at a sixth of the depth."""
     return wanted or max(1, round(depth / _SHARE_OF_DEPTH))
-
-
-def check_logit_lens(causal: PreTrainedModel, wanted: int) -> None:
-    """Raises UserError where no block lies below the last one, or attention cannot be captured; reads no weight."""
-    blocks, kind = find_blocks(causal)[1], causal.config.model_type
-    depth, norm = len(blocks), final_norm(find_decoder(causal), blocks, width_of(causal.config))
-    if lens_layer(wanted, depth) >= depth:
-        raise UserError(f"oisd.layer: must lie below the last of the model's {depth} decoder blocks, got {wanted}")
-    attention = [getattr(block, "self_attn", None) for block in blocks]
-    if not causal._supports_attention_backend or None in attention or norm is None:
-        raise UserError(f"{kind}: its attention cannot be captured, which oisd needs")
-    if attends_in_part(causal.config):
-        raise UserError(f"{kind}: some of its blocks attend to a sliding window, which oisd does not know")
 
 
 @contextmanager
@@ -166,7 +201,7 @@ def capture_logit_lens(
         return LogitLens(model.final_norm(state[rows, columns]), *(kept[module] for module in attention))
 
     try:
-        with _capture_attention(model.causal.config, attention) as kept:
+        with capture_attention(model.causal.config, attention) as kept:
             yield lens
     finally:
         handle.remove()
@@ -179,7 +214,7 @@ def _self_attention(block: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _capture_attention(config: Any, modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Attention]]:
+def capture_attention(config: Any, modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Attention]]:
     """Within it, keeps the queries and keys with which `modules` call their attention function.
 
     Gradient checkpointing runs a block again after the context, with the plain function: the watched one adds no

@@ -1,20 +1,18 @@
 """Packing: several sequences in one row without padding, a shared prefix computed once, attention within each."""
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from phfcli.core.models.language_model import PACKING_SDPA, LanguageModel
+from phfcli.core.models.language_model import PACKING_SDPA
 
 # of a sequence: a shorter shared prefix costs more in copies of keys and values than it saves in products
 _LEAST_SHARE = 1 / 16
@@ -91,10 +89,6 @@ def _first(pieces: Sequence[slice], count: int) -> list[slice]:
 # (module, query [1, H, T, h], key and value [1, G, T, h], scaling, dropout, window) -> [1, T, H, h]
 # a token attends to the `window` newest tokens of its sequence, itself included; None is to all of them
 Attend = Callable[[nn.Module, Tensor, Tensor, Tensor, float | None, float, int | None], Tensor]
-
-_LARGEST_ERROR = 0.05  # relative, of a trial; where packing fails the error is about as large as the output
-_TRIAL = ((1, 2, 3, 4, 5, 6, 7), (8, 9, 10, 11, 12), (1, 2, 3, 13, 14))  # the last shares a prefix with the first
-_tried: WeakSet[PreTrainedModel] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -175,55 +169,6 @@ def packed_arguments(ids: Tensor, positions: Tensor, attend: Attend) -> dict[str
         "use_cache": False,
         "attend": attend,
     }
-
-
-def can_pack(model: LanguageModel) -> bool:
-    """Whether a packed row of this model gives what its sequences give alone.
-
-    A new model is tried once. One that passes keeps the attention that knows packed rows; other models of the process,
-    and models that fail, keep transformers' own.
-    """
-    if model.causal not in _tried:
-        _tried.add(model.causal)
-        if not (_may_pack(model) and _trial(model)) and not model.attention.startswith("flash"):
-            # FlashAttention is not warned of: it leaves padding out by itself
-            kind = model.causal.config.model_type
-            logging.getLogger(__name__).warning(
-                "%s: sequences of one batch are padded, for they cannot be packed", kind
-            )
-    return bool(model.causal.config._attn_implementation == PACKING_SDPA)
-
-
-def _may_pack(model: LanguageModel) -> bool:
-    """Whether every block attends by torch's sdpa, and to all earlier tokens of the sequence or of a window."""
-    attention = [getattr(block, "self_attn", None) for block in model.blocks]
-    sparse = any(getattr(module, "indexer", None) for module in attention)
-    chunked = getattr(model.causal.config, "attention_chunk_size", None)
-    replaceable = model.causal._supports_attention_backend
-    return not (model.attention != "sdpa" or not replaceable or None in attention or sparse or chunked)
-
-
-@torch.no_grad()
-def _trial(model: LanguageModel) -> bool:
-    """Whether a packed row gives the hidden states of its sequences alone; leaves PACKING_SDPA set if it does."""
-    count, training = model.head.shape[0], model.network.training
-    sequences = [[token * (count // 17) % count for token in tokens] for tokens in _TRIAL]
-    row = pack(sequences, model.device)
-    model.network.eval()
-    try:
-        alone = [model.backbone(input_ids=torch.tensor([ids], device=model.device)) for ids in sequences]
-        wanted = torch.cat([out.last_hidden_state[0] for out in alone])
-        model.causal.set_attn_implementation(PACKING_SDPA)
-        packed = model.backbone(**row_arguments(row, CausalSequences(row))).last_hidden_state[0]
-        states = torch.cat([row.gather(packed, sequence) for sequence in range(len(sequences))])
-        equal = bool((wanted - states).float().norm() <= _LARGEST_ERROR * wanted.float().norm())
-    except (TypeError, ValueError):  # a model that takes no such arguments
-        equal = False
-    finally:
-        model.network.train(training)
-    if not equal:
-        model.causal.set_attn_implementation("sdpa")
-    return equal
 
 
 def _attention(

@@ -7,21 +7,20 @@ and a prefix that several of them share is computed once.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from phfcli.core.losses.head import Head
 from phfcli.core.losses.positions import select_positions
-from phfcli.core.models.language_model import LanguageModel, LogitLens, capture_logit_lens
-from phfcli.core.models.packing import CausalSequences, can_pack, pack, row_arguments
+from phfcli.core.models.language_model import LanguageModel, LogitLens, capture_logit_lens, capture_states
+from phfcli.core.models.packing import CausalSequences, pack, row_arguments
+from phfcli.core.models.trial import can_pack
 from phfcli.core.names import Where
 
 
@@ -220,51 +219,6 @@ def padding(model: LanguageModel, batch: Batch, lens: int | None = None) -> tupl
     mask = torch.cat(masks)
     columns = mask.sum() if lens is None and can_pack(model) else torch.tensor(mask.numel(), device=mask.device)
     return columns - mask.sum(), columns
-
-
-@contextmanager
-def capture_states(blocks: Sequence[nn.Module], at: tuple[Tensor, Tensor]) -> Iterator[Callable[[], Tensor]]:
-    """Captures the blocks' outputs at rows and columns [B, m]; the value it yields stacks them to [L, B, m, d]."""
-    kept: dict[int, Tensor] = {}
-
-    def keep(index: int, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
-        if isinstance(output, Tensor):
-            output, kept[index] = _Select.apply(output, *at)  # type: ignore[no-untyped-call]
-            return output
-        state, kept[index] = _Select.apply(output[0], *at)  # type: ignore[no-untyped-call]
-        return state, *output[1:]
-
-    def stack() -> Tensor:
-        return torch.stack([kept[index] for index in range(len(blocks))])
-
-    handles = [
-        block.register_forward_hook(lambda _module, _args, output, index=index: keep(index, output))
-        for index, block in enumerate(blocks)
-    ]
-    try:
-        yield stack
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-class _Select(torch.autograd.Function):
-    """A block's output [B, T, d] -> (the output itself, its states at rows and columns [B, m]).
-
-    The gradient of the selected states is added to that of the output, which comes from the blocks above. Plain
-    indexing would make a gradient [B, T, d] for each block, and all of them at the start of the backward pass. Only
-    the indices are kept for the backward pass: gradient checkpointing runs the block again without the hook.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, state: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.at = rows, columns
-        return state.view_as(state), state[rows, columns]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_state: Tensor, grad_selected: Tensor) -> tuple[Tensor, None, None]:
-        return grad_state.index_put(ctx.at, grad_selected, accumulate=True), None, None
 
 
 def _select(samples: Sequence[Sample], lengths: Tensor, positions: int, where: Where) -> tuple[Tensor, Tensor]:

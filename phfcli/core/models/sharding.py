@@ -21,7 +21,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from phfcli.core.models.language_model import READ_WITHOUT_HEAD, LanguageModel
-from phfcli.core.models.packing import can_pack
+from phfcli.core.models.trial import can_pack
 from phfcli.core.storage.tensors import whole
 
 

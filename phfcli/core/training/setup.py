@@ -14,12 +14,12 @@ from phfcli.core.models.architecture import check_layers
 from phfcli.core.models.description import depth_of, load_config, pick_device, width_of
 from phfcli.core.models.device import return_large_blocks
 from phfcli.core.models.kernels import checkpoint_gradients
-from phfcli.core.models.language_model import LanguageModel, check_logit_lens
+from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model, load_whole
 from phfcli.core.models.lora import add_lora, check_round_trip
 from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.models.sharding import shard
-from phfcli.core.models.trial import check_computation
+from phfcli.core.models.trial import check_computation, check_logit_lens
 from phfcli.core.models.weights import check_quantization, quantization_method
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.objectives.contract import Needs

@@ -12,9 +12,9 @@ from phfcli.core.config import TrainConfig
 from phfcli.core.errors import FaultError, UserError
 from phfcli.core.models.device import offload_activations
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.packing import can_pack
 from phfcli.core.models.passes import Batch, Sample, collate, padding
 from phfcli.core.models.sharding import total
+from phfcli.core.models.trial import can_pack
 from phfcli.core.objectives.contract import Objective, loss_terms
 from phfcli.core.objectives.teachers import Teacher
 from phfcli.core.runs.folder import continue_run, step_name

@@ -12,7 +12,7 @@ from phfcli.core.config import ModelSettings
 from phfcli.core.models.description import load_description
 from phfcli.core.models.language_model import PACKING_SDPA, LanguageModel
 from phfcli.core.models.loading import load_model
-from phfcli.core.models.packing import can_pack
+from phfcli.core.models.trial import can_pack
 
 IDS = torch.arange(12)[None] % 7 + 3
 

@@ -13,9 +13,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from phfcli.core.config import LoraSettings
 from phfcli.core.errors import UserError
 from phfcli.core.losses.pointwise import Attention, attention_logits
-from phfcli.core.models.language_model import LanguageModel, check_logit_lens, lens_layer
+from phfcli.core.models.language_model import LanguageModel, lens_layer
 from phfcli.core.models.lora import add_lora
 from phfcli.core.models.passes import Pass, Sample, collate, run_pass
+from phfcli.core.models.trial import check_logit_lens
 
 CPU = torch.device("cpu")
 SAMPLES = [Sample([5, 9, 7], None, [11, 12, 13, 14]), Sample([8] * 6, None, [21, 22]), Sample([3], None, [31] * 9)]

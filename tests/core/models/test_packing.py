@@ -13,8 +13,9 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from phfcli.core.models import passes
 from phfcli.core.models.description import load_description
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.packing import CausalSequences, PackedRow, can_pack, pack, row_arguments
+from phfcli.core.models.packing import CausalSequences, PackedRow, pack, row_arguments
 from phfcli.core.models.passes import Batch, Sample, collate, run_pass
+from phfcli.core.models.trial import can_pack
 from phfcli.core.rollouts.transformers import TransformersEngine
 from phfcli.core.types import Request, Sampling
 
@@ -143,19 +144,6 @@ def test_own_rollouts_longer_than_the_window_equal_eager_attention(kind: str) ->
         logits = causal(input_ids=torch.tensor([[*prompt, *completion.ids]]), use_cache=False).logits
         expected = logits[0, len(prompt) - 1 : -1].log_softmax(-1).gather(1, torch.tensor(completion.ids)[:, None])
         torch.testing.assert_close(torch.tensor(completion.logprobs), expected[:, 0], rtol=1e-4, atol=1e-4)
-
-
-def test_a_model_that_drops_the_argument_is_padded(
-    random_model: Callable[..., LanguageModel], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = random_model()
-    forward = model.backbone.forward
-
-    def deaf(**arguments: object) -> object:
-        return forward(**{name: value for name, value in arguments.items() if name != "attend"})
-
-    monkeypatch.setattr(model.backbone, "forward", deaf)
-    assert not can_pack(model)
 
 
 def test_a_trial_leaves_the_mode_as_it_was(random_model: Callable[..., LanguageModel]) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 from phfcli.core.losses.divergence import divergence
 from phfcli.core.losses.fused_divergence import fused_divergence
 from phfcli.core.losses.policy_gradient import token_logprobs
-from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.passes import Sample, capture_states, collate, run_pass, states_with_final_norm
+from phfcli.core.models.language_model import LanguageModel, capture_states
+from phfcli.core.models.passes import Sample, collate, run_pass, states_with_final_norm
 from phfcli.core.training.pass_memory import Allocations
 
 LAYERS = (1, 2, 3)

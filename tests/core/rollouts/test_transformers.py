@@ -10,21 +10,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from phfcli.core.models.cached_attention import KeyValueCache, ReadPrompts, next_tokens
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.packing import pack
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.rollouts import transformers as seeded_sampler
 from phfcli.core.rollouts import transformers as transformers_engine
 from phfcli.core.rollouts.transformers import (
-    KeyValueCache,
-    ReadPrompts,
     SeededSampler,
     TransformersEngine,
     candidates,
     draw_rows,
     drawn_logprobs,
     generate_rows,
-    next_tokens,
 )
 from phfcli.core.types import Completion, Request, Sampling
 
@@ -228,10 +226,8 @@ def heads(count: int, tokens: int, seed: int) -> torch.Tensor:
 
 def test_a_prompt_is_written_to_each_of_its_rows() -> None:
     cache = KeyValueCache(3, 6)
-    prompt = _, key, value = heads(4, 5, 3), heads(2, 5, 1), heads(2, 5, 2)
-    ReadPrompts(cache, pack([[1, 2, 3], [4, 5]], CPU), [[0, 2], [1]])(
-        BLOCK, heads(4, 5, 3), key, value, None, 0.0, None
-    )
+    queries, key, value = heads(4, 5, 3), heads(2, 5, 1), heads(2, 5, 2)
+    ReadPrompts(cache, pack([[1, 2, 3], [4, 5]], CPU), [[0, 2], [1]])(BLOCK, queries, key, value, None, 0.0, None)
     keys, values = cache.layers[BLOCK]
     for row in (0, 2):
         assert torch.equal(keys[row, :, :3], key[0, :, :3])
@@ -241,10 +237,8 @@ def test_a_prompt_is_written_to_each_of_its_rows() -> None:
 
 def test_a_prompt_that_begins_as_another_is_written_whole() -> None:
     cache = KeyValueCache(2, 6)
-    prompt = _, key, value = heads(4, 5, 3), heads(2, 5, 1), heads(2, 5, 2)
-    ReadPrompts(cache, pack([[1, 2, 3], [1, 2, 4, 5]], CPU), [[0], [1]])(
-        BLOCK, heads(4, 5, 3), key, value, None, 0.0, None
-    )
+    queries, key, value = heads(4, 5, 3), heads(2, 5, 1), heads(2, 5, 2)
+    ReadPrompts(cache, pack([[1, 2, 3], [1, 2, 4, 5]], CPU), [[0], [1]])(BLOCK, queries, key, value, None, 0.0, None)
     keys, _ = cache.layers[BLOCK]
     assert torch.equal(keys[0, :, :3], key[0, :, :3])
     assert torch.equal(keys[1, :, :4], key[0, :, [0, 1, 3, 4]])
@@ -252,8 +246,8 @@ def test_a_prompt_that_begins_as_another_is_written_whole() -> None:
 
 def test_a_new_token_attends_to_its_row_and_to_itself() -> None:
     cache = KeyValueCache(2, 6)
-    prompt = _, key, value = heads(4, 5, 3), heads(2, 5, 1), heads(2, 5, 2)
-    ReadPrompts(cache, pack([[1, 2, 3], [4, 5]], CPU), [[0], [1]])(BLOCK, *prompt, None, 0.0, None)
+    queries, key, value = heads(4, 5, 3), heads(2, 5, 1), heads(2, 5, 2)
+    ReadPrompts(cache, pack([[1, 2, 3], [4, 5]], CPU), [[0], [1]])(BLOCK, queries, key, value, None, 0.0, None)
     query, new_key, new_value = heads(4, 2, 4), heads(2, 2, 5), heads(2, 2, 6)
     out = next_tokens(cache, [3, 2], CPU)(BLOCK, query, new_key, new_value, None, 0.0, None)
     for row, own in ((0, slice(0, 3)), (1, slice(3, 5))):
