@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from families import FAMILIES, Family, write
+from families import FAMILIES, WINDOW, Family, write
 from torch import Tensor
 from trained import same_tensors
 
@@ -42,6 +42,8 @@ compares it: each family is made tiny and random (four blocks), and put through 
 - states, head: blocks, final norm and head as phf takes them against the model's own hidden states and logits
 - fused = plain: the divergence from hidden states against that from the model's own logits, and both gradients
 - padded = single: a padded batch against its samples one by one, in a pass and in sampling
+- packed = eager: training (states and gradient) and sampling of several sequences, which begin alike and are longer
+  than the family's window (16 tokens), against eager attention to one sequence at a time
 - merged = not: the adapter folded into the weights, as sampling has it and as PEFT exports it
 - train, resume: two steps of PHF, and bitwise the same from a checkpoint after the first
 - eval: `phf eval` of that run
@@ -68,6 +70,12 @@ SAMPLES = [
     Sample(IDS[:3], IDS[50:59], IDS[90:96]),
     Sample(IDS[3:11], IDS[40:44], IDS[60:61]),
     Sample(IDS[9:10], IDS[50:80], IDS[30:42]),
+]
+LONG = [
+    Sample(IDS[: 2 * WINDOW], None, IDS[60 : 60 + 2 * WINDOW]),
+    Sample(IDS[: WINDOW + 4], None, IDS[90:101]),
+    Sample(IDS[20 : 23 + WINDOW], None, IDS[120:150]),
+    Sample(IDS[40:44], None, IDS[150:153]),  # within the window
 ]
 
 
@@ -181,6 +189,34 @@ def _padding(folder: Path) -> None:
         torch.testing.assert_close(torch.tensor(alone.logprobs), own, **_CLOSE)
 
 
+def _packing(folder: Path) -> None:
+    """Together and by the fast paths, against eager attention to one sequence at a time."""
+    model = _load(folder, noise=0.1)
+    batch = collate(LONG, 4, model.description.pad_id, CPU)
+    packed = run_pass(model, batch.student, batch, ()).hidden
+    requests = [Request(tuple(s.student_prompt), seed) for seed, s in enumerate(LONG)]
+    drawn = dict(TransformersEngine(model).sample(requests, Sampling(max_new_tokens=2 * WINDOW)))
+    model.causal.set_attn_implementation("eager")
+    alone = torch.cat([_states(model, s.student_prompt, s.completion) for s in LONG])
+    torch.testing.assert_close(packed, alone, **_CLOSE)
+    trained = list(model.trainable().values())
+    got, wanted = (torch.autograd.grad(x.sin().sum(), trained, materialize_grads=True) for x in (packed, alone))
+    difference, size = (torch.cat([g.flatten() for g in part]) for part in (got, wanted))
+    assert (difference - size).norm() <= 1e-4 * size.norm(), "the gradient differs"
+    with torch.no_grad():
+        for index, request in enumerate(requests):
+            states = _states(model, request.prompt_ids, drawn[index].ids)
+            ids = torch.tensor(drawn[index].ids)[:, None]
+            expected = model.output_head.logits(states).log_softmax(-1).gather(1, ids)[:, 0]
+            torch.testing.assert_close(torch.tensor(drawn[index].logprobs), expected, **_CLOSE)
+
+
+def _states(model: LanguageModel, prompt: Sequence[int], completion: Sequence[int]) -> Tensor:
+    """The last hidden states of one sequence at the columns that predict its completion."""
+    hidden: Tensor = model.backbone(input_ids=torch.tensor([[*prompt, *completion]]), use_cache=False).last_hidden_state
+    return hidden[0, len(prompt) - 1 : -1]
+
+
 @torch.no_grad()
 def _merging(folder: Path) -> None:
     model = _load(folder, noise=0.1)
@@ -225,6 +261,7 @@ CHECKS: dict[str, Callable[[Path], None]] = {
     "states, head": _states_and_head,
     "fused = plain": _fused,
     "padded = single": _padding,
+    "packed = eager": _packing,
     "merged = not": _merging,
     "train, resume": _training,
     "eval": _evaluation,
