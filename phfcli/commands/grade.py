@@ -84,6 +84,8 @@ def _show(out: "Console", file: Path, graded: "Regrading") -> None:
         for row in graded.rows
     ]
     print_table(out, title, ("policy", "score", *(name.replace("_", " ") for name in _COUNTED)), rows)
+    for note in graded.notes:
+        say(out, f"note       {printable(note)}")
     pairs = [(f"{b} - {a}", points(moved), str(count)) for a, b, moved, count in graded.disagreements()]
     if pairs:
         print_table(out, "two by two", ("pair", "points", "samples on which they differ"), pairs)

@@ -118,6 +118,7 @@ class SampleForm(Form):
     tokens: Count = 0
     seconds: Annotated[float, Field(ge=0)] = 0.0
     gold: StrictStr | None = None
+    golds: list[StrictStr] = []
     text: StrictStr = ""
     cut: bool = False
 

@@ -158,12 +158,16 @@ def split_hub_name(name: str) -> tuple[str, str | None, str]:
 def write_parquet(path: Path, rows: Iterable[Row], kinds: Mapping[str, str]) -> None:
     """Replaces a parquet file.
 
-    kinds: Arrow's name of each column's type, in the order of the columns. A value that a row lacks is null.
+    kinds: Arrow's name of each column's type, or "list<string>", in the order of the columns. A value that a row
+        lacks is null.
     """
     import pyarrow
     from pyarrow.parquet import write_table
 
-    schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in kinds.items()])
+    texts = pyarrow.list_(pyarrow.string())
+    schema = pyarrow.schema(
+        [(name, texts if kind == "list<string>" else pyarrow.type_for_alias(kind)) for name, kind in kinds.items()]
+    )
     whole = [{name: writable(row.get(name)) for name in kinds} for row in rows]
     with replacing(path) as temporary:
         write_table(pyarrow.Table.from_pylist(whole, schema), temporary, compression="zstd")

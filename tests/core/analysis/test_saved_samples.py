@@ -7,15 +7,27 @@ write_peer_files.py made the files, with lm-eval 0.4.13, lighteval 0.13.0 (latex
 import json
 import shutil
 import zipfile
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
 
+import pandas
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from phfcli.core.analysis.regrade import Regrading, regrade
 from phfcli.core.analysis.saved_samples import read_samples
 from phfcli.core.config import GradeConfig, SampleColumns
 from phfcli.core.errors import UserError
+from phfcli.core.evaluation import samples
+from phfcli.core.evaluation.samples import SampleTask
 from phfcli.core.names import PolicyName
+from phfcli.core.types import Completion, Problem
+from phfcli.grading import Grader
 
 FILES = Path(__file__).parent / "files"
 OWN = GradeConfig()
@@ -26,6 +38,12 @@ LM_EVAL_FLEXIBLE = [0, 1, 0, 0, 1, 0, 1, 0, 1, 0]
 LIGHTEVAL = [1, 1, 1, 0, 1, 1, 1, 0, 1, 1]
 INSPECT_MATCH = [0, 1, 0, 0, 1, 0, 0, 0, 1, 0]
 INSPECT_EXACT = [0, 0, 0, 0, 0, 0, 0, 0, 1, 0]
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    with Grader(workers=1, timeout_s=20.0) as shared:
+        yield shared
 
 
 def graded(name: str, *policies: PolicyName) -> Regrading:
@@ -123,3 +141,136 @@ def test_a_cut_eval_log_is_told(tmp_path: Path) -> None:
         archive.writestr("samples/zz_epoch_1.json", '{"id": ')
     with pytest.raises(UserError, match=r"not a whole \.eval log"):
         read_samples(path, OWN)
+
+
+def foreign(name: str) -> Regrading:
+    return graded(f"foreign/{name}", "phf")
+
+
+@pytest.mark.parametrize(
+    ("name", "samples", "phf", "stored", "note"),
+    [
+        ("lm_cat.jsonl", 4, 0.75, {"none/exact_match": 0.75}, None),  # two subtasks joined, each with its ids from 0
+        ("lm_none.jsonl", 2, 1.0, {"none/exact_match": 1.0}, "1 of 2 samples have no stored score of none/exact_match"),
+        ("lm_bypass.jsonl", 1, 1.0, {}, "none/bypass are not between 0 and 1"),
+        ("err.json", 3, 1 / 3, {"match": 0.5}, "1 of 3 samples failed in the other tool"),
+        ("nan.json", 3, 2 / 3, {"match": 0.5}, "1 of 3 samples have no stored score of match"),
+        ("v012.parquet", 4, 0.75, {"avg@n": 0.75}, None),
+    ],
+)
+def test_what_other_tools_write_is_counted_as_they_count_it(
+    name: str, samples: int, phf: float, stored: dict[str, float], note: str | None
+) -> None:
+    found = foreign(name)
+    assert len(found.texts) == samples
+    assert {row.name: row.average for row in found.rows} == pytest.approx(
+        {"phf": phf} | {f"stored: {metric}": score for metric, score in stored.items()}
+    )
+    assert (note is None and not found.notes) or (note is not None and note in " ".join(found.notes))
+    assert all(difference == 0 for _, _, difference, _ in found.disagreements())  # over the samples with both scores
+    json.dumps(found.as_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("lm_mc.jsonl", "line 1: it holds likelihoods of choices"), ("dup.eval", "sample 0 of problem a occurs twice")],
+)
+def test_what_cannot_be_graded_is_one_line(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        foreign(name)
+    assert "\n" not in str(error.value)
+
+
+LM_LINE = {"doc_id": 0, "target": "7", "resps": [[r"\boxed{7}"]], "filter": "none", "metrics": ["m"], "m": 1}
+
+
+def written(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_repeated_sample_counts_once(tmp_path: Path) -> None:
+    [text] = read_samples(written(tmp_path / "a.jsonl", LM_LINE, LM_LINE, LM_LINE), OWN).texts
+    assert text.stored == {"none/m": 1.0}
+    sample = json.loads((FILES / "foreign/nan.json").read_text())["samples"][0]
+    log = tmp_path / "log.json"
+    log.write_text(json.dumps({"eval": {}, "samples": [sample] * 3}))
+    saved = read_samples(log, OWN)
+    assert len(saved.texts) == 1
+    assert list(saved.notes) == ["2 repeated samples count once"]
+    with pytest.raises(UserError, match="document 0 occurs twice under the filter none"):
+        read_samples(written(tmp_path / "b.jsonl", LM_LINE, LM_LINE | {"resps": [["8"]]}), OWN)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        LM_LINE | {"resps": ["abc"]},
+        LM_LINE | {"resps": "abc"},
+        LM_LINE | {"metrics": "m"},
+        {"doc": {"id": "0", "choices": ["7"], "gold_index": 0}, "model_response": {"text": "abc"}, "metric": {}},
+        {"doc": {"id": "0", "choices": "789", "gold_index": 0}, "model_response": {"text": ["a"]}, "metric": {}},
+    ],
+)
+def test_a_string_is_no_list_of_letters(tmp_path: Path, line: object) -> None:
+    with pytest.raises(UserError, match="where a list is wanted"):
+        read_samples(written(tmp_path / "a.jsonl", line), OWN)
+
+
+def test_rows_without_text_are_left_out_and_told(tmp_path: Path) -> None:
+    good = {"problem": "1+6", "answer": "7", "completion": r"\boxed{7}"}
+    bad = [{"answer": gold} for gold in (float("nan"), True, float("inf"), None, "")]
+    bad += [{"problem": ""}, {"problem": None}, {"completion": float("nan")}, {"completion": False}]
+    path = written(tmp_path / "a.jsonl", good, *({**good, **change} for change in bad))
+    saved = read_samples(path, OWN)
+    assert len(saved.texts) == 1
+    assert saved.notes[0].startswith("9 rows are left out: line 2 has nan as gold answer, where text is wanted; line 3")
+
+
+def test_integers_beside_an_empty_cell_stay_integers(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pandas.DataFrame({"answer": [7, None], "completion": ["7", "8"]}).to_parquet(path)
+    saved = read_samples(path, OWN)
+    assert [text.golds for text in saved.texts] == [("7",)]
+    assert len(saved.notes) == 1
+
+
+GOLDS = st.one_of(
+    st.sampled_from(["34 or 977", "#### 7", r"\boxed{7} or 8", "a\nb", "x or y", "7", r"\frac12", " 7 ", "1, 2"]),
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12),
+)
+TEXTS = st.one_of(GOLDS, st.sampled_from(["34", "977", "8"])).map(lambda answer: rf"so \boxed{{{answer}}}")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.lists(GOLDS, min_size=1, max_size=3, unique=True), TEXTS, st.booleans()), min_size=1))
+def test_phf_gives_its_own_files_their_stored_score(grader: Grader, drawn: list[tuple[list[str], str, bool]]) -> None:
+    """Golds that hold "or", or that look like whole solutions, are kept as they are."""
+    problems = [Problem(str(i), "?", answer=golds[0], accepted=tuple(golds)) for i, (golds, _, _) in enumerate(drawn)]
+    description: Any = SimpleNamespace(text=lambda ids: drawn[ids[0]][1])
+    completions = [
+        (SampleTask(problem, 0, 0), Completion((i,), (), "stop" if whole else "length"))
+        for i, (problem, (_, _, whole)) in enumerate(zip(problems, drawn, strict=True))
+    ]
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:
+        patched.setattr("phfcli.core.analysis.regrade.build_grader", lambda *_: nullcontext(grader))
+        path = written(Path(folder) / "samples.jsonl", *samples.grade(completions, description, grader))
+        saved = read_samples(path, OWN)
+        assert [(text.golds, text.text) for text in saved.texts] == [(tuple(golds), text) for golds, text, _ in drawn]
+        ours, stored = regrade(saved, ["phf"], 20.0).rows
+        assert list(ours.scores) == list(stored.scores)
+
+
+def test_an_old_gold_of_several_answers_is_told(tmp_path: Path) -> None:
+    row = {"problem": "a", "sample": 0, "status": "wrong", "gold": "34 or 977", "text": r"\boxed{34}"}
+    saved = read_samples(written(tmp_path / "samples.jsonl", row), OWN)
+    assert saved.texts[0].golds == ("34", "977")
+    assert "older phf" in saved.notes[0]
+
+
+def test_own_samples_are_graded_by_their_own_grader(tmp_path: Path) -> None:
+    row = {"problem": "a", "sample": 0, "status": "correct", "golds": ["C"], "text": r"\boxed{C. because}"}
+    path = written(tmp_path / "samples.jsonl", row)
+    (tmp_path / "settings.json").write_text('{"grader": "choice"}')
+    ours, stored = regrade(read_samples(path, OWN), ["phf"], 20.0).rows
+    assert ours.average == stored.average == 1.0
