@@ -2,23 +2,45 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from phfcli.core.errors import UserError
-from phfcli.core.grading.exact import MAX_CHARS, PlainNumber, Refused, agree, canonical, check, plain_number, split_unit
+from phfcli.core.grading.exact import (
+    MAX_CHARS,
+    PlainNumber,
+    Refused,
+    agree,
+    canonical,
+    check,
+    currency,
+    plain_number,
+    ratio,
+    spelled_number,
+    split_unit,
+)
 from phfcli.core.grading.latex import enclosure, last_box, normalise
 from phfcli.core.names import GoldForm
 
 _MODULUS = re.compile(
     r"\s*(?:\(\s*(?:\\?b?mod|\\text\s*\{\s*mod\s*\})|\\p?mod|(?<=[0-9])\s+mod)(?![a-zA-Z])\s*\{?\s*([^{}()]+?)\s*[)}]*$"
 )
-_BASE = re.compile(r"([0-9A-F]+)\s*_\s*\{?\s*([0-9]+)\s*\}?")
+_BASE = re.compile(r"\(?\s*([0-9A-F]+)\s*\)?\s*_\s*\{?\s*([0-9]+)\s*\}?")
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)(?:\.[0-9]+)?")
 _EQUALS = re.compile(r"(?<![<>!:\\])=")
 _SEVERAL = re.compile(r"[,;<>]|\b(?:or|and)\b|\\(?:text|ne|le|ge|neq|leq|geq|lt|gt|approx|lor|land|in)(?![a-zA-Z])")
 _NAME = re.compile(r"\\?[a-zA-Z]+\s*(?:_\s*\{?\w+\}?)?\s*(?:\(\s*[a-zA-Z]\s*\))?")
 _CLOCK = re.compile(r"[0-9]{1,2}\s*:\s*[0-5][0-9]")
+_HALF_DAY = re.compile(rf"({_CLOCK.pattern})\s*(?:\\text\s*\{{)?\s*([apAP])\.?\s*[mM]\.?\s*\}}?")
+_TWICE = re.compile(r"(?:\\text\s*\{)?\s*([a-zA-Z -]+?)\s*\(\s*([0-9]+)\s*\)\s*\}?")  # nine (9)
+_SAME_WORDS = {"dne": "does not exist"}
+_CONDITION = re.compile(
+    r"(?:\s*(?:\\cdot\s*)?[,;(]\s*|\s*\\text\s*\{[\s,]*(?:where|for|with)[^{}]*\}\s*)\(?\s*"
+    r"([a-zA-Z])\s*\\in\s*(?:\\mathbb\s*\{?\s*[ZN]\s*\}?|\\[ZN](?![a-zA-Z]))(?:\s*[\^_]\s*(?:\{[^{}]*\}|[+0*]))?\s*\)?\s*$"
+)
+_LETTER = r"(?:(?<![a-zA-Z\\])|(?<=\\pi)|(?<=\\pi )){}(?![a-zA-Z])"
+_CONSTANT_NAMES = frozenset("KkcD")
+_CONSTANT = re.compile(r"(?:(?<=\+)|^)\s*([A-Za-z])\s*(?=$|\+)")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*|\([A-Za-z]\)")
 
@@ -32,6 +54,7 @@ class Answer:
     modulus: str | None = None
     name: str | None = None  # the left side, for an equation whose right side is a plain number
     number: PlainNumber | None = None
+    parameter: str | None = None  # k, for a formula with "k in the integers" behind it
     words: str | None = None  # in lower case, if the whole answer is \text{words}
 
     @property
@@ -50,17 +73,22 @@ def read(raw: str) -> Answer:
     if len(raw) > MAX_CHARS:
         raise Refused(f"longer than {MAX_CHARS} characters")
     text = normalise(raw)
+    text = _digits(text)
     if (words := _words(text)) is not None:
         return Answer(words, words=words)
+    if half := _HALF_DAY.fullmatch(text):
+        return Answer(half[1], unit=f"{half[2].upper()}M")
+    text, parameter = _split_parameter(text)
     text, modulus = _split_modulus(text)
     text, unit = split_unit(text)
+    unit = unit or currency(raw)
     if in_base := _BASE.fullmatch(text):
         text, unit = in_base[1], f"base {in_base[2]}"
     text = _ungroup(text)
     name, number = _number(text)
     if number is None or name is not None:
         check(text)
-    return Answer(text, unit, modulus, name, number)
+    return Answer(text, unit, modulus, name, number, parameter)
 
 
 def decide(gold: Answer, answer: Answer) -> bool | None:
@@ -77,6 +105,8 @@ def decide(gold: Answer, answer: Answer) -> bool | None:
         return _congruent(gold, answer) or agree(gold.number, answer.number)
     if all(_CLOCK.fullmatch(a.text) for a in (gold, answer)):
         return gold.key.lstrip("0") == answer.key.lstrip("0")  # the parser reads 6:30 as 6/30
+    if (parts := ratio(gold.text)) or ratio(answer.text):
+        return parts == ratio(answer.text)
     brackets = {enclosure(gold.text), enclosure(answer.text)}
     return False if brackets == {"{", "("} else None  # a set is no tuple
 
@@ -86,7 +116,19 @@ def _words(text: str) -> str | None:
     words = whole[1].strip() if whole else text
     if not _WORDS.fullmatch(words) or not (whole or words.startswith("(")):
         return None
-    return " ".join(words.strip("()").lower().split())
+    words = " ".join(words.strip("()").lower().split())
+    return _SAME_WORDS.get(words, words)
+
+
+def _digits(text: str) -> str:
+    """A number in words as digits, also where its digits stand behind the words; any other text as it is."""
+    if (twice := _TWICE.fullmatch(text)) and spelled_number(twice[1]) == int(twice[2]):
+        return twice[2]
+    whole = _TEXT.fullmatch(text)
+    number = spelled_number(whole[1] if whole else text)
+    if number is None and (whole or text == "one half") and (whole[1] if whole else text).strip().lower() == "one half":
+        return r"\frac{1}{2}"
+    return text if number is None else str(number)
 
 
 def _same_words(gold: Answer, answer: Answer) -> bool | None:
@@ -96,6 +138,32 @@ def _same_words(gold: Answer, answer: Answer) -> bool | None:
         return True
     both_words = gold.words is not None and answer.words is not None
     return False if both_words or gold.number or answer.number else None
+
+
+def rename_letters(gold: Answer, answer: Answer) -> Answer:
+    """The answer with the gold's names for a constant of integration (+ C) and for an integer parameter (k in Z)."""
+    new = _letters(answer.text) - _letters(gold.text)
+    wanted = _letters(gold.text) - _letters(answer.text)
+    if len(new) != 1 or len(wanted) != 1:
+        return answer
+    [old], [name] = new, wanted
+    sums = "+" in gold.text and "+" in answer.text
+    constants = sums and name == "C" and "C" in _CONSTANT.findall(gold.text) and old in _CONSTANT.findall(answer.text)
+    parameters = (gold.parameter in (None, name)) and (answer.parameter in (None, old))
+    if (constants and old in _CONSTANT_NAMES) or (parameters and (gold.parameter or answer.parameter)):
+        return replace(answer, text=re.sub(_LETTER.format(old), f" {name} ", answer.text))
+    return answer
+
+
+def _letters(text: str) -> set[str]:
+    return set(re.findall(_LETTER.format("([a-zA-Z])"), text))
+
+
+def _split_parameter(text: str) -> tuple[str, str | None]:
+    match = _CONDITION.search(text)
+    if match is None or not match.start() or match[1] not in _letters(text[: match.start()]):
+        return text, None
+    return text[: match.start()].strip(), match[1]
 
 
 def _split_modulus(text: str) -> tuple[str, str | None]:
@@ -138,6 +206,41 @@ def _congruent(gold: Answer, answer: Answer) -> bool:
         return False
     difference = gold.number.value - answer.number.value
     return difference.denominator == 1 and difference.numerator % int(gold.modulus) == 0
+
+
+_LETTERED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textit|boldsymbol)\s*\{\s*\(?([A-Za-z])\)?[.:]?\s*\}")
+_MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textit|boldsymbol)\s*\{([^{}]*)\}")
+_OPTION_WORDS = re.compile(r"(?:(?:the )?(?:correct |final )?(?:answer|option|choice)(?: is)?\s*:?\s*)+", re.IGNORECASE)
+_LETTER_ALONE = re.compile(r"\(?\s*([A-Za-z])\s*\)?\s*[.:,;]?")
+_LABELLED = re.compile(r"(?:\(\s*([A-Za-z])\s*\)|([A-Za-z])\s*(?:[).:,;]|--?(?=\s)|[–—]|(?=\()))\s*(.*)", re.DOTALL)
+_SECOND = re.compile(  # a second label, or a letter that is listed behind the first
+    r"(?:^|[,/;&+|\s]|(?:^|\s)(?:and|or)\s)\s*(?:\(\s*[A-J]\s*\)|[A-J]\s*[).:](?=\s|$))|^\(?[A-J]\)?[.:]?$"
+    r"|^(?:(?:and|or)\s|[,/;&+|]\s*)*\(?[A-J]\)?(?=\s*(?:$|,|/|;|&|\+|and\s|or\s))"
+)
+_LIST = re.compile(
+    r"\(?[A-Ja-j]\)?(?:\s*(?:[,/;&+|]|\b(?:and|or)\b)+\s*(?:(?:and|or)\s+)?\(?[A-Ja-j]\)?)+[.]?|[A-J]{2,10}|[A-J](?:\s+[A-J])+"
+)
+
+
+def read_choice(text: str) -> tuple[str, str] | None:
+    """(letter, text behind it) of a multiple choice: a letter alone, or a label before a delimiter.
+
+    The letter is "" where several are given, which is no choice. None is an answer without a label.
+    """
+    if len(text) > MAX_CHARS:
+        return None
+    text = _LETTERED.sub(r"(\1) ", text.replace("\\&", "&"))
+    text = re.sub(r"\\q?quad(?![a-zA-Z])|\\[ ,;:!]|~|\$", " ", _MARKUP.sub(r"\1", text))
+    text = " ".join(text.strip().strip("*_`\"'").split())
+    text = text[words.end() :] if (words := _OPTION_WORDS.match(text)) else text
+    if alone := _LETTER_ALONE.fullmatch(text):
+        return alone[1].upper(), ""
+    if _LIST.fullmatch(text):
+        return "", text
+    label = _LABELLED.fullmatch(text)
+    if label is None:
+        return None
+    return ("" if _SECOND.search(label[3]) else (label[1] or label[2]).upper()), label[3]
 
 
 _NUMBER = re.compile(r"-?[0-9](?:[0-9,]*[0-9])?(?:\.[0-9]+)?(?:/[0-9]+)?")

@@ -132,12 +132,57 @@ def agree(a: PlainNumber, b: PlainNumber) -> bool:
     return rounds(a, b.value) or rounds(b, a.value)
 
 
+_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+_TENS = "ten twenty thirty forty fifty sixty seventy eighty ninety"
+_DIGIT_WORDS = {
+    **{word: i for i, word in enumerate(f"{_ONES} seventeen eighteen nineteen".split())},
+    **{word: 10 * i for i, word in enumerate(_TENS.split(), start=1)},
+    **{character: i for i, character in enumerate("零一二三四五六七八九")},
+    **{"〇": 0, "两": 2},
+}
+_POWER_WORDS = {"hundred": 100, "thousand": 1000, "million": 10**6, "十": 10, "百": 100, "千": 1000, "万": 10_000}
+
+
+def spelled_number(text: str) -> int | None:
+    """The integer that English or Chinese words spell as a whole, such as twenty-one and 二十一; else None."""
+    words = text.strip().lower().replace("-", " ").split()
+    if not text.isascii():
+        words = list(text.strip())
+    if not words or not all(word in _DIGIT_WORDS or word in _POWER_WORDS or word == "and" for word in words):
+        return None
+    return _spelled([word for word in words if word not in ("and", "零")] or words)
+
+
+def _spelled(words: Sequence[str]) -> int | None:
+    """The value of number words; None where they do not form one number, as in "two three"."""
+    powers = [i for i, word in enumerate(words) if word in _POWER_WORDS]
+    if powers:
+        at = max(powers, key=lambda i: _POWER_WORDS[words[i]])
+        power = _POWER_WORDS[words[at]]
+        before = _spelled(words[:at]) if at else (1 if power == 10 else None)
+        after = _spelled(words[at + 1 :]) if words[at + 1 :] else 0
+        return None if not before or after is None or after >= power else before * power + after
+    values = [_DIGIT_WORDS.get(word) for word in words]
+    if len(values) == 2 and (values[0] or 0) >= 20 and 0 < (values[1] or 0) < 10:
+        return (values[0] or 0) + (values[1] or 0)
+    return values[0] if len(values) == 1 else None
+
+
+def ratio(text: str) -> list[Fraction] | None:
+    """The parts of a ratio of three numbers or more, relative to the first one that is not 0; else None."""
+    parts = [plain_number(part) for part in text.split(":")]
+    values = [part.value for part in parts if part is not None]
+    first = next(filter(None, values), None)
+    return [value / first for value in values] if first and 3 <= len(values) == len(parts) else None
+
+
 _NAMES = {
     "mm": "millimeter millimetre", "cm": "centimeter centimetre", "m": "meter metre", "km": "kilometer kilometre",
     "inch": "in inches", "foot": "ft feet", "yard": "yd", "mile": "mi", "g": "gram", "kg": "kilogram",
     "mg": "milligram", "pound": "lb", "ounce": "oz", "ml": "milliliter millilitre", "l": "liter litre",
     "second": "s sec", "minute": "min", "hour": "h hr", "day": "", "week": "", "month": "", "year": "yr",
-    "degree": "deg", "radian": "rad", "dollar": "", "cent": "", "mph": "", "km/h": "kmh kph", "m/s": "",
+    "degree": "deg", "radian": "rad", "dollar": "usd", "cent": "", "euro": "eur",
+    "yen": "", "rupee": "", "mile/hour": "mph", "km/hour": "kmh kph",
 }  # fmt: skip
 _CANONICAL = {alias: unit for unit, aliases in _NAMES.items() for alias in (unit, *aliases.split())}
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
@@ -164,12 +209,32 @@ def split_unit(text: str) -> tuple[str, str | None]:
 
 def canonical(words: str, power: str | None = None) -> str | None:
     """The canonical name of a unit of measure: cm^2 for "square centimeters" and for "cm" with power 2; else None."""
+    if len(parts := re.split(r"\s*/\s*|\s+per\s+", words.strip())) == 2:
+        units = [canonical(part) for part in parts]
+        return f"{units[0]}/{units[1]}" if all(units) else None
     *adjectives, noun = words.lower().replace(".", " ").split() or [""]
     unit = _CANONICAL.get(noun) or _CANONICAL.get(noun.removesuffix("s"))
     if unit is None or any(word not in _POWERS for word in adjectives):
         return None
     exponent = _POWERS[adjectives[-1]] if adjectives else int(power or 1)
     return unit if exponent == 1 else f"{unit}^{exponent}"
+
+
+_CURRENCIES = {
+    "dollar": re.compile(r"\\\$|^\s*USD(?![a-zA-Z])"),
+    "euro": re.compile(r"€|\\euro(?![a-zA-Z])|^\s*EUR(?![a-zA-Z])"),
+    "pound": re.compile(r"£|\\pounds(?![a-zA-Z])|^\s*GBP(?![a-zA-Z])"),
+    "yen": re.compile("¥"),
+    "rupee": re.compile("₹"),
+}
+
+
+def currency(raw: str) -> str | None:
+    r"""The unit that the currency signs of a raw text name; None without one, or with several. A bare $ names none."""
+    text = raw.strip()
+    delimited = len(text) > 4 and text.startswith("\\$") and text.endswith("\\$")
+    named = [unit for unit, pattern in _CURRENCIES.items() if pattern.search(text)]
+    return named[0] if len(named) == 1 and not delimited else None
 
 
 def _counted(words: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Protocol, Self
 
 from phfcli.core.errors import UserError
 from phfcli.core.extensions import find
-from phfcli.core.grading.answers import Answer, decide, read
+from phfcli.core.grading.answers import Answer, decide, read, read_choice, rename_letters
 from phfcli.core.grading.exact import Refused
 from phfcli.core.grading.latex import last_box, last_boxes, split_commas
 from phfcli.core.grading.pool import DIED, TIMEOUT, Pool
@@ -31,10 +31,11 @@ class Status(StrEnum):
     bad_gold = "bad_gold"  # the gold answer cannot be read
 
 
-_CHOICE = re.compile(
-    r"(?:\\(?:text|textbf|mathrm)\s*\{\s*\(?([A-J])[).:]*\s*\}|\(([A-J])\)[.:]?)[~ ]*(\S.*)", re.DOTALL
+_LETTER = re.compile(r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*\(?[A-J]\)?\s*\}?")
+_LABEL = re.compile(
+    r"\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*\(?[A-J][).:]*\s*\}|\([A-J]\)|[A-J][.)](?=[\s~\\]))[.:]?[~\\ ]*(.+)",
+    re.DOTALL,
 )
-_LETTER = re.compile(r"(?:\\(?:text|textbf|mathrm)\s*\{)?\s*\(?[A-J]\)?\s*\}?")
 
 # with several accepted answers the first of these statuses counts; a grader failure counts before a wrong answer
 _PREFERRED = [
@@ -155,6 +156,7 @@ class Grader:
 
     def _compare(self, pairs: Sequence[tuple[Answer | None, Answer | None]]) -> list[Status]:
         """The status of each (gold, answer) pair. Workers judge only pairs that need the parser, equal pairs once."""
+        pairs = [(gold, rename_letters(gold, answer) if gold and answer else answer) for gold, answer in pairs]
         decided = [_decide(gold, answer) for gold, answer in pairs]
         open_pairs = [_texts(pair) for pair, status in zip(pairs, decided, strict=True) if status is None]
         distinct = list(dict.fromkeys(open_pairs))
@@ -184,11 +186,13 @@ def _final_answer(completion: str, golds: Sequence[str]) -> str | None:
 
 def _choice_part(answer: str, gold: str) -> str:
     r"""The part of an answer such as \text{(C) } 15 that matches the kind of the gold: the letter or the value."""
-    choice = _CHOICE.fullmatch(answer.strip())
-    if choice is None:
+    choice = read_choice(answer)
+    label = _LABEL.fullmatch(answer) if choice else None
+    if choice is None or label is None:
         return answer
-    letter = choice[1] or choice[2]
-    return letter if _LETTER.fullmatch(gold.strip()) else choice[3]
+    if _LETTER.fullmatch(gold.strip()):
+        return choice[0] or answer
+    return label[1]
 
 
 def _readable(text: str) -> Answer | None:
@@ -223,8 +227,6 @@ def _texts(pair: tuple[Answer | None, Answer | None]) -> tuple[str, str]:
     assert answer is not None
     return gold.text, answer.text
 
-
-_CHOICE_ANSWER = re.compile(r"\s*\$?\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*\(?\s*([A-Za-z])(?![A-Za-z0-9])")
 
 Rule = Callable[[str, str], Grade]  # of (gold, completion), the whole text with its thinking
 
@@ -285,11 +287,12 @@ class RuleGrader:
 
 
 def choice(gold: str, completion: str) -> Grade:
-    r"""Grades a multiple choice by the letter at the start of the last box: C, (C), C. and \text{(C) 15} alike."""
-    letter = _CHOICE_ANSWER.match(last_box(completion) or "")
+    r"""Grades a multiple choice by the letter of the last box: C, C. 15 and \text{(C) 15} alike; A or C is wrong."""
+    box = last_box(completion)
+    letter = read_choice(box or "")
     if letter is None:
         return Grade(Status.no_answer, None)
-    return Grade(Status.correct if letter[1].upper() == gold else Status.wrong, letter[1].upper())
+    return Grade(Status.correct if letter[0] == gold else Status.wrong, letter[0] or box)
 
 
 def find_rule(name: str) -> RuleGrader:

@@ -8,7 +8,7 @@ from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_la
 from math_verify import parse as read_text
 from math_verify import verify
 from math_verify.grader import should_treat_as_complex
-from sympy import Basic, Expr, I, MatrixBase, Rational, Symbol, nan, zoo
+from sympy import Basic, Expr, I, MatrixBase, Rational, Symbol, binomial, combsimp, factorial, nan, zoo
 
 from phfcli.core.grading.exact import agree, as_plain, consistent, equal_numbers, plain_number, refuted
 
@@ -55,6 +55,8 @@ def _equal(gold_text: str, gold: Any, answer_text: str, answer: Any) -> bool:
         same = _equal_constants(gold_text, gold, answer_text, answer)
         if same is not None:
             return same
+    elif _has_factorials(gold, answer) and combsimp(gold / answer) == 1:
+        return True  # before test points, whose factorials take minutes at many digits
     elif isinstance(gold, Expr) and isinstance(answer, Expr) and refuted(gold, answer):
         return False  # faster than math-verify, which would simplify the difference
     accepted: bool = verify(
@@ -66,6 +68,10 @@ def _equal(gold_text: str, gold: Any, answer_text: str, answer: Any) -> bool:
         raise_on_error=True,
     )
     return accepted and consistent(gold, answer)
+
+
+def _has_factorials(a: Any, b: Any) -> bool:
+    return isinstance(a, Expr) and isinstance(b, Expr) and (a.has(factorial, binomial) or b.has(factorial, binomial))
 
 
 def _is_constant(value: Any) -> bool:

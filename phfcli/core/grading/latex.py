@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import unicodedata
 from collections.abc import Callable
 
 from phfcli.core.grading.exact import plain_number
@@ -10,6 +11,7 @@ _TOKEN = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace \{ is a symbol, 
 _BARE = re.compile(r"\s*([+-]?[0-9](?:[0-9.,]*[0-9])?|[A-Za-z])(?![A-Za-z0-9])")
 _JOINED = re.compile(r"[\s$,;.]*(?:and|or|\\text\{\s*(?:and|or)\s*\})?[\s$,]*")
 _COMMAND = "\\boxed"
+_SPACES = re.compile(r"\s*")
 
 
 def last_box(text: str) -> str | None:
@@ -25,13 +27,13 @@ def last_box(text: str) -> str | None:
         if text[after : after + 1].isalpha():  # \boxedsomething is another command
             start = text.rfind(_COMMAND, 0, start)
             continue
-        brace = after + len(text[after:]) - len(text[after:].lstrip())
+        brace = _SPACES.match(text, after).end()  # type: ignore[union-attr]  # it matches an empty text too
         if text[brace : brace + 1] == "{":
             end = group_end(text, brace)
             return text[brace + 1 : end].strip() or None if end is not None else None
         if bare := _BARE.match(text, after):
             return bare[1]
-        if not text[after:].strip():
+        if brace == len(text):
             return None  # the completion is cut there
         start = text.rfind(_COMMAND, 0, start)  # the command is only mentioned
     return None
@@ -123,12 +125,15 @@ Rule = Callable[[str], str]
 
 _UNICODE = str.maketrans(
     {
-        **dict.fromkeys("−–—‒﹣－", "-"),
+        **dict.fromkeys("−–—‒‑﹣－", "-"),
         **dict.fromkeys("\u00a0\u2002\u2003\u2009\u200a\u202f", " "),
-        **dict.fromkeys("\u200b\ufeff\u2060", ""),
+        **dict.fromkeys("\u200b\ufeff\u2060✓✔■□∎", ""),
         **{"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty "},
-        **{"°": r"^\circ ", "±": r"\pm ", "∅": r"\emptyset ", "。": ".", "，": ", ", "、": ", ", "％": r"\%"},
-        **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F) if chr(code) not in "，％"},  # full width
+        **dict.fromkeys("°º˚", r"^\circ "),
+        **dict.fromkeys("⁄∕", "/"),
+        **dict.fromkeys("∙∗", r"\cdot "),
+        **{"∶": ":", "¢": r" cents", "ℝ": r"\mathbb{R}", "⩽": r"\le ", "⩾": r"\ge ", "…": r"\ldots "},
+        **{"±": r"\pm ", "∅": r"\emptyset ", "。": ".", "，": ", ", "、": ", ", "％": r"\%"},
         **{"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in "},
     }
 )
@@ -142,6 +147,7 @@ _VULGAR = {
 }  # fmt: skip
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ]+")
+_SUBSCRIPT = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 _ROOT_SIGNS = {"√": "", "∛": "[3]", "∜": "[4]"}
 _ROOT_SIGN = re.compile(r"([√∛∜])\s*([0-9]+(?:\.[0-9]+)?|[a-zA-Z]|(?=[({]))")
 _PARENTHESISED_ROOT = re.compile(r"\\sqrt\s*(?=\()")
@@ -150,9 +156,38 @@ _ALIGNED = re.compile(
     r"\\begin\s*\{(aligned|align\*?|gathered|gather\*?|split|eqnarray\*?)\}(.*)\\end\s*\{\1\}", re.DOTALL
 )
 _UNWRAPPED = frozenset(
-    {"boxed", "fbox", "underline", "uline", "mathbf", "boldsymbol", "bm", "mathit", "mathsf", "mathtt"}
+    {"boxed", "fbox", "framebox", "bbox", "underline", "uline", "bold", "mathbf", "boldsymbol", "bm", "pmb"}
+    | {"mathit", "mathsf", "mathtt", "mathcal", "operatorname"}
 )
-_TEXT = r"\\(?:mathrm|textrm|textnormal|textbf|textit|textsf|texttt|mbox|hbox|emph)(?![a-zA-Z])"
+_TEXT = r"\\(?:mathrm|textrm|textnormal|textbf|textit|textsf|textsc|textup|textmd|texttt|mbox|hbox|emph)(?![a-zA-Z])"
+_OPTIONS = r"\s*(?:\[[^\]]*\]\s*)*"  # of a command, in square brackets
+_COLOUR = (
+    rf"\\(?:textcolor|colorbox|enclose|color){_OPTIONS}\{{[^{{}}]*\}}|\\fcolorbox{_OPTIONS}\{{[^{{}}]*\}}\s*\{{[^{{}}]*\}}"
+    rf"|\\(?:h|v)?phantom\s*\{{[^{{}}]*\}}|(?<=\\framebox){_OPTIONS}(?=\{{)|(?<=\\bbox){_OPTIONS}(?=\{{)"
+)
+_FONT = (
+    r"\\(?:tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|bf|bfseries|rm|it|itshape|sf|tt|sc|em"
+    r"|scriptstyle|scriptscriptstyle|boldmath|mathstrut|strut|nonumber|hfill)(?![a-zA-Z])"
+)
+_QUOTES = {"**": "**", "__": "__", "``": "''", "*": "*", "_": "_", "`": "`", '"': '"', "“": "”", "「": "」", "『": "』"}
+_LEAD = (  # words that say that the answer follows
+    r"(?:so|thus|hence|therefore|exactly|precisely|total|there (?:are|is)|we (?:get|have)|it is"
+    r"|(?:the )?(?:value|sum|total|number|area|result|answer|probability|length)[a-z ]* (?:is|are|equals))"
+)
+_HAN_LABEL = r"^\s*(?:最终|答案|答|解|结果|一?共|有|则|故|所以|因此|应|是|为|為|等于|[::\s])+(?=[^\s])"
+_HAN = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+"
+_MAGNITUDES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_MAGNITUDE = re.compile(rf"(?<=[0-9])\s*(\\text\s*\{{)?\s*({'|'.join(_MAGNITUDES)})(?![a-zA-Z])\s*(?(1)([^{{}}]*)\}})")
+_SPAN = re.compile(r"(?:^|(?<=[\s=,;(])|(?<=cup)|(?<=in))([\[\](])([^\[\],;]+[,;][^\[\],;]+)([\[\])])(?=$|[\s,;).]|\\)")
+_BUILDER = re.compile(
+    r"\\\{\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\s*\{?\s*R\s*\}?\s*)?(?:\\mid(?![a-zA-Z])|\\vert(?![a-zA-Z])|:|\|)\s*(.*?)\s*\\\}"
+)
+_OR = re.compile(r"\s*(?:\\lor(?![a-zA-Z])|\\cup(?![a-zA-Z])|\\text\s*\{\s*,?\s*or\s*\}|(?<=\s)or(?=\s))\s*")
+_AND = re.compile(r"\s*(?:\\land(?![a-zA-Z])|\\text\s*\{\s*,?\s*and\s*\}|(?<=\s)and(?=\s))\s*")
+_RELATION = re.compile(r"\s*(<=|>=|<|>|\\leqslant|\\geqslant|\\leq?|\\geq?|\\lt|\\gt)(?![a-zA-Z])\s*")
+_DOTS = re.compile(r"\s*(?:\\[lcd]?dots[cb]?|\.\.\.)\s*")
+_MOST_LISTED = 100  # elements for which an ellipsis may stand
+_WHERE = r"(?<=\S)\s*\\text\s*\{[\s,]*(?:for|where)(?: all| any)?\s*\}\s*[a-zA-Z]\s*(?:\\[gln]e?q?|[<>])[^,;]*$"
 _THIN = r"(?:,?(?<!\\)\\[,;:! ]|~|\{,\})\s*"
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|ln|log|exp|sqrt|pi|infty"
 _DECIMAL = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)"  # a run of digits matches in one way only, or the time would be cubic
@@ -174,7 +209,16 @@ def _written_out(text: str) -> str:
     for character, fraction in _VULGAR.items():
         text = text.replace(character, fraction)
     text = _SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = _SUBSCRIPT.sub(lambda match: f"_{{{unicodedata.normalize('NFKC', match[0])}}}", text)
     return _ROOT_SIGN.sub(_root, text)
+
+
+def _plain_characters(text: str) -> str:
+    """Writes digits of every script, and letters that are another letter in another font, as the plain ones."""
+    if text.isascii():
+        return text
+    plain = (str(unicodedata.decimal(c)) if c.isdecimal() else unicodedata.normalize("NFKC", c) for c in text)
+    return "".join(new if len(new) <= 4 else c for c, new in zip(text, plain, strict=True)).translate(_UNICODE)
 
 
 def _root(match: re.Match[str]) -> str:
@@ -223,7 +267,108 @@ def _delimiters(text: str) -> str:
     for opening, closing in (("\\(", "\\)"), ("\\[", "\\]")):
         if text.startswith(opening) and text.endswith(closing):
             text = text[2:-2]
+    if text.startswith("{") and group_end(text, 0) == len(text) - 1:
+        return _delimiters(text[1:-1])
     return text.strip().rstrip(".,;: ")
+
+
+def _unquoted(text: str) -> str:
+    """Strips Markdown's emphasis and quotation marks around the whole."""
+    text = text.strip()
+    for opening, closing in _QUOTES.items():
+        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening + closing):
+            inside = text[len(opening) : -len(closing)]
+            return text if opening in inside else _unquoted(inside)
+    return text
+
+
+def _magnitudes(text: str) -> str:
+    r"""Writes 5 million and 5\text{ million dollars} with a power of ten."""
+
+    def power(match: re.Match[str]) -> str:
+        rest = f"\\text{{{match[3]}}}" if match[3] else ""
+        return rf"\times 10^{{{_MAGNITUDES[match[2]]}}}{rest}"
+
+    return _MAGNITUDE.sub(power, text)
+
+
+def _round_brackets(text: str) -> str:
+    """Writes the open ends of ]a, b[ with round brackets."""
+    if "[" not in text and "]" not in text:
+        return text
+
+    def span(match: re.Match[str]) -> str:
+        opening, inside, closing = match.groups()
+        return f"{opening.replace(']', '(')}{inside}{closing.replace('[', ')')}"
+
+    return _SPAN.sub(span, text)
+
+
+def _set_builder(text: str) -> str:
+    r"""Replaces \{x | condition on x} by the condition, if that is an inequality."""
+    match = _BUILDER.fullmatch(text.strip())
+    return match[2] if match and _RELATION.search(match[2]) and match[1] in match[2] else text
+
+
+def _unions(text: str) -> str:
+    """Writes inequalities that "or" or "and" joins as a union of intervals or as one interval."""
+    alternatives = _OR.split(text)
+    if len(alternatives) > 1:
+        spans = [_interval(part) for part in alternatives]
+        names = {span[0] for span in spans if span and span[0]}
+        if all(spans) and len(names) <= 1:
+            return r" \cup ".join(span[1] for span in spans if span)
+    elif len(both := _AND.split(text)) == 2 and all(_RELATION.search(part) for part in both):
+        spans = [_interval(part) for part in both]
+        if spans[0] and spans[1] and spans[0][0] == spans[1][0]:
+            low, high = sorted(spans, key=lambda span: r"(-\infty" not in span[1] if span else True)[::-1]
+            if low and high and low[1].endswith(r"\infty)") and high[1].startswith(r"(-\infty"):
+                return low[1].rpartition(",")[0] + "," + high[1].partition(",")[2]
+    return text
+
+
+def _interval(text: str) -> tuple[str, str] | None:
+    """(variable, interval) of an inequality; ("", itself) of an interval; None of anything else."""
+    text = text.strip().strip(",").strip()
+    if re.fullmatch(r"[(\[][^()\[\],]+,[^()\[\],]+[)\]]", text):
+        return "", text
+    parts = _RELATION.split(text)
+    signs = [("<" if sign in {"<", "<=", r"\lt"} or sign.startswith(r"\l") else ">") for sign in parts[1::2]]
+    closed = ["=" in sign or "eq" in sign or sign in {r"\le", r"\ge"} for sign in parts[1::2]]
+    terms = parts[::2]
+    if any(sign == ">" for sign in signs):
+        if "<" in signs:
+            return None
+        terms, closed = terms[::-1], closed[::-1]
+    names = [i for i, term in enumerate(terms) if re.fullmatch("[a-zA-Z]", term)]
+    if len(terms) not in (2, 3) or len(names) != 1 or (len(terms) == 3 and names != [1]):
+        return None
+    if len(terms) == 3:
+        return terms[1], f"{'(['[closed[0]]}{terms[0]},{terms[2]}{')]'[closed[1]]}"
+    if names == [0]:
+        return terms[0], f"(-\\infty,{terms[1]}{')]'[closed[0]]}"
+    return terms[1], f"{'(['[closed[0]]}{terms[0]},\\infty)"
+
+
+def _listed(text: str) -> str:
+    r"""Writes out the integers for which an ellipsis stands, as in 1, 2, \ldots, 5."""
+    dots = list(_DOTS.finditer(text))
+    if len(dots) != 1:
+        return text
+    match = re.fullmatch(r"(\\\{|\(|\[)?\s*(.*?)\s*(\\\}|\)|\])?", text)
+    assert match
+    parts = [part.strip() for part in match[2].split(",")]
+    place = next((i for i, part in enumerate(parts) if _DOTS.fullmatch(part)), 0)
+    numbers = [part for part in parts if re.fullmatch(r"-?[0-9]{1,6}", part)]
+    if place < 2 or place != len(parts) - 2 or len(numbers) != len(parts) - 1:
+        return text
+    *first, last = map(int, numbers)
+    step = first[1] - first[0]
+    even = step and all(b - a == step for a, b in itertools.pairwise(first))
+    if not even or (last - first[-1]) % step or not 0 < (last - first[0]) // step < _MOST_LISTED:
+        return text
+    whole = ", ".join(map(str, range(first[0], last + (1 if step > 0 else -1), step)))
+    return f"{match[1] or ''}{whole}{match[3] or ''}"
 
 
 def _percent(text: str) -> str:
@@ -258,24 +403,89 @@ def _choose(pieces: list[str], choice: tuple[int, ...]) -> list[str]:
 RULES: tuple[tuple[str, Rule], ...] = (
     ("printable", _printable),
     ("written out", _written_out),
+    ("plain characters", _plain_characters),
     ("aligned", _last_line),
+    ("upright words", _sub(r"\{\s*\\rm\s+([a-zA-Z][a-zA-Z ]*)\}", r"\\text{\1}")),
+    ("colours and boxes", _sub(_COLOUR, "")),
+    ("fonts and sizes", _sub(_FONT, " ")),
+    (
+        "tags",
+        _sub(
+            r"\\(?:tag|label)\*?\s*\{[^{}]*\}|(?:[\\\s]*\\(?:blacksquare|square|Box|qed|checkmark)(?![a-zA-Z]))+\s*$",
+            "",
+        ),
+    ),
+    ("last line end", _sub(r"\\\\\s*$", "")),
+    ("arrows", _sub(r"^\s*\\(?:therefore|implies|Rightarrow|Longrightarrow|rightarrow|to)(?![a-zA-Z])", "")),
+    ("quotation", _unquoted),
+    ("Chinese labels", _sub(_HAN_LABEL, "")),
+    ("Chinese counters", _sub(rf"(?<=[0-9])\s*(?![十百千万亿兆萬億半点分]){_HAN}$", "")),
+    ("no solution in Chinese", _sub(r"^\s*无解\s*$", r"\\text{no solution}")),
     ("answer label in text", _sub(rf"^\s*\\text\s*\{{\s*(?i:{_LABEL})\}}\s*(?=\S)", "")),
     ("answer label", _sub(rf"^\s*(?i:{_LABEL})(?=[^\sa-zA-Z])", "")),
     ("display", _sub(r"\\(?:displaystyle|textstyle|limits|left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\.?", " ")),
     ("wrappers", lambda text: unwrap(text, _UNWRAPPED)),
     ("text", _sub(_TEXT, r"\\text")),
+    (
+        "label before a colon",
+        _sub(r"^\s*\\text\s*\{[^{}]*[a-zA-Z]{3}[^{}]*[:=]\s*\}\s*(?=\S)(?!.*\\text\s*\{[^{}]*[:=]\s*\})", ""),
+    ),
+    ("words before the answer", _sub(rf"^\s*\\text\s*\{{\s*(?i:{_LEAD})[\s,:]*\}}\s*(?=\S)", "")),
+    ("formula in text", _sub(r"^\s*\\text\s*\{([^{}]*[a-zA-Z]\s*[:=]\s*[-+]?[0-9./]+\s*)\}\s*$", r"\1")),
+    ("plain label", _sub(r"^\s*[a-zA-Z ]*[a-zA-Z]{3}\s*:\s*(?=[-+0-9\\])", "")),
+    ("power of a unit", _sub(r"\\text\s*\{([^{}^]*)\^\s*\{?\s*([23])\s*\}?\s*\}", r"\\text{\1}^{\2}")),
+    ("rates", _sub(r"\\frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}", r"\\text{\1/\2}")),
+    (
+        "inverse units",
+        _sub(r"\\text\s*\{([^{}]*)\}\s*\\cdot\s*\\text\s*\{([^{}]*)\}\s*\^\s*\{\s*-1\s*\}", r"\\text{\1/\2}"),
+    ),
+    ("degrees in text", _sub(r"\\text\s*\{\s*(\^\s*\\circ)\s*\}", r"\1 ")),
+    ("degree command", _sub(r"\^?\s*(?:\{\s*)?\\degree(?![a-zA-Z])(?:\s*\})?", r"^\\circ ")),
+    ("empty group", _sub(r"\{\s*\}(?=\s*\^)", "")),
+    ("magnitudes", _magnitudes),
+    ("ordinals", _sub(r"(?<=[0-9])\s*(?:\^\s*\{?\s*)?(?:\\text\s*\{\s*)?(?:st|nd|rd|th)\s*\}{0,2}\s*$", "")),
+    ("bases", _sub(r"\s*\(?\s*\\text\s*\{\s*\(?\s*base\s*\}?\s*([0-9]+)\s*\)?\s*\}?\s*$", r"_{\1}")),
+    ("colons", _sub(r"\{:\}|\\colon(?![a-zA-Z])", ":")),
+    ("ratios", _sub(r"(?<=[0-9a-z])\s*(?:\\text\s*\{\s*to\s*\}|(?<=\s)to(?=\s))\s*(?=[0-9a-z])", ":")),
+    ("list in words", _sub(r"\s*,?\s*\\text\s*\{\s*[,;]\s*(?:and|or)\s*\}|\s*\\&", ", ")),
+    ("apostrophes", _sub(r"(?<=[0-9])[\u2019'](?=[0-9]{3}(?![0-9]))", "")),
+    ("powers of programs", _sub(r"\s*\*\*\s*\(?\s*(-?\w+)\s*\)?", r"^{\1}")),
+    ("dotted period", _sub(r"(?<=\.)([0-9]*)(?:\\dot\s*\{([0-9])\}|\(([0-9]+)\))\s*$", r"\1\\overline{\2\3}")),
+    (
+        "period with an ellipsis",
+        _sub(
+            r"(?<=\.)([0-9]{0,12}?)(?:([0-9])\2\2+|([0-9]{2,6}?)\3+)\s*(?:\\[lcd]?dots|\.\.\.)\s*$",
+            r"\1\\overline{\2\3}",
+        ),
+    ),
     ("text without words", _sub(r"\\text\s*\{([^{}a-zA-Z\\]*)\}", r"\1")),
-    ("currency", _sub(r"\\\$|[$£€]|\\(?:pounds|euro)(?![a-zA-Z])", "")),
+    ("currency", _sub(r"\\\$|[$£€¥₹]|\\(?:pounds|euro)(?![a-zA-Z])|^\s*(?:USD|EUR|GBP)(?=[\s0-9])", "")),
+    ("root sign", _sub(r"\\surd(?![a-zA-Z])", r"\\sqrt ")),
     ("thousands", _sub(rf"(?<=[0-9]){_THIN}(?=[0-9]{{3}}(?![0-9]))", "")),
     ("negative space", _sub(r"(?<!\\)\\!", "")),
     ("spaces", _sub(r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![a-zA-Z])|\\[hv]space\*?\{[^{}]*\}", " ")),
+    ("runs of blanks", _sub(r"\s{2,}", " ")),
     ("delimiters", _delimiters),
-    ("fractions", _sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac")),
+    ("fractions", _sub(r"\\(?:[dtcs]|nice)frac(?![a-zA-Z])", r"\\frac")),
     ("braces", _sub(r"\\lbrace(?![a-zA-Z])", r"\\{")),
     ("braces, closing", _sub(r"\\rbrace(?![a-zA-Z])", r"\\}")),
     ("angles", _sub(r"\\langle(?![a-zA-Z])", "(")),
     ("angles, closing", _sub(r"\\rangle(?![a-zA-Z])", ")")),
     ("empty set", _sub(r"\\varnothing(?![a-zA-Z])|\\\{\s*\\\}", r"\\emptyset ")),
+    (
+        "no solution",
+        _sub(
+            r"^\s*\\text\s*\{\s*(?i:none|(?:the )?empty set|no (?:real )?(?:solutions?|values?))\s*\}\s*$",
+            r"\\emptyset ",
+        ),
+    ),
+    ("real numbers", _sub(r"^\s*\\text\s*\{\s*(?i:all reals?(?: numbers)?)\s*\}\s*$", r"\\mathbb{R}")),
+    ("open ends", _round_brackets),
+    ("semicolons", lambda text: text if "," in text else text.replace(";", ",")),
+    ("set builder", _set_builder),
+    ("unions", _unions),
+    ("ellipsis", _listed),
+    ("condition", _sub(_WHERE, "")),
     ("constants", _sub(r"\\text\s*\{\s*([ei])\s*\}", r" \1 ")),
     ("programs", _sub(r"(?<![a-zA-Z\\])(?:np|numpy|math|sympy)\.", "")),
     ("functions", _sub(rf"(?<![a-zA-Z\\{{])({_FUNCTIONS})(?![a-zA-Z])", r"\\\1 ")),

@@ -12,7 +12,6 @@ from phfcli.core.grading.grader import (
     Grade,
     Grader,
     Grading,
-    Rule,
     RuleGrader,
     Status,
     best_status,
@@ -24,10 +23,11 @@ from phfcli.core.grading.latex import last_box, split_thinking
 from phfcli.core.grading.pool import Pool
 from phfcli.core.names import PolicyName
 
-_JUDGE = "phfcli.core.grading.judge:judge_whole_text"
+_MATH_VERIFY = "phfcli.core.grading.judge:judge_whole_text"
 # "flexible-extract" of GSM8K in lm-evaluation-harness, copied exactly; it also matches text such as "$."
 _NUMBER = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
-_IGNORED = (",", r"\$", r"(?s).*#### ", r"\.$")
+_FULL_STOP = re.compile(r"\.$")
+_LAST_NUMBER = "phfcli.core.grading.policies:judge_last_number"
 
 Pairs = Sequence[tuple[str | Sequence[str], str]]
 
@@ -39,34 +39,40 @@ class NoThinking(Grader):
         return super().grade([(gold, split_thinking(text)[1]) for gold, text in pairs])
 
 
-class Spelled(Grader):
-    """Compares spellings with a function, without mathematics."""
+class Strict(Grader):
+    """Compares the last box, or the whole text without a box, with the gold character by character."""
 
     reads_cut = True
-
-    def __init__(self, rule: Rule, workers: int | None = None, timeout_s: float = 5.0) -> None:
-        super().__init__(workers, timeout_s)
-        self._rule = rule
 
     def grade(self, pairs: Pairs) -> list[Grade]:
         return [self._best(_golds(gold), text) for gold, text in pairs]
 
     def _best(self, golds: Sequence[str], text: str) -> Grade:
-        grades = [self._rule(gold, text) for gold in golds]
-        return Grade(best_status([grade.status for grade in grades]), grades[0].answer)
+        answer = last_box(text) if "\\boxed" in text else text.strip()
+        if not answer:
+            return Grade(Status.no_answer, None)
+        return Grade(Status.correct if any(answer == gold.strip() for gold in golds) else Status.wrong, answer)
 
 
-class MathVerify(Grader):
-    """math-verify with its defaults, on the text that `text_of` extracts from a completion; None is no answer."""
+class Judged(Grader):
+    """Workers judge the text that `text_of` extracts from a completion; None is no answer.
+
+    Args:
+        judge: the function that judges, as "module:function"; it returns a verdict, a space and the answer.
+    """
 
     reads_cut = True
 
     def __init__(
-        self, text_of: Callable[[str], str | None], workers: int | None = None, timeout_s: float = 5.0
+        self,
+        judge: str,
+        text_of: Callable[[str], str | None] = lambda text: text.strip() or None,
+        workers: int | None = None,
+        timeout_s: float = 5.0,
     ) -> None:
         super().__init__(workers, timeout_s)
         self._text_of = text_of
-        self._judges = Pool(usable_cpus() if workers is None else workers, timeout_s, MEMORY_BYTES, _JUDGE)
+        self._judges = Pool(usable_cpus() if workers is None else workers, timeout_s, MEMORY_BYTES, judge)
 
     def close(self) -> None:
         super().close()
@@ -97,10 +103,10 @@ def build_grader(name: str, timeout_s: float = 5.0, policy: PolicyName = "phf") 
     builders: dict[PolicyName, Callable[[], Grading]] = {
         "phf": lambda: Grader(timeout_s=timeout_s),
         "no-thinking": lambda: NoThinking(timeout_s=timeout_s),
-        "math-verify": lambda: MathVerify(lambda text: text.strip() or None, timeout_s=timeout_s),
-        "last-box": lambda: MathVerify(_boxed, timeout_s=timeout_s),
-        "last-number": lambda: Spelled(_last_number, timeout_s=timeout_s),
-        "strict": lambda: Spelled(_strict, timeout_s=timeout_s),
+        "math-verify": lambda: Judged(_MATH_VERIFY, timeout_s=timeout_s),
+        "last-box": lambda: Judged(_MATH_VERIFY, _boxed, timeout_s=timeout_s),
+        "last-number": lambda: Judged(_LAST_NUMBER, timeout_s=timeout_s),
+        "strict": lambda: Strict(timeout_s=timeout_s),
     }
     return builders[policy]()
 
@@ -120,23 +126,15 @@ def _boxed(text: str) -> str | None:
     return None if content is None else rf"\boxed{{{content}}}"
 
 
-def _last_number(gold: str, text: str) -> Grade:
+def judge_last_number(gold: str, text: str) -> str:
+    """The verdict, a space, and the last number of the text."""
     numbers = _NUMBER.findall(text)
     if not numbers:
-        return Grade(Status.no_answer, None)
+        return "no_answer"
     answer = next(part for part in numbers[-1] if part)
-    return Grade(Status.correct if _without_marks(answer) == _without_marks(gold) else Status.wrong, answer)
+    return f"{'equal' if _without_marks(answer) == _without_marks(gold) else 'different'} {answer}"
 
 
 def _without_marks(text: str) -> str:
-    for pattern in _IGNORED:
-        text = re.sub(pattern, "", text)
-    return text.strip().lower()
-
-
-def _strict(gold: str, text: str) -> Grade:
-    """Compares the last box, or the whole text without a box, character by character."""
-    answer = last_box(text) if "\\boxed" in text else text.strip()
-    if not answer:
-        return Grade(Status.no_answer, None)
-    return Grade(Status.correct if answer == gold.strip() else Status.wrong, answer)
+    text = text.replace(",", "").replace("$", "").rpartition("#### ")[2]
+    return _FULL_STOP.sub("", text).strip().lower()
