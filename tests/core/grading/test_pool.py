@@ -193,6 +193,7 @@ def _run_script(tmp_path: Path, timeout_s: float) -> tuple[subprocess.Popen[str]
     return process, pids
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
     process, pids = _run_script(tmp_path, 120.0)
     process.send_signal(signal.SIGINT)

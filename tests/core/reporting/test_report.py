@@ -53,6 +53,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
+@pytest.mark.slow
 def test_the_page_is_complete_without_its_script(study: Path) -> None:
     page = study.read_text()
     assert page.count("<script") == page.count("</script>") == 1
@@ -64,6 +65,7 @@ def test_the_page_is_complete_without_its_script(study: Path) -> None:
     assert "p/10 &lt;b&gt;" in page
 
 
+@pytest.mark.slow
 def test_ids_are_unique(study: Path) -> None:
     ids = re.findall(r' id="([^"]*)"', study.read_text())
     assert len(ids) == len(set(ids))
@@ -117,6 +119,7 @@ def shown(browser: webdriver.Chrome, study: Path) -> Iterator[Page]:
     assert {url.partition("#")[0] for url in page.requests()} <= {page.url, "about:blank"}
 
 
+@pytest.mark.slow
 def test_everything_is_there(shown: Page) -> None:
     assert shown.texts("h1") == [f"Study {ATTACK}"]
     assert shown.texts("h2") == ["Results", "Training", "Hidden flow", "Problems of aime", "Settings", "Provenance"]
@@ -130,6 +133,7 @@ def test_everything_is_there(shown: Page) -> None:
     assert f"flow.layers {ATTACK}" in shown.texts("#settings details tbody tr")
 
 
+@pytest.mark.slow
 def test_a_mark_tells_its_value_when_pointed_at(shown: Page) -> None:
     titles = shown.script("return [...document.querySelectorAll('.value > title')].map((node) => node.textContent)")
     assert any(title.startswith("block 1: ") for title in titles)
@@ -141,6 +145,7 @@ def first_column(page: Page) -> list[str]:
     return page.texts(".grid tbody th")
 
 
+@pytest.mark.slow
 def test_the_grid_is_sorted_by_mouse_and_by_key(shown: Page) -> None:
     assert first_column(shown) == ["easy", "gained", "hard", "p/10 <b>"]
     headers = {node.text.strip(): node for node in shown.all(".grid thead th")}
@@ -153,6 +158,7 @@ def test_the_grid_is_sorted_by_mouse_and_by_key(shown: Page) -> None:
     assert first_column(shown)[:2] == ["gained", "p/10 <b>"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "problems"),
     [
@@ -170,6 +176,7 @@ def test_grid_and_answers_are_filtered_by_kind(shown: Page, kind: str, problems:
     assert shown.texts(".shown") == [f"{len(problems)} of 4 problems"]
 
 
+@pytest.mark.slow
 def test_the_search_looks_at_names_and_answers(shown: Page) -> None:
     search = shown.one(".tools input")
     search.send_keys("P/10")
@@ -179,6 +186,7 @@ def test_the_search_looks_at_names_and_answers(shown: Page) -> None:
     assert shown.texts(".shown") == ["4 of 4 problems"]
 
 
+@pytest.mark.slow
 def test_a_name_leads_to_the_answers_and_a_number_to_the_samples(shown: Page) -> None:
     shown.click(shown.all(".grid tbody th a")[1])
     opened = shown.one(".problem[open]")
@@ -193,11 +201,13 @@ def test_a_name_leads_to_the_answers_and_a_number_to_the_samples(shown: Page) ->
     )
 
 
+@pytest.mark.slow
 def test_a_link_to_a_problem_opens_it(shown: Page) -> None:
     shown.go("#p0-2")
     assert shown.one(".problem[open]").text.startswith("hard")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [360, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_wider_than_the_page_and_text_stands_out(shown: Page, width: int, scheme: str) -> None:
@@ -213,6 +223,7 @@ def test_nothing_is_wider_than_the_page_and_text_stands_out(shown: Page, width: 
     assert shown.script("return getComputedStyle(document.querySelector('svg text')).fill") == ink
 
 
+@pytest.mark.slow
 def test_without_scripts_everything_can_be_read(shown: Page) -> None:
     shown.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
@@ -224,6 +235,7 @@ def test_without_scripts_everything_can_be_read(shown: Page) -> None:
         shown.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
+@pytest.mark.slow
 def test_alarms_stand_above_the_curves_and_maps_below(study: Path) -> None:
     text = study.read_text()
     assert text.count("the clip takes 64%") == 2

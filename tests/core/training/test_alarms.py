@@ -76,6 +76,7 @@ def test_a_clip_that_takes_all(tmp_path: Path) -> None:
     assert kept(tmp_path) == ["clip"]
 
 
+@pytest.mark.slow
 def test_references_of_other_problems(tmp_path: Path) -> None:
     rows = [
         {
