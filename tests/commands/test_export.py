@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from phfcli.core.config import LoraSettings, ModelSettings
@@ -53,3 +55,25 @@ def test_it_refuses_what_it_would_overwrite_and_what_has_no_adapter(phf: Phf, ad
     assert plain.code == 2
     assert "is a plain model already" in plain.err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_that_changes_no_logit_is_not_merged(phf: Phf, adapter: Path, tmp_path: Path) -> None:
+    file = adapter / "adapter_model.safetensors"
+    save_file({name: t * ("lora_A" in name) for name, t in load_file(file).items()}, file)
+    refused = phf("export", adapter, "--merged", "plain")
+    assert refused.code == 2
+    assert "merged into float32 weights it changes no logit" in refused.err
+    assert not (tmp_path / "plain").exists()
+
+
+def test_the_folder_keeps_the_runs_thinking_mode_and_chat_template(phf: Phf, run: Path, tmp_path: Path) -> None:
+    template = tmp_path / "template.jinja"
+    template.write_text("{{ messages[0].content }}{% if enable_thinking %}<think>{% else %}<think></think>{% endif %}")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["prompt"] |= {"thinking": False, "chat_template": str(template)}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert phf("export", run, "--merged", "plain").code == 0
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "plain")
+    turn = [{"role": "user", "content": "1"}]
+    for options in ({}, {"enable_thinking": True}, {"enable_thinking": False}):
+        assert tokenizer.apply_chat_template(turn, tokenize=False, **options) == "1<think></think>"

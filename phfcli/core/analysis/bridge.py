@@ -101,7 +101,7 @@ def fit_bridge(
         raise UserError(f"rank: {rank} is beyond the narrower model's width of {narrow}")
     check_layers("oprd.layers", config.oprd.layers or "last", len(student.blocks))
     layers = pick_layers(config.oprd.layers or "last", len(student.blocks))
-    prompts = build_prompts(student.description.tokenizer, config.prompt)
+    prompts = build_prompts(student.description.tokenizer, config.prompt, vocabulary=student.description.vocabulary)
     curriculum = _curriculum(config, prompts, rollouts, student)
     note(f"drawing {rollouts} rollouts of {config.model}")
     samples = _draw(config, curriculum, prompts, student, teacher, rollouts)

@@ -98,7 +98,7 @@ def _saved_rollouts(path: Path) -> list[Sample]:
 
 def _new_rollouts(config: TrainConfig, model: LanguageModel, count: int) -> list[Sample]:
     """New rollouts of the first problems in the seed's order, one each, with the sampling settings of training."""
-    prompts = build_prompts(model.description.tokenizer, config.prompt)
+    prompts = build_prompts(model.description.tokenizer, config.prompt, vocabulary=model.description.vocabulary)
     problems = load_problems(config)
     chosen = Curriculum(problems, min(count, len(problems)), config.seed).batch(1)
     context = Context(config.teacher.context, problems, config.seed)

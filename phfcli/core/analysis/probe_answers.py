@@ -102,7 +102,8 @@ def build_experiment(
     model = load_model(config, resolved.adapter)
     check_computation(model)
     check_sampling(model)
-    prompts = build_prompts(model.description.tokenizer, config.prompt, model.description.eos_ids)
+    read = model.description
+    prompts = build_prompts(read.tokenizer, config.prompt, read.eos_ids, read.vocabulary)
     chosen = _fitting(config, prompts, table, all_contexts, problems, model.description.context)
     warnings = [*check_rewards(chosen, config.data), *prompts.warnings()]
     if len(chosen) < problems:

@@ -13,6 +13,8 @@ from phfcli.core.errors import FaultError, UserError, first_line
 from phfcli.core.models.adapters import check_adapter
 from phfcli.core.models.description import generation_config, load_config, load_description
 from phfcli.core.models.loading import load_model
+from phfcli.core.models.prompts import fixed_template
+from phfcli.core.runs.folder import recorded_config
 from phfcli.core.runs.model_card import card_of
 from phfcli.core.runs.targets import Target, find_target
 from phfcli.core.storage.files import check_folder, new_folder
@@ -41,13 +43,36 @@ def export_merged(name: str, folder: Path, base: str | None = None) -> torch.dty
     dtype = base_dtype if isinstance(base_dtype, torch.dtype) else torch.float32
     model = load_model(ModelSettings(model=target.model, dtype="float32", device="cpu"), target.adapter)
     network = model.network
-    merged: PreTrainedModel = network.merge_and_unload(safe_merge=True) if isinstance(network, PeftModel) else network
+    merged = _merge(name, network, dtype) if isinstance(network, PeftModel) else network
     merged = torch.nn.Module.to(merged, dtype)
+    if target.run is not None:
+        prompt = recorded_config(target.run).prompt
+        template = fixed_template(description.tokenizer, prompt.chat_template, prompt.thinking)
+        description.tokenizer.chat_template = template
     merged.generation_config = generation_config(target.origin, merged.config)
     with new_folder(folder) as temporary:
         merged.save_pretrained(temporary)
         description.tokenizer.save_pretrained(temporary)
     return dtype
+
+
+@torch.no_grad()
+def _merge(name: str, network: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The base model in float32 with the adapter in its weights, which are rounded to `dtype`."""
+    vocabulary = network.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(16)[None] % vocabulary
+    with network.disable_adapter():
+        before = network(input_ids=ids, use_cache=False).logits
+    merged: PreTrainedModel = network.merge_and_unload(safe_merge=True)
+    for p in merged.parameters():
+        p.copy_(p.to(dtype))
+    if torch.equal(merged(input_ids=ids, use_cache=False).logits, before):
+        kind = str(dtype).removeprefix("torch.")
+        raise UserError(
+            f"{name}: merged into {kind} weights it changes no logit: it has not been trained, or its small steps are "
+            "lost to rounding; use the adapter itself"
+        )
+    return merged
 
 
 # files that only a resumed training reads, and the old model card

@@ -232,7 +232,7 @@ def _evaluate(
     if target.adapter is not None:
         check_adapter(target.adapter, description)
         check_base(target, identity["model"])
-    prompts = build_prompts(description.tokenizer, prompt_settings(config, target))
+    prompts = build_prompts(description.tokenizer, prompt_settings(config, target), vocabulary=description.vocabulary)
     if prompts.chat_template == PLAIN_TEMPLATE:
         warn(prompts.notes()[1])
     if mismatch := quantization_mismatch(config, target):

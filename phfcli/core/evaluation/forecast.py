@@ -49,7 +49,7 @@ def plan_evaluation(config: EvalConfig, tokens_per_s: float | None = None) -> di
     }
     if description is None or not benches:
         return plan | dict.fromkeys(("tokens", "hours", "memory_bytes", "prompt"))
-    prompts = build_prompts(description.tokenizer, prompt_settings(config, target))
+    prompts = build_prompts(description.tokenizer, prompt_settings(config, target), vocabulary=description.vocabulary)
     for row, bench in zip(rows, benches, strict=True):
         row |= asdict(sampling_of(config, description, prompts, bench))
     tokens = sum(row["samples"] * row["max_new_tokens"] for row in rows)

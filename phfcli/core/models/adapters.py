@@ -1,5 +1,6 @@
 """LoRA adapters: the linear layers that one is put on, a summary of it, and the check of its files."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from phfcli.core.errors import UserError, nearest
 from phfcli.core.models.architecture import find_blocks
 from phfcli.core.models.description import ModelDescription, skeleton
 from phfcli.core.models.weights import check_finite
+from phfcli.core.storage.schemas import AdapterForm, read_form
 from phfcli.core.storage.tensors import open_tensors, read_tensors
 
 ALL_LINEAR = "all-linear"
@@ -228,8 +230,14 @@ _WITHIN = ".base_layer"  # PEFT nests adapters of fused experts, and names the i
 
 
 def check_adapter(adapter: Path, description: ModelDescription) -> None:
-    """Raises UserError, naming a layer, if a LoRA adapter belongs to another model or holds a NaN or infinity."""
+    """Checks a LoRA adapter's files against a model.
+
+    Raises:
+        UserError: for an adapter of another model, for numbers that are not finite, and for files that cannot be what
+            was trained.
+    """
     path, model = adapter / "adapter_model.safetensors", skeleton(description.config)
+    _check_settings(adapter)
     for name, shape in _shapes(path).items():
         side = next((side for side in _SIDES if name.endswith(side)), None)
         if side is None:
@@ -243,7 +251,25 @@ def check_adapter(adapter: Path, description: ModelDescription) -> None:
                 f"{' x '.join(map(str, shape))}, "
                 f"{reason}; name the right model in base"
             )
-    check_finite(str(path), read_tensors(path).items())
+    tensors = read_tensors(path)
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"{path}: {name} holds {kind}, which no adapter is trained in; the file is damaged")
+    check_finite(str(path), tensors.items())
+
+
+def _check_settings(adapter: Path) -> None:
+    """Raises UserError for settings of an adapter under which its weights do nothing, or miss a part."""
+    path = adapter / "adapter_config.json"
+    settings = read_form(path, AdapterForm)
+    alphas = {"lora_alpha": settings.get("lora_alpha", 8), **(settings.get("alpha_pattern") or {})}
+    for name, alpha in alphas.items():
+        if not isinstance(alpha, int | float) or not math.isfinite(alpha) or alpha == 0:
+            raise UserError(f"{path}: {name} is {alpha!r}, so its weights have no effect; the file is damaged")
+    bias = settings.get("bias", "none")
+    if bias != "none" and not any(name.endswith(".bias") for name in _shapes(adapter / "adapter_model.safetensors")):
+        raise UserError(f"{path}: bias is {bias!r}, but the adapter's weights hold no bias; its files do not match")
 
 
 def _layer_shape(model: PreTrainedModel, name: str) -> tuple[int, ...] | None:

@@ -76,7 +76,7 @@ def pick_attention(name: str, device: torch.device, dtype: torch.dtype, config: 
     """The attention implementation for a setting; None leaves the choice to transformers, which takes sdpa.
 
     With sdpa sequences are packed, and a shared prefix is computed once. "auto" is FlashAttention 2 only for models
-    that cannot be packed, on a GPU where it is installed: it skips padded columns, and takes no float32.
+    with a window, a cap or a state, on a GPU where it is installed: it skips padded columns, and takes no float32.
 
     Raises:
         UserError: for sdpa where attention logits are capped, since sdpa leaves the cap out.

@@ -27,6 +27,8 @@ class ChatTokenizer(Protocol):
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
+    def decode(self, token_ids: list[int]) -> Any: ...
+
     @property
     def eos_token_id(self) -> Any: ...
 
@@ -77,6 +79,15 @@ def choose_template(tokenizer: ChatTokenizer, path: str | None) -> str | None:
     if _PROBE not in render(tokenizer, chosen, [{"role": "user", "content": _PROBE}], thinking=True):
         raise UserError(f"{_named(tokenizer, chosen)} leaves out the user's message; give another template")
     return chosen
+
+
+def fixed_template(tokenizer: ChatTokenizer, path: str | None, thinking: bool) -> str:
+    """The chat template that `choose_template` chooses, with the thinking mode set in it if it has one."""
+    chosen = choose_template(tokenizer, path)
+    template: str = getattr(tokenizer, "chat_template", "") if chosen is None else chosen
+    turn = [{"role": "user", "content": _PROBE}]
+    modes = {render(tokenizer, template, turn, mode) for mode in (True, False)}
+    return template if len(modes) == 1 else f"{{%- set enable_thinking = {str(thinking).lower()} -%}}\n{template}"
 
 
 def turn_ends(tokenizer: ChatTokenizer, template: str | None = None) -> set[int]:
@@ -149,6 +160,7 @@ class Prompts:
     teacher_thinking: bool = True
     chat_template: str | None = None  # None is the tokenizer's
     eos_ids: frozenset[int] = frozenset()  # further tokens that end a completion, besides the tokenizer's
+    vocabulary: int | None = None  # rows of the model's embedding; None where no model reads the tokens
 
     def student_text(self, problem: str) -> str:
         """The prompt that training samples from and evaluation scores."""
@@ -216,7 +228,14 @@ class Prompts:
 
     def _ids(self, text: str) -> list[int]:
         # the template has already written the special tokens
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        ids = list(self.tokenizer.encode(text, add_special_tokens=False))
+        largest = max(ids, default=0)
+        if self.vocabulary is not None and largest >= self.vocabulary:
+            raise UserError(
+                f"model: a prompt holds token {largest} ({self.tokenizer.decode([largest])!r}), and the model's "
+                f"embedding has {self.vocabulary} rows; use a chat template and data without that token"
+            )
+        return ids
 
 
 def _fill(template: str, **fields: str) -> str:
@@ -224,11 +243,17 @@ def _fill(template: str, **fields: str) -> str:
     return re.sub(r"\{(\w+)\}", lambda match: fields.get(match[1], match[0]), template)
 
 
-def build_prompts(tokenizer: ChatTokenizer, settings: PromptSettings, eos_ids: frozenset[int] = frozenset()) -> Prompts:
+def build_prompts(
+    tokenizer: ChatTokenizer,
+    settings: PromptSettings,
+    eos_ids: frozenset[int] = frozenset(),
+    vocabulary: int | None = None,
+) -> Prompts:
     """The prompts of the settings.
 
     Raises:
-        UserError: for a template without {problem} or {solution}, or a chat template that cannot render.
+        UserError: for a template without {problem} or {solution}, a chat template that cannot render, or one with a
+            token beyond the model's `vocabulary`.
     """
     student = settings.student or STUDENT_TEMPLATE
     teacher = settings.teacher or TEACHER_TEMPLATE
@@ -238,4 +263,8 @@ def build_prompts(tokenizer: ChatTokenizer, settings: PromptSettings, eos_ids: f
                 raise UserError(f"prompt.{name}: the template lacks {{{field}}}")
     teacher_thinking = settings.thinking if settings.teacher_thinking is None else settings.teacher_thinking
     chat = choose_template(tokenizer, settings.chat_template)
-    return Prompts(tokenizer, student, teacher, settings.thinking, teacher_thinking, chat, eos_ids)
+    prompts = Prompts(tokenizer, student, teacher, settings.thinking, teacher_thinking, chat, eos_ids, vocabulary)
+    if vocabulary is not None:  # refuses a token of a template before any problem is read
+        prompts.student("")
+        prompts.teacher("", "")
+    return prompts

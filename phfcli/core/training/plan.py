@@ -17,6 +17,7 @@ from phfcli.core.models.description import (
     load_description,
     load_tokenizer,
     skeleton,
+    text_config,
 )
 from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.models.token_alignment import same_tokens
@@ -79,6 +80,10 @@ class _Reader:
     tokenizer: PreTrainedTokenizerBase | None
 
     @property
+    def vocabulary(self) -> int | None:
+        return None if self.arch is None else int(text_config(self.arch).vocab_size)
+
+    @property
     def context(self) -> int:
         return UNBOUNDED if self.arch is None else context_of(self.arch)
 
@@ -108,7 +113,7 @@ def plan_run(config: TrainConfig, processes: int = 1, tokens_per_s: float | None
     lengths = Lengths(_PROMPT_TOKENS, _PROMPT_TOKENS, config.rollout.max_new_tokens)
     warnings = settings_warnings(config)
     if student.tokenizer is not None:
-        prompts = build_prompts(student.tokenizer, config.prompt)
+        prompts = build_prompts(student.tokenizer, config.prompt, vocabulary=student.vocabulary)
         contexts = [student.context, *([teacher.context] if teacher and teacher.reads_tokens_of(student) else [])]
         curriculum = plan.find(lambda: fitting_curriculum(config, needs, prompts, contexts)[0])
         plan.find(lambda: _check_validation(config, prompts))

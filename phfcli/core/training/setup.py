@@ -144,7 +144,8 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     check_base(config, load_config(config.model))
     model = load_model(config) if config.tuning == "lora" else load_whole(config)
     check_computation(model)
-    prompts = build_prompts(model.description.tokenizer, config.prompt, model.description.eos_ids)
+    read = model.description
+    prompts = build_prompts(read.tokenizer, config.prompt, read.eos_ids, read.vocabulary)
     check_trackers(config)
     objective = build_objective(config)
     needs = objective.needs

@@ -1,5 +1,6 @@
 """Whether an adapter fits a model and is whole, told from its file."""
 
+import json
 import re
 import tempfile
 from collections.abc import Callable
@@ -68,6 +69,31 @@ def test_a_number_that_is_not_finite_is_named(saved: Path) -> None:
     check_adapter(saved, load_description("embedded"))
     edit(saved, lambda tensors: next(t for name, t in tensors.items() if "layers.2.mlp.up" in name)[0].fill_(torch.nan))
     with pytest.raises(UserError, match=r"layers\.2\.mlp\.up_proj\.lora_A\.weight holds numbers that are not finite"):
+        check_adapter(saved, load_description("embedded"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lora_alpha": 0}, "lora_alpha is 0, so its weights have no effect"),
+        ({"alpha_pattern": {"q_proj": 0}}, "q_proj is 0, so its weights have no effect"),
+        ({"bias": "all"}, "bias is 'all', but the adapter's weights hold no bias"),
+        ({"bias": "lora_only"}, "bias is 'lora_only', but the adapter's weights hold no bias"),
+    ],
+)
+def test_settings_without_effect_are_refused(saved: Path, settings: dict[str, object], message: str) -> None:
+    path = saved / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    with pytest.raises(UserError, match=message):
+        check_adapter(saved, load_description("embedded"))
+
+
+def test_integers_are_no_adapter(saved: Path) -> None:
+    edit(
+        saved,
+        lambda tensors: tensors.update({name: t.to(torch.int8) for name, t in tensors.items() if "lora_B" in name}),
+    )
+    with pytest.raises(UserError, match=r"lora_B\.weight holds int8, which no adapter is trained in"):
         check_adapter(saved, load_description("embedded"))
 
 

@@ -16,6 +16,8 @@ from phfcli.core.models.prompts import (
     Prompts,
     build_prompts,
     continue_turn,
+    fixed_template,
+    render,
     thinking_state,
     turn_ends,
 )
@@ -222,3 +224,27 @@ def test_the_token_that_ends_a_turn_ends_a_completion() -> None:
     assert turn_ends(tokenizer("{{ messages[5].content }}")) == set()
     ids = build_prompts(own, PromptSettings(), frozenset({end, own.eos_token_id})).target("P", "7")
     assert ids[-1] == end
+
+
+def test_a_token_beyond_the_embedding_is_refused_before_a_problem_is_read(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer("embedded")
+    rows = len(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|new|>"]})
+    template = tmp_path / "template.jinja"
+    template.write_text("<|new|>{{ messages[0].content }}")
+    settings = PromptSettings(chat_template=str(template))
+    assert build_prompts(tokenizer, settings, vocabulary=rows + 1).student("1")[0] == rows
+    with pytest.raises(UserError, match=rf"token {rows} \('<\|new\|>'\), and the model's embedding has {rows} rows"):
+        build_prompts(tokenizer, settings, vocabulary=rows)
+    own = build_prompts(tokenizer, PromptSettings(), vocabulary=rows)
+    with pytest.raises(UserError, match="embedding has"):
+        own.student("what is <|new|>?")
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_a_fixed_template_renders_one_thinking_mode_whatever_is_asked_for(thinking: bool) -> None:
+    tokenizer = load_tokenizer("embedded")
+    turn = [{"role": "user", "content": "1"}]
+    wanted = render(tokenizer, None, turn, thinking)
+    fixed = fixed_template(tokenizer, None, thinking)
+    assert {render(tokenizer, fixed, turn, mode) for mode in (True, False)} == {wanted}
