@@ -1,7 +1,8 @@
 r"""The grader under attack and at work: `python benchmarks/grader.py [--count 2000] [--workers N] [--json]`.
 
 First, `--count` hostile answers, the same for the same seed: texts written to hang, to crash, to fill the memory or to
-be executed, against golds of five kinds. Then the throughput on ordinary answers, with one worker and with two.
+be executed, against golds of five kinds. Then the throughput on ordinary answers, with one worker and with two. Then
+the pairs of answer_pairs.tsv, or of --pairs FILE, judged by us and by math-verify: what is misread, by kind.
 The exit code is 1 if a hostile answer was executed, was graded correct or got no grade, or if the whole took longer
 than count / workers x timeout and the starts of the first workers.
 """
@@ -25,7 +26,10 @@ from hostile_answers import Pair, hostile_pairs
 from rich.console import Console
 from rich.table import Table
 
+from phfcli.core.grading import build_grader
 from phfcli.grading import Grader, Status
+
+PAIRS = Path(__file__).with_name("answer_pairs.tsv")
 
 STARTS_S = 30.0  # the first workers import sympy, perhaps on a busy machine
 SAMPLE_S = 0.02
@@ -118,6 +122,29 @@ def _longest(grader: Grader, pairs: list[Pair]) -> float:
     return max(seconds)
 
 
+def misread(file: Path) -> list[dict[str, Any]]:
+    """For each kind of pairs the false negatives and false positives, ours and math-verify's on the last box.
+
+    Args:
+        file: kind, gold, answer and "right" or "wrong" in each line, with tabs between them, below a line of titles.
+    """
+    rows = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()[1:]]
+    pairs = [(gold, rf"so \boxed{{{answer}}}") for _, gold, answer, _ in rows]
+    with Grader(2, PATIENT_S) as ours, build_grader("math", PATIENT_S, "last-box") as theirs:
+        judged = {"ours": ours.grade(pairs), "math_verify": theirs.grade(pairs)}
+    table: dict[str, dict[str, Any]] = {}
+    for i, (kind, _, _, verdict) in enumerate(rows):
+        empty = {"kind": kind, "right": 0, "wrong": 0} | {f"{who}_{what}": 0 for who in judged for what in ("fn", "fp")}
+        line = table.setdefault(kind, empty)
+        line[verdict] += 1
+        for who, grades in judged.items():
+            accepted = grades[i].status is Status.correct
+            line[f"{who}_fn"] += verdict == "right" and not accepted
+            line[f"{who}_fp"] += verdict == "wrong" and accepted
+    total = {key: sum(line[key] for line in table.values()) for key in next(iter(table.values())) if key != "kind"}
+    return [*table.values(), {"kind": "all", **total}]
+
+
 def failures(figures: dict[str, Any]) -> list[str]:
     """What must not happen, and has."""
     families = figures["families"].values()
@@ -166,8 +193,14 @@ def _rate(grader: Grader, pairs: list[Pair]) -> float:
     return len(pairs) / seconds
 
 
-def _print(figures: dict[str, Any], rates: dict[str, float]) -> None:
+def _print(figures: dict[str, Any], rates: dict[str, float], kinds: list[dict[str, Any]]) -> None:
     console = Console()
+    if kinds:
+        titles = ("right", "wrong", "ours: missed", "accepted", "math-verify: missed", "accepted")
+        misread_table = Table("kind", *titles, title="answers as models write them: right ones missed, wrong accepted")
+        for line in kinds:
+            misread_table.add_row(*map(str, line.values()))
+        console.print(misread_table)
     statuses = [s for s in Status if any(str(s) in family for family in figures["families"].values())]
     table = Table("family", "answers", "seconds", *(str(s) for s in statuses), title="hostile answers")
     for column in table.columns[1:]:
@@ -205,16 +238,18 @@ def main(
     timeout_s: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for one judgement.")] = 2.0,
     runs: Annotated[int, typer.Option(min=0, help="Runs of the throughput part, 0 for none; medians are printed.")] = 3,
     seed: Annotated[int, typer.Option(help="Another seed, other answers.")] = 0,
+    pairs: Annotated[Path, typer.Option(help="Pairs of a gold and an answer, by kind.")] = PAIRS,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Grades hostile answers, then measures the throughput on ordinary ones."""
+    """Grades hostile answers, measures the throughput on ordinary ones, and counts the answers that are misread."""
     figures = attack(count, workers, timeout_s, seed)
     rates = throughput(min(count, BENIGN), runs) if runs else {}
+    kinds = misread(pairs) if runs else []
     failed = failures(figures)
     if as_json:
-        typer.echo(json.dumps({**figures, "throughput": rates, "failures": failed}, indent=2))
+        typer.echo(json.dumps({**figures, "throughput": rates, "misread": kinds, "failures": failed}, indent=2))
     else:
-        _print(figures, rates)
+        _print(figures, rates, kinds)
     for failure in failed:
         typer.echo(f"FAILED: {failure}", err=True)
     raise typer.Exit(1 if failed else 0)

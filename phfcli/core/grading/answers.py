@@ -39,6 +39,7 @@ _CONDITION = re.compile(
     r"([a-zA-Z])\s*\\in\s*(?:\\mathbb\s*\{?\s*[ZN]\s*\}?|\\[ZN](?![a-zA-Z]))(?:\s*[\^_]\s*(?:\{[^{}]*\}|[+0*]))?\s*\)?\s*$"
 )
 _LETTER = r"(?:(?<![a-zA-Z\\])|(?<=\\pi)|(?<=\\pi )){}(?![a-zA-Z])"
+_BOUND = re.compile(r"[<>]|\\(?:le|ge|leq|geq|lt|gt|ne|neq|in|mid)(?![a-zA-Z])")  # integers that x > 3 holds for
 _CONSTANT_NAMES = frozenset("KkcD")
 _CONSTANT = re.compile(r"(?:(?<=\+)|^)\s*([A-Za-z])\s*(?=$|\+)")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
@@ -161,7 +162,8 @@ def _letters(text: str) -> set[str]:
 
 def _split_parameter(text: str) -> tuple[str, str | None]:
     match = _CONDITION.search(text)
-    if match is None or not match.start() or match[1] not in _letters(text[: match.start()]):
+    head = text[: match.start()] if match else ""
+    if match is None or _BOUND.search(head) or match[1] not in _letters(head):
         return text, None
     return text[: match.start()].strip(), match[1]
 

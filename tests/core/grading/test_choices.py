@@ -6,40 +6,10 @@ from phfcli.core.grading import Status, build_grader
 from phfcli.grading import Grader
 
 LABELS = {
-    "A": [
-        "A",
-        "a",
-        "(A)",
-        "A.",
-        "A)",
-        r"\text{A}",
-        r"\textbf{(A)}",
-        r"\text{Option A}",
-        r"\mathrm{A}",
-        "Option A",
-        "**A**",
-    ],
-    "B": [
-        r"B.\ 12",
-        r"\text{B. } 12",
-        "B) 12",
-        "B: 12",
-        "B, 12",
-        "(B) 12",
-        r"\text{(B) 12}",
-        r"\textbf{B} 12",
-        r"B \text{) } 12",
-    ],
+    "A": ["A", "a", "(A)", "A.", "A)", r"\text{A}", r"\textbf{(A)}", r"\text{Option A}", r"\mathrm{A}"],
+    "B": [r"B.\ 12", r"\text{B. } 12", "B) 12", "B: 12", "B, 12", "(B) 12", r"\text{(B) 12}", r"\textbf{B} 12"],
     "C": ["C. both of them", "C. a man and a plan", r"\text{The answer is C}", "Answer: C", "C - because", "C (15)"],
-    "D": [
-        r"\mathbf{(D)}\ 7",
-        r"\mathbf{D}",
-        r"\boldsymbol{D}",
-        "D. vitamins A and E",
-        r"\textbf{(D)}~7",
-        "$D$",
-        r"D)\ 7",
-    ],
+    "D": [r"\mathbf{(D)}\ 7", r"\mathbf{D}", r"\boldsymbol{D}", "D. vitamins A and E", r"\textbf{(D)}~7", r"D)\ 7"],
 }
 HEDGES = [
     "A, B, and C",
@@ -52,22 +22,17 @@ HEDGES = [
     "A,B",
     "A B",
     "AB",
-    "A & C",
-    "A; C",
     "A. 12 or C. 15",
     "(A) 12, (C) 15",
     r"\text{A and C}",
     r"\text{A}, \text{C}",
-    r"\text{A} \text{ or } \text{C}",
-    "A + C",
+    "A; C",
     r"\textbf{(A)}\ 7 \text{ or } \textbf{(B)}\ 8",
     "Option A or C",
     "A) or B)",
     r"A \& C",
     "A or B or C",
     "a or b",
-    "A, B",
-    "A | B",
 ]
 NO_CHOICE = ["15", "Carbon", "a man", "because", "x = 5", r"\frac12", "Ab initio"]
 

@@ -1,5 +1,6 @@
 """What each named policy takes for the answer, and when it is right: worked out by hand from docs/grading.md."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,3 +76,12 @@ def test_no_text_runs_as_python(graders: dict[PolicyName, Grading], tmp_path: Pa
 def test_policies_and_rules_of_ones_own_do_not_mix() -> None:
     with pytest.raises(UserError, match="'nobody' is unknown"):
         build_grader("nobody", 5.0, "strict")
+
+
+def test_the_last_number_takes_linear_time_under_the_limit_of_the_workers(graders: dict[PolicyName, Grading]) -> None:
+    start = time.monotonic()
+    [grade] = graders["last-number"].grade([("1", "1." * 500_000)])
+    assert grade.status is Status.wrong
+    assert time.monotonic() - start < 5
+    with build_grader("math", 0.001, "last-number") as hurried:
+        assert hurried.grade([("1", "1 " * 2_000_000)])[0].status is Status.timeout
