@@ -27,6 +27,9 @@ _MODULUS = re.compile(
 )
 _BASE = re.compile(r"\(?\s*([0-9A-F]+)\s*\)?\s*_\s*\{?\s*([0-9]+)\s*\}?")
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)(?:\.[0-9]+)?")
+_WORD_BASE = re.compile(
+    r"_\s*\{?\s*\\text\s*\{\s*(two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen)\s*\}\s*\}?$"
+)
 _EQUALS = re.compile(r"(?<![<>!:\\])=")
 _SEVERAL = re.compile(r"[,;<>]|\b(?:or|and)\b|\\(?:text|ne|le|ge|neq|leq|geq|lt|gt|approx|lor|land|in)(?![a-zA-Z])")
 _NAME = re.compile(r"\\?[a-zA-Z]+\s*(?:_\s*\{?\w+\}?)?\s*(?:\(\s*[a-zA-Z]\s*\))?")
@@ -36,9 +39,13 @@ _TWICE = re.compile(r"(?:\\text\s*\{)?\s*([a-zA-Z -]+?)\s*\(\s*([0-9]+)\s*\)\s*\
 _SAME_WORDS = {"dne": "does not exist"}
 _CONDITION = re.compile(
     r"(?:\s*(?:\\cdot\s*)?[,;(]\s*|\s*\\text\s*\{[\s,]*(?:where|for|with)[^{}]*\}\s*)\(?\s*"
-    r"([a-zA-Z])\s*\\in\s*(?:\\mathbb\s*\{?\s*[ZN]\s*\}?|\\[ZN](?![a-zA-Z]))(?:\s*[\^_]\s*(?:\{[^{}]*\}|[+0*]))?\s*\)?\s*$"
+    r"([a-zA-Z])\s*\\in\s*(?:\\mathbb\s*\{?\s*[ZN]\s*\}?|\\?[ZN](?![a-zA-Z]))(?:\s*[\^_]\s*(?:\{[^{}]*\}|[+0*]))?\s*\)?\s*$"
 )
 _LETTER = r"(?:(?<![a-zA-Z\\])|(?<=\\pi)|(?<=\\pi )){}(?![a-zA-Z])"
+_INTEGER = re.compile(
+    r"\s*[,(]?\s*\\text\s*\{[\s,]*(?:where|for|with)[^{}]*\}\s*([a-zA-Z])\s*"
+    r"(?:\\text\s*\{\s*(?:is )?(?:an |any )?integers?\s*\})?\s*\)?$"
+)
 _BOUND = re.compile(r"[<>]|\\(?:le|ge|leq|geq|lt|gt|ne|neq|in|mid)(?![a-zA-Z])")  # integers that x > 3 holds for
 _CONSTANT_NAMES = frozenset("KkcD")
 _CONSTANT = re.compile(r"(?:(?<=\+)|^)\s*([A-Za-z])\s*(?=$|\+)")
@@ -83,6 +90,7 @@ def read(raw: str) -> Answer:
     text, modulus = _split_modulus(text)
     text, unit = split_unit(text)
     unit = unit or currency(raw)
+    text = _WORD_BASE.sub(lambda match: f"_{{{spelled_number(match[1])}}}", text)
     if in_base := _BASE.fullmatch(text):
         text, unit = in_base[1], f"base {in_base[2]}"
     text = _ungroup(text)
@@ -143,6 +151,8 @@ def _same_words(gold: Answer, answer: Answer) -> bool | None:
 
 def rename_letters(gold: Answer, answer: Answer) -> Answer:
     """The answer with the gold's names for a constant of integration (+ C) and for an integer parameter (k in Z)."""
+    if "C" in _CONSTANT.findall(gold.text) and len(re.findall(r"C_", answer.text)) == 1 and "_" not in gold.text:
+        answer = replace(answer, text=re.sub(r"C_\s*(?:\{[01]\}|[01])", "C", answer.text))
     new = _letters(answer.text) - _letters(gold.text)
     wanted = _letters(gold.text) - _letters(answer.text)
     if len(new) != 1 or len(wanted) != 1:
@@ -161,7 +171,7 @@ def _letters(text: str) -> set[str]:
 
 
 def _split_parameter(text: str) -> tuple[str, str | None]:
-    match = _CONDITION.search(text)
+    match = _CONDITION.search(text) or _INTEGER.search(text)
     head = text[: match.start()] if match else ""
     if match is None or _BOUND.search(head) or match[1] not in _letters(head):
         return text, None

@@ -158,6 +158,7 @@ _ALIGNED = re.compile(
 _UNWRAPPED = frozenset(
     {"boxed", "fbox", "framebox", "bbox", "underline", "uline", "bold", "mathbf", "boldsymbol", "bm", "pmb"}
     | {"mathit", "mathsf", "mathtt", "mathcal", "operatorname"}
+    | {"mathbin", "mathrel", "mathord", "mathop", "underbrace", "overbrace"}
 )
 _TEXT = r"\\(?:mathrm|textrm|textnormal|textbf|textit|textsf|textsc|textup|textmd|texttt|mbox|hbox|emph)(?![a-zA-Z])"
 _OPTIONS = r"\s*(?:\[[^\]]*\]\s*)*"  # of a command, in square brackets
@@ -171,7 +172,8 @@ _FONT = (
 )
 _QUOTES = {"**": "**", "__": "__", "``": "''", "*": "*", "_": "_", "`": "`", '"': '"', "“": "”", "「": "」", "『": "』"}
 _LEAD = (  # words that say that the answer follows
-    r"(?:so|thus|hence|therefore|exactly|precisely|total|there (?:are|is)|we (?:get|have)|it is"
+    r"(?:so|yes|thus|hence|therefore|exactly|precisely|approximately|about|roughly|total"
+    r"|there (?:are|is)|we (?:get|have)|it is"
     r"|(?:the )?(?:value|sum|total|number|area|result|answer|probability|length)[a-z ]* (?:is|are|equals))"
 )
 _HAN_LABEL = r"^\s*(?:最终|答案|答|解|结果|一?共|有|则|故|所以|因此|应|是|为|為|等于|[::\s])+(?=[^\s])"
@@ -182,8 +184,8 @@ _SPAN = re.compile(r"(?:^|(?<=[\s=,;(])|(?<=cup)|(?<=in))([\[\](])([^\[\],;]+[,;
 _BUILDER = re.compile(
     r"\\\{\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\s*\{?\s*R\s*\}?\s*)?(?:\\mid(?![a-zA-Z])|\\vert(?![a-zA-Z])|:|\|)\s*(.*?)\s*\\\}"
 )
-_OR = re.compile(r"\s*(?:\\lor(?![a-zA-Z])|\\cup(?![a-zA-Z])|\\text\s*\{\s*,?\s*or\s*\}|(?<=\s)or(?=\s))\s*")
-_AND = re.compile(r"\s*(?:\\land(?![a-zA-Z])|\\text\s*\{\s*,?\s*and\s*\}|(?<=\s)and(?=\s))\s*")
+_OR = re.compile(r"\s*(?:\\(?:lor|vee)(?![a-zA-Z])|\\cup(?![a-zA-Z])|\\text\s*\{\s*,?\s*or\s*\}|(?<=\s)or(?=\s))\s*")
+_AND = re.compile(r"\s*(?:\\(?:land|wedge)(?![a-zA-Z])|\\text\s*\{\s*,?\s*and\s*\}|(?<=\s)and(?=\s))\s*")
 _RELATION = re.compile(r"\s*(<=|>=|<|>|\\leqslant|\\geqslant|\\leq?|\\geq?|\\lt|\\gt)(?![a-zA-Z])\s*")
 _DOTS = re.compile(r"\s*(?:\\[lcd]?dots[cb]?|\.\.\.)\s*")
 _MOST_LISTED = 100  # elements for which an ellipsis may stand
@@ -417,6 +419,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ),
     ("last line end", _sub(r"\\\\\s*$", "")),
     ("arrows", _sub(r"^\s*\\(?:therefore|implies|Rightarrow|Longrightarrow|rightarrow|to)(?![a-zA-Z])", "")),
+    ("bold label", _sub(r"^\s*\*\*([^*]*[a-zA-Z]\s*:?)\*\*(?=\s*:|(?<=:\*\*))", r"\1")),
     ("quotation", _unquoted),
     ("Chinese labels", _sub(_HAN_LABEL, "")),
     ("Chinese counters", _sub(rf"(?<=[0-9])\s*(?![十百千万亿兆萬億半点分]){_HAN}$", "")),
@@ -439,11 +442,28 @@ RULES: tuple[tuple[str, Rule], ...] = (
         "inverse units",
         _sub(r"\\text\s*\{([^{}]*)\}\s*\\cdot\s*\\text\s*\{([^{}]*)\}\s*\^\s*\{\s*-1\s*\}", r"\\text{\1/\2}"),
     ),
+    (
+        "inverse units in text",
+        _sub(
+            r"\\text\s*\{\s*([a-z]+)(?:\\,|\\cdot|\s)+([a-z]+)\s*\}?\s*\^\s*\{\s*-1\s*\}(?:\s*\})?",
+            r"\\text{\1/\2}",
+        ),
+    ),
     ("degrees in text", _sub(r"\\text\s*\{\s*(\^\s*\\circ)\s*\}", r"\1 ")),
     ("degree command", _sub(r"\^?\s*(?:\{\s*)?\\degree(?![a-zA-Z])(?:\s*\})?", r"^\\circ ")),
+    (
+        "degree as a letter",
+        _sub(r"(?<=[0-9])\s*\^\s*(?:\{\s*(?:\\text\s*\{\s*)?o\s*\}{1,2}|o(?![a-zA-Z]))", r"^\\circ "),
+    ),
+    ("constant", _sub(r"\+\s*\\text\s*\{\s*const(?:ant)?\.?\s*\}", "+ C")),
     ("empty group", _sub(r"\{\s*\}(?=\s*\^)", "")),
     ("magnitudes", _magnitudes),
-    ("ordinals", _sub(r"(?<=[0-9])\s*(?:\^\s*\{?\s*)?(?:\\text\s*\{\s*)?(?:st|nd|rd|th)\s*\}{0,2}\s*$", "")),
+    (
+        "ordinals",
+        _sub(
+            r"(?<=[0-9])\s*(?:\^\s*\{?\s*|\\textsuperscript\s*\{)?(?:\\text\s*\{\s*)?(?:st|nd|rd|th)\s*\}{0,2}\s*$", ""
+        ),
+    ),
     ("bases", _sub(r"\s*\(?\s*\\text\s*\{\s*\(?\s*base\s*\}?\s*([0-9]+)\s*\)?\s*\}?\s*$", r"_{\1}")),
     ("colons", _sub(r"\{:\}|\\colon(?![a-zA-Z])", ":")),
     ("ratios", _sub(r"(?<=[0-9a-z])\s*(?:\\text\s*\{\s*to\s*\}|(?<=\s)to(?=\s))\s*(?=[0-9a-z])", ":")),
@@ -466,7 +486,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("spaces", _sub(r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![a-zA-Z])|\\[hv]space\*?\{[^{}]*\}", " ")),
     ("runs of blanks", _sub(r"\s{2,}", " ")),
     ("delimiters", _delimiters),
-    ("fractions", _sub(r"\\(?:[dtcs]|nice)frac(?![a-zA-Z])", r"\\frac")),
+    ("fractions", _sub(r"\\(?:[dtcs]|nice|flat)frac(?![a-zA-Z])", r"\\frac")),
     ("braces", _sub(r"\\lbrace(?![a-zA-Z])", r"\\{")),
     ("braces, closing", _sub(r"\\rbrace(?![a-zA-Z])", r"\\}")),
     ("angles", _sub(r"\\langle(?![a-zA-Z])", "(")),
@@ -475,7 +495,8 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (
         "no solution",
         _sub(
-            r"^\s*\\text\s*\{\s*(?i:none|(?:the )?empty set|no (?:real )?(?:solutions?|values?))\s*\}\s*$",
+            r"^\s*\\text\s*\{\s*(?i:none|(?:the )?empty set"
+            r"|(?:there (?:is|are) )?no (?:real )?(?:solutions?|values?))\s*\}\s*$",
             r"\\emptyset ",
         ),
     ),
