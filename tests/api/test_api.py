@@ -63,6 +63,7 @@ def test_a_run_tells_itself(run: phf.Run) -> None:
     assert phf.load_run(str(run.folder)) == run
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_a_second_call_takes_a_new_folder() -> None:
     folders = [phf.train(steps=1, config=CONFIG, progress=False).folder for _ in range(3)]
@@ -134,6 +135,7 @@ def test_steps_come_one_by_one_and_can_be_stopped() -> None:
     assert not steps.run.done
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_an_interrupt_leaves_a_run_that_goes_on() -> None:
     def interrupt(metrics: dict[str, Any]) -> None:

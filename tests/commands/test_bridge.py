@@ -93,6 +93,7 @@ def test_the_table_is_shown_and_the_rank_by_tokenizer(phf: Phf, twin: Path) -> N
     assert "same tokenizer" in done.out
 
 
+@pytest.mark.slow
 def test_a_bridge_to_another_teacher_is_refused(phf: Phf, tmp_path: Path, stranger: Path, twin: Path) -> None:
     assert phf(*FIT, "--teacher", twin, "-o", "b.safetensors").code == 0
     options = ("train", "--objective", "oprd", "--set", "oprd.bridge=b.safetensors", *SMALL)

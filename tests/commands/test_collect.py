@@ -57,6 +57,7 @@ def test_new_rollouts_of_a_model_without_a_run(phf: Phf, problems_file: Path) ->
     assert phf("diagnose", "flow.safetensors", "--json").json["step"] is None
 
 
+@pytest.mark.slow
 def test_the_rollouts_of_one_checkpoint_under_the_weights_of_another(phf: Phf, run: Path) -> None:
     own = phf("diagnose", run, "--steps", 1, "--json").json
     assert phf("collect", run, "--rollouts", run / "flows" / "step-000001.safetensors", *OUT, "--quiet").err == ""

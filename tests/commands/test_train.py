@@ -263,6 +263,7 @@ def test_parameters_that_get_no_gradient_do_not_spoil_a_checkpoint(phf: Phf, tmp
     assert len(metrics(tmp_path / "run")) == 3
 
 
+@pytest.mark.slow
 def test_checkpoints_that_lack_what_is_forced_stay_as_they_are(phf: Phf, tmp_path: Path) -> None:
     phf("train", "--objective", "sft", "--steps", 2, "--output-dir", tmp_path / "run", *SMALL)
     done = phf("train", "--objective", "opsd", "--steps", 3, "--output-dir", "run", "--resume", "--force", *SMALL)
@@ -272,6 +273,7 @@ def test_checkpoints_that_lack_what_is_forced_stay_as_they_are(phf: Phf, tmp_pat
     assert len(metrics(tmp_path / "run")) == 2
 
 
+@pytest.mark.slow
 def test_a_forced_rate_is_the_one_that_is_taken(phf: Phf, tmp_path: Path) -> None:
     options = ("--objective", "sft", "--output-dir", tmp_path / "run", *SMALL)
     phf("train", "--steps", 1, "--set", "optim.lr=1e-3", *options)

@@ -53,6 +53,7 @@ def test_all_weights_train_and_resuming_changes_nothing(phf: Phf, tmp_path: Path
     assert all(torch.equal(mean[name], saved[name]) for name in mean)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_all_weights_is_a_plain_model(phf: Phf, tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "exported"
     phf("train", "--steps", 1, "--output-dir", run, *FULL)

@@ -41,6 +41,7 @@ def test_tensorboard_shows_the_metrics_also_of_a_resumed_run(phf: Phf, tmp_path:
 COLUMNS = ["prompt", "rollout", "tokens", "reward"]
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_the_first_rollouts_of_a_checkpoint(phf: Phf, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -67,6 +67,7 @@ def test_a_planted_damage_is_named(
     assert phf("verify", run).out.count(part) >= 1
 
 
+@pytest.mark.slow
 def test_resuming_goes_back_beyond_a_flipped_bit_and_evaluating_it_is_refused(phf: Phf, run: Path) -> None:
     last = run / "checkpoints/step-000002"
     flip(last / "adapter_model.safetensors")

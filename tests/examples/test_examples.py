@@ -48,14 +48,17 @@ def test_a_token_weighting_trains(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "runs/unsure-tokens-embedded-seed0/checkpoints/step-000002").is_dir()
 
 
+@pytest.mark.slow
 def test_a_hidden_state_loss_trains(run: Run) -> None:
     assert "apart" in run("hidden_loss.py")
 
 
+@pytest.mark.slow
 def test_the_base_teaches_without_a_file_of_its_own(run: Run) -> None:
     assert "step 2 of 2" in run("base_teacher.py")
 
 
+@pytest.mark.slow
 def test_a_tracker_keeps_each_step_in_its_database(run: Run, tmp_path: Path) -> None:
     rows = [literal_eval(line) for line in run("sqlite_tracker.py").splitlines() if line.startswith("(")]
     lines = (tmp_path / "runs/phf-embedded-seed0/metrics.jsonl").read_text().splitlines()

@@ -132,6 +132,7 @@ def test_levels_are_judged_against_the_first_steps(later: dict[str, float], alar
     assert Alarms().look({**STEP, **{key: value for key, value in later.items() if key != "flat_groups"}}) == []
 
 
+@pytest.mark.slow
 def test_a_sibling_is_shown_where_one_was_right(tmp_path: Path) -> None:
     loop = trainer(tmp_path, "teacher.context=sibling", "batch_size=8", "steps=1", "data=embedded")
     with loop.rollouts.grader:

@@ -76,6 +76,7 @@ def test_an_offline_objective_reads_the_references(tmp_path: Path) -> None:
     assert not (tmp_path / "flows").exists()
 
 
+@pytest.mark.slow
 def test_some_samples_have_the_reference_in_the_place_of_a_rollout(tmp_path: Path) -> None:
     own, mixed, every = (
         trainer(tmp_path / str(share), Distillation(), "batch_size=12", f"rollout.references={share}")
