@@ -291,13 +291,18 @@ def as_markdown(rows: Sequence[Row]) -> str:
     ]
     notes: dict[str, list[str]] = {}
     for row in rows:
-        cells = [f"`{row.family.kind}`", row.family.stands_for, row.adapted, f"{100 * row.covered:.0f}%"]
-        lines.append(_line([*cells, *row.checks.values()]))
+        lines.append(line_of(row))
         for sentence in row.left_out:
             notes.setdefault(sentence, []).append(f"`{row.family.kind}`")
     lines += ["", "## Not adapted", "", "Each is said at start, in `--dry-run` and in the manifest.", ""]
     lines += [f"- {sentence} ({', '.join(kinds)})" for sentence, kinds in notes.items()]
     return "\n".join([*lines, "", REFUSED])
+
+
+def line_of(row: Row) -> str:
+    """The row of one family in the page's table."""
+    cells = [f"`{row.family.kind}`", row.family.stands_for, row.adapted, f"{100 * row.covered:.0f}%"]
+    return _line([*cells, *row.checks.values()])
 
 
 def _line(cells: Sequence[str]) -> str:
