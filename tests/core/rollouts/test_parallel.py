@@ -82,7 +82,7 @@ def test_when_all_have_died_it_says_how_to_go_on(engine: ParallelEngine, request
     for shard in engine._shards:
         shard.child.process.kill()
         shard.child.process.wait()
-    with pytest.raises(FaultError, match="the same command goes on"):
+    with pytest.raises(FaultError, match="the same evaluation goes on"):
         list(engine.sample(requests_, SAMPLING))
 
 
