@@ -92,6 +92,7 @@ def test_a_run_that_is_killed_twice_ends_the_same() -> None:
     assert "8 steps, bitwise the same after 2 stops" in done.stdout
 
 
+@pytest.mark.slow
 def test_size_and_power_of_a_few_simulations() -> None:
     options = ["--simulations", "200", "--problems", "12", "--points", "2,25"]
     done = subprocess.run(

@@ -25,6 +25,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return runpy.run_path(str(PROGRAM), run_name="benchmark")
 
 
+@pytest.mark.slow
 def test_hostile_answers_are_survived_and_counted() -> None:
     done = _run(*QUICK, "--runs", "0", "--json")
     assert done.returncode == 0, done.stderr
