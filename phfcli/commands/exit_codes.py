@@ -51,6 +51,7 @@ def run_guarded(command: Callable[[], object]) -> int:
     _open_closed_streams()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a line whenever a library imports it
     try:
+        _check_folder()
         _check_address_space()
         code = command()
         sys.stdout.flush()
@@ -63,6 +64,14 @@ def run_guarded(command: Callable[[], object]) -> int:
     if code == _STOPPED:
         _write_line(f"stopped; {_GO_ON}")
     return int(code) if isinstance(code, int) else 0
+
+
+def _check_folder() -> None:
+    """Raises UserError where the current folder has been removed: torch's libraries would end the process."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UserError("the current folder is gone; change into one that is there") from None
 
 
 def _check_address_space() -> None:
