@@ -31,7 +31,7 @@ DETAILS = {  # of the page's fold
     "flow_geometry": "Geometry term of the flow (eq. 7), mean over layers, then over rollouts.",
     "flow_adjacent": "Term of neighbouring layers (eq. 10), mean over pairs of layers, then over rollouts.",
     "reverse_kl": "Student's log-probability of the drawn token less the teacher's: an estimate of the KL divergence.",
-    "unlikely_logprob": "Log-probability of the least likely fifth of a rollout's tokens, nats, mean over these (OPSA).",
+    "unlikely_logprob": "Log-probability of a rollout's least likely fifth of tokens, nats, mean over these (OPSA).",
     "nll": "Negative log-likelihood of the reference, nats a token.",
     "think": "Divergence of the shadow block's prediction from the last block's, weighted by advantages (OISD, eq. 7).",
     "clipped_entries": "Share of the (token, word) entries that are clipped.",
