@@ -76,7 +76,7 @@ def test_two_processes_train_as_one_and_one_that_dies_ends_both(phf: Phf, tmp_pa
     assert process.returncode == 1
     assert err == (
         "phf: process 1 of 2 was ended by SIGKILL, and the others with it; checkpoints are intact, "
-        "and --resume goes on from the last one\n"
+        "and a resumed run goes on from the last one\n"
     )
     assert 1 <= len(checkpoint_steps(cut)) < 4
     process = running(cut, *TWO, "--resume")
