@@ -59,8 +59,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(config, Path(folder) / "run", fresh=False)
         phases = Phases()
-        for method, name in (("rollout", "rollouts"), ("gradient", "gradient"), ("update", "update")):
-            phases.watch(trainer, method, name)
+        phases.watch(trainer.rollouts, "samples", "rollouts")
+        for method in ("gradient", "update"):
+            phases.watch(trainer, method, method)
         phases.watch(loop, "loss_terms", "terms")
         phases.watch(trainer.teacher, "run_pass", "teacher")
         phases.watch(contract, "run_pass", "student")
