@@ -34,7 +34,7 @@ def test_an_adapter_that_is_not_swapped_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *sys.path]))
     finding = next(vllm(Program(tmp_path)))
     assert (finding.state, finding.part) == ("failed", "vLLM")
-    assert "draws the same under other weights: it cannot follow training" in finding.found
+    assert "draws the same under other weights, so it does not follow training" in finding.found
 
 
 @pytest.mark.slow
