@@ -185,34 +185,6 @@ def test_an_argument_that_is_not_there(call: Callable[..., object], given: dict[
     assert words in str(caught.value)
 
 
-SCRIPT = """
-import phfcli as phf
-
-run: phf.Run = phf.train(model="embedded", objective="phf", steps=20, config={"optim.lr": 1e-5})
-scores = phf.evaluate(run, bench=["embedded"], n=12)
-difference = phf.compare({"a": run, "b": "runs/b"})
-report = phf.diagnose(run)
-share: float = report.largest[1] + scores.average
-for metrics in phf.training("qwen3-4b"):
-    print(metrics["loss"])
-run.metrics.to_pandas().describe()
-figure = report.plot()
-figure.savefig("layers.png")
-phf.train(stepz=3)
-"""
-
-
-@pytest.mark.slow
-def test_mypy_reads_the_types_of_a_users_script(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--follow-imports=silent", "script.py"]
-    environment = os.environ | {"MYPYPATH": str(Path(phf.__file__).parents[1])}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
-    errors = [line for line in done.stdout.splitlines() if "error:" in line]
-    assert len(errors) == 1, done.stdout
-    assert 'Unexpected keyword argument "stepz"' in errors[0]
-
-
 def test_settings_of_the_call_are_those_of_the_command() -> None:
     config = phf.train(steps=1, config=[CONFIG, {"flow": {"alpha": 0.2}}], progress=False).config
     assert (config.flow.alpha, config.batch_size, config.rollout.max_new_tokens) == (0.2, 4, 48)
