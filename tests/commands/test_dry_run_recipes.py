@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,19 @@ SIZES = {  # hidden size, blocks, heads, intermediate size, tied head
     "4b": (2560, 36, 32, 9728, True),
     "8b": (4096, 36, 32, 12288, False),
 }
+SHALLOW = (2560, 4, 32, 9728, True)  # the memory of a step is counted block by block: a ninth of the time
 OVERLAYS = sorted(name for name in recipes() if not name.startswith(("embedded", "qwen3")))
 
 
 @pytest.fixture(scope="session")
 def qwen3(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The three models' configs, beside a tokenizer of ours."""
-    folders = {size: tmp_path_factory.mktemp(size) for size in SIZES}
+    """The configs of the three models and of a shallow one, beside a tokenizer of ours."""
+    sizes = SIZES | {"shallow": SHALLOW}
+    folders = {size: tmp_path_factory.mktemp(size) for size in sizes}
     for size, folder in folders.items():
         for path in embedded_model().glob("*token*"):
             shutil.copy(path, folder)
-        (folder / "config.json").write_text(json.dumps(config(*SIZES[size])))
+        (folder / "config.json").write_text(json.dumps(config(*sizes[size])))
     return folders
 
 
@@ -67,10 +68,9 @@ def test_each_qwen3_model_has_a_recipe_that_runs(phf: Phf, qwen3: dict[str, Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "size"), list(zip(OVERLAYS, cycle(SIZES), strict=False)))
-def test_a_recipe_runs_over_a_qwen3_model(phf: Phf, qwen3: dict[str, Path], recipe: str, size: str) -> None:
-    """One size for each recipe, and the sizes in turn: those of the other two change no setting of it."""
-    dry_run(phf, qwen3[size], size, "--config", recipe)
+@pytest.mark.parametrize("recipe", OVERLAYS)
+def test_a_recipe_runs_over_that_of_qwen3(phf: Phf, qwen3: dict[str, Path], recipe: str) -> None:
+    dry_run(phf, qwen3["shallow"], "4b", "--config", recipe)
 
 
 @pytest.mark.slow
