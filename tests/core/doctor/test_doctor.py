@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,11 @@ def _state(findings: list[dict[str, Any]], part: str) -> str:
 
 @pytest.mark.slow
 def test_this_machine_is_well(tmp_path: Path, stranger: Path) -> None:
-    """All but vLLM, which `test_engines.py` starts."""
-    code, findings = _doctor(tmp_path, f"--processes 2 --engine transformers --model {stranger}")
+    """Also where temporary files lie so deep that a path to a socket there would be too long."""
+    deep = tmp_path.parent / f"{tmp_path.name}-{'deep' * 25}"
+    deep.mkdir()
+    engine = "transformers" if find_spec("vllm") is None else "vllm"
+    code, findings = _doctor(tmp_path, f"--processes 2 --engine {engine} --model {stranger}", TMPDIR=str(deep))
     assert code == 0
     assert all(finding["state"] != "failed" for finding in findings)
     assert all(finding["fix"] for finding in findings if finding["state"] != "ok")
@@ -87,6 +91,9 @@ def test_this_machine_is_well(tmp_path: Path, stranger: Path) -> None:
     told = {finding["part"]: finding for finding in findings}
     assert told["2 processes"]["figures"]["largest_error"] < 1e-4
     assert told["kill and resume"]["found"] == "killed after step 5, resumed, the same adapter to the bit"
+    if engine == "vllm":
+        assert (told["vLLM"]["state"], told["vLLM log-probabilities"]["state"]) == ("ok", "ok")
+        assert 0 < told["vLLM log-probabilities"]["figures"]["engine_gap"] < 0.1
     memory = next(finding for part, finding in told.items() if part.startswith("memory"))
     predicted, measured_ = (memory["figures"][f"{name}_bytes"] for name in ("predicted", "measured"))
     assert f"predicted {predicted / 2**30:.2f} GiB" in memory["found"]
@@ -96,8 +103,15 @@ def test_this_machine_is_well(tmp_path: Path, stranger: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_incompatible_version_and_a_kernel_that_computes_something_else_are_named(tmp_path: Path) -> None:
-    """The version as a package's metadata tells it; every process of this interpreter gets an attention that is off."""
+def test_a_full_disk_a_wrong_version_and_a_wrong_kernel_are_named(
+    small_disk: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The report cannot be written to the disk either, and the findings are told all the same.
+
+    The version is wrong in a package's metadata; every process of this interpreter gets an attention that is off.
+    """
+    disk = small_disk("64k")
+    (disk / "filler").write_bytes(b"x" * 2**16)
     package = tmp_path / "site" / "peft-0.1.0.dist-info"
     package.mkdir(parents=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: peft\nVersion: 0.1.0\n")
@@ -106,8 +120,10 @@ def test_an_incompatible_version_and_a_kernel_that_computes_something_else_are_n
         "own = F.scaled_dot_product_attention\n"
         "F.scaled_dot_product_attention = lambda q, *args, **kwargs: own(1.1 * q, *args, **kwargs)\n"
     )
-    code, findings = _doctor(tmp_path, FIRST=str(tmp_path / "site"))
+    code, findings = _doctor(disk, FIRST=str(tmp_path / "site"))
     assert code == 1
+    assert _state(findings, "disk").startswith("failed")
+    assert f"runs cannot be written there: {os.strerror(errno.ENOSPC)}" in _state(findings, "disk")
     assert "peft 0.1.0, wanted >=0.18" in _state(findings, "requirements")
     assert "peft 0.1.0" in _state(findings, "versions")
     assert _state(findings, "step on cpu").startswith("failed")
@@ -133,10 +149,10 @@ def test_a_rank_that_hangs_is_named(plant: Plant, tmp_path: Path) -> None:
     """The second process stops for good before it meets the first."""
     plant("import os, time\nif os.environ.get('LOCAL_RANK') == '1': time.sleep(10**6)\n")
     program = Program(tmp_path)
-    program.limit_s = 20.0
+    program.limit_s = 10.0
     finding = steps.several_processes(program, 2)
     assert (finding.state, finding.part) == ("failed", "2 processes")
-    assert finding.found.startswith("took longer than 20 s")
+    assert finding.found.startswith("took longer than 10 s")
     assert "a process fails or hangs" in finding.fix
     assert _left(tmp_path) == []
 
@@ -152,23 +168,16 @@ def _left(folder: Path) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "run", "before"),
-    [
-        (signal.SIGTERM, "2-processes", "bfloat16 step on cpu"),
-        (signal.SIGHUP, "step-on-cpu", "hub"),
-        (signal.SIGINT, "step-on-cpu", "hub"),
-    ],
-)
-def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, run: str, before: str) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     """No process, and no file beside the findings so far."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     own = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "phfcli", "doctor", "--processes", "2", "--engine", "transformers"]
+    command = [sys.executable, "-m", "phfcli", "doctor", "--engine", "transformers"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=tmp_path, env=own, preexec_fn=heed_signals, **pipes) as doctor:
-        while doctor.poll() is None and not list(temporary.glob(f"phf-doctor-*/{run}/metrics.jsonl")):
+        while doctor.poll() is None and not list(temporary.glob("phf-doctor-*/step-on-cpu/metrics.jsonl")):
             time.sleep(0.1)
         assert len(_left(temporary)) >= 2  # the doctor and what it has started
         doctor.send_signal(number)
@@ -177,18 +186,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, 
     assert err.decode().splitlines()[-1].startswith("phf: stopped")
     assert _left(temporary) == []
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["doctor.json", "tmp"]
-    assert json.loads((tmp_path / "doctor.json").read_text())["findings"][-1]["part"] == before
-
-
-@pytest.mark.slow
-def test_a_full_disk_is_named(small_disk: Callable[[str], Path]) -> None:
-    """The report cannot be written there either, and the findings are told all the same."""
-    disk = small_disk("64k")
-    (disk / "filler").write_bytes(b"x" * 2**16)
-    code, findings = _doctor(disk)
-    assert code == 1
-    assert _state(findings, "disk").startswith("failed")
-    assert f"runs cannot be written there: {os.strerror(errno.ENOSPC)}" in _state(findings, "disk")
+    assert json.loads((tmp_path / "doctor.json").read_text())["findings"][-1]["part"] == "hub"
 
 
 @pytest.mark.slow
@@ -215,7 +213,7 @@ def test_steps_that_cannot_be_made_are_told(plant: Plant, tmp_path: Path) -> Non
         "def step(*_, **__): raise OSError(28, 'No space left on device')\n"
         "torch.optim.AdamW.step = step\n"
     )
-    for finding in (steps.killed_and_resumed(Program(tmp_path)), memory_of(Program(tmp_path), "embedded")):
-        assert finding.state == "failed"
-        assert "No space left on device" in finding.found
-        assert finding.fix
+    finding = memory_of(Program(tmp_path), "embedded")
+    assert finding.state == "failed"
+    assert "No space left on device" in finding.found
+    assert finding.fix

@@ -35,15 +35,3 @@ def test_an_adapter_that_is_not_swapped_is_named(monkeypatch: pytest.MonkeyPatch
     finding = next(vllm(Program(tmp_path)))
     assert (finding.state, finding.part) == ("failed", "vLLM")
     assert "draws the same under other weights, so it does not follow training" in finding.found
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
-def test_vllm_is_well(tmp_path: Path) -> None:
-    """Also where temporary files lie so deep that a path to a socket there would be too long."""
-    folder = tmp_path / ("deep" * 25)
-    folder.mkdir()
-    started, swapped = vllm(Program(folder))
-    assert (started.state, started.part) == ("ok", "vLLM")
-    assert (swapped.state, swapped.part) == ("ok", "vLLM log-probabilities")
-    assert 0 < swapped.figures["engine_gap"] < 0.1

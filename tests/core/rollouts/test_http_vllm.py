@@ -1,11 +1,16 @@
-"""The HTTP engine on a real vLLM server: it draws what transformers draws, follows updates and outlives a kill."""
+"""The HTTP engine on a real vLLM server: it draws what transformers draws, follows training and outlives a kill."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from command_line import phf
+from trained import SMALL, metrics, same_tensors
 from vllm_server import NEEDS_VLLM, TAKES_ADAPTERS, VllmServer, vllm_server
 
 from phfcli.core.config import HttpSettings, LoraSettings, ModelSettings
@@ -20,6 +25,8 @@ from phfcli.core.rollouts.http import HttpEngine
 from phfcli.core.rollouts.transformers import TransformersEngine
 from phfcli.core.shipped_files import embedded_model
 from phfcli.core.types import Completion, Request, Sampling
+
+__all__ = ["phf"]
 
 pytestmark = NEEDS_VLLM
 
@@ -97,6 +104,24 @@ def test_an_adapter_of_too_high_a_rank_names_the_fix(engine: HttpEngine) -> None
     wide = add_lora(load_model(CPU), LoraSettings(r=128, alpha=16), seed=0)
     with pytest.raises(UserError, match=r"rank 128 is greater.*start it .*--enable-lora --max-lora-rank 128`"):
         engine.update(wide)
+
+
+def test_rollouts_drawn_a_step_ahead_are_one_update_old_and_a_resumed_run_trains_on_the_same(
+    phf: Callable[..., Any], tmp_path: Path, server: VllmServer
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    engine = ("--set", f"rollout.engine={server.url}", "--set", "rollout.ahead=1", "--set", "optim.lr=0.01")
+    assert phf("train", "--steps", 3, "--checkpoint-every", 2, *engine, *SMALL, "--output-dir", whole).code == 0
+    assert [line["staleness"] for line in metrics(whole)] == [0, 1, 1]
+    # what an engine's log-probabilities are off is then the update between
+    gaps = [line["engine_gap"] for line in metrics(whole)]
+    assert gaps[0] < 1e-3 < min(gaps[1:])
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "checkpoints/step-000003")
+    assert phf("train", "--output-dir", cut, "--resume", "--quiet").code == 0
+    assert [line["staleness"] for line in metrics(cut)] == [0, 1, 1]
+    adapter = "checkpoints/step-000003/adapter_model.safetensors"
+    assert same_tensors(whole / adapter, cut / adapter)
 
 
 def test_a_server_that_is_killed_and_started_again_loses_and_doubles_nothing(

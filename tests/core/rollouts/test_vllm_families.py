@@ -1,7 +1,7 @@
 """vLLM on models of other families: it draws under the adapter and heads that phf trains, to the last digits.
 
 Two programs compute the same model from the same files, so this also finds what transformers leaves out: Gemma 2's cap
-on attention logits was found here.
+on attention logits was found here. Phi-3 has one product for what others have three of, and adapters on that.
 """
 
 import os
@@ -32,7 +32,7 @@ SIZES = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2,
 REQUESTS = [Request(tuple(range(5, 25)), 1), Request(tuple(range(30, 70)), 2)]
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "phi3", "gemma2", "granite"])
+@pytest.mark.parametrize("kind", ["phi3", "gemma2"])
 def test_it_draws_what_the_model_predicts(kind: str, tmp_path: Path) -> None:
     head = {"head_dim": 32} if "head_dim" in family(kind).changes else {}
     settings = ModelSettings(model=str(write(family(kind), tmp_path, **SIZES, **head)), device="cpu")
