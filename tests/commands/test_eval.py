@@ -13,7 +13,7 @@ from phfcli.core.shipped_files import embedded_model
 
 Phf = Callable[..., Any]
 
-ENGINE = ("--engine", "transformers")  # "auto" is vLLM where it is installed, which starts in half a minute
+ENGINE = ("--engine", "transformers")
 SMALL = ("--limit", 3, "--n", 2, "--quiet", *ENGINE)
 
 

@@ -24,7 +24,7 @@ class EvalConfig(ModelSettings, DataSettings):
     limit: PositiveInt | None = None
     """the first so many problems"""
     engine: EngineName = "auto"
-    """auto is vLLM where it can be used, else transformers"""
+    """auto is vLLM on a GPU where it is installed, else transformers"""
     temperature: Annotated[float, Field(ge=0)] = 1.0
     """0 is greedy"""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95

@@ -16,7 +16,7 @@ from phfcli.core.rollouts.http import HttpEngine
 from phfcli.core.rollouts.parallel import ParallelEngine
 from phfcli.core.rollouts.single import check_sampling, is_url, single_engine
 from phfcli.core.rollouts.transformers import TransformersEngine
-from phfcli.core.rollouts.vllm import VllmEngine, vllm_gap
+from phfcli.core.rollouts.vllm import VllmEngine, is_vllms_gpu
 from phfcli.core.types import Completion, Request, Sampling
 
 PROBE_TOKENS = 300  # longer than two of any engine's cache blocks, whose stale content would show
@@ -101,7 +101,7 @@ def training_engine(
     name = config.rollout.engine
     if name == "auto" and (config.quantization != "none" or model.fully_sharded):
         name = "transformers"
-    if name == "auto" and model.device.type == "cuda" and vllm_gap(model.device) is None:
+    if name == "auto" and is_vllms_gpu(model.device):
         name = "vllm"
     plugin = find("engines", name)
     if name != "vllm" and not is_url(name) and plugin is None:

@@ -12,7 +12,7 @@ from phfcli.core.models.weights import quantization_method
 from phfcli.core.rollouts.engine import Engine, Serving
 from phfcli.core.rollouts.http import HttpEngine
 from phfcli.core.rollouts.transformers import TransformersEngine
-from phfcli.core.rollouts.vllm import VllmEngine, vllm_gap
+from phfcli.core.rollouts.vllm import VllmEngine, is_vllms_gpu
 from phfcli.core.types import Completion, Request, Sampling
 
 _SHORT, _LONG, _DRAWN = 3, 12, 3  # tokens
@@ -45,15 +45,14 @@ def _alike(one: Completion, other: Completion, close: float) -> bool:
 
 
 def single_engine(config: EvalConfig, serving: Serving) -> Engine:
-    """The engine of that name in this process; "auto" is vLLM where it is usable."""
+    """The engine of that name in this process; "auto" is vLLM where it is usable on a GPU."""
     if is_url(config.engine):
         return HttpEngine(config.engine, serving)
     if (plugin := find("engines", config.engine)) is not None:
         engine: Engine = plugin(serving)
         return engine
-    may_use_vllm = config.engine == "auto" and config.quantization == "none"
-    usable = may_use_vllm and vllm_gap(pick_device(config.device)) is None
-    if config.engine == "vllm" or usable:
+    automatic = config.engine == "auto" and config.quantization == "none"
+    if config.engine == "vllm" or (automatic and is_vllms_gpu(pick_device(config.device))):
         return VllmEngine(serving)
     model = load_model(serving.settings, serving.adapter)
     check_sampling(model)

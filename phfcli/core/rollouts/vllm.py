@@ -57,6 +57,11 @@ def vllm_gap(device: torch.device) -> str | None:
     return None
 
 
+def is_vllms_gpu(device: torch.device) -> bool:
+    """Whether "auto" is vLLM. It is not on a CPU: its adapters are several times slower there than merged ones."""
+    return device.type == "cuda" and vllm_gap(device) is None
+
+
 class VllmEngine:
     """Samples from a base model with at most one adapter at a time.
 
