@@ -48,10 +48,10 @@ demo-opsd: # the base model and OPSD, without a word, on the other core
 	@$(BIN)/phf eval $(DEMO)/opsd --quiet >/dev/null
 
 test: install ## every test, the slow ones too; those of vLLM where it is installed
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 quick: install ## the tests that take less than a few seconds each
-	$(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .

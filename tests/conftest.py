@@ -27,6 +27,14 @@ settings.register_profile("phf", deadline=None)  # a machine that others share m
 settings.load_profile("phf")
 
 
+# Files whose tests take minutes come first, so that two workers end at about the same time.
+LONG = ("test_doctor.py", "test_docs.py", "test_train_ranks.py", "test_http_vllm.py", "test_model_matrix.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Small tensors are fastest on one thread, and its sums come in one order."""
