@@ -33,9 +33,9 @@ class Evaluation:
     @classmethod
     def load(cls, *folders: str | Path) -> "Evaluation":
         """Reads evaluations from their folders."""
-        from phfcli.core.storage.schemas import SummaryForm, read_form
+        from phfcli.core.runs.summaries import read_summary
 
-        return cls(tuple({**read_form(Path(f) / "summary.json", SummaryForm), "folder": str(f)} for f in folders))
+        return cls(tuple({**read_summary(Path(f) / "summary.json"), "folder": str(f)} for f in folders))
 
     def __getitem__(self, bench: str) -> "Evaluation":
         """The evaluation of one of its benchmarks."""

@@ -1,5 +1,6 @@
 """phf verify: a sound run is ok, and each planted damage is named with what to do."""
 
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 import pandas
 import pytest
+
+from phfcli.core.analysis.verify import verify_run
 
 Phf = Callable[..., Any]
 
@@ -65,6 +68,22 @@ def test_a_planted_damage_is_named(
     assert words in bad["reason"]
     assert bad["advice"]
     assert phf("verify", run).out.count(part) >= 1
+
+
+def test_a_flipped_bit_of_any_file_is_named(run: Path) -> None:
+    """Checkpoints, settings, metrics, flows, rollouts, evaluation: wherever the bit is, its file or folder is told."""
+    draw = random.Random(0)
+    files = [path for path in sorted(run.rglob("*")) if path.is_file() and path.stat().st_size]
+    assert len(files) > 25
+    for path in files:
+        content = path.read_bytes()
+        digits = [place for place, byte in enumerate(content) if 48 <= byte <= 57]
+        place = draw.choice([draw.randrange(len(content)), draw.choice(digits or [0])])
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << draw.randrange(3)]) + content[place + 1 :])
+        bad = [check for check in verify_run(run) if check.state not in ("ok", "in use")]
+        assert [path.name in f"{check.part} {check.reason}" for check in bad] == [True], (path, place, bad)
+        path.write_bytes(content)
+    assert {check.state for check in verify_run(run)} == {"ok"}
 
 
 @pytest.mark.slow

@@ -14,7 +14,9 @@ from phfcli.core.config import GradeConfig
 from phfcli.core.errors import UserError, nearest
 from phfcli.core.grading import Status
 from phfcli.core.grading.answers import GOLD_FORMS, doubt
-from phfcli.core.storage.files import read_json
+from phfcli.core.storage.files import raw_lines, read_json
+from phfcli.core.storage.schemas import EvaluationSettingsForm, read_form
+from phfcli.core.storage.seals import check_lines
 from phfcli.core.storage.tables import Rows, read_rows
 
 _ZSTD = 93  # the zip compression method that Python's zipfile cannot read
@@ -108,6 +110,8 @@ def read_samples(path: Path, config: GradeConfig) -> SavedTexts:
     """
     path = path / "samples.jsonl" if path.is_dir() else path
     form, items, read = _recognise(path, config)
+    if form == "phf" and path.suffix == ".jsonl":
+        check_lines(path, raw_lines(path))
     texts, left_out = _usable(path, items, read, config)
     if not texts:
         reason = f": {left_out[0]}" if left_out else ""
@@ -195,7 +199,7 @@ def _with_sound_scores(texts: Sequence[SavedText]) -> tuple[list[SavedText], lis
 def _own_grader(path: Path) -> str:
     """The grader that the settings of phf's evaluation name; "math" for samples without settings beside them."""
     settings = path.with_name("settings.json")
-    return str(read_json(settings).get("grader", "math")) if settings.is_file() else "math"
+    return str(read_form(settings, EvaluationSettingsForm).get("grader", "math")) if settings.is_file() else "math"
 
 
 def _last_lines(items: Sequence[Item]) -> list[Item]:

@@ -9,7 +9,6 @@ from typing import Literal
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import MissingFileError, UserError
 from phfcli.core.evaluation.samples import SampleFile
-from phfcli.core.evaluation.saved_evaluations import load_evaluations
 from phfcli.core.models.adapters import check_adapter
 from phfcli.core.models.description import ModelDescription, load_description
 from phfcli.core.models.loading import load_model
@@ -17,9 +16,21 @@ from phfcli.core.runs.checkpoints import check_sums, checkpoints_of
 from phfcli.core.runs.flows import open_flow
 from phfcli.core.runs.folder import evaluation_files, is_run, recorded_config
 from phfcli.core.runs.readings import reading_files
+from phfcli.core.runs.summaries import SAMPLES, check_covered, read_summary
 from phfcli.core.runs.targets import in_use
-from phfcli.core.storage.schemas import AlarmForm, ManifestForm, RolloutsForm, StepForm, read_form, read_forms
+from phfcli.core.storage.schemas import (
+    AlarmForm,
+    EvaluationSettingsForm,
+    ManifestForm,
+    RolloutsForm,
+    SampleForm,
+    StepForm,
+    ValidationForm,
+    read_form,
+    read_forms,
+)
 from phfcli.core.training.alarms import FILE as ALARMS
+from phfcli.core.training.validation import FILE as VALIDATIONS
 
 State = Literal["ok", "damaged", "missing", "in use"]
 
@@ -46,8 +57,9 @@ def verify_run(folder: Path, full: bool = False) -> list[PartCheck]:
 
 
 def _checks(folder: Path, full: bool) -> Iterator[PartCheck]:
-    config = recorded_config(folder)
-    yield PartCheck("config.yaml", "ok")
+    configs: list[TrainConfig] = []  # empty if config.yaml is damaged
+    advice = "bring back the file as it was; without it the checkpoints of the run are still adapters"
+    yield _try("config.yaml", lambda: configs.append(recorded_config(folder)), advice)
     yield _lock(folder)
     yield _try(
         "manifest.json",
@@ -59,29 +71,46 @@ def _checks(folder: Path, full: bool) -> Iterator[PartCheck]:
         lambda: read_forms(folder / "metrics.jsonl", StepForm),
         "remove that line; the weights do not depend on it",
     )
-    if (folder / ALARMS).is_file():
-        advice = "remove that line; an alarm that it recorded may be raised again"
-        yield _try(ALARMS, lambda: read_forms(folder / ALARMS, AlarmForm), advice)
-    yield from _checkpoints(folder, config, full)
+    for name, form, advice in (
+        (ALARMS, AlarmForm, "remove that line; an alarm that it recorded may be raised again"),
+        (VALIDATIONS, ValidationForm, "remove that line; the best checkpoint is then chosen among the others"),
+    ):
+        if (folder / name).is_file():
+            yield _try(name, partial(read_forms, folder / name, form), advice)
+    yield from _checkpoints(folder, configs[0] if configs else None, full)
     for path in sorted((folder / "flows").glob("*.safetensors")):
         advice = "remove it; phf collect makes another"
         yield _try(f"flows/{path.name}", partial(open_flow, path), advice)
     for path in reading_files(folder):
         advice = "remove it; without its first file a run reads the rollouts of its next checkpoint"
         yield _try(f"{path.parent.name}/{path.name}", partial(read_form, path, RolloutsForm), advice)
-    for path in evaluation_files(folder, "summary.json"):
-        yield from _evaluation(folder, path)
+    for path in sorted((folder / "faults").glob("*.json")):
+        yield _try(f"faults/{path.name}", partial(read_form, path, StepForm), "remove it; nothing is made from it")
+    evaluated = [path.parent for name in ("summary.json", "settings.json") for path in evaluation_files(folder, name)]
+    for evaluation in dict.fromkeys(evaluated):
+        yield from _evaluation(folder, evaluation)
 
 
-def _evaluation(folder: Path, path: Path) -> Iterator[PartCheck]:
-    """Checks an evaluation by its summary, and its samples.parquet only if the summary and the samples are sound."""
-    advice = "remove its folder and run phf eval again"
-    check = _try(str(path.parent.relative_to(folder)), partial(load_evaluations, [str(path)], []), advice)
+def _evaluation(folder: Path, evaluation: Path) -> Iterator[PartCheck]:
+    """Checks an evaluation by its summary, and what else was made from its samples only if these are sound."""
+    name = str(evaluation.relative_to(folder))
+    check = _try(name, partial(_check_evaluation, evaluation), "remove its folder and run phf eval again")
     yield check
-    file = SampleFile(path.parent)
-    if check.state == "ok" and file.table.is_file():
-        advice = "remove it; phf eval writes it again"
-        yield _try(str(file.table.relative_to(folder)), file.check_table, advice)
+    file = SampleFile(evaluation)
+    for path, look in ((file.table, file.check_table), (file.page, partial(check_covered, evaluation, [file.page]))):
+        if check.state == "ok" and path.is_file() and (evaluation / "summary.json").is_file():
+            yield _try(f"{name}/{path.name}", look, "remove it; phf eval writes it again")
+
+
+def _check_evaluation(evaluation: Path) -> None:
+    """Checks samples, settings and summary; an evaluation without a summary has been stopped."""
+    summary, settings = evaluation / "summary.json", evaluation / "settings.json"
+    read_forms(evaluation / SAMPLES, SampleForm)
+    if settings.is_file():
+        read_form(settings, EvaluationSettingsForm)
+    if summary.is_file():
+        read_summary(summary)
+        check_covered(evaluation, [evaluation / SAMPLES, settings])
 
 
 def _lock(folder: Path) -> PartCheck:
@@ -90,7 +119,7 @@ def _lock(folder: Path) -> PartCheck:
     )
 
 
-def _checkpoints(folder: Path, config: TrainConfig, full: bool) -> Iterator[PartCheck]:
+def _checkpoints(folder: Path, config: TrainConfig | None, full: bool) -> Iterator[PartCheck]:
     checkpoints = checkpoints_of(folder)
     if not checkpoints:
         yield PartCheck(
@@ -99,12 +128,13 @@ def _checkpoints(folder: Path, config: TrainConfig, full: bool) -> Iterator[Part
         return
     base: list[ModelDescription] = []  # empty if the base model cannot be reached
     advice = "make the base model reachable again"
-    yield _try(f"base {config.model}", lambda: base.append(load_description(config.model)), advice)
+    if config is not None:
+        yield _try(f"base {config.model}", lambda: base.append(load_description(config.model)), advice)
     description = base[0] if base else None
     for _, path in checkpoints:
         advice = "resume the run, which sets it aside and continues from the checkpoint before it"
         yield _try(f"checkpoints/{path.name}", partial(_check, path, description), advice)
-    if full and description is not None and config.tuning == "lora":
+    if full and config is not None and description is not None and config.tuning == "lora":
         newest = checkpoints[-1][1]
         yield _try("base and newest adapter", lambda: load_model(config, newest), "see the checkpoints above")
 

@@ -34,9 +34,11 @@ from phfcli.core.rollouts.build import evaluation_engine
 from phfcli.core.rollouts.engine import Engine, Serving
 from phfcli.core.runs.folder import environment, evaluation_folder, model_identity, now, recorded_config, run_name
 from phfcli.core.runs.model_card import card_of
+from phfcli.core.runs.summaries import write_summary
 from phfcli.core.runs.targets import Target, find_target
-from phfcli.core.storage.files import BackgroundWriter, check_folder, file_hash, kept, write_json, write_text
+from phfcli.core.storage.files import BackgroundWriter, check_folder, file_hash, kept
 from phfcli.core.storage.schemas import AdapterForm, EvaluationSettingsForm, ManifestForm, read_form
+from phfcli.core.storage.seals import write_sealed
 from phfcli.core.types import Completion, Request, Sampling
 
 OUR_POLICY = "phf"  # the default grading policy
@@ -123,12 +125,12 @@ class Evaluator:
             if bench.name in self.overlaps:
                 summary["overlap"] = self.overlaps[bench.name].as_json(bench.name)
                 summary["notes"].append(summary["overlap"]["sentence"])
-            write_json(file.folder / "summary.json", summary)
+            (file.folder / "summary.json").unlink(missing_ok=True)  # an old one covers the files that are replaced now
             file.write_table(samples.values(), bench.problems, summary)
             prompt_ids = self.prompts.student(bench.problems[0].problem)
             prompt = str(self.description.tokenizer.decode(prompt_ids))
-            write_page(file.folder / "samples.html", summary, bench.problems, list(samples.values()), prompt)
-        return summary
+            write_page(file.page, summary, bench.problems, list(samples.values()), prompt)
+            return write_summary(file.folder, summary)
 
     def folder(self, bench: Benchmark, sampling: Sampling) -> Path:
         """RUN/evals/step-000100/BENCH-nN; a model without a run gets such a folder under runs/.
@@ -250,7 +252,7 @@ def _evaluate(
     if target.adapter is not None and target.run is not None and target.step is not None:
         # not for a checkpoint of all weights: the card is among the files whose hash identifies such a model
         try:
-            write_text(target.adapter / "README.md", card_of(target.run, target.step))
+            write_sealed(target.adapter / "README.md", card_of(target.run, target.step))
         except UserError as error:  # another evaluation of the run is damaged; this one is complete
             warn(f"the model card keeps its old scores: {error}")
     return summaries

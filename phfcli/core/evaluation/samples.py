@@ -13,10 +13,12 @@ from phfcli.core.grading import Grading, Status
 from phfcli.core.models.description import ModelDescription
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.runs.folder import recorded_config
+from phfcli.core.runs.summaries import check_covered
 from phfcli.core.runs.targets import Target
 from phfcli.core.seeds import derive_seed
-from phfcli.core.storage.files import append_lines, drop_cut_line, write_json, writing_alone
-from phfcli.core.storage.schemas import EvaluationSettingsForm, SampleForm, SummaryForm, read_form, read_forms, with_sum
+from phfcli.core.storage.files import drop_cut_line, writing_alone
+from phfcli.core.storage.schemas import EvaluationSettingsForm, SampleForm, SummaryForm, read_form, read_forms
+from phfcli.core.storage.seals import append_sealed, write_sealed
 from phfcli.core.storage.tables import read_rows, writable, write_parquet
 from phfcli.core.types import Completion, Problem, Sampling
 
@@ -113,7 +115,7 @@ class SampleFile:
         busy = f"{self.folder}: another evaluation is writing here; wait for it to end"
         with writing_alone(self.folder / "lock", busy):
             if new:
-                write_json(self.folder / "settings.json", {**settings, **about})
+                write_sealed(self.folder / "settings.json", {**settings, **about})
             else:
                 self._check(settings)
                 drop_cut_line(self.path)
@@ -128,6 +130,10 @@ class SampleFile:
     @property
     def table(self) -> Path:
         return self.folder / "samples.parquet"
+
+    @property
+    def page(self) -> Path:
+        return self.folder / "samples.html"
 
     def write_table(
         self, samples: Iterable[GradedSample], problems: Sequence[Problem], about: Mapping[str, Any]
@@ -166,9 +172,10 @@ class SampleFile:
         if problems is not None and n is not None and len(rows) != problems * n:
             expected = f"{problems} problems with {n} samples each"
             raise UserError(f"{self.table}: it has {len(rows)} rows, and summary.json says {expected}")
+        check_covered(self.folder, [self.table])
 
     def append(self, samples: Sequence[GradedSample]) -> None:
-        append_lines(self.path, [with_sum(sample) for sample in samples])
+        append_sealed(self.path, samples)
 
     def _check(self, settings: Mapping[str, Any]) -> None:
         before = read_form(self.folder / "settings.json", EvaluationSettingsForm)

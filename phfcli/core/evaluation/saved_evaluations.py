@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import quote
 
 from phfcli.core.errors import UserError, printable
-from phfcli.core.evaluation.scores import average
 from phfcli.core.grading import Status
 from phfcli.core.runs.folder import evaluation_files, is_run, run_name, run_of_evaluation, saved_config
+from phfcli.core.runs.summaries import SAMPLES, check_average, read_summary
 from phfcli.core.storage.schemas import (
     EvaluationSettingsForm,
     SampleForm,
@@ -21,7 +21,6 @@ from phfcli.core.storage.schemas import (
     read_forms,
 )
 
-_ROUNDING = 1e-6
 _FREE = (
     "seed",
     "output_dir",
@@ -170,12 +169,12 @@ def _newest(summaries: list[Path]) -> list[Path]:
 
 
 def _load(path: Path, name: str | None) -> SavedEvaluation:
-    summary = read_form(path, SummaryForm)
+    summary = read_summary(path)
     alone = path.name != "summary.json"  # a summary of another name: the files beside it belong to another evaluation
-    samples, golds = ({}, {}) if alone else _samples(path.parent / "samples.jsonl")
+    samples, golds = ({}, {}) if alone else _samples(path.parent / SAMPLES)
     scores = {problem: [float(s.correct) for s in drawn] for problem, drawn in samples.items()}
     scores = scores or {problem: list(map(float, values)) for problem, values in summary.get("scores", {}).items()}
-    _check_average(path, summary, scores)
+    check_average(path, summary, scores)
     settings_file = path.parent / "settings.json"
     settings = read_form(settings_file, EvaluationSettingsForm) if settings_file.is_file() and not alone else {}
     recorded = {
@@ -204,18 +203,6 @@ def _load(path: Path, name: str | None) -> SavedEvaluation:
         golds=golds,
         seed=config.get("seed"),
     )
-
-
-def _check_average(path: Path, summary: dict[str, Any], scores: dict[str, list[float]]) -> None:
-    """Raises UserError if the average in a summary is not that of its samples."""
-    complete = {problem: values for problem, values in scores.items() if len(values) == summary.get("n", len(values))}
-    if not scores or len(complete) != summary.get("problems", len(complete)):
-        return  # the samples are those of a stopped or of a larger evaluation
-    computed = average(list(complete.values())).average
-    if abs(computed - summary["average"]) > _ROUNDING:
-        raise UserError(
-            f"{path}: average is {summary['average']}, and the samples beside it give {computed:.6g}; evaluate again"
-        )
 
 
 def _most_samples(results: list[SavedEvaluation]) -> list[SavedEvaluation]:

@@ -12,8 +12,7 @@ from phfcli.core.reporting.tables import ResultTable
 from phfcli.core.runs.folder import evaluation_files, is_run, saved_config
 from phfcli.core.runs.readings import load_readings
 from phfcli.core.settings import leaves
-from phfcli.core.storage.files import read_json
-from phfcli.core.storage.schemas import AlarmForm, StepForm, read_forms
+from phfcli.core.storage.schemas import AlarmForm, Form, StepForm, read_form, read_forms
 from phfcli.core.training.alarms import FILE as ALARMS
 
 
@@ -43,7 +42,7 @@ def load_run_summary(name: str | None, folder: Path) -> RunSummary:
         name or (name_of(evaluated[0]) if evaluated else printable(folder.resolve().name)),
         folder,
         saved_config(folder).tree if is_run(folder) else {},
-        read_json(manifests[0]) if manifests else {},
+        read_form(manifests[0], Form) if manifests else {},
         read_forms(folder / "metrics.jsonl", StepForm),
         in_order([diagnose_file(file, "loss") for file in saved]),
         read_forms(folder / ALARMS, AlarmForm),

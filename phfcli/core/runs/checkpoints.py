@@ -22,12 +22,14 @@ from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.sharding import spread_like
 from phfcli.core.objectives.teachers import Teacher
 from phfcli.core.runs.folder import step_of
-from phfcli.core.storage.files import file_hash, new_folder, remove_folder, unused, write_json
+from phfcli.core.storage.files import new_folder, remove_folder, unused
 from phfcli.core.storage.schemas import TrainerForm, read_form
+from phfcli.core.storage.seals import check_file_sums, check_sealed, sums_of, write_sealed
 from phfcli.core.storage.tensors import give_parts, read_tensors, whole, write_tensors
 
 _ONE_FILE = "10TB"  # a shard size that no model exceeds, so that transformers writes a single file
 _AHEAD = "ahead.safetensors"
+_OF_TRAINING = ("optimizer.safetensors", "teacher.safetensors", _AHEAD)
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's two moments of a parameter, in the parameter's shape
 
 
@@ -56,7 +58,7 @@ def save_checkpoint(
         write_tensors(_state(target, model) / "optimizer.safetensors", _optimizer_tensors(optimizer, model))
         if ahead:
             write_tensors(_state(target, model) / _AHEAD, ahead)
-        write_json(target / "trainer.json", {**state, "sha256": _sums(target)})
+        write_sealed(target / "trainer.json", {**state, "sha256": sums_of(target, target.rglob("*"))})
 
 
 def give_checkpoint_parts(model: LanguageModel, teacher: Teacher, optimizer: torch.optim.Optimizer) -> None:
@@ -98,26 +100,23 @@ def load_ahead(folder: Path, model: LanguageModel) -> dict[str, Tensor]:
     return read_tensors(path) if path.is_file() else {}
 
 
-def check_sums(folder: Path) -> None:
-    """Compares a checkpoint's files with their checksums. Checkpoints of older versions have no checksums.
+def check_sums(folder: Path, training: bool = True) -> None:
+    """Compares a checkpoint's files with their checksums. Older versions have none, or those of the weights only.
+
+    training: also the files that only a resumed training reads.
 
     Raises:
         UserError: names the file that is missing or whose content has changed.
     """
     if not (folder / "trainer.json").is_file():
         return
-    for name, wanted in read_form(folder / "trainer.json", TrainerForm).get("sha256", {}).items():
-        path = folder / name
-        if not path.is_file():
-            raise UserError(f"{path}: damaged or incomplete: the file is missing")
-        if file_hash(path) != wanted:
-            raise UserError(f"{path}: damaged: its content is not what was written (checksum)")
-
-
-def _sums(folder: Path) -> dict[str, str]:
-    """The checksums of all files from which a checkpoint's weights or settings are read, by relative path."""
-    files = [*folder.rglob("*.safetensors"), folder / "adapter_config.json", folder / "config.json"]
-    return {str(path.relative_to(folder)): file_hash(path) for path in sorted(files) if path.is_file()}
+    sums = read_form(folder / "trainer.json", TrainerForm).get("sha256", {})
+    check_file_sums(
+        folder, {name: own for name, own in sums.items() if training or Path(name).name not in _OF_TRAINING}
+    )
+    card = folder / "README.md"  # which each evaluation writes anew
+    if training and card.is_file():
+        check_sealed(card)
 
 
 def save_weights(model: LanguageModel, folder: Path) -> None:

@@ -26,13 +26,11 @@ from phfcli.core.storage.files import (
     check_folder,
     file_hash,
     folder_hash,
-    json_lines,
     remove_hidden,
-    write_json,
-    write_text,
     writing_alone,
 )
 from phfcli.core.storage.schemas import ManifestForm, StepForm, read_form, read_forms
+from phfcli.core.storage.seals import check_sealed, write_sealed, write_sealed_lines
 from phfcli.core.version import __version__
 
 _STEP = re.compile(r"step-(\d{6,})")
@@ -187,10 +185,15 @@ def saved_config(folder: Path) -> Source:
     """The settings of a run as a source for a resumed run; settings of an earlier version are translated.
 
     Raises:
-        UserError: there is no config.yaml, or it sets a setting that was removed.
+        UserError: there is no config.yaml, it sets a setting that was removed, or it is not what was written.
     """
     file = folder / "config.yaml"
-    return Source(str(file), without_retired(read_yaml(file), str(file)))
+    tree = without_retired(read_yaml(file), str(file))
+    try:
+        check_sealed(file)
+    except UserError as error:
+        raise UserError(f"{error}; change settings by options, or remove its line '# seal' to keep the edit") from None
+    return Source(str(file), tree)
 
 
 def recorded_config(folder: Path) -> TrainConfig:
@@ -218,7 +221,7 @@ def check_resumable(folder: Path, config: TrainConfig, force: bool = False) -> l
 
 def note_settings(folder: Path, config: TrainConfig) -> None:
     """Overwrites config.yaml with the settings of a resumed run that differ from those it began with."""
-    write_text(folder / "config.yaml", write_yaml(config))
+    write_sealed(folder / "config.yaml", write_yaml(config))
 
 
 def _comparable(config: TrainConfig) -> dict[str, Any]:
@@ -245,7 +248,7 @@ def start_run(
     """
     data = {"name": config.data, "problems": len(curriculum.problems), "skipped": skipped, "sha256": curriculum.sha256}
     data |= {"bad_rows": len(curriculum.bad)}
-    write_json(
+    write_sealed(
         folder / "manifest.json",
         {
             "created": now(),
@@ -261,7 +264,7 @@ def start_run(
             **environment(model.device),
         },
     )
-    write_text(folder / "config.yaml", write_yaml(config))
+    write_sealed(folder / "config.yaml", write_yaml(config))
 
 
 def _other_inputs(config: TrainConfig) -> dict[str, Any]:
@@ -327,8 +330,8 @@ def continue_run(folder: Path, step: int, forced: Sequence[str] = ()) -> None:
     manifest.setdefault("resumed", []).append(
         {"step": step, "time": now(), "command": sys.argv, **({"forced": list(forced)} if forced else {})}
     )
-    write_json(folder / "manifest.json", manifest)
+    write_sealed(folder / "manifest.json", manifest)
     for name in ("metrics.jsonl", "evaluations.jsonl", "alarms.jsonl"):
         kept = [line for line in read_forms(folder / name, StepForm) if line["step"] <= step]
         if kept or (folder / name).exists():
-            write_text(folder / name, json_lines(kept))
+            write_sealed_lines(folder / name, kept)

@@ -12,8 +12,8 @@ from huggingface_hub.errors import HFValidationError
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError, as_yaml, printable
 from phfcli.core.runs.folder import evaluation_files, recorded_config
+from phfcli.core.runs.summaries import read_summary
 from phfcli.core.settings import leaves, parse_yaml, recipe_leaves
-from phfcli.core.storage.schemas import SummaryForm, read_form
 from phfcli.core.version import __version__
 
 _PAPER = "*Privileged Hidden Flow for On-Policy Self-Distillation*, arXiv 2606.29340"
@@ -22,7 +22,7 @@ _Z95 = 1.96  # standard errors on each side of a 95% interval
 
 def card_of(run: Path, step: int) -> str:
     """The card of a run's checkpoint, with the scores of all its evaluations in the run's folder."""
-    summaries = [read_form(path, SummaryForm) for path in evaluation_files(run, "summary.json")]
+    summaries = [read_summary(path) for path in evaluation_files(run, "summary.json")]
     return model_card(recorded_config(run), step, [summary for summary in summaries if summary.get("step") == step])
 
 

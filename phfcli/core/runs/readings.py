@@ -20,8 +20,8 @@ from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Batch, Pass, Sample, collate, run_pass
 from phfcli.core.objectives.teachers import Teacher
 from phfcli.core.runs.folder import step_name, step_of
-from phfcli.core.storage.files import write_json
 from phfcli.core.storage.schemas import RolloutsForm, read_form
+from phfcli.core.storage.seals import write_sealed
 
 _FOLDER = "rollouts"
 _DIGITS = 5  # decimals in the files
@@ -29,7 +29,7 @@ _DIGITS = 5  # decimals in the files
 
 def save_readings(run: Path, step: int, rollouts: Sequence[dict[str, Any]]) -> None:
     """Writes the readings of a step."""
-    write_json(run / _FOLDER / f"{step_name(step)}.json", {"step": step, "rollouts": list(rollouts)})
+    write_sealed(run / _FOLDER / f"{step_name(step)}.json", {"step": step, "rollouts": list(rollouts)})
 
 
 def load_readings(run: Path) -> list[dict[str, Any]]:

@@ -8,12 +8,12 @@ from typing import Literal
 from phfcli.core.errors import UserError
 from phfcli.core.runs.checkpoints import check_sums, checkpoints_of
 from phfcli.core.runs.folder import evaluation_files, is_run, recorded_config, step_of
+from phfcli.core.runs.summaries import read_summary
 from phfcli.core.shipped_files import EMBEDDED
 from phfcli.core.storage.files import remove_folder, unused
 from phfcli.core.storage.schemas import (
     AdapterForm,
     StepForm,
-    SummaryForm,
     TrainerForm,
     ValidationForm,
     read_form,
@@ -73,7 +73,7 @@ def _checkpoint_target(path: Path, base: str | None) -> Target:
         what = "a model" if full_weights else "an adapter"
         raise UserError(f"{path}: {what} without its weights ({weights.name} is missing)")
     check_tensors(weights)
-    check_sums(path)
+    check_sums(path, training=False)
     if full_weights and base is not None:
         raise UserError(f"base: {path} is not an adapter, so it has no base model")
     adapter, folder = None if full_weights else path, path.absolute()
@@ -164,7 +164,7 @@ def _averages(folder: Path) -> Iterator[float]:
     for line in read_forms(folder / "evaluations.jsonl", ValidationForm):
         yield line["average"]
     for path in evaluation_files(folder, "summary.json"):
-        yield read_form(path, SummaryForm)["average"]
+        yield read_summary(path)["average"]
 
 
 def leftovers(folder: Path) -> list[Path]:

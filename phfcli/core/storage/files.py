@@ -11,8 +11,8 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -100,14 +100,6 @@ def as_json(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def append_lines(path: Path, values: Iterable[Any]) -> None:
-    """Appends JSON lines and waits until they are on disk."""
-    with naming_disk_faults(path), path.open("a", encoding="utf-8") as file:
-        file.write(json_lines(values))
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def json_lines(values: Iterable[Any]) -> str:
     """The values as JSON lines."""
     # ASCII, so that no character of a model's text can be taken for the end of a line
@@ -130,21 +122,38 @@ def read_lines(path: Path) -> list[Any]:
     Raises:
         UserError: for any other line that is not JSON.
     """
-    if not path.exists():
-        return []
-    lines = []
-    for number, line in enumerate(_whole_lines(path).decode("utf-8", errors="replace").split("\n")[:-1], start=1):
+    return parse_lines(path, raw_lines(path))
+
+
+def raw_lines(path: Path) -> list[bytes]:
+    """The lines of a file with their ends, without a last one that was cut; none if there is no file.
+
+    Raises:
+        UserError: the last line is whole but for its end, which is damaged then.
+    """
+    data = path.read_bytes() if path.exists() else b""
+    *lines, rest = data.split(b"\n")
+    with suppress(ValueError, RecursionError):
+        if rest and isinstance(json.loads(rest[:-1]), dict):
+            raise UserError(f"{path} line {len(lines) + 1}: damaged: it ends with {rest[-1:]!r}, not with a line break")
+    return [line + b"\n" for line in lines]
+
+
+def parse_lines(path: Path, lines: Sequence[bytes]) -> list[Any]:
+    """The JSON of a file's lines. Raises UserError, naming the line, for one that is not JSON."""
+    values = []
+    for number, line in enumerate(lines, start=1):
         try:
-            lines.append(json.loads(line))
+            values.append(json.loads(line.decode("utf-8", errors="replace")))
         except (ValueError, RecursionError) as error:
             reason = getattr(error, "msg", None) or first_line(error)
             raise UserError(f"{path} line {number}: not JSON: {reason}") from None
-    return lines
+    return values
 
 
 def drop_cut_line(path: Path) -> None:
     """Removes a last line that was cut while it was written, so that the next one starts on a new line."""
-    if path.exists() and (whole := len(_whole_lines(path))) < path.stat().st_size:
+    if path.exists() and (whole := sum(map(len, raw_lines(path)))) < path.stat().st_size:
         os.truncate(path, whole)
 
 
@@ -213,11 +222,6 @@ def naming_disk_faults(path: Path) -> Iterator[None]:
         if number is None or number not in DISK_FAULTS:
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
-
-
-def _whole_lines(path: Path) -> bytes:
-    data = path.read_bytes()
-    return data[: data.rfind(b"\n") + 1]
 
 
 def _sync(path: Path) -> None:

@@ -1,7 +1,7 @@
 """The schema of every JSON file that this program reads back, and readers that check it.
 
 A file that does not fit its schema is a UserError that names file and field. Fields that the schema does not name are
-kept. A line of a JSON Lines file may carry its checksum in the field `sum`.
+kept. Seals are compared (seals.py); a line of an earlier version may carry a checksum in the field `sum`.
 """
 
 import hashlib
@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, StrictStr, ValidationError
 
 from phfcli.core.errors import UserError
-from phfcli.core.storage.files import read_json, read_lines
+from phfcli.core.storage.files import parse_lines, raw_lines, read_json
+from phfcli.core.storage.seals import check_lines, check_sealed
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = NonNegativeInt
@@ -123,6 +124,12 @@ class SampleForm(Form):
     cut: bool = False
 
 
+class StampForm(Form):
+    size: Count
+    time: int
+    sha256: StrictStr
+
+
 class SummaryForm(Form):
     """a summary of an evaluation"""
 
@@ -135,11 +142,15 @@ class SummaryForm(Form):
     stderr: Annotated[FiniteFloat, Field(ge=0)] | None = None
     pass_at_k: dict[str, Share] | None = None
     scores: dict[str, list[Share]] = {}
+    files: dict[str, StampForm] = {}
 
 
 def read_form(path: Path, form: type[Form]) -> dict[str, Any]:
     """The content of a JSON file. Raises UserError, naming file and field, if it does not fit the form."""
-    return _checked(str(path), form, read_json(path))
+    tree = _checked(str(path), form, read_json(path))
+    if path.suffix == ".json":
+        check_sealed(path)
+    return without_seal(tree)
 
 
 def read_forms(path: Path, form: type[Form]) -> list[dict[str, Any]]:
@@ -148,19 +159,19 @@ def read_forms(path: Path, form: type[Form]) -> list[dict[str, Any]]:
     Raises:
         UserError: naming file, line and field, for a line that does not fit the form or its checksum.
     """
-    lines = []
-    for number, line in enumerate(read_lines(path), start=1):
+    lines, raw = [], raw_lines(path)
+    check_lines(path, raw)
+    for number, line in enumerate(parse_lines(path, raw), start=1):
         where = f"{path} line {number}"
         tree = _checked(where, form, line)
         if "sum" in tree and tree["sum"] != line_sum(tree):
             raise UserError(f"{where}: its content is not what was written (checksum); the file is damaged")
-        lines.append(tree)
+        lines.append(without_seal(tree))
     return lines
 
 
-def with_sum(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A line with its checksum."""
-    return {**line, "sum": line_sum(line)}
+def without_seal(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in tree.items() if key != "seal"}
 
 
 def line_sum(line: Mapping[str, Any]) -> str:

@@ -15,11 +15,11 @@ from phfcli.core.analysis.diagnose import diagnose_file
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.saved_evaluations import load_evaluations
 from phfcli.core.retired import without_retired
-from phfcli.core.runs.folder import evaluation_folder, step_name
-from phfcli.core.settings import read_yaml
+from phfcli.core.runs.folder import evaluation_folder, saved_config, step_name
 from phfcli.core.step_metrics import MACHINE_METRICS
-from phfcli.core.storage.files import as_json, file_hash, read_json, write_json
-from phfcli.core.storage.schemas import Form, Share, StepForm, read_form, read_forms
+from phfcli.core.storage.files import as_json, file_hash
+from phfcli.core.storage.schemas import Form, ManifestForm, Share, StepForm, read_form, read_forms
+from phfcli.core.storage.seals import write_sealed
 from phfcli.core.studies.study_file import StudyRun
 
 _EVALUATION = (
@@ -97,7 +97,7 @@ def write_record(run: StudyRun) -> None:
     record["evaluations"] = {str(step): _evaluations(run, step) for step in run.evaluated}
     if run.trains:
         record |= _training(run.folder)
-    write_json(run.record, record)
+    write_sealed(run.record, record)
 
 
 def _evaluations(run: StudyRun, step: int) -> dict[str, Any]:
@@ -119,8 +119,8 @@ def _evaluations(run: StudyRun, step: int) -> dict[str, Any]:
 def _training(folder: Path) -> dict[str, Any]:
     """The provenance of a training run, the cost of its steps, and its metrics by step."""
     lines = read_forms(folder / "metrics.jsonl", StepForm)
-    manifest = read_json(folder / "manifest.json")
-    config = read_yaml(folder / "config.yaml")
+    manifest = read_form(folder / "manifest.json", ManifestForm)
+    config = saved_config(folder).tree
     timed = lines[1:] or lines  # the first step is slower, because libraries load parts of themselves in it
     return {
         "rate": config["optim"]["lr"],

@@ -28,7 +28,7 @@ from phfcli.core.runs.flows import record_flow, save_flow
 from phfcli.core.runs.folder import step_name
 from phfcli.core.runs.model_card import model_card
 from phfcli.core.runs.readings import followed, read_rollouts, save_readings
-from phfcli.core.storage.files import write_text
+from phfcli.core.storage.seals import write_sealed
 from phfcli.core.training.optimizer import restore_schedule
 from phfcli.core.training.ranks import Ranks
 from phfcli.core.training.rollouts import Ahead
@@ -105,7 +105,7 @@ class Saver:
         state = {"step": step, "model": stable_name(config.model), "schedule": self.schedule.state_dict()}
         folder = self.folder / "checkpoints" / step_name(step)
         save_checkpoint(folder, self.model, self.teacher, self.optimizer, state, ahead)
-        write_text(folder / "README.md", model_card(config, step))
+        write_sealed(folder / "README.md", model_card(config, step))
         best = self.validation and self.validation.best
         if self.validation and best and best["step"] == step:
             self.validation.point()

@@ -19,8 +19,9 @@ from phfcli.core.objectives.contract import Objective, loss_terms
 from phfcli.core.objectives.teachers import Teacher
 from phfcli.core.runs.folder import continue_run, step_name
 from phfcli.core.seeds import derive_seed
-from phfcli.core.storage.files import append_lines, as_json, write_json
+from phfcli.core.storage.files import as_json
 from phfcli.core.storage.schemas import AlarmForm, StepForm, read_forms
+from phfcli.core.storage.seals import append_sealed, write_sealed
 from phfcli.core.storage.tensors import whole
 from phfcli.core.training.alarms import FILE as ALARMS
 from phfcli.core.training.alarms import Alarms, resumed_alarms
@@ -70,9 +71,9 @@ class Trainer:
                 self.step += 1
                 alarms = self.alarms.look(metrics)
                 if self.ranks.main:
-                    append_lines(self.folder / "metrics.jsonl", [metrics])
+                    append_sealed(self.folder / "metrics.jsonl", [metrics])
                 if self.ranks.main and alarms:
-                    append_lines(self.folder / ALARMS, alarms)
+                    append_sealed(self.folder / ALARMS, alarms)
                 due = self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps
                 if self.validation is not None and self.validation.due(self.step, self.config.steps):
                     due = True  # a checkpoint with each evaluation, and after it: who goes on from there has both
@@ -243,5 +244,5 @@ class Trainer:
         path = self.folder / "faults" / f"{step_name(step)}.json"
         records = self.ranks.gather(records)
         if self.ranks.main:
-            write_json(path, as_json({"step": step, "loss": loss, "grad_norm": grad_norm, "samples": records}))
+            write_sealed(path, as_json({"step": step, "loss": loss, "grad_norm": grad_norm, "samples": records}))
         return FaultError(f"step {step}: {reason}, the last checkpoint is intact, and the batch is in {path}")

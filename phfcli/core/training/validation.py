@@ -20,8 +20,8 @@ from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.rollouts.engine import TrainingEngine
 from phfcli.core.runs.folder import step_name
-from phfcli.core.storage.files import append_lines
 from phfcli.core.storage.schemas import ValidationForm, read_forms
+from phfcli.core.storage.seals import append_sealed
 from phfcli.core.training.ranks import Ranks
 from phfcli.core.types import Request, Sampling
 
@@ -73,7 +73,7 @@ class Validation:
         result = {"step": step, "bench": self.bench, **_figures(samples), "seconds": time.perf_counter() - started}
         self.results.append(result)
         if ranks.main:
-            append_lines(self.folder / FILE, [result])
+            append_sealed(self.folder / FILE, [result])
         return result
 
     def read(self, step: int) -> None:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from phfcli.core.errors import UserError
 from phfcli.core.storage.files import (
     BackgroundWriter,
-    append_lines,
     drop_cut_line,
     json_lines,
     kept,
@@ -55,12 +54,13 @@ def test_a_line_that_a_stop_cut_is_not_read_and_does_not_spoil_the_next(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], cut: int
 ) -> None:
     path = tmp_path_factory.mktemp("lines") / "samples.jsonl"
-    append_lines(path, texts)
+    path.write_text(json_lines(texts))
     path.write_bytes(path.read_bytes()[: max(0, path.stat().st_size - cut)])
     kept = read_lines(path)
     assert kept == texts[: len(kept)]
     drop_cut_line(path)
-    append_lines(path, ["after"])
+    with path.open("a") as file:
+        file.write(json_lines(["after"]))
     assert read_lines(path) == [*kept, "after"]
 
 

@@ -9,7 +9,7 @@ from mutations import VALID_FORMS
 
 from phfcli.core.errors import UserError
 from phfcli.core.storage import schemas
-from phfcli.core.storage.schemas import Form, read_form, read_forms, with_sum
+from phfcli.core.storage.schemas import Form, line_sum, read_form, read_forms
 
 
 def write(path: Path, tree: Any) -> Path:
@@ -54,7 +54,8 @@ def test_what_is_no_object_is_one_line(tmp_path: Path, content: str) -> None:
 
 def test_a_flipped_bit_of_a_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
-    lines = [with_sum(VALID_FORMS[schemas.SampleForm] | {"sample": number}) for number in range(3)]
+    plain = [VALID_FORMS[schemas.SampleForm] | {"sample": number} for number in range(3)]
+    lines = [line | {"sum": line_sum(line)} for line in plain]  # as version 0.2 wrote them
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert read_forms(path, schemas.SampleForm) == lines
     path.write_text(path.read_text().replace('"sample": 1', '"sample": 7'))
