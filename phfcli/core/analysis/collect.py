@@ -18,6 +18,7 @@ from phfcli.core.models.prompts import build_prompts
 from phfcli.core.models.trial import check_computation
 from phfcli.core.objectives.teachers import AveragedTeacher, averages_of
 from phfcli.core.rollouts.transformers import TransformersEngine
+from phfcli.core.runs.checkpoints import check_sums
 from phfcli.core.runs.contexts import Context
 from phfcli.core.runs.flows import Flow, join_flows, open_flow, record_flow
 from phfcli.core.runs.folder import saved_config, step_name
@@ -117,6 +118,7 @@ def _teacher(target: Target, model: LanguageModel) -> tuple[AveragedTeacher, str
     """The averaged teacher that was saved with a checkpoint; without one the model itself."""
     folder = target.adapter or Path(target.model) / "state"  # the latter for a checkpoint of all weights
     file = folder / "teacher.safetensors"
+    check_sums(target.adapter or Path(target.model))
     averages = averages_of(read_tensors(file)) if file.is_file() else {}
     if not averages:
         return AveragedTeacher({}, decay=0.0), "the model itself"

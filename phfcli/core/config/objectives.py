@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, Valida
 
 from phfcli.core.config.sections import (
     Aggregate,
+    Anchored,
     Context,
     Fraction,
     LayerChoice,
@@ -100,7 +101,7 @@ class TeacherSettings(ObjectiveSection):
     """of the average, at each step"""
     every: PositiveInt | None = None
     """steps after which a synced teacher is the student again"""
-    model: str | None = None
+    model: Anchored | None = None
     """of an external teacher: a hub id or folder"""
     context: Context = "reference"
     """what it is shown of a problem: a name of core/names.py, or a text with {COLUMN}"""
@@ -194,7 +195,7 @@ class OprdSettings(ObjectiveSection):
     """each layer's error over the teacher's mean square"""
     mu: Annotated[float, Field(ge=0)] | None = None
     """None is OPRD alone, else OPD + mu * OPRD"""
-    bridge: str | None = None
+    bridge: Anchored | None = None
     """a file of `phf bridge fit`"""
 
     @property

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from phfcli.core.errors import nearest
 from phfcli.core.extensions import known
 from phfcli.core.names import CONTEXTS, ENGINES, GRADERS, TEACHERS, TRACKERS, BadRows, GoldForm
-from phfcli.core.shipped_files import objectives
+from phfcli.core.shipped_files import EMBEDDED, objectives
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -59,6 +59,17 @@ LayerChoice = Layers | Literal["last", "all", "even", "odd"]  # "even" is 2, 4, 
 def _absolute(path: str) -> str:
     """A run is evaluated from any working directory."""
     return str(Path(path).resolve())
+
+
+def _anchored(name: str) -> str:
+    """A name that is a path here means the same file or folder from any working directory."""
+    try:
+        return _absolute(name) if name not in ("", EMBEDDED) and Path(name).exists() else name
+    except OSError:  # longer than a path can be, say
+        return name
+
+
+Anchored = Annotated[str, AfterValidator(_anchored)]
 
 
 class PromptSettings(Section):

@@ -16,6 +16,7 @@ from phfcli.core.config.objectives import (
     TeacherSettings,
 )
 from phfcli.core.config.sections import (
+    Anchored,
     BelowOne,
     DataSettings,
     EngineName,
@@ -85,7 +86,7 @@ class EvaluationSettings(Section):
 
     every: PositiveInt | None = None
     """steps; None is never"""
-    bench: str | None = None
+    bench: Anchored | None = None
     """a benchmark, named as for `phf eval`"""
     n: PositiveInt = 4
     """samples of each problem"""
@@ -111,7 +112,9 @@ def _weights(kind: str) -> str:
 
 
 class TrainConfig(ModelSettings, DataSettings):
-    data: str = "siyanzhao/Openthoughts_math_30k_opsd"
+    model: Anchored = "embedded"
+    """a folder or a hub id; "embedded" is the model that comes with phf"""
+    data: Anchored = "siyanzhao/Openthoughts_math_30k_opsd"
     """a file, "embedded", or HUB, HUB:SPLIT, HUB:CONFIG:SPLIT"""
     overlong: Literal["error", "skip"] = "error"
     """problems whose prompt, reference and rollout exceed the context"""

@@ -181,11 +181,17 @@ class SampleFile:
         before = read_form(self.folder / "settings.json", EvaluationSettingsForm)
         for key, value in settings.items():
             earlier = before.get(key, _DEFAULTS_BEFORE.get(key, value))
-            if earlier != value:
+            if _content(earlier) != _content(value):
                 raise UserError(
                     f"{self.folder} was sampled with {key} {earlier!r}, now it is {value!r}; "
                     "remove the folder or choose another output_dir"
                 )
+
+
+def _content(value: Any) -> Any:
+    """What a setting stands for: of a model its hash or commit, whatever the path that it was named by."""
+    known = value.get("sha256", value.get("revision")) if isinstance(value, dict) else None
+    return value if known is None else known
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from phfcli.core.storage.files import (
     remove_hidden,
     writing_alone,
 )
-from phfcli.core.storage.schemas import ManifestForm, StepForm, read_form, read_forms
+from phfcli.core.storage.schemas import ManifestForm, StepForm, TrainerForm, read_form, read_forms
 from phfcli.core.storage.seals import check_sealed, write_sealed, write_sealed_lines
 from phfcli.core.version import __version__
 
@@ -193,7 +193,17 @@ def saved_config(folder: Path) -> Source:
         check_sealed(file)
     except UserError as error:
         raise UserError(f"{error}; change settings by options, or remove its line '# seal' to keep the edit") from None
-    return Source(str(file), tree)
+    return Source(str(file), tree | _anchored_model(folder, tree))
+
+
+def _anchored_model(folder: Path, tree: Mapping[str, Any]) -> dict[str, str]:
+    """The model's path in a run of version 0.2, which may be relative to where it was started: checkpoints have it."""
+    for file in sorted(folder.glob("checkpoints/step-*/trainer.json"), reverse=True):
+        with suppress(UserError):  # damaged, which is told where the checkpoint is read
+            name = str(read_form(file, TrainerForm)["model"])
+            if Path(name).is_absolute() and Path(name).name == Path(str(tree.get("model"))).name:
+                return {"model": name}
+    return {}
 
 
 def recorded_config(folder: Path) -> TrainConfig:

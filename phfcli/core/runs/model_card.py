@@ -49,7 +49,7 @@ def model_card(config: TrainConfig, step: int, summaries: Sequence[Mapping[str, 
 
 # {printable(Path(config.model).name)}, {config.objective}, step {step}
 
-{kind} `{printable(config.model)}`, trained on `{printable(config.data)}` with the objective
+{kind} `{_public(config.model)}`, trained on `{_public(config.data)}` with the objective
 `{config.objective}` by phf {__version__}. The method: {_PAPER}.
 
 ## Scores
@@ -115,6 +115,11 @@ def _licence(model: str) -> str | None:
         return None
     licence = found.get("license") if isinstance(found, dict) else None
     return licence if isinstance(licence, str) and re.fullmatch(r"[\w.+-]+", licence) else None
+
+
+def _public(name: str) -> str:
+    """A hub id, or the name of a folder or file without the path to it on this machine."""
+    return printable(Path(name).name if Path(name).is_absolute() else name)
 
 
 def _hub_id(name: str) -> str | None:
