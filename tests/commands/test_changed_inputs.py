@@ -1,5 +1,6 @@
 """A run goes on from what it began with: data, base weights, template, by their contents."""
 
+import datetime
 import json
 import shutil
 from collections.abc import Callable
@@ -7,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from trained import SMALL
 
+from phfcli.core.config import TrainConfig
+from phfcli.core.runs.folder import note_settings
 from phfcli.core.shipped_files import embedded_model
 
 Phf = Callable[..., Any]
@@ -60,3 +64,34 @@ def test_what_has_changed_is_named_and_force_records_it(phf: Phf, tmp_path: Path
     assert phf("train", *options, "--force").code == 0
     (resumed,) = json.loads((tmp_path / "run" / "manifest.json").read_text())["resumed"]
     assert "data: the problems of" in resumed["forced"][0]
+
+
+def test_the_day_of_a_template_is_that_of_the_start_in_run_and_evaluation(phf: Phf, tmp_path: Path) -> None:
+    clock = "{{ strftime_now('%d %B %Y') }} {% for m in messages %}{{ m.content }}\n{% endfor %}"
+    (tmp_path / "clock.jinja").write_text(clock)
+    small = ["--set", "prompt.chat_template=clock.jinja", "--output-dir", "run", *SMALL]
+    assert phf("train", *small, "--steps", 1).code == 0
+    config = tmp_path / "run" / "config.yaml"
+    today = str(datetime.datetime.now().astimezone().date())
+    assert yaml.safe_load(config.read_text())["prompt"]["day"] == today
+    note_settings(tmp_path / "run", TrainConfig.model_validate(_on_day(config, "2020-02-03")))  # as if it were older
+    assert phf("train", *small, "--steps", 2, "--resume").code == 0
+    assert yaml.safe_load(config.read_text())["prompt"]["day"] == "2020-02-03"
+    short = ["--limit", 1, "--n", 1, "--engine", "transformers", "--quiet"]
+    assert phf("eval", "run", *short).code == 0
+    assert _day(tmp_path, "run/evals/step-000002/embedded-n1") == "2020-02-03"
+    model = ["eval", "embedded", *short, "--set", "prompt.chat_template=clock.jinja"]
+    assert phf(*model, "--set", "prompt.day=2021-01-01").code == 0
+    assert phf(*model).code == 0
+    assert [path.name for path in (tmp_path / "runs/embedded/evals").iterdir()] == ["embedded-n1"]
+    assert _day(tmp_path, "runs/embedded/evals/embedded-n1") == "2021-01-01"
+
+
+def _on_day(config: Path, day: str) -> dict[str, Any]:
+    tree: dict[str, Any] = yaml.safe_load(config.read_text())
+    tree["prompt"]["day"] = day
+    return tree
+
+
+def _day(folder: Path, evaluation: str) -> str:
+    return str(json.loads((folder / evaluation / "settings.json").read_text())["prompt"]["day"])

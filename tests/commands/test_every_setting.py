@@ -25,6 +25,7 @@ RUNS: dict[str, tuple[str, ...]] = {
         "prompt.student=Solve this: {problem}",
         "prompt.teacher=Solve this: {problem} Its solution: {solution}",
         "prompt.thinking=false",
+        "prompt.day=2026-03-05",
         "prompt.teacher_thinking=false",
         "seed=7",
         "output_dir=elsewhere",

@@ -42,7 +42,13 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 def undrawn(run: Path) -> set[str]:
     """Names in a run's metrics that phf has no picture of: a new metric has to get one."""
-    return {name for line in json_lines(run / "metrics.jsonl") for name in line} - {"step", *CURVES, *DETAILS, *MAPS}
+    return {name for line in json_lines(run / "metrics.jsonl") for name in line} - {
+        "step",
+        "seal",
+        *CURVES,
+        *DETAILS,
+        *MAPS,
+    }
 
 
 def evaluations(run: Path) -> list[dict[str, Any]]:
@@ -55,7 +61,8 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [{key: value for key, value in line.items() if key not in MACHINE_METRICS} for line in json_lines(path)]
+    unlike = {*MACHINE_METRICS, "seal"}
+    return [{key: value for key, value in line.items() if key not in unlike} for line in json_lines(path)]
 
 
 def same_tensors(a: Path, b: Path) -> bool:

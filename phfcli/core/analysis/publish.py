@@ -47,7 +47,7 @@ def export_merged(name: str, folder: Path, base: str | None = None) -> torch.dty
     merged = torch.nn.Module.to(merged, dtype)
     if target.run is not None:
         prompt = recorded_config(target.run).prompt
-        template = fixed_template(description.tokenizer, prompt.chat_template, prompt.thinking)
+        template = fixed_template(description.tokenizer, prompt.chat_template, prompt.thinking, prompt.day)
         description.tokenizer.chat_template = template
     merged.generation_config = generation_config(target.origin, merged.config)
     with new_folder(folder) as temporary:

@@ -1,5 +1,6 @@
 """What the settings are made of: sections, checked values, and those that training and evaluation share."""
 
+import datetime
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -85,6 +86,8 @@ class PromptSettings(Section):
     """None is the student's"""
     chat_template: Annotated[str, AfterValidator(_absolute)] | None = None
     """a Jinja file; None is the tokenizer's own"""
+    day: datetime.date | None = None
+    """of a template that reads the clock, YYYY-MM-DD; None is the day of the start, which the record keeps"""
 
 
 class ColumnSettings(Section):

@@ -1,5 +1,6 @@
 """Evaluates a model: draws the missing samples, grades and writes each at once, then computes the scores."""
 
+import datetime
 import hashlib
 import json
 import time
@@ -137,9 +138,7 @@ class Evaluator:
 
         If that folder holds samples of other sampling or grading settings, the present ones are added to the name.
         """
-        run = Path(self.config.output_dir) if self.config.output_dir else self.target.run
-        name = f"{bench.name}-n{self.config.n}"
-        plain = evaluation_folder(run or Path("runs") / self.target.name, self.target.step, name)
+        plain, name = _plain_folder(self.config, self.target, bench), f"{bench.name}-n{self.config.n}"
         if not (plain / "settings.json").is_file():
             return plain
         before = read_form(plain / "settings.json", EvaluationSettingsForm)
@@ -164,7 +163,8 @@ class Evaluator:
             "n": self.config.n,
             "seed": self.config.seed,
             "prompt": {"template": self.prompts.student_template, "thinking": self.prompts.thinking}
-            | ({} if (chat := self.prompts.chat_template) is None else {"chat_template": chat}),
+            | ({} if (chat := self.prompts.chat_template) is None else {"chat_template": chat})
+            | ({} if (day := self.prompts.day) is None else {"day": str(day)}),
             "sampling": asdict(sampling),
             "grader": bench.grader,
             "grading": self.config.grading,
@@ -234,7 +234,9 @@ def _evaluate(
     if target.adapter is not None:
         check_adapter(target.adapter, description)
         check_base(target, identity["model"])
-    prompts = build_prompts(description.tokenizer, prompt_settings(config, target), vocabulary=description.vocabulary)
+    today = _day_before(config, target, benches)  # of an evaluation that goes on
+    wording = prompt_settings(config, target)
+    prompts = build_prompts(description.tokenizer, wording, vocabulary=description.vocabulary, today=today)
     if prompts.chat_template == PLAIN_TEMPLATE:
         warn(prompts.notes()[1])
     if mismatch := quantization_mismatch(config, target):
@@ -256,6 +258,19 @@ def _evaluate(
         except UserError as error:  # another evaluation of the run is damaged; this one is complete
             warn(f"the model card keeps its old scores: {error}")
     return summaries
+
+
+def _plain_folder(config: EvalConfig, target: Target, bench: Benchmark) -> Path:
+    """The folder of an evaluation, before its settings are compared with those of samples that are there."""
+    run = Path(config.output_dir) if config.output_dir else target.run
+    return evaluation_folder(run or Path("runs") / target.name, target.step, f"{bench.name}-n{config.n}")
+
+
+def _day_before(config: EvalConfig, target: Target, benches: Sequence[Benchmark]) -> datetime.date | None:
+    """The first day that prompts of samples which are there say; None where they say none."""
+    files = [_plain_folder(config, target, bench) / "settings.json" for bench in benches]
+    prompts = [read_form(file, EvaluationSettingsForm).get("prompt", {}) for file in files if file.is_file()]
+    return min((datetime.date.fromisoformat(prompt["day"]) for prompt in prompts if prompt.get("day")), default=None)
 
 
 @contextmanager

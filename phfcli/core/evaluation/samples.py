@@ -26,10 +26,12 @@ PUBLISHED_NEW_TOKENS = 38_912  # the token limit of the paper's evaluation
 
 
 def prompt_settings(config: EvalConfig, target: Target) -> PromptSettings:
-    """The prompt settings of an evaluation: those of the training run, unless config.prompt is set."""
-    if config.prompt == PromptSettings() and target.run is not None:
-        return recorded_config(target.run).prompt
-    return config.prompt
+    """The prompt settings of an evaluation: those of the training run, unless config.prompt sets more than the day."""
+    day = config.prompt.day
+    if config.prompt != PromptSettings(day=day) or target.run is None:
+        return config.prompt
+    recorded = recorded_config(target.run).prompt
+    return recorded.model_copy(update={"day": day or recorded.day})
 
 
 def sampling_of(config: EvalConfig, description: ModelDescription, prompts: Prompts, bench: Benchmark) -> Sampling:

@@ -1,5 +1,6 @@
 """Renders prompts, in this module only: templates of student and teacher, the chat template, the thinking mode."""
 
+import datetime
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ PLAIN_TEMPLATE = (
 
 _OPENING = re.compile(r"<[\w:|]*think[\w|]*>|\[THINK\]", re.IGNORECASE)
 _CLOSING = re.compile(r"</[\w:|]*think[\w|]*>|\[/THINK\]", re.IGNORECASE)
+_CLOCK = re.compile(r"""\bstrftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _PROBE = "phf-probe"  # a text that is looked for in what a template renders
 
 
@@ -62,8 +64,11 @@ def render(tokenizer: ChatTokenizer, template: str | None, messages: Sequence[di
     return text
 
 
-def choose_template(tokenizer: ChatTokenizer, path: str | None) -> str | None:
+def choose_template(tokenizer: ChatTokenizer, path: str | None, day: datetime.date | None = None) -> str | None:
     """The chat template to render with: that of the file; else None, the tokenizer's; PLAIN_TEMPLATE without either.
+
+    Args:
+        day: what is written in place of each reading of the clock; None lets a template read it.
 
     Raises:
         UserError: for a file that cannot be read, or a template that fails or leaves out the user's message.
@@ -76,14 +81,24 @@ def choose_template(tokenizer: ChatTokenizer, path: str | None) -> str | None:
             raise UserError(f"prompt.chat_template: {path} cannot be read: {first_line(error)}") from None
     elif not getattr(tokenizer, "chat_template", None):
         chosen = PLAIN_TEMPLATE
+    own: Any = chosen or getattr(tokenizer, "chat_template", None)
+    if day is not None and reads_clock(own):
+        chosen = _CLOCK.sub(lambda match: repr(day.strftime(match[2])), own)
+        if "strftime_now(" in chosen:
+            raise UserError(f"{_named(tokenizer, None)} reads the clock in a form of its own; give another template")
     if _PROBE not in render(tokenizer, chosen, [{"role": "user", "content": _PROBE}], thinking=True):
         raise UserError(f"{_named(tokenizer, chosen)} leaves out the user's message; give another template")
     return chosen
 
 
-def fixed_template(tokenizer: ChatTokenizer, path: str | None, thinking: bool) -> str:
+def reads_clock(template: Any) -> bool:
+    """Whether a chat template asks for the present day, as those of Llama 3.2, SmolLM3 and gpt-oss do."""
+    return isinstance(template, str) and "strftime_now(" in template
+
+
+def fixed_template(tokenizer: ChatTokenizer, path: str | None, thinking: bool, day: datetime.date | None = None) -> str:
     """The chat template that `choose_template` chooses, with the thinking mode set in it if it has one."""
-    chosen = choose_template(tokenizer, path)
+    chosen = choose_template(tokenizer, path, day)
     template: str = getattr(tokenizer, "chat_template", "") if chosen is None else chosen
     turn = [{"role": "user", "content": _PROBE}]
     modes = {render(tokenizer, template, turn, mode) for mode in (True, False)}
@@ -161,6 +176,7 @@ class Prompts:
     chat_template: str | None = None  # None is the tokenizer's
     eos_ids: frozenset[int] = frozenset()  # further tokens that end a completion, besides the tokenizer's
     vocabulary: int | None = None  # rows of the model's embedding; None where no model reads the tokens
+    day: datetime.date | None = None  # what the chat template says in place of the present day; None if it says none
 
     def student_text(self, problem: str) -> str:
         """The prompt that training samples from and evaluation scores."""
@@ -202,7 +218,8 @@ class Prompts:
         """The lines that a run prints at its start: a missing chat template, or where each reader's turn starts."""
         if self.chat_template == PLAIN_TEMPLATE:
             return ["the tokenizer has no chat template: prompts are plain text; prompt.chat_template=FILE gives one"]
-        return [self._start_note()]
+        dated = [f"the chat template reads the clock: every prompt says {self.day} (prompt.day)"] if self.day else []
+        return [self._start_note(), *dated]
 
     def warnings(self) -> list[str]:
         """Warnings: the turns of student and teacher start in different thinking states."""
@@ -248,8 +265,12 @@ def build_prompts(
     settings: PromptSettings,
     eos_ids: frozenset[int] = frozenset(),
     vocabulary: int | None = None,
+    today: datetime.date | None = None,
 ) -> Prompts:
     """The prompts of the settings.
+
+    Args:
+        today: the day for a template that reads the clock where settings name none; None is the present one.
 
     Raises:
         UserError: for a template without {problem} or {solution}, a chat template that cannot render, or one with a
@@ -262,8 +283,11 @@ def build_prompts(
             if "{" + field + "}" not in template:
                 raise UserError(f"prompt.{name}: the template lacks {{{field}}}")
     teacher_thinking = settings.thinking if settings.teacher_thinking is None else settings.teacher_thinking
-    chat = choose_template(tokenizer, settings.chat_template)
-    prompts = Prompts(tokenizer, student, teacher, settings.thinking, teacher_thinking, chat, eos_ids, vocabulary)
+    day = settings.day or today or datetime.datetime.now().astimezone().date()
+    chat = choose_template(tokenizer, settings.chat_template, day)
+    dated = chat != choose_template(tokenizer, settings.chat_template)
+    modes = settings.thinking, teacher_thinking
+    prompts = Prompts(tokenizer, student, teacher, *modes, chat, eos_ids, vocabulary, day if dated else None)
     if vocabulary is not None:  # refuses a token of a template before any problem is read
         prompts.student("")
         prompts.teacher("", "")

@@ -1,5 +1,6 @@
 """The teachers that are another model, and the bridge between its hidden states and the student's."""
 
+import datetime
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ class ExternalTeacher(Teacher):
         return self.model.description
 
     @property
+    def day(self) -> datetime.date | None:
+        """The day that a chat template of its own says."""
+        return self.alignment.prompts.day if self.alignment else None
+
+    @property
     def context(self) -> int | None:
         """The longest sequence that it can read, in the student's tokens; None where its own are others."""
         return self.description.context if self.alignment is None else None
@@ -69,8 +75,13 @@ class ExternalTeacher(Teacher):
         return
 
 
-def load_external(config: TrainConfig, student: ModelDescription) -> ExternalTeacher:
+def load_external(
+    config: TrainConfig, student: ModelDescription, today: datetime.date | None = None
+) -> ExternalTeacher:
     """The model that config.teacher names, on the student's device and in its precision.
+
+    Args:
+        today: the day for a template of its own that reads the clock.
 
     Raises:
         UserError: where it cannot be found or read.
@@ -81,7 +92,8 @@ def load_external(config: TrainConfig, student: ModelDescription) -> ExternalTea
     model.network.requires_grad_(False)
     if same_tokens(student.tokenizer, model.description.tokenizer):
         return ExternalTeacher(model, None)
-    prompts = build_prompts(model.description.tokenizer, config.prompt.model_copy(update={"chat_template": None}))
+    own = config.prompt.model_copy(update={"chat_template": None})
+    prompts = build_prompts(model.description.tokenizer, own, today=today)
     return ExternalTeacher(model, TokenAlignment(student, model.description, prompts))
 
 

@@ -1,5 +1,6 @@
 """Files: replaced as a whole or not at all, locked against other processes, and checked to be writable."""
 
+import datetime
 import errno
 import fcntl
 import hashlib
@@ -92,7 +93,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def as_json(value: Any) -> Any:
-    """The same value with NaN and infinities, which JSON does not have, as text."""
+    """The same value with NaN, infinities and days, which JSON does not have, as text."""
+    if isinstance(value, datetime.date):
+        return value.isoformat()
     if isinstance(value, dict):
         return {key: as_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

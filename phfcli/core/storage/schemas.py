@@ -4,6 +4,7 @@ A file that does not fit its schema is a UserError that names file and field. Fi
 kept. Seals are compared (seals.py); a line of an earlier version may carry a checksum in the field `sum`.
 """
 
+import datetime
 import hashlib
 import json
 from collections.abc import Mapping
@@ -99,13 +100,17 @@ class AdapterForm(Form):
     base_model_name_or_path: StrictStr | None = None
 
 
+class PromptForm(Form):
+    day: datetime.date | None = None
+
+
 class EvaluationSettingsForm(Form):
     """settings.json of an evaluation"""
 
     model: dict[str, Any] = {}
     seed: int | None = None
     sampling: dict[str, Any] = {}
-    prompt: dict[str, Any] = {}
+    prompt: PromptForm = PromptForm()
     grading: StrictStr = "phf"
 
 

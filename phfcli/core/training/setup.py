@@ -1,5 +1,6 @@
 """Builds a trainer from the settings; everything that can be refused is refused here."""
 
+import datetime
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -133,10 +134,15 @@ def _check_bridge(config: TrainConfig, bridge: Bridge) -> None:
                 )
 
 
-def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks = ALONE) -> Trainer:
+def build_trainer(
+    config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks = ALONE, today: datetime.date | None = None
+) -> Trainer:
     """Loads the model and the problems, and puts the parts together; a fresh run is recorded in its folder.
 
     No rank waits for another here.
+
+    Args:
+        today: the day for a template that reads the clock, the same on all ranks.
 
     Raises:
         UserError: for a model, data or layers that cannot be used. Nothing has been written then.
@@ -145,14 +151,16 @@ def build_trainer(config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks =
     model = load_model(config) if config.tuning == "lora" else load_whole(config)
     check_computation(model)
     read = model.description
-    prompts = build_prompts(read.tokenizer, config.prompt, read.eos_ids, read.vocabulary)
+    prompts = build_prompts(read.tokenizer, config.prompt, read.eos_ids, read.vocabulary, today)
     check_trackers(config)
     objective = build_objective(config)
     needs = objective.needs
     check_shares(config, needs.group_size, ranks.size)
     check_states(config, needs, model.causal)
     from_outside = needs.teacher and config.teacher.kind == "external"
-    external = load_external(config, model.description) if from_outside else None
+    external = load_external(config, model.description, today) if from_outside else None
+    if day := prompts.day or (external and external.day):
+        config = config.model_copy(update={"prompt": config.prompt.model_copy(update={"day": day})})
     contexts = [model.description.context, *([external.context] if external else [])]
     curriculum, skipped = fitting_curriculum(config, needs, prompts, contexts)
     warnings = [*settings_warnings(config), *curriculum_warnings(config, needs, curriculum)]

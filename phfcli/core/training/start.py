@@ -1,5 +1,6 @@
 """Starts or resumes a training run up to its first step, and stops it between two steps at a signal."""
 
+import datetime
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -143,8 +144,9 @@ def start_trainer(start: Start, ranks: Ranks, warn: Warn) -> Trainer:
     Raises:
         UserError: for whatever cannot be trained; nothing has been written then.
     """
+    (today, *_) = ranks.gather([datetime.datetime.now().astimezone().date()])
     with ranks.together():
-        trainer = build_trainer(start.config, start.folder, fresh=not start.resumes, ranks=ranks)
+        trainer = build_trainer(start.config, start.folder, not start.resumes, ranks, today)
         forced = [*(start.forced or ()), *(_changed_inputs(start, trainer) if ranks.main else ())]
     for warning in trainer.warnings if ranks.main else ():
         warn(warning)
@@ -152,7 +154,8 @@ def start_trainer(start: Start, ranks: Ranks, warn: Warn) -> Trainer:
         trainer.resume(warn, forced)
         if forced and ranks.main:
             warn(f"forced from step {trainer.step} on: {'; '.join(forced)}")
-            note_settings(start.folder, start.config)
+        if (forced or trainer.config != start.config) and ranks.main:
+            note_settings(start.folder, trainer.config)
     return trainer
 
 

@@ -1,5 +1,6 @@
 """Prompts of both readers, and chat templates."""
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +249,34 @@ def test_a_fixed_template_renders_one_thinking_mode_whatever_is_asked_for(thinki
     wanted = render(tokenizer, None, turn, thinking)
     fixed = fixed_template(tokenizer, None, thinking)
     assert {render(tokenizer, fixed, turn, mode) for mode in (True, False)} == {wanted}
+
+
+CLOCKS = {  # as the templates of Llama 3.2, SmolLM3 and gpt-oss read it
+    '{% if strftime_now is defined %}{% set d = strftime_now("%d %b %Y") %}{% endif %}{{ d }}': "05 Mar 2026",
+    "{%- set today = strftime_now('%d %B %Y') -%}{{ today }}": "05 March 2026",
+    '{{- "Current date: " + strftime_now( "%Y-%m-%d" ) }}': "2026-03-05",
+}
+
+
+@pytest.mark.parametrize("template", CLOCKS)
+def test_a_template_that_reads_the_clock_says_the_day_of_the_settings(template: str) -> None:
+    reading = tokenizer(template + " {{ messages[0].content }}")
+    day = datetime.date(2026, 3, 5)
+    prompts = build_prompts(reading, PromptSettings(student="{problem}", day=day))
+    assert CLOCKS[template] in prompts.student_text("P")
+    assert (prompts.day, build_prompts(reading, PromptSettings(), today=day).day) == (day, day)
+    assert build_prompts(reading, PromptSettings(day=day), today=datetime.date(2020, 1, 1)).day == day
+    assert "prompt says 2026-03-05" in prompts.notes()[-1]
+    fixed = fixed_template(reading, None, True, day)
+    assert CLOCKS[template] in render(tokenizer(None), fixed, [{"role": "user", "content": "P"}], True)
+
+
+def test_a_template_that_reads_no_clock_has_no_day(prompts: Prompts) -> None:
+    assert build_prompts(load_tokenizer("embedded"), PromptSettings(day=datetime.date(2026, 3, 5))).day is None
+    assert prompts.day is None
+
+
+def test_a_clock_that_cannot_be_set_is_refused() -> None:
+    reading = tokenizer("{% set form = '%Y' %}{{ strftime_now(form) }}{{ messages[0].content }}")
+    with pytest.raises(UserError, match="reads the clock in a form of its own"):
+        build_prompts(reading, PromptSettings())

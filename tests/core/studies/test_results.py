@@ -74,7 +74,7 @@ def write_run(run: StudyRun, right: tuple[int, ...]) -> None:
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (run.folder / "config.yaml").write_text(yaml.safe_dump({"optim": {"lr": run.rate or 1e-5}}))
     (run.folder / "manifest.json").write_text(
-        json.dumps({"git": "abc", "model": {"sha256": "m1"}, "data": {"revision": "d1"}})
+        json.dumps({"created": "now", "git": "abc", "model": {"name": "m", "sha256": "m1"}, "data": {"revision": "d1"}})
     )
     write_record(run)
 
