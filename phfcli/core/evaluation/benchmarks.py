@@ -16,7 +16,7 @@ from phfcli.core.grading import Grading
 from phfcli.core.grading.answers import GOLD_FORMS, check_plausible
 from phfcli.core.seeds import derive_seed
 from phfcli.core.shipped_files import EMBEDDED, embedded_problems
-from phfcli.core.storage.problem_rows import Columns, read_problems, rows_hash, skipped_rows
+from phfcli.core.storage.problem_rows import Columns, lost_turns, read_problems, rows_hash, skipped_rows
 from phfcli.core.storage.tables import ListedRows, Row, Rows, looks_like_file, read_hub, read_rows
 from phfcli.core.types import Problem
 
@@ -192,7 +192,7 @@ def load_benchmark(name: str, config: EvalConfig) -> Benchmark:
     table = read_problems(rows, columns, name, config.bad_rows)
     problems = list(table[: config.limit])
     grader = plugin.grader if plugin and plugin.grader else "choice" if hub and hub.choices else config.grader
-    notes = [skipped_rows(name, table.bad)] if table.bad else []
+    notes = [*([skipped_rows(name, table.bad)] if table.bad else []), *lost_turns(name, table.shortened)]
     if source.endswith("@newest"):
         notes.append(f"{name}: read at its newest revision, because none is pinned; the hash of its rows is recorded")
     if hub and hub.choices:

@@ -257,7 +257,7 @@ def start_run(
     divergence: the kind of its metric `divergence`.
     """
     data = {"name": config.data, "problems": len(curriculum.problems), "skipped": skipped, "sha256": curriculum.sha256}
-    data |= {"bad_rows": len(curriculum.bad)}
+    data |= {"bad_rows": len(curriculum.bad), "shortened": curriculum.shortened}
     write_sealed(
         folder / "manifest.json",
         {
@@ -288,12 +288,11 @@ def _other_inputs(config: TrainConfig) -> dict[str, Any]:
     return identity
 
 
-def changed_inputs(folder: Path, config: TrainConfig, data_sha256: str) -> list[str]:
+def changed_inputs(manifest: Mapping[str, Any], config: TrainConfig, data_sha256: str) -> list[str]:
     """Sentences on what the run reads that has other contents than when it began.
 
     What a manifest of an earlier version does not record is not compared.
     """
-    manifest = _manifest(folder)
     changed = []
     models = {"model": config.model, "teacher.model": config.teacher.model}
     for setting, name in models.items():
@@ -317,7 +316,7 @@ def _same_model(before: Mapping[str, Any], name: str) -> bool:
     return all(before[key] == present[key] for key in ("sha256", "revision") if key in before and key in present)
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def whole_manifest(folder: Path) -> dict[str, Any]:
     """The run's manifest. A damaged one is renamed and replaced, because a run can be resumed without it."""
     path = folder / "manifest.json"
     try:
@@ -329,14 +328,13 @@ def _manifest(folder: Path) -> dict[str, Any]:
         return {"created": now(), "model": model_identity(config.model), "replaces": str(error)}
 
 
-def continue_run(folder: Path, step: int, forced: Sequence[str] = ()) -> None:
-    """Records the resumption in the manifest, and removes incomplete files and all metrics after the checkpoint.
+def continue_run(folder: Path, step: int, manifest: dict[str, Any], forced: Sequence[str] = ()) -> None:
+    """Records the resumption in the run's manifest, and removes incomplete files and all metrics after the checkpoint.
 
     forced: what is not as it was when the run began, a sentence each.
     """
     for part in ("checkpoints", "flows", "rollouts"):
         remove_hidden(folder / part)
-    manifest = _manifest(folder)
     manifest.setdefault("resumed", []).append(
         {"step": step, "time": now(), "command": sys.argv, **({"forced": list(forced)} if forced else {})}
     )

@@ -15,7 +15,7 @@ from phfcli.core.objectives.contract import Needs
 from phfcli.core.runs.contexts import Context, columns_in, golds_of
 from phfcli.core.seeds import derive_seed
 from phfcli.core.shipped_files import EMBEDDED, embedded_problems
-from phfcli.core.storage.problem_rows import Columns, ProblemTable, read_problems, rows_hash, skipped_rows
+from phfcli.core.storage.problem_rows import Columns, ProblemTable, lost_turns, read_problems, rows_hash, skipped_rows
 from phfcli.core.storage.tables import looks_like_file, read_hub, read_rows, split_hub_name
 from phfcli.core.types import Problem
 
@@ -93,12 +93,17 @@ class Curriculum:
         return self.problems.bad if isinstance(self.problems, ProblemTable) else ()
 
     @property
+    def shortened(self) -> int:
+        """How many problems of the data are without the system or earlier turns of their conversation."""
+        return self.problems.shortened if isinstance(self.problems, ProblemTable) else 0
+
+    @property
     def steps_per_epoch(self) -> float:
         return len(self.problems) / self.batch_size
 
     @property
     def sha256(self) -> str:
-        return rows_hash(self.problems)
+        return self.problems.sha256 if isinstance(self.problems, ProblemTable) else rows_hash(self.problems)
 
     def _at(self, index: int) -> Problem:
         epoch, position = divmod(index, len(self.problems))
@@ -196,6 +201,7 @@ def fitting_curriculum(
 def curriculum_warnings(config: TrainConfig, needs: Needs, curriculum: Curriculum) -> list[str]:
     """Warnings about the problems of a run. Raises UserError if most problems could get no reward."""
     skipped = [skipped_rows(config.data, curriculum.bad)] if curriculum.bad else []
+    skipped += lost_turns(config.data, curriculum.shortened)
     graded = needs.reward or (
         needs.privileged and curriculum.context.drawn
     )  # a sibling is a context only if its answer is right

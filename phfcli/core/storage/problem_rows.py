@@ -48,6 +48,8 @@ class ProblemTable(Sequence[Problem]):
         indices: the rows that are problems, in order.
         ids: the problem id of every row.
         bad: a message for each row that was left out.
+        shortened: the number of problems without the system or earlier turns of their row's conversation.
+        known_hash: see `sha256`; "" where it has not been computed.
     """
 
     rows: Rows
@@ -55,6 +57,13 @@ class ProblemTable(Sequence[Problem]):
     indices: Sequence[int]
     ids: Sequence[str]
     bad: Sequence[str] = field(default=())
+    shortened: int = 0
+    known_hash: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the problems' content; those of a whole data set were hashed as its rows were checked."""
+        return self.known_hash or rows_hash(self)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -67,7 +76,7 @@ class ProblemTable(Sequence[Problem]):
 
     def __getitem__(self, index: int | slice) -> "Problem | ProblemTable":
         if isinstance(index, slice):
-            return replace(self, indices=self.indices[index])
+            return replace(self, indices=self.indices[index], known_hash="")
         row = self.indices[index]
         return replace(_problem(self.rows[row], self.columns), id=self.ids[row])
 
@@ -81,8 +90,12 @@ class ProblemTable(Sequence[Problem]):
 
     def where(self, kept: Callable[[Problem], bool]) -> "ProblemTable":
         """Only the problems for which `kept` is true."""
-        chosen = [index for index, problem in zip(self.indices, self, strict=True) if kept(problem)]
-        return replace(self, indices=chosen)
+        chosen, digest = [], hashlib.sha256()
+        for index, problem in zip(self.indices, self, strict=True):
+            if kept(problem):
+                chosen.append(index)
+                digest.update(_hashed(problem.id, problem))
+        return replace(self, indices=chosen, known_hash=digest.hexdigest())
 
 
 def read_problems(rows: Rows, columns: Columns, source: str, bad_rows: BadRows = "error") -> ProblemTable:
@@ -92,7 +105,8 @@ def read_problems(rows: Rows, columns: Columns, source: str, bad_rows: BadRows =
         UserError: for a missing column; for the first bad row, unless bad rows are skipped; and where no row is good.
     """
     _require_columns(rows, columns, source)
-    indices, ids, bad = [], [], []
+    indices, ids, bad, shortened = [], [], [], 0
+    named, numbered = hashlib.sha256(), hashlib.sha256()  # ids are known to be unique after the last row only
     for index, row in enumerate(rows):
         try:
             problem = _problem(row, columns)
@@ -106,12 +120,21 @@ def read_problems(rows: Rows, columns: Columns, source: str, bad_rows: BadRows =
         else:
             indices.append(index)
             ids.append(problem.id or str(index))
+            named.update(_hashed(ids[-1], problem))
+            numbered.update(_hashed(str(index), problem))
+            shortened += _loses_turns(row, columns)
     if not indices:
         raise UserError(f"{source}: no row is good: {'; '.join(bad[:_SHOWN])}")
     chosen = {ids[index] for index in indices}
     if len(chosen) < len(indices):  # ids must be unique
-        ids = [str(index) for index in range(len(ids))]
-    return ProblemTable(rows, columns, indices, ids, bad)
+        ids, named = [str(index) for index in range(len(ids))], numbered
+    return ProblemTable(rows, columns, indices, ids, bad, shortened, named.hexdigest())
+
+
+def lost_turns(source: str, count: int) -> list[str]:
+    """A sentence on conversations of which the prompt shows the last user turn alone; none without such rows."""
+    what = "system or earlier turns, which neither prompt nor solution shows"
+    return [f"{source}: {count} rows have {what}; give these as text to keep them"] if count else []
 
 
 def skipped_rows(source: str, bad: Sequence[str]) -> str:
@@ -123,10 +146,15 @@ def skipped_rows(source: str, bad: Sequence[str]) -> str:
 def rows_hash(problems: Iterable[Problem]) -> str:
     """A sha256 of the problems' content, by which versions of a data set are told from each other."""
     digest = hashlib.sha256()
-    for p in problems:
-        parts = [p.id, p.problem, p.solution, p.answer, *([list(p.accepted)] if p.accepted else []), *p.columns]
-        digest.update(json.dumps(parts, ensure_ascii=True).encode() + b"\n")
+    for problem in problems:
+        digest.update(_hashed(problem.id, problem))
     return digest.hexdigest()
+
+
+def _hashed(name: str, p: Problem) -> bytes:
+    """What is hashed of a problem that has this id."""
+    parts = [name, p.problem, p.solution, p.answer, *([list(p.accepted)] if p.accepted else []), *p.columns]
+    return json.dumps(parts, ensure_ascii=True).encode() + b"\n"
 
 
 def _problem(row: Row, columns: Columns) -> Problem:
@@ -213,6 +241,14 @@ def _turn(messages: Sequence[Any], role: Literal["user", "assistant"] | str) -> 
         if message["role"] == role:
             return _scalar(message.get("content"))
     raise CellError(f"holds messages without a turn of the {role}")
+
+
+def _loses_turns(row: Row, columns: Columns) -> bool:
+    """Whether a conversation has turns before its last user turn, a system turn, or answers before its last one."""
+    cells = (row.get(columns.problem), row.get(columns.solution or ""))
+    asked, answered = ([turn["role"] for turn in cell] if isinstance(cell, list | tuple) else [] for cell in cells)
+    last = max((index for index, role in enumerate(asked) if role == "user"), default=0)
+    return last > 0 or "system" in answered or answered.count("assistant") > 1
 
 
 def _kind(cell: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
@@ -19,6 +20,7 @@ from phfcli.core.runs.folder import (
     note_settings,
     saved_config,
     training_alone,
+    whole_manifest,
 )
 from phfcli.core.settings import Source, resolve_train
 from phfcli.core.training.metrics import Metrics
@@ -147,11 +149,12 @@ def start_trainer(start: Start, ranks: Ranks, warn: Warn) -> Trainer:
     (today, *_) = ranks.gather([datetime.datetime.now().astimezone().date()])
     with ranks.together():
         trainer = build_trainer(start.config, start.folder, not start.resumes, ranks, today)
-        forced = [*(start.forced or ()), *(_changed_inputs(start, trainer) if ranks.main else ())]
+        manifest = whole_manifest(start.folder) if start.resumes and ranks.main else {}
+        forced = [*(start.forced or ()), *_changed_inputs(start, trainer, manifest)]
     for warning in trainer.warnings if ranks.main else ():
         warn(warning)
     if start.forced is not None:
-        trainer.resume(warn, forced)
+        trainer.resume(warn, forced, manifest)
         if forced and ranks.main:
             warn(f"forced from step {trainer.step} on: {'; '.join(forced)}")
         if (forced or trainer.config != start.config) and ranks.main:
@@ -159,11 +162,11 @@ def start_trainer(start: Start, ranks: Ranks, warn: Warn) -> Trainer:
     return trainer
 
 
-def _changed_inputs(start: Start, trainer: Trainer) -> list[str]:
+def _changed_inputs(start: Start, trainer: Trainer, manifest: dict[str, Any]) -> list[str]:
     """What a run that goes on reads and is not as it was. Raises UserError for it, unless it is forced."""
-    if not start.resumes:
+    if not manifest:
         return []
-    changed = changed_inputs(start.folder, start.config, trainer.rollouts.curriculum.sha256)
+    changed = changed_inputs(manifest, start.config, trainer.rollouts.curriculum.sha256)
     if changed and not start.force:
         raise UserError(f"resume: {changed[0]}; choose another output_dir, or set force to go on with it")
     return changed

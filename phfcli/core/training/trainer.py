@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -17,7 +18,7 @@ from phfcli.core.models.sharding import total
 from phfcli.core.models.trial import can_pack
 from phfcli.core.objectives.contract import Objective, loss_terms
 from phfcli.core.objectives.teachers import Teacher
-from phfcli.core.runs.folder import continue_run, step_name
+from phfcli.core.runs.folder import continue_run, step_name, whole_manifest
 from phfcli.core.seeds import derive_seed
 from phfcli.core.storage.files import as_json
 from phfcli.core.storage.schemas import AlarmForm, StepForm, read_forms
@@ -197,9 +198,12 @@ class Trainer:
         self.saver.save(self.step, self.samples, self.rollouts.ahead)
         self.saved = self.step
 
-    def resume(self, warn: Callable[[str], None], forced: Sequence[str] = ()) -> None:
+    def resume(
+        self, warn: Callable[[str], None], forced: Sequence[str] = (), manifest: dict[str, Any] | None = None
+    ) -> None:
         """Goes back to the newest checkpoint that can be read; with none, the run starts over.
 
+        manifest: the run's, where it has been read.
         forced: what is not as it was when the run began, a sentence each, for the manifest.
         """
         with self.ranks.main_first():
@@ -207,7 +211,7 @@ class Trainer:
             if self.ranks.main:
                 for reason in skipped:
                     warn(f"{reason}; going back to {f'step {self.step}' if self.step else 'the start'}")
-                continue_run(self.folder, self.step, forced)
+                continue_run(self.folder, self.step, manifest or whole_manifest(self.folder), forced)
             metrics = read_forms(self.folder / "metrics.jsonl", StepForm)
             self.alarms = resumed_alarms(metrics, read_forms(self.folder / ALARMS, AlarmForm))
             if self.validation is not None:

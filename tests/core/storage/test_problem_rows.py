@@ -1,6 +1,7 @@
 """Rows become problems by one schema: each cell is right, or named by file, row and column."""
 
 import json
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from phfcli.core.errors import UserError
-from phfcli.core.storage.problem_rows import Columns, read_problems, rows_hash, skipped_rows
-from phfcli.core.storage.tables import ListedRows, read_rows
+from phfcli.core.storage.problem_rows import Columns, lost_turns, read_problems, rows_hash, skipped_rows
+from phfcli.core.storage.tables import ListedRows, Row, read_rows
 from phfcli.core.types import Problem
 
 COLUMNS = Columns(solution="solution", answer="answer", required=("problem", "answer"))
@@ -137,6 +138,47 @@ def test_the_hash_of_rows_with_one_answer_is_that_of_their_four_fields() -> None
     # evaluations on disk hold such hashes, and are refused where the hash is another
     assert rows_hash([one]) == "b749fa7f3a0ebc283070af5b69e4f5b10c4790e39e69aaec6de8bebbace0a8b4"
     assert rows_hash([one]) != rows_hash([Problem("0", "P", None, "1", ("1", "2"))])
+
+
+class CountedRows(ListedRows):
+    """Rows that count how often all of them are read."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[Row]:
+        self.times += 1
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("ids", ["abcd", "abca", ["", "x", "y", "z"]])
+def test_a_data_set_is_read_once_for_its_check_and_its_hash(ids: Sequence[str]) -> None:
+    rows = CountedRows([{**GOOD, "id": name, "solution": str(index)} for index, name in enumerate(ids)], [*GOOD, "id"])
+    problems = read_problems(rows, COLUMNS, "data")
+    found = problems.sha256
+    assert rows.times == 1
+    assert found == rows_hash(problems)
+    chosen, times = problems.where(lambda p: p.solution != "1"), rows.times
+    found = chosen.sha256
+    assert rows.times == times
+    assert (found, problems[1:].sha256) == (rows_hash(chosen), rows_hash(list(problems)[1:]))
+
+
+@pytest.mark.parametrize(
+    ("cells", "lost"),
+    [
+        ({"problem": MESSAGES[1:2]}, 0),
+        ({"problem": MESSAGES[1:3], "solution": MESSAGES[1:3]}, 0),
+        ({"problem": MESSAGES[:2]}, 1),
+        ({"problem": MESSAGES[1:4]}, 1),
+        ({"solution": MESSAGES[:3]}, 1),
+        ({"solution": MESSAGES[1:]}, 1),
+    ],
+)
+def test_rows_that_lose_turns_are_counted(cells: dict[str, Any], lost: int) -> None:
+    problems = read_problems(table(GOOD, {**GOOD, **cells}, {**GOOD, **cells}), COLUMNS, "data")
+    assert problems.shortened == 2 * lost
+    told = lost_turns("data", problems.shortened)
+    assert [line[:12] for line in told] == ["data: 2 rows"] * lost
 
 
 CELLS = st.recursive(
