@@ -15,7 +15,7 @@ ViewName = Literal["runs", "methods", "ablations", "dynamics"]
 GoldForm = Literal["as-is", "last-box", "after-hashes", "last-number"]
 BadRows = Literal["error", "skip"]
 
-TOKEN_WEIGHTS = ("uniform", "early", "late", "forks", "prefix-importance")
+TOKEN_WEIGHTS = ("uniform", "sigmoid")
 TEACHERS: tuple[TeacherName, ...] = get_args(TeacherName)
 CONTEXTS: tuple[ContextName, ...] = get_args(ContextName)
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)

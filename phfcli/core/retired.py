@@ -29,6 +29,9 @@ RETIRED: dict[str, Any] = {
     "teacher.server": None,
 }
 
+# of settings that are still there, the values that were removed
+RETIRED_VALUES: dict[str, tuple[Any, ...]] = {"weights": ("early", "late", "forks", "prefix-importance")}
+
 
 def without_retired(tree: Mapping[str, Any], file: str, prefix: str = "") -> dict[str, Any]:
     """Settings as an earlier version wrote them, without the removed ones.
@@ -39,7 +42,7 @@ def without_retired(tree: Mapping[str, Any], file: str, prefix: str = "") -> dic
         prefix: the dotted key of the section that `tree` holds, with a dot behind it; empty for all settings.
 
     Raises:
-        UserError: for a removed setting at another value than its default.
+        UserError: for a removed setting at another value than its default, or a removed value.
     """
     kept: dict[str, Any] = {}
     for name, value in tree.items():
@@ -50,6 +53,11 @@ def without_retired(tree: Mapping[str, Any], file: str, prefix: str = "") -> dic
                     f"{file}: {key}: {value!r} was set, and the setting was removed after version {LAST_VERSION}; "
                     f"use phfcli {LAST_VERSION} for this file"
                 )
+        elif value in RETIRED_VALUES.get(key, ()):
+            raise UserError(
+                f"{file}: {key}: {value!r} was removed after version {LAST_VERSION}; "
+                f"use phfcli {LAST_VERSION} for this file"
+            )
         elif isinstance(value, Mapping) and value:
             section = without_retired(value, file, f"{key}.")
             if section:  # a section is dropped when all of its settings were

@@ -19,6 +19,7 @@ CURVES = {
     "distinct_answers": "Different answers of a problem's rollouts, mean over problems.",
     "base_kl": "KL divergence of the policy from its base, nats a token, which the loss holds down.",
     "reward": "Share of right completions in training.",
+    "gate_share": "Share of the tokens that the gate lets through.",
     "clip_share": "Share of the divergence that the clip takes, and its gradient with it.",
     "turned_tokens": "Share of the tokens whose gradient the clip turns against the divergence.",
     "state_cosine": "Cosine of the two readers' states, mean over layers and positions, then over rollouts.",
@@ -62,6 +63,7 @@ PHASES = ("rollout", "batch", "teacher", "student", "loss", "update")  # of a st
 # two runs of the same seed differ in these
 MACHINE_METRICS = ("tokens_per_s", *(f"{phase}_seconds" for phase in PHASES), "seconds", "peak_memory_bytes")
 SHARES = (  # 0..1 in files, percent for people
+    "gate_share",
     *("clip_share", "clipped_entries", "clipped_tokens", "turned_tokens", "weights_capped", "flat_groups", "truncated"),
     *("padding", "fork_share", "repetition", "foreign_answers", "siblings", "reward"),
 )

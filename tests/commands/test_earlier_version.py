@@ -58,6 +58,13 @@ def test_a_section_that_holds_removed_settings_alone_is_dropped(monkeypatch: pyt
     assert retired.without_retired({"gone": {"one": 1}, "vllm": {}}, "config.yaml") == {"vllm": {}}
 
 
+def test_a_removed_value_is_named_in_one_line(old: Path) -> None:
+    config = old / "config.yaml"
+    config.write_text(config.read_text().replace("weights: uniform", "weights: forks"))
+    with pytest.raises(UserError, match=r"config.yaml: weights: 'forks' was removed after version 0.2; use phfcli 0.2"):
+        recorded_config(old)
+
+
 @pytest.mark.parametrize("given", ["--set", "--config"])
 def test_new_input_may_not_set_it(given: str, removed: Path, phf: Callable[..., Done]) -> None:
     done = phf("train", "--dry-run", given, "flow.gone=3" if given == "--set" else removed)

@@ -100,7 +100,8 @@ RUNS: dict[str, tuple[str, ...]] = {
     "likeliest tokens, and the flow": (
         "rollout.top_p=0.5",
         "rollout.per_problem=2",
-        "weights=forks",
+        "weights=sigmoid",
+        "divergence.gate=0.99",
         "teacher.kind=online",
         "divergence.top_k=4",
         "divergence.support=union",

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, Valida
 from phfcli.core.config.sections import (
     Aggregate,
     Anchored,
+    BelowOne,
     Context,
     Fraction,
     LayerChoice,
@@ -67,8 +68,18 @@ class DivergenceSettings(ObjectiveSection):
     """whose likeliest entries those are"""
     tail: bool = False
     """all other entries are one more; without it both are renormalised on the support"""
+    gate: BelowOne | None = None
+    """only tokens that the student itself gives at most this probability, and the mean is over these; None is all"""
     aggregate: Aggregate = "token"
     """mean over all tokens, or over each completion's and then these"""
+
+    @model_validator(mode="after")
+    def _means_over_what_the_gate_leaves(self) -> "DivergenceSettings":
+        if self.gate is not None and self.aggregate == "sequence":
+            raise ValueError(
+                "divergence.gate: its mean is over all tokens that it leaves; set divergence.aggregate=token"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_entries(self) -> "DivergenceSettings":
@@ -78,7 +89,7 @@ class DivergenceSettings(ObjectiveSection):
 
     def of_each_token(self) -> dict[str, Any]:
         """What defines the divergence of a token, but for the temperature, which may be the rollout's."""
-        return self.model_dump(exclude={"temperature", "aggregate"})
+        return self.model_dump(exclude={"temperature", "aggregate", "gate"})
 
 
 class FlowSettings(ObjectiveSection):

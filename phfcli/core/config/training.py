@@ -121,7 +121,7 @@ class TrainConfig(ModelSettings, DataSettings):
     objective: ObjectiveChoice = "phf"
     """what is minimised"""
     weights: Annotated[str, AfterValidator(_weights)] = "uniform"
-    """which tokens a distillation looks at: uniform, early, late, forks, prefix-importance, skip-first-N"""
+    """what a distillation's tokens weigh: uniform, sigmoid (later ones more, PW-OPSD), skip-first-N"""
     reward_weight: Annotated[float, Field(ge=0)] = 0.0
     """of GRPO's loss beside a distillation's, with `grpo`'s settings"""
     base_kl: Annotated[float, Field(ge=0)] = 0.0

@@ -94,32 +94,14 @@ def sums_by_part(values: Tensor, part: Tensor, parts: int) -> tuple[Tensor, Tens
     return sums.index_add(0, part, values), counts.index_add(0, part, torch.ones_like(values))
 
 
-def ramp(offsets: Tensor, lengths: Tensor, falling: bool) -> Tensor:
-    """[N]: a weight that rises linearly from the completion's first token to its last, or falls ("late", "early")."""
-    relative_position = (offsets + 0.5) / lengths
-    return 1 - relative_position if falling else relative_position
+def rising(offsets: Tensor, lengths: Tensor, least: float, middle: float, width: float) -> Tensor:
+    """[N]: least + (1 - least) sigmoid((f - middle) / width) at the relative position f of a token (PW-OPSD)."""
+    return least + (1 - least) * (((offsets + 0.5) / lengths - middle) / width).sigmoid()
 
 
 def after(offsets: Tensor, skipped: int) -> Tensor:
     """[N]: the weight 0 for the first `skipped` tokens of each completion, 1 for all others ("skip-first-N")."""
     return (offsets >= skipped).float()
-
-
-def prefix_importance(student: Tensor, teacher: Tensor, offsets: Tensor) -> Tensor:
-    """[N]: prod_{s < t} min(1, T(y_s) / S(y_s)), the truncated importance ratio of each token's prefix.
-
-    It is 1 at a completion's first token, and falls after each token that the teacher finds less likely than the
-    student does.
-
-    Args:
-        student, teacher: [N] log-probabilities of the tokens, in nats.
-        offsets: [N].
-    """
-    log_ratios = (teacher - student).clamp(max=0).double()
-    prefix_sums = log_ratios.cumsum(0) - log_ratios  # before each token, over all completions together
-    starts = prefix_sums[offsets == 0]
-    row = (offsets == 0).cumsum(0) - 1
-    return working((prefix_sums - starts[row]).exp().to(student.dtype))
 
 
 def normalised(weights: Tensor, offsets: Tensor, lengths: Tensor) -> Tensor:

@@ -62,6 +62,14 @@ class ReaderInput:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """Which of the N tokens a loss looks at, from a pass of the student before the loss: their number divides it."""
+
+    open: Tensor  # [N] bool
+    entropy: Tensor  # [N] of the student at every token, in nats
+
+
+@dataclass(frozen=True)
 class Batch:
     """Some samples as tensors."""
 
@@ -74,6 +82,7 @@ class Batch:
     in_teacher_tokens: "Batch | None" = None  # the same samples in the tokens of a teacher with another tokenizer
     weights: Tensor | None = None  # [N], of the tokens, with mean 1 over each completion; None is 1 for every token
     base: "Pass | None" = None  # the base model's pass over the student's sequences, where an objective needs it
+    gate: "Gate | None" = None  # where an objective looks at some tokens alone
 
     @cached_property
     def tokens(self) -> tuple[Tensor, Tensor]:
@@ -107,7 +116,8 @@ class Batch:
     def counts(self) -> dict[str, int]:
         """The counts by which terms of the loss are divided, over this batch."""
         return {
-            "tokens": int(self.lengths.sum()),
+            "tokens": (tokens := int(self.lengths.sum())),
+            "gated": tokens if self.gate is None else int(self.gate.open.sum()),
             "samples": int((self.lengths > 0).sum()),
             "states": int(self.valid.any(-1).sum()),  # samples with a selected position
             "flows": int((self.lengths > 1).sum()),  # samples with a transition

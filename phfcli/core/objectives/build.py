@@ -3,7 +3,7 @@
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.extensions import find
-from phfcli.core.objectives.contract import BUILDERS, Needs, Objective, loss_temperature
+from phfcli.core.objectives.contract import BUILDERS, Needs, Objective
 from phfcli.core.objectives.distillation import Weighted
 from phfcli.core.objectives.policy import Rewarded, build_grpo
 from phfcli.core.objectives.reference import NearBase
@@ -20,7 +20,7 @@ def build_objective(config: TrainConfig) -> Objective:
     objective: Objective = build(config)
     _check_settings(config, objective.needs)
     if config.weights != "uniform":
-        objective = Weighted(objective, config.weights, loss_temperature(config))
+        objective = Weighted(objective, config.weights)
     if config.reward_weight > 0:
         objective = Rewarded(objective, build_grpo(config), config.reward_weight)
     if config.base_kl > 0:

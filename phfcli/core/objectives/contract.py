@@ -4,6 +4,7 @@ The loop never asks which objective it runs. An objective is a class with `needs
 with `builds(NAME)`, that makes it from the settings. Its recipe, recipes/NAME.yaml, makes the name known.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypeVar
@@ -13,10 +14,10 @@ from torch import Tensor
 
 from phfcli.core.config import Aggregate, LayerChoice, RolloutSettings, TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.losses.policy_gradient import truncated_weights
+from phfcli.core.losses.policy_gradient import token_logprobs_and_entropy, truncated_weights
 from phfcli.core.models.architecture import pick_layers, with_next
 from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.passes import Batch, Pass, run_pass
+from phfcli.core.models.passes import Batch, Gate, Pass, run_pass
 from phfcli.core.names import Where
 from phfcli.core.objectives.other_teachers import Bridge
 from phfcli.core.objectives.teachers import Teacher
@@ -33,6 +34,7 @@ class Needs:
         weighs_tokens: every term counts each token by the batch's weights (the setting `weights`).
         sections: of the settings, those that the objective reads.
         divergence: the kind of the divergence that its metric `divergence` is of, where it has one.
+        gate: it looks only at tokens that the student gives at most this probability; None is all.
         teacher: a second pass without grad.
         privileged: that pass reads the prompt that contains the reference.
         base: a pass without grad of the model before any training, after the student's own prompt.
@@ -55,6 +57,7 @@ class Needs:
     weighs_tokens: bool = False
     sections: tuple[str, ...] = ("divergence", "flow", "teacher")
     divergence: str | None = None
+    gate: float | None = None
     teacher: bool = True
     privileged: bool = True
     base: bool = False
@@ -90,7 +93,7 @@ class Term:
     """A sum over a part of the batch; the loop divides it by the count, named `per`, of the whole batch."""
 
     total: Tensor
-    per: Literal["tokens", "samples", "states", "flows"]
+    per: Literal["tokens", "gated", "samples", "states", "flows"]
     weight: float = 1.0
 
     def share(self, counts: Mapping[str, float]) -> Tensor:
@@ -102,8 +105,9 @@ class Term:
 class TokenReadings:
     """What the pass over the vocabulary has told of each of the N valid tokens, without a gradient."""
 
-    entropy: Tensor  # [N] of the student at the objective's temperature, in nats
+    entropy: Tensor  # [N] of the student at the objective's temperature, with a gate at the rollouts', in nats
     divergence: Tensor | None = None  # [N] between the readers, before any clip
+    gate: Tensor | None = None  # [N] bool, the tokens that the divergence was taken of; None is all
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,22 @@ def builds(name: str) -> Callable[[SomeBuild], SomeBuild]:
 def loss_temperature(config: TrainConfig) -> float:
     """The temperature of both distributions in a loss: by default that of the rollouts."""
     return config.divergence.temperature or config.rollout.temperature
+
+
+@torch.no_grad()
+def gated(batch: Batch, model: LanguageModel, probability: float | None, temperature: float) -> Batch:
+    """The batch with the tokens that the student gives at most that probability; as it is where None is given.
+
+    It takes a pass of its own: the loss is divided by the number of such tokens of the whole batch, which has to be
+    known before the first micro-batch's backward pass.
+
+    temperature: of the student's distribution, that of the rollouts.
+    """
+    if probability is None:
+        return batch
+    student = run_pass(model, batch.student, batch, ())
+    logprobs, entropy = token_logprobs_and_entropy(student.hidden, student.head, batch.token_ids, temperature)
+    return replace(batch, gate=Gate(logprobs <= math.log(probability), entropy))
 
 
 def loss_terms(

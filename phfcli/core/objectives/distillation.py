@@ -1,6 +1,5 @@
 """The objectives that draw the student towards a teacher: outputs (OPSD, OPD), hidden flow (PHF) and states (OPRD)."""
 
-import re
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from phfcli.core.losses.flow import Local, flow_loss, flow_terms, layer_losses, 
 from phfcli.core.losses.fused_divergence import fused_divergence_stats
 from phfcli.core.losses.pointwise import mean_cosine, pointwise_loss
 from phfcli.core.losses.policy_gradient import token_logprobs, token_logprobs_and_entropy
-from phfcli.core.losses.positions import FORK_ENTROPY, after, normalised, prefix_importance, ramp
+from phfcli.core.losses.positions import after, normalised, rising
 from phfcli.core.models.architecture import pick_layers
 from phfcli.core.models.passes import Batch, Pass, common_heads, states_with_final_norm
 from phfcli.core.objectives.contract import (
@@ -49,6 +48,8 @@ class OutputDivergence:
         assert teacher is not None
         divisors, per = token_divisors(batch, self.settings.aggregate)
         weights = (1.0 if batch.weights is None else batch.weights) / divisors.float()
+        if batch.gate is not None:
+            weights, per = weights * batch.gate.open, "gated"
         head, teacher_head = common_heads(student, teacher)
         total, clip = fused_divergence_stats(
             student.hidden,
@@ -59,7 +60,7 @@ class OutputDivergence:
             temperature=self.temperature,
             **self.settings.of_each_token(),
         )
-        tokens = weights.new_tensor(len(weights))
+        tokens = weights.new_tensor(batch.counts["gated"])
         metrics = {
             "divergence": (total.detach(), weights.new_tensor(batch.counts[per])),
             "clip_share": (clip.raw - clip.clipped, clip.raw),  # of the divergence, that the clip takes
@@ -68,6 +69,9 @@ class OutputDivergence:
             "turned_tokens": (clip.tokens_turned, tokens),  # the clip drives these away from where they would go
         }
         readings = TokenReadings(clip.entropy, clip.divergence)
+        if batch.gate is not None:
+            readings = TokenReadings(batch.gate.entropy, clip.divergence, batch.gate.open)
+            metrics["gate_share"] = (tokens, weights.new_tensor(len(weights)))
         return LossTerms({"divergence": Term(total, per)}, metrics, readings)
 
 
@@ -161,45 +165,30 @@ class SampledReverseKL:
         return importance_weights(batch, logprobs, _RATIO_CAP)
 
 
+_RISING = (0.25, 0.30, 0.10)  # least, middle and width of PW-OPSD's "moderate" sigmoid
+
+
 @dataclass(frozen=True)
 class Weighted:
-    """The objective on batches whose tokens have weights, with the mean 1 over each completion.
-
-    Attributes:
-        kind: of the weights, as config.weights names it.
-        temperature: of both distributions, where the weights are read from them.
-    """
+    """The objective on batches whose tokens have weights, as config.weights names them."""
 
     objective: Objective
     kind: str
-    temperature: float
 
     @property
     def needs(self) -> Needs:
         return self.objective.needs
 
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
-        assert teacher is not None
-        return self.objective.loss(student, teacher, replace(batch, weights=self.weights(student, teacher, batch)))
+        return self.objective.loss(student, teacher, replace(batch, weights=self.weights(batch)))
 
-    @torch.no_grad()
-    def weights(self, student: Pass, teacher: Pass, batch: Batch) -> Tensor:
-        """[N]"""
+    def weights(self, batch: Batch) -> Tensor:
+        """[N]; the sigmoid as it is, others with the mean 1 over each completion."""
         rows, offsets = batch.tokens
         lengths = batch.lengths[rows]
-        return normalised(self._raw(student, teacher, batch, offsets, lengths), offsets, lengths)
-
-    def _raw(self, student: Pass, teacher: Pass, batch: Batch, offsets: Tensor, lengths: Tensor) -> Tensor:
-        if self.kind in ("early", "late"):
-            return ramp(offsets, lengths, falling=self.kind == "early")
-        if skipped := re.fullmatch(r"skip-first-(\d+)", self.kind):
-            return after(offsets, int(skipped[1]))
-        read = student.hidden, student.head, batch.token_ids, self.temperature
-        if self.kind == "forks":
-            entropy = token_logprobs_and_entropy(*read)[1]
-            return (entropy > FORK_ENTROPY).to(entropy.dtype)
-        taught = token_logprobs(teacher.hidden, teacher.head, batch.token_ids, self.temperature)
-        return prefix_importance(token_logprobs(*read), taught, offsets)
+        if self.kind == "sigmoid":
+            return rising(offsets, lengths, *_RISING)
+        return normalised(after(offsets, int(self.kind.rpartition("-")[2])), offsets, lengths)
 
 
 def _needs(config: TrainConfig) -> Needs:
@@ -208,7 +197,7 @@ def _needs(config: TrainConfig) -> Needs:
 
 
 def _outputs(config: TrainConfig, settings: DivergenceSettings, needs: Needs) -> OutputDivergence:
-    needs = replace(needs, weighs_tokens=True, divergence=settings.kind)
+    needs = replace(needs, weighs_tokens=True, divergence=settings.kind, gate=settings.gate)
     return OutputDivergence(settings, loss_temperature(config), needs)
 
 

@@ -157,6 +157,8 @@ def token_metrics(readings: TokenReadings, batch: Batch) -> Sums:
     if divergence is None:
         return sums
     rows, offsets = batch.tokens
+    if readings.gate is not None:
+        rows, offsets, entropy, divergence = (each[readings.gate] for each in (rows, offsets, entropy, divergence))
     places, levels = position_part(offsets, batch.lengths[rows]), entropy_part(entropy)
     by_level = sums_by_part(divergence, levels, len(ENTROPY_EDGES) + 1)
     sums["divergence_by_position"] = sums_by_part(divergence, places, POSITION_PARTS)

@@ -16,7 +16,7 @@ from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Batch, Sample, collate, padding
 from phfcli.core.models.sharding import total
 from phfcli.core.models.trial import can_pack
-from phfcli.core.objectives.contract import Objective, loss_terms
+from phfcli.core.objectives.contract import Objective, gated, loss_terms
 from phfcli.core.objectives.teachers import Teacher
 from phfcli.core.runs.folder import continue_run, step_name, whole_manifest
 from phfcli.core.seeds import derive_seed
@@ -138,7 +138,8 @@ class Trainer:
         parts = micro_batches(samples, self.config.micro_batch_size, tokens, packed, PADDING)
         if self.model.sharded:  # a pass needs all ranks: each makes as many as the one that makes most
             parts = split_up(parts, max(self.ranks.gather([len(parts)])))
-        return [collate(part, needs.positions, pad_id, device, needs.where) for part in parts]
+        batches = (collate(part, needs.positions, pad_id, device, needs.where) for part in parts)
+        return [gated(batch, self.model, needs.gate, self.config.rollout.temperature) for batch in batches]
 
     def gradient(
         self, batches: Sequence[Batch], counts: Mapping[str, float], ranks: Ranks

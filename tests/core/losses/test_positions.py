@@ -17,8 +17,7 @@ from phfcli.core.losses.positions import (
     entropy_part,
     normalised,
     position_part,
-    prefix_importance,
-    ramp,
+    rising,
     sums_by_part,
 )
 from phfcli.losses import select_positions
@@ -109,9 +108,11 @@ def test_refused(lengths: torch.Tensor, budget: int) -> None:
 OFFSETS, LENGTHS = torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([4, 4, 4, 4, 2, 2])
 
 
-def test_ramps_rise_and_fall_evenly() -> None:
-    assert ramp(OFFSETS, LENGTHS, falling=False).tolist() == [0.125, 0.375, 0.625, 0.875, 0.25, 0.75]
-    assert ramp(OFFSETS, LENGTHS, falling=True).tolist() == [0.875, 0.625, 0.375, 0.125, 0.75, 0.25]
+def test_a_sigmoid_rises_around_its_middle() -> None:
+    found = rising(OFFSETS, LENGTHS, least=0.25, middle=0.25, width=0.125).tolist()
+    want = [0.25 + 0.75 / (1 + math.exp(-(f - 0.25) / 0.125)) for f in (0.125, 0.375, 0.625, 0.875, 0.25, 0.75)]
+    assert found == pytest.approx(want)
+    assert found[4] == pytest.approx(0.625)
 
 
 def test_the_first_tokens_are_skipped_and_the_others_share_their_weight() -> None:
@@ -124,13 +125,6 @@ def test_the_first_tokens_are_skipped_and_the_others_share_their_weight() -> Non
         0,
         0,
     ]  # nothing is left of the second
-
-
-def test_a_prefix_counts_for_what_the_teacher_would_have_written() -> None:
-    student = torch.tensor([0.5, 0.5, 0.8, 0.5, 0.25, 1.0]).log()
-    teacher = torch.tensor([0.25, 1.0, 0.2, 0.5, 0.5, 0.5]).log()
-    want = [1, 0.5, 0.5, 0.125, 1, 1]  # 0.25 / 0.5, then no less, then 0.2 / 0.8; the second completion begins anew
-    assert prefix_importance(student, teacher, OFFSETS).tolist() == pytest.approx(want)
 
 
 @given(st.lists(st.lists(st.sampled_from([0.0, 1e-6, 0.3, 1.0, 5.0]), min_size=1, max_size=6), min_size=1, max_size=4))

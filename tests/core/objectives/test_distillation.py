@@ -1,31 +1,25 @@
 """Distillations whose tokens have weights, or are sampled."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from rollout_samples import BASE, CPU, SAMPLES, all_logprobs
-from torch import Tensor
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Batch, Pass, Sample, collate, run_pass
 from phfcli.core.objectives.build import build_objective
-from phfcli.core.objectives.contract import Objective, importance_weights
+from phfcli.core.objectives.contract import Objective, gated, importance_weights
 from phfcli.core.objectives.distillation import Weighted
 from phfcli.core.settings import resolve_train, set_sources
 from phfcli.losses import divergence
 
-KINDS = ("early", "late", "forks", "prefix-importance", "skip-first-3")
-FORK = 3.0  # above ln 2, so that the random model has tokens on both sides
-
-
-@pytest.fixture(autouse=True)
-def fork_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phfcli.core.objectives.distillation.FORK_ENTROPY", FORK)
+KINDS = ("sigmoid", "skip-first-3")
 
 
 def built(kind: str, objective: str = "phf") -> Objective:
@@ -33,31 +27,22 @@ def built(kind: str, objective: str = "phf") -> Objective:
     return build_objective(TrainConfig.model_validate({**BASE, **own, "flow": {"positions": 6}}))
 
 
-def passes(model: LanguageModel, objective: Objective, samples: list) -> tuple[Pass, Pass, Batch]:  # type: ignore[type-arg]
-    batch = collate(samples, objective.needs.positions, model.description.pad_id, CPU)
+def passes(
+    model: LanguageModel, objective: Objective, samples: Sequence[Sample], gate: float | None = None
+) -> tuple[Pass, Pass, Batch]:
+    batch = gated(collate(samples, objective.needs.positions, model.description.pad_id, CPU), model, gate, 1.1)
     layers = objective.needs.blocks(len(model.blocks))
     assert batch.teacher is not None
     return run_pass(model, batch.student, batch, layers), run_pass(model, batch.teacher, batch, layers), batch
 
 
-def plain_weights(kind: str, student: Tensor, teacher: Tensor, ids: list[int]) -> list[float]:
-    """Of one completion, from both readers' logits [T, V] at the objective's temperature."""
-    T, student, teacher = len(ids), student.detach(), teacher.detach()
-    if kind in ("early", "late"):
-        raw = [(t + 0.5) / T for t in range(T)]
-        raw = raw if kind == "late" else [1 - weight for weight in raw]
-    elif kind == "skip-first-3":
-        raw = [float(t >= 3) for t in range(T)]
-    elif kind == "forks":
-        raw = [float(torch.distributions.Categorical(logits=row).entropy() > FORK) for row in student]
-    else:
-        ratios = [
-            float(torch.exp(t.log_softmax(-1)[i] - s.log_softmax(-1)[i]))
-            for s, t, i in zip(student, teacher, ids, strict=True)
-        ]
-        raw = [float(torch.tensor([min(1.0, r) for r in ratios[:t]]).double().prod()) for t in range(T)]
-    total = sum(raw)
-    return [weight * T / total if total else 0.0 for weight in raw]
+def plain_weights(kind: str, tokens: int) -> list[float]:
+    """Of one completion."""
+    if kind == "sigmoid":
+        places = [(t + 0.5) / tokens for t in range(tokens)]
+        return [0.25 + 0.75 / (1 + math.exp(-(f - 0.3) / 0.1)) for f in places]
+    raw = [float(t >= 3) for t in range(tokens)]
+    return [weight * tokens / sum(raw) if any(raw) else 0.0 for weight in raw]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -68,7 +53,7 @@ def test_the_divergence_is_the_weighted_mean(kind: str, student: LanguageModel) 
     want, tokens = torch.zeros((), dtype=torch.float64), 0
     logits = [(p.head.logits(p.hidden) / 1.1).split(batch.lengths.tolist()) for p in (own, taught)]
     for sample, s, t in zip(SAMPLES, *logits, strict=True):
-        weights = torch.tensor(plain_weights(kind, s, t, list(sample.completion)), dtype=torch.float64)
+        weights = torch.tensor(plain_weights(kind, len(sample.completion)), dtype=torch.float64)
         want = want + (weights * divergence(s, t, temperature=1.0)).sum()
         tokens += len(sample.completion)
     torch.testing.assert_close(loss, want / tokens, rtol=1e-6, atol=1e-9)
@@ -81,7 +66,7 @@ def test_the_flow_weighs_its_transitions(kind: str, student: LanguageModel) -> N
     assert isinstance(objective, Weighted)
     own, taught, batch = passes(student, objective, SAMPLES)
     found = objective.loss(own, taught, batch).terms["flow"].total / batch.counts["flows"]
-    weights = objective.weights(own, taught, batch).split(batch.lengths.tolist())
+    weights = objective.weights(batch).split(batch.lengths.tolist())
     want = torch.zeros((), dtype=torch.float64)
     for b, row in enumerate(weights):
         places = batch.positions[b][batch.valid[b]]
@@ -109,6 +94,43 @@ def test_a_batch_in_parts_has_the_same_loss(kind: str, student: LanguageModel) -
     torch.testing.assert_close(found, want, rtol=1e-6, atol=1e-9)
 
 
+def test_the_gate_is_a_mean_over_the_tokens_of_which_the_student_is_not_sure(student: LanguageModel) -> None:
+    """Loss and gradient against whole logits in float64, in micro-batches that divide by the count of all."""
+    own = {"objective": "phf", "divergence": {"gate": 0.004, "clip": 0.001}, "flow": {"positions": 6}}
+    objective = build_objective(TrainConfig.model_validate({**BASE, **own}))
+    assert objective.needs.gate == 0.004
+    values, gate_count = [], 0
+    cut = [SAMPLES[start : start + 3] for start in range(0, len(SAMPLES), 3)]
+    parts = [passes(student, objective, part, gate=0.004) for part in cut]
+    counts = {name: sum(batch.counts[name] for *_, batch in parts) for name in parts[0][2].counts}
+    terms = [objective.loss(*part) for part in parts]
+    torch.stack([term.terms["divergence"].share(counts) for term in terms]).sum().backward()
+    found = [p.grad.clone() for p in student.trainable().values() if p.grad is not None]
+    student.network.zero_grad()
+    for part in cut:
+        own_pass, taught, batch = passes(student, objective, part)
+        logits = own_pass.head.logits(own_pass.hidden).double(), taught.head.logits(taught.hidden).double().detach()
+        open_ = (logits[0] / 1.1).softmax(-1).gather(1, batch.token_ids[:, None])[:, 0] <= 0.004
+        values.append(divergence(*logits, temperature=1.1, clip=0.001)[open_])
+        gate_count += int(open_.sum())
+    assert 0 < gate_count == counts["gated"] < counts["tokens"]
+    want = torch.cat(values).mean()
+    assert sum(term.terms["divergence"].share(counts).item() for term in terms) == pytest.approx(want.item(), rel=1e-6)
+    want.backward()
+    plain = [p.grad for p in student.trainable().values() if p.grad is not None]
+    for got, grad in zip(found, plain, strict=True):
+        torch.testing.assert_close(got, grad, rtol=1e-5, atol=1e-9)
+    total, all_tokens = (sum(term.metrics["gate_share"][part].item() for term in terms) for part in (0, 1))
+    assert (total, all_tokens) == (counts["gated"], counts["tokens"])
+
+
+def test_a_gate_that_lets_nothing_through_gives_no_divergence(student: LanguageModel) -> None:
+    objective = built("uniform", "opsd")
+    own, taught, batch = passes(student, objective, SAMPLES, gate=1e-9)
+    loss = objective.loss(own, taught, batch).total(batch.counts)
+    assert (loss.item(), batch.counts["gated"]) == (0, 0)
+
+
 def test_equal_weights_are_none(student: LanguageModel) -> None:
     objective = built("uniform")
     own, taught, batch = passes(student, objective, SAMPLES)
@@ -120,11 +142,13 @@ def test_equal_weights_are_none(student: LanguageModel) -> None:
 @pytest.mark.parametrize(
     ("pairs", "told"),
     [
-        (["weights=fork"], "did you mean .forks."),
+        (["weights=sigmoids"], "did you mean .sigmoid."),
         (["weights=skip-first-0"], "use skip-first-N with a number N"),
-        (["weights=early", "objective=grpo"], "grpo has a term that weighs all tokens alike"),
-        (["weights=early", "objective=pointwise"], "pointwise has a term that weighs all tokens alike"),
-        (["weights=early", "objective=opd"], "opd has a term that weighs all tokens alike"),
+        (["weights=sigmoid", "objective=grpo"], "grpo has a term that weighs all tokens alike"),
+        (["weights=sigmoid", "objective=pointwise"], "pointwise has a term that weighs all tokens alike"),
+        (["divergence.gate=0.9", "divergence.aggregate=sequence"], "set divergence.aggregate=token"),
+        (["divergence.gate=1"], "divergence.gate: must be less than 1"),
+        (["weights=sigmoid", "objective=opd"], "opd has a term that weighs all tokens alike"),
     ],
 )
 def test_weights_that_cannot_be_had_are_refused(pairs: list[str], told: str) -> None:
