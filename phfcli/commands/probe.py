@@ -17,7 +17,7 @@ def probe(
         list[str] | None,
         typer.Option(
             metavar="NAME[,...]|TEXT",
-            help=f"{', '.join(CONTEXTS)}, or a text with {{COLUMN}}. Repeatable; all names by default.",
+            help=f"{', '.join(CONTEXTS)}, or a text with {{COLUMN}}. Repeatable; by default all but the last two.",
         ),
     ] = None,
     problems: Annotated[int, typer.Option(min=2, metavar="N", help="How many problems.")] = 100,
@@ -76,6 +76,6 @@ def probe(
 def _names(typed: list[str] | None) -> list[str]:
     """The contexts that are asked for; a text may hold commas of its own."""
     if typed is None:
-        return list(CONTEXTS)
+        return list(CONTEXTS[:-2])  # the last two are what a target is made of
     parts = [[text] if "{" in text else text.split(",") for text in typed]
     return [name.strip() for part in parts for name in part if name.strip()]

@@ -4,7 +4,18 @@ from typing import Literal, get_args
 
 TeacherName = Literal["ema", "fixed", "online", "synced", "external"]
 StatesTeacherName = Literal["same", "unprivileged", "ema", "fixed", "online"]
-ContextName = Literal["reference", "first-third", "answer", "sibling", "other-reference", "wrong-answer"]
+ContextName = Literal[
+    "reference",
+    "first-third",
+    "answer",
+    "sibling",
+    "other-reference",
+    "other-problem",
+    "wrong-answer",
+    "reference-free",
+    "reference-only",
+]
+ContextForm = Literal["reference", "example", "alone", "free"]  # of the teacher's prompt
 EngineName = Literal["auto", "transformers", "vllm"]
 Where = Literal["spread", "first", "last"]  # the positions of a completion
 TrackerName = Literal["tensorboard", "wandb", "trackio"]

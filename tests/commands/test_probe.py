@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-NAMES = {"reference", "first-third", "answer", "sibling", "other-reference", "wrong-answer"}
+NAMES = {"reference", "first-third", "answer", "sibling", "other-reference", "other-problem", "wrong-answer"}
 ATTACK = "<script>window.hacked=1</script>"
 FEW = ("--problems", "40", "--contexts", "reference", "--quiet")
 
@@ -36,7 +36,7 @@ def easy(tmp_path: Path) -> Path:
 def test_the_embedded_model_has_something_to_learn(phf: Callable[..., Any], tmp_path: Path) -> None:
     done = phf("probe", "embedded", "--problems", 30, "--json", "-o", tmp_path / "page.html")
     assert done.code == 0
-    assert done.err.index("cost: 420 completions of at most 96 tokens") < done.err.index("drawing 60 rollouts")
+    assert done.err.index("cost: 480 completions of at most 96 tokens") < done.err.index("drawing 60 rollouts")
     report = done.json
     assert set(report) == {"verdict", "contexts", "entropy", "about"}
     assert report["verdict"]["outcome"] == "something to learn"
@@ -87,6 +87,7 @@ def test_hints_of_the_data_are_contexts_and_are_escaped(phf: Callable[..., Any],
     ("options", "words"),
     [
         (["--contexts", "anser"], "contexts: teacher.context: 'anser' is unknown; did you mean 'answer'"),
+        (["--contexts", "reference-free"], "same weights and the same prompt, so the loss is 0"),
         (["--contexts", "{hunt}"], "no column 'hunt', which teacher.context names"),
         (["-o", "page.txt"], "use a name that ends in .html"),
         (["--set", "rollout.max_new_tokens=2000"], "no problem fits into the model's context"),

@@ -109,7 +109,7 @@ def _new_rollouts(config: TrainConfig, model: LanguageModel, count: int) -> list
     ]
     by_index = dict(TransformersEngine(model).sample(requests, config.rollout.sampling))
     return [
-        Sample(request.prompt_ids, prompts.teacher(p.problem, context.text(p)), by_index[index].ids)
+        Sample(request.prompt_ids, context.prompt_ids(prompts, p), by_index[index].ids)
         for index, (p, request) in enumerate(zip(chosen, requests, strict=True))
     ]
 

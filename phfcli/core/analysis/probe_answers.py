@@ -14,7 +14,7 @@ from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.models.trial import check_computation
 from phfcli.core.rollouts.single import check_sampling
 from phfcli.core.rollouts.transformers import TransformersEngine
-from phfcli.core.runs.contexts import Context, columns_in
+from phfcli.core.runs.contexts import Context, check_differs, columns_in
 from phfcli.core.runs.folder import saved_config
 from phfcli.core.runs.problems import Curriculum, SequenceLengths, check_rewards, load_problems
 from phfcli.core.runs.targets import find_target
@@ -105,6 +105,8 @@ def build_experiment(
     read = model.description
     prompts = build_prompts(read.tokenizer, config.prompt, read.eos_ids, read.vocabulary)
     chosen = _fitting(config, prompts, table, all_contexts, problems, model.description.context)
+    for context in all_contexts:
+        check_differs(context, prompts)
     warnings = [*check_rewards(chosen, config.data), *prompts.warnings()]
     if len(chosen) < problems:
         warnings.append(f"{config.data}: only {len(chosen)} of the {problems} requested problems fit")
@@ -169,7 +171,7 @@ def privileged_prompts(experiment: Experiment, context: Context, plain: Sequence
     for answer in plain:
         problem = experiment.problems[answer.problem]
         shown = _sibling(answer, plain) if context.drawn else context.text(problem)
-        prompts.append(None if shown is None else experiment.prompts.teacher(problem.problem, shown))
+        prompts.append(None if shown is None else context.prompt_ids(experiment.prompts, problem, shown))
     return prompts
 
 

@@ -9,7 +9,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, Valida
 from phfcli.core.config.sections import (
     Aggregate,
     Anchored,
-    BelowOne,
     Context,
     Fraction,
     LayerChoice,
@@ -68,7 +67,7 @@ class DivergenceSettings(ObjectiveSection):
     """whose likeliest entries those are"""
     tail: bool = False
     """all other entries are one more; without it both are renormalised on the support"""
-    gate: BelowOne | None = None
+    gate: Annotated[float, Field(gt=0, lt=1)] | None = None
     """only tokens that the student itself gives at most this probability, and the mean is over these; None is all"""
     aggregate: Aggregate = "token"
     """mean over all tokens, or over each completion's and then these"""

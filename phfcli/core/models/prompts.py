@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from phfcli.core.config import PromptSettings
 from phfcli.core.errors import UserError, first_line
+from phfcli.core.names import ContextForm
 
 # for a tokenizer without a chat template: the problem, an empty line, and the completion
 PLAIN_TEMPLATE = (
@@ -164,6 +165,13 @@ TEACHER_TEMPLATE = (
 )
 
 
+# in the order of OP2SD (arXiv 2608.09228): the problem, a note, the example with its solution, solve on your own
+EXAMPLE_TEMPLATE = (
+    "{problem}\n\nAn unrelated example, for its method alone; none of its numbers belong to the problem above:\n\n"
+    "{solution}\n\nNow solve the problem on your own.\n\n" + INSTRUCTION
+)
+
+
 @dataclass(frozen=True)
 class Prompts:
     """Renders the student's and the teacher's prompt of a problem, as text or as token ids."""
@@ -182,15 +190,25 @@ class Prompts:
         """The prompt that training samples from and evaluation scores."""
         return self._chat(self.thinking, _fill(self.student_template, problem=problem))
 
-    def teacher_text(self, problem: str, solution: str) -> str:
-        """The privileged prompt: the same problem with its reference solution."""
-        return self._chat(self.teacher_thinking, _fill(self.teacher_template, problem=problem, solution=solution))
+    def teacher_text(self, problem: str, solution: str, form: ContextForm = "reference") -> str:
+        """The privileged prompt: the same problem with its reference solution, or another of the forms.
+
+        "example" shows another problem's solution as such, "alone" the reference without the problem, and "free" is
+        the student's own prompt, in the teacher's mode of thinking.
+        """
+        templates: dict[ContextForm, str] = {
+            "reference": self.teacher_template,
+            "example": EXAMPLE_TEMPLATE,
+            "alone": self.teacher_template.replace("{problem}", "").strip(),
+            "free": self.student_template,
+        }
+        return self._chat(self.teacher_thinking, _fill(templates[form], problem=problem, solution=solution))
 
     def student(self, problem: str) -> list[int]:
         return self._ids(self.student_text(problem))
 
-    def teacher(self, problem: str, solution: str) -> list[int]:
-        return self._ids(self.teacher_text(problem, solution))
+    def teacher(self, problem: str, solution: str, form: ContextForm = "reference") -> list[int]:
+        return self._ids(self.teacher_text(problem, solution, form))
 
     def target_text(self, problem: str, solution: str) -> str:
         """The reference as the assistant's turn: what the chat template renders after the prompt.

@@ -1,11 +1,14 @@
-"""The privileged context of the teacher: the text that replaces `{solution}` in its prompt (`teacher.context`).
+"""The privileged context of the teacher, `teacher.context`: what its prompt shows, most often besides the problem.
 
 reference         the whole reference solution, as in the published method
 first-third       the first third of the reference solution, up to the end of a word
 answer            the gold answer alone
 sibling           another rollout of the same problem with a right answer; the student draws it during the step
 other-reference   the reference solution of another problem: a control with the same style and no information
+other-problem     another problem with its solution, as an example that is said to be one (OP2SD)
 wrong-answer      the reference solution with another number in the place of its answer
+reference-free    nothing: the student's own prompt, in the teacher's mode of thinking
+reference-only    the reference solution without the problem
 TEXT {COLUMN}     any text with columns of the data, such as a hint
 """
 
@@ -15,11 +18,13 @@ from dataclasses import dataclass
 
 from phfcli.core.errors import UserError
 from phfcli.core.grading import last_box
-from phfcli.core.names import CONTEXTS
+from phfcli.core.models.prompts import Prompts
+from phfcli.core.names import CONTEXTS, ContextForm
 from phfcli.core.seeds import derive_seed
 from phfcli.core.types import Problem
 
 _COLUMN = re.compile(r"\{(\w+)\}")
+_FORMS: dict[str, ContextForm] = {"other-problem": "example", "reference-only": "alone", "reference-free": "free"}
 _FIELDS = ("problem", "solution", "answer")  # of every problem, which a text may name like columns of the data
 
 
@@ -29,7 +34,7 @@ class Context:
 
     Attributes:
         name: the value of the setting.
-        problems: the data set, from which "other-reference" and "wrong-answer" take another problem.
+        problems: the data set, from which "other-reference", "other-problem" and "wrong-answer" take another problem.
         seed: decides which other problem and which wrong number.
     """
 
@@ -42,6 +47,19 @@ class Context:
         """Whether the context is a rollout that has to be drawn first."""
         return self.name == "sibling"
 
+    @property
+    def form(self) -> ContextForm:
+        """Of the teacher's prompt."""
+        return _FORMS.get(self.name, "reference")
+
+    def prompt(self, prompts: Prompts, problem: Problem) -> str:
+        """The teacher's prompt of a problem, as text."""
+        return prompts.teacher_text(problem.problem, self.text(problem), self.form)
+
+    def prompt_ids(self, prompts: Prompts, problem: Problem, shown: str | None = None) -> list[int]:
+        """The teacher's prompt of a problem; `shown` is its text, where that has been drawn or is known already."""
+        return prompts.teacher(problem.problem, self.text(problem) if shown is None else shown, self.form)
+
     def text(self, problem: Problem) -> str:
         """The context of a problem; empty where the context is a rollout that is not drawn yet.
 
@@ -50,16 +68,19 @@ class Context:
         """
         solution = problem.solution or ""
         match self.name:
-            case "reference":
+            case "reference" | "reference-only":
                 return solution
             case "first-third":
                 return first_third(solution)
             case "answer":
                 return self._answer(problem)
-            case "sibling":
+            case "sibling" | "reference-free":
                 return ""
             case "other-reference":
                 return self._other(problem).solution or ""
+            case "other-problem":
+                other = self._other(problem)
+                return f"{other.problem}\n\nIts solution:\n\n{other.solution or ''}"
             case "wrong-answer":
                 return with_answer(solution, answer_of(problem), self._wrong(problem))
         cells = {
@@ -85,11 +106,14 @@ class Context:
         return self._answer(self._other(problem))
 
     def _other(self, problem: Problem) -> Problem:
-        """A problem with another answer."""
-        answer = answer_of(problem)
-        other = next((p for p in self._candidates(problem) if p.id != problem.id and answer_of(p) != answer), None)
+        """A problem with another text and another answer."""
+        answer, text = answer_of(problem), problem.problem.split()
+        others = (p for p in self._candidates(problem) if answer_of(p) != answer and p.problem.split() != text)
+        other = next(others, None)
         if other is None:
-            raise UserError(f"teacher.context={self.name}: no other problem has another answer than {problem.id}")
+            raise UserError(
+                f"teacher.context={self.name}: no other problem has another text and another answer than {problem.id}"
+            )
         return other
 
     def _candidates(self, problem: Problem) -> Iterator[Problem]:
@@ -97,6 +121,15 @@ class Context:
         count = len(self.problems)
         start = derive_seed(self.seed, "other", problem.id)
         return (self.problems[(start + offset) % count] for offset in range(count))
+
+
+def check_differs(context: Context, prompts: Prompts) -> None:
+    """Raises UserError where a teacher that is the student itself would read what the student reads: no loss at all."""
+    if context.form == "free" and prompts.student_text("") == prompts.teacher_text("", "", "free"):
+        raise UserError(
+            "teacher.context=reference-free: both readers have the same weights and the same prompt, so the loss is 0; "
+            "set prompt.thinking and prompt.teacher_thinking to different modes that the chat template has"
+        )
 
 
 def columns_in(name: str) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.grading.answers import GOLD_FORMS, check_plausible
 from phfcli.core.models.prompts import Prompts
+from phfcli.core.names import TEACHERS
 from phfcli.core.objectives.contract import Needs
-from phfcli.core.runs.contexts import Context, columns_in, golds_of
+from phfcli.core.runs.contexts import Context, check_differs, columns_in, golds_of
 from phfcli.core.seeds import derive_seed
 from phfcli.core.shipped_files import EMBEDDED, embedded_problems
 from phfcli.core.storage.problem_rows import Columns, ProblemTable, lost_turns, read_problems, rows_hash, skipped_rows
@@ -144,7 +145,7 @@ class SequenceLengths:
 
     def teacher_prompt(self, problem: Problem) -> int:
         """The number of tokens of the privileged prompt; a rollout to be drawn for it counts at its largest length."""
-        known = len(self.prompts.teacher(problem.problem, self.context.text(problem)))
+        known = len(self.context.prompt_ids(self.prompts, problem))
         return known + (self.rollout or 0) * self.context.drawn
 
 
@@ -190,10 +191,12 @@ def fitting_curriculum(
         contexts: the context lengths of the models in tokens; None for a model without a limit.
 
     Raises:
-        UserError: problems that cannot be read or do not fit.
+        UserError: problems that cannot be read or do not fit, or a teacher that reads what the student reads.
     """
     new_tokens = None if needs.offline else config.rollout.max_new_tokens
     limit = min(context for context in (*contexts, needs.max_tokens) if context is not None)
+    if needs.privileged and config.teacher.kind in TEACHERS:
+        check_differs(Context(config.teacher.context), prompts)
     lengths = SequenceLengths(prompts, needs.privileged, new_tokens, references=config.rollout.references > 0)
     return build_curriculum(config, lengths, limit)
 

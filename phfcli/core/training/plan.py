@@ -24,7 +24,14 @@ from phfcli.core.models.token_alignment import same_tokens
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.objectives.contract import Needs
 from phfcli.core.runs.problems import Curriculum, SequenceLengths, curriculum_warnings, fitting_curriculum
-from phfcli.core.training.setup import check_base, check_external, check_shares, check_states, settings_warnings
+from phfcli.core.training.setup import (
+    check_base,
+    check_external,
+    check_shares,
+    check_states,
+    prompt_warnings,
+    settings_warnings,
+)
 from phfcli.core.training.step_memory import Lengths, Memory, step_memory
 from phfcli.core.training.trackers import check_trackers
 from phfcli.core.training.validation import build_validation
@@ -121,7 +128,7 @@ def plan_run(config: TrainConfig, processes: int = 1, tokens_per_s: float | None
             plan.prompts = _render(config, prompts, needs, curriculum, student, teacher)
             lengths = _lengths(config, needs, prompts, curriculum)
             warnings += curriculum_warnings(config, needs, curriculum)
-        warnings = [*prompts.notes(), *prompts.warnings(), *warnings]
+        warnings = [*prompts.notes(), *prompt_warnings(config, prompts), *warnings]
     if student.arch is not None and (teacher is None or teacher.arch is not None):
         other = None if teacher is None else teacher.arch
         plan.memory = step_memory(config, needs, student.arch, lengths, processes, other)
@@ -179,7 +186,7 @@ def _render(
     assert problem.solution is not None
     texts = {"student": prompts.student_text(problem.problem)}
     if needs.teacher and needs.privileged:
-        texts["teacher"] = prompts.teacher_text(problem.problem, curriculum.context.text(problem))
+        texts["teacher"] = curriculum.context.prompt(prompts, problem)
     if needs.offline:
         texts["target"] = prompts.target_text(problem.problem, problem.solution)
     if (

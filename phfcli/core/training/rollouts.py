@@ -169,7 +169,7 @@ class RolloutSource:
             return None
         if context is None:
             return self.prompts.student(problem.problem)
-        return self.prompts.teacher(problem.problem, context)
+        return self.curriculum.context.prompt_ids(self.prompts, problem, context)
 
     def _completion_metrics(self, rollouts: StepRollouts) -> Metrics:
         """Means over the completions of all ranks."""
@@ -196,7 +196,8 @@ class RolloutSource:
         contexts = rollouts.contexts
         share = [rollouts.problems[i] for i in self.ranks.share(len(rollouts.problems))]
         shown = zip(share, contexts, strict=True)
-        pairs = [(p.golds, text) for p, text in shown if p.golds and text and last_box(text)]
+        said = self.curriculum.context.form == "example"  # that the answer is another problem's
+        pairs = [(p.golds, text) for p, text in shown if p.golds and text and not said and last_box(text)]
         wrong = sum(grade.status == Status.wrong for grade in self.grader.grade(pairs))
         there = sum(text is not None for text in contexts)
         totals = self.ranks.total({"wrong": wrong, "pairs": len(pairs), "there": there, "all": len(contexts)})

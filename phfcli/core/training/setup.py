@@ -108,6 +108,11 @@ def check_external(
         raise UserError(f"{name} has another tokenizer, so next tokens cannot be compared; set oprd.mu to null")
 
 
+def prompt_warnings(config: TrainConfig, prompts: Prompts) -> list[str]:
+    """Two readers that start in different modes of thinking, which one context is there for."""
+    return [] if config.teacher.context == "reference-free" else prompts.warnings()
+
+
 def settings_warnings(config: TrainConfig) -> list[str]:
     """What is allowed and does harm, a sentence each."""
     divergence, found = config.divergence, []
@@ -194,7 +199,7 @@ def build_trainer(
         ranks=ranks,
         validation=validation,
         notes=[*([] if model.adapter is None else model.adapter.lines()), *prompts.notes()],
-        warnings=[*prompts.warnings(), *warnings],
+        warnings=[*prompt_warnings(config, prompts), *warnings],
     )
 
 

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from phfcli.core.config import PromptSettings
 from phfcli.core.errors import UserError
 from phfcli.core.grading import last_box
+from phfcli.core.models.description import load_tokenizer
+from phfcli.core.models.prompts import build_prompts
 from phfcli.core.names import CONTEXTS
-from phfcli.core.runs.contexts import Context, answer_of, columns_in, first_third, with_answer
+from phfcli.core.runs.contexts import Context, answer_of, check_differs, columns_in, first_third, with_answer
 from phfcli.core.runs.problems import load_problems
 from phfcli.core.settings import resolve_train, set_sources
 from phfcli.core.types import Problem
@@ -17,6 +20,7 @@ PROBLEMS = [
     Problem(str(n), f"add {n} and 8", f"We add: {n}+8={n + 8}. \\boxed{{{n + 8}}}", str(n + 8)) for n in (1, 2, 3, 12)
 ]
 ONE = PROBLEMS[0]
+LATER = ("other-problem", "reference-only", "reference-free")
 
 
 def shown(name: str, problem: Problem = ONE, seed: int = 0) -> str:
@@ -29,6 +33,7 @@ def test_the_reference_its_first_third_and_its_answer() -> None:
     assert shown("answer") == "9"
     assert shown("answer", Problem("x", "p", "so \\boxed{7}")) == "7"
     assert shown("sibling") == ""  # it is drawn
+    assert (shown("reference-free"), shown("reference-only")) == ("", ONE.solution)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -38,8 +43,47 @@ def test_another_problems_reference_has_another_answer(seed: int) -> None:
     for problem in (*PROBLEMS, twin):
         assert last_box(context.text(problem)) != answer_of(problem)
         assert context.text(problem) == context.text(problem)
-    with pytest.raises(UserError, match="no other problem has another answer than twin"):
+    with pytest.raises(UserError, match="no other problem has another text and another answer than twin"):
         Context("other-reference", [twin, ONE], seed).text(twin)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_example_is_another_problem_with_its_own_solution(seed: int) -> None:
+    same_text = Problem("twin", f"{ONE.problem} ", "\\boxed{77}", "77")
+    context = Context("other-problem", [same_text, *PROBLEMS], seed)
+    others = {f"{other.problem}\n\nIts solution:\n\n{other.solution}" for other in PROBLEMS[1:]}
+    assert context.text(ONE) in others
+    assert context.text(same_text) in others
+    with pytest.raises(UserError, match="no other problem has another text and another answer than 1"):
+        Context("other-problem", [same_text, ONE], seed).text(ONE)
+
+
+def test_each_context_has_its_prompt() -> None:
+    prompts = build_prompts(load_tokenizer("embedded"), PromptSettings(thinking=False, teacher_thinking=True))
+    told = {name: Context(name, PROBLEMS).prompt(prompts, ONE) for name in ("reference", *LATER)}
+    assert "add 1 and 8" in told["other-problem"]
+    assert "An unrelated example" in told["other-problem"]
+    assert "add 1 and 8" not in told["reference-only"]
+    assert ONE.solution is not None
+    assert ONE.solution in told["reference-only"]
+    assert told["reference-free"] + "<think>\n\n</think>\n\n" == prompts.student_text(ONE.problem)
+    for name, text in told.items():
+        assert prompts.tokenizer.decode(Context(name, PROBLEMS).prompt_ids(prompts, ONE)) == text
+
+
+@pytest.mark.parametrize("modes", [(True, True), (False, False), (True, None)])
+def test_a_teacher_that_reads_what_the_student_reads_is_refused(modes: tuple[bool, bool | None]) -> None:
+    settings = PromptSettings(thinking=modes[0], teacher_thinking=modes[1])
+    with pytest.raises(UserError, match="same weights and the same prompt, so the loss is 0"):
+        check_differs(Context("reference-free"), build_prompts(load_tokenizer("embedded"), settings))
+
+
+def test_so_is_one_whose_template_has_no_modes(tmp_path: Path) -> None:
+    template = tmp_path / "chat.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
+    settings = PromptSettings(teacher_thinking=False, chat_template=str(template))
+    with pytest.raises(UserError, match="modes that the chat template has"):
+        check_differs(Context("reference-free"), build_prompts(load_tokenizer("embedded"), settings))
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
