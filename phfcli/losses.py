@@ -3,7 +3,7 @@
 Pure functions of tensors on any device: float32 inside (float64 for float64), the gradient to the student only.
 """
 
-from phfcli.core.losses.divergence import divergence, sampled_reverse_kl
+from phfcli.core.losses.divergence import Contrast, contrast_logits, divergence, sampled_reverse_kl
 from phfcli.core.losses.flow import FlowTerms, entropy, flow_loss, flow_terms, layer_energies, layer_energy_share
 from phfcli.core.losses.fused_divergence import ClipStats, fused_divergence, fused_divergence_stats
 from phfcli.core.losses.head import Head
@@ -21,11 +21,13 @@ from phfcli.core.losses.positions import select_positions
 __all__ = [
     "Attention",
     "ClipStats",
+    "Contrast",
     "FlowTerms",
     "Head",
     "StateLoss",
     "attention_divergence",
     "clipped_surrogate",
+    "contrast_logits",
     "divergence",
     "entropy",
     "flow_loss",

@@ -110,6 +110,14 @@ RUNS: dict[str, tuple[str, ...]] = {
         "flow.layers=[1, 50%, 4]",
     ),
     "the flow of next layers": ("flow.layers=[1, 3]", "flow.adjacent=next"),
+    "a contrast": (
+        "teacher.context=wrong-answer",
+        "target.against=reference-only",
+        "target.start=reference",
+        "target.beta=2.0",
+        "target.bound=5.0",
+        "target.floor=-9.0",
+    ),
     "sft": ("objective=sft", "sft.max_tokens=300"),
     "grpo": (
         "objective=grpo",

@@ -11,6 +11,7 @@ from phfcli.core.config.objectives import (
     ObjectiveSection,
     OisdSettings,
     SftSettings,
+    TargetSettings,
     TeacherSettings,
 )
 from phfcli.core.config.sections import (
@@ -47,6 +48,7 @@ __all__ = [
     "SampleColumns",
     "Section",
     "SftSettings",
+    "TargetSettings",
     "TeacherSettings",
     "TrainConfig",
     "VllmSettings",

@@ -91,6 +91,34 @@ class DivergenceSettings(ObjectiveSection):
         return self.model_dump(exclude={"temperature", "aggregate", "gate"})
 
 
+class TargetSettings(ObjectiveSection):
+    """A target of two readings: softmax(ln p_0 + bounded(ln p_A - ln p_B) / beta), where A is `teacher.context`."""
+
+    against: Context | None = None
+    """the context of p_B, what it says alike is left out; None is the teacher's own distribution as the target"""
+    start: Context | None = None
+    """the context of p_0, which the contrast shifts; None is `teacher.context`"""
+    beta: Positive = 1.0
+    """divides the contrast: more stays nearer to p_0"""
+    bound: Positive | None = None
+    """c of c tanh(x / c) on the contrast, centred over the vocabulary; None is without"""
+    floor: Annotated[float, Field(lt=0)] | None = None
+    """ln p_B counts at least so much"""
+
+    @model_validator(mode="after")
+    def _has_its_contexts(self) -> "TargetSettings":
+        if self.against is None and (self.start, self.beta, self.bound, self.floor) != (None, 1.0, None, None):
+            raise ValueError("target: its settings shape a contrast; set target.against to a context")
+        if "sibling" in (self.against, self.start):
+            raise ValueError("target: a sibling is not there for every problem; name another context")
+        return self
+
+    def further(self, own: str) -> tuple[str, ...]:
+        """The contexts that a teacher of the context `own` reads besides."""
+        named = (self.start or own, self.against) if self.against is not None else ()
+        return tuple(name for name in dict.fromkeys(named) if name != own)
+
+
 class FlowSettings(ObjectiveSection):
     alpha: Annotated[float, Field(ge=0)] = 0.05
     """weight of the flow loss beside the divergence"""

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from phfcli.core.config.objectives import (
     DivergenceSettings,
@@ -13,6 +13,7 @@ from phfcli.core.config.objectives import (
     OpdSettings,
     OprdSettings,
     SftSettings,
+    TargetSettings,
     TeacherSettings,
 )
 from phfcli.core.config.sections import (
@@ -152,6 +153,7 @@ class TrainConfig(ModelSettings, DataSettings):
     optim: OptimSettings = OptimSettings()
     rollout: RolloutSettings = RolloutSettings()
     divergence: DivergenceSettings = DivergenceSettings()
+    target: TargetSettings = TargetSettings()
     flow: FlowSettings = FlowSettings()
     teacher: TeacherSettings = TeacherSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -161,3 +163,15 @@ class TrainConfig(ModelSettings, DataSettings):
     oisd: OisdSettings = OisdSettings()
     opd: OpdSettings = OpdSettings()
     oprd: OprdSettings = OprdSettings()
+
+    @model_validator(mode="after")
+    def _contrasts_what_every_problem_has(self) -> "TrainConfig":
+        if self.target.against is None:
+            return self
+        if self.teacher.kind == "external":
+            raise ValueError("target.against: an external teacher reads the problem alone; leave target out")
+        if self.teacher.context == "sibling":
+            raise ValueError("target.against: a sibling is not there for every problem; set another teacher.context")
+        if self.target.against == self.teacher.context:
+            raise ValueError("target.against: it is teacher.context itself, so nothing is left of the contrast")
+        return self

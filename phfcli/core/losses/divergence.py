@@ -6,6 +6,7 @@ Shapes: N or n tokens, V vocabulary, k entries that the distributions are restri
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypedDict, get_args
 
@@ -104,6 +105,44 @@ def vocabulary_terms(student_logits: Tensor, teacher_logits: Tensor, spec: Diver
     student_part, teacher_part = S * (log_S - log_M), T * (log_T - log_M)
     value = torch.lerp(student_part, teacher_part, spec.beta)  # f = beta T ln(T / M) + (1 - beta) S ln(S / M)
     return VocabularyTerms(value, student_part * (1 - spec.beta), S, entropy)  # g = (1 - beta) S ln(S / M)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A target made of several of a teacher's readings: softmax(ln p_0 + bounded(ln p_A - ln p_B) / beta).
+
+    Attributes:
+        places: the indices of p_0, p_A and p_B among the readings.
+        beta: divides the contrast.
+        bound: c; the contrast is centred by its mean over the vocabulary, then becomes c tanh(contrast / c).
+        floor: ln p_B counts at least so much.
+    """
+
+    places: tuple[int, int, int]
+    beta: float = 1.0
+    bound: float | None = None
+    floor: float | None = None
+
+    @property
+    def readings(self) -> int:
+        """Their number."""
+        return max(self.places) + 1
+
+
+def contrast_logits(readings: Sequence[Tensor], contrast: Contrast, temperature: float = 1.0) -> Tensor:
+    """The logits of the target, [..., V]: softmax(logits / temperature) is the target's distribution.
+
+    Args:
+        readings: the teacher's logits [..., V] under each context.
+        temperature: divides each of them, too.
+    """
+    log_p = [_log_probs(logits.clamp(min=LOWEST_LOGIT), temperature) for logits in readings]
+    start, plus, minus = (log_p[place] for place in contrast.places)
+    difference = plus - (minus if contrast.floor is None else minus.clamp(min=contrast.floor))
+    if contrast.bound is not None:
+        centred = difference - difference.mean(-1, keepdim=True)
+        difference = contrast.bound * (centred / contrast.bound).tanh()
+    return (start + difference / contrast.beta) * temperature
 
 
 def logits_entropy(logits: Tensor, temperature: float) -> Tensor:

@@ -8,9 +8,10 @@ The value is that of `divergence` (eq. 3 of PHF). The gradient to the student's 
 so the forward pass computes it chunk by chunk, and the backward pass only scales it. A chunk is what one matrix product
 takes; a slab is a part of a chunk whose temporaries fit into the cache.
 
-Shapes: N tokens, n tokens of a chunk, d hidden size, V vocabulary.
+Shapes: N tokens, n tokens of a chunk, d hidden size, V vocabulary, K readings of the teacher.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Unpack
 
@@ -19,8 +20,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from phfcli.core.losses.divergence import (
+    Contrast,
     DivergenceOptions,
     DivergenceSpec,
+    contrast_logits,
     entry_count,
     logits_entropy,
     restrict,
@@ -53,23 +56,31 @@ class ChunkedDivergence:
     spec: DivergenceSpec
     head: Head  # of [V, d]
     teacher_head: Head | None  # of [V, d'], or None where the teacher shares `head`
+    contrast: Contrast | None  # by which the teacher's readings become its distribution; None is one reading
     chunk_size: int | None
     wants_hidden: bool
     wants_weight: bool
     wants_bias: bool
 
     def __call__(self, student: Tensor, teacher: Tensor, weights: Tensor) -> DivergenceSums:
-        """The divergence and its gradients for hidden states [N, d] and weights [N] in the working precision."""
+        """The divergence and its gradients, for weights [N] in the working precision.
+
+        Args:
+            student: hidden states [N, d].
+            teacher: hidden states [N, d], or [N, K, d] with a contrast.
+        """
         count, vocabulary = len(student), len(self.head)
-        chunk = chunk_rows(student, vocabulary, self.chunk_size)
-        logits_2nV = student.new_empty(2 * chunk, vocabulary)
+        teacher_NKd = teacher if teacher.ndim == 3 else teacher[:, None]
+        readers = 1 + teacher_NKd.shape[1]
+        chunk = chunk_rows(student, vocabulary, self.chunk_size, readers)
+        logits_rnV = student.new_empty(readers * chunk, vocabulary)
         tokens = weights.new_empty(5, count)
         grad_hidden = torch.empty_like(student) if self.wants_hidden else None
         grad_weight = torch.zeros_like(self.head.weight, dtype=weights.dtype) if self.wants_weight else None
         grad_bias = weights.new_zeros(vocabulary) if self.wants_bias else None
         for start in range(0, count, chunk):
             rows = slice(start, start + chunk)
-            grad_nV, tokens[:, rows] = self._chunk(student[rows], teacher[rows], logits_2nV)
+            grad_nV, tokens[:, rows] = self._chunk(student[rows], teacher_NKd[rows], logits_rnV)
             scale_n1 = (weights[rows] * self._unclipped(tokens[:, rows]) / self.spec.temperature)[:, None]
             if grad_hidden is not None:
                 grad_hidden[rows] = (grad_nV @ self.head.weight) * scale_n1
@@ -79,21 +90,26 @@ class ChunkedDivergence:
                 grad_bias.addmv_(working(grad_nV).T, scale_n1[:, 0])
         return DivergenceSums(tokens, grad_hidden, grad_weight, grad_bias)
 
-    def _chunk(self, student: Tensor, teacher: Tensor, logits_2nV: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states [n, d] -> the gradient to the student's products [n, V] (in `logits_2nV`), tokens [5, n]."""
-        count = len(student)
-        logits_2nV = logits_2nV[: 2 * count]
-        student_nV, teacher_nV = logits_2nV[:count], logits_2nV[count:]
-        if self.teacher_head is None:  # one product for both reads the head only once
-            torch.mm(torch.cat((student, teacher)), self.head.weight.T, out=logits_2nV)
+    def _chunk(self, student: Tensor, teacher_nKd: Tensor, logits_rnV: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states -> the gradient to the student's products [n, V] (in `logits_rnV`), tokens [5, n]."""
+        readings = teacher_nKd.unbind(1)
+        student_nV, *teacher_nV = logits_rnV[: (1 + len(readings)) * len(student)].split(max(1, len(student)))
+        if self.teacher_head is None:  # one product for all reads the head only once
+            out = logits_rnV[: (1 + len(readings)) * len(student)]
+            torch.mm(torch.cat((student, *readings)), self.head.weight.T, out=out)
         else:
             torch.mm(student, self.head.weight.T, out=student_nV)
-            torch.mm(teacher, self.teacher_head.weight.T, out=teacher_nV)
-        return student_nV, torch.cat([self._slab(student_nV[s], teacher_nV[s]) for s in slabs(student_nV)], dim=1)
+            for hidden, products in zip(readings, teacher_nV, strict=True):
+                torch.mm(hidden, self.teacher_head.weight.T, out=products)
+        tokens = [self._slab(student_nV[s], [products[s] for products in teacher_nV]) for s in slabs(student_nV)]
+        return student_nV, torch.cat(tokens, dim=1)
 
-    def _slab(self, student_nV: Tensor, teacher_nV: Tensor) -> Tensor:
+    def _slab(self, student_nV: Tensor, teacher_nV: Sequence[Tensor]) -> Tensor:
         """Products -> tokens [5, n]. Writes the gradient to the student's products into `student_nV`, if required."""
-        student, teacher = self.head.finish(student_nV), (self.teacher_head or self.head).finish(teacher_nV)
+        student = self.head.finish(student_nV)
+        teacher, *others = ((self.teacher_head or self.head).finish(products) for products in teacher_nV)
+        if self.contrast is not None:
+            teacher = contrast_logits((teacher, *others), self.contrast, self.spec.resolved_teacher_temperature)
         restricted = restrict(student, teacher, self.spec)
         grad, tokens = _token_terms(restricted.student, restricted.teacher, self.spec)
         if restricted.entries is not None:
@@ -133,9 +149,10 @@ def _to_logits(slope: Tensor, S: Tensor) -> Tensor:
     return torch.addcmul(slope, S, slope.sum(-1, keepdim=True), value=-1)
 
 
-def chunk_rows(hidden: Tensor, vocabulary: int, chunk_size: int | None) -> int:
+def chunk_rows(hidden: Tensor, vocabulary: int, chunk_size: int | None, readers: int = 2) -> int:
     """The number of tokens of a chunk of [N, d] hidden states: `chunk_size`, or as many as the memory budget holds."""
-    return min(chunk_size or fitting(chunk_bytes(hidden.device), 2 * vocabulary * hidden.itemsize), max(1, len(hidden)))
+    row = readers * vocabulary * hidden.itemsize
+    return min(chunk_size or fitting(chunk_bytes(hidden.device), row), max(1, len(hidden)))
 
 
 def slabs(logits_nV: Tensor) -> list[slice]:
@@ -183,6 +200,7 @@ def fused_divergence(
     weights: Tensor,
     *,
     teacher_head: Tensor | Head | None = None,
+    contrast: Contrast | None = None,
     chunk_size: int | None = None,
     **options: Unpack[DivergenceOptions],
 ) -> Tensor:
@@ -197,6 +215,7 @@ def fused_divergence(
             accumulated in float32 where they are required.
         weights: [N], constants. Tokens of weight 0 are skipped, whatever their hidden states hold.
         teacher_head: the head of an external teacher (its d may differ); None means `head`.
+        contrast: makes the target of several readings of the teacher, whose hidden states are [N, K, d] then.
         chunk_size: tokens whose logits are held at once; by default as many as 75 MiB hold (64 at V = 151,936),
             on a GPU 512 MiB.
         options: kind, beta, temperature, clip, clip_mode, top_k, support, tail and teacher_temperature, as in
@@ -206,7 +225,14 @@ def fused_divergence(
         ValueError: shapes that do not fit, or an option out of range.
     """
     return fused_divergence_stats(
-        student_hidden, teacher_hidden, head, weights, teacher_head=teacher_head, chunk_size=chunk_size, **options
+        student_hidden,
+        teacher_hidden,
+        head,
+        weights,
+        teacher_head=teacher_head,
+        contrast=contrast,
+        chunk_size=chunk_size,
+        **options,
     )[0]
 
 
@@ -217,6 +243,7 @@ def fused_divergence_stats(
     weights: Tensor,
     *,
     teacher_head: Tensor | Head | None = None,
+    contrast: Contrast | None = None,
     chunk_size: int | None = None,
     **options: Unpack[DivergenceOptions],
 ) -> tuple[Tensor, ClipStats]:
@@ -227,12 +254,12 @@ def fused_divergence_stats(
     """
     spec = DivergenceSpec(**options)
     student_head, other_head = as_head(head), None if teacher_head is None else as_head(teacher_head)
-    _check(student_hidden, teacher_hidden, student_head, weights, other_head, chunk_size)
+    _check(student_hidden, teacher_hidden, student_head, weights, other_head, contrast, chunk_size)
     if not torch.is_grad_enabled():
         student_hidden, student_head = student_hidden.detach(), student_head.detach()
     inputs = (student_hidden, student_head.weight, student_head.bias, teacher_hidden, weights)
     outputs: tuple[Tensor, ...] = _FusedDivergence.apply(  # type: ignore[no-untyped-call]
-        *inputs, student_head, other_head, spec, chunk_size
+        *inputs, student_head, other_head, spec, contrast, chunk_size
     )
     loss, entries_clipped, entries, tokens_clipped, raw, turned, *per_token = outputs
     return loss, ClipStats(entries_clipped, entries, tokens_clipped, raw, loss.detach(), turned, *per_token)
@@ -252,6 +279,7 @@ class _FusedDivergence(torch.autograd.Function):
         head: Head,
         teacher_head: Head | None,
         spec: DivergenceSpec,
+        contrast: Contrast | None,
         chunk_size: int | None,
     ) -> tuple[Tensor, ...]:
         dtype = torch.promote_types(student_hidden.dtype, teacher_hidden.dtype)
@@ -260,6 +288,7 @@ class _FusedDivergence(torch.autograd.Function):
             spec=spec,
             head=head.to(dtype),
             teacher_head=None if teacher_head is None else teacher_head.to(dtype),
+            contrast=contrast,
             chunk_size=chunk_size,
             wants_hidden=wants_hidden,
             wants_weight=wants_weight,
@@ -289,7 +318,7 @@ class _FusedDivergence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         grads = (None if grad is None else grad * grad_loss for grad in ctx.saved_tensors)
-        return *grads, None, None, None, None, None, None
+        return *grads, None, None, None, None, None, None, None
 
 
 def _spread(grad: Tensor, counted: Tensor | slice, hidden: Tensor) -> Tensor:
@@ -314,14 +343,23 @@ def _statistics(tokens: Tensor, weights: Tensor, spec: DivergenceSpec, vocabular
 
 
 def _check(
-    student: Tensor, teacher: Tensor, head: Head, weights: Tensor, teacher_head: Head | None, chunk_size: int | None
+    student: Tensor,
+    teacher: Tensor,
+    head: Head,
+    weights: Tensor,
+    teacher_head: Head | None,
+    contrast: Contrast | None,
+    chunk_size: int | None,
 ) -> None:
     """Raises ValueError for shapes that do not fit, or a chunk of no tokens."""
-    heads = {"student": (student, head.weight), "teacher": (teacher, (teacher_head or head).weight)}
-    for name, (hidden, matrix) in heads.items():
-        if hidden.ndim != 2 or matrix.ndim != 2 or hidden.shape[1] != matrix.shape[1] or len(matrix) != len(head):
+    heads = {"student": (student, head.weight, None), "teacher": (teacher, (teacher_head or head).weight, contrast)}
+    for name, (hidden, matrix, several) in heads.items():
+        want = 2 if several is None else 3
+        fits = hidden.ndim == want and (several is None or hidden.shape[1] == several.readings)
+        if not fits or matrix.ndim != 2 or hidden.shape[-1] != matrix.shape[1] or len(matrix) != len(head):
             shapes = f"{tuple(hidden.shape)} and {tuple(matrix.shape)}"
-            raise ValueError(f"the {name}'s hidden states must be [N, d] and its head [V, d], V shared; got {shapes}")
+            rows = "[N, d]" if several is None else f"[N, {several.readings}, d]"
+            raise ValueError(f"the {name}'s hidden states must be {rows} and its head [V, d], V shared; got {shapes}")
     if not len(student) == len(teacher) == weights.numel() or weights.ndim != 1:
         shapes = f"{len(student)}, {len(teacher)} and {tuple(weights.shape)}"
         raise ValueError(f"student, teacher and weights must have the same N tokens; got {shapes}")

@@ -34,6 +34,7 @@ class Sample:
         aligned_positions: for a teacher with another tokenizer, the positions of the completion at which a token of
             the teacher ends as well, pair by pair; None is every position.
         in_teacher_tokens: for such a teacher, the same text in its tokens.
+        further_prompts: those after which the teacher reads it besides, where its target is made of several readings.
     """
 
     student_prompt: Sequence[int]
@@ -44,11 +45,13 @@ class Sample:
     group: Sequence[float] = ()
     aligned_positions: Sequence[int] | None = None
     in_teacher_tokens: "Sample | None" = None
+    further_prompts: Sequence[Sequence[int]] = ()
 
     @property
     def columns(self) -> int:
-        """Columns of the sample for both readers together."""
-        count = len(self.student_prompt) + len(self.teacher_prompt or ()) + 2 * len(self.completion)
+        """Columns of the sample for all readers together."""
+        prompts = (self.student_prompt, self.teacher_prompt or (), *self.further_prompts)
+        count = sum(map(len, prompts)) + max(2, len(prompts)) * len(self.completion)
         return count if self.in_teacher_tokens is None else count + self.in_teacher_tokens.columns
 
 
@@ -82,6 +85,8 @@ class Batch:
     in_teacher_tokens: "Batch | None" = None  # the same samples in the tokens of a teacher with another tokenizer
     weights: Tensor | None = None  # [N], of the tokens, with mean 1 over each completion; None is 1 for every token
     base: "Pass | None" = None  # the base model's pass over the student's sequences, where an objective needs it
+    further: Sequence[ReaderInput] = ()  # of the teacher, after each sample's further prompts
+    readings: Sequence["Pass"] = ()  # the teacher's passes over these
     gate: "Gate | None" = None  # where an objective looks at some tokens alone
 
     @cached_property
@@ -150,7 +155,9 @@ def collate(
     in_teacher_tokens = (
         collate(in_others, positions, 0, device, where) if in_others else None
     )  # every tokenizer has an id 0
-    return Batch(samples, student, teacher, lengths, selected, valid, in_teacher_tokens)
+    by_context = zip(*(s.further_prompts for s in samples), strict=True)
+    further = [_reader_input(prompts, samples, pad_id, device) for prompts in by_context]
+    return Batch(samples, student, teacher, lengths, selected, valid, in_teacher_tokens, further=further)
 
 
 def common_heads(student: Pass, teacher: Pass) -> tuple[Head, Head | None]:
@@ -224,8 +231,8 @@ def _packed(reader: ReaderInput) -> _Layout:
 
 
 def padding(model: LanguageModel, batch: Batch, lens: int | None = None) -> tuple[Tensor, Tensor]:
-    """The number of padded columns that both passes compute, and of all columns that they compute."""
-    masks = [reader.attention_mask.flatten() for reader in (batch.student, batch.teacher) if reader is not None]
+    """The number of padded columns that all passes compute, and of all columns that they compute."""
+    masks = [reader.attention_mask.flatten() for reader in (batch.student, batch.teacher, *batch.further) if reader]
     mask = torch.cat(masks)
     columns = mask.sum() if lens is None and can_pack(model) else torch.tensor(mask.numel(), device=mask.device)
     return columns - mask.sum(), columns

@@ -43,5 +43,7 @@ def _check_settings(config: TrainConfig, needs: Needs) -> None:
         raise UserError("rollout.per_problem: with reward_weight a problem has grpo.group_size completions")
     if rollout.references > 0 and (needs.on_policy or config.reward_weight > 0):
         raise UserError(f"rollout.references: {name} estimates from tokens that the student drew, so all have to be")
+    if config.target.against is not None and not needs.contexts:
+        raise UserError(f"target.against: {name} has no divergence from a target; leave target out")
     if config.weights != "uniform" and not needs.weighs_tokens:
         raise UserError(f"weights: {name} has a term that weighs all tokens alike; leave weights out")

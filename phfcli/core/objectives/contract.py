@@ -37,6 +37,7 @@ class Needs:
         gate: it looks only at tokens that the student gives at most this probability; None is all.
         teacher: a second pass without grad.
         privileged: that pass reads the prompt that contains the reference.
+        contexts: further ones, after which the teacher reads each completion as well: `batch.readings`.
         base: a pass without grad of the model before any training, after the student's own prompt.
         outputs: the two next-token distributions are compared, so both readers must have one tokenizer.
         reward: graded completions; each sample then knows its reward and those of its problem's other completions.
@@ -55,11 +56,12 @@ class Needs:
     own_completions: bool = False
     on_policy: bool = False
     weighs_tokens: bool = False
-    sections: tuple[str, ...] = ("divergence", "flow", "teacher")
+    sections: tuple[str, ...] = ("divergence", "target", "flow", "teacher")
     divergence: str | None = None
     gate: float | None = None
     teacher: bool = True
     privileged: bool = True
+    contexts: tuple[str, ...] = ()
     base: bool = False
     outputs: bool = True
     reward: bool = False
@@ -195,6 +197,9 @@ def loss_terms(
     needs = objective.needs
     layers = needs.blocks(len(model.blocks))
     read = teacher.run_pass(model, batch, layers) if needs.teacher else None  # p_T(. | x, r, y_<t), eq. 2
+    if batch.further:
+        others = [teacher.run_pass(model, replace(batch, teacher=reader), ()) for reader in batch.further]
+        batch = replace(batch, readings=others)
     if base is not None:
         batch = replace(batch, base=base.run_pass(model, batch, ()))
     done("teacher")

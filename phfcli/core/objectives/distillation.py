@@ -9,7 +9,7 @@ from torch import Tensor
 
 from phfcli.core.config import DivergenceSettings, RolloutSettings, TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.losses.divergence import sampled_reverse_kl
+from phfcli.core.losses.divergence import Contrast, sampled_reverse_kl
 from phfcli.core.losses.flow import Local, flow_loss, flow_terms, layer_losses, terms_of_blocks
 from phfcli.core.losses.fused_divergence import fused_divergence_stats
 from phfcli.core.losses.pointwise import mean_cosine, pointwise_loss
@@ -43,6 +43,7 @@ class OutputDivergence:
     settings: DivergenceSettings
     temperature: float
     needs: Needs = Needs()
+    contrast: Contrast | None = None  # of the teacher's readings: under its own context, then the further ones
 
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
         assert teacher is not None
@@ -51,12 +52,16 @@ class OutputDivergence:
         if batch.gate is not None:
             weights, per = weights * batch.gate.open, "gated"
         head, teacher_head = common_heads(student, teacher)
+        target = teacher.hidden
+        if self.contrast is not None:
+            target = torch.stack([teacher.hidden, *(read.hidden for read in batch.readings)], dim=1)  # [N, K, d]
         total, clip = fused_divergence_stats(
             student.hidden,
-            teacher.hidden,
+            target,
             head,
             weights,
             teacher_head=teacher_head,
+            contrast=self.contrast,
             temperature=self.temperature,
             **self.settings.of_each_token(),
         )
@@ -203,7 +208,14 @@ def _outputs(config: TrainConfig, settings: DivergenceSettings, needs: Needs) ->
 
 @builds("opsd")
 def build_opsd(config: TrainConfig) -> OutputDivergence:
-    return _outputs(config, config.divergence, replace(_needs(config), sections=("divergence", "teacher")))
+    target, own = config.target, config.teacher.context
+    needs = replace(_needs(config), sections=("divergence", "target", "teacher"), contexts=target.further(own))
+    outputs = _outputs(config, config.divergence, needs)
+    if target.against is None:
+        return outputs
+    contexts = (own, *needs.contexts)
+    places = (contexts.index(target.start or own), 0, contexts.index(target.against))
+    return replace(outputs, contrast=Contrast(places, target.beta, target.bound, target.floor))
 
 
 def _states(config: TrainConfig) -> Needs:

@@ -201,6 +201,8 @@ class CoupledTeacher:
 
     def run_pass(self, student: LanguageModel, batch: Batch, layers: Sequence[int]) -> Pass:
         outputs = self.outputs.run_pass(student, batch, ())
+        if not layers:
+            return outputs
         read = self.states.run_pass(student, batch, layers)
         return replace(outputs, states=read.states, final=read.final, layers=read.layers)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,9 @@ def load_problems(config: TrainConfig, further: tuple[str, ...] = ()) -> Problem
         name, configuration, split = split_hub_name(data)
         rows = read_hub(name, split, configuration)
     gold = GOLD_FORMS[config.gold]
-    named = tuple(dict.fromkeys((*columns_in(config.teacher.context), *further)))
+    own = config.teacher.context
+    contexts = (own, *config.target.further(own))
+    named = tuple(dict.fromkeys((*chain.from_iterable(map(columns_in, contexts)), *further)))
     required = ("problem", "solution")
     columns = Columns(names.problem, names.solution, names.answer, required=required, gold=gold, further=named)
     return read_problems(rows, columns, data, config.bad_rows)
@@ -78,6 +81,7 @@ class Curriculum:
     batch_size: int
     seed: int
     context: Context = Context()  # the privileged context of these problems
+    further: tuple[Context, ...] = ()  # those that a target is made of besides
 
     def batch(self, step: int) -> list[Problem]:
         """The problems of a step; the first step is 1."""
@@ -125,7 +129,7 @@ class SequenceLengths:
         privileged: whether a teacher reads the prompt with the privileged context.
         rollout: the largest number of tokens of a completion; None where the reference is the completion.
         references: whether some samples have the reference in the place of a rollout.
-        context: the privileged context.
+        context, further: the privileged context, and those that a target is made of besides.
     """
 
     prompts: Prompts
@@ -133,6 +137,7 @@ class SequenceLengths:
     rollout: int | None = None
     references: bool = False
     context: Context = Context()
+    further: tuple[Context, ...] = ()
 
     def length(self, problem: Problem) -> int:
         """The number of tokens of the longest sequence that student or teacher reads."""
@@ -144,9 +149,9 @@ class SequenceLengths:
         return prompt + max(target, self.rollout or 0)
 
     def teacher_prompt(self, problem: Problem) -> int:
-        """The number of tokens of the privileged prompt; a rollout to be drawn for it counts at its largest length."""
-        known = len(self.context.prompt_ids(self.prompts, problem))
-        return known + (self.rollout or 0) * self.context.drawn
+        """The tokens of the longest privileged prompt; a rollout to be drawn for it counts at its largest length."""
+        known = (len(context.prompt_ids(self.prompts, problem)) for context in (self.context, *self.further))
+        return max(known) + (self.rollout or 0) * self.context.drawn
 
 
 def build_curriculum(config: TrainConfig, sequence_lengths: SequenceLengths, limit: int) -> tuple[Curriculum, int]:
@@ -158,19 +163,21 @@ def build_curriculum(config: TrainConfig, sequence_lengths: SequenceLengths, lim
         UserError: a problem that does not fit, unless config.overlong is "skip".
     """
     problems = load_problems(config)
-    context = Context(config.teacher.context, problems, config.seed)
-    sequence_lengths = replace(sequence_lengths, context=context)
+    own = config.teacher.context
+    context, *others = (Context(name, problems, config.seed) for name in (own, *config.target.further(own)))
+    further = tuple(others)
+    sequence_lengths = replace(sequence_lengths, context=context, further=further)
     if sequence_lengths.rollout is not None and sequence_lengths.rollout >= limit:
         raise UserError(
             f"rollout.max_new_tokens: {sequence_lengths.rollout} tokens leave no room for a prompt "
             f"in the model's context of {limit} tokens"
         )
-    curriculum = Curriculum(problems, config.batch_size, config.seed, context)
+    curriculum = Curriculum(problems, config.batch_size, config.seed, context, further)
     if config.overlong == "skip":
         fitting = problems.where(lambda problem: sequence_lengths.length(problem) <= limit)
         if not fitting:
             raise UserError(f"{config.data}: no problem fits into {limit} tokens")
-        return Curriculum(fitting, config.batch_size, config.seed, context), len(problems) - len(fitting)
+        return replace(curriculum, problems=fitting), len(problems) - len(fitting)
     for problem in curriculum.visited(config.steps):
         if (length := sequence_lengths.length(problem)) > limit:
             what = "its reference" if sequence_lengths.rollout is None else f"a rollout of {sequence_lengths.rollout}"
@@ -195,7 +202,7 @@ def fitting_curriculum(
     """
     new_tokens = None if needs.offline else config.rollout.max_new_tokens
     limit = min(context for context in (*contexts, needs.max_tokens) if context is not None)
-    if needs.privileged and config.teacher.kind in TEACHERS:
+    if needs.privileged and not needs.contexts and config.teacher.kind in TEACHERS:
         check_differs(Context(config.teacher.context), prompts)
     lengths = SequenceLengths(prompts, needs.privileged, new_tokens, references=config.rollout.references > 0)
     return build_curriculum(config, lengths, limit)

@@ -165,7 +165,9 @@ def _lengths(config: TrainConfig, needs: Needs, prompts: Prompts, curriculum: Cu
     teacher, completion = student, config.rollout.max_new_tokens
     if needs.privileged:
         new_tokens = None if needs.offline else config.rollout.max_new_tokens
-        lengths = SequenceLengths(prompts, needs.privileged, new_tokens, context=curriculum.context)
+        lengths = SequenceLengths(
+            prompts, needs.privileged, new_tokens, context=curriculum.context, further=curriculum.further
+        )
         teacher = max(lengths.teacher_prompt(p) for p in visited)
     if needs.offline or config.rollout.references > 0:
         target = max(len(prompts.target(p.problem, p.solution or "")) for p in visited)
@@ -187,6 +189,7 @@ def _render(
     texts = {"student": prompts.student_text(problem.problem)}
     if needs.teacher and needs.privileged:
         texts["teacher"] = curriculum.context.prompt(prompts, problem)
+        texts |= {f"target, {context.name}": context.prompt(prompts, problem) for context in curriculum.further}
     if needs.offline:
         texts["target"] = prompts.target_text(problem.problem, problem.solution)
     if (

@@ -147,6 +147,7 @@ class RolloutSource:
                 logprobs=completion.logprobs,
                 reward=rewards[i],
                 group=rewards[i - i % size :][:size],
+                further_prompts=[one.prompt_ids(self.prompts, problems[i]) for one in self.curriculum.further],
             )
             for i, completion, context in zip(share, completions, contexts, strict=True)
         ]

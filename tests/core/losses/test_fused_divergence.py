@@ -1,14 +1,17 @@
 """The fused divergence: the value and gradient of the plain one, with never more than a chunk of logits."""
 
 import itertools
+import math
 from typing import Any
 
 import pytest
 import torch
 from largest import Largest
+from loss_reference import softmax
 from torch import Tensor
 
 from phfcli.core.losses import fused_divergence as chunked
+from phfcli.core.losses.divergence import Contrast
 from phfcli.losses import ClipStats, Head, divergence, fused_divergence, fused_divergence_stats
 
 N, V, D = 7, 11, 5
@@ -276,6 +279,11 @@ def test_the_logits_are_never_held(top_k: int | None) -> None:
         plain(student, teacher, head, weights, clip=0.05, top_k=top_k).backward()
     assert full.numel >= tokens * vocabulary
     assert fused.numel <= 2 * chunk * vocabulary
+    readings = torch.stack([teacher, teacher, student.detach()], 1)
+    with Largest() as contrasted:
+        contrast = Contrast((1, 0, 2), bound=10.0)
+        fused_divergence(student, readings, head, weights, contrast=contrast, chunk_size=chunk).backward()
+    assert contrasted.numel <= 4 * chunk * vocabulary
 
 
 def test_the_default_chunk_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,3 +344,64 @@ def test_each_tokens_divergence_and_entropy_come_with_it(kind: Any, top_k: int |
     entropy = torch.distributions.Categorical(logits=student @ head.T / 1.3).entropy() * counted
     torch.testing.assert_close(stats.entropy, entropy)
     assert not stats.entropy.requires_grad
+
+
+def plain_target(readings: list[list[float]], options: dict[str, Any], temperature: float) -> list[float]:
+    """The target's probabilities of one token, an entry at a time."""
+    log_p = [[math.log(p) for p in softmax(logits, temperature)] for logits in readings]
+    start, plus, minus = (log_p[place] for place in options["places"])
+    floor, bound = options.get("floor"), options.get("bound")
+    contrast = [a - (b if floor is None else max(b, floor)) for a, b in zip(plus, minus, strict=True)]
+    if bound is not None:
+        mean = sum(contrast) / len(contrast)
+        contrast = [bound * math.tanh((x - mean) / bound) for x in contrast]
+    return softmax([s + x / options["beta"] for s, x in zip(start, contrast, strict=True)], 1.0)
+
+
+CONTRASTS: list[dict[str, Any]] = [
+    {"places": (1, 0, 2), "beta": 1.0, "bound": 10.0},  # Purified OPSD
+    {"places": (1, 0, 2), "beta": 0.5, "bound": 0.3},
+    {"places": (0, 0, 1), "beta": 2.0, "floor": -2.0},  # RLCSD's form
+]
+
+
+@pytest.mark.parametrize("options", CONTRASTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_contrast_of_readings_is_the_target(options: dict[str, Any], kind: str) -> None:
+    """Loss and gradient of the chunked form against the equation in float64, one entry at a time."""
+    student, _, head, weights = draw(5)
+    contrast = Contrast(**options)
+    generator = torch.Generator().manual_seed(6)
+    teacher = torch.randn(N, contrast.readings, D, generator=generator, dtype=torch.float64)
+    more = {"kind": kind, "temperature": 1.1, "teacher_temperature": 0.8}
+
+    def slow(student: Tensor, teacher: Tensor, head: Tensor, weights: Tensor) -> Tensor:
+        logits = (teacher @ head.T).detach().tolist()
+        targets = torch.tensor([plain_target(readings, options, 0.8) for readings in logits], dtype=torch.float64)
+        return divergence(student @ head.T, targets.log() * 0.8, **more) @ weights
+
+    want = value_and_grads(slow, student, teacher, head, weights)
+    for chunk_size in (1, 3, None):
+        got = value_and_grads(
+            fused_divergence, student, teacher, head, weights, contrast=contrast, chunk_size=chunk_size, **more
+        )
+        torch.testing.assert_close(got, want)
+    own = value_and_grads(
+        fused_divergence, student, teacher, head, weights, contrast=contrast, teacher_head=head.clone(), **more
+    )
+    torch.testing.assert_close(own, want)
+
+
+def test_a_contrast_of_equal_readings_is_the_start() -> None:
+    student, teacher, head, weights = draw(7)
+    same = torch.stack([teacher, teacher, teacher], 1)
+    contrast = Contrast((1, 0, 2), bound=10.0)
+    got = fused_divergence(student, same, head, weights, contrast=contrast)
+    torch.testing.assert_close(got, fused_divergence(student, teacher, head, weights))
+
+
+def test_a_contrast_needs_a_place_for_each_reading() -> None:
+    student, teacher, head, weights = draw()
+    for wrong in (teacher, torch.stack([teacher, teacher], 1)):
+        with pytest.raises(ValueError, match=r"the teacher's hidden states must be \[N, 3, d\]"):
+            fused_divergence(student, wrong, head, weights, contrast=Contrast((1, 0, 2)))

@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 import torch
 from rollout_samples import BASE, CPU, SAMPLES, all_logprobs
+from torch import Tensor
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.passes import Batch, Pass, Sample, collate, run_pass
 from phfcli.core.objectives.build import build_objective
-from phfcli.core.objectives.contract import Objective, gated, importance_weights
+from phfcli.core.objectives.contract import Objective, gated, importance_weights, loss_terms
 from phfcli.core.objectives.distillation import Weighted
+from phfcli.core.objectives.teachers import AveragedTeacher
 from phfcli.core.settings import resolve_train, set_sources
 from phfcli.losses import divergence
 
@@ -131,6 +133,45 @@ def test_a_gate_that_lets_nothing_through_gives_no_divergence(student: LanguageM
     assert (loss.item(), batch.counts["gated"]) == (0, 0)
 
 
+@pytest.mark.parametrize("start", ["reference-free", None])
+def test_the_teachers_readings_become_the_target(student: LanguageModel, start: str | None) -> None:
+    """Loss and gradient of a whole step's passes against the equation on whole logits in float64."""
+    target = {"against": "reference-only", "start": start, "beta": 2.0, "bound": 3.0}
+    tree = {**BASE, "objective": "opsd", "divergence": {"clip": None}, "target": target}
+    objective = build_objective(TrainConfig.model_validate(tree))
+    prompts = {"reference-free": [7, 8], "reference-only": [9, 10, 11]}
+    assert objective.needs.contexts == (("reference-free",) if start else ()) + ("reference-only",)
+    samples = [replace(s, further_prompts=[prompts[name] for name in objective.needs.contexts]) for s in SAMPLES[:4]]
+    batch = collate(samples, 2, student.description.pad_id, CPU)
+    teacher = AveragedTeacher(student.trainable(), 0.5)
+    torch.manual_seed(3)
+    teacher.load_state_dict({name: p + 0.05 * torch.randn_like(p) for name, p in student.trainable().items()})
+    terms, _ = loss_terms(objective, student, teacher, None, batch)
+    loss = terms.total(batch.counts)
+    loss.backward()
+    found = [p.grad.clone() for p in student.trainable().values() if p.grad is not None]
+    student.network.zero_grad()
+
+    def logits(prompt: Sequence[int], sample: Sample) -> Tensor:
+        ids = torch.tensor([[*prompt, *sample.completion]])
+        return student.causal(input_ids=ids).logits[0, len(prompt) - 1 : -1].double()
+
+    values = []
+    for sample in samples:
+        with torch.no_grad(), teacher.weights():
+            read = {name: (logits(prompt, sample) / 1.1).log_softmax(-1) for name, prompt in prompts.items()}
+            plus = (logits(sample.teacher_prompt or (), sample) / 1.1).log_softmax(-1)
+        contrast = plus - read["reference-only"]
+        contrast = 3 * ((contrast - contrast.mean(-1, keepdim=True)) / 3).tanh()
+        shifted = (read["reference-free"] if start else plus) + contrast / 2
+        values.append(divergence(logits(sample.student_prompt, sample) / 1.1, shifted))
+    want = torch.cat(values).mean()
+    want.backward()
+    assert loss.item() == pytest.approx(want.item(), rel=1e-6)
+    for got, p in zip(found, student.trainable().values(), strict=True):
+        torch.testing.assert_close(got, p.grad, rtol=1e-5, atol=1e-9)
+
+
 def test_equal_weights_are_none(student: LanguageModel) -> None:
     objective = built("uniform")
     own, taught, batch = passes(student, objective, SAMPLES)
@@ -147,6 +188,14 @@ def test_equal_weights_are_none(student: LanguageModel) -> None:
         (["weights=sigmoid", "objective=grpo"], "grpo has a term that weighs all tokens alike"),
         (["weights=sigmoid", "objective=pointwise"], "pointwise has a term that weighs all tokens alike"),
         (["divergence.gate=0.9", "divergence.aggregate=sequence"], "set divergence.aggregate=token"),
+        (["target.bound=10"], "target: its settings shape a contrast; set target.against"),
+        (["target.against=sibling"], "target: a sibling is not there for every problem"),
+        (["target.against=answer", "teacher.context=sibling"], "set another teacher.context"),
+        (["target.against=reference"], "target.against: it is teacher.context itself"),
+        (["target.against=anser"], "target.against: 'anser' is unknown; did you mean 'answer'"),
+        (["target.against=answer", "objective=grpo"], "target.against: grpo has no divergence from a target"),
+        (["target.against=answer", "objective=opd"], "target.against: opd has no divergence from a target"),
+        (["target.against=answer", "teacher.kind=external", "teacher.model=x"], "reads the problem alone"),
         (["divergence.gate=1"], "divergence.gate: must be less than 1"),
         (["weights=sigmoid", "objective=opd"], "opd has a term that weighs all tokens alike"),
     ],
