@@ -19,6 +19,7 @@ def evaluate(
     bench: str | Path | Sequence[str | Path] | None = None,
     n: int | None = None,
     *,
+    greedy: bool | None = None,
     base: str | Path | None = None,
     engine: str | None = None,
     devices: Sequence[str] | None = None,
@@ -44,6 +45,8 @@ def evaluate(
         target: a `Run` (its newest checkpoint), or the path of a run, a checkpoint, an adapter or a model, or a hub id.
         bench: a benchmark's name or file, or several; None is "embedded".
         n: samples of each problem (12).
+        greedy: one greedy completion of each problem besides; None is true unless the model thinks for
+            more than 4,096 tokens.
         base: the model under an adapter, if not the one that the adapter names.
         engine: what samples: "auto", "transformers", "vllm", the URL of a server, or one that was registered.
         devices: GPUs to sample on, one process for each.
@@ -65,6 +68,7 @@ def evaluate(
         "target": str(getattr(target, "folder", target)),
         "bench": benches,
         "n": n,
+        "greedy": greedy,
         "base": base,
         "engine": engine,
         "devices": None if devices is None else list(devices),

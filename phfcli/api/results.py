@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from phfcli.core.config import TrainConfig
 
-_COLUMNS = ("bench", "problems", "n", "average", "stderr", "sampling_stderr", "majority", "truncated_share")
+_COLUMNS = ("bench", "problems", "n", "average", "stderr", "sampling_stderr", "greedy", "majority", "truncated_share")
 _COUNTS = ("no_answer", "grader_failures", "mean_tokens", "tokens_per_s", "step", "folder")
 
 

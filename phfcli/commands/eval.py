@@ -48,6 +48,15 @@ def evaluate(
     n: Annotated[
         int | None, Setting("n"), typer.Option("--n", help="Samples per problem (12).", rich_help_panel=EVALUATION)
     ] = None,
+    greedy: Annotated[
+        bool | None,
+        Setting("greedy"),
+        typer.Option(
+            "--greedy/--no-greedy",
+            help="One greedy completion a problem besides (yes, unless the model thinks at length).",
+            rich_help_panel=EVALUATION,
+        ),
+    ] = None,
     base: Base = None,
     engine: SamplingEngine = None,
     devices: Annotated[
@@ -198,7 +207,7 @@ class EvaluationBars:
 def show_summaries(out: "Console", summaries: list[dict[str, Any]]) -> None:
     """The scores of every benchmark, a row each."""
     n = summaries[0]["n"]
-    scores = f"Average@{n}", "sampling", f"pass@{n}", f"majority@{n}"
+    scores = f"Average@{n}", "sampling", "greedy", f"pass@{n}", f"majority@{n}"
     columns = "bench", "problems", *scores, "truncated", "Average, uncut"
     rows = [
         (
@@ -206,6 +215,7 @@ def show_summaries(out: "Console", summaries: list[dict[str, Any]]) -> None:
             str(summary["problems"]),
             with_error(summary["average"], summary["stderr"]),
             with_error(None, summary["sampling_stderr"]),
+            percent(summary.get("greedy")),
             percent(summary["pass_at_k"][str(n)]),
             percent(summary["majority"]),
             percent(summary["truncated_share"]),

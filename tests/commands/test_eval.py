@@ -50,6 +50,25 @@ def test_the_json_of_an_evaluation(phf: Phf, tmp_path: Path) -> None:
     assert again.json["form"] == "phf"
 
 
+def test_a_greedy_completion_of_each_problem_is_drawn_once(phf: Phf, tmp_path: Path) -> None:
+    (summary,) = phf("eval", "embedded", *SMALL, "--json").json["benches"]
+    folder = tmp_path / "runs" / "embedded" / "evals" / "embedded-n2"
+    lines = [json.loads(line) for line in (folder / "greedy.jsonl").read_text().splitlines()]
+    assert summary["greedy"] == sum(line["status"] == "correct" for line in lines) / summary["problems"]
+    (alone,) = phf("eval", "embedded", *SMALL, "--temperature", 0, "--json").json["benches"]
+    greedy = {line["problem"]: line["text"] for line in lines}
+    drawn = samples(Path(alone["folder"]))
+    assert all(greedy[line["problem"]] == line["text"] for line in drawn)
+    assert alone["average"] == summary["greedy"]
+    assert "greedy" not in alone  # the samples are
+    before = (folder / "greedy.jsonl").read_bytes()
+    assert phf("eval", "embedded", *SMALL, "--json").json["benches"][0]["greedy"] == summary["greedy"]
+    assert (folder / "greedy.jsonl").read_bytes() == before
+    (without,) = phf("eval", "embedded", *SMALL, "--no-greedy", "--output-dir", "x", "--json").json["benches"]
+    assert "greedy" not in without
+    assert not (Path(without["folder"]) / "greedy.jsonl").exists()
+
+
 def test_a_sample_does_not_depend_on_what_is_sampled_beside_it(phf: Phf, tmp_path: Path) -> None:
     phf("eval", "embedded", *SMALL, "--output-dir", "some")
     phf("eval", "embedded", "--limit", 5, "--n", 3, "--quiet", "--output-dir", "more", *ENGINE)

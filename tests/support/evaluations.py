@@ -32,12 +32,14 @@ def evaluation(
     answer: str = "7",
     answers: Mapping[str, Sequence[str]] | None = None,
     tokens: int = 10,
+    greedy: Mapping[str, int] | None = None,
     config: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Path:
     """One evaluation in a run's folder: 0 or 1 of each sample by problem. A config makes the folder a run.
 
     answers: of each sample by problem, where they are not all the same.
+    greedy: 0 or 1 of each problem's greedy completion.
     """
     n = len(next(iter(correct.values())))
     folder = evaluation_folder(run, step, f"{bench}-n{n}")
@@ -58,6 +60,13 @@ def evaluation(
         "bench_sha256": own["bench_sha256"],
         "sampling": own["sampling"],
     }
+    if greedy is not None:
+        summary["greedy"] = sum(greedy.values()) / len(greedy)
+        drawn = [
+            {"problem": problem, "sample": 0, "status": "correct" if right else "wrong", "answer": answer}
+            for problem, right in greedy.items()
+        ]
+        (folder / "greedy.jsonl").write_text("".join(json.dumps(line) + "\n" for line in drawn))
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "settings.json").write_text(json.dumps(own))
     lines = [

@@ -43,9 +43,10 @@ def gain_findings(a: Method, b: Method, bench: str, average: MethodDifference) -
     n = min(len(drawn) for result in results for drawn in result.samples.values())
     passed = measure(a, b, [bench], lambda result: _passed(result, n), average.unit).result
     distinct = measure(a, b, [bench], lambda result: _distinct(result, n), average.unit, most=None).result
+    greedy = measure(a, b, [bench], _greedy, average.unit).result if all(r.greedy for r in results) else None
     tokens = measure(a, b, [bench], _tokens, average.unit, most=None).result
     more_certain = _more_certain(average.result, passed, distinct, n) if n > 1 else []
-    return [*_solved(passed, n), *more_certain, *_length(tokens)]
+    return [*_sharpening(average.result, greedy), *_solved(passed, n), *more_certain, *_length(tokens)]
 
 
 def forgotten(gained: Figure, elsewhere: Mapping[str, Figure]) -> list[GainFinding]:
@@ -65,6 +66,14 @@ def _solved(passed: Figure, n: int) -> list[GainFinding]:
     if _below(passed):
         return [GainFinding("fewer problems solved", f"the interval of pass@{n} lies below 0", figures)]
     return []
+
+
+def _sharpening(average: Figure, greedy: Figure | None) -> list[GainFinding]:
+    """Whether samples became better and greedy completions did not: likely tokens became likelier, right or not."""
+    if greedy is None or not _above(average) or greedy.difference > 0:
+        return []
+    figures = {"Average": _figures(average), "greedy": _figures(greedy)}
+    return [GainFinding("sharpening, no gain", "the Average's interval lies above 0, and greedy did not rise", figures)]
 
 
 def _more_certain(average: Figure, passed: Figure, distinct: Figure, n: int) -> list[GainFinding]:
@@ -96,6 +105,10 @@ def _distinct(result: SavedEvaluation, n: int) -> Scores:
         problem: [float(len({_spelling(sample.answer) for sample in drawn[:n] if sample.answer is not None}))]
         for problem, drawn in result.samples.items()
     }
+
+
+def _greedy(result: SavedEvaluation) -> Scores:
+    return result.greedy
 
 
 def _tokens(result: SavedEvaluation) -> Scores:

@@ -16,7 +16,7 @@ from phfcli.core.runs.checkpoints import check_sums, checkpoints_of
 from phfcli.core.runs.flows import open_flow
 from phfcli.core.runs.folder import evaluation_files, is_run, recorded_config
 from phfcli.core.runs.readings import reading_files
-from phfcli.core.runs.summaries import SAMPLES, check_covered, read_summary
+from phfcli.core.runs.summaries import GREEDY, SAMPLES, check_covered, read_summary
 from phfcli.core.runs.targets import in_use
 from phfcli.core.storage.schemas import (
     AlarmForm,
@@ -105,12 +105,13 @@ def _evaluation(folder: Path, evaluation: Path) -> Iterator[PartCheck]:
 def _check_evaluation(evaluation: Path) -> None:
     """Checks samples, settings and summary; an evaluation without a summary has been stopped."""
     summary, settings = evaluation / "summary.json", evaluation / "settings.json"
-    read_forms(evaluation / SAMPLES, SampleForm)
+    for name in (SAMPLES, GREEDY):
+        read_forms(evaluation / name, SampleForm)
     if settings.is_file():
         read_form(settings, EvaluationSettingsForm)
     if summary.is_file():
         read_summary(summary)
-        check_covered(evaluation, [evaluation / SAMPLES, settings])
+        check_covered(evaluation, [evaluation / SAMPLES, evaluation / GREEDY, settings])
 
 
 def _lock(folder: Path) -> PartCheck:

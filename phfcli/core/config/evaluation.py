@@ -19,6 +19,8 @@ class EvalConfig(ModelSettings, DataSettings):
     """of every hub benchmark; None is the registry's"""
     n: PositiveInt = 12
     """samples of each problem"""
+    greedy: bool | None = None
+    """one greedy completion of each problem besides; None is true unless the model thinks for more than 4,096 tokens"""
     seed: int = 0
     """of the samples"""
     limit: PositiveInt | None = None

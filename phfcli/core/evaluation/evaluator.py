@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from phfcli.core.evaluation.samples import (
     SampleFile,
     SampleTask,
     grade,
+    greedy_of,
     longest_sequence,
     prompt_settings,
     sample_tasks,
@@ -43,6 +44,7 @@ from phfcli.core.storage.seals import write_sealed
 from phfcli.core.types import Completion, Request, Sampling
 
 OUR_POLICY = "phf"  # the default grading policy
+SHORT = 4096  # tokens: what a greedy completion that loops may cost of a thinking model
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Evaluator:
             samples = file.read(bench.problems, self.config.n)
             summary = {
                 **summarise(samples, bench.problems, grader, self.config.n),
+                **self._greedy(file, bench, grader, sampling, on_progress),
                 "bench": bench.name,
                 "unusable_golds": list(bench.unusable),
                 "target": run_name(file.folder) or self.target.name,
@@ -174,15 +177,32 @@ class Evaluator:
         """The grading policy for the summary, if it is not the default."""
         return {} if self.config.grading == OUR_POLICY else {"grading": self.config.grading}
 
+    def _greedy(
+        self, samples: SampleFile, bench: Benchmark, grader: Grading, sampling: Sampling, on_progress: Progress
+    ) -> dict[str, float | None]:
+        """The score of one greedy completion of each problem, if it is wanted, with its standard error over problems.
+
+        A model that thinks at length is not decoded greedily unless it is asked for: it loops, and the authors of such
+        models advise against it.
+        """
+        thinks = self.prompts.thinking and self.prompts.has_thinking_mode and sampling.max_new_tokens > SHORT
+        wanted = not thinks if self.config.greedy is None else self.config.greedy
+        if not wanted or sampling.temperature == 0:  # then the samples are greedy themselves
+            return {}
+        file = replace(samples, greedy=True)
+        self._sample(file, bench, grader, greedy_of(sampling), on_progress)
+        drawn = file.read(bench.problems, 1)
+        score = average([[float(drawn[p.id, 0]["status"] == Status.correct)] for p in bench.problems])
+        return {"greedy": score.average, "greedy_stderr": score.stderr}
+
     def _sample(
         self, file: SampleFile, bench: Benchmark, grader: Grading, sampling: Sampling, on_progress: Progress
     ) -> float:
         """Draws and grades every sample that is not on disk yet; returns the seconds spent, earlier parts included."""
-        done = file.read(bench.problems, self.config.n)
-        running_average = RunningAverage(bench.name, len(bench.problems) * self.config.n, done)
-        tasks = [
-            j for j in sample_tasks(bench, self.config.n, self.config.seed) if (j.problem.id, j.number) not in done
-        ]
+        n, name = (1, f"{bench.name}, greedy") if file.greedy else (self.config.n, bench.name)
+        done = file.read(bench.problems, n)
+        running_average = RunningAverage(name, len(bench.problems) * n, done)
+        tasks = [j for j in sample_tasks(bench, n, self.config.seed) if (j.problem.id, j.number) not in done]
         prompts = {p.id: tuple(self.prompts.student(p.problem)) for p in bench.problems}
         requests = [Request(prompts[task.problem.id], task.seed) for task in tasks]
         started = time.perf_counter()

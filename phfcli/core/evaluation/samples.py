@@ -13,7 +13,7 @@ from phfcli.core.grading import Grading, Status
 from phfcli.core.models.description import ModelDescription
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.runs.folder import recorded_config
-from phfcli.core.runs.summaries import check_covered
+from phfcli.core.runs.summaries import GREEDY, SAMPLES, check_covered
 from phfcli.core.runs.targets import Target
 from phfcli.core.seeds import derive_seed
 from phfcli.core.storage.files import drop_cut_line, writing_alone
@@ -95,13 +95,17 @@ _DEFAULTS_BEFORE = {"quantization": "none", "grader": "math", "grading": "phf"}
 
 @dataclass(frozen=True)
 class SampleFile:
-    """FOLDER/samples.jsonl, and beside it settings.json with the settings of all its samples."""
+    """FOLDER/samples.jsonl, and beside it settings.json with the settings of all its samples.
+
+    FOLDER/greedy.jsonl has one greedy completion of each problem, in the same form.
+    """
 
     folder: Path
+    greedy: bool = False
 
     @property
     def path(self) -> Path:
-        return self.folder / "samples.jsonl"
+        return self.folder / (GREEDY if self.greedy else SAMPLES)
 
     @contextmanager
     def claim(self, settings: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[None]:
@@ -120,7 +124,8 @@ class SampleFile:
                 write_sealed(self.folder / "settings.json", {**settings, **about})
             else:
                 self._check(settings)
-                drop_cut_line(self.path)
+                for name in (SAMPLES, GREEDY):
+                    drop_cut_line(self.folder / name)
             yield
 
     def read(self, problems: Sequence[Problem], n: int) -> dict[Key, GradedSample]:
@@ -203,6 +208,11 @@ class SampleTask:
     problem: Problem
     number: int
     seed: int
+
+
+def greedy_of(sampling: Sampling) -> Sampling:
+    """The likeliest token each time, up to the same limit."""
+    return Sampling(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=sampling.max_new_tokens)
 
 
 def sample_tasks(bench: Benchmark, n: int, seed: int) -> list[SampleTask]:

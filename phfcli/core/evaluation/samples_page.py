@@ -157,6 +157,7 @@ def _figures(summary: dict[str, Any]) -> dict[str, str]:
     average = f"{percent(summary.get('average'))} ± {percent(summary.get('stderr'))} %"
     return {
         f"Average@{n} ± stderr": average,
+        "greedy": f"{percent(summary.get('greedy'))} %",
         f"pass@{n}": f"{percent(passed)} %",
         f"majority@{n}": f"{percent(summary.get('majority'))} %",
         "truncated": _count(summary.get("truncated")),

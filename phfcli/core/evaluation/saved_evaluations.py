@@ -11,7 +11,7 @@ from urllib.parse import quote
 from phfcli.core.errors import UserError, printable
 from phfcli.core.grading import Status
 from phfcli.core.runs.folder import evaluation_files, is_run, run_name, run_of_evaluation, saved_config
-from phfcli.core.runs.summaries import SAMPLES, check_average, read_summary
+from phfcli.core.runs.summaries import GREEDY, SAMPLES, check_average, read_summary
 from phfcli.core.storage.schemas import (
     EvaluationSettingsForm,
     SampleForm,
@@ -56,6 +56,7 @@ class SavedEvaluation:
         objective: the run's objective, else the name.
         home: the run of the evaluation, or its file if it lies outside of a run.
         scores: problem -> 0 or 1 for each sample; empty if a summary from another tool does not hold them.
+        greedy: problem -> 0 or 1 for its greedy completion; empty if none was drawn.
         settings: the sampling settings, as far as they are known.
     """
 
@@ -69,6 +70,7 @@ class SavedEvaluation:
     folder: Path
     samples: dict[str, list[SavedSample]] = field(default_factory=dict)
     scores: dict[str, list[float]] = field(default_factory=dict)
+    greedy: dict[str, list[float]] = field(default_factory=dict)
     golds: dict[str, str | None] = field(default_factory=dict)
     seed: int | None = None
 
@@ -172,8 +174,8 @@ def _load(path: Path, name: str | None) -> SavedEvaluation:
     summary = read_summary(path)
     alone = path.name != "summary.json"  # a summary of another name: the files beside it belong to another evaluation
     samples, golds = ({}, {}) if alone else _samples(path.parent / SAMPLES)
-    scores = {problem: [float(s.correct) for s in drawn] for problem, drawn in samples.items()}
-    scores = scores or {problem: list(map(float, values)) for problem, values in summary.get("scores", {}).items()}
+    stored = {problem: list(map(float, values)) for problem, values in summary.get("scores", {}).items()}
+    scores = _scores(samples) or stored
     check_average(path, summary, scores)
     settings_file = path.parent / "settings.json"
     settings = read_form(settings_file, EvaluationSettingsForm) if settings_file.is_file() and not alone else {}
@@ -200,9 +202,14 @@ def _load(path: Path, name: str | None) -> SavedEvaluation:
         folder=path.parent,
         samples=samples,
         scores=scores,
+        greedy={} if alone or summary.get("greedy") is None else _scores(_samples(path.parent / GREEDY)[0]),
         golds=golds,
         seed=config.get("seed"),
     )
+
+
+def _scores(samples: dict[str, list[SavedSample]]) -> dict[str, list[float]]:
+    return {problem: [float(sample.correct) for sample in drawn] for problem, drawn in samples.items()}
 
 
 def _most_samples(results: list[SavedEvaluation]) -> list[SavedEvaluation]:

@@ -251,10 +251,16 @@ class Prompts:
         states = thinking_state(student), thinking_state(teacher)
         if states[0] != states[1]:
             return f"completions start {states[0]}; as the teacher reads them, {states[1]}"
-        other = self._chat(not self.thinking, _fill(self.student_template, problem=""))
-        if student == other and not names_thinking(student):
+        if not self.has_thinking_mode:
             return "the chat template has no thinking mode"
         return f"both readers start {states[0]}"
+
+    @property
+    def has_thinking_mode(self) -> bool:
+        """Whether the chat template makes another prompt of the student without thinking, or opens a thinking part."""
+        student = self.student_text("")
+        other = self._chat(not self.thinking, _fill(self.student_template, problem=""))
+        return student != other or names_thinking(student)
 
     def _chat(self, thinking: bool, content: str, *turns: dict[str, str]) -> str:
         """The user's message as a prompt, or as a conversation if turns follow it."""

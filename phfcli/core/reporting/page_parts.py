@@ -14,6 +14,7 @@ from phfcli.core.reporting.tables import ResultTable
 
 MEANINGS = {  # explanations of the columns whose names are not clear by themselves
     "Average@n": "The share of right samples, mean over problems, with its standard error over problems.",
+    "greedy": "The share of problems whose greedy completion is right: the likeliest token each time.",
     "pass@n": "The share of problems of which at least one of the n samples is right.",
     "majority": "The share of problems whose most frequent answer is right.",
     "truncated": "The share of samples that the token limit has cut.",

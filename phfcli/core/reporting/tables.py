@@ -282,12 +282,13 @@ def pair_records(pairs: Sequence[Pair]) -> list[Record]:
 
 
 def _run_table(results: Sequence[SavedEvaluation]) -> ResultTable:
-    columns = ["run", "step", "bench", "n", "problems", "Average@n", "pass@n", "majority", "truncated"]
+    columns = ["run", "step", "bench", "n", "problems", "Average@n", "greedy", "pass@n", "majority", "truncated"]
     rows = []
     for result in results:
         summary = result.summary
         passed = summary.get("pass_at_k", {}).get(str(summary.get("n")))
-        scores = with_error(summary["average"], summary["stderr"]), percent(passed), percent(summary.get("majority"))
+        average = with_error(summary["average"], summary["stderr"])
+        scores = average, percent(summary.get("greedy")), percent(passed), percent(summary.get("majority"))
         counts = _text(summary.get("n")), _text(summary.get("problems"))
         rows.append(
             [result.name, _text(result.step), result.bench, *counts, *scores, percent(summary.get("truncated_share"))]
@@ -296,7 +297,7 @@ def _run_table(results: Sequence[SavedEvaluation]) -> ResultTable:
 
 
 def _run_records(results: Sequence[SavedEvaluation]) -> list[Record]:
-    keys = ("n", "problems", "average", "stderr", "majority", "truncated", "mean_tokens")
+    keys = ("n", "problems", "average", "stderr", "greedy", "majority", "truncated", "mean_tokens")
     return [
         {"run": r.name, "model": r.model, "seed": r.seed, "step": r.step, "bench": r.bench}
         | {key: r.summary.get(key) for key in keys}

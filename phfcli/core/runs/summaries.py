@@ -14,8 +14,8 @@ from phfcli.core.errors import UserError
 from phfcli.core.storage.schemas import SampleForm, SummaryForm, read_form, read_forms
 from phfcli.core.storage.seals import write_sealed
 
-SAMPLES = "samples.jsonl"
-_SHOWN = (SAMPLES, "settings.json")  # what readers of a summary read beside it
+SAMPLES, GREEDY = "samples.jsonl", "greedy.jsonl"
+_SHOWN = (SAMPLES, GREEDY, "settings.json")  # what readers of a summary read beside it
 _COVERED = (*_SHOWN, "samples.parquet", "samples.html")
 _ROUNDING = 1e-6
 
@@ -83,9 +83,9 @@ def _check_stamp(path: Path, stamp: Mapping[str, Any], every_byte: bool) -> None
     about, size = path.stat(), stamp["size"]
     if not every_byte and (about.st_size, about.st_mtime_ns) == (size, stamp["time"]):
         return
-    longer = about.st_size > size and path.name == SAMPLES  # by samples that were drawn since then
+    longer = about.st_size > size and path.name in (SAMPLES, GREEDY)  # by samples that were drawn since then
     if not (longer or about.st_size == size) or _hash(path, size) != stamp["sha256"]:
-        if path.name == SAMPLES:
+        if path.name in (SAMPLES, GREEDY):
             read_forms(path, SampleForm)  # which names the line
         raise UserError(f"{path}: damaged: it is not the file that the summary beside it was made with (checksum)")
 

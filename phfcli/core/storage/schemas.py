@@ -146,6 +146,8 @@ class SummaryForm(Form):
     problems: Count | None = None
     stderr: Annotated[FiniteFloat, Field(ge=0)] | None = None
     pass_at_k: dict[str, Share] | None = None
+    greedy: Share | None = None
+    greedy_stderr: Annotated[FiniteFloat, Field(ge=0)] | None = None
     scores: dict[str, list[Share]] = {}
     files: dict[str, StampForm] = {}
 

@@ -116,7 +116,7 @@ def _tables(study: Study, results: Results, model: str, bench: str) -> Iterator[
     yield [f"## {model}: {bench}, Average@{n:.0f} of {problems:.0f} problems"]
     to = study.systems[study.baseline].title
     heads = ["system", "seeds", "Average, %", f"minus {to}", "95% over seeds", "p, corrected"]
-    heads += [WANTED_COLUMN, "95% over problems", "pass@k, %", "distinct answers", "mean tokens"]
+    heads += [WANTED_COLUMN, "95% over problems", "greedy, %", "pass@k, %", "distinct answers", "mean tokens"]
     yield markdown_lines(heads, [_cells(row) for row in rows])
     if bench == results.benches(model)[0]:
         costs = [_cost_cells(row) for row in rows if row.system != BASE]
@@ -134,6 +134,7 @@ def _cells(row: Row) -> list[str]:
     cells = [row.title, str(len(row.final)), f"{average} ({over})", *_difference_cells(row)]
     return [
         *cells,
+        percent(row.mean("greedy")),
         f"{percent(passes[1])} (k = {passes[0]})" if passes else "",
         _number(row.mean("distinct_answers"), ".2f"),
         _number(row.mean("mean_tokens"), ".0f"),

@@ -27,6 +27,7 @@ _EVALUATION = (
     "problems",
     "average",
     "stderr",
+    "greedy",
     "pass_at_k",
     "majority",
     "truncated_share",

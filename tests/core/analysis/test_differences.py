@@ -113,6 +113,20 @@ def test_surer_of_what_was_known_and_shorter(tmp_path: Path) -> None:
     assert "tokens -10.0, -10.0 to -10.0" in pair.gain[1].sentence
 
 
+@pytest.mark.parametrize(("greedy", "named"), [([1, 0], True), ([0, 0], True), ([1, 1], False)])
+def test_a_rise_of_the_average_alone_is_sharpening(tmp_path: Path, greedy: list[int], named: bool) -> None:
+    """Of ten problems half of all samples are right, then all; five greedy completions, then five, none or ten."""
+    a, b = (dict(zip(every(10, []), 5 * [first, second], strict=True)) for first, second in ([1, 0], greedy))
+    evaluation(tmp_path / "a", every(10, [1, 0]), greedy=a)
+    evaluation(tmp_path / "b", every(10, [1, 1]), greedy=b)
+    pair = pair_of([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert ("sharpening, no gain" in kinds(pair)) == named
+    if named:
+        figures = pair.gain[0].figures
+        assert figures["Average"]["difference"] == 0.5
+        assert figures["greedy"]["difference"] == pytest.approx(sum(b.values()) / 10 - 0.5)
+
+
 def test_forgotten_elsewhere(tmp_path: Path) -> None:
     for bench, better in (("aime", "b"), ("gsm8k", "a")):
         for name in ("a", "b"):

@@ -40,6 +40,7 @@ def test_the_summary_stands_in_the_page() -> None:
     shown = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", html))
     assert shown == {
         "Average@2 ± stderr": "50.0 ± 25.0 %",
+        "greedy": "- %",
         "pass@2": "75.0 %",
         "majority@2": "60.0 %",
         "truncated": "3",
