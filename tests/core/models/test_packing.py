@@ -21,7 +21,9 @@ from phfcli.core.types import Request, Sampling
 
 CPU = torch.device("cpu")
 LAYERS = (1, 3)
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 5e-5}
+# Rounding alone: of 250 random batches the worst was 7e-15 and 1.1e-5, and a padded pass in float32 lies 4e-6 (median)
+# from one in float64.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-5}
 any_batch = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 12)), min_size=1, max_size=5)
 
 
