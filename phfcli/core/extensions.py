@@ -4,7 +4,11 @@ A program registers them; an installed package names them in its entry points, w
 for by name. docs/extending.md describes the interface of each kind.
 """
 
+import hashlib
+import inspect
+import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -47,6 +51,24 @@ def find(kind: Kind, name: str) -> Any | None:
             except Exception as error:
                 raise UserError(f"{name}: {entry.value} cannot be loaded: {first_line(error)}") from error
     return _registered[kind].get(name)
+
+
+def code_of(named: Iterable[tuple[Kind, str]]) -> dict[str, str]:
+    """A sha256 of the code of each plugin among these names, as "objective NAME".
+
+    It is that of the plugin's file; of one that the running program itself defines only its own lines. A plugin whose
+    code lies in no file has none.
+    """
+    codes = {}
+    for kind, name in named:
+        if (plugin := _registered[kind].get(name)) is None:
+            continue
+        built = getattr(plugin, "rows", getattr(plugin, "func", plugin))  # of a benchmark, of functools.partial
+        own = built if inspect.isfunction(built) or inspect.isclass(built) else type(built)
+        with suppress(OSError, TypeError):
+            lines = inspect.getsource(own if own.__module__ == "__main__" else sys.modules[own.__module__])
+            codes[f"{kind.removesuffix('s')} {name}"] = hashlib.sha256(lines.encode()).hexdigest()
+    return codes
 
 
 def owner(module: str) -> str | None:

@@ -28,6 +28,7 @@ from phfcli.core.evaluation.samples import (
 )
 from phfcli.core.evaluation.samples_page import write_page
 from phfcli.core.evaluation.scores import average, score_notes, summarise
+from phfcli.core.extensions import code_of
 from phfcli.core.grading import Grading, Status, build_grader
 from phfcli.core.models.adapters import check_adapter
 from phfcli.core.models.description import ModelDescription, load_description, pick_device, pick_dtype
@@ -171,7 +172,11 @@ class Evaluator:
             "sampling": asdict(sampling),
             "grader": bench.grader,
             "grading": self.config.grading,
+            **({"code": code} if (code := self._own_code(bench)) else {}),
         }
+
+    def _own_code(self, bench: Benchmark) -> dict[str, str]:
+        return code_of([("engines", self.config.engine), ("graders", bench.grader), ("benchmarks", bench.name)])
 
     def _policy(self) -> dict[str, str]:
         """The grading policy for the summary, if it is not the default."""
@@ -314,8 +319,10 @@ def _grader(name: str, config: EvalConfig) -> Grading:
 
 def identity_of(config: EvalConfig, target: Target) -> dict[str, Any]:
     """The part of settings.json that identifies the model. It must not change when an evaluation is continued."""
+    manifest = None if target.run is None else target.run / "manifest.json"
+    known = read_form(manifest, ManifestForm)["model"] if manifest and manifest.is_file() else None
     return {
-        "model": model_identity(target.model),
+        "model": model_identity(target.model, known),
         "adapter_sha256": file_hash(target.adapter / "adapter_model.safetensors") if target.adapter else None,
         "adapter_config": _adapter_config_hash(target.adapter) if target.adapter else None,
         "dtype": str(pick_dtype(config.dtype, pick_device(config.device))),

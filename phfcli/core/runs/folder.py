@@ -17,6 +17,7 @@ import torch
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
+from phfcli.core.extensions import code_of
 from phfcli.core.models.description import locate, revision
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.retired import without_retired
@@ -81,9 +82,14 @@ def run_of_evaluation(folder: Path) -> Path:
     return evaluations.parent if evaluations.name == "evals" else folder
 
 
-def model_identity(name: str) -> dict[str, Any]:
-    """Identifies a model beyond its name: by its hub commit, or by a hash of its local files."""
+def model_identity(name: str, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Identifies a model beyond its name: by its hub commit, or by a hash of its local files.
+
+    known: from a manifest; where its files have the same sizes and times, its hash is taken.
+    """
     where = Path(locate(name))
+    if where.is_dir() and known and "sha256" in known and known.get("files") == _stamps(where):
+        return {"name": name, "sha256": known["sha256"]}
     if where.is_dir():
         return {"name": name, "sha256": folder_hash(where)}
     return {"name": name, "revision": revision(name)}
@@ -277,9 +283,15 @@ def start_run(
     write_sealed(folder / "config.yaml", write_yaml(config))
 
 
+def _own_code(config: TrainConfig) -> dict[str, str]:
+    """The hash of the code of each plugin that a run uses."""
+    named = ("objectives", config.objective), ("teachers", config.teacher.kind), ("engines", config.rollout.engine)
+    return code_of((*named, ("graders", config.grader), ("benchmarks", config.evaluation.bench or "")))
+
+
 def _other_inputs(config: TrainConfig) -> dict[str, Any]:
-    """The identity of what a run reads beside its model and its data: a teacher, a bridge, a chat template."""
-    identity: dict[str, Any] = {}
+    """The identity of what a run reads beside its model and its data: teacher, bridge, chat template, own code."""
+    identity: dict[str, Any] = {"code": code} if (code := _own_code(config)) else {}
     if config.teacher.model is not None:
         identity["teacher"] = _stamped_identity(config.teacher.model)
     for name, file in (("bridge", config.oprd.bridge), ("chat_template", config.prompt.chat_template)):
@@ -305,14 +317,15 @@ def changed_inputs(manifest: Mapping[str, Any], config: TrainConfig, data_sha256
         before = manifest.get(setting.rpartition(".")[2], {})
         if file is not None and "sha256" in before and before["sha256"] != file_hash(Path(file)):
             changed.append(f"{setting}: {file} is not the file that the run began with")
+    code = _own_code(config)
+    for plugin, sha256 in manifest.get("code", {}).items():
+        if code.get(plugin, sha256) != sha256:
+            changed.append(f"{plugin}: its code is not that which the run began with")
     return changed
 
 
 def _same_model(before: Mapping[str, Any], name: str) -> bool:
-    where = Path(locate(name))
-    if where.is_dir() and before.get("files") == _stamps(where):
-        return True
-    present = model_identity(name)
+    present = model_identity(name, before)
     return all(before[key] == present[key] for key in ("sha256", "revision") if key in before and key in present)
 
 

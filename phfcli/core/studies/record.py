@@ -4,18 +4,21 @@ It holds the settings from the study, the scores of each evaluation, the cost of
 energy of each layer. A run is finished if its record exists and has the settings of the study.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import fmean, median
 from typing import Annotated, Any
 
-from pydantic import Field, FiniteFloat, NonNegativeInt, StrictStr
+from pydantic import Field, FiniteFloat, PositiveInt, StrictStr
 
 from phfcli.core.analysis.diagnose import diagnose_file
+from phfcli.core.config import EvalConfig
 from phfcli.core.errors import UserError
-from phfcli.core.evaluation.saved_evaluations import load_evaluations
+from phfcli.core.evaluation.benchmarks import SUITES
+from phfcli.core.evaluation.saved_evaluations import SavedEvaluation, load_evaluations
 from phfcli.core.retired import without_retired
 from phfcli.core.runs.folder import evaluation_folder, saved_config, step_name
+from phfcli.core.settings import Source, resolve
 from phfcli.core.step_metrics import MACHINE_METRICS
 from phfcli.core.storage.files import as_json, file_hash
 from phfcli.core.storage.schemas import Form, ManifestForm, Share, StepForm, read_form, read_forms
@@ -33,7 +36,10 @@ _EVALUATION = (
     "truncated_share",
     "mean_tokens",
     "seconds",
+    "bench_sha256",
 )
+_TRAINED = ("seconds_per_step", "rollout_seconds_per_step", "peak_memory_bytes", "rate")  # what a training leaves
+_ROUNDING = 1e-6
 _COSTS = ("step", *MACHINE_METRICS)  # not among the curves of a record
 _DIGITS = 6  # decimals of the values that are drawn
 
@@ -43,8 +49,28 @@ class EvaluationRecord(Form):
 
     average: Share
     stderr: Annotated[FiniteFloat, Field(ge=0)] | None
-    n: NonNegativeInt
-    scores: dict[str, Share]  # problem -> share of its samples that are right
+    n: PositiveInt
+    scores: Annotated[dict[str, Share], Field(min_length=1)]  # problem -> share of its samples that are right
+    pass_at_k: dict[Annotated[str, Field(pattern=r"^[1-9]\d*$")], Share] | None = None
+    majority: FiniteFloat | None = None
+    truncated_share: FiniteFloat | None = None
+    mean_tokens: FiniteFloat | None = None
+    distinct_answers: FiniteFloat | None = None
+    seconds: FiniteFloat | None = None
+    bench_sha256: StrictStr | None = None
+
+
+class LargestForm(Form):
+    layer: PositiveInt
+    share: FiniteFloat
+
+
+class EnergyForm(Form):
+    layers: Annotated[list[PositiveInt], Field(min_length=1)]
+    share: list[FiniteFloat]
+    entropy: FiniteFloat
+    max_entropy: FiniteFloat
+    largest: LargestForm
 
 
 class RecordForm(Form):
@@ -55,12 +81,13 @@ class RecordForm(Form):
     seed: int
     settings: dict[str, Any]
     evaluation_settings: dict[str, Any]
-    evaluations: dict[str, dict[str, EvaluationRecord]]  # by step, then by benchmark
+    evaluations: dict[str, Annotated[dict[str, EvaluationRecord], Field(min_length=1)]]  # by step, then by benchmark
     seconds_per_step: FiniteFloat | None = None
+    rollout_seconds_per_step: FiniteFloat | None = None
     peak_memory_bytes: FiniteFloat | None = None
     rate: FiniteFloat | None = None
-    energy: dict[str, Any] | None = None
-    starts_from: dict[str, StrictStr] | None = None  # hashes or commits of the model and the data
+    energy: EnergyForm | None = None
+    starts_from: dict[str, StrictStr] | None = None  # hashes or commits of what it reads: model, data, own code
 
 
 def finished(run: StudyRun) -> bool:
@@ -72,7 +99,8 @@ def read_record(run: StudyRun) -> dict[str, Any] | None:
     """The record of a run; None for a run that is not finished.
 
     Raises:
-        UserError: a record of another form, or of other settings than the study's file has now.
+        UserError: a record of another form, of other settings than the study's file has now, or one that says of
+            itself what it does not hold.
     """
     if not run.record.is_file():
         return None
@@ -83,7 +111,34 @@ def read_record(run: StudyRun) -> dict[str, Any] | None:
             f"{run.record}: its run has other settings than the study's file has now; "
             "move the record and the run's folder, or set other folders in the study's file"
         )
+    if contradiction := next(_contradictions(run, record), None):
+        raise UserError(f"{run.record}: {contradiction}; remove the record, and the study makes it anew")
     return record
+
+
+def _contradictions(run: StudyRun, record: Mapping[str, Any]) -> Iterator[str]:
+    """What a record says of itself and does not hold, a sentence each."""
+    for key, own in (("model", run.model), ("system", run.system), ("seed", run.seed)):
+        if record[key] != own:
+            yield f"{key} is {record[key]!r}, and it lies where the record of {own!r} belongs"
+    steps, found = list(map(str, run.evaluated)), record["evaluations"]
+    if list(found) != steps:
+        yield f"evaluations: it has those of the steps {', '.join(found)}, and the study evaluates {', '.join(steps)}"
+    benches, n = {tuple(step) for step in found.values()}, run.evaluation().get("n", EvalConfig().n)
+    if len(benches) > 1:
+        yield "evaluations: its steps have other benchmarks"
+    for step, evaluations in found.items():
+        for bench, evaluation in evaluations.items():
+            where, mean = f"evaluations.{step}.{bench}", fmean(evaluation["scores"].values())
+            if evaluation["n"] != n:
+                yield f"{where}: n is {evaluation['n']}, and the study draws {n}"
+            if abs(mean - evaluation["average"]) > _ROUNDING:
+                yield f"{where}: average is {evaluation['average']}, and its scores give {mean:.6g}"
+    for key in _TRAINED if run.trains else ():
+        if record.get(key) is None:
+            yield f"{key} is missing"
+    if (energy := record.get("energy")) and len(energy["share"]) != len(energy["layers"]):
+        yield "energy: it has other layers than shares"
 
 
 def settings_of(run: StudyRun) -> dict[str, Any]:
@@ -103,18 +158,33 @@ def write_record(run: StudyRun) -> None:
 
 def _evaluations(run: StudyRun, step: int) -> dict[str, Any]:
     """Benchmark -> scores of the evaluation of a step."""
-    files = sorted(evaluation_folder(run.folder, step or None, "*").parent.glob("*/summary.json"))
-    if not files:
-        raise UserError(f"{run.folder}: no evaluation of step {step} was found; give the study again")
-    evaluations = {}
-    for saved in load_evaluations([str(file) for file in files], []):
+    files = evaluation_folder(run.folder, step or None, "*").parent.glob("*/summary.json")
+    evaluations: dict[str, Any] = {}
+    config = resolve(EvalConfig, [Source("eval", run.evaluation())])
+    for file in sorted(files, key=lambda file: file.stat().st_mtime_ns):  # `phf eval` writes a summary anew each time
+        (saved,) = load_evaluations([str(file)], [])
+        if not _made_by(saved, config):
+            continue
         scores = {key: saved.summary[key] for key in _EVALUATION if key in saved.summary}
         evaluations[saved.bench] = scores | {
             "distinct_answers": fmean(len({sample.answer for sample in samples}) for samples in saved.samples.values()),
             "scores": {problem: fmean(values) for problem, values in saved.scores.items()},
             "file": str((saved.folder / "summary.json").relative_to(run.folder)),
         }
-    return evaluations
+    wanted = {member for name in config.bench for member in SUITES.get(name, (name,))}
+    for name in sorted(wanted):
+        if not {name, Path(name).stem} & set(evaluations):
+            raise UserError(f"{run.folder}: no evaluation of step {step} on {name} was found; give the study again")
+    return {bench: evaluations[bench] for bench in sorted(evaluations)}
+
+
+def _made_by(saved: SavedEvaluation, config: EvalConfig) -> bool:
+    """Whether an evaluation was made with these settings, as far as it says: of its sampling and its grading."""
+    about = {**saved.settings, **saved.settings.get("sampling", {}), "n": saved.summary.get("n")}
+    wanted = {name: getattr(config, name) for name in ("n", "seed", "temperature", "top_p", "top_k", "grading")}
+    if config.max_new_tokens is not None:
+        wanted["max_new_tokens"] = config.max_new_tokens
+    return all(about.get(name, value) == value for name, value in wanted.items())
 
 
 def _training(folder: Path) -> dict[str, Any]:
@@ -129,7 +199,7 @@ def _training(folder: Path) -> dict[str, Any]:
         "versions": manifest.get("versions"),
         "device": manifest.get("device"),
         "config_sha256": file_hash(folder / "config.yaml"),
-        "starts_from": {part: _identity(manifest[part]) for part in ("model", "data")},
+        "starts_from": {part: _identity(manifest[part]) for part in ("model", "data")} | manifest.get("code", {}),
         "seconds_per_step": median(line["seconds"] for line in timed),
         "rollout_seconds_per_step": median(line["rollout_seconds"] for line in timed),
         "peak_memory_bytes": max(line["peak_memory_bytes"] for line in lines),
