@@ -39,6 +39,10 @@ def study(
         bool,
         typer.Option("--dry-run", help="Check every run's settings and tell what is left.", rich_help_panel=OUTPUT),
     ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Go on though model, data or code have changed.", rich_help_panel=OUTPUT),
+    ] = False,
     json_: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -72,7 +76,7 @@ def study(
 
     failed: list[str] = []
     if not report_only:
-        failed = run_watched(plan, part, file, jobs, log_console(quiet))
+        failed = run_watched(plan, part, file, jobs, log_console(quiet), force)
     page = write_report(plan, file)
     if json_:
         print_json({"page": str(page), "figures": str(page.with_suffix(".json")), "failed": failed})
@@ -116,7 +120,9 @@ def _hours(left: "Estimate", jobs: int | None) -> str:
     return f"{left.hours:.1f} hours of one job{several}; runs that were not measured are taken to cost what others do"
 
 
-def run_watched(study: "Study", part: "Part", file: Path, jobs: int | None, log: "Console") -> list[str]:
+def run_watched(
+    study: "Study", part: "Part", file: Path, jobs: int | None, log: "Console", force: bool = False
+) -> list[str]:
     """Runs a part of a study with a live table; returns the logs of the runs that failed."""
     from rich.live import Live
 
@@ -133,7 +139,7 @@ def run_watched(study: "Study", part: "Part", file: Path, jobs: int | None, log:
         state = "failed" if run in schedule.failed else "finished" if finished(run) else "stopped"
         say(log, f"{run.name} {state}")
 
-    schedule = Schedule(study, part, slots_for(study, jobs), on_end)
+    schedule = Schedule(study, part, slots_for(study, jobs), on_end, force)
     with (
         writing_alone(folder / "lock", f"{folder}: another study is at work there; wait for it or stop it"),
         Live(console=log, auto_refresh=False, transient=True) as live,

@@ -61,7 +61,7 @@ def code_of(named: Iterable[tuple[Kind, str]]) -> dict[str, str]:
     """
     codes = {}
     for kind, name in named:
-        if (plugin := _registered[kind].get(name)) is None:
+        if (plugin := find(kind, name)) is None:
             continue
         built = getattr(plugin, "rows", getattr(plugin, "func", plugin))  # of a benchmark, of functools.partial
         own = built if inspect.isfunction(built) or inspect.isclass(built) else type(built)

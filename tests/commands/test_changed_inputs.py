@@ -66,6 +66,39 @@ def test_what_has_changed_is_named_and_force_records_it(phf: Phf, tmp_path: Path
     assert "data: the problems of" in resumed["forced"][0]
 
 
+@pytest.mark.slow
+def test_an_evaluation_goes_on_with_the_contents_that_it_began_with(phf: Phf, tmp_path: Path) -> None:
+    shutil.copytree(embedded_model(), tmp_path / "base")
+    (tmp_path / "bench.jsonl").write_text(
+        '{"problem": "1 + 1?", "answer": "2"}\n{"problem": "2 + 2?", "answer": "4"}\n'
+    )
+    (tmp_path / "chat.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
+    own = ["--bench", "bench.jsonl", "--set", "prompt.chat_template=chat.jinja", "--output-dir", "out"]
+    evaluation = ["eval", "base", *own, "--n", 1, "--max-new-tokens", 8, "--engine", "transformers", "--quiet"]
+    assert phf(*evaluation).code == 0
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(tmp_path / "base", tmp_path / "elsewhere" / "base")
+    evaluation[1] = "elsewhere/base"  # the same model under another path
+    assert phf(*evaluation).code == 0
+    bench = tmp_path / "bench.jsonl"
+    edits: dict[str, Callable[[], object]] = {
+        "bench_sha256": lambda: bench.write_text(bench.read_text().replace("2 + 2", "3 + 1")),
+        "model": lambda: edit_weights(tmp_path / "elsewhere"),
+    }
+    for words, edit in edits.items():
+        kept = {path: path.read_bytes() for path in (bench, tmp_path / "elsewhere" / "base" / "model.safetensors")}
+        edit()
+        done = phf(*evaluation)
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert f"was sampled with {words}" in done.err
+        for path, content in kept.items():
+            path.write_bytes(content)
+    edit_template(tmp_path)  # other prompts have a folder of their own
+    assert phf(*evaluation).code == 0
+    assert len(list((tmp_path / "out" / "evals").iterdir())) == 2
+
+
+@pytest.mark.slow
 def test_the_day_of_a_template_is_that_of_the_start_in_run_and_evaluation(phf: Phf, tmp_path: Path) -> None:
     clock = "{{ strftime_now('%d %B %Y') }} {% for m in messages %}{{ m.content }}\n{% endfor %}"
     (tmp_path / "clock.jinja").write_text(clock)

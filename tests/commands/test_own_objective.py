@@ -54,6 +54,17 @@ def test_a_sound_one_trains(own: Callable[[str], Path], phf: Callable[..., Done]
     assert train(phf).code == 0
 
 
+def test_a_run_goes_on_with_the_code_that_it_began_with(own: Callable[[str], Path], phf: Callable[..., Done]) -> None:
+    file = own("LossTerms({'size': Term(size, per='tokens')})")
+    assert train(phf).code == 0
+    more = ("train", "--resume", "--output-dir", "run", "--steps", 2, "--quiet")
+    file.write_text(file.read_text().replace(".mean(-1)", ".mean(-1) * 2"))
+    done = phf(*more)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "resume: objective mine: its code is not that which the run began with" in done.err
+    assert phf(*more, "--force").code == 0
+
+
 @pytest.mark.parametrize(
     ("returned", "error"),
     [

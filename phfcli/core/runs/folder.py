@@ -17,7 +17,7 @@ import torch
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.extensions import code_of
+from phfcli.core.extensions import Kind, code_of
 from phfcli.core.models.description import locate, revision
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.retired import without_retired
@@ -283,15 +283,16 @@ def start_run(
     write_sealed(folder / "config.yaml", write_yaml(config))
 
 
-def _own_code(config: TrainConfig) -> dict[str, str]:
+def own_code(config: TrainConfig) -> dict[str, str]:
     """The hash of the code of each plugin that a run uses."""
-    named = ("objectives", config.objective), ("teachers", config.teacher.kind), ("engines", config.rollout.engine)
-    return code_of((*named, ("graders", config.grader), ("benchmarks", config.evaluation.bench or "")))
+    named: list[tuple[Kind, str]] = [("objectives", config.objective), ("teachers", config.teacher.kind)]
+    named += [("engines", config.rollout.engine), ("graders", config.grader)]
+    return code_of([*named, ("benchmarks", config.evaluation.bench or "")])
 
 
 def _other_inputs(config: TrainConfig) -> dict[str, Any]:
     """The identity of what a run reads beside its model and its data: teacher, bridge, chat template, own code."""
-    identity: dict[str, Any] = {"code": code} if (code := _own_code(config)) else {}
+    identity: dict[str, Any] = {"code": code} if (code := own_code(config)) else {}
     if config.teacher.model is not None:
         identity["teacher"] = _stamped_identity(config.teacher.model)
     for name, file in (("bridge", config.oprd.bridge), ("chat_template", config.prompt.chat_template)):
@@ -317,7 +318,7 @@ def changed_inputs(manifest: Mapping[str, Any], config: TrainConfig, data_sha256
         before = manifest.get(setting.rpartition(".")[2], {})
         if file is not None and "sha256" in before and before["sha256"] != file_hash(Path(file)):
             changed.append(f"{setting}: {file} is not the file that the run began with")
-    code = _own_code(config)
+    code = own_code(config)
     for plugin, sha256 in manifest.get("code", {}).items():
         if code.get(plugin, sha256) != sha256:
             changed.append(f"{plugin}: its code is not that which the run began with")

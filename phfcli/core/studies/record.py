@@ -4,7 +4,9 @@ It holds the settings from the study, the scores of each evaluation, the cost of
 energy of each layer. A run is finished if its record exists and has the settings of the study.
 """
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, median
 from typing import Annotated, Any
@@ -14,11 +16,12 @@ from pydantic import Field, FiniteFloat, PositiveInt, StrictStr
 from phfcli.core.analysis.diagnose import diagnose_file
 from phfcli.core.config import EvalConfig
 from phfcli.core.errors import UserError
-from phfcli.core.evaluation.benchmarks import SUITES
+from phfcli.core.evaluation.benchmarks import SUITES, load_benchmarks
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation, load_evaluations
 from phfcli.core.retired import without_retired
-from phfcli.core.runs.folder import evaluation_folder, saved_config, step_name
-from phfcli.core.settings import Source, resolve
+from phfcli.core.runs.folder import evaluation_folder, model_identity, own_code, saved_config, step_name
+from phfcli.core.runs.problems import load_problems
+from phfcli.core.settings import Source, resolve, resolve_train
 from phfcli.core.step_metrics import MACHINE_METRICS
 from phfcli.core.storage.files import as_json, file_hash
 from phfcli.core.storage.schemas import Form, ManifestForm, Share, StepForm, read_form, read_forms
@@ -139,6 +142,50 @@ def _contradictions(run: StudyRun, record: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key} is missing"
     if (energy := record.get("energy")) and len(energy["share"]) != len(energy["layers"]):
         yield "energy: it has other layers than shares"
+
+
+def changed_inputs(runs: Iterable[StudyRun]) -> list[str]:
+    """Sentences on what records were made from, and what has other contents now; what cannot be read is left out."""
+    known: dict[str, dict[str, str]] = {}
+    changed = []
+    for run in runs:
+        if (record := read_record(run)) is None:
+            continue
+        before = dict(record.get("starts_from") or {})
+        for bench, evaluation in next(iter(record["evaluations"].values())).items():
+            before[f"bench {bench}"] = evaluation.get("bench_sha256")
+        now: dict[str, str] = {}
+        training = [(run.training(), _inputs_of_training)] if run.trains else []
+        for tree, read in (*training, (run.evaluation(), _inputs_of_evaluation)):
+            key = json.dumps([read.__name__, as_json(tree | {"seed": 0})], sort_keys=True)
+            if key not in known:
+                known[key] = read(run)
+            now |= known[key]
+        for part, own in before.items():
+            if own is not None and now.get(part, own) != own:
+                changed.append(f"{run.record}: {part}: it was made with other contents than are there now")
+    return changed
+
+
+def _inputs_of_training(run: StudyRun) -> dict[str, str]:
+    """The identity of what a training reads, as `starts_from` has it."""
+    config = resolve_train([Source("study", run.training())])
+    manifest, inputs = run.folder / "manifest.json", own_code(config)
+    with suppress(UserError):
+        recorded = read_form(manifest, ManifestForm)["model"] if manifest.is_file() else None
+        inputs["model"] = _identity(model_identity(config.model, recorded))
+    if config.overlong == "error":  # else the hash is of the problems that fit
+        with suppress(UserError):
+            inputs["data"] = load_problems(config).sha256
+    return {part: own for part, own in inputs.items() if own != "None"}  # a commit is not known before a model is read
+
+
+def _inputs_of_evaluation(run: StudyRun) -> dict[str, str]:
+    """The hash of each benchmark."""
+    config = resolve(EvalConfig, [Source("study", run.evaluation())])
+    with suppress(UserError):
+        return {f"bench {bench.name}": bench.sha256 for bench in load_benchmarks(config.bench, config)}
+    return {}
 
 
 def settings_of(run: StudyRun) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from phfcli.core.settings import Tree
 from phfcli.core.storage.child_processes import phf_command, stopped_as_by_ctrl_c
 from phfcli.core.storage.files import as_json, write_text
 from phfcli.core.storage.schemas import StepForm, read_forms
-from phfcli.core.studies.record import finished, read_record, write_record
+from phfcli.core.studies.record import changed_inputs, finished, read_record, write_record
 from phfcli.core.studies.study_file import WHOLE, Part, Study, StudyRun, runs_of, search_runs
 
 Rates = dict[tuple[str, str], float]  # (model, family) -> learning rate
@@ -147,9 +147,14 @@ class Schedule:
     """
 
     def __init__(
-        self, study: Study, part: Part, slots: Sequence[Environment], after_run: Callable[[StudyRun], None]
+        self,
+        study: Study,
+        part: Part,
+        slots: Sequence[Environment],
+        after_run: Callable[[StudyRun], None],
+        force: bool = False,
     ) -> None:
-        self.study, self.part = study, part
+        self.study, self.part, self._force = study, part, force
         self.at_work: dict[str, tuple[StudyRun, float]] = {}
         self.failed: list[StudyRun] = []
         self.stopped = False
@@ -162,7 +167,16 @@ class Schedule:
         self._run_ended = threading.Lock()  # one run at a time writes its record and calls after_run
 
     def run(self) -> None:
-        """Makes the runs of the search, then the other runs. A failed run does not stop the others."""
+        """Makes the runs of the search, then the other runs. A failed run does not stop the others.
+
+        Raises:
+            UserError: there is something to do, and records were made from inputs that have changed, without `force`.
+        """
+        made = [*search_runs(self.study), *known_runs(self.study)]
+        left = estimate(self.study, self.part).runs
+        if left and not self._force and (changed := changed_inputs(made)):
+            fix = "move the records and the runs, or give --force: the page then tells the starting points apart"
+            raise UserError(f"{changed[0]}; {fix}")
         with stopped_as_by_ctrl_c():
             self._execute(self.part.searches(self.study))
             self._execute([run for run in known_runs(self.study) if self.part.has(run)])

@@ -1,6 +1,8 @@
 """A study's records, its table and its page, by hand from the files that runs leave."""
 
 import json
+import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,14 @@ import yaml
 
 from phfcli.core.analysis.differences import seed_difference
 from phfcli.core.errors import UserError
+from phfcli.core.runs.folder import model_identity
+from phfcli.core.runs.problems import load_problems
+from phfcli.core.settings import Source, resolve_train
 from phfcli.core.studies.page import write_report
-from phfcli.core.studies.record import finished, write_record
+from phfcli.core.studies.record import changed_inputs, finished, read_record, settings_of, write_record
 from phfcli.core.studies.results import findings, results_of
-from phfcli.core.studies.schedule import chosen_rates, known_runs
-from phfcli.core.studies.study_file import Study, StudyRun, load_study, runs_of, search_runs
+from phfcli.core.studies.schedule import Schedule, chosen_rates, known_runs
+from phfcli.core.studies.study_file import WHOLE, Study, StudyRun, load_study, runs_of, search_runs
 
 # right samples of two, for each of four problems
 RIGHT = {
@@ -228,3 +233,97 @@ def test_a_damaged_record_is_named(study: Study) -> None:
     record.write_text(record.read_text().replace('"average": 0.5', '"average": 40.0'))
     with pytest.raises(UserError, match=r"base-seed0\.json: evaluations.*average"):
         results_of(study)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"system": "phf"}, "system is 'phf', and it lies where the record of 'sft' belongs"),
+        ({"model": "large"}, "model is 'large'"),
+        ({"seed": 3}, "seed is 3"),
+        ({"evaluations": {}}, "evaluations: it has those of the steps , and the study evaluates 1, 2"),
+        ({"evaluations.2": {}}, "evaluations.2: dictionary should have at least 1 item"),
+        ({"evaluations.2.embedded.average": 0.5}, "evaluations.2.embedded: average is 0.5, and its scores give 0.25"),
+        ({"evaluations.1.embedded.scores": {"p0": 1}}, "evaluations.1.embedded: average is 0.25"),
+        ({"evaluations.1.embedded.scores": {}}, "evaluations.1.embedded.scores: dictionary should have"),
+        ({"evaluations.1.embedded.n": 12}, "evaluations.1.embedded: n is 12, and the study draws 2"),
+        ({"evaluations.2.embedded.majority": "most"}, "evaluations.2.embedded.majority"),
+        ({"evaluations.2.embedded.pass_at_k": {"x": 1}}, "evaluations.2.embedded.pass_at_k"),
+        ({"evaluations.2.other": {"average": 0.5, "stderr": None, "n": 2, "scores": {"p": 0.5}}}, "other benchmarks"),
+        ({"seconds_per_step": None}, "seconds_per_step is missing"),
+        ({"rollout_seconds_per_step": "fast"}, "rollout_seconds_per_step: must be a valid number"),
+        ({"rate": None}, "rate is missing"),
+        ({"energy": {"layers": [1]}}, "energy.share: field required"),
+        ({"starts_from": {"model": 1}}, "starts_from.model"),
+    ],
+)
+def test_what_a_record_says_of_itself_is_compared_with_what_it_holds(
+    study: Study, changes: dict[str, Any], words: str
+) -> None:
+    run = next(run for run in known_runs(study) if run.system == "sft")
+    write_run(run, (1, 1, 0, 0))
+    record = json.loads(run.record.read_text())
+    for key, value in changes.items():
+        *path, name = key.split(".")
+        inside = record
+        for part in path:
+            inside = inside[part]
+        inside[name] = value
+    run.record.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        results_of(study)
+    assert str(caught.value).startswith(str(run.record))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_record_holds_the_evaluation_that_the_study_asks_for_now(study: Study) -> None:
+    """Records are removed and n is changed: the old evaluations lie beside the new ones."""
+    run = known_runs(study)[0]
+    write_run(run, (1, 1, 1, 1))
+    run.record.unlink()
+    more = StudyRun(study.model_copy(update={"eval": {"n": 12}}), run.model, run.system)
+    with pytest.raises(UserError, match="no evaluation of step 0 on embedded was found"):
+        write_record(more)
+    old = next(run.folder.glob("evals/*-n2"))
+    new = old.with_name("embedded-n12")
+    new.mkdir()
+    lines = [
+        {"problem": f"p{p}", "sample": s, "status": "correct" if s < 3 else "wrong", "answer": ""}
+        for p in range(4)
+        for s in range(12)
+    ]
+    (new / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = {"bench": "embedded", "average": 0.25, "target": "x", "n": 12, "problems": 4}
+    (new / "summary.json").write_text(json.dumps(summary))
+    os.utime(new / "summary.json", (1, 1))  # older than the evaluation of 2
+    write_record(more)
+    record = read_record(more)
+    assert record is not None
+    assert record["evaluations"]["0"]["embedded"]["average"] == 0.25
+    assert record["evaluations"]["0"]["embedded"]["n"] == 12
+
+
+def test_a_study_goes_on_only_from_what_its_records_were_made_from(study: Study) -> None:
+    run = next(run for run in known_runs(study) if run.system == "sft")
+    write_run(run, (1, 1, 0, 0))
+    config = resolve_train([Source("study", run.training() | {"data": "embedded"})])
+    same = {"model": model_identity("embedded")["sha256"], "data": load_problems(config).sha256}
+    study = study.model_copy(update={"set": {"data": "embedded"}})
+    run = next(run for run in known_runs(study) if run.system == "sft")
+
+    def write(**starts: str) -> list[str]:
+        tree = json.loads(run.record.read_text()) | settings_of(run) | {"starts_from": same | starts}
+        run.record.write_text(json.dumps(tree))
+        return changed_inputs([run])
+
+    assert write() == []
+    assert write(data="other") == [f"{run.record}: data: it was made with other contents than are there now"]
+    assert [sentence.split(": ")[1] for sentence in write(model="other")] == ["model"]
+    schedule = Schedule(study, WHOLE, [{}], print)
+    with pytest.raises(UserError, match=r"sft-seed0\.json: model: it was made .*--force"):
+        schedule.run()
+    tree = json.loads(run.record.read_text()) | {"starts_from": same}
+    tree["evaluations"]["2"]["embedded"]["bench_sha256"] = "b" * 64
+    tree["evaluations"]["1"]["embedded"]["bench_sha256"] = "b" * 64
+    run.record.write_text(json.dumps(tree))
+    assert [sentence.split(": ")[1] for sentence in changed_inputs([run])] == ["bench embedded"]
