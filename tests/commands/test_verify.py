@@ -1,12 +1,12 @@
 """phf verify: a sound run is ok, and each planted damage is named with what to do."""
 
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas
 import pytest
 
 from phfcli.core.analysis.verify import verify_run
@@ -15,12 +15,6 @@ Phf = Callable[..., Any]
 
 
 TABLE = "evals/step-000002/embedded-n1/samples.parquet"
-
-
-def with_another_status(path: Path) -> None:
-    frame = pandas.read_parquet(path)
-    frame.loc[0, "status"] = "timeout"
-    frame.to_parquet(path)
 
 
 def flip(path: Path, place: int = -20) -> None:
@@ -53,8 +47,7 @@ def test_a_sound_run_is_ok(phf: Phf, run: Path) -> None:
         ("alarms.jsonl", lambda path: path.write_text('{"step": 1, "alarm": "clip"}\n'), "alarms.jsonl", "sentence"),
         ("rollouts/step-000001.json", lambda path: path.write_text("{}"), "rollouts/step-000001.json", "step"),
         ("evals/step-000002/embedded-n1/samples.jsonl", flip, "evals/step-000002/embedded-n1", "line 2"),
-        (TABLE, lambda path: path.write_bytes(path.read_bytes()[:-9]), TABLE, "not a parquet file"),
-        (TABLE, with_another_status, TABLE, "sample 0 of problem"),
+        (TABLE, flip, TABLE, "checksum"),
     ],
 )
 def test_a_planted_damage_is_named(
@@ -84,6 +77,44 @@ def test_a_flipped_bit_of_any_file_is_named(run: Path) -> None:
         assert [path.name in f"{check.part} {check.reason}" for check in bad] == [True], (path, place, bad)
         path.write_bytes(content)
     assert {check.state for check in verify_run(run)} == {"ok"}
+
+
+NEWEST, EVALUATION = "checkpoints/step-000002", "evals/step-000002/embedded-n1"
+EVAL = ("eval", "run", "--limit", 2, "--n", 1, "--engine", "transformers", "--quiet")
+RESUME = ("train", "--resume", "--output-dir", "run", "--steps", 3, "--quiet")
+PUSH, COLLECT = ("push", "run", "me/x", "--dry-run"), ("collect", "run", "-o", "flows.safetensors")
+READERS = {
+    "config.yaml": [RESUME, EVAL, ("compare", "run", "elsewhere"), ("report", "run"), ("config", "diff", "run", "phf")],
+    "metrics.jsonl": [RESUME, ("report", "run"), ("watch", "run")],
+    "alarms.jsonl": [RESUME, ("report", "run")],
+    "manifest.json": [EVAL, ("report", "run"), ("watch", "run")],
+    "rollouts/step-000001.json": [("report", "run")],
+    "flows/step-000002.safetensors": [("report", "run"), ("diagnose", "run")],
+    f"{NEWEST}/tokenizer.json": [EVAL, ("export", "run", "--merged", "out", "--quiet"), PUSH],
+    f"{NEWEST}/chat_template.jinja": [EVAL, COLLECT],
+    f"{NEWEST}/trainer.json": [EVAL, COLLECT, PUSH],
+    f"{NEWEST}/teacher.safetensors": [COLLECT],
+    f"{EVALUATION}/summary.json": [
+        ("compare", "run", "elsewhere"), ("report", "run"), PUSH, ("watch", "run")
+    ],
+    f"{EVALUATION}/samples.jsonl": [
+        EVAL, ("compare", "run", "elsewhere"), ("report", "run"), ("watch", "run"),
+        PUSH, ("grade", f"run/{EVALUATION}"),
+    ],
+    f"{EVALUATION}/settings.json": [EVAL, ("compare", "run", "elsewhere"), ("report", "run")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", READERS)
+def test_what_reads_a_damaged_file_names_it_in_a_line(phf: Phf, run: Path, tmp_path: Path, file: str) -> None:
+    shutil.copytree(run, tmp_path / "elsewhere")
+    content = (run / file).read_bytes()
+    place = re.compile(rb"[0-9]|.", re.DOTALL).search(content, len(content) // 2).start()  # type: ignore[union-attr]
+    flip(run / file, place)
+    for command in READERS[file]:
+        done = phf(*command)
+        assert (done.code, done.err.count("\n")) == (2, 1), (command, done)
+        assert Path(file).name in done.err, command
 
 
 @pytest.mark.slow

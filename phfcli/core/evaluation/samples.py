@@ -13,13 +13,13 @@ from phfcli.core.grading import Grading, Status
 from phfcli.core.models.description import ModelDescription
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.runs.folder import recorded_config
-from phfcli.core.runs.summaries import GREEDY, SAMPLES, check_covered
+from phfcli.core.runs.summaries import GREEDY, SAMPLES
 from phfcli.core.runs.targets import Target
 from phfcli.core.seeds import derive_seed
 from phfcli.core.storage.files import drop_cut_line, writing_alone
-from phfcli.core.storage.schemas import EvaluationSettingsForm, SampleForm, SummaryForm, read_form, read_forms
+from phfcli.core.storage.schemas import EvaluationSettingsForm, SampleForm, read_form, read_forms
 from phfcli.core.storage.seals import append_sealed, write_sealed
-from phfcli.core.storage.tables import read_rows, writable, write_parquet
+from phfcli.core.storage.tables import write_parquet
 from phfcli.core.types import Completion, Problem, Sampling
 
 PUBLISHED_NEW_TOKENS = 38_912  # the token limit of the paper's evaluation
@@ -77,17 +77,6 @@ TABLE_COLUMNS = {  # of samples.parquet, with Arrow types; docs/run-files.md exp
     "text": "string",
 }
 
-_IN_BOTH = (
-    "problem",
-    "sample",
-    "status",
-    "answer",
-    "gold",
-    "golds",
-    "tokens",
-    "seed",
-    "text",
-)  # columns of samples.parquet and of samples.jsonl
 _WRITTEN_FIRST = {"lock", ".settings.json.tmp"}
 # values of the keys that a settings.json of an older version lacks
 _DEFAULTS_BEFORE = {"quantization": "none", "grader": "math", "grading": "phf"}
@@ -164,22 +153,6 @@ class SampleFile:
             for sample in ordered
         )
         write_parquet(self.table, rows, TABLE_COLUMNS)
-
-    def check_table(self) -> None:
-        """Raises UserError if samples.parquet cannot be read, or differs from samples.jsonl or summary.json."""
-        lines = {(writable(line["problem"]), line["sample"]): line for line in read_forms(self.path, SampleForm)}
-        rows = list(read_rows(self.table))
-        for row in rows:
-            line = lines.get((row.get("problem"), row.get("sample")), {})
-            if any(row.get(name) != writable(line.get(name)) for name in _IN_BOTH):
-                where = f"sample {row.get('sample')} of problem {row.get('problem')}"
-                raise UserError(f"{self.table}: {where} differs from {self.path.name}")
-        summary = read_form(self.folder / "summary.json", SummaryForm)
-        problems, n = summary.get("problems"), summary.get("n")
-        if problems is not None and n is not None and len(rows) != problems * n:
-            expected = f"{problems} problems with {n} samples each"
-            raise UserError(f"{self.table}: it has {len(rows)} rows, and summary.json says {expected}")
-        check_covered(self.folder, [self.table])
 
     def append(self, samples: Sequence[GradedSample]) -> None:
         append_sealed(self.path, samples)
