@@ -79,6 +79,24 @@ def test_a_flipped_bit_of_any_file_is_named(run: Path) -> None:
     assert {check.state for check in verify_run(run)} == {"ok"}
 
 
+def test_what_lies_under_the_name_of_another_step_is_named(phf: Phf, run: Path) -> None:
+    shutil.copytree(run / "checkpoints/step-000001", run / "checkpoints/step-000007")
+    shutil.copytree(run / "evals/step-000002", run / "evals/step-000001")
+    shutil.copy(run / "rollouts/step-000001.json", run / "rollouts/step-000007.json")
+    bad = [check.part for check in verify_run(run) if check.state not in ("ok", "in use")]
+    assert bad == ["checkpoints/step-000007", "rollouts/step-000007.json", "evals/step-000001/embedded-n1"]
+    assert "is of step 2, and lies among the evaluations of step 1" in phf("compare", run, "other=run").err
+
+
+def test_a_summary_that_was_copied_alone_is_read(phf: Phf, run: Path, tmp_path: Path) -> None:
+    for name in ("summary.json", "renamed.json"):
+        (tmp_path / "alone").mkdir(exist_ok=True)
+        shutil.copy(run / EVALUATION / "summary.json", tmp_path / "alone" / name)
+        assert phf("compare", tmp_path / "alone" / name).code == 0
+    (run / EVALUATION / "samples.jsonl").unlink()
+    assert "samples.jsonl: is missing" in phf("compare", run).err
+
+
 NEWEST, EVALUATION = "checkpoints/step-000002", "evals/step-000002/embedded-n1"
 EVAL = ("eval", "run", "--limit", 2, "--n", 1, "--engine", "transformers", "--quiet")
 RESUME = ("train", "--resume", "--output-dir", "run", "--steps", 3, "--quiet")

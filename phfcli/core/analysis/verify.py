@@ -15,14 +15,13 @@ from phfcli.core.models.loading import load_model
 from phfcli.core.runs.checkpoints import check_sums, checkpoints_of
 from phfcli.core.runs.flows import open_flow
 from phfcli.core.runs.folder import evaluation_files, is_run, recorded_config
-from phfcli.core.runs.readings import reading_files
+from phfcli.core.runs.readings import read_reading, reading_files
 from phfcli.core.runs.summaries import GREEDY, SAMPLES, check_covered, read_summary
 from phfcli.core.runs.targets import in_use
 from phfcli.core.storage.schemas import (
     AlarmForm,
     EvaluationSettingsForm,
     ManifestForm,
-    RolloutsForm,
     SampleForm,
     StepForm,
     ValidationForm,
@@ -83,7 +82,7 @@ def _checks(folder: Path, full: bool) -> Iterator[PartCheck]:
         yield _try(f"flows/{path.name}", partial(open_flow, path), advice)
     for path in reading_files(folder):
         advice = "remove it; without its first file a run reads the rollouts of its next checkpoint"
-        yield _try(f"{path.parent.name}/{path.name}", partial(read_form, path, RolloutsForm), advice)
+        yield _try(f"{path.parent.name}/{path.name}", partial(read_reading, path), advice)
     for path in sorted((folder / "faults").glob("*.json")):
         yield _try(f"faults/{path.name}", partial(read_form, path, StepForm), "remove it; nothing is made from it")
     evaluated = [path.parent for name in ("summary.json", "settings.json") for path in evaluation_files(folder, name)]

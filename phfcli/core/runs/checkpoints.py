@@ -110,7 +110,10 @@ def check_sums(folder: Path, training: bool = True) -> None:
     """
     if not (folder / "trainer.json").is_file():
         return
-    sums = read_form(folder / "trainer.json", TrainerForm).get("sha256", {})
+    state = read_form(folder / "trainer.json", TrainerForm)
+    named, sums = step_of(folder.resolve().name), state.get("sha256", {})
+    if named not in (None, state["step"]):
+        raise UserError(f"{folder}: its trainer.json is of step {state['step']}; give the folder its own name back")
     check_file_sums(
         folder, {name: own for name, own in sums.items() if training or Path(name).name not in _OF_TRAINING}
     )

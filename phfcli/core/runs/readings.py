@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from phfcli.core.config import DivergenceSettings
+from phfcli.core.errors import UserError
 from phfcli.core.losses.flow import measure_rollout
 from phfcli.core.losses.fused_divergence import fused_divergence_stats
 from phfcli.core.losses.policy_gradient import token_logprobs
@@ -34,7 +35,15 @@ def save_readings(run: Path, step: int, rollouts: Sequence[dict[str, Any]]) -> N
 
 def load_readings(run: Path) -> list[dict[str, Any]]:
     """The readings of all saved steps, in order. Raises UserError for a file of another form."""
-    return [read_form(path, RolloutsForm) for path in reading_files(run)]
+    return [read_reading(path) for path in reading_files(run)]
+
+
+def read_reading(path: Path) -> dict[str, Any]:
+    """The readings of a file. Raises UserError for another form, or another step than its name says."""
+    reading = read_form(path, RolloutsForm)
+    if reading["step"] != step_of(path.stem):
+        raise UserError(f"{path}: is of step {reading['step']}; give the file its own name back")
+    return reading
 
 
 def reading_files(run: Path) -> list[Path]:
@@ -48,7 +57,7 @@ def followed(run: Path, step: int, fresh: Sequence[Sample]) -> list[Sample]:
     first = next((path for path in reading_files(run) if (step_of(path.stem) or 0) < step), None)
     if first is None:
         return list(fresh)
-    rollouts = read_form(first, RolloutsForm)["rollouts"]
+    rollouts = read_reading(first)["rollouts"]
     return [Sample(r["student_prompt"], r["teacher_prompt"], r["completion"]) for r in rollouts]
 
 

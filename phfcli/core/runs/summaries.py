@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from phfcli.core.errors import UserError
+from phfcli.core.runs.folder import step_of
 from phfcli.core.storage.schemas import SampleForm, SummaryForm, read_form, read_forms
 from phfcli.core.storage.seals import write_sealed
 
@@ -33,13 +34,20 @@ def read_summary(path: Path) -> dict[str, Any]:
     The contents of these files are compared where their size or time is not what it was.
 
     Raises:
-        UserError: names the file that has changed or is missing, or the average that is not that of the samples.
+        UserError: names the file that has changed or is missing, the average that is not that of the samples, or the
+            step that is not that of its folder.
     """
     summary = read_form(path, SummaryForm)
+    if path.name != "summary.json":  # the files beside it belong to another evaluation
+        return summary
+    step = step_of(path.parents[1].name)
+    if step is not None and step != summary.get("step"):
+        raise UserError(f"{path}: is of step {summary.get('step')}, and lies among the evaluations of step {step}")
+    shown = [name for name in _SHOWN if (path.parent / name).is_file()]  # none of a summary that was copied alone
     for name, stamp in summary.get("files", {}).items():
-        if name in _SHOWN:
+        if name in _SHOWN and shown:
             _check_stamp(path.parent / name, stamp, every_byte=False)
-    if "files" not in summary and path.name == "summary.json":
+    if "files" not in summary:
         check_average(path, summary, _scores(path.parent / SAMPLES))
     return summary
 
