@@ -103,7 +103,7 @@ def _lines(run: Path) -> list[dict[str, Any]]:
     """The whole lines of a run's metrics, but for what is measured of the machine."""
     path = run / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
-    return [{key: value for key, value in line.items() if key not in MACHINE_METRICS} for line in lines]
+    return [{key: value for key, value in line.items() if key not in {*MACHINE_METRICS, "seal"}} for line in lines]
 
 
 def _faults(whole: Path, stopped: Path, steps: int) -> list[str]:

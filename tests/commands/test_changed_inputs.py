@@ -24,7 +24,9 @@ def begin(phf: Phf, tmp_path: Path) -> list[Any]:
     rows = [{"problem": f"{n} + 2?", "solution": f"It is \\boxed{{{n + 2}}}", "answer": n + 2} for n in range(4)]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "chat.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
+    shutil.copy(tmp_path / "data.jsonl", tmp_path / "bench.jsonl")
     files = ["--model", "base", "--data", "data.jsonl", "--set", "prompt.chat_template=chat.jinja"]
+    files += ["--set", "evaluation.bench=bench.jsonl", "--set", "evaluation.every=1", "--set", "evaluation.n=1"]
     options = [*files, "--output-dir", "run", *SMALL]
     done = phf("train", *options, "--steps", 1, "--quiet")
     assert done.code == 0, done.err
@@ -34,6 +36,11 @@ def begin(phf: Phf, tmp_path: Path) -> list[Any]:
 def edit_data(folder: Path) -> None:
     path = folder / "data.jsonl"
     path.write_text(path.read_text().replace("It is", "It was"))
+
+
+def edit_bench(folder: Path) -> None:
+    path = folder / "bench.jsonl"
+    path.write_text(path.read_text().replace('"answer": 3', '"answer": 4'))
 
 
 def edit_weights(folder: Path) -> None:
@@ -52,6 +59,7 @@ def test_what_has_changed_is_named_and_force_records_it(phf: Phf, tmp_path: Path
     options = [*begin(phf, tmp_path), "--steps", 2, "--resume", "--quiet"]
     (tmp_path / "base" / "config.json").touch()  # another time alone is no change
     edits = {"data: the problems": edit_data, "model: the weights": edit_weights, "prompt.chat_template": edit_template}
+    edits["evaluation.bench: the problems"] = edit_bench
     for words, edit in edits.items():
         kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "run" not in path.parts}
         edit(tmp_path)

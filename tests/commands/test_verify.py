@@ -3,6 +3,7 @@
 import random
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,20 @@ def test_a_summary_that_was_copied_alone_is_read(phf: Phf, run: Path, tmp_path: 
         assert phf("compare", tmp_path / "alone" / name).code == 0
     (run / EVALUATION / "samples.jsonl").unlink()
     assert "samples.jsonl: is missing" in phf("compare", run).err
+
+
+def test_an_evaluation_that_is_killed_while_it_ends_goes_on(
+    phf: Phf, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of its last files is being written, the others say nothing wrong."""
+    for name in ("write_page", "write_summary"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"phfcli.core.evaluation.evaluator.{name}", lambda *_, **__: sys.exit(9))
+            assert phf(*EVAL).code == 9
+        assert {check.state for check in verify_run(run)} == {"ok"}
+        assert phf("compare", "run").code == 2  # it has no evaluation now
+        assert phf(*EVAL).code == 0
+        assert {check.state for check in verify_run(run)} == {"ok"}
 
 
 NEWEST, EVALUATION = "checkpoints/step-000002", "evals/step-000002/embedded-n1"

@@ -257,10 +257,13 @@ def start_run(
     skipped: int,
     processes: int,
     divergence: str | None,
+    bench_sha256: str | None,
 ) -> None:
     """Writes manifest.json and config.yaml of a new run; config.yaml is last, because it makes the folder a run.
 
-    divergence: the kind of its metric `divergence`.
+    Args:
+        divergence: the kind of its metric `divergence`.
+        bench_sha256: of the benchmark that is evaluated in the course of training.
     """
     data = {"name": config.data, "problems": len(curriculum.problems), "skipped": skipped, "sha256": curriculum.sha256}
     data |= {"bad_rows": len(curriculum.bad), "shortened": curriculum.shortened}
@@ -276,6 +279,7 @@ def start_run(
             "attention": model.attention,
             **({} if model.adapter is None else {"adapter": model.adapter.as_json()}),
             **({} if divergence is None else {"divergence": divergence}),
+            **({} if bench_sha256 is None else {"bench": {"name": config.evaluation.bench, "sha256": bench_sha256}}),
             **_other_inputs(config),
             **environment(model.device),
         },
@@ -301,10 +305,12 @@ def _other_inputs(config: TrainConfig) -> dict[str, Any]:
     return identity
 
 
-def changed_inputs(manifest: Mapping[str, Any], config: TrainConfig, data_sha256: str) -> list[str]:
+def changed_inputs(manifest: Mapping[str, Any], config: TrainConfig, rows: Mapping[str, str | None]) -> list[str]:
     """Sentences on what the run reads that has other contents than when it began.
 
     What a manifest of an earlier version does not record is not compared.
+
+    rows: the hashes of its rows now, of "data" and of "bench"; None where it reads none.
     """
     changed = []
     models = {"model": config.model, "teacher.model": config.teacher.model}
@@ -312,8 +318,10 @@ def changed_inputs(manifest: Mapping[str, Any], config: TrainConfig, data_sha256
         before = manifest.get(setting.partition(".")[0], {})
         if name is not None and not _same_model(before, name):
             changed.append(f"{setting}: the weights of {name} are not those that the run began with")
-    if manifest.get("data", {}).get("sha256", data_sha256) != data_sha256:
-        changed.append(f"data: the problems of {config.data} are not those that the run began with")
+    for setting, name in (("data", config.data), ("evaluation.bench", config.evaluation.bench)):
+        now = rows[setting.rpartition(".")[2]]
+        if now is not None and manifest.get(setting.rpartition(".")[2], {}).get("sha256", now) != now:
+            changed.append(f"{setting}: the problems of {name} are not those that the run began with")
     for setting, file in (("oprd.bridge", config.oprd.bridge), ("prompt.chat_template", config.prompt.chat_template)):
         before = manifest.get(setting.rpartition(".")[2], {})
         if file is not None and "sha256" in before and before["sha256"] != file_hash(Path(file)):

@@ -36,6 +36,7 @@ class Validation:
 
     folder: Path  # of the run
     bench: str
+    bench_sha256: str
     every: int  # steps between evaluations
     patience: int | None  # training ends after so many evaluations without a better one
     tasks: list[SampleTask]
@@ -121,6 +122,7 @@ def build_validation(
     return Validation(
         folder=folder,
         bench=bench.name,
+        bench_sha256=bench.sha256,
         every=settings.every,
         patience=settings.patience,
         tasks=tasks,
