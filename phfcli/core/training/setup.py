@@ -182,7 +182,7 @@ def build_trainer(
         engine = _build_engine(config, model, prompts, curriculum, validation)
     teacher: Teacher = external or _own_teacher(config, model, needs)
     if fresh and ranks.main:
-        bench = validation and validation.bench_sha256
+        bench = None if validation is None else validation.bench_sha256
         start_run(folder, config, model, curriculum, skipped, ranks.size, needs.divergence, bench)
     return Trainer(
         config=config,

@@ -166,7 +166,7 @@ def _changed_inputs(start: Start, trainer: Trainer, manifest: dict[str, Any]) ->
     """What a run that goes on reads and is not as it was. Raises UserError for it, unless it is forced."""
     if not manifest:
         return []
-    bench = trainer.validation and trainer.validation.bench_sha256
+    bench = None if trainer.validation is None else trainer.validation.bench_sha256
     rows = {"data": trainer.rollouts.curriculum.sha256, "bench": bench}
     changed = changed_inputs(manifest, start.config, rows)
     if changed and not start.force:
