@@ -19,7 +19,8 @@ PLAIN_TEMPLATE = (
 
 _OPENING = re.compile(r"<[\w:|]*think[\w|]*>|\[THINK\]", re.IGNORECASE)
 _CLOSING = re.compile(r"</[\w:|]*think[\w|]*>|\[/THINK\]", re.IGNORECASE)
-_CLOCK = re.compile(r"""\bstrftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_CLOCK = re.compile(r"""\bstrftime_now\s*\(\s*(["'])(.*?)\1\s*\)""")
+_NO_CLOCK = re.compile(r"\bstrftime_now\s+is\s+(?:not\s+)?defined|\{#.*?#\}", re.DOTALL)  # names it, does not read it
 _PROBE = "phf-probe"  # a text that is looked for in what a template renders
 
 
@@ -83,18 +84,19 @@ def choose_template(tokenizer: ChatTokenizer, path: str | None, day: datetime.da
     elif not getattr(tokenizer, "chat_template", None):
         chosen = PLAIN_TEMPLATE
     own: Any = chosen or getattr(tokenizer, "chat_template", None)
-    if day is not None and reads_clock(own):
-        chosen = _CLOCK.sub(lambda match: repr(day.strftime(match[2])), own)
-        if "strftime_now(" in chosen:
+    own = own.get("default") if isinstance(own, dict) else own  # some tokenizers have several by name
+    if day is not None and _reads_clock(own):
+        chosen = _CLOCK.sub(lambda match: f"{match[1]}{day.strftime(match[2])}{match[1]}", own)
+        if _reads_clock(chosen):
             raise UserError(f"{_named(tokenizer, None)} reads the clock in a form of its own; give another template")
     if _PROBE not in render(tokenizer, chosen, [{"role": "user", "content": _PROBE}], thinking=True):
         raise UserError(f"{_named(tokenizer, chosen)} leaves out the user's message; give another template")
     return chosen
 
 
-def reads_clock(template: Any) -> bool:
+def _reads_clock(template: Any) -> bool:
     """Whether a chat template asks for the present day, as those of Llama 3.2, SmolLM3 and gpt-oss do."""
-    return isinstance(template, str) and "strftime_now(" in template
+    return isinstance(template, str) and "strftime_now" in _NO_CLOCK.sub("", template)
 
 
 def fixed_template(tokenizer: ChatTokenizer, path: str | None, thinking: bool, day: datetime.date | None = None) -> str:

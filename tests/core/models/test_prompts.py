@@ -276,7 +276,19 @@ def test_a_template_that_reads_no_clock_has_no_day(prompts: Prompts) -> None:
     assert prompts.day is None
 
 
-def test_a_clock_that_cannot_be_set_is_refused() -> None:
-    reading = tokenizer("{% set form = '%Y' %}{{ strftime_now(form) }}{{ messages[0].content }}")
+def test_a_clock_among_several_templates_is_set_and_one_that_is_only_named_is_left() -> None:
+    day, message = datetime.date(2026, 3, 5), "{{ messages[0].content }}"
+    several = tokenizer("")
+    several.chat_template = {"default": f"{{{{ strftime_now ('%Y\\n%d') }}}}{message}", "tool_use": message}
+    assert "2026\n05" in build_prompts(several, PromptSettings(day=day)).student_text("P")
+    named = tokenizer(f"{{# strftime_now #}}{{% if strftime_now is not defined %}}x{{% endif %}}{message}")
+    assert build_prompts(named, PromptSettings()).day is None
+
+
+@pytest.mark.parametrize(
+    "clock", ["{% set form = '%Y' %}{{ strftime_now(form) }}", "{% set now = strftime_now %}{{ now('%Y') }}"]
+)
+def test_a_clock_that_cannot_be_set_is_refused(clock: str) -> None:
+    reading = tokenizer(clock + "{{ messages[0].content }}")
     with pytest.raises(UserError, match="reads the clock in a form of its own"):
         build_prompts(reading, PromptSettings())
