@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from phfcli.core.config import EvalConfig, Section, TrainConfig
+from phfcli.core.config import EvalConfig, Section, TrainConfig, is_line
 from phfcli.core.errors import UserError, first_line, nearest
 from phfcli.core.extensions import RECORDED
 from phfcli.core.retired import LAST_VERSION, RETIRED
@@ -255,9 +255,12 @@ def parse_yaml(text: str, label: str) -> Any:
 
 
 def _merge(into: Tree, tree: Mapping[str, Any]) -> None:
-    """Adds the values of a tree to `into`; mappings are copied, since several merges share a recipe's tree."""
+    """Adds the values of a tree to `into`; mappings are copied, since several merges share a recipe's tree.
+
+    A line over steps is a value: a later one takes its place as a whole.
+    """
     for key, value in tree.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and not is_line(value):
             section = into[key] = into[key] if isinstance(into.get(key), dict) else {}
             _merge(section, value)
         else:
@@ -268,7 +271,8 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A tree as one level: each value by its dotted key."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        inner = isinstance(value, Mapping) and value and prefix + key != "divergence.clip"  # which may be given by kind
+        by_kind = f"{prefix}{key}" == "divergence.clip"  # which may be given by kind
+        inner = isinstance(value, Mapping) and value and not by_kind and not is_line(value)
         flat |= leaves(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
     return flat
 

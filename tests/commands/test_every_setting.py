@@ -94,7 +94,8 @@ RUNS: dict[str, tuple[str, ...]] = {
         "divergence.clip_mode=token",
         "divergence.aggregate=sequence",
         "teacher.states=unprivileged",
-        "flow.alpha=0",
+        "flow.alpha={0: 1.0, 1: 0.5}",
+        "divergence.weight=0.5",
         "flow.saved_samples=0",
     ),
     "likeliest tokens, and the flow": (
@@ -136,7 +137,7 @@ RUNS: dict[str, tuple[str, ...]] = {
         "oisd.advantage_clip=0.5",
     ),
     "oisd without attention": ("objective=oisd", "oisd.attention=0"),
-    "opd": ("objective=opd", "opd.support=top_k"),
+    "opd": ("objective=opd", "opd.support=top_k", "opd.weight=0.5"),
     "opd, drawn ahead": (
         "objective=opd",
         "opd.support=full",

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from recipe_table import as_markdown, values
 
+from phfcli.core.config import is_line
 from phfcli.core.shipped_files import recipes
 
 
@@ -43,5 +44,5 @@ def test_the_page_has_every_value_of_every_recipe_with_its_source() -> None:
 def leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
     found = []
     for key, value in tree.items():
-        found += leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+        found += leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and not is_line(value) else [prefix + key]
     return found

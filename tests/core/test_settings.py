@@ -26,6 +26,35 @@ def test_every_shipped_recipe_is_valid(name: str) -> None:
     assert resolve_train(file_sources([name])).steps == 100
 
 
+def test_a_line_over_steps_is_one_value() -> None:
+    first = option_source("a", "flow.alpha", {0: 1.0, 10: 0.0})
+    second = set_sources(["flow.alpha={5: 2, 20: 0}"])
+    config = resolve_train([first, *second])
+    assert config.flow.alpha == {5: 2.0, 20: 0.0}  # no point of the first is left
+    assert leaves(config.model_dump())["flow.alpha"] == {5: 2.0, 20: 0.0}
+    assert resolve(TrainConfig, [Source("file", yaml.safe_load(write_yaml(config)))]) == config
+    assert resolve_train([first, *set_sources(["flow.alpha=0.5"])]).flow.alpha == 0.5
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("{0: 1, ten: 0}", "flow.alpha: must be a number, or a line over steps such as {0: 1.0, 10: 0.0}"),
+        ("{0: 1, 10: -1}", "flow.alpha: must be greater than or equal to 0"),
+        ("{}", "flow.alpha: must be a number, or a line"),
+        ("{-1: 1}", "flow.alpha: must be a number, or a line"),
+        (".inf", "flow.alpha: must be a number, or a line"),
+        ("yes", "flow.alpha: must be a number, or a line"),
+        ("-0.5", "flow.alpha: must be greater than or equal to 0, got -0.5"),
+    ],
+)
+def test_a_line_that_is_none_is_refused(given: str, told: str) -> None:
+    with pytest.raises(UserError) as error:
+        resolve_train(set_sources([f"flow.alpha={given}"]))
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(("size", "clip"), [("1.7b", 0.05), ("4b", 0.05), ("8b", 0.06)])
 def test_qwen3_recipes_are_the_published_table(size: str, clip: float) -> None:
     config = resolve_train(file_sources([f"qwen3-{size}"]))

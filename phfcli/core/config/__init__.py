@@ -24,6 +24,9 @@ from phfcli.core.config.sections import (
     PromptSettings,
     Section,
     VllmSettings,
+    Weight,
+    is_line,
+    weight_at,
 )
 from phfcli.core.config.training import LoraSettings, OffloadSettings, OptimSettings, RolloutSettings, TrainConfig
 
@@ -52,4 +55,7 @@ __all__ = [
     "TeacherSettings",
     "TrainConfig",
     "VllmSettings",
+    "Weight",
+    "is_line",
+    "weight_at",
 ]

@@ -16,6 +16,7 @@ from phfcli.core.config.sections import (
     Positive,
     Section,
     TeacherChoice,
+    Weight,
 )
 from phfcli.core.errors import nearest
 from phfcli.core.names import StatesTeacherName, Where
@@ -49,6 +50,8 @@ class ObjectiveSection(Section):
 class DivergenceSettings(ObjectiveSection):
     kind: Kind = "jsd"
     """between teacher and student, of each token"""
+    weight: Weight = 1.0
+    """of the divergence in the loss: a number, or a line over the updates made before, as in {0: 0.0, 10: 1.0}"""
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """of jsd: the teacher's weight in the mixture"""
     temperature: Positive | None = None
@@ -88,7 +91,7 @@ class DivergenceSettings(ObjectiveSection):
 
     def of_each_token(self) -> dict[str, Any]:
         """What defines the divergence of a token, but for the temperature, which may be the rollout's."""
-        return self.model_dump(exclude={"temperature", "aggregate", "gate"})
+        return self.model_dump(exclude={"temperature", "weight", "aggregate", "gate"})
 
 
 class TargetSettings(ObjectiveSection):
@@ -120,8 +123,8 @@ class TargetSettings(ObjectiveSection):
 
 
 class FlowSettings(ObjectiveSection):
-    alpha: Annotated[float, Field(ge=0)] = 0.05
-    """weight of the flow loss beside the divergence"""
+    alpha: Weight = 0.05
+    """weight of the flow loss beside the divergence; or a line over the updates made before"""
     positions: Annotated[int, Field(ge=2)] = 128
     """of a completion at most, evenly spread"""
     layers: Layers | None = None
@@ -208,11 +211,14 @@ class OpdSettings(ObjectiveSection):
 
     support: Literal["sampled", "top_k", "full"] = "sampled"
     """the token that was drawn, the teacher's 16 likeliest ones, or the whole vocabulary"""
+    weight: Weight = 1.0
+    """of the divergence in the loss; or a line over the updates made before"""
 
     @property
     def divergence(self) -> DivergenceSettings:
         """OPD's divergence where it is not estimated from the sampled token: reverse KL, on all entries or a few."""
-        return DivergenceSettings(kind="reverse_kl", top_k=_OPD_ENTRIES if self.support == "top_k" else None)
+        entries = _OPD_ENTRIES if self.support == "top_k" else None
+        return DivergenceSettings(kind="reverse_kl", top_k=entries, weight=self.weight)
 
 
 ALL_POSITIONS = 2**31 - 1  # more than a completion has
@@ -231,8 +237,8 @@ class OprdSettings(ObjectiveSection):
     """all, last, first-K, last-K or spread-K"""
     normalized: bool = False
     """each layer's error over the teacher's mean square"""
-    mu: Annotated[float, Field(ge=0)] | None = None
-    """None is OPRD alone, else OPD + mu * OPRD"""
+    mu: Weight | None = None
+    """None is OPRD alone, else OPD + mu * OPRD; a number, or a line over the updates made before"""
     bridge: Anchored | None = None
     """a file of `phf bridge fit`"""
 

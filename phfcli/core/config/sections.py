@@ -1,7 +1,9 @@
 """What the settings are made of: sections, checked values, and those that training and evaluation share."""
 
 import datetime
+import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -47,6 +49,41 @@ def _layer(layer: object) -> object:
     raise ValueError("a block is its number, 1 is the first, or a share of the depth such as 50%")
 
 
+def is_line(value: object) -> bool:
+    """Whether it is a line over steps: {step: value, ...}."""
+    return isinstance(value, Mapping) and bool(value) and all(str(key).isdecimal() for key in value)
+
+
+def _weight(given: object) -> object:
+    """A number, or a line over steps in the order of these."""
+    if is_line(given):
+        return {int(step): _weight(given[step]) for step in sorted(given, key=int)}
+    try:
+        number = float(given) if isinstance(given, int | float | str) and not isinstance(given, bool) else None
+    except ValueError:
+        number = None
+    if number is None or not math.isfinite(number):
+        raise ValueError("must be a number, or a line over steps such as {0: 1.0, 10: 0.0}")
+    if number < 0:
+        raise ValueError("must be greater than or equal to 0")
+    return number
+
+
+def weight_at(weight: "Weight", updates: int) -> float:
+    """The weight of the step before which so many updates were made: linear between points, constant beyond them."""
+    if isinstance(weight, float):
+        return weight
+    before = max((step for step in weight if step <= updates), default=min(weight))
+    after = min((step for step in weight if step > updates), default=before)
+    share = 0.0 if updates <= before or after == before else (updates - before) / (after - before)
+    return weight[before] + share * (weight[after] - weight[before])
+
+
+_NotNegative = Annotated[float, Field(ge=0)]
+Weight = Annotated[
+    float | dict[int, float],
+    BeforeValidator(_weight, json_schema_input_type=_NotNegative | dict[int, _NotNegative]),
+]
 EngineName = Annotated[str, AfterValidator(_engine)]
 Context = Annotated[str, AfterValidator(_context)]
 ObjectiveChoice = Annotated[str, AfterValidator(known("objectives", objectives()))]

@@ -85,6 +85,7 @@ class Batch:
     in_teacher_tokens: "Batch | None" = None  # the same samples in the tokens of a teacher with another tokenizer
     weights: Tensor | None = None  # [N], of the tokens, with mean 1 over each completion; None is 1 for every token
     base: "Pass | None" = None  # the base model's pass over the student's sequences, where an objective needs it
+    updates: int = 0  # made before this step, by which weights that are lines over steps go
     further: Sequence[ReaderInput] = ()  # of the teacher, after each sample's further prompts
     readings: Sequence["Pass"] = ()  # the teacher's passes over these
     gate: "Gate | None" = None  # where an objective looks at some tokens alone
@@ -143,7 +144,12 @@ class Pass:
 
 
 def collate(
-    samples: Sequence[Sample], positions: int, pad_id: int, device: torch.device, where: Where = "spread"
+    samples: Sequence[Sample],
+    positions: int,
+    pad_id: int,
+    device: torch.device,
+    where: Where = "spread",
+    updates: int = 0,
 ) -> Batch:
     """Samples as one padded batch, with at most `positions` selected positions each."""
     lengths = torch.tensor([len(sample.completion) for sample in samples], device=device)
@@ -157,7 +163,9 @@ def collate(
     )  # every tokenizer has an id 0
     by_context = zip(*(s.further_prompts for s in samples), strict=True)
     further = [_reader_input(prompts, samples, pad_id, device) for prompts in by_context]
-    return Batch(samples, student, teacher, lengths, selected, valid, in_teacher_tokens, further=further)
+    return Batch(
+        samples, student, teacher, lengths, selected, valid, in_teacher_tokens, further=further, updates=updates
+    )
 
 
 def common_heads(student: Pass, teacher: Pass) -> tuple[Head, Head | None]:

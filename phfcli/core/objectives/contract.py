@@ -90,12 +90,15 @@ class Needs:
         return self.completions == 0
 
 
+Per = Literal["tokens", "gated", "samples", "states", "flows"]
+
+
 @dataclass(frozen=True)
 class Term:
     """A sum over a part of the batch; the loop divides it by the count, named `per`, of the whole batch."""
 
     total: Tensor
-    per: Literal["tokens", "gated", "samples", "states", "flows"]
+    per: Per
     weight: float = 1.0
 
     def share(self, counts: Mapping[str, float]) -> Tensor:
@@ -226,7 +229,7 @@ class Sum:
         return self.first.loss(student, teacher, batch) + self.second.loss(student, teacher, batch)
 
 
-def token_divisors(batch: Batch, aggregate: Aggregate) -> tuple[Tensor, Literal["tokens", "samples"]]:
+def token_divisors(batch: Batch, aggregate: Aggregate) -> tuple[Tensor, Per]:
     """What divides each token [N], and then their sum: a mean over all tokens, or over each completion's own first."""
     rows, _ = batch.tokens
     return (torch.ones_like(rows), "tokens") if aggregate == "token" else (batch.lengths[rows], "samples")

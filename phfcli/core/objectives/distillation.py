@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from phfcli.core.config import DivergenceSettings, RolloutSettings, TrainConfig
+from phfcli.core.config import DivergenceSettings, RolloutSettings, TrainConfig, Weight, weight_at
 from phfcli.core.errors import UserError
 from phfcli.core.losses.divergence import Contrast, sampled_reverse_kl
 from phfcli.core.losses.flow import Local, flow_loss, flow_terms, layer_losses, terms_of_blocks
@@ -77,14 +77,15 @@ class OutputDivergence:
         if batch.gate is not None:
             readings = TokenReadings(batch.gate.entropy, clip.divergence, batch.gate.open)
             metrics["gate_share"] = (tokens, weights.new_tensor(len(weights)))
-        return LossTerms({"divergence": Term(total, per)}, metrics, readings)
+        weight = weight_at(self.settings.weight, batch.updates)
+        return LossTerms({"divergence": Term(total, per, weight)}, metrics, readings)
 
 
 @dataclass(frozen=True)
 class HiddenFlow:
     """The flow of hidden states along the rollout (eqs. 4 to 13), in the paper's variants."""
 
-    alpha: float
+    alpha: Weight
     needs: Needs
     adjacent: bool = True
     local: Local = "both"
@@ -104,14 +105,15 @@ class HiddenFlow:
             "flow_adjacent": (terms.adjacent.detach().sum() / max(len(terms.adjacent), 1) * count, count),
             "layer_energy": (layer_energy * count, count),
         }
-        return LossTerms({"flow": Term(loss * count, per="flows", weight=self.alpha)}, metrics)
+        weight = weight_at(self.alpha, batch.updates)
+        return LossTerms({"flow": Term(loss * count, per="flows", weight=weight)}, metrics)
 
 
 @dataclass(frozen=True)
 class PointwiseStates:
     """The squared difference of both readers' states, through the bridge where there is one."""
 
-    weight: float
+    weight: Weight
     needs: Needs
     normalized: bool
 
@@ -127,7 +129,8 @@ class PointwiseStates:
             "pointwise": (loss.detach() * count, count),
             "state_cosine": (mean_cosine(own.detach(), other, batch.valid) * count, count),
         }
-        return LossTerms({"pointwise": Term(loss * count, per="states", weight=self.weight)}, metrics)
+        weight = weight_at(self.weight, batch.updates)
+        return LossTerms({"pointwise": Term(loss * count, per="states", weight=weight)}, metrics)
 
 
 _RATIO_CAP = 2.0  # as grpo.ratio_cap is by default: it bounds the variance that old rollouts bring
@@ -147,6 +150,7 @@ class SampledReverseKL:
     rollout: RolloutSettings
     temperature: float
     needs: Needs = Needs()
+    weight: Weight = 1.0
 
     def __post_init__(self) -> None:
         require_whole_distribution(self.rollout, recipe="opd")
@@ -161,7 +165,10 @@ class SampledReverseKL:
         total = (self._weights(logprobs, batch) * sampled_reverse_kl(logprobs, other)).sum()
         readings = TokenReadings(entropy, logprobs.detach() - other)
         count = total.new_tensor(len(logprobs))
-        return LossTerms({"reverse_kl": Term(total, per="tokens")}, {"reverse_kl": (total.detach(), count)}, readings)
+        weight = weight_at(self.weight, batch.updates)
+        return LossTerms(
+            {"reverse_kl": Term(total, "tokens", weight)}, {"reverse_kl": (total.detach(), count)}, readings
+        )
 
     def _weights(self, logprobs: Tensor, batch: Batch) -> Tensor:
         """Of each token, [N]."""
@@ -259,7 +266,8 @@ def build_pointwise(config: TrainConfig) -> Sum:
 def build_opd(config: TrainConfig) -> OutputDivergence | SampledReverseKL:
     needs = replace(_needs(config), sections=("opd", "teacher"))
     if config.opd.support == "sampled":
-        return SampledReverseKL(config.rollout, loss_temperature(config), replace(needs, on_policy=True))
+        needs = replace(needs, on_policy=True)
+        return SampledReverseKL(config.rollout, loss_temperature(config), needs, config.opd.weight)
     return _outputs(config, config.opd.divergence, needs)
 
 

@@ -93,11 +93,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def as_json(value: Any) -> Any:
-    """The same value with NaN, infinities and days, which JSON does not have, as text."""
+    """The same value with NaN, infinities, days and keys that are numbers, which JSON does not have, as text."""
     if isinstance(value, datetime.date):
         return value.isoformat()
     if isinstance(value, dict):
-        return {key: as_json(inner) for key, inner in value.items()}
+        return {str(key): as_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [as_json(inner) for inner in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -138,7 +138,7 @@ class Trainer:
         parts = micro_batches(samples, self.config.micro_batch_size, tokens, packed, PADDING)
         if self.model.sharded:  # a pass needs all ranks: each makes as many as the one that makes most
             parts = split_up(parts, max(self.ranks.gather([len(parts)])))
-        batches = (collate(part, needs.positions, pad_id, device, needs.where) for part in parts)
+        batches = (collate(part, needs.positions, pad_id, device, needs.where, self.step) for part in parts)
         return [gated(batch, self.model, needs.gate, self.config.rollout.temperature) for batch in batches]
 
     def gradient(

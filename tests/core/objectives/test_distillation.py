@@ -172,6 +172,22 @@ def test_the_teachers_readings_become_the_target(student: LanguageModel, start: 
         torch.testing.assert_close(got, p.grad, rtol=1e-5, atol=1e-9)
 
 
+def test_weights_that_are_lines_go_by_the_updates_made(student: LanguageModel) -> None:
+    own = {"flow": {"positions": 6, "alpha": {10: 0.0, 0: 2.0}}, "divergence": {"weight": {0: 0.0, 4: 1.0}}}
+    objective = build_objective(TrainConfig.model_validate({**BASE, "objective": "phf", **own}))
+    one, taught, batch = passes(student, objective, SAMPLES[:3])
+    for updates, alpha, weight in ((0, 2.0, 0.0), (1, 1.8, 0.25), (5, 1.0, 1.0), (10, 0.0, 1.0), (99, 0.0, 1.0)):
+        found = objective.loss(one, taught, replace(batch, updates=updates)).terms
+        assert (found["flow"].weight, found["divergence"].weight) == pytest.approx((alpha, weight))
+    both = {"oprd": {"mu": {0: 0.5, 10: 0.0}}, "opd": {"weight": {0: 0.0, 10: 1.0}}}
+    for support in ("sampled", "full"):
+        both["opd"] |= {"support": support}  # type: ignore[dict-item]
+        objective = build_objective(TrainConfig.model_validate({**BASE, "objective": "oprd", **both}))
+        one, taught, batch = passes(student, objective, SAMPLES[:3])
+        found = objective.loss(one, taught, replace(batch, updates=2)).terms
+        assert sorted(term.weight for term in found.values()) == pytest.approx([0.2, 0.4])
+
+
 def test_equal_weights_are_none(student: LanguageModel) -> None:
     objective = built("uniform")
     own, taught, batch = passes(student, objective, SAMPLES)

@@ -76,6 +76,20 @@ def test_an_offline_objective_reads_the_references(tmp_path: Path) -> None:
     assert not (tmp_path / "flows").exists()
 
 
+def test_a_resumed_loop_goes_on_along_the_lines_over_steps(tmp_path: Path) -> None:
+    pairs = ["alpha={0: 1.0, 4: 0.0}", "divergence.weight={0: 0.0, 4: 1.0}", "checkpoint_every=1", "steps=2"]
+    settings = resolve_train(set_sources([*SMALL, *[f"flow.{pair}" if pair[0] == "a" else pair for pair in pairs]]))
+    first = build_trainer(settings, tmp_path, fresh=True)
+    whole = list(first.train())
+    (tmp_path / "checkpoints" / "step-000002" / "trainer.json").unlink()
+    again = build_trainer(settings, tmp_path, fresh=False)
+    again.resume(print)
+    assert again.step == 1
+    (metrics,) = again.train()
+    assert metrics["loss"] == whole[1]["loss"]
+    assert metrics["loss"] == pytest.approx(0.75 * metrics["flow"] + 0.25 * metrics["divergence"])
+
+
 @pytest.mark.slow
 def test_some_samples_have_the_reference_in_the_place_of_a_rollout(tmp_path: Path) -> None:
     own, mixed, every = (
