@@ -67,7 +67,8 @@ def fit(
         raise UserError(f"--output {output}: the file exists already; choose another name")
     from phfcli.core.settings import option_source, resolve_train
 
-    fixed = [("objective", "oprd"), ("teacher.kind", "external")]
+    # of all layers, as OPRD's recipe has them, a bridge would hold gigabytes
+    fixed = [("objective", "oprd"), ("teacher.kind", "external"), ("oprd.layers", None), ("oprd.positions", "all")]
     sources = [option_source("phf bridge fit", key, value) for key, value in fixed]
     settings = resolve_train([*sources, *settings_given(fit, locals())])
     from phfcli.core.analysis.bridge import fit_bridge

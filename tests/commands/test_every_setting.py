@@ -150,6 +150,7 @@ RUNS: dict[str, tuple[str, ...]] = {
         "oprd.layers=[1, 2]",
         "oprd.positions=spread-4",
         "oprd.normalized=true",
+        "oprd.aggregate=sequence",
         "oprd.mu=0.5",
     ),
 }

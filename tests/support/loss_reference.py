@@ -55,7 +55,9 @@ def flow(student: Tensor, teacher: Tensor, valid: Tensor, eps: float = 1e-8) -> 
     return mean(direction, layers), mean(geometry, layers), mean(adjacent, layers - 1), samples
 
 
-def pointwise(student: Tensor, teacher: Tensor, valid: Tensor, normalized: bool) -> tuple[Tensor, int]:
+def pointwise(
+    student: Tensor, teacher: Tensor, valid: Tensor, normalized: bool, by_sample: bool = True
+) -> tuple[Tensor, int]:
     per_sample = []
     for b in range(len(valid)):
         kept = [i for i in range(valid.shape[1]) if valid[b, i]]
@@ -66,7 +68,7 @@ def pointwise(student: Tensor, teacher: Tensor, valid: Tensor, normalized: bool)
             error = torch.stack([(s[i] - t[i]).square().mean() for i in kept]).mean()
             power = torch.stack([t[i].square().mean() for i in kept]).mean()
             errors.append(error / power if normalized else error)
-        per_sample.append(torch.stack(errors).mean())
+        per_sample += [torch.stack(errors).mean()] * (1 if by_sample else len(kept))
     return (torch.stack(per_sample).mean() if per_sample else student.sum() * 0), len(per_sample)
 
 

@@ -232,9 +232,11 @@ def _positions(choice: str) -> str:
 
 class OprdSettings(ObjectiveSection):
     layers: LayerChoice | None = None
-    """None is the last; a bridge has its own"""
+    """None is the last, "all" with a bridge those that it has"""
     positions: Annotated[str, AfterValidator(_positions)] = "all"
     """all, last, first-K, last-K or spread-K"""
+    aggregate: Aggregate = "token"
+    """mean over all positions, or over each completion's and then these"""
     normalized: bool = False
     """each layer's error over the teacher's mean square"""
     mu: Weight | None = None

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationInfo
 
@@ -49,7 +49,7 @@ def _layer(layer: object) -> object:
     raise ValueError("a block is its number, 1 is the first, or a share of the depth such as 50%")
 
 
-def is_line(value: object) -> bool:
+def is_line(value: object) -> TypeGuard[Mapping[Any, Any]]:
     """Whether it is a line over steps: {step: value, ...}."""
     return isinstance(value, Mapping) and bool(value) and all(str(key).isdecimal() for key in value)
 

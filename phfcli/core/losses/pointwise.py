@@ -22,14 +22,16 @@ _SMALLEST_POWER = 1e-8  # a floor that keeps the normalised loss finite where th
 
 
 class StateLoss(NamedTuple):
-    """A loss that is a mean over samples, with the number of samples, so that a loop can divide by a global count."""
+    """A loss that is a mean, with the number of what it is over, so that a loop can divide by a global count."""
 
-    loss: Tensor  # 0-dim, the mean over samples
-    samples: Tensor  # 0-dim int64, samples with a valid position
+    loss: Tensor  # 0-dim, the mean over samples or over positions
+    count: Tensor  # 0-dim int64, samples with a valid position, or valid positions
 
 
-def pointwise_loss(student: Tensor, teacher: Tensor, valid: Tensor, normalized: bool = False) -> StateLoss:
-    """The state loss of OPRD: mean of (h_S - h_T)^2 over layers, valid positions and hidden size, then over samples.
+def pointwise_loss(
+    student: Tensor, teacher: Tensor, valid: Tensor, normalized: bool = False, by_sample: bool = True
+) -> StateLoss:
+    """The state loss of OPRD: mean of (h_S - h_T)^2 over hidden size and layers, and over valid positions.
 
     The gradient flows to `student` only.
 
@@ -39,6 +41,7 @@ def pointwise_loss(student: Tensor, teacher: Tensor, valid: Tensor, normalized: 
         valid: [B, m] bool, the positions that count.
         normalized: divides the error of each sample and layer by the mean square of the teacher's states over the same
             positions. Layers of large norm then do not dominate, and a common scale of both states changes nothing.
+        by_sample: a mean over the positions of each sample, then over samples; else one over all positions (OPRD).
 
     Raises:
         ValueError: shapes that do not fit.
@@ -50,7 +53,9 @@ def pointwise_loss(student: Tensor, teacher: Tensor, valid: Tensor, normalized: 
     if normalized:
         error = error / _mean_square(target, valid, counts).clamp(min=_SMALLEST_POWER)
     counted = counts > 0
-    return StateLoss(mean_over_samples(error.mean(0), counted), counted.sum())
+    if by_sample:
+        return StateLoss(mean_over_samples(error.mean(0), counted), counted.sum())
+    return StateLoss((error.mean(0) * counts).sum() / counts.sum().clamp(min=1), counts.sum())
 
 
 def mean_cosine(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:

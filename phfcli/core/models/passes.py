@@ -126,6 +126,7 @@ class Batch:
             "gated": tokens if self.gate is None else int(self.gate.open.sum()),
             "samples": int((self.lengths > 0).sum()),
             "states": int(self.valid.any(-1).sum()),  # samples with a selected position
+            "positions": int(self.valid.sum()),
             "flows": int((self.lengths > 1).sum()),  # samples with a transition
         }
 

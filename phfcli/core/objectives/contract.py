@@ -90,7 +90,7 @@ class Needs:
         return self.completions == 0
 
 
-Per = Literal["tokens", "gated", "samples", "states", "flows"]
+Per = Literal["tokens", "gated", "samples", "states", "positions", "flows"]
 
 
 @dataclass(frozen=True)

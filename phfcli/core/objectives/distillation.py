@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from phfcli.core.config import DivergenceSettings, RolloutSettings, TrainConfig, Weight, weight_at
+from phfcli.core.config import Aggregate, DivergenceSettings, RolloutSettings, TrainConfig, Weight, weight_at
 from phfcli.core.errors import UserError
 from phfcli.core.losses.divergence import Contrast, sampled_reverse_kl
 from phfcli.core.losses.flow import Local, flow_loss, flow_terms, layer_losses, terms_of_blocks
@@ -116,6 +116,7 @@ class PointwiseStates:
     weight: Weight
     needs: Needs
     normalized: bool
+    aggregate: Aggregate = "sequence"
 
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
         assert teacher is not None
@@ -124,13 +125,15 @@ class PointwiseStates:
         )
         if self.needs.bridge is not None:
             own, other = self.needs.bridge.project(own, other)
-        loss, count = pointwise_loss(own, other, batch.valid, self.normalized)
+        by_sample = self.aggregate == "sequence"
+        loss, count = pointwise_loss(own, other, batch.valid, self.normalized, by_sample)
+        samples = batch.valid.any(-1).sum()
         metrics = {
             "pointwise": (loss.detach() * count, count),
-            "state_cosine": (mean_cosine(own.detach(), other, batch.valid) * count, count),
+            "state_cosine": (mean_cosine(own.detach(), other, batch.valid) * samples, samples),
         }
         weight = weight_at(self.weight, batch.updates)
-        return LossTerms({"pointwise": Term(loss * count, per="states", weight=weight)}, metrics)
+        return LossTerms({"pointwise": Term(loss * count, "states" if by_sample else "positions", weight)}, metrics)
 
 
 _RATIO_CAP = 2.0  # as grpo.ratio_cap is by default: it bounds the variance that old rollouts bring
@@ -276,7 +279,7 @@ def build_oprd(config: TrainConfig) -> PointwiseStates | Sum:
     """Hidden states alone, or OPD + mu * hidden states."""
     settings = config.oprd
     bridge = None if settings.bridge is None else load_bridge(Path(settings.bridge))
-    if bridge is not None and (settings.layers is not None or config.teacher.kind != "external"):
+    if bridge is not None and (settings.layers not in (None, "all") or config.teacher.kind != "external"):
         raise UserError("oprd.bridge: it brings its own oprd.layers, and leads to the teacher.model it was fitted to")
     count, where = settings.selection
     outputs = None if settings.mu is None else build_opd(config)
@@ -291,5 +294,7 @@ def build_oprd(config: TrainConfig) -> PointwiseStates | Sum:
         final_norm=True,
         bridge=bridge,
     )
-    states = PointwiseStates(1.0 if settings.mu is None else settings.mu, needs, settings.normalized)
+    states = PointwiseStates(
+        1.0 if settings.mu is None else settings.mu, needs, settings.normalized, settings.aggregate
+    )
     return states if outputs is None else Sum(outputs, states)

@@ -26,14 +26,15 @@ def draw(seed: int, layers: int, counts: list[int], d: int) -> tuple[Tensor, Ten
     counts=st.lists(st.integers(0, 4), min_size=1, max_size=4),
     d=st.integers(1, 4),
     normalized=st.booleans(),
+    by_sample=st.booleans(),
 )
-def test_equals_reference(seed: int, layers: int, counts: list[int], d: int, normalized: bool) -> None:
+def test_equals_reference(seed: int, layers: int, counts: list[int], d: int, normalized: bool, by_sample: bool) -> None:
     student, teacher, valid = draw(seed, layers, counts, d)
     student.requires_grad_()
-    got = pointwise_loss(student, teacher, valid, normalized)
-    want, samples = reference.pointwise(student, teacher, valid, normalized)
+    got = pointwise_loss(student, teacher, valid, normalized, by_sample)
+    want, count = reference.pointwise(student, teacher, valid, normalized, by_sample)
     torch.testing.assert_close(got.loss, want)
-    assert int(got.samples) == samples
+    assert int(got.count) == count
     got_grad, want_grad = (torch.autograd.grad(loss, student)[0] for loss in (got.loss, want))
     torch.testing.assert_close(got_grad, want_grad)
 

@@ -170,7 +170,7 @@ def test_captured_states_cost_no_gradient_of_the_whole_sequence_for_each_block(
 
 def test_counts() -> None:
     batch = collate([sample(2, 2, 0), sample(2, 2, 1), sample(2, 2, 2), sample(2, 2, 7)], 4, 0, CPU)
-    assert batch.counts == {"tokens": 10, "gated": 10, "samples": 3, "states": 3, "flows": 2}
+    assert batch.counts == {"tokens": 10, "gated": 10, "samples": 3, "states": 3, "positions": 7, "flows": 2}
     rows, offsets = batch.tokens
     assert rows.tolist() == [1, 2, 2, *[3] * 7]
     assert offsets.tolist() == [0, 0, 1, *range(7)]

@@ -144,7 +144,12 @@ def test_pointwise_is_opsd_plus_oprd_at_the_flows_positions(student: LanguageMod
     def loss(tree: dict[str, Any]) -> float:
         return loss_and_gradient(student, teacher, TrainConfig.model_validate({**BASE, **tree}), [SAMPLES])[0]
 
-    oprd = {"normalized": True, "layers": [1, 2], "positions": "spread-5"}  # of the last block they take other states
+    oprd = {
+        "normalized": True,
+        "layers": [1, 2],
+        "positions": "spread-5",
+        "aggregate": "sequence",
+    }  # of the last block they take other states
     alone = loss({"objective": "oprd", "oprd": oprd})
     both = loss({"objective": "pointwise", "flow": {"alpha": 0.5, "positions": 5, "layers": [1, 2]}})
     assert both - loss({"objective": "opsd"}) == pytest.approx(0.5 * alone)
@@ -159,7 +164,9 @@ def test_pointwise_is_opsd_plus_oprd_at_the_flows_positions(student: LanguageMod
 def test_oprd_is_the_mean_squared_difference_of_states(
     student: LanguageModel, teacher: AveragedTeacher, positions: str, layers: Any
 ) -> None:
-    config = TrainConfig.model_validate({"objective": "oprd", "oprd": {"positions": positions, "layers": layers}})
+    aggregate = "sequence" if layers == "odd" else "token"
+    oprd = {"positions": positions, "layers": layers, "aggregate": aggregate}
+    config = TrainConfig.model_validate({"objective": "oprd", "oprd": oprd})
     loss, gradient = loss_and_gradient(student, teacher, config, [SAMPLES[:3], SAMPLES[3:]])
     blocks = {None: [3], "all": [1, 2, 3], "even": [2], "odd": [1, 3]}.get(layers if layers != [2, 3] else "", [2, 3])
     means = []
@@ -175,8 +182,8 @@ def test_oprd_is_the_mean_squared_difference_of_states(
         own = states_of(student, [*one.student_prompt], one)
         with torch.no_grad(), teacher.weights():
             other = states_of(student, [*(one.teacher_prompt or ())], one)
-        means.append((own - other)[[block - 1 for block in blocks]][:, list(chosen)].square().mean())
-    want = torch.stack(means).mean()
+        means.append((own - other)[[block - 1 for block in blocks]][:, list(chosen)].square().mean((0, 2)))
+    want = torch.cat(means).mean() if aggregate == "token" else torch.stack([own.mean() for own in means]).mean()
     want.backward()
     assert loss == pytest.approx(want.item(), rel=1e-6)
     plain = [p.grad for p in student.trainable().values() if p.grad is not None]
