@@ -96,6 +96,7 @@ RUNS: dict[str, tuple[str, ...]] = {
         "teacher.states=unprivileged",
         "flow.alpha={0: 1.0, 1: 0.5}",
         "divergence.weight=0.5",
+        "divergence.one_stop=true",
         "flow.saved_samples=0",
     ),
     "likeliest tokens, and the flow": (

@@ -70,6 +70,8 @@ class DivergenceSettings(ObjectiveSection):
     """whose likeliest entries those are"""
     tail: bool = False
     """all other entries are one more; without it both are renormalised on the support"""
+    one_stop: bool = False
+    """all tokens that end a completion count as one"""
     gate: Annotated[float, Field(gt=0, lt=1)] | None = None
     """only tokens that the student itself gives at most this probability, and the mean is over these; None is all"""
     aggregate: Aggregate = "token"
@@ -91,7 +93,7 @@ class DivergenceSettings(ObjectiveSection):
 
     def of_each_token(self) -> dict[str, Any]:
         """What defines the divergence of a token, but for the temperature, which may be the rollout's."""
-        return self.model_dump(exclude={"temperature", "weight", "aggregate", "gate"})
+        return self.model_dump(exclude={"temperature", "weight", "aggregate", "gate", "one_stop"})
 
 
 class TargetSettings(ObjectiveSection):

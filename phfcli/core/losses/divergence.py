@@ -32,6 +32,7 @@ class DivergenceOptions(TypedDict, total=False):
     support: Support
     tail: bool
     teacher_temperature: float | None
+    stops: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class DivergenceSpec:
     support: Support = "teacher"
     tail: bool = False
     teacher_temperature: float | None = None
+    stops: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -161,6 +163,29 @@ def _log_probs(logits: Tensor, temperature: float) -> Tensor:
 LOWEST_LOGIT = -1e30
 
 
+def merge_stops(logits: Tensor, stops: tuple[int, ...], temperature: float) -> Tensor:
+    """The logits [..., V] with all stops in the place of the first one, and nothing in that of the others.
+
+    z = temperature ln sum_v exp(z_v / temperature) over the stops v, so the one entry has the sum of their probability.
+    """
+    if len(stops) < 2:
+        return logits
+    index = list(stops)
+    merged = working(logits).clone()
+    merged[..., index] = LOWEST_LOGIT
+    merged[..., index[0]] = (working(logits)[..., index] / temperature).logsumexp(-1) * temperature
+    return merged
+
+
+def spread_to_stops(gradient: Tensor, logits: Tensor, spec: DivergenceSpec) -> Tensor:
+    """The gradient to the merged logits -> the gradient to `logits`: each stop's part is its share of all of them."""
+    if len(spec.stops) > 1:
+        index = list(spec.stops)
+        share = (working(logits)[..., index] / spec.temperature).softmax(-1)
+        gradient[..., index] = gradient[..., index[:1]] * share
+    return gradient
+
+
 class Restricted(NamedTuple):
     """The student's and the teacher's logits on the vocabulary entries that the divergence is restricted to."""
 
@@ -240,6 +265,7 @@ def divergence(
     support: Support = "teacher",
     tail: bool = False,
     teacher_temperature: float | None = None,
+    stops: tuple[int, ...] = (),
 ) -> Tensor:
     """The divergence D of each token (eq. 3), in nats; the gradient flows to the student's logits only.
 
@@ -259,6 +285,7 @@ def divergence(
             entry counts once.
         tail: adds one entry that holds the probability of all entries outside `top_k`, in the place of renormalising.
         teacher_temperature: divides the teacher's logits; None means `temperature`.
+        stops: entries that count as one, whose probability is the sum of theirs: tokens that all end a completion.
 
     Returns:
         [N] in float32, or float64 for float64 logits.
@@ -269,9 +296,10 @@ def divergence(
     if student_logits.shape != teacher_logits.shape:
         shapes = f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}"
         raise ValueError(f"student and teacher logits must have one shape; got {shapes}")
-    spec = DivergenceSpec(kind, beta, temperature, clip, clip_mode, top_k, support, tail, teacher_temperature)
-    student_logits = working(student_logits).clamp(min=LOWEST_LOGIT)
+    spec = DivergenceSpec(kind, beta, temperature, clip, clip_mode, top_k, support, tail, teacher_temperature, stops)
+    student_logits = merge_stops(working(student_logits).clamp(min=LOWEST_LOGIT), stops, temperature)
     teacher_logits = working(teacher_logits.detach()).clamp(min=LOWEST_LOGIT)
+    teacher_logits = merge_stops(teacher_logits, stops, spec.resolved_teacher_temperature)
     restricted = restrict(student_logits, teacher_logits, spec)
     value = vocabulary_terms(restricted.student, restricted.teacher, spec).value
     if clip is None:

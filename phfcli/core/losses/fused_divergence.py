@@ -26,8 +26,10 @@ from phfcli.core.losses.divergence import (
     contrast_logits,
     entry_count,
     logits_entropy,
+    merge_stops,
     restrict,
     spread_gradient,
+    spread_to_stops,
     vocabulary_terms,
 )
 from phfcli.core.losses.head import Head, as_head
@@ -110,12 +112,14 @@ class ChunkedDivergence:
         teacher, *others = ((self.teacher_head or self.head).finish(products) for products in teacher_nV)
         if self.contrast is not None:
             teacher = contrast_logits((teacher, *others), self.contrast, self.spec.resolved_teacher_temperature)
-        restricted = restrict(student, teacher, self.spec)
+        teacher = merge_stops(teacher, self.spec.stops, self.spec.resolved_teacher_temperature)
+        merged = merge_stops(student, self.spec.stops, self.spec.temperature)
+        restricted = restrict(merged, teacher, self.spec)
         grad, tokens = _token_terms(restricted.student, restricted.teacher, self.spec)
         if restricted.entries is not None:
-            tokens[4] = logits_entropy(student, self.spec.temperature)  # of the distribution over the whole vocabulary
+            tokens[4] = logits_entropy(merged, self.spec.temperature)  # of the distribution over the whole vocabulary
         if self.wants_hidden or self.wants_weight or self.wants_bias:
-            grad = spread_gradient(grad, student, restricted, self.spec)
+            grad = spread_to_stops(spread_gradient(grad, merged, restricted, self.spec), student, self.spec)
             student_nV.copy_(self.head.to_products(grad, student))
         return tokens
 
@@ -218,8 +222,8 @@ def fused_divergence(
         contrast: makes the target of several readings of the teacher, whose hidden states are [N, K, d] then.
         chunk_size: tokens whose logits are held at once; by default as many as 75 MiB hold (64 at V = 151,936),
             on a GPU 512 MiB.
-        options: kind, beta, temperature, clip, clip_mode, top_k, support, tail and teacher_temperature, as in
-            `divergence`.
+        options: kind, beta, temperature, clip, clip_mode, top_k, support, tail, teacher_temperature and stops, as
+            in `divergence`.
 
     Raises:
         ValueError: shapes that do not fit, or an option out of range.

@@ -25,7 +25,7 @@ class StateLoss(NamedTuple):
     """A loss that is a mean, with the number of what it is over, so that a loop can divide by a global count."""
 
     loss: Tensor  # 0-dim, the mean over samples or over positions
-    count: Tensor  # 0-dim int64, samples with a valid position, or valid positions
+    number: Tensor  # 0-dim int64, samples with a valid position, or valid positions
 
 
 def pointwise_loss(

@@ -142,6 +142,7 @@ class Pass:
     lens: LogitLens | None = None  # where the objective asks for it
     layers: tuple[int, ...] = ()  # the numbers of the captured blocks, 1 is the first
     depth: int = 0  # the number of the model's blocks
+    stops: tuple[int, ...] = ()  # the tokens that end a completion, ascending
 
 
 def collate(
@@ -208,7 +209,8 @@ def run_pass(
     last = bool(layers) and layers[-1] == len(model.blocks)
     final = out[selected].to(states.dtype) if last else None
     lens_states = lens_at(rows, before)
-    return Pass(hidden, model.head_after_pass(), states, final, lens_states, tuple(layers), len(model.blocks))
+    stops = tuple(sorted(model.description.eos_ids))
+    return Pass(hidden, model.head_after_pass(), states, final, lens_states, tuple(layers), len(model.blocks), stops)
 
 
 @dataclass(frozen=True)

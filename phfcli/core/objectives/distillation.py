@@ -63,6 +63,7 @@ class OutputDivergence:
             teacher_head=teacher_head,
             contrast=self.contrast,
             temperature=self.temperature,
+            stops=tuple(stop for stop in student.stops if stop < len(head)) if self.settings.one_stop else (),
             **self.settings.of_each_token(),
         )
         tokens = weights.new_tensor(batch.counts["gated"])

@@ -346,6 +346,38 @@ def test_each_tokens_divergence_and_entropy_come_with_it(kind: Any, top_k: int |
     assert not stats.entropy.requires_grad
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("soft_cap", [None, 3.0])
+def test_stop_tokens_are_one_entry(kind: str, soft_cap: float | None) -> None:
+    """Loss and gradient against distributions in which their probabilities are added up, in float64."""
+    student, teacher, head, weights = draw(8)
+    stops = (2, 5, 9)
+    others = [v for v in range(V) if v not in stops]
+
+    def merged(logits: Tensor, temperature: float) -> Tensor:
+        p = (logits / temperature).softmax(-1)
+        return torch.cat((p[:, others], p[:, list(stops)].sum(-1, keepdim=True)), -1).log() * temperature
+
+    def slow(student: Tensor, teacher: Tensor, head: Tensor, weights: Tensor, **options: Any) -> Tensor:
+        own = Head(head, soft_cap=soft_cap)
+        logits = merged(own.logits(student), 1.1), merged(own.logits(teacher).detach(), 0.8)
+        return divergence(*logits, **options) @ weights
+
+    def fused(student: Tensor, teacher: Tensor, head: Tensor, weights: Tensor, **options: Any) -> Tensor:
+        return fused_divergence(student, teacher, Head(head, soft_cap=soft_cap), weights, stops=stops, **options)
+
+    def direct(student: Tensor, teacher: Tensor, head: Tensor, weights: Tensor, **options: Any) -> Tensor:
+        own = Head(head, soft_cap=soft_cap)
+        return divergence(own.logits(student), own.logits(teacher), stops=stops, **options) @ weights
+
+    for top_k, tail, clip in ((None, False, None), (4, True, None), (4, False, 0.05), (None, False, 0.02)):
+        options = {"kind": kind, "temperature": 1.1, "teacher_temperature": 0.8, "top_k": top_k, "tail": tail}
+        options |= {"clip": clip}
+        want = value_and_grads(slow, student, teacher, head, weights, **options)
+        for function in (fused, direct):
+            torch.testing.assert_close(value_and_grads(function, student, teacher, head, weights, **options), want)
+
+
 def plain_target(readings: list[list[float]], options: dict[str, Any], temperature: float) -> list[float]:
     """The target's probabilities of one token, an entry at a time."""
     log_p = [[math.log(p) for p in softmax(logits, temperature)] for logits in readings]

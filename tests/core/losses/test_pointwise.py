@@ -34,7 +34,7 @@ def test_equals_reference(seed: int, layers: int, counts: list[int], d: int, nor
     got = pointwise_loss(student, teacher, valid, normalized, by_sample)
     want, count = reference.pointwise(student, teacher, valid, normalized, by_sample)
     torch.testing.assert_close(got.loss, want)
-    assert int(got.count) == count
+    assert int(got.number) == count
     got_grad, want_grad = (torch.autograd.grad(loss, student)[0] for loss in (got.loss, want))
     torch.testing.assert_close(got_grad, want_grad)
 

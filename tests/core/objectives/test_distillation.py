@@ -188,6 +188,22 @@ def test_weights_that_are_lines_go_by_the_updates_made(student: LanguageModel) -
         assert sorted(term.weight for term in found.values()) == pytest.approx([0.2, 0.4])
 
 
+def test_stops_that_share_their_probability_otherwise_are_no_difference(student: LanguageModel) -> None:
+    tree = {**BASE, "objective": "opsd", "divergence": {"one_stop": True, "clip": None}}
+    objective = build_objective(TrainConfig.model_validate(tree))
+    one, taught, batch = passes(student, objective, SAMPLES[:3])
+    assert one.stops == tuple(sorted(student.description.eos_ids))
+    one, taught = (replace(read, stops=(4, 9)) for read in (one, taught))
+    logits = [read.head.logits(read.hidden).double() / 1.1 for read in (one, taught)]
+    merged = []
+    for own in logits:
+        p = own.softmax(-1)
+        p[:, 4] += p[:, 9]
+        merged.append(torch.cat((p[:, :9], p[:, 10:]), -1).log())
+    found = objective.loss(one, taught, batch).total(batch.counts)
+    assert found.item() == pytest.approx(divergence(*merged).mean().item(), rel=1e-6)
+
+
 def test_equal_weights_are_none(student: LanguageModel) -> None:
     objective = built("uniform")
     own, taught, batch = passes(student, objective, SAMPLES)
