@@ -208,7 +208,7 @@ def show_summaries(out: "Console", summaries: list[dict[str, Any]]) -> None:
     """The scores of every benchmark, a row each."""
     n = summaries[0]["n"]
     scores = f"Average@{n}", "sampling", "greedy", f"pass@{n}", f"majority@{n}"
-    columns = "bench", "problems", *scores, "truncated", "Average, uncut"
+    columns = "bench", "problems", *scores, "truncated", "looped", "Average, uncut"
     rows = [
         (
             summary["bench"],
@@ -219,6 +219,7 @@ def show_summaries(out: "Console", summaries: list[dict[str, Any]]) -> None:
             percent(summary["pass_at_k"][str(n)]),
             percent(summary["majority"]),
             percent(summary["truncated_share"]),
+            percent(summary.get("loops_share")),
             percent(summary["completed_average"]),
         )
         for summary in summaries

@@ -69,6 +69,7 @@ _IN_A_LINE = {
     "entropy": "entropy",
     "reward": "reward",
     "flat_groups": "flat",
+    "loops": "looped",
 }
 
 
@@ -217,7 +218,7 @@ def step_line(metrics: "Metrics", divergence: str | None) -> str:
     terms = [
         f"{label} {f'{percent(metrics[name])} %' if name in SHARES else f'{metrics[name]:.4f}'}"
         for name, label in labels.items()
-        if name in metrics
+        if name in metrics and (name != "loops" or metrics[name])
     ]
     sizes = f"grad {metrics['grad_norm']:.3f}", f"len {metrics['rollout_tokens']:.0f}"
     text = "  ".join(term.replace(" ", GLUE) for term in (*terms, *sizes, f"{metrics['tokens_per_s']:.0f} tok/s"))

@@ -14,6 +14,7 @@ CURVES = {
     "entropy": "Entropy of the policy's next token, in nats.",
     "fork_share": "Share of tokens that are forks: as open as a choice between two, or more.",
     "repetition": "Share of runs of eight tokens that the rollout has written before.",
+    "loops": "Share of rollouts that end in a loop: 2 to 50 tokens, three times at least, 30 tokens in all.",
     "truncated": "Share of rollouts cut at the token limit.",
     "engine_gap": "Gap between the engine's and the trainer's log-probability of a token, in nats.",
     "distinct_answers": "Different answers of a problem's rollouts, mean over problems.",
@@ -65,7 +66,7 @@ MACHINE_METRICS = ("tokens_per_s", *(f"{phase}_seconds" for phase in PHASES), "s
 SHARES = (  # 0..1 in files, percent for people
     "gate_share",
     *("clip_share", "clipped_entries", "clipped_tokens", "turned_tokens", "weights_capped", "flat_groups", "truncated"),
-    *("padding", "fork_share", "repetition", "foreign_answers", "siblings", "reward"),
+    *("padding", "fork_share", "repetition", "loops", "foreign_answers", "siblings", "reward"),
 )
 
 

@@ -51,3 +51,16 @@ class Completion:
     def whole(self) -> bool:
         """Whether the model ended the completion; otherwise the token limit has cut it."""
         return self.finish == "stop"
+
+    @property
+    def looped(self) -> bool:
+        """Whether it ends in a loop: a run of 2 to 50 tokens, three times at least, 30 tokens in all (2609.38995)."""
+        return any(_periodic_end(self.ids, period) >= max(30, 3 * period) for period in range(2, 51))
+
+
+def _periodic_end(ids: tuple[int, ...], period: int) -> int:
+    """The length of the longest end in which each token is the one that stands `period` before it; 0 for none."""
+    repeated = 0
+    while repeated + period < len(ids) and ids[-1 - repeated] == ids[-1 - repeated - period]:
+        repeated += 1
+    return repeated + period if repeated else 0

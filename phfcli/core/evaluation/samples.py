@@ -217,6 +217,7 @@ def grade(
                 "seed": task.seed,
                 "text": texts[i],
                 **({"cut": True} if verdict and cut[i] else {}),
+                "looped": completion.looped,
             }
         )
     return samples

@@ -117,6 +117,7 @@ def summarise(
     mean = average(scores)
     statuses = Counter(s["status"] for s in all_samples)
     cut = sum(map(is_cut, all_samples))
+    looped = [sample["looped"] for sample in all_samples if "looped" in sample]  # not those of an earlier version
     return {
         "n": n,
         "problems": len(problems),
@@ -128,6 +129,7 @@ def summarise(
         "majority": _majority(rows, scores, grader),
         "truncated": cut,
         "truncated_share": cut / len(all_samples),
+        "loops_share": sum(looped) / len(looped) if looped else None,
         "completed_average": _completed_average(all_samples),
         "no_answer": statuses[Status.no_answer],
         "grader_failures": statuses[Status.timeout] + statuses[Status.error],

@@ -127,6 +127,7 @@ class SampleForm(Form):
     golds: list[StrictStr] = []
     text: StrictStr = ""
     cut: bool = False
+    looped: bool | None = None  # not known of samples of an earlier version
 
 
 class StampForm(Form):

@@ -16,6 +16,7 @@ CLIP_TURNS = 0.05  # of the tokens, against the divergence
 ENTROPY_LEFT = 0.05  # of the first steps' entropy
 LENGTH_GROWN = 2.0  # times the first steps' length
 TRUNCATED_MORE = 0.3  # above the first steps' share
+LOOPS_MORE = 0.05  # above the first steps' share of rollouts
 ENGINE_GAP = 0.1  # nats a token
 SIGNAL_LEFT = 0.02  # of the first steps' divergence
 FLAT_GROUPS = 0.95  # of the groups, whose rewards are all equal
@@ -103,6 +104,16 @@ def _length(trend: Trend) -> str | None:
     )
 
 
+def _loops(trend: Trend) -> str | None:
+    share = trend.both("loops")
+    if share is None or share[0] <= share[1] + LOOPS_MORE:
+        return None
+    return (
+        f"at step {trend.step} {share[0]:.0%} of the rollouts end in a loop, from {share[1]:.1%} in the first "
+        f"{FIRST_STEPS} steps; set divergence.clip to null, lower optim.lr, or stop at an earlier checkpoint"
+    )
+
+
 def _engine(trend: Trend) -> str | None:
     gap = trend.now.get("engine_gap", 0)
     if gap <= ENGINE_GAP or trend.now.get("staleness"):  # rollouts of older weights have a gap by design
@@ -140,6 +151,7 @@ RULES: dict[str, Callable[[Trend], str | None]] = {
     "clip": _clip,
     "entropy": _entropy,
     "length": _length,
+    "loops": _loops,
     "engine": _engine,
     "signal": _signal,
     "foreign": _foreign,

@@ -178,6 +178,7 @@ class RolloutSource:
         sums = {
             "rollout_tokens": sum(len(c.ids) for c in completions),
             "truncated": sum(not c.whole for c in completions),
+            "loops": sum(c.looped for c in completions),
             "repetition": sum(repetition(c.ids) for c in completions),
             **({"reward": sum(s.reward for s in rollouts.samples)} if self.needs.reward else {}),
             "count": len(completions),

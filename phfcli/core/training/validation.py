@@ -143,6 +143,7 @@ def _figures(samples: list[GradedSample]) -> ValidationResult:
         "average": mean.average,
         "stderr": mean.stderr,
         "truncated": statuses[Status.truncated],
+        "loops": sum(sample["looped"] for sample in samples),
         "grader_failures": statuses[Status.timeout] + statuses[Status.error],
         "mean_tokens": sum(sample["tokens"] for sample in samples) / len(samples),
     }

@@ -35,6 +35,7 @@ def test_the_figures() -> None:
     assert summary["truncated"] == 1
     assert summary["truncated_share"] == pytest.approx(1 / 8)
     assert summary["completed_average"] == pytest.approx(3 / 7)
+    assert summary["loops_share"] is None  # of an earlier version
     assert summary["grader_failures"] == 1
     assert summary["mean_tokens"] == pytest.approx(47.5)
     assert summary["token_quantiles"] == {"0.1": 10, "0.5": 40, "0.9": 100, "0.99": 100, "1": 100}
@@ -44,3 +45,5 @@ def test_nothing_completed_has_no_average_of_the_completed() -> None:
     cut = {("a", 0): sample("a", 0, "truncated", None, 5)}
     with Grader(workers=1) as grader:
         assert summarise(cut, PROBLEMS[:1], grader, 1)["completed_average"] is None
+        looped = {("a", n): sample("a", n, "wrong", "3", 5) | {"looped": n == 0} for n in range(4)}
+        assert summarise(looped, PROBLEMS[:1], grader, 4)["loops_share"] == 0.25

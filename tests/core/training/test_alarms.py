@@ -70,6 +70,14 @@ def test_a_collapsed_entropy_of_rollouts(tmp_path: Path, objective: str, raised:
     assert ("entropy" in [alarm["alarm"] for alarm in after.get("alarms", [])]) == raised
 
 
+def test_rollouts_that_end_in_loops() -> None:
+    alarms = Alarms()
+    steps = [{"step": step, "loops": 0.02} for step in range(1, FIRST_STEPS + 1)]
+    assert not any(alarms.look(step) for step in [*steps, {"step": 6, "loops": 0.06}])
+    (alarm,) = alarms.look({"step": 7, "loops": 0.25})
+    assert alarm["sentence"].startswith("at step 7 25% of the rollouts end in a loop, from 2.0% in the first 5 steps")
+
+
 def test_a_clip_that_takes_all(tmp_path: Path) -> None:
     (metrics,) = trainer(tmp_path, "divergence.clip=1.0e-6", "steps=1").train()
     assert metrics["alarms"][0]["sentence"].startswith("at step 1 the clip takes ")

@@ -24,7 +24,7 @@ from phfcli.core.shipped_files import objectives
 from phfcli.core.step_metrics import PHASES
 from phfcli.core.training.metrics import distinct_answers, engine_gap, repetition, sparse_entropy, token_metrics
 from phfcli.core.training.setup import build_trainer
-from phfcli.core.types import Sampling
+from phfcli.core.types import Completion, Sampling
 
 PROGRAM = "import torch; from phfcli.core.training.metrics import peak_memory; print(peak_memory(torch.device('cpu')))"
 
@@ -54,6 +54,35 @@ def slow(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args)
 
     return later
+
+
+@pytest.mark.parametrize(
+    ("ids", "looped"),
+    [
+        ([*range(100, 110), *[1, 2] * 15], True),
+        ([*range(100, 110), *[1, 2] * 14], False),  # 28 tokens
+        ([7] * 30, True),  # a period of one is one of two
+        ([7] * 29, False),
+        ([*range(20), *range(20), *range(20)], True),
+        ([*range(20), *range(20), *range(19)], False),  # not three times
+        ([*range(50)] * 3, True),
+        ([*range(51)] * 3, False),  # a longer period than is looked for
+        ([*[1, 2, 3] * 20, 4], False),  # it has left the loop
+        ([*[1, 2, 3] * 20, 1, 2], True),  # within it
+        ([], False),
+        ([5], False),
+        ([*range(200)], False),
+    ],
+)
+def test_a_loop_is_three_repeats_of_2_to_50_tokens_that_reach_the_end(ids: list[int], looped: bool) -> None:
+    assert Completion(tuple(ids), (), "length").looped == looped
+    found = False  # by the definition, period by period and start by start
+    for period in range(2, 51):
+        for start in range(len(ids) - period):
+            if all(ids[t] == ids[t - period] for t in range(start + period, len(ids))):
+                length = len(ids) - start
+                found |= length // period >= 3 and length >= 30
+    assert found == looped
 
 
 def test_repetition_is_the_share_of_runs_written_before() -> None:
