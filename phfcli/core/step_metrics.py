@@ -37,6 +37,7 @@ DETAILS = {  # of the page's fold
     "nll": "Negative log-likelihood of the reference, nats a token.",
     "think": "Divergence of the shadow block's prediction from the last block's, weighted by advantages (OISD, eq. 7).",
     "clipped_entries": "Share of the (token, word) entries that are clipped.",
+    "turned_entries": "Share of the clipped entries whose gradient has the opposite sign of the unclipped one.",
     "clipped_tokens": "Share of the tokens with a clipped entry.",
     "weights_capped": "Share of the tokens whose importance weight is at its cap.",
     "engine_kl": "Estimate of KL(engine || trainer), nats a token.",
@@ -65,7 +66,16 @@ PHASES = ("rollout", "batch", "teacher", "student", "loss", "update")  # of a st
 MACHINE_METRICS = ("tokens_per_s", *(f"{phase}_seconds" for phase in PHASES), "seconds", "peak_memory_bytes")
 SHARES = (  # 0..1 in files, percent for people
     "gate_share",
-    *("clip_share", "clipped_entries", "clipped_tokens", "turned_tokens", "weights_capped", "flat_groups", "truncated"),
+    *(
+        "clip_share",
+        "clipped_entries",
+        "turned_entries",
+        "clipped_tokens",
+        "turned_tokens",
+        "weights_capped",
+        "flat_groups",
+        "truncated",
+    ),
     *("padding", "fork_share", "repetition", "loops", "foreign_answers", "siblings", "reward"),
 )
 

@@ -41,6 +41,15 @@ def test_every_phase_is_measured_and_shared_tokens_count_once(monkeypatch: pytes
     assert 0 < bare["seconds"] < step["seconds"]
 
 
+def test_turned_entries_are_all_clipped_ones_of_a_forward_kl(capsys: pytest.CaptureFixture[str]) -> None:
+    program = runpy.run_path(str(BENCHMARKS / "turned_entries.py"))
+    program["main"].__globals__.update(VOCABULARY=50, TOKENS=40)
+    program["main"]()
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert len(rows) == 18
+    assert {row[-1] for row in rows if row[0] == "forward_kl"} == {"100"}
+
+
 def test_it_makes_two_models_that_share_neither_width_nor_tokenizer(tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("bridge_benchmark", BENCHMARKS / "bridge.py")
     assert spec is not None

@@ -45,7 +45,8 @@ SLAB_TEMPORARIES = 10
 class DivergenceSums(NamedTuple):
     """The results of all chunks. The gradients are those of sum_n w_n D_n, or None where none is required."""
 
-    tokens: Tensor  # [5, N] of each token: D before the clip, D after it, clipped entries, 1 if turned, entropy
+    # [6, N] of each token: D before the clip, D after it, clipped entries, those of them turned, 1 if turned, entropy
+    tokens: Tensor
     grad_hidden: Tensor | None  # [N, d] in the dtype of the student's hidden states
     grad_weight: Tensor | None  # [V, d] of the head, in float32 (or float64)
     grad_bias: Tensor | None  # [V]
@@ -76,7 +77,7 @@ class ChunkedDivergence:
         readers = 1 + teacher_NKd.shape[1]
         chunk = chunk_rows(student, vocabulary, self.chunk_size, readers)
         logits_rnV = student.new_empty(readers * chunk, vocabulary)
-        tokens = weights.new_empty(5, count)
+        tokens = weights.new_empty(6, count)
         grad_hidden = torch.empty_like(student) if self.wants_hidden else None
         grad_weight = torch.zeros_like(self.head.weight, dtype=weights.dtype) if self.wants_weight else None
         grad_bias = weights.new_zeros(vocabulary) if self.wants_bias else None
@@ -93,7 +94,7 @@ class ChunkedDivergence:
         return DivergenceSums(tokens, grad_hidden, grad_weight, grad_bias)
 
     def _chunk(self, student: Tensor, teacher_nKd: Tensor, logits_rnV: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states -> the gradient to the student's products [n, V] (in `logits_rnV`), tokens [5, n]."""
+        """Hidden states -> the gradient to the student's products [n, V] (in `logits_rnV`), tokens [6, n]."""
         readings = teacher_nKd.unbind(1)
         student_nV, *teacher_nV = logits_rnV[: (1 + len(readings)) * len(student)].split(max(1, len(student)))
         if self.teacher_head is None:  # one product for all reads the head only once
@@ -107,7 +108,7 @@ class ChunkedDivergence:
         return student_nV, torch.cat(tokens, dim=1)
 
     def _slab(self, student_nV: Tensor, teacher_nV: Sequence[Tensor]) -> Tensor:
-        """Products -> tokens [5, n]. Writes the gradient to the student's products into `student_nV`, if required."""
+        """Products -> tokens [6, n]. Writes the gradient to the student's products into `student_nV`, if required."""
         student = self.head.finish(student_nV)
         teacher, *others = ((self.teacher_head or self.head).finish(products) for products in teacher_nV)
         if self.contrast is not None:
@@ -117,26 +118,26 @@ class ChunkedDivergence:
         restricted = restrict(merged, teacher, self.spec)
         grad, tokens = _token_terms(restricted.student, restricted.teacher, self.spec)
         if restricted.entries is not None:
-            tokens[4] = logits_entropy(merged, self.spec.temperature)  # of the distribution over the whole vocabulary
+            tokens[-1] = logits_entropy(merged, self.spec.temperature)  # of the distribution over the whole vocabulary
         if self.wants_hidden or self.wants_weight or self.wants_bias:
             grad = spread_to_stops(spread_gradient(grad, merged, restricted, self.spec), student, self.spec)
             student_nV.copy_(self.head.to_products(grad, student))
         return tokens
 
     def _unclipped(self, tokens: Tensor) -> Tensor:
-        """[5, n] -> [n]: 0 for a token whose sum is clipped (`clip_mode` "token"), else 1."""
+        """[6, n] -> [n]: 0 for a token whose sum is clipped (`clip_mode` "token"), else 1."""
         clip = self.spec.clip if self.spec.clip_mode == "token" else None
         return torch.ones_like(tokens[0]) if clip is None else (tokens[0] <= clip).to(tokens.dtype)
 
 
 def _token_terms(student_logits: Tensor, teacher_logits: Tensor, spec: DivergenceSpec) -> tuple[Tensor, Tensor]:
-    """Logits [n, V] -> (gradient to the student's logits [n, V], tokens [5, n]).
+    """Logits [n, V] -> (gradient to the student's logits [n, V], tokens [6, n]).
 
     The gradient is without the token clip and without the factor 1 / temperature.
     """
     value, slope, S, entropy = vocabulary_terms(student_logits, teacher_logits, spec)
     raw = value.sum(-1)
-    kept, clipped, turned = raw, torch.zeros_like(raw), torch.zeros_like(raw)
+    kept, clipped, reversed_, turned = raw, *(torch.zeros_like(raw) for _ in range(3))
     grad = _to_logits(slope, S)
     if spec.clip is not None and spec.clip_mode == "token":
         kept = raw.clamp(max=spec.clip)
@@ -144,8 +145,10 @@ def _token_terms(student_logits: Tensor, teacher_logits: Tensor, spec: Divergenc
         held = value.clamp(max=spec.clip)
         above = (value - held).sign()  # 1 where clipped, else 0: on a CPU far cheaper than a boolean mask
         unclipped_grad, grad = grad, _to_logits(torch.addcmul(slope, slope, above, value=-1), S)
-        kept, clipped, turned = held.sum(-1), above.sum(-1), ((unclipped_grad * grad).sum(-1) < 0).to(raw.dtype)
-    return grad, torch.stack((raw, kept, clipped, turned, entropy))
+        agreement = unclipped_grad * grad
+        kept, clipped, turned = held.sum(-1), above.sum(-1), (agreement.sum(-1) < 0).to(raw.dtype)
+        reversed_ = torch.linalg.vecdot((agreement < 0).to(above.dtype), above)
+    return grad, torch.stack((raw, kept, clipped, reversed_, turned, entropy))
 
 
 def _to_logits(slope: Tensor, S: Tensor) -> Tensor:
@@ -187,6 +190,7 @@ class ClipStats(NamedTuple):
     """
 
     entries_clipped: Tensor  # int64, (token, vocabulary entry) pairs above the clip; 0 in the mode "token"
+    entries_turned: Tensor  # int64, those of them whose gradient has the sign opposite to the unclipped one
     entries: Tensor  # int64, all such pairs: tokens x V (or x the entries of top_k)
     tokens_clipped: Tensor  # int64, tokens with a clipped entry; in the mode "token" those clipped themselves
     raw: Tensor  # sum_n w_n D_n without the clip
@@ -265,8 +269,8 @@ def fused_divergence_stats(
     outputs: tuple[Tensor, ...] = _FusedDivergence.apply(  # type: ignore[no-untyped-call]
         *inputs, student_head, other_head, spec, contrast, chunk_size
     )
-    loss, entries_clipped, entries, tokens_clipped, raw, turned, *per_token = outputs
-    return loss, ClipStats(entries_clipped, entries, tokens_clipped, raw, loss.detach(), turned, *per_token)
+    loss, clipped, reversed_, entries, tokens_clipped, raw, turned, *per_token = outputs
+    return loss, ClipStats(clipped, reversed_, entries, tokens_clipped, raw, loss.detach(), turned, *per_token)
 
 
 class _FusedDivergence(torch.autograd.Function):
@@ -313,7 +317,7 @@ class _FusedDivergence(torch.autograd.Function):
             grad_bias = sums.grad_bias.to(bias.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         per_token = sums.tokens.new_zeros(3, len(student_hidden))
-        per_token[:, counted] = sums.tokens[[0, 1, 4]]
+        per_token[:, counted] = sums.tokens[[0, 1, -1]]
         stats = (*_statistics(sums.tokens, weights, spec, len(head)), *per_token.unbind())
         ctx.mark_non_differentiable(*stats)
         return ((sums.tokens[1] * weights).sum(), *stats)
@@ -333,12 +337,13 @@ def _spread(grad: Tensor, counted: Tensor | slice, hidden: Tensor) -> Tensor:
 
 
 def _statistics(tokens: Tensor, weights: Tensor, spec: DivergenceSpec, vocabulary: int) -> tuple[Tensor, ...]:
-    """`DivergenceSums.tokens` [5, N] and weights [N] -> the 0-dim fields of ClipStats without `clipped`."""
-    raw, _, clipped, turned, _ = tokens
+    """`DivergenceSums.tokens` [6, N] and weights [N] -> the 0-dim fields of ClipStats without `clipped`."""
+    raw, _, clipped, reversed_, turned, _ = tokens
     by_token = spec.clip is not None and spec.clip_mode == "token"
     entries = len(weights) * entry_count(vocabulary, spec)
     return (
         clipped.long().sum(),
+        reversed_.long().sum(),
         torch.tensor(entries, device=weights.device),
         (raw > spec.clip).sum() if by_token else (clipped > 0).sum(),
         (raw * weights).sum(),

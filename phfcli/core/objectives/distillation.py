@@ -71,6 +71,7 @@ class OutputDivergence:
             "divergence": (total.detach(), weights.new_tensor(batch.counts[per])),
             "clip_share": (clip.raw - clip.clipped, clip.raw),  # of the divergence, that the clip takes
             "clipped_entries": (clip.entries_clipped, clip.entries),
+            "turned_entries": (clip.entries_turned, clip.entries_clipped),
             "clipped_tokens": (clip.tokens_clipped, tokens),
             "turned_tokens": (clip.tokens_turned, tokens),  # the clip drives these away from where they would go
         }

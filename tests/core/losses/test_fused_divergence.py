@@ -11,7 +11,7 @@ from loss_reference import softmax
 from torch import Tensor
 
 from phfcli.core.losses import fused_divergence as chunked
-from phfcli.core.losses.divergence import Contrast
+from phfcli.core.losses.divergence import Contrast, DivergenceSpec, vocabulary_terms
 from phfcli.losses import ClipStats, Head, divergence, fused_divergence, fused_divergence_stats
 
 N, V, D = 7, 11, 5
@@ -234,6 +234,11 @@ def test_turned_tokens_are_those_whose_gradient_points_away_from_the_unclipped_o
     turned = ((whole * clipped).sum(-1) < 0) & (weights != 0)
     stats = fused_divergence_stats(student, teacher, head, weights, clip=clip, **options)[1]
     assert int(stats.tokens_turned) == int(turned.sum())
+    if clip is not None and top_k is None:
+        above = vocabulary_terms(student @ head.T, teacher @ head.T, DivergenceSpec(kind=kind)).value > clip
+        reversed_ = (whole * clipped < 0) & above & (weights != 0)[:, None]
+        assert int(stats.entries_turned) == int(reversed_.sum())
+        assert kind != "forward_kl" or int(reversed_.sum()) == int(stats.entries_clipped) > 0  # each of them
     assert clip is None or kind == "jsd" or int(turned.sum()) > 0
 
 
@@ -324,7 +329,7 @@ def test_refused() -> None:
 def test_stats_are_a_named_tuple() -> None:
     stats = fused_divergence_stats(*draw(), clip=0.02)[1]
     assert isinstance(stats, ClipStats)
-    sums = ("entries_clipped", "entries", "tokens_clipped", "raw", "clipped", "tokens_turned")
+    sums = ("entries_clipped", "entries_turned", "entries", "tokens_clipped", "raw", "clipped", "tokens_turned")
     assert stats._fields == (*sums, "divergence", "kept", "entropy")
 
 
