@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 from phfcli.core.errors import UserError
@@ -19,14 +19,15 @@ from phfcli.core.grading.exact import (
     spelled_number,
     split_unit,
 )
-from phfcli.core.grading.latex import enclosure, last_box, normalise
+from phfcli.core.grading.latex import enclosure, last_box
+from phfcli.core.grading.spelling import normalise
 from phfcli.core.names import GoldForm
 
 _MODULUS = re.compile(
     r"\s*(?:\(\s*(?:\\?b?mod|\\text\s*\{\s*mod\s*\})|\\p?mod|(?<=[0-9])\s+mod)(?![a-zA-Z])\s*\{?\s*([^{}()]+?)\s*[)}]*$"
 )
 _BASE = re.compile(r"\(?\s*([0-9A-F]+)\s*\)?\s*_\s*\{?\s*([0-9]+)\s*\}?")
-_GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)(?:\.[0-9]+)?")
+_GROUPED = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)(?:\.[0-9]+)?")
 _WORD_BASE = re.compile(
     r"_\s*\{?\s*\\text\s*\{\s*(two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen)\s*\}\s*\}?$"
 )
@@ -34,23 +35,31 @@ _EQUALS = re.compile(r"(?<![<>!:\\])=")
 _SEVERAL = re.compile(r"[,;<>]|\b(?:or|and)\b|\\(?:text|ne|le|ge|neq|leq|geq|lt|gt|approx|lor|land|in)(?![a-zA-Z])")
 _NAME = re.compile(r"\\?[a-zA-Z]+\s*(?:_\s*\{?\w+\}?)?\s*(?:\(\s*[a-zA-Z]\s*\))?")
 _CLOCK = re.compile(r"[0-9]{1,2}\s*:\s*[0-5][0-9]")
-_HALF_DAY = re.compile(rf"({_CLOCK.pattern})\s*(?:\\text\s*\{{)?\s*([apAP])\.?\s*[mM]\.?\s*\}}?")
+_HALF_DAY = re.compile(
+    rf"(?:\\text\s*\{{)?\s*({_CLOCK.pattern}|[0-9]{{1,2}})\s*(?:\\text\s*\{{)?\s*([apAP])\.?\s*[mM]\.?\s*\}}?"
+)
+_HALF_DAYS = {"noon": "PM", "midnight": "AM"}
+_AMOUNT = re.compile(r"([0-9]+)\s*(?:\\text\s*\{\s*([a-z]+)\.?,?\s*(?:and\s*)?\}|([a-z]+)(?![a-zA-Z])),?\s*(?:and\s+)?")
 _TWICE = re.compile(r"(?:\\text\s*\{)?\s*([a-zA-Z -]+?)\s*\(\s*([0-9]+)\s*\)\s*\}?")  # nine (9)
-_SAME_WORDS = {"dne": "does not exist"}
+_SAME_WORDS = (  # what the words mean, whatever stands around them
+    (re.compile(r"dne|(?:(?:the )?limit )?(?:does not|doesn't) exist"), "does not exist"),
+    (re.compile(r"(?:there are )?(?:infinitely many|(?:an )?infinite(?: number of)?)(?: \w+)?"), "infinitely many"),
+    (re.compile(r"(yes|no|true|false),.*"), None),
+)
+_ARTICLES = re.compile(r"(?:(?:(?:it|this) )?is )?(?:(?:on|in|at|by|the|an?) )?")
 _CONDITION = re.compile(
     r"(?:\s*(?:\\cdot\s*)?[,;(]\s*|\s*\\text\s*\{[\s,]*(?:where|for|with)[^{}]*\}\s*)\(?\s*"
-    r"([a-zA-Z])\s*\\in\s*(?:\\mathbb\s*\{?\s*[ZN]\s*\}?|\\?[ZN](?![a-zA-Z]))(?:\s*[\^_]\s*(?:\{[^{}]*\}|[+0*]))?\s*\)?\s*$"
+    r"([a-zA-Z])\s*\\in\s*(?:\\mathbb\s*\{?\s*[ZNR]\s*\}?|\\?[ZNR](?![a-zA-Z]))(?:\s*[\^_]\s*(?:\{[^{}]*\}|[+0*]))?\s*\)?\s*$"
 )
-_LETTER = r"(?:(?<![a-zA-Z\\])|(?<=\\pi)|(?<=\\pi )){}(?![a-zA-Z])"
+_VARIABLE = re.compile(r"(?:(?<![a-zA-Z\\])|(?<=\\pi))\s?([a-zA-Z])(?![a-zA-Z])")
 _INTEGER = re.compile(
     r"\s*[,(]?\s*\\text\s*\{[\s,]*(?:where|for|with)[^{}]*\}\s*([a-zA-Z])\s*"
-    r"(?:\\text\s*\{\s*(?:is )?(?:an |any )?integers?\s*\})?\s*\)?$"
+    r"(?:\\text\s*\{\s*(?:is |are )?(?:an |any |arbitrary |a |real )*(?:integers?|constants?|numbers?)\s*\})?\s*\)?$"
 )
 _BOUND = re.compile(r"[<>]|\\(?:le|ge|leq|geq|lt|gt|ne|neq|in|mid)(?![a-zA-Z])")  # integers that x > 3 holds for
-_CONSTANT_NAMES = frozenset("KkcD")
-_CONSTANT = re.compile(r"(?:(?<=\+)|^)\s*([A-Za-z])\s*(?=$|\+)")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
-_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*|\([A-Za-z]\)")
+_WRITTEN = re.compile(r"\\(?:text|mathbb)\s*\{([^{}]*)\}")
+_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*[.!]?|\([A-Za-z]\)")
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,12 @@ class Answer:
 
     @property
     def key(self) -> str:
-        """The text without spaces and \\text; answers with equal keys are equal."""
-        return _TEXT.sub(r"\1", self.text).replace(" ", "")
+        """The text without spaces, \\text and \\mathbb; answers with equal keys are equal."""
+        return _WRITTEN.sub(r"\1", self.text).replace(" ", "")
+
+    @property
+    def is_clock(self) -> bool:
+        return _CLOCK.fullmatch(self.text) is not None
 
 
 @lru_cache(maxsize=4096)
@@ -83,9 +96,12 @@ def read(raw: str) -> Answer:
     text = normalise(raw)
     text = _digits(text)
     if (words := _words(text)) is not None:
-        return Answer(words, words=words)
+        half = _HALF_DAYS.get(words)
+        return Answer("12:00", unit=half) if half else Answer(words, words=words)
     if half := _HALF_DAY.fullmatch(text):
-        return Answer(half[1], unit=f"{half[2].upper()}M")
+        return Answer(half[1] if ":" in half[1] else f"{half[1]}:00", unit=f"{half[2].upper()}M")
+    if (compound := _compound(text)) is not None:
+        return compound
     text, parameter = _split_parameter(text)
     text, modulus = _split_modulus(text)
     text, unit = split_unit(text)
@@ -112,8 +128,10 @@ def decide(gold: Answer, answer: Answer) -> bool | None:
         return _same_words(gold, answer)
     if gold.number and answer.number and _comparable(gold, answer):
         return _congruent(gold, answer) or agree(gold.number, answer.number)
-    if all(_CLOCK.fullmatch(a.text) for a in (gold, answer)):
-        return gold.key.lstrip("0") == answer.key.lstrip("0")  # the parser reads 6:30 as 6/30
+    if gold.is_clock and answer.is_clock:
+        return _minutes(gold, answer) == _minutes(answer, gold)  # the parser reads 6:30 as 6/30
+    if gold.is_clock != answer.is_clock and "00" in (gold.key[-2:], answer.key[-2:]):
+        return False  # 12/00
     if (parts := ratio(gold.text)) or ratio(answer.text):
         return parts == ratio(answer.text)
     brackets = {enclosure(gold.text), enclosure(answer.text)}
@@ -123,21 +141,36 @@ def decide(gold: Answer, answer: Answer) -> bool | None:
 def _words(text: str) -> str | None:
     whole = _TEXT.fullmatch(text)
     words = whole[1].strip() if whole else text
+    lowered = " ".join(words.strip("().!").lower().split())
+    for pattern, meaning in _SAME_WORDS:
+        if same := pattern.fullmatch(lowered):
+            return meaning or same[1]
     if not _WORDS.fullmatch(words) or not (whole or words.startswith("(")):
         return None
-    words = " ".join(words.strip("()").lower().split())
-    return _SAME_WORDS.get(words, words)
+    return _ARTICLES.sub("", lowered, count=1).removesuffix(" function").removesuffix(" number")
+
+
+def _minutes(clock: Answer, other: Answer) -> int:
+    """The minutes of a clock time; 16:20 is 4:20 PM where the other one says AM or PM."""
+    hours, minutes = map(int, clock.text.split(":"))
+    halves = {clock.unit, other.unit} & {"AM", "PM"}
+    if halves and not (clock.unit is None and hours > 12):
+        hours = hours % 12 + 12 * ("PM" in halves)
+    return 60 * hours + minutes
+
+
+def _compound(text: str) -> Answer | None:
+    """An amount in several units, such as 1 hour 30 minutes: the amounts as a list, the units as one."""
+    parts = [(match[1], canonical(match[2] or match[3])) for match in _AMOUNT.finditer(text)]
+    if len(parts) < 2 or not all(unit for _, unit in parts) or _AMOUNT.sub("", text).strip(" ,"):
+        return None
+    return Answer(", ".join(amount for amount, _ in parts), unit="+".join(unit or "" for _, unit in parts))
 
 
 def _digits(text: str) -> str:
-    """A number in words as digits, also where its digits stand behind the words; any other text as it is."""
-    if (twice := _TWICE.fullmatch(text)) and spelled_number(twice[1]) == int(twice[2]):
-        return twice[2]
-    whole = _TEXT.fullmatch(text)
-    number = spelled_number(whole[1] if whole else text)
-    if number is None and (whole or text == "one half") and (whole[1] if whole else text).strip().lower() == "one half":
-        return r"\frac{1}{2}"
-    return text if number is None else str(number)
+    """A number in words whose digits stand behind it, such as nine (9), as the digits; any other text as it is."""
+    twice = _TWICE.fullmatch(text)
+    return twice[2] if twice and spelled_number(twice[1]) == int(twice[2]) else text
 
 
 def _same_words(gold: Answer, answer: Answer) -> bool | None:
@@ -149,31 +182,10 @@ def _same_words(gold: Answer, answer: Answer) -> bool | None:
     return False if both_words or gold.number or answer.number else None
 
 
-def rename_letters(gold: Answer, answer: Answer) -> Answer:
-    """The answer with the gold's names for a constant of integration (+ C) and for an integer parameter (k in Z)."""
-    if "C" in _CONSTANT.findall(gold.text) and len(re.findall(r"C_", answer.text)) == 1 and "_" not in gold.text:
-        answer = replace(answer, text=re.sub(r"C_\s*(?:\{[01]\}|[01])", "C", answer.text))
-    new = _letters(answer.text) - _letters(gold.text)
-    wanted = _letters(gold.text) - _letters(answer.text)
-    if len(new) != 1 or len(wanted) != 1:
-        return answer
-    [old], [name] = new, wanted
-    sums = "+" in gold.text and "+" in answer.text
-    constants = sums and name == "C" and "C" in _CONSTANT.findall(gold.text) and old in _CONSTANT.findall(answer.text)
-    parameters = (gold.parameter in (None, name)) and (answer.parameter in (None, old))
-    if (constants and old in _CONSTANT_NAMES) or (parameters and (gold.parameter or answer.parameter)):
-        return replace(answer, text=re.sub(_LETTER.format(old), f" {name} ", answer.text))
-    return answer
-
-
-def _letters(text: str) -> set[str]:
-    return set(re.findall(_LETTER.format("([a-zA-Z])"), text))
-
-
 def _split_parameter(text: str) -> tuple[str, str | None]:
     match = _CONDITION.search(text) or _INTEGER.search(text)
     head = text[: match.start()] if match else ""
-    if match is None or _BOUND.search(head) or match[1] not in _letters(head):
+    if match is None or _BOUND.search(head) or match[1] not in _VARIABLE.findall(head):
         return text, None
     return text[: match.start()].strip(), match[1]
 
@@ -198,6 +210,8 @@ def _number(text: str) -> tuple[str | None, PlainNumber | None]:
     *left, side = _EQUALS.split(text)
     if _SEVERAL.search("".join(left)):
         return None, None
+    if len(left) == 1 and _NAME.fullmatch(side.strip()) and plain_number(left[0]):
+        left, side = [side], left[0]  # 5 = x
     return ("=".join(left).strip() if left else None), plain_number(side)
 
 
@@ -222,7 +236,10 @@ def _congruent(gold: Answer, answer: Answer) -> bool:
 
 _LETTERED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textit|boldsymbol)\s*\{\s*\(?([A-Za-z])\)?[.:]?\s*\}")
 _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textit|boldsymbol)\s*\{([^{}]*)\}")
-_OPTION_WORDS = re.compile(r"(?:(?:the )?(?:correct |final )?(?:answer|option|choice)(?: is)?\s*:?\s*)+", re.IGNORECASE)
+_OPTION_WORDS = re.compile(
+    r"(?:(?:the )?(?:correct |final )?(?:answer|option|choice)(?: is)?\s*:?\s*|(?:故|所以|答案)?[是为:]?选[项择]?\s*)+",
+    re.IGNORECASE,
+)
 _LETTER_ALONE = re.compile(r"\(?\s*([A-Za-z])\s*\)?\s*[.:,;]?")
 _LABELLED = re.compile(r"(?:\(\s*([A-Za-z])\s*\)|([A-Za-z])\s*(?:[).:,;]|--?(?=\s)|[–—]|(?=\()))\s*(.*)", re.DOTALL)
 _SECOND = re.compile(  # a second label, or a letter that is listed behind the first
@@ -243,7 +260,7 @@ def read_choice(text: str) -> tuple[str, str] | None:
         return None
     text = _LETTERED.sub(r"(\1) ", text.replace("\\&", "&"))
     text = re.sub(r"\\q?quad(?![a-zA-Z])|\\[ ,;:!]|~|\$", " ", _MARKUP.sub(r"\1", text))
-    text = " ".join(text.strip().strip("*_`\"'").split())
+    text = " ".join(text.strip().strip("*_`\"'【】").split())
     text = text[words.end() :] if (words := _OPTION_WORDS.match(text)) else text
     if alone := _LETTER_ALONE.fullmatch(text):
         return alone[1].upper(), ""

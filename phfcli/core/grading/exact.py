@@ -141,6 +141,28 @@ _DIGIT_WORDS = {
     **{"〇": 0, "两": 2},
 }
 _POWER_WORDS = {"hundred": 100, "thousand": 1000, "million": 10**6, "十": 10, "百": 100, "千": 1000, "万": 10_000}
+_POWER_WORDS |= {"亿": 10**8, "billion": 10**9}
+_PARTS = "half third quarter fifth sixth seventh eighth ninth tenth"
+_PART_WORDS = {part: i for i, part in enumerate(_PARTS.split(), start=2)} | {"fourth": 4, "hundredth": 100, "halve": 2}
+
+
+def spelled_value(text: str) -> str | None:
+    """The number that English or Chinese words spell as a whole, in digits: minus two thirds, 三分之一; else None."""
+    words = text.strip().lower()
+    for sign in ("minus ", "negative ", "负"):
+        if words.startswith(sign):
+            return f"-{value}" if (value := spelled_value(words.removeprefix(sign))) else None
+    bottom, cut, top = words.partition("分之")
+    if cut:
+        below = 100 if bottom == "百" else spelled_number(bottom)
+    else:
+        top, _, part = words.replace("-", " ").rpartition(" ")
+        below = _PART_WORDS.get(part) or _PART_WORDS.get(part.removesuffix("s"))
+        top = "one" if top in ("", "a") and part == "half" else "one" if top == "a" else top
+    if below and (above := spelled_number(top)):
+        return rf"\frac{{{above}}}{{{below}}}"
+    number = spelled_number(words)
+    return None if number is None else str(number)
 
 
 def spelled_number(text: str) -> int | None:
@@ -168,6 +190,15 @@ def _spelled(words: Sequence[str]) -> int | None:
     return values[0] if len(values) == 1 else None
 
 
+CHANGING = (  # words that make another value of the number beside them
+    r"(?i:\b(?:not?|cannot|none|nothing|neither|nor|never|every|each|if|at (?:least|most)|less|more|fewer|than|larger"
+    r"|smaller|other|up to|under|over|above|below|between|except|without|or|half|twice|double|triple|times|squared"
+    r"|cubed|plus|minus|factorial|point|mod|modulo|base|dozen|hundreds?|thirds?|tenths?|hundredths?|\w*n't"
+    r"|(?<!total )of(?=[\s,:]*$))\b)"
+)
+_CHANGED = re.compile(CHANGING)
+
+
 def ratio(text: str) -> list[Fraction] | None:
     """The parts of a ratio of three numbers or more, relative to the first one that is not 0; else None."""
     parts = [plain_number(part) for part in text.split(":")]
@@ -182,7 +213,7 @@ _NAMES = {
     "mg": "milligram", "pound": "lb", "ounce": "oz", "ml": "milliliter millilitre", "l": "liter litre",
     "second": "s sec", "minute": "min", "hour": "h hr", "day": "", "week": "", "month": "", "year": "yr",
     "degree": "deg", "radian": "rad", "dollar": "usd", "cent": "", "euro": "eur",
-    "yen": "", "rupee": "", "mile/hour": "mph", "km/hour": "kmh kph",
+    "yen": "", "rupee": "", "mile/hour": "mph", "km/hour": "kmh kph", "newton": "", "joule": "", "watt": "",
 }  # fmt: skip
 _CANONICAL = {alias: unit for unit, aliases in _NAMES.items() for alias in (unit, *aliases.split())}
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
@@ -210,7 +241,8 @@ def split_unit(text: str) -> tuple[str, str | None]:
 def canonical(words: str, power: str | None = None) -> str | None:
     """The canonical name of a unit of measure: cm^2 for "square centimeters" and for "cm" with power 2; else None."""
     if len(parts := re.split(r"\s*/\s*|\s+per\s+", words.strip())) == 2:
-        units = [canonical(part) for part in parts]
+        below, squared, _ = re.sub(r"\^\s*\{?\s*2\s*\}?$|\s+squared$", "^", parts[1]).partition("^")
+        units = [canonical(parts[0]), canonical(below, "2" if squared else power)]
         return f"{units[0]}/{units[1]}" if all(units) else None
     *adjectives, noun = words.lower().replace(".", " ").split() or [""]
     unit = _CANONICAL.get(noun) or _CANONICAL.get(noun.removesuffix("s"))
@@ -221,11 +253,11 @@ def canonical(words: str, power: str | None = None) -> str | None:
 
 
 _CURRENCIES = {
-    "dollar": re.compile(r"\\\$|^\s*USD(?![a-zA-Z])"),
-    "euro": re.compile(r"€|\\euro(?![a-zA-Z])|^\s*EUR(?![a-zA-Z])"),
-    "pound": re.compile(r"£|\\pounds(?![a-zA-Z])|^\s*GBP(?![a-zA-Z])"),
-    "yen": re.compile("¥"),
-    "rupee": re.compile("₹"),
+    "dollar": re.compile(r"\\\$|(?<![a-zA-Z])(?:USD(?![a-zA-Z])|US(?=\s*\$))"),
+    "euro": re.compile(r"€|\\euro(?![a-zA-Z])|(?<![a-zA-Z])EUR(?![a-zA-Z])"),
+    "pound": re.compile(r"£|\\pounds(?![a-zA-Z])|(?<![a-zA-Z])GBP(?![a-zA-Z])"),
+    "yen": re.compile("[¥円]"),
+    "rupee": re.compile(r"₹|(?<![a-zA-Z])(?:Rs|INR)(?![a-zA-Z])"),
 }
 
 
@@ -243,6 +275,8 @@ def _counted(words: str) -> bool:
 
 
 def _rest(text: str, match: re.Match[str], unit: str | None) -> tuple[str, str | None]:
+    if unit is None and _CHANGED.search(match[0]):
+        return text, None
     head = text[: match.start()].rstrip()
     return (head, unit) if _VALUE.search(head) else (text, None)
 

@@ -10,7 +10,8 @@ from typing import Protocol, Self
 
 from phfcli.core.errors import UserError
 from phfcli.core.extensions import find
-from phfcli.core.grading.answers import Answer, decide, read, read_choice, rename_letters
+from phfcli.core.grading.alignment import align
+from phfcli.core.grading.answers import Answer, decide, read, read_choice
 from phfcli.core.grading.exact import Refused
 from phfcli.core.grading.latex import last_box, last_boxes, split_commas
 from phfcli.core.grading.pool import DIED, TIMEOUT, Pool
@@ -32,10 +33,12 @@ class Status(StrEnum):
 
 
 _LETTER = re.compile(r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*\(?[A-J]\)?\s*\}?")
-_LABEL = re.compile(
-    r"\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*\(?[A-J][).:]*\s*\}|\([A-J]\)|[A-J][.)](?=[\s~\\]))[.:]?[~\\ ]*(.+)",
+_LABEL = re.compile(  # a dash, a comma or a bracket behind a letter are no label here: C - 1 is a difference
+    r"\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*\(?[A-J](?:[).:]+[^{}]*)?\s*\}|\([A-J]\)|[A-J][.):](?=[\s~\\]|$))"
+    r"[.:]?[~\\ ]*(.*)",
     re.DOTALL,
 )
+_NAMED = re.compile(r".*\b(?i:option|choice|answer)\b.*|【.*】|.*选.*", re.DOTALL)
 
 # with several accepted answers the first of these statuses counts; a grader failure counts before a wrong answer
 _PREFERRED = [
@@ -156,7 +159,7 @@ class Grader:
 
     def _compare(self, pairs: Sequence[tuple[Answer | None, Answer | None]]) -> list[Status]:
         """The status of each (gold, answer) pair. Workers judge only pairs that need the parser, equal pairs once."""
-        pairs = [(gold, rename_letters(gold, answer) if gold and answer else answer) for gold, answer in pairs]
+        pairs = [(gold, align(gold, answer) if gold and answer else answer) for gold, answer in pairs]
         decided = [_decide(gold, answer) for gold, answer in pairs]
         open_pairs = [_texts(pair) for pair, status in zip(pairs, decided, strict=True) if status is None]
         distinct = list(dict.fromkeys(open_pairs))
@@ -188,11 +191,10 @@ def _choice_part(answer: str, gold: str) -> str:
     r"""The part of an answer such as \text{(C) } 15 that matches the kind of the gold: the letter or the value."""
     choice = read_choice(answer)
     label = _LABEL.fullmatch(answer) if choice else None
-    if choice is None or label is None:
+    letter = _LETTER.fullmatch(gold.strip())
+    if choice is None or (label is None and not (letter and _NAMED.fullmatch(answer))):
         return answer
-    if _LETTER.fullmatch(gold.strip()):
-        return choice[0] or answer
-    return label[1]
+    return choice[0] or answer if letter else (label[1] if label else "") or answer
 
 
 def _readable(text: str) -> Answer | None:
@@ -204,7 +206,7 @@ def _readable(text: str) -> Answer | None:
 
 def _needs_parser(gold: str) -> bool:
     reading = _readable(gold)
-    if reading is None or not reading.text or reading.words is not None:
+    if reading is None or not reading.text or reading.words is not None or reading.is_clock:
         return False
     return reading.number is None or reading.name is not None
 

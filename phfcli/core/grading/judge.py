@@ -22,6 +22,8 @@ _PRECISION = 60  # decimal digits with which math-verify evaluates a difference
 
 def judge(gold_text: str, answer_text: str) -> Verdict:
     """Judges two normalised texts. The order matters: math-verify follows the gold's form. May raise, hang or crash."""
+    if rows := _rows(gold_text):
+        return _piecewise(rows, _rows(answer_text))
     gold = parse(gold_text)
     if gold is None or gold.has(nan, zoo):
         return "bad_gold"
@@ -29,6 +31,40 @@ def judge(gold_text: str, answer_text: str) -> Verdict:
     if answer is None:
         return "unreadable"
     return "equal" if _equal(gold_text, gold, answer_text, answer) else "different"
+
+
+_CASES = re.compile(r"\\begin\s*\{cases\}(.*)\\end\s*\{cases\}", re.DOTALL)
+_IF = re.compile(r"\\text\s*\{[\s,]*(?:if|for|when|otherwise|else|where)[^{}]*\}")
+
+
+def _rows(text: str) -> list[tuple[str, str]]:
+    """The values of a function by cases, each with its condition, which is empty for "otherwise"."""
+    cases = _CASES.search(text)
+    rows = [line.partition("&") for line in cases[1].split("\\\\") if line.strip()] if cases else []
+    return [(value.strip(" ,"), _IF.sub("", condition).strip(" ,.")) for value, _, condition in rows]
+
+
+def _piecewise(gold: list[tuple[str, str]], answer: list[tuple[str, str]]) -> Verdict:
+    """Two functions by cases are equal if each case of one is a case of the other, in any order."""
+    if any(judge(value, value) == "bad_gold" for value, _ in gold):
+        return "bad_gold"
+    if not answer:
+        return "unreadable"
+    left = list(answer)
+    for row in gold:
+        same = next((other for other in left if _same(row[0], other[0]) and _condition(row[1], other[1])), None)
+        if same is None:
+            return "different"
+        left.remove(same)
+    return "different" if left else "equal"
+
+
+def _condition(a: str, b: str) -> bool:
+    return not a or not b or _same(a, b)  # the others' conditions say where "otherwise" is
+
+
+def _same(a: str, b: str) -> bool:
+    return a.replace(" ", "") == b.replace(" ", "") or (bool(a) and bool(b) and judge(a, b) == "equal")
 
 
 @lru_cache(maxsize=256)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from phfcli.core.grading.latex import RULES, normalise
+from phfcli.core.grading.spelling import RULES, normalise
 from phfcli.grading import Grade, Grader, Status
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "grading.md"
