@@ -11,8 +11,7 @@ from phfcli.core.analysis.differences import PairedDifference, Scores, SeedDiffe
 from phfcli.core.analysis.methods import Method, MethodDifference, measure
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
 from phfcli.core.evaluation.scores import pass_at_k
-from phfcli.core.grading.answers import read
-from phfcli.core.grading.exact import Refused
+from phfcli.core.grading.answers import read_if_short
 
 Figure = PairedDifference | SeedDifference
 _COUNTS = ("distinct answers", "tokens")  # figures that are counts, not shares
@@ -117,9 +116,8 @@ def _tokens(result: SavedEvaluation) -> Scores:
 
 def _spelling(answer: str) -> object:
     """A key that equal answers share: the number or the normalised text, with unit and modulus."""
-    try:
-        reading = read(answer)
-    except Refused:
+    reading = read_if_short(answer)
+    if reading is None or reading.unread:
         return answer
     value = reading.number.value if reading.number and reading.name is None else reading.key
     return value, reading.unit, reading.modulus

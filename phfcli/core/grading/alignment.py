@@ -3,10 +3,13 @@
 import re
 from dataclasses import replace
 from itertools import permutations
+from typing import Literal
 
-from phfcli.core.grading.answers import Answer, read
+from phfcli.core.grading.answers import Answer, decide, read
 from phfcli.core.grading.exact import CHANGING, plain_number, spelled_number
 from phfcli.core.grading.sets import as_union
+
+Verdict = Literal["equal", "different", "bad_gold", "unreadable", "no_answer"]
 
 _LETTER = r"(?:(?<![a-zA-Z\\])|(?<=\\pi)|(?<=\\pi )){}(?![a-zA-Z])"
 _CONSTANT_NAMES = frozenset("KkcD")
@@ -32,9 +35,23 @@ _ROWS = re.compile(r"\[\[([^\[\]]*(?:\],\[[^\[\]]*)*)\]\]")
 _TUPLE = re.compile(r"\(([^()\[\]]*,[^()\[\]]*)\)")
 
 
+def verdict(gold: Answer | None, answer: Answer | None) -> Verdict | None:
+    """What can be said of a pair without a parser, else None. An empty box counts before an unusable gold."""
+    if answer is not None and not answer.text:
+        return "no_answer"
+    if gold is None or not gold.text:
+        return "bad_gold"
+    if answer is None:
+        return "unreadable"
+    if gold.unread or answer.unread:
+        return None
+    equal = decide(gold, answer)
+    return None if equal is None else "equal" if equal else "different"
+
+
 def align(gold: Answer, answer: Answer) -> Answer:
     """The answer as the gold would have it: what differs by notation alone is spelled alike."""
-    if gold.text == answer.text:
+    if gold.text == answer.text or gold.unread or answer.unread:
         return answer
     for step in (_number, _exact_side, _function_name, _brackets, _rename_letters):
         answer = step(gold, answer)

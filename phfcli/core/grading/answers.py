@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from phfcli.core.errors import UserError
 from phfcli.core.grading.exact import (
     MAX_CHARS,
+    MAX_SHORT,
     PlainNumber,
     Refused,
     agree,
@@ -22,6 +23,8 @@ from phfcli.core.grading.exact import (
 from phfcli.core.grading.latex import enclosure, last_box
 from phfcli.core.grading.spelling import normalise
 from phfcli.core.names import GoldForm
+
+AS_WRITTEN = "\0"  # before a text that a worker has to read first; no read text holds a control character
 
 _MODULUS = re.compile(
     r"\s*(?:\(\s*(?:\\?b?mod|\\text\s*\{\s*mod\s*\})|\\p?mod|(?<=[0-9])\s+mod)(?![a-zA-Z])\s*\{?\s*([^{}()]+?)\s*[)}]*$"
@@ -73,6 +76,8 @@ class Answer:
     number: PlainNumber | None = None
     parameter: str | None = None  # k, for a formula with "k in the integers" behind it
     words: str | None = None  # in lower case, if the whole answer is \text{words}
+    raw: str = ""  # as written
+    unread: bool = False  # too long for the calling process: the text is the raw one
 
     @property
     def key(self) -> str:
@@ -93,11 +98,15 @@ def read(raw: str) -> Answer:
     """
     if len(raw) > MAX_CHARS:
         raise Refused(f"longer than {MAX_CHARS} characters")
+    return replace(_read(raw), raw=raw)
+
+
+def _read(raw: str) -> Answer:
     text = normalise(raw)
     text = _digits(text)
     if (words := _words(text)) is not None:
-        half = _HALF_DAYS.get(words)
-        return Answer("12:00", unit=half) if half else Answer(words, words=words)
+        twelve = _HALF_DAYS.get(words)
+        return Answer("12:00", unit=twelve) if twelve else Answer(words, words=words)
     if half := _HALF_DAY.fullmatch(text):
         return Answer(half[1] if ":" in half[1] else f"{half[1]}:00", unit=f"{half[2].upper()}M")
     if (compound := _compound(text)) is not None:
@@ -114,6 +123,16 @@ def read(raw: str) -> Answer:
     if number is None or name is not None:
         check(text)
     return Answer(text, unit, modulus, name, number, parameter)
+
+
+def read_if_short(raw: str) -> Answer | None:
+    """The parsed answer; None for a refused one. A long one is left unread: no clock stops the calling process."""
+    if MAX_SHORT < len(raw) <= MAX_CHARS:
+        return Answer(raw, raw=raw, unread=True)
+    try:
+        return read(raw)
+    except Refused:
+        return None
 
 
 def decide(gold: Answer, answer: Answer) -> bool | None:

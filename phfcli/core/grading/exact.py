@@ -12,6 +12,7 @@ from sympy import Add, Eq, Expr, Float, Integer, Interval, MatrixBase, Mul, N, P
 from sympy.concrete.expr_with_limits import ExprWithLimits
 
 MAX_CHARS = 2000
+MAX_SHORT = 300  # characters that the calling process reads; what is longer is read in a worker, under its clock
 MAX_DEPTH = 20  # nested brackets: the parser's time doubles every few levels
 MAX_FACTORIAL = 5000
 MAX_TOWER = 10_000  # the largest c^d in b^{c^d}
@@ -142,6 +143,7 @@ _DIGIT_WORDS = {
 }
 _POWER_WORDS = {"hundred": 100, "thousand": 1000, "million": 10**6, "十": 10, "百": 100, "千": 1000, "万": 10_000}
 _POWER_WORDS |= {"亿": 10**8, "billion": 10**9}
+_MOST_NUMBER_WORDS = 40
 _PARTS = "half third quarter fifth sixth seventh eighth ninth tenth"
 _PART_WORDS = {part: i for i, part in enumerate(_PARTS.split(), start=2)} | {"fourth": 4, "hundredth": 100, "halve": 2}
 
@@ -170,7 +172,8 @@ def spelled_number(text: str) -> int | None:
     words = text.strip().lower().replace("-", " ").split()
     if not text.isascii():
         words = list(text.strip())
-    if not words or not all(word in _DIGIT_WORDS or word in _POWER_WORDS or word == "and" for word in words):
+    known = all(word in _DIGIT_WORDS or word in _POWER_WORDS or word == "and" for word in words)
+    if not known or not 0 < len(words) <= _MOST_NUMBER_WORDS:
         return None
     return _spelled([word for word in words if word not in ("and", "零")] or words)
 

@@ -10,9 +10,8 @@ from typing import Protocol, Self
 
 from phfcli.core.errors import UserError
 from phfcli.core.extensions import find
-from phfcli.core.grading.alignment import align
-from phfcli.core.grading.answers import Answer, decide, read, read_choice
-from phfcli.core.grading.exact import Refused
+from phfcli.core.grading.alignment import align, verdict
+from phfcli.core.grading.answers import AS_WRITTEN, Answer, read_choice, read_if_short
 from phfcli.core.grading.latex import last_box, last_boxes, split_commas
 from phfcli.core.grading.pool import DIED, TIMEOUT, Pool
 
@@ -121,7 +120,7 @@ class Grader:
         golds = [(gold,) if isinstance(gold, str) else tuple(gold) or ("",) for gold, _ in pairs]
         answers = [_final_answer(completion, accepted) for (_, completion), accepted in zip(pairs, golds, strict=True)]
         compared = [
-            (_readable(gold), _readable(_choice_part(answer or "", gold)))
+            (read_if_short(gold), read_if_short(_choice_part(answer or "", gold)))
             for accepted, answer in zip(golds, answers, strict=True)
             for gold in accepted
         ]
@@ -131,10 +130,11 @@ class Grader:
 
     def check_golds(self, golds: Sequence[str]) -> list[bool]:
         """Whether each gold answer is usable: it can be read and equals itself. Others would be graded bad_gold."""
-        texts = [reading.text if (reading := _readable(gold)) else "" for gold in golds]
-        by_parser = list(dict.fromkeys(text for gold, text in zip(golds, texts, strict=True) if _needs_parser(gold)))
-        words = dict(zip(by_parser, self._pool.judge([(text, text) for text in by_parser]), strict=True))
-        return [bool(text) and words.get(text, "equal") == "equal" for text in texts]
+        readings = [read_if_short(gold) for gold in golds]
+        texts = [_texts((reading, reading)) if reading and reading.text else None for reading in readings]
+        by_parser = list(dict.fromkeys(text for text, it in zip(texts, readings, strict=True) if text and _hard(it)))
+        words = dict(zip(by_parser, self._pool.judge(by_parser), strict=True))
+        return [text is not None and words.get(text, "equal") == "equal" for text in texts]
 
     def equivalence_classes(self, answers: Sequence[str | None]) -> list[int | None]:
         """The number of each answer's class of equal answers, in order of appearance; None stays None.
@@ -150,7 +150,7 @@ class Grader:
         heads: list[Answer | None] = []
         class_of: dict[str, int] = {}
         for answer in distinct:
-            reading = _readable(answer) if usable[answer] else None
+            reading = read_if_short(answer) if usable[answer] else None
             statuses = self._compare([(head, reading) for head in heads]) if reading else []
             class_of[answer] = statuses.index(Status.correct) if Status.correct in statuses else len(heads)
             if class_of[answer] == len(heads):
@@ -160,11 +160,11 @@ class Grader:
     def _compare(self, pairs: Sequence[tuple[Answer | None, Answer | None]]) -> list[Status]:
         """The status of each (gold, answer) pair. Workers judge only pairs that need the parser, equal pairs once."""
         pairs = [(gold, align(gold, answer) if gold and answer else answer) for gold, answer in pairs]
-        decided = [_decide(gold, answer) for gold, answer in pairs]
-        open_pairs = [_texts(pair) for pair, status in zip(pairs, decided, strict=True) if status is None]
+        decided = [verdict(gold, answer) for gold, answer in pairs]
+        open_pairs = [_texts(pair) for pair, word in zip(pairs, decided, strict=True) if word is None]
         distinct = list(dict.fromkeys(open_pairs))
         words = dict(zip(distinct, self._pool.judge(distinct), strict=True))
-        return [status or STATUS_OF[words[_texts(pair)]] for pair, status in zip(pairs, decided, strict=True)]
+        return [STATUS_OF[word or words[_texts(pair)]] for pair, word in zip(pairs, decided, strict=True)]
 
 
 def best_status(statuses: Sequence[Status]) -> Status:
@@ -197,36 +197,20 @@ def _choice_part(answer: str, gold: str) -> str:
     return choice[0] or answer if letter else (label[1] if label else "") or answer
 
 
-def _readable(text: str) -> Answer | None:
-    try:
-        return read(text)
-    except Refused:
-        return None
-
-
-def _needs_parser(gold: str) -> bool:
-    reading = _readable(gold)
-    if reading is None or not reading.text or reading.words is not None or reading.is_clock:
+def _hard(reading: Answer | None) -> bool:
+    """Whether only the parser can say that a gold answer is usable."""
+    if reading is None or reading.words is not None or reading.is_clock:
         return False
     return reading.number is None or reading.name is not None
 
 
-def _decide(gold: Answer | None, answer: Answer | None) -> Status | None:
-    """The status if no parser is needed, else None. An empty box counts before an unusable gold."""
-    if answer is not None and not answer.text:
-        return Status.no_answer
-    if gold is None or not gold.text:
-        return Status.bad_gold
-    if answer is None:
-        return Status.error
-    equal = decide(gold, answer)
-    return None if equal is None else Status.correct if equal else Status.wrong
-
-
 def _texts(pair: tuple[Answer | None, Answer | None]) -> tuple[str, str]:
+    """What a worker is given: normalised texts; both as written, and marked, where one of them is unread."""
     gold, answer = pair
     assert gold is not None
     assert answer is not None
+    if gold.unread or answer.unread:
+        return f"{AS_WRITTEN}{gold.raw}", f"{AS_WRITTEN}{answer.raw}"
     return gold.text, answer.text
 
 

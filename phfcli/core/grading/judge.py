@@ -2,7 +2,7 @@
 
 import re
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
 from math_verify import parse as read_text
@@ -10,9 +10,9 @@ from math_verify import verify
 from math_verify.grader import should_treat_as_complex
 from sympy import Basic, Expr, I, MatrixBase, Rational, Symbol, binomial, combsimp, factorial, nan, zoo
 
-from phfcli.core.grading.exact import agree, as_plain, consistent, equal_numbers, plain_number, refuted
-
-Verdict = Literal["equal", "different", "bad_gold", "unreadable"]
+from phfcli.core.grading.alignment import Verdict, align, verdict
+from phfcli.core.grading.answers import AS_WRITTEN, Answer, read
+from phfcli.core.grading.exact import Refused, agree, as_plain, consistent, equal_numbers, plain_number, refuted
 
 # no unit stripping, which drops variables (3t is not 3); `exact.split_unit` has removed units of measure before
 _LATEX = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
@@ -22,6 +22,8 @@ _PRECISION = 60  # decimal digits with which math-verify evaluates a difference
 
 def judge(gold_text: str, answer_text: str) -> Verdict:
     """Judges two normalised texts. The order matters: math-verify follows the gold's form. May raise, hang or crash."""
+    if gold_text.startswith(AS_WRITTEN):
+        return _judge_written(gold_text.removeprefix(AS_WRITTEN), answer_text.removeprefix(AS_WRITTEN))
     if rows := _rows(gold_text):
         return _piecewise(rows, _rows(answer_text))
     gold = parse(gold_text)
@@ -31,6 +33,19 @@ def judge(gold_text: str, answer_text: str) -> Verdict:
     if answer is None:
         return "unreadable"
     return "equal" if _equal(gold_text, gold, answer_text, answer) else "different"
+
+
+def _judge_written(raw_gold: str, raw_answer: str) -> Verdict:
+    gold, answer = (_read(raw) for raw in (raw_gold, raw_answer))
+    answer = align(gold, answer) if gold and answer else answer
+    return verdict(gold, answer) or judge(gold.text if gold else "", answer.text if answer else "")
+
+
+def _read(raw: str) -> Answer | None:
+    try:
+        return read(raw)
+    except Refused:
+        return None
 
 
 _CASES = re.compile(r"\\begin\s*\{cases\}(.*)\\end\s*\{cases\}", re.DOTALL)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from phfcli.core.grading.answers import read
-from phfcli.core.grading.exact import Refused
+from phfcli.core.grading.answers import read, read_if_short
+from phfcli.core.grading.exact import MAX_SHORT, Refused
 from phfcli.grading import Grader, Status
 
 TIMEOUT_S = 2.0
@@ -110,16 +110,43 @@ def test_what_the_limits_refuse_or_need_no_parser_takes_no_time(strict: Grader, 
     _grade_all(strict, ["204"], answers, tmp_path / "executed")
 
 
-@pytest.mark.parametrize(
-    "unit", ["0", "1.", "1,", "9 ", " ", "0np.", "1e2^", "a", r"\text{", r"\$", "1 1/2", "{,}", "sq "]
-)
-def test_reading_takes_no_time_in_the_calling_process(unit: str) -> None:
-    """No clock stops the calling process: no rule may take cubic time in a run of the same characters."""
-    start = time.monotonic()
-    for end in ("", "!", "x", "%"):
-        with contextlib.suppress(Refused):
-            read((unit * 1999)[:1999] + end)
-    assert time.monotonic() - start < 4.0
+UNITS = [
+    "0", "1.", "1,", "9 ", " ", "0np.", "1e2^", "a", r"\text{", r"\$", "1 1/2", "{,}", "sq ", "，", "²", "{", "and ",
+    "千", "**", "`", r"\\", "<b>", r"\pm", r"\text{or}", "(1,2)", r"{a\over", "x<", "million ",
+]  # fmt: skip
+
+
+def test_no_long_text_is_read_in_the_calling_process(strict: Grader) -> None:
+    """No clock stops the calling process: it reads short texts alone, and a worker, under its clock, the others."""
+    texts = [(unit * 1999)[:1999] + end for unit in UNITS for end in ("", "!", "}")]
+    assert all(reading.unread for text in texts if (reading := read_if_short(text)))
+    before = time.process_time()
+    grades = strict.grade([("5", rf"\boxed{{{text}}}") for text in texts[::9]] + [(texts[3], r"\boxed{5}")])
+    assert time.process_time() - before < 1.0  # of this process, whatever else the machine does
+    assert Status.correct not in {grade.status for grade in grades}
+
+
+def test_a_short_text_is_read_at_once() -> None:
+    before = time.process_time()
+    for unit in UNITS:
+        for end in ("", "!", "x", "%"):
+            with contextlib.suppress(Refused):
+                read((unit * MAX_SHORT)[: MAX_SHORT - 1] + end)
+    assert time.process_time() - before < 0.1 * 4 * len(UNITS)
+
+
+def test_a_long_answer_is_judged_like_a_short_one(strict: Grader) -> None:
+    many = ", ".join(str(10**99 + n) for n in range(4))
+    other = ", ".join(str(10**99 + n) for n in reversed(range(4)))
+    right, near = rf"\{{{many}\}}", rf"\{{{other.replace('3,', '9,')}\}}"
+    assert len(many) > MAX_SHORT
+    pairs = [(right, rf"\boxed{{\{{{other}\}}}}"), (right, rf"\boxed{{{near}}}"), ("7", rf"\boxed{{7{' ' * 900}}}")]
+    unit = r"\boxed{\text{the answer is }" + r"\," * 200 + r"5\text{ m}}"
+    pairs += [("5 cm", unit), ("x^" + "(" * 400, r"\boxed{5}")]
+    statuses = [grade.status for grade in strict.grade(pairs)]
+    assert statuses == [Status.correct, Status.wrong, Status.correct, Status.wrong, Status.bad_gold]
+    assert strict.check_golds([right, "x^" + "(" * 400, "1" * 3000]) == [True, False, False]
+    assert strict.equivalence_classes([right, near, rf"\{{{other}\}}"]) == [0, 1, 0]
 
 
 def test_a_text_without_a_closed_box_has_no_answer(strict: Grader) -> None:
