@@ -122,6 +122,7 @@ def test_results_draw_themselves(run: phf.Run, scores: phf.Evaluation) -> None:
         assert result.plot().get_axes()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_steps_come_one_by_one_and_can_be_stopped() -> None:
     steps = phf.training({"steps": 5, **CONFIG}, output_dir="own")

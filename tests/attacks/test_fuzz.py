@@ -92,6 +92,7 @@ def test_a_row_of_data(tmp_path: Path) -> None:
         assert len({problem.id for problem in problems}) == len(problems)
 
 
+@pytest.mark.slow
 def test_an_answer_of_a_server() -> None:
     draw, server = random.Random(SEED), Server()
     sampling = Sampling(max_new_tokens=4)

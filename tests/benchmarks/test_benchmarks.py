@@ -50,6 +50,7 @@ def test_turned_entries_are_all_clipped_ones_of_a_forward_kl(capsys: pytest.Capt
     assert {row[-1] for row in rows if row[0] == "forward_kl"} == {"100"}
 
 
+@pytest.mark.slow
 def test_it_makes_two_models_that_share_neither_width_nor_tokenizer(tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("bridge_benchmark", BENCHMARKS / "bridge.py")
     assert spec is not None

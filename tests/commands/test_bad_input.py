@@ -74,6 +74,7 @@ def test_a_yaml_typo_names_the_nearest_key(phf: Phf, tmp_path: Path) -> None:
     refused(phf(*TRAIN, "--config", path), "mine.yaml", "rollout.temprature", "did you mean 'temperature'")
 
 
+@pytest.mark.slow
 def test_a_truncated_adapter(phf: Phf, tmp_path: Path) -> None:
     phf(*TRAIN, "--output-dir", tmp_path / "run", "--set", "batch_size=2")
     adapter = tmp_path / "run" / "checkpoints" / "step-000001" / "adapter_model.safetensors"

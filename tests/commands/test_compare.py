@@ -280,6 +280,7 @@ def test_each_interval_says_which_question_it_answers(phf: Phf, tmp_path: Path) 
     assert phf("compare", "opsd0", "phf0", "phf1", "--unit", "seeds").code == 2
 
 
+@pytest.mark.slow
 def test_the_samples_of_two_runs_stand_on_one_page(phf: Phf, tmp_path: Path) -> None:
     sampled = ("--limit", 2, "--n", 2, "--quiet", "--engine", "transformers")
     for place, bench in (("a", "embedded,embedded-dev"), ("b", "embedded,embedded-dev"), ("c", "embedded")):

@@ -68,6 +68,7 @@ def test_usual_spellings_are_accepted(phf: Phf) -> None:
     assert (plan["settings"]["optim"]["lr"], plan["settings"]["batch_size"]) == (1e-4, 8)
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_what_applies_and_whose_it_is(phf: Phf) -> None:
     done = phf("train", "--objective", "opsd", "--alpha", "0.2", "--dry-run")
     lines = [line.strip() for line in done.out.splitlines()]

@@ -69,6 +69,7 @@ def test_pictures_of_one_step_and_of_several(phf: Phf, run: Path) -> None:
         assert (run.parent / name).read_bytes().startswith(start)
 
 
+@pytest.mark.slow
 def test_as_many_rollouts_are_saved_as_are_asked_for(phf: Phf, tmp_path: Path) -> None:
     sets = ("--set", "batch_size=4", "--set", "flow.saved_samples=3")
     phf("train", "--steps", 1, "--output-dir", "run", "--quiet", *sets)

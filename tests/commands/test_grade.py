@@ -34,6 +34,7 @@ def test_the_table_shows_where_they_differ_and_escapes(phf: Phf, tmp_path: Path)
     assert line["text"] == rows[0]["completion"]
 
 
+@pytest.mark.slow
 def test_half_a_character_is_shown_and_written(phf: Phf, tmp_path: Path) -> None:
     (tmp_path / "half.jsonl").write_text('{"answer": "7", "completion": "\\ud800 7"}\n')
     done = phf("grade", "half.jsonl", "--json", "-o", "differing.jsonl")
@@ -59,6 +60,7 @@ def test_mistakes_are_one_line(phf: Phf, args: tuple[object, ...], message: str)
     assert len(done.err.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_policy_is_a_part_of_an_evaluation(phf: Phf, tmp_path: Path) -> None:
     ours = phf(*EVAL, "--json").json["benches"][0]
     other = phf(*EVAL, "--json", "--set", "grading=last-number").json["benches"][0]

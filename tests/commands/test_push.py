@@ -80,6 +80,7 @@ def test_a_run_has_a_card_when_its_base_is_no_longer_there(base: str) -> None:
     assert f"A LoRA adapter of `{base}`" in model_card(TrainConfig(model=base), 1)
 
 
+@pytest.mark.slow
 def test_a_damaged_other_evaluation_leaves_the_card_and_the_new_scores(phf: Phf, run: Path) -> None:
     sample = ("--limit", "2", "--engine", "transformers", "--n")
     assert phf("eval", run, *sample, "1").code == 0

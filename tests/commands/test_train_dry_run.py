@@ -12,6 +12,7 @@ from phfcli.core.shipped_files import embedded_problems
 Phf = Callable[..., Any]
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_the_embedded_default(phf: Phf, tmp_path: Path) -> None:
     done = phf("train", "--dry-run", "--json")
     assert done.code == 0
@@ -33,6 +34,7 @@ def test_a_dry_run_without_a_teacher_counts_none(phf: Phf, objective: str, shown
     assert not {"teacher", "captured states"} & done.json["memory_bytes"].keys()
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_no_problem_that_is_left_out(phf: Phf, tmp_path: Path) -> None:
     lines = embedded_problems("train").read_text().splitlines(keepends=True)[:4]
     long = json.loads(lines[0]) | {"id": "long", "problem": "add 12 " * 200}

@@ -162,6 +162,7 @@ def test_resuming_goes_back_beyond_a_flipped_bit_and_evaluating_it_is_refused(ph
     assert "going back to step 1" in done.err
 
 
+@pytest.mark.slow
 def test_a_damaged_manifest_does_not_keep_a_run_from_going_on(phf: Phf, run: Path) -> None:
     (run / "manifest.json").write_text("{")
     assert phf("train", "--resume", "--steps", 3, "--output-dir", "run", "--quiet").code == 0

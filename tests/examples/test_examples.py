@@ -43,6 +43,7 @@ def test_an_example_is_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= MOST_LINES
 
 
+@pytest.mark.slow
 def test_a_token_weighting_trains(run: Run, tmp_path: Path) -> None:
     assert "teacher_entropy" in run("token_weighting.py")
     assert (tmp_path / "runs/unsure-tokens-embedded-seed0/checkpoints/step-000002").is_dir()

@@ -166,6 +166,7 @@ def test_how_many_seeds_a_narrower_interval_takes() -> None:
     assert seed_difference(values.tolist()).seeds_for(0.03) == 10
 
 
+@pytest.mark.slow
 def test_a_null_difference_is_rejected_in_a_twentieth_of_cases() -> None:
     """Four seeds whose spread is that of the training, which a test over pooled samples would not see."""
     draws = np.random.default_rng(0).normal(0, 0.03, (2000, 4))

@@ -242,6 +242,7 @@ GOLDS = st.one_of(
 TEXTS = st.one_of(GOLDS, st.sampled_from(["34", "977", "8"])).map(lambda answer: rf"so \boxed{{{answer}}}")
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.lists(GOLDS, min_size=1, max_size=3, unique=True), TEXTS, st.booleans()), min_size=1))
 def test_phf_gives_its_own_files_their_stored_score(grader: Grader, drawn: list[tuple[list[str], str, bool]]) -> None:

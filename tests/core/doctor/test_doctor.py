@@ -52,6 +52,7 @@ def test_a_wrong_kernel_result_is_named(reference: Reference, value: float) -> N
     assert "attention=eager" in finding.fix
 
 
+@pytest.mark.slow
 def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
     """With everything that it has started."""
     begun, program = time.monotonic(), Program(tmp_path)

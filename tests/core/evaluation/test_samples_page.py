@@ -15,6 +15,7 @@ from phfcli.core.types import Problem
 PIECES = ["<", "</script>", "<!--", "&lt;", "$", "$$", "\\(", "\\)", "\\[", "\\]", "\\", "{{data}}", "\u2028", "\ud800"]
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.one_of(st.text(), st.lists(st.sampled_from([*PIECES, "x", " ", "\n\n", "\\frac", "^2"])).map("".join)))
 def test_any_text_comes_back_from_the_page_and_none_of_it_is_markup(text: str) -> None:

@@ -105,6 +105,7 @@ def test_nothing_in_an_answer_is_executed(strict: Grader, tmp_path: Path) -> Non
     _grade_all(strict, ["204"], _calls(marker), marker)
 
 
+@pytest.mark.slow
 def test_what_the_limits_refuse_or_need_no_parser_takes_no_time(strict: Grader, tmp_path: Path) -> None:
     answers = HUGE_VALUES[:15] + SHAPES + CHARACTERS + _random_answers(40)
     _grade_all(strict, ["204"], answers, tmp_path / "executed")

@@ -59,6 +59,7 @@ def test_no_answer_is_told_from_a_wrong_one(graders: dict[PolicyName, Grading]) 
     assert graders["no-thinking"].grade([("5", "<think>\nIt is $\\boxed{5}$")])[0].status == Status.no_answer
 
 
+@pytest.mark.slow
 def test_a_text_that_never_ends_is_a_failure_of_the_grader() -> None:
     with build_grader("math", 2.0, "math-verify") as grader:
         hostile, sound = grader.grade([("1", r"$\boxed{9^{9^{9^{9}}}!}$"), ("1", r"$\boxed{1}$")])

@@ -50,6 +50,7 @@ def test_integers_need_no_worker() -> None:
         assert _pids(grader) == set()
 
 
+@pytest.mark.slow
 def test_an_overrun_is_a_timeout_and_the_rest_is_graded_in_order() -> None:
     with Grader(workers=2, timeout_s=2.0) as grader:
         grader.grade(EASY)
@@ -87,6 +88,7 @@ def test_a_worker_that_died_between_two_calls_costs_nothing() -> None:
         assert grader.grade(EASY) == CORRECT
 
 
+@pytest.mark.slow
 def test_workers_are_reused_and_leave_no_process() -> None:
     grader = Grader(workers=1)
     grader.grade(EASY)

@@ -100,6 +100,7 @@ def test_by_hand() -> None:
     assert got.item() == pytest.approx(halves / 2, abs=1e-15)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_right_and_the_teacher_gets_none() -> None:
     student, teacher = layer(0), layer(1)
 

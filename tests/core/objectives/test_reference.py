@@ -80,6 +80,7 @@ def test_the_base_stays_what_it_was_before_training_when_a_run_goes_on(tmp_path:
     assert whole[-1]["base_kl"] > 1e-5
 
 
+@pytest.mark.slow
 def test_a_policy_that_is_held_stays_nearer(tmp_path: Path) -> None:
     """On the references, which need no rollouts."""
     pairs = ["objective=sft", "steps=6"]

@@ -55,6 +55,7 @@ def adapter(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["500", "503", "429", "drop", "cut", "half", "hang", "abort"])
 def test_what_passes_is_tried_again_and_each_index_comes_once(server: Server, fault: str) -> None:
     server.fault = lambda seed, attempt: fault if seed % 7 == 0 and attempt < 3 else ""
@@ -64,6 +65,7 @@ def test_what_passes_is_tried_again_and_each_index_comes_once(server: Server, fa
     assert all(server.attempts[seed] >= 3 for seed in range(0, 60, 7))
 
 
+@pytest.mark.slow
 def test_a_restart_is_survived_and_the_adapter_loaded_again(server: Server, adapter: Path) -> None:
     server.delay_s = 0.05
     with engine(server, adapter) as drawing:
@@ -75,6 +77,7 @@ def test_a_restart_is_survived_and_the_adapter_loaded_again(server: Server, adap
         assert server.paths()["/v1/load_lora_adapter"] == 2
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_away_ends_it_after_the_patience(server: Server) -> None:
     with engine(server, patience_s=1.0) as drawing:
         drawn = drawing.sample(requests(200), SAMPLING)
@@ -90,6 +93,7 @@ def test_a_server_that_stays_away_ends_it_after_the_patience(server: Server) -> 
     server.start()
 
 
+@pytest.mark.slow
 def test_pauses_grow_up_to_a_bound(server: Server) -> None:
     server.fault = lambda *_: "500"
     with engine(server, patience_s=2.0) as drawing, pytest.raises(FaultError, match="a fault of 500"):
@@ -177,6 +181,7 @@ def test_so_many_requests_are_in_flight_and_no_more(server: Server) -> None:
     assert server.most_running == 20
 
 
+@pytest.mark.slow
 def test_who_stops_in_between_can_sample_again(server: Server) -> None:
     server.delay_s = 0.05
     with engine(server, in_flight=4) as drawing:
@@ -187,6 +192,7 @@ def test_who_stops_in_between_can_sample_again(server: Server) -> None:
     assert server.attempts.total() < 100
 
 
+@pytest.mark.slow
 def test_training_adapters_come_and_go(server: Server, student: LanguageModel, tmp_path: Path) -> None:
     with engine(server, adapter_folder=str(tmp_path)) as drawing:
         drawing.update(student)

@@ -15,6 +15,7 @@ from phfcli.core.studies.study_file import load_study
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["objectives", "smollm2"])
 def test_no_name_is_cut_or_lies_over_another(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(ROOT)  # where the records of the study are

@@ -108,6 +108,7 @@ def test_of_equal_rates_the_smaller_one_is_taken(study: Study) -> None:
     assert chosen_rates(study) == {("tiny", "output"): 1e-4}
 
 
+@pytest.mark.slow
 def test_the_page_tells_starting_points_apart(study: Study) -> None:
     fill(study)
     assert "starting points" not in page_of(study)

@@ -46,6 +46,7 @@ def test_a_sound_run_raises_none(tmp_path: Path) -> None:
     assert all(step["engine_gap_largest"] < 1e-4 and abs(step["engine_kl"]) < 1e-6 for step in steps)
 
 
+@pytest.mark.slow
 def test_a_swapped_adapter_in_the_engine(tmp_path: Path) -> None:
     loop = trainer(tmp_path, "divergence.clip=null", "steps=2")
     loop.rollouts.engine = OtherAdapter(loop.model)
@@ -78,6 +79,7 @@ def test_rollouts_that_end_in_loops() -> None:
     assert alarm["sentence"].startswith("at step 7 25% of the rollouts end in a loop, from 2.0% in the first 5 steps")
 
 
+@pytest.mark.slow
 def test_a_clip_that_takes_all(tmp_path: Path) -> None:
     (metrics,) = trainer(tmp_path, "divergence.clip=1.0e-6", "steps=1").train()
     assert metrics["alarms"][0]["sentence"].startswith("at step 1 the clip takes ")

@@ -37,6 +37,7 @@ def test_a_process_started_by_a_larger_one_tells_its_own_peak() -> None:
     assert int(done.stdout) < len(ballast) / 2
 
 
+@pytest.mark.slow
 def test_phases_of_a_step_are_told_apart_and_are_all_of_it(tmp_path: Path) -> None:
     """Whichever part becomes slow, it is that phase's seconds that grow."""
     pairs = ("data=embedded", "device=cpu", "batch_size=2", "micro_batch_size=1", "rollout.max_new_tokens=8", "steps=1")

@@ -64,6 +64,7 @@ def test_student_and_teacher_may_have_other_heads(tmp_path: Path) -> None:
     assert metrics["grad_norm"] > 0
 
 
+@pytest.mark.slow
 def test_offloading_on_a_cpu_says_that_it_changes_nothing(tmp_path: Path) -> None:
     told = build_trainer(resolve_train(set_sources(("device=cpu", "offload.activations=true"))), tmp_path, fresh=True)
     assert [line for line in told.warnings if line.startswith("offload")] == [

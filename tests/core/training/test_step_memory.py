@@ -58,6 +58,7 @@ def test_a_teacher_that_is_another_model_costs_its_weights() -> None:
     assert found.always["teacher"] == found.always["weights"]
 
 
+@pytest.mark.slow
 def test_a_base_costs_a_pass_and_where_all_weights_train_a_copy() -> None:
     adapted, whole = memory(base_kl=0.1), memory(base_kl=0.1, tuning="full")
     assert 0 < sum(adapted.phases["base"].values()) <= sum(adapted.phases["teacher"].values())

@@ -141,6 +141,7 @@ def test_a_rewarded_objective_gets_groups_of_graded_completions(tmp_path: Path) 
     assert metrics[0]["reward"] == sum(s.reward for s in samples) / 6
 
 
+@pytest.mark.slow
 def test_samples_of_like_length_are_computed_together(tmp_path: Path) -> None:
     loop = trainer(tmp_path, CrossEntropy(), "batch_size=8", "micro_batch_size=2")
     samples = loop.rollouts.samples(1).samples
@@ -198,6 +199,7 @@ class Poisoned:
         return LossTerms({"nll": Term(total, per="tokens")})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "loss"), [("loss", "inf"), ("gradient", None)])
 def test_what_is_not_finite_stops_the_run_and_is_saved(tmp_path: Path, part: str, loss: str | None) -> None:
     loop = trainer(tmp_path, Poisoned(part), "steps=3", "checkpoint_every=1")
