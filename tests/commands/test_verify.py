@@ -24,6 +24,10 @@ def flip(path: Path, place: int = -20) -> None:
     path.write_bytes(data)
 
 
+def without_the_last_line(path: Path) -> None:
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+
 def test_a_sound_run_is_ok(phf: Phf, run: Path) -> None:
     done = phf("verify", run, "--full", "--json")
     assert done.code == 0
@@ -45,6 +49,7 @@ def test_a_sound_run_is_ok(phf: Phf, run: Path) -> None:
         ("manifest.json", lambda path: path.write_text("[]"), "manifest.json", "expected an object"),
         ("manifest.json", lambda path: path.unlink(), "manifest.json", "no such file"),
         ("metrics.jsonl", lambda path: path.write_text('{"step": 0}\n'), "metrics.jsonl", "line 1: step"),
+        ("metrics.jsonl", without_the_last_line, "metrics.jsonl", "every step up to that of the newest checkpoint"),
         ("alarms.jsonl", lambda path: path.write_text('{"step": 1, "alarm": "clip"}\n'), "alarms.jsonl", "sentence"),
         ("rollouts/step-000001.json", lambda path: path.write_text("{}"), "rollouts/step-000001.json", "step"),
         ("evals/step-000002/embedded-n1/samples.jsonl", flip, "evals/step-000002/embedded-n1", "line 2"),

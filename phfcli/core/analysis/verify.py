@@ -67,7 +67,7 @@ def _checks(folder: Path, full: bool) -> Iterator[PartCheck]:
     )
     yield _try(
         "metrics.jsonl",
-        lambda: read_forms(folder / "metrics.jsonl", StepForm),
+        lambda: _check_metrics(folder),
         "remove that line; the weights do not depend on it",
     )
     for name, form, advice in (
@@ -88,6 +88,14 @@ def _checks(folder: Path, full: bool) -> Iterator[PartCheck]:
     evaluated = [path.parent for name in ("summary.json", "settings.json") for path in evaluation_files(folder, name)]
     for evaluation in dict.fromkeys(evaluated):
         yield from _evaluation(folder, evaluation)
+
+
+def _check_metrics(folder: Path) -> None:
+    """Checks each line, and that none is missing up to the newest checkpoint."""
+    path, saved = folder / "metrics.jsonl", checkpoints_of(folder)
+    steps = [line["step"] for line in read_forms(path, StepForm)]
+    if steps != list(range(1, len(steps) + 1)) or (saved and saved[-1][0] > len(steps)):
+        raise UserError(f"{path}: damaged: it does not have every step up to that of the newest checkpoint")
 
 
 def _evaluation(folder: Path, evaluation: Path) -> Iterator[PartCheck]:
