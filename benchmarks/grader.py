@@ -3,11 +3,15 @@ r"""The grader under attack and at work: `python benchmarks/grader.py [--count 2
 First, `--count` hostile answers, the same for the same seed: texts written to hang, to crash, to fill the memory or to
 be executed, against golds of five kinds. Then the throughput on ordinary answers, with one worker and with two. Then
 the pairs of answer_pairs.tsv, or of --pairs FILE, judged by us and by math-verify: what is misread, by kind.
+A FILE is a table with titles (.tsv, .csv) or a JSON object a line (.jsonl), with `gold`, `answer`, `right` (true/false,
+1/0, right/wrong) and, if it has kinds, `kind`. `--count 0 --runs 0` judges the pairs alone.
 The exit code is 1 if a hostile answer was executed, was graded correct or got no grade, or if the whole took longer
 than count / workers x timeout and the starts of the first workers.
 """
 
 import contextlib
+import csv
+import io
 import itertools
 import json
 import os
@@ -31,11 +35,12 @@ from phfcli.grading import Grader, Status
 
 PAIRS = Path(__file__).with_name("answer_pairs.tsv")
 
+_YES = {"true", "1", "right", "yes", "correct"}
 STARTS_S = 30.0  # the first workers import sympy, perhaps on a busy machine
 SAMPLE_S = 0.02
 ALONE = 3  # answers of the slowest family that are timed one by one
 BENIGN = 100  # ordinary pairs in one run through math-verify
-INTEGERS = 20_000
+INTEGERS = 5_000
 PATIENT_S = 60.0  # for ordinary answers, of which none may run out of time on a busy machine
 
 
@@ -122,18 +127,29 @@ def _longest(grader: Grader, pairs: list[Pair]) -> float:
     return max(seconds)
 
 
-def misread(file: Path) -> list[dict[str, Any]]:
-    """For each kind of pairs the false negatives and false positives, ours and math-verify's on the last box.
+def read_pairs(file: Path) -> list[dict[str, Any]]:
+    """Rows with kind (the file's name where it has none), gold, answer and right."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".jsonl":
+        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    elif file.suffix == ".tsv":  # no quotation marks: a backslash and a quote are parts of an answer
+        titles, *lines = (line.split("\t") for line in text.splitlines())
+        rows = [dict(zip(titles, line, strict=True)) for line in lines]
+    else:
+        rows = list(csv.DictReader(io.StringIO(text)))
+    if missing := {"gold", "answer", "right"} - set(rows[0]):
+        raise typer.BadParameter(f"{file}: no column {', '.join(sorted(missing))}", param_hint="--pairs")
+    return [{"kind": file.stem, **row, "right": str(row["right"]).lower() in _YES} for row in rows]
 
-    Args:
-        file: kind, gold, answer and "right" or "wrong" in each line, with tabs between them, below a line of titles.
-    """
-    rows = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()[1:]]
-    pairs = [(gold, rf"so \boxed{{{answer}}}") for _, gold, answer, _ in rows]
+
+def misread(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each kind of pairs the false negatives and false positives, ours and math-verify's on the last box."""
+    pairs = [(str(row["gold"]), rf"so \boxed{{{row['answer']}}}") for row in rows]
     with Grader(2, PATIENT_S) as ours, build_grader("math", PATIENT_S, "last-box") as theirs:
         judged = {"ours": ours.grade(pairs), "math_verify": theirs.grade(pairs)}
     table: dict[str, dict[str, Any]] = {}
-    for i, (kind, _, _, verdict) in enumerate(rows):
+    for i, row in enumerate(rows):
+        kind, verdict = row["kind"], "right" if row["right"] else "wrong"
         empty = {"kind": kind, "right": 0, "wrong": 0} | {f"{who}_{what}": 0 for who in judged for what in ("fn", "fp")}
         line = table.setdefault(kind, empty)
         line[verdict] += 1
@@ -201,6 +217,8 @@ def _print(figures: dict[str, Any], rates: dict[str, float], kinds: list[dict[st
         for line in kinds:
             misread_table.add_row(*map(str, line.values()))
         console.print(misread_table)
+    if not figures:
+        return
     statuses = [s for s in Status if any(str(s) in family for family in figures["families"].values())]
     table = Table("family", "answers", "seconds", *(str(s) for s in statuses), title="hostile answers")
     for column in table.columns[1:]:
@@ -233,19 +251,24 @@ def _lines(figures: dict[str, Any], rates: dict[str, float]) -> list[tuple[str, 
 
 
 def main(
-    count: Annotated[int, typer.Option(min=1, help="Hostile answers.")] = 2000,
+    count: Annotated[int, typer.Option(min=0, help="Hostile answers; 0 for none.")] = 2000,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes for them.")] = 2,
     timeout_s: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for one judgement.")] = 2.0,
     runs: Annotated[int, typer.Option(min=0, help="Runs of the throughput part, 0 for none; medians are printed.")] = 3,
     seed: Annotated[int, typer.Option(help="Another seed, other answers.")] = 0,
-    pairs: Annotated[Path, typer.Option(help="Pairs of a gold and an answer, by kind.")] = PAIRS,
+    pairs: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file of golds and answers. Repeatable.", show_default=PAIRS.name),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Judge at most so many pairs, at even distances.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Grades hostile answers, measures the throughput on ordinary ones, and counts the answers that are misread."""
-    figures = attack(count, workers, timeout_s, seed)
-    rates = throughput(min(count, BENIGN), runs) if runs else {}
-    kinds = misread(pairs) if runs else []
-    failed = failures(figures)
+    figures = attack(count, workers, timeout_s, seed) if count else {}
+    rates = throughput(min(count, BENIGN), runs) if runs and count else {}
+    rows = [row for file in pairs or [PAIRS] for row in read_pairs(file)] if runs or pairs else []
+    kinds = misread(rows[:: max(1, -(-len(rows) // (limit or len(rows))))]) if rows else []
+    failed = failures(figures) if figures else []
     if as_json:
         typer.echo(json.dumps({**figures, "throughput": rates, "misread": kinds, "failures": failed}, indent=2))
     else:

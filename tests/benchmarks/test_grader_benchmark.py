@@ -46,10 +46,27 @@ def test_hostile_answers_are_survived_and_counted() -> None:
 
 @pytest.mark.slow
 def test_the_figures_are_printed() -> None:
-    done = _run(*QUICK, "--runs", "1", "--workers", "1")
+    done = _run("--count", "5", "--timeout", "2", "--runs", "1", "--workers", "1", "--limit", "10")
     assert done.returncode == 0, done.stderr
-    for word in ("hidden towers", "pairs per second", "peak memory", "workers replaced", "files created", "ratio"):
+    for word in ("towers", "pairs per second", "peak memory", "workers replaced", "files created", "ratio"):
         assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pairs.tsv", 'gold\tanswer\tright\n7\t"7"\tright\n7\t8\twrong\n7\t\\text{VII}\tright\n'),
+        ("pairs.csv", 'kind,gold,answer,right\npairs,7,7,1\npairs,7,8,0\npairs,7,"\\text{VII}",1\n'),
+        ("pairs.jsonl", '{"gold": "7", "answer": "7", "right": true}\n{"gold": 7, "answer": "8", "right": false}\n'
+         '{"gold": "7", "answer": "\\\\text{VII}", "right": true}\n'),
+    ],
+)  # fmt: skip
+def test_pairs_in_a_file_are_judged(program: dict[str, Any], tmp_path: Path, name: str, text: str) -> None:
+    (file := tmp_path / name).write_text(text, encoding="utf-8")
+    kind, total = program["misread"](program["read_pairs"](file))
+    assert kind["kind"] == "pairs"
+    assert (kind["right"], kind["wrong"], kind["ours_fn"], kind["ours_fp"]) == (2, 1, 1, 0)
+    assert total["right"] == 2
 
 
 def test_the_answers_are_the_same_for_the_same_seed() -> None:

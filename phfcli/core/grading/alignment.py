@@ -6,8 +6,9 @@ from itertools import permutations
 from typing import Literal
 
 from phfcli.core.grading.answers import Answer, decide, read
-from phfcli.core.grading.exact import CHANGING, plain_number, spelled_number
+from phfcli.core.grading.exact import CHANGING, plain_number
 from phfcli.core.grading.sets import as_union
+from phfcli.core.grading.spelling import spelled_number
 
 Verdict = Literal["equal", "different", "bad_gold", "unreadable", "no_answer"]
 

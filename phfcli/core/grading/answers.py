@@ -17,15 +17,15 @@ from phfcli.core.grading.exact import (
     currency,
     plain_number,
     ratio,
-    spelled_number,
     split_unit,
 )
 from phfcli.core.grading.latex import enclosure, last_box
-from phfcli.core.grading.spelling import normalise
+from phfcli.core.grading.spelling import normalise, spelled_number
 from phfcli.core.names import GoldForm
 
 AS_WRITTEN = "\0"  # before a text that a worker has to read first; no read text holds a control character
 
+_INTEGER_ALONE = re.compile("-?[0-9]{1,99}")
 _MODULUS = re.compile(
     r"\s*(?:\(\s*(?:\\?b?mod|\\text\s*\{\s*mod\s*\})|\\p?mod|(?<=[0-9])\s+mod)(?![a-zA-Z])\s*\{?\s*([^{}()]+?)\s*[)}]*$"
 )
@@ -102,6 +102,8 @@ def read(raw: str) -> Answer:
 
 
 def _read(raw: str) -> Answer:
+    if _INTEGER_ALONE.fullmatch(raw):
+        return Answer(raw, number=plain_number(raw))  # no rule changes it
     text = normalise(raw)
     text = _digits(text)
     if (words := _words(text)) is not None:

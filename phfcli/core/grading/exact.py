@@ -133,66 +133,6 @@ def agree(a: PlainNumber, b: PlainNumber) -> bool:
     return rounds(a, b.value) or rounds(b, a.value)
 
 
-_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-_TENS = "ten twenty thirty forty fifty sixty seventy eighty ninety"
-_DIGIT_WORDS = {
-    **{word: i for i, word in enumerate(f"{_ONES} seventeen eighteen nineteen".split())},
-    **{word: 10 * i for i, word in enumerate(_TENS.split(), start=1)},
-    **{character: i for i, character in enumerate("零一二三四五六七八九")},
-    **{"〇": 0, "两": 2},
-}
-_POWER_WORDS = {"hundred": 100, "thousand": 1000, "million": 10**6, "十": 10, "百": 100, "千": 1000, "万": 10_000}
-_POWER_WORDS |= {"亿": 10**8, "billion": 10**9}
-_MOST_NUMBER_WORDS = 40
-_PARTS = "half third quarter fifth sixth seventh eighth ninth tenth"
-_PART_WORDS = {part: i for i, part in enumerate(_PARTS.split(), start=2)} | {"fourth": 4, "hundredth": 100, "halve": 2}
-
-
-def spelled_value(text: str) -> str | None:
-    """The number that English or Chinese words spell as a whole, in digits: minus two thirds, 三分之一; else None."""
-    words = text.strip().lower()
-    for sign in ("minus ", "negative ", "负"):
-        if words.startswith(sign):
-            return f"-{value}" if (value := spelled_value(words.removeprefix(sign))) else None
-    bottom, cut, top = words.partition("分之")
-    if cut:
-        below = 100 if bottom == "百" else spelled_number(bottom)
-    else:
-        top, _, part = words.replace("-", " ").rpartition(" ")
-        below = _PART_WORDS.get(part) or _PART_WORDS.get(part.removesuffix("s"))
-        top = "one" if top in ("", "a") and part == "half" else "one" if top == "a" else top
-    if below and (above := spelled_number(top)):
-        return rf"\frac{{{above}}}{{{below}}}"
-    number = spelled_number(words)
-    return None if number is None else str(number)
-
-
-def spelled_number(text: str) -> int | None:
-    """The integer that English or Chinese words spell as a whole, such as twenty-one and 二十一; else None."""
-    words = text.strip().lower().replace("-", " ").split()
-    if not text.isascii():
-        words = list(text.strip())
-    known = all(word in _DIGIT_WORDS or word in _POWER_WORDS or word == "and" for word in words)
-    if not known or not 0 < len(words) <= _MOST_NUMBER_WORDS:
-        return None
-    return _spelled([word for word in words if word not in ("and", "零")] or words)
-
-
-def _spelled(words: Sequence[str]) -> int | None:
-    """The value of number words; None where they do not form one number, as in "two three"."""
-    powers = [i for i, word in enumerate(words) if word in _POWER_WORDS]
-    if powers:
-        at = max(powers, key=lambda i: _POWER_WORDS[words[i]])
-        power = _POWER_WORDS[words[at]]
-        before = _spelled(words[:at]) if at else (1 if power == 10 else None)
-        after = _spelled(words[at + 1 :]) if words[at + 1 :] else 0
-        return None if not before or after is None or after >= power else before * power + after
-    values = [_DIGIT_WORDS.get(word) for word in words]
-    if len(values) == 2 and (values[0] or 0) >= 20 and 0 < (values[1] or 0) < 10:
-        return (values[0] or 0) + (values[1] or 0)
-    return values[0] if len(values) == 1 else None
-
-
 CHANGING = (  # words that make another value of the number beside them
     r"(?i:\b(?:not?|cannot|none|nothing|neither|nor|never|every|each|if|at (?:least|most)|less|more|fewer|than|larger"
     r"|smaller|other|up to|under|over|above|below|between|except|without|or|half|twice|double|triple|times|squared"

@@ -65,6 +65,7 @@ _FONT = (
     r"|[bB]igg?[lrm]?)<end>\.?"
 )
 _TAGS = r"</?(?:b|i|u|em|strong|span|p|div|br|code|mark|center|font|answer|math)(?:\s[^<>]*)?/?>"
+_GOES_ON = re.compile(r",\s*\.\.\.$")  # a list without an end
 _QUOTES = {
     "**": "**",
     "__": "__",
@@ -150,7 +151,8 @@ def delimiters(text: str) -> str:
             text = text[2:-2]
     if text.startswith("{") and group_end(text, 0) == len(text) - 1:
         return delimiters(text[1:-1])
-    return text.strip().rstrip(".,;: ")
+    text = text.strip()
+    return text if _GOES_ON.search(text) else text.rstrip(".,;: ")
 
 
 def _unquoted(text: str) -> str:

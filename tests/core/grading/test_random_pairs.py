@@ -50,9 +50,9 @@ def check(grader: Grader, count: int) -> None:
 
 
 def test_no_false_positive_among_random_pairs(grader: Grader) -> None:
-    check(grader, 500)
+    check(grader, 300)
 
 
 @pytest.mark.slow
-def test_no_false_positive_among_twenty_thousand_random_pairs(grader: Grader) -> None:
-    check(grader, 20_000)
+def test_no_false_positive_among_further_random_pairs(grader: Grader) -> None:
+    check(grader, 2_000)
