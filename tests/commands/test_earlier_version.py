@@ -11,19 +11,23 @@ from trained import checkpoint_steps
 from phfcli.core import retired
 from phfcli.core.config import EvalConfig, TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.runs.folder import recorded_config
+from phfcli.core.runs.folder import model_identity, recorded_config
 from phfcli.core.settings import leaves
 from phfcli.core.studies.record import read_record
 from phfcli.core.studies.study_file import StudyRun, load_study, runs_of
 
 ROOT = Path(__file__).parents[2]
+EMBEDDED_THEN = "fec0d825cf13cb22ee77e49cb546d0cd0a2dda8b6cdae42a1366a508043eec0d"
 RECORDED = ("objectives", "smollm2")  # the studies whose records are kept with the code
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A run of two steps that version 0.2 made, with its evaluation."""
-    return Path(shutil.copytree(ROOT / "tests" / "support" / "run-0.2", tmp_path / "old"))
+    """A run of two steps that version 0.2 made, with its evaluation; as if the embedded model had not been made anew."""
+    run = Path(shutil.copytree(ROOT / "tests" / "support" / "run-0.2", tmp_path / "old"))
+    for file in (run / "manifest.json", *run.glob("evals/*/*/settings.json")):
+        file.write_text(file.read_text().replace(EMBEDDED_THEN, model_identity("embedded")["sha256"]))
+    return run
 
 
 @pytest.fixture

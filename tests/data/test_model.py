@@ -32,8 +32,9 @@ def test_the_model_is_the_one_described(model: Any, tokenizer: Any, manifest: di
 def test_the_base_leaves_something_to_learn(manifest: dict[str, Any]) -> None:
     base = manifest["base_on_eval"]
     assert 0.40 <= base["average_at_12"] <= 0.60
-    assert base["pass_at_12"] >= 0.95
-    assert base["privileged_average_at_12"] >= 0.98
+    assert base["greedy"] <= 0.65  # not only its samples are wrong: what it thinks likeliest is
+    assert 0.95 <= base["pass_at_12"] < 1
+    assert min(base["privileged_average_at_12"], base["privileged_greedy"]) >= 0.98
     assert base["carry_right_plain"] > base["carry_forgotten_plain"]
     assert base["carry_right_privileged"] >= 0.98
 
