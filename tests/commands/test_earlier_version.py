@@ -23,7 +23,7 @@ RECORDED = ("objectives", "smollm2")  # the studies whose records are kept with 
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A run of two steps that version 0.2 made, with its evaluation; as if it had begun from the embedded model of today."""
+    """A run of two steps that version 0.2 made, with its evaluation, as if it had begun from today's embedded model."""
     run = Path(shutil.copytree(ROOT / "tests" / "support" / "run-0.2", tmp_path / "old"))
     for file in (run / "manifest.json", *run.glob("evals/*/*/settings.json")):
         file.write_text(file.read_text().replace(EMBEDDED_THEN, model_identity("embedded")["sha256"]))
