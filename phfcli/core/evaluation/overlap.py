@@ -87,7 +87,8 @@ def overlaps_of(config: EvalConfig, target: Target, benches: Sequence[Benchmark]
     else:
         raise UserError(f"overlap: {target.name} is no run; set overlap to its training data, a file or a hub data set")
     problems = load_problems(training)
-    return {bench.name: find_overlap(bench.problems, problems, training.data) for bench in benches}
+    name = training.data if config.overlap == "run" else config.overlap
+    return {bench.name: find_overlap(bench.problems, problems, name) for bench in benches}
 
 
 def find_overlap(problems: Sequence[Problem], training: Iterable[Problem], data: str) -> Overlap:

@@ -1,8 +1,6 @@
 """The file of samples: one writer, one set of settings, each key once."""
 
-import json
 import re
-from contextlib import nullcontext
 from pathlib import Path
 
 import pandas
@@ -99,25 +97,6 @@ def test_the_table_has_a_row_for_each_sample_by_problem_and_number(tmp_path: Pat
     assert frame["question"].unique().tolist() == ["?"]
     assert frame["bench"].unique().tolist() == ["aime"]
     assert frame[["step", "answer", "gold"]].isna().sum().tolist() == [3, 1, 1]
-
-
-@pytest.mark.parametrize(
-    ("rows", "told"),
-    [
-        ([line("a", 0, text="1"), line("b", 0, text="")], None),
-        ([line("a", 0, text="2")], "sample 0 of problem a differs from samples.jsonl"),
-        ([line("b", 0, text="1")], "sample 0 of problem b differs from samples.jsonl"),
-        ([line("b", 0, text="")], "it has 1 rows, and summary.json says 2 problems with 1 samples each"),
-    ],
-)
-def test_a_table_of_other_samples_is_told(tmp_path: Path, rows: list[dict[str, object]], told: str | None) -> None:
-    file = SampleFile(tmp_path)
-    file.append([line("a", 0, text="1"), line("b", 0, text="")])
-    summary = {"bench": "aime", "average": 1.0, "target": "phf", "n": 1, "problems": 2}
-    (tmp_path / "summary.json").write_text(json.dumps(summary))
-    file.write_table(rows, PROBLEMS, {"bench": "aime", "target": "phf", "step": None})
-    with nullcontext() if told is None else pytest.raises(UserError, match=re.escape(told)):
-        file.check_table()
 
 
 def test_the_documentation_names_every_column() -> None:
