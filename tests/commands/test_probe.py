@@ -88,7 +88,7 @@ def test_hints_of_the_data_are_contexts_and_are_escaped(phf: Callable[..., Any],
     [
         (["--contexts", "anser"], "contexts: teacher.context: 'anser' is unknown; did you mean 'answer'"),
         (["--contexts", "reference-free"], "same weights and the same prompt, so the loss is 0"),
-        (["--contexts", "{hunt}"], "no column 'hunt', which teacher.context names"),
+        (["--contexts", "{hunt}"], "no column 'hunt', which teacher.context or target names"),
         (["-o", "page.txt"], "use a name that ends in .html"),
         (["--set", "rollout.max_new_tokens=2000"], "no problem fits into the model's context"),
         (["--data", "nowhere.jsonl"], "nowhere.jsonl"),

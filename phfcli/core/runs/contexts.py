@@ -36,11 +36,13 @@ class Context:
         name: the value of the setting.
         problems: the data set, from which "other-reference", "other-problem" and "wrong-answer" take another problem.
         seed: decides which other problem and which wrong number.
+        setting: the key that an error names.
     """
 
     name: str = "reference"
     problems: Sequence[Problem] = ()
     seed: int = 0
+    setting: str = "teacher.context"
 
     @property
     def drawn(self) -> bool:
@@ -94,7 +96,7 @@ class Context:
     def _answer(self, problem: Problem) -> str:
         if (answer := answer_of(problem)) is None:
             raise UserError(
-                f"teacher.context={self.name}: problem {problem.id} has neither an answer nor a \\boxed in its solution"
+                f"{self.setting}={self.name}: problem {problem.id} has neither an answer nor a \\boxed in its solution"
             )
         return answer
 
@@ -112,7 +114,7 @@ class Context:
         other = next(others, None)
         if other is None:
             raise UserError(
-                f"teacher.context={self.name}: no other problem has another text and another answer than {problem.id}"
+                f"{self.setting}={self.name}: no other problem has another text and another answer than {problem.id}"
             )
         return other
 

@@ -164,8 +164,8 @@ def build_curriculum(config: TrainConfig, sequence_lengths: SequenceLengths, lim
     """
     problems = load_problems(config)
     own = config.teacher.context
-    context, *others = (Context(name, problems, config.seed) for name in (own, *config.target.further(own)))
-    further = tuple(others)
+    context = Context(own, problems, config.seed)
+    further = tuple(Context(name, problems, config.seed, "target") for name in config.target.further(own))
     sequence_lengths = replace(sequence_lengths, context=context, further=further)
     if sequence_lengths.rollout is not None and sequence_lengths.rollout >= limit:
         raise UserError(

@@ -273,4 +273,6 @@ def _require_columns(rows: Rows, columns: Columns, source: str) -> None:
         raise UserError(f"{source}: no column {wanted} among {', '.join(known)}; {_separator_fix(known) or fix}")
     for column in columns.further:
         if column not in known:
-            raise UserError(f"{source}: no column {column!r}, which teacher.context names; {nearest(column, known)}")
+            raise UserError(
+                f"{source}: no column {column!r}, which teacher.context or target names; {nearest(column, known)}"
+            )

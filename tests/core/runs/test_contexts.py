@@ -101,6 +101,11 @@ def test_whole_numbers_alone_are_replaced() -> None:
     assert with_answer("\\frac12 \\boxed{\\frac12}", None, "\\pi") == "\\pi \\boxed{\\pi}"
 
 
+def test_an_error_of_a_targets_context_names_the_target() -> None:
+    with pytest.raises(UserError, match=r"^target=answer: problem bare has neither an answer nor"):
+        Context("answer", PROBLEMS, 0, "target").text(Problem("bare", "p", "text"))
+
+
 def test_a_text_of_short_words_is_cut_between_them() -> None:
     assert first_third("ab cd ef gh ij kl") == "ab cd"
     assert first_third("abcdefghi") == "abc"
@@ -119,7 +124,9 @@ def test_any_column_of_the_data_may_be_shown(tmp_path: Path) -> None:
     assert columns_in(name) == ("level", "hint")
     table = load_problems(resolve_train(set_sources([f"data={path}", f"teacher.context='{name}'"])))
     assert Context(name, table).text(table[0]) == "At level 3: try {x}, 1, {nothing else}"
-    with pytest.raises(UserError, match=r"no column 'hind', which teacher.context names; did you mean 'hint'"):
+    with pytest.raises(
+        UserError, match=r"no column 'hind', which teacher.context or target names; did you mean .hint"
+    ):
         load_problems(resolve_train(set_sources([f"data={path}", "teacher.context='{hind}'"])))
 
 
