@@ -27,7 +27,10 @@ def qwen3(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     sizes = SIZES | {"shallow": SHALLOW}
     folders = {size: tmp_path_factory.mktemp(size) for size in sizes}
     for size, folder in folders.items():
-        for path in embedded_model().glob("*token*"):
+        for path in (
+            *embedded_model().glob("*token*"),
+            embedded_model() / "chat_template.jinja",
+        ):  # which has both modes
             shutil.copy(path, folder)
         (folder / "config.json").write_text(json.dumps(config(*sizes[size])))
     return folders

@@ -124,9 +124,7 @@ def test_any_column_of_the_data_may_be_shown(tmp_path: Path) -> None:
     assert columns_in(name) == ("level", "hint")
     table = load_problems(resolve_train(set_sources([f"data={path}", f"teacher.context='{name}'"])))
     assert Context(name, table).text(table[0]) == "At level 3: try {x}, 1, {nothing else}"
-    with pytest.raises(
-        UserError, match=r"no column 'hind', which teacher.context or target names; did you mean .hint"
-    ):
+    with pytest.raises(UserError, match=r"no column 'hind', which teacher.context or target names; did you mean .hint"):
         load_problems(resolve_train(set_sources([f"data={path}", "teacher.context='{hind}'"])))
 
 
