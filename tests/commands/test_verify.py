@@ -90,7 +90,12 @@ def test_what_lies_under_the_name_of_another_step_is_named(phf: Phf, run: Path) 
     shutil.copytree(run / "evals/step-000002", run / "evals/step-000001")
     shutil.copy(run / "rollouts/step-000001.json", run / "rollouts/step-000007.json")
     bad = [check.part for check in verify_run(run) if check.state not in ("ok", "in use")]
-    assert bad == ["checkpoints/step-000007", "rollouts/step-000007.json", "evals/step-000001/embedded-n1"]
+    assert bad == [
+        "metrics.jsonl",
+        "checkpoints/step-000007",
+        "rollouts/step-000007.json",
+        "evals/step-000001/embedded-n1",
+    ]
     assert "is of step 2, and lies among the evaluations of step 1" in phf("compare", run, "other=run").err
 
 

@@ -40,9 +40,9 @@ def read_summary(path: Path) -> dict[str, Any]:
     summary = read_form(path, SummaryForm)
     if path.name != "summary.json":  # the files beside it belong to another evaluation
         return summary
-    step = step_of(path.parents[1].name)
-    if step is not None and step != summary.get("step"):
-        raise UserError(f"{path}: is of step {summary.get('step')}, and lies among the evaluations of step {step}")
+    step, named = summary.get("step"), step_of(path.parents[1].name)
+    if None not in (step, named) and step != named:
+        raise UserError(f"{path}: is of step {step}, and lies among the evaluations of step {named}")
     shown = [name for name in _SHOWN if (path.parent / name).is_file()]  # none of a summary that was copied alone
     for name, stamp in summary.get("files", {}).items():
         if name in _SHOWN and shown:
