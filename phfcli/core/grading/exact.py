@@ -164,7 +164,9 @@ _COUNTED = {"unit", "integer", "number"}  # words that stand for no unit of thei
 
 _DEGREE = re.compile(r"\s*\^\s*(?:\{\s*)?\\(?:circ|degree)(?![a-zA-Z])\s*\}?\s*(?:\\text\s*\{\s*([CF])\s*\}|([CF]))?$")
 _LABEL = re.compile(r"\s*\\text\s*\{([^{}]*)\}\s*(?:\^\s*\{?\s*([23])\s*\}?)?$")
-_BARE = re.compile(r"(?<=[0-9}])\s*([a-zA-Z]{2,}(?:[ /.]+[a-zA-Z]{2,})*)\s*(?:\^\s*\{?\s*([23])\s*\}?)?$")
+_BARE = re.compile(
+    r"(?<=[0-9}])\s*([a-zA-Z]{2,}(?:[ .]+[a-zA-Z]{2,}|[ .]*/ *[a-zA-Z]+)*)\s*(?:\^\s*\{?\s*([23])\s*\}?)?$"
+)
 _JOINS = re.compile(r"\s*(?:or|and)\b")
 _VALUE = re.compile(r"[0-9]|\\pi(?![a-zA-Z])")
 

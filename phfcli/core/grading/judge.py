@@ -9,6 +9,7 @@ from math_verify import parse as read_text
 from math_verify import verify
 from math_verify.grader import should_treat_as_complex
 from sympy import Basic, Expr, I, MatrixBase, Rational, Symbol, binomial, combsimp, factorial, nan, zoo
+from sympy.concrete.expr_with_limits import ExprWithLimits
 
 from phfcli.core.grading.alignment import Verdict, align, verdict
 from phfcli.core.grading.answers import AS_WRITTEN, Answer, read
@@ -32,7 +33,13 @@ def judge(gold_text: str, answer_text: str) -> Verdict:
     answer = parse(answer_text)
     if answer is None:
         return "unreadable"
-    return "equal" if _equal(gold_text, gold, answer_text, answer) else "different"
+    return "equal" if _equal(gold_text, _summed(gold), answer_text, _summed(answer)) else "different"
+
+
+def _summed(value: Any) -> Any:
+    """A sum or product up to a letter in closed form, if it has one: its test points would take seconds."""
+    whole = value.atoms(ExprWithLimits) if isinstance(value, Expr) else ()
+    return value.doit() if whole and all(part.free_symbols for part in whole) else value
 
 
 def _judge_written(raw_gold: str, raw_answer: str) -> Verdict:

@@ -33,6 +33,8 @@ def spelled_value(text: str) -> str | None:
     for sign in ("minus ", "negative ", "负"):
         if words.startswith(sign):
             return f"-{value}" if (value := spelled_value(words.removeprefix(sign))) else None
+    if words == "一半":
+        return r"\frac{1}{2}"
     bottom, cut, top = words.partition("分之")
     if cut:
         below = 100 if bottom == "百" else spelled_number(bottom)
