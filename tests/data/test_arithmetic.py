@@ -69,4 +69,4 @@ def test_slips_are_common_and_yet_not_the_rule() -> None:
     rng = random.Random(0)
     chains = [random_chain(rng) for _ in range(4000)]
     right = sum(work_with_slips(chain, rng)[-1] == work(chain.start, chain.steps)[-1] for chain in chains)
-    assert 0.45 < right / len(chains) < 0.60
+    assert 0.35 < right / len(chains) < 0.50

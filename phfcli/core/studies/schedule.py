@@ -175,7 +175,7 @@ class Schedule:
         made = [*search_runs(self.study), *known_runs(self.study)]
         left = estimate(self.study, self.part).runs
         if left and not self._force and (changed := changed_inputs(made)):
-            fix = "move the records and the runs, or give --force: the page then tells the starting points apart"
+            fix = "move the records and the runs, or set force: the page then tells the starting points apart"
             raise UserError(f"{changed[0]}; {fix}")
         with stopped_as_by_ctrl_c():
             self._execute(self.part.searches(self.study))
