@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from families import family, write
 
 from phfcli.core.shipped_files import embedded_problems
 
@@ -45,6 +46,20 @@ def test_a_dry_run_counts_no_problem_that_is_left_out(phf: Phf, tmp_path: Path) 
         for name in ("short", "both")
     ]
     assert plans[0]["phases"] == plans[1]["phases"]
+
+
+@pytest.mark.parametrize(("tokens", "warned"), [(10, False), (100, True)])
+def test_angles_that_follow_the_longest_sequence_of_a_batch_are_told(
+    phf: Phf, tmp_path: Path, tokens: int, warned: bool
+) -> None:
+    """As those of Phi-3 with 128k do beyond 4,096 tokens; here beyond 160, and the longest prompt has 108."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    rope |= {"original_max_position_embeddings": 160, "factor": 4.0}
+    model = write(family("phi3"), tmp_path / "model", rope_parameters=rope, original_max_position_embeddings=160)
+    options = ("--model", model, "--data", "embedded", "--steps", 1, "--set", f"rollout.max_new_tokens={tokens}")
+    done = phf("train", *options, "--dry-run", "--json")
+    assert done.code == 0, done.err
+    assert any("rotary angles" in note and "more than 160 tokens" in note for note in done.json["notes"]) == warned
 
 
 def test_grpo_refuses_rollouts_of_a_cut_distribution(phf: Phf) -> None:

@@ -51,6 +51,22 @@ def context_of(config: PreTrainedConfig) -> int:
     return next((int(value) for name in _CONTEXTS if (value := getattr(text, name, None))), UNBOUNDED)
 
 
+def rotation_switch(config: PreTrainedConfig) -> int | None:
+    """The length in tokens beyond which one sequence changes how its whole batch is read; None for most models.
+
+    For the kinds "longrope" and "dynamic" transformers chooses the rotary angles of a batch by its longest sequence.
+    """
+    text = text_config(config)
+    rope = getattr(text, "rope_parameters", None) or {}
+    kinds = [rope] if "rope_type" in rope else [own for own in rope.values() if isinstance(own, dict)]  # by layer type
+    switches = [
+        int(own.get("original_max_position_embeddings") or text.max_position_embeddings)
+        for own in kinds
+        if own.get("rope_type") in ("longrope", "dynamic")
+    ]
+    return min(switches, default=None)
+
+
 def caps_attention(config: PreTrainedConfig) -> bool:
     """Whether the attention logits are capped, as Gemma 2's are: PyTorch's sdpa silently leaves the cap out."""
     return getattr(text_config(config), "attn_logit_softcapping", None) is not None

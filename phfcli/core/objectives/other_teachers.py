@@ -93,7 +93,7 @@ def load_external(
     if same_tokens(student.tokenizer, model.description.tokenizer):
         return ExternalTeacher(model, None)
     own = config.prompt.model_copy(update={"chat_template": None})
-    prompts = build_prompts(model.description.tokenizer, own, today=today)
+    prompts = build_prompts(model.description.tokenizer, own, vocabulary=model.description.vocabulary, today=today)
     return ExternalTeacher(model, TokenAlignment(student, model.description, prompts))
 
 

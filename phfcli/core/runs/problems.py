@@ -200,12 +200,33 @@ def fitting_curriculum(
     Raises:
         UserError: problems that cannot be read or do not fit, or a teacher that reads what the student reads.
     """
-    new_tokens = None if needs.offline else config.rollout.max_new_tokens
     limit = min(context for context in (*contexts, needs.max_tokens) if context is not None)
     if needs.privileged and not needs.contexts and config.teacher.kind in TEACHERS:
         check_differs(Context(config.teacher.context), prompts)
-    lengths = SequenceLengths(prompts, needs.privileged, new_tokens, references=config.rollout.references > 0)
-    return build_curriculum(config, lengths, limit)
+    return build_curriculum(config, _sequence_lengths(config, needs, prompts), limit)
+
+
+def _sequence_lengths(config: TrainConfig, needs: Needs, prompts: Prompts) -> SequenceLengths:
+    new_tokens = None if needs.offline else config.rollout.max_new_tokens
+    return SequenceLengths(prompts, needs.privileged, new_tokens, references=config.rollout.references > 0)
+
+
+def rotation_warnings(
+    config: TrainConfig, needs: Needs, prompts: Prompts, curriculum: Curriculum, switch: int | None
+) -> list[str]:
+    """A warning where a sequence of the run can be longer than `switch`: see `rotation_switch`."""
+    if switch is None:
+        return []
+    lengths = _sequence_lengths(config, needs, prompts)
+    lengths = replace(lengths, context=curriculum.context, further=curriculum.further)
+    longest = max(lengths.length(problem) for problem in curriculum.visited(config.steps))
+    if longest <= switch:
+        return []
+    return [
+        f"{config.model}: chooses its rotary angles by the longest sequence of a batch: beside one of more than "
+        f"{switch} tokens (up to {longest} here) a shorter one is read otherwise than alone; shorten "
+        "rollout.max_new_tokens"
+    ]
 
 
 def curriculum_warnings(config: TrainConfig, needs: Needs, curriculum: Curriculum) -> list[str]:

@@ -16,6 +16,7 @@ from phfcli.core.models.description import (
     load_config,
     load_description,
     load_tokenizer,
+    rotation_switch,
     skeleton,
     text_config,
 )
@@ -23,7 +24,13 @@ from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.models.token_alignment import same_tokens
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.objectives.contract import Needs
-from phfcli.core.runs.problems import Curriculum, SequenceLengths, curriculum_warnings, fitting_curriculum
+from phfcli.core.runs.problems import (
+    Curriculum,
+    SequenceLengths,
+    curriculum_warnings,
+    fitting_curriculum,
+    rotation_warnings,
+)
 from phfcli.core.training.setup import (
     check_base,
     check_external,
@@ -128,6 +135,8 @@ def plan_run(config: TrainConfig, processes: int = 1, tokens_per_s: float | None
             plan.prompts = _render(config, prompts, needs, curriculum, student, teacher)
             lengths = _lengths(config, needs, prompts, curriculum)
             warnings += curriculum_warnings(config, needs, curriculum)
+            if student.arch is not None:
+                warnings += rotation_warnings(config, needs, prompts, curriculum, rotation_switch(student.arch))
         warnings = [*prompts.notes(), *prompt_warnings(config, prompts), *warnings]
     if student.arch is not None and (teacher is None or teacher.arch is not None):
         other = None if teacher is None else teacher.arch
@@ -195,6 +204,8 @@ def _render(
     if (
         teacher is not None and teacher.tokenizer is not None
     ):  # a teacher with the student's tokenizer reads the student's prompt
-        rendered = prompts if teacher.reads_tokens_of(student) else build_prompts(teacher.tokenizer, config.prompt)
+        rendered = prompts
+        if not teacher.reads_tokens_of(student):
+            rendered = build_prompts(teacher.tokenizer, config.prompt, vocabulary=teacher.vocabulary)
         texts["teacher"] = rendered.student_text(problem.problem)
     return texts

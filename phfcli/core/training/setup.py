@@ -12,7 +12,7 @@ from phfcli.core.errors import UserError
 from phfcli.core.extensions import find
 from phfcli.core.grading import build_grader
 from phfcli.core.models.architecture import check_layers
-from phfcli.core.models.description import depth_of, load_config, pick_device, width_of
+from phfcli.core.models.description import depth_of, load_config, pick_device, rotation_switch, width_of
 from phfcli.core.models.device import return_large_blocks
 from phfcli.core.models.kernels import checkpoint_gradients
 from phfcli.core.models.language_model import LanguageModel
@@ -30,7 +30,7 @@ from phfcli.core.rollouts.build import training_engine
 from phfcli.core.rollouts.engine import TrainingEngine
 from phfcli.core.rollouts.transformers import TransformersEngine
 from phfcli.core.runs.folder import model_identity, start_run
-from phfcli.core.runs.problems import Curriculum, curriculum_warnings, fitting_curriculum
+from phfcli.core.runs.problems import Curriculum, curriculum_warnings, fitting_curriculum, rotation_warnings
 from phfcli.core.seeds import derive_seed
 from phfcli.core.training.optimizer import build_optimizer, build_schedule
 from phfcli.core.training.ranks import ALONE, Ranks
@@ -169,6 +169,7 @@ def build_trainer(
     contexts = [model.description.context, *([external.context] if external else [])]
     curriculum, skipped = fitting_curriculum(config, needs, prompts, contexts)
     warnings = [*settings_warnings(config), *curriculum_warnings(config, needs, curriculum)]
+    warnings += rotation_warnings(config, needs, prompts, curriculum, rotation_switch(read.config))
     if external is not None:
         own, other = model.description.config, external.description.config
         check_external(config, needs, own, other, external.alignment is None)
