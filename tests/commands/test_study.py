@@ -70,6 +70,14 @@ def test_the_shipped_studies_are_equal_in_rollouts(file: Path) -> None:
         ({"systems": {"../up": {"title": "O"}}}, "systems"),
         ({"page": "docs/page.html"}, "page"),
         ({"systems": {"opsd": {"title": "O", "family": "f"}}}, "search.rates has no 'f'"),
+        (
+            {"planned": [{"system": "opds", "minus": "opsd"}]},
+            "planned: 'opds' is none of the systems; did you mean 'opsd'?",
+        ),
+        (
+            {"planned": [{"system": "opsd", "minus": "opsd"} for _ in range(2)]},
+            "planned: 'opsd - opsd' stands there twice",
+        ),
         ({"set": {"steps": 3}}, "set.steps: the study decides this, by its 'evaluated'; leave it out"),
         ({"eval": {"bench": ["embedded"]}}, "eval.bench: the study decides this, by its 'benches'"),
         ({"models": {"embedded": {"model": "embedded", "seed": 1}}}, "models.embedded.seed: the study decides this"),

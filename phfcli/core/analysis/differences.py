@@ -182,6 +182,25 @@ def unpaired_difference(a: Sequence[float], b: Sequence[float]) -> SeedDifferenc
     return _students(fmean(a) - fmean(b), stderr, min(len(a), len(b)), freedom, paired=False)
 
 
+def common_variance(groups: Sequence[Sequence[float]]) -> tuple[float, int] | None:
+    """The variance that groups of seeds share, with its degrees of freedom.
+
+    None where Levene's test speaks against one variance (p below 0.05), or where no group has several seeds.
+    """
+    several = [values for values in groups if len(values) > 1]
+    freedom = sum(len(values) - 1 for values in several)
+    with np.errstate(invalid="ignore"):  # of groups without any spread the p-value is no number
+        if len(several) > 1 and float(stats.levene(*several).pvalue) < 1 / _ODDS:
+            return None
+    return (sum((len(v) - 1) * variance(v) for v in several) / freedom, freedom) if several else None
+
+
+def pooled_difference(a: Sequence[float], b: Sequence[float], shared: tuple[float, int]) -> SeedDifference:
+    """The mean of a minus the mean of b by Student's t, with a variance from more groups: see `common_variance`."""
+    stderr = math.sqrt(shared[0] * (1 / len(a) + 1 / len(b)))
+    return _students(fmean(a) - fmean(b), stderr, min(len(a), len(b)), shared[1], paired=False)
+
+
 def _students(mean: float, stderr: float, seeds: int, freedom: float, paired: bool) -> SeedDifference:
     half = _quantile(freedom) * stderr
     p_value = float(2 * stats.t.sf(abs(mean) / stderr, freedom)) if stderr else float(mean == 0)

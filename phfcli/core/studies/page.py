@@ -1,5 +1,6 @@
 """The page of a study, its picture and its JSON, from the records alone."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -12,7 +13,17 @@ from phfcli.core.errors import interval, markdown_lines, percent, points, with_e
 from phfcli.core.reporting.figures import figure_of, save_figure
 from phfcli.core.storage.files import write_json, write_text
 from phfcli.core.studies.charts import panel_size, panels
-from phfcli.core.studies.results import WANTED_COLUMN, Results, Row, findings, results_of, wanted_seeds
+from phfcli.core.studies.results import (
+    LEVEL,
+    WANTED_COLUMN,
+    Answer,
+    Results,
+    Row,
+    answers,
+    findings,
+    results_of,
+    wanted_seeds,
+)
 from phfcli.core.studies.schedule import searched
 from phfcli.core.studies.study_file import BASE, Study, StudyRun, runs_of
 
@@ -35,6 +46,7 @@ def _figures(study: Study, results: Results) -> dict[str, Any]:
         "finished": results.finished,
         "wanted": results.wanted,
         "search": search,
+        "planned": [asdict(answer) for answer in answers(study, results)],
         "rows": [_row(row) for row in results.rows],
     }
 
@@ -68,6 +80,7 @@ def page(study: Study, results: Results, file: Path, path: Path) -> str:
         *([sentence] for sentence in _starting_points(results)),
         [f"**Question.** {study.question.strip()}"],
         findings(study, results),
+        *_planned(study, results),
         [f"![The systems' scores and their differences to the baseline]({path.with_suffix('.png').name})"],
         *(
             table
@@ -80,6 +93,44 @@ def page(study: Study, results: Results, file: Path, path: Path) -> str:
         *_sources(study, path),
     ]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def _planned(study: Study, results: Results) -> Iterator[list[str]]:
+    """The comparisons that were written down before the first run, with one correction for all of them."""
+    if not study.planned:
+        return
+    digest = hashlib.sha256(json.dumps(study.plan).encode()).hexdigest()[:12]
+    yield ["## Planned comparisons"]
+    yield [
+        f"Written down before the first run (plan `{digest}`, kept in each record), on the first benchmark, by the "
+        "sampled average and by greedy. Holm's correction is over these; all else on this page is exploratory. The "
+        "interval has one variance for all systems with two seeds or more, where Levene's test does not speak against "
+        "it; `own` is that of the two systems alone. A system of one or two seeds cannot tell."
+    ]
+    heads = ["comparison", "measure", "difference", "95% over seeds", "freedom", "own", "p, corrected", "says"]
+    several = len(study.models) > 1
+    yield markdown_lines(heads, [_answer_cells(answer, several) for answer in answers(study, results)])
+
+
+def _answer_cells(answer: Answer, several: bool) -> list[str]:
+    name = f"{answer.name} ({answer.model})" if several else answer.name
+    name = name if answer.planned else f"{name}, not planned"
+    difference, own = answer.difference, answer.own
+    if difference is None or own is None:
+        return [name, answer.measure, "", "", "", "", "", "cannot tell"]
+    shown = answer.corrected is not None and answer.corrected <= LEVEL
+    word = "" if not answer.planned else "shown" if shown else "not shown"
+    corrected = "" if answer.corrected is None else f"{answer.corrected:.3f}"
+    return [
+        name,
+        answer.measure,
+        points(difference.difference),
+        interval(difference.low, difference.high),
+        f"{difference.freedom:.0f}",
+        interval(own.low, own.high),
+        corrected,
+        word,
+    ]
 
 
 def _incomplete(results: Results) -> str:

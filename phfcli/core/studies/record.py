@@ -90,6 +90,7 @@ class RecordForm(Form):
     peak_memory_bytes: FiniteFloat | None = None
     rate: FiniteFloat | None = None
     energy: EnergyForm | None = None
+    planned: Annotated[list[StrictStr], Field(default=[])]  # what the study's file asked when the run was made
     starts_from: dict[str, StrictStr] | None = None  # hashes or commits of what it reads: model, data, own code
 
 
@@ -198,6 +199,8 @@ def write_record(run: StudyRun) -> None:
     """Writes the record from the files of the run. Raises UserError if an evaluation is missing."""
     record: dict[str, Any] = {"model": run.model, "system": run.system, "seed": run.seed, **settings_of(run)}
     record["evaluations"] = {str(step): _evaluations(run, step) for step in run.evaluated}
+    if run.study.planned:
+        record["planned"] = run.study.plan
     if run.trains:
         record |= _training(run.folder)
     write_sealed(run.record, record)

@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from phfcli.core.analysis.differences import PairedDifference, SeedDifference, holm, paired_difference, seed_difference
+from phfcli.core.analysis.differences import (
+    PairedDifference,
+    SeedDifference,
+    common_variance,
+    holm,
+    paired_difference,
+    pooled_difference,
+    seed_difference,
+    unpaired_difference,
+)
 from phfcli.core.errors import points
 from phfcli.core.evaluation.scores import standard_error
 from phfcli.core.studies.record import read_record
@@ -77,6 +86,11 @@ class Row:
             return standard_error(np.array(self.final)), "seeds"
         value = self._last(self.records[0]).get("stderr")
         return (None if value is None else float(value)), "problems"
+
+    def by_seed(self, measure: str) -> dict[int, float]:
+        """The "average" or the "greedy" score of each seed's last evaluation, where it is known."""
+        scores = {record["seed"]: self._last(record).get(measure) for record in self.records}
+        return {seed: score for seed, score in scores.items() if score is not None}
 
     @property
     def energy(self) -> dict[str, Any] | None:
@@ -180,7 +194,69 @@ def _with_corrected(row: Row, value: float | None) -> Row:
     return replace(row, difference=replace(row.difference, corrected=value)) if row.difference else row
 
 
-_LEVEL = 0.05  # of the tests
+MEASURES = ("average", "greedy")
+_ENOUGH = 3  # seeds; with fewer a study cannot tell that two systems are alike
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the records say of a comparison that the study's file asks, on one model and one measure.
+
+    Attributes:
+        measure: "average" of the samples, or "greedy".
+        own: by the seeds of both systems alone: paired where each pair starts from the same weights and problems, else
+            by Welch's t; None with fewer than three seeds.
+        shared: with one variance for all systems; None where Levene's test speaks against it.
+        corrected: the p-value of `shared`, or else of `own`, corrected by Holm for all planned comparisons.
+        planned: whether the comparison stood in the study's file when each of the runs was made.
+    """
+
+    model: str
+    name: str
+    measure: str
+    own: SeedDifference | None
+    shared: SeedDifference | None
+    corrected: float | None
+    planned: bool
+
+    @property
+    def difference(self) -> SeedDifference | None:
+        return self.shared or self.own
+
+
+def answers(study: Study, results: Results) -> list[Answer]:
+    """An answer to each comparison that the study's file asks, on each model's first benchmark and each measure."""
+    found: list[Answer] = []
+    for model in study.models if study.planned else ():
+        rows = {row.system: row for row in results.systems(model)}
+        for measure in MEASURES:
+            groups = [list(row.by_seed(measure).values()) for name, row in rows.items() if name != BASE]
+            spread = common_variance(groups)
+            for asked in study.planned:
+                pair = rows.get(asked.system), rows.get(asked.minus)
+                found.append(_answer(model, asked.name, measure, pair, spread))
+    tested = [index for index, answer in enumerate(found) if answer.planned and answer.difference]
+    p_values = [answer.difference.p_value for answer in found if answer.planned and answer.difference]
+    corrected = dict(zip(tested, holm([1.0 if p is None else p for p in p_values]), strict=True))
+    return [replace(answer, corrected=corrected.get(index)) for index, answer in enumerate(found)]
+
+
+def _answer(
+    model: str, name: str, measure: str, pair: tuple[Row | None, Row | None], spread: tuple[float, int] | None
+) -> Answer:
+    a, b = ({} if row is None else row.by_seed(measure) for row in pair)
+    records = {(row.system, record["seed"]): record for row in pair if row for record in row.records}
+    planned = bool(records) and all(name in record.get("planned", ()) for record in records.values())
+    if min(len(a), len(b)) < _ENOUGH:
+        return Answer(model, name, measure, None, None, None, planned)
+    starts = {str(record.get("starts_from")) for record in records.values()}
+    paired = a.keys() == b.keys() and len(starts) == 1 and starts != {"None"}
+    own = seed_difference([a[s] - b[s] for s in a]) if paired else unpaired_difference([*a.values()], [*b.values()])
+    shared = None if spread is None else pooled_difference([*a.values()], [*b.values()], spread)
+    return Answer(model, name, measure, own, shared, None, planned)
+
+
+LEVEL = 0.05  # of the tests
 _WANTED = 0.03  # the desired half-width of an interval over seeds
 WANTED_COLUMN = f"seeds for ± {100 * _WANTED:g} points"
 
@@ -190,24 +266,31 @@ def findings(study: Study, results: Results) -> list[str]:
     shown: list[str] = []
     open_: list[str] = []
     null: list[Row] = []
+    few: list[Row] = []
     single: list[Row] = []
     for row in results.rows:
         if row.difference is None or row.system == BASE:
             continue
         if row.difference.corrected is None:
             single.append(row)
-        elif row.difference.corrected <= _LEVEL:
+        elif row.difference.corrected <= LEVEL:
             shown.append(_by(results, row))
-        elif (uncorrected := row.difference.over_seeds.p_value) is not None and uncorrected <= _LEVEL:
+        elif (uncorrected := row.difference.over_seeds.p_value) is not None and uncorrected <= LEVEL:
             open_.append(_by(results, row))
+        elif len(row.final) < _ENOUGH:
+            few.append(row)
         else:
             null.append(row)
     to = study.systems[study.baseline].title
+    exploratory = ["- **Exploratory**: what follows was not planned; what was is in a table of its own."]
     lines = [
-        f"- **Shown** (p at most {_LEVEL:g} after Holm's correction, seeds as the unit), against {to}: "
+        *(exploratory if study.planned else []),
+        f"- **Shown** (p at most {LEVEL:g} after Holm's correction, seeds as the unit), against {to}: "
         f"{'; '.join(shown) or 'nothing'}.",
         f"- **Null**, no difference from {to} shown: {_listed(results, null) or 'nothing'}.",
     ]
+    if few:
+        lines.append(f"- **Cannot tell**, too few seeds: {_listed(results, few)}.")
     if open_:
         lines.append(f"- **Open**, different from {to} before but not after the correction: {'; '.join(open_)}.")
     lines.append(f"- **What this cannot show**: {study.limits.strip()}")

@@ -38,6 +38,17 @@ class Search(Section):
     n: PositiveInt = 2
 
 
+class Planned(Section):
+    """A comparison that is asked before the first run: a system minus another one, on the first benchmark."""
+
+    system: Name
+    minus: Name
+
+    @property
+    def name(self) -> str:
+        return f"{self.system} - {self.minus}"
+
+
 class Study(Section):
     """The content of a study's file."""
 
@@ -62,6 +73,7 @@ class Study(Section):
     processes: PositiveInt = 1  # of one training run
     search: Search | None = None
     systems: Annotated[dict[Name, System], Field(min_length=1)]
+    planned: tuple[Planned, ...] = ()  # each on the sampled average and on greedy; all else is exploratory
 
     @field_validator("evaluated")
     @classmethod
@@ -78,6 +90,13 @@ class Study(Section):
             )
         if BASE in self.systems:
             raise ValueError(f"systems: {BASE!r} is the name of the model itself; use another one")
+        for asked in self.planned:
+            for name in (asked.system, asked.minus):
+                if name not in self.systems:
+                    raise ValueError(f"planned: {name!r} is none of the systems; {nearest(name, self.systems)}")
+        names = [asked.name for asked in self.planned]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"planned: {twice!r} stands there twice")
         known = self.search.rates if self.search else {}
         for name, system in self.systems.items():
             if system.family is not None and system.family not in known:
@@ -113,6 +132,11 @@ class Study(Section):
     @property
     def steps(self) -> int:
         return self.evaluated[-1]
+
+    @property
+    def plan(self) -> list[str]:
+        """The names of the planned comparisons, which each record keeps."""
+        return [asked.name for asked in self.planned]
 
 
 @dataclass(frozen=True)

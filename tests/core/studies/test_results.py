@@ -17,9 +17,9 @@ from phfcli.core.runs.problems import load_problems
 from phfcli.core.settings import Source, resolve_train
 from phfcli.core.studies.page import write_report
 from phfcli.core.studies.record import changed_inputs, finished, read_record, settings_of, write_record
-from phfcli.core.studies.results import findings, results_of
+from phfcli.core.studies.results import answers, findings, results_of
 from phfcli.core.studies.schedule import Schedule, chosen_rates, known_runs
-from phfcli.core.studies.study_file import WHOLE, Study, StudyRun, load_study, runs_of, search_runs
+from phfcli.core.studies.study_file import WHOLE, Planned, Study, StudyRun, load_study, runs_of, search_runs
 
 # right samples of two, for each of four problems
 RIGHT = {
@@ -156,11 +156,52 @@ def test_the_figures_by_hand(study: Study) -> None:
     assert rows["sft"].error() == (0.1, "problems")
 
 
+def test_a_planned_comparison_by_hand(study: Study) -> None:
+    """Averages of opsd 0.75, 0.875, 0.625 and of phf 1, 0.875, 0.875; greedy was not drawn."""
+    study = study.model_copy(update={"planned": (Planned(system="phf", minus="opsd"),), "seeds": 3})
+    search(study, {1e-4: (1, 1, 0, 0), 1e-3: (2, 1, 0, 0)})
+    more = {("opsd", 2): (2, 1, 1, 1), ("phf", 2): (2, 2, 2, 1)}
+    for run in known_runs(study):
+        write_run(run, (RIGHT | more)[run.system, run.seed])
+    sampled, greedy = answers(study, results_of(study))
+    assert (sampled.name, sampled.measure, sampled.planned) == ("phf - opsd", "average", True)
+    assert sampled.own is not None
+    assert sampled.own.paired
+    # by seed 0.25, 0, 0.25: mean 1/6, error 1/12; t of two degrees is 4.3027
+    assert sampled.own.high == pytest.approx(1 / 6 + 4.3027 / 12, abs=1e-4)
+    assert sampled.shared is not None
+    # variances 1/64 and 1/192: together 1/96 with four degrees, error sqrt(2/3 / 96) = 1/12; t of four is 2.7764
+    assert (sampled.shared.freedom, sampled.shared.stderr) == (4, pytest.approx(1 / 12))
+    assert sampled.shared.high == pytest.approx(1 / 6 + 2.7764 / 12, abs=1e-4)
+    assert sampled.corrected == pytest.approx(0.1161, abs=1e-4)  # the only one that can be tested
+    assert (greedy.measure, greedy.difference, greedy.corrected) == ("greedy", None, None)
+    text = page_of(study)
+    assert "| phf - opsd | average | +16.7 | -6.5 to +39.8 | 4 | -19.2 to +52.5 | 0.116 | not shown |" in text
+    assert "| phf - opsd | greedy |  |  |  |  |  | cannot tell |" in text
+
+    change_record(study, "phf-seed1", planned=[])  # it was made before the comparison was asked
+    sampled, _ = answers(study, results_of(study))
+    assert (sampled.planned, sampled.corrected) == (False, None)
+    assert "| phf - opsd, not planned | average |" in page_of(study)
+
+
+def test_other_starting_points_are_not_paired(study: Study) -> None:
+    study = study.model_copy(update={"planned": (Planned(system="phf", minus="opsd"),), "seeds": 3})
+    search(study, {1e-4: (1, 1, 0, 0), 1e-3: (2, 1, 0, 0)})
+    more = {("opsd", 2): (2, 1, 1, 1), ("phf", 2): (2, 2, 2, 1)}
+    for run in known_runs(study):
+        write_run(run, (RIGHT | more)[run.system, run.seed])
+    change_record(study, "phf-seed1", starts_from={"model": "m2", "data": "d1"})
+    sampled, _ = answers(study, results_of(study))
+    assert sampled.own is not None
+    assert not sampled.own.paired
+
+
 def test_the_page_says_what_is_there_and_where_it_is_from(study: Study, tmp_path: Path) -> None:
     fill(study)
     text = write_report(study, tmp_path / "study.yaml").read_text()
     assert "| PHF | 2 | 93.8 ± 6.2 (seeds) | +12.5 | -146.3 to +171.3 | 0.500 | 136 seeds |" in text
-    assert "- **Null**, no difference from OPSD shown: PHF." in text
+    assert "- **Cannot tell**, too few seeds: PHF." in text
     assert "- **One seed only**, so no statement about the method: SFT." in text
     assert (
         "- **Width**: 1 of 1 intervals over seeds are wider than ± 3 points; the column `seeds for ± 3 points` gives"
@@ -321,7 +362,7 @@ def test_a_study_goes_on_only_from_what_its_records_were_made_from(study: Study)
     assert write(data="other") == [f"{run.record}: data: it was made with other contents than are there now"]
     assert [sentence.split(": ")[1] for sentence in write(model="other")] == ["model"]
     schedule = Schedule(study, WHOLE, [{}], print)
-    with pytest.raises(UserError, match=r"sft-seed0\.json: model: it was made .*--force"):
+    with pytest.raises(UserError, match=r"sft-seed0\.json: model: it was made .*set force"):
         schedule.run()
     tree = json.loads(run.record.read_text()) | {"starts_from": same}
     tree["evaluations"]["2"]["embedded"]["bench_sha256"] = "b" * 64
