@@ -19,7 +19,7 @@ from real_families import FAMILIES, HARDER, HELD_OUT, Worked
 from phfcli.core.models.prompts import INSTRUCTION, TEACHER_TEMPLATE
 
 SEED, HARDER_SEED, HELD_OUT_SEED = 1_000_000, 2_000_000, 3_000_000  # further apart than any stream is long
-SIZES = {"train": 1000, "dev": 32, "eval": 64, "format": 800}  # of each family
+SIZES = {"train": 1000, "dev": 32, "eval": 64, "format": 800, "planned": 128}  # of each family
 HARDER_SIZE = 32
 HELD_OUT_SIZES = {"held-out": 64, "format": 400}
 READING_SHARE = (2, 5)  # two format rows of five hold the reference in the prompt
@@ -49,7 +49,7 @@ def draw_sets() -> dict[str, list[Row]]:
     seen = {worked.problem for parts in usual.values() for part in parts.values() for worked in part}
     harder = {family.name: cut(distinct(family.worked(HARDER_SEED), seen), {"": HARDER_SIZE})[""] for family in HARDER}
     held_out = {family.name: cut(distinct(family.worked(HELD_OUT_SEED)), HELD_OUT_SIZES) for family in HELD_OUT}
-    sets = {name: by_turns(name, {f: parts[name] for f, parts in usual.items()}) for name in ("train", "dev", "eval")}
+    sets = {name: by_turns(name, {f: parts[name] for f, parts in usual.items()}) for name in ("train", "dev", "eval", "planned")}
     sets["harder"] = by_turns("harder", harder)
     sets["held-out"] = by_turns("held-out", {name: parts["held-out"] for name, parts in held_out.items()})
     formats = by_turns("format", {name: parts["format"] for name, parts in (usual | held_out).items()})

@@ -41,7 +41,7 @@ def test_no_problem_is_in_two_sets(sets: dict[str, list[Row]]) -> None:
 def test_ids_are_unique_and_sets_hold_their_families_evenly(sets: dict[str, list[Row]]) -> None:
     for rows in sets.values():
         assert len({row["id"] for row in rows}) == len(rows)
-    for name in ("train", "dev", "eval"):
+    for name in ("train", "dev", "eval", "planned"):
         families = [row["family"] for row in sets[name]]
         assert families == ["sums", "words", "legs"] * SIZES[name]
 
