@@ -115,11 +115,14 @@ def test_another_tokenizer_wants_a_bridge(phf: Phf, tmp_path: Path, stranger: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["oprd", "phf"])
-def test_states_of_another_width_want_a_bridge_and_outputs_do_not(phf: Phf, tmp_path: Path, objective: str) -> None:
+def test_states_of_another_width_want_a_bridge_and_outputs_do_not(
+    phf: Phf, capsys: pytest.CaptureFixture[str], tmp_path: Path, objective: str
+) -> None:
     folder = tmp_path / "narrow"
     shutil.copytree(embedded_model(), folder)
     config = AutoConfig.from_pretrained(folder, hidden_size=64)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    capsys.readouterr()  # its progress bar
     refused(
         phf("train", "--objective", objective, *external(folder), *SMALL),
         "states of width 64, and those of embedded of 128; they need a bridge: fit one with `phf bridge fit`",
