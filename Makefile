@@ -54,7 +54,7 @@ demo-opsd: # the base model, and OPSD without its clip, without a word, on the o
 test: install ## every test, the slow ones too; those of vLLM where it is installed
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-quick: install ## the tests that take less than a few seconds each
+quick: install ## the tests that take about a second each at most
 	$(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: install

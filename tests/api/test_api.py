@@ -186,6 +186,7 @@ def test_an_argument_that_is_not_there(call: Callable[..., object], given: dict[
     assert words in str(caught.value)
 
 
+@pytest.mark.slow
 def test_settings_of_the_call_are_those_of_the_command() -> None:
     config = phf.train(steps=1, config=[CONFIG, {"flow": {"alpha": 0.2}}], progress=False).config
     assert (config.flow.alpha, config.batch_size, config.rollout.max_new_tokens) == (0.2, 4, 48)

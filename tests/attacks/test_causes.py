@@ -197,6 +197,7 @@ FAULTY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTY, ids=lambda fault: fault.__name__)
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
 def test_a_base_model_that_is_not_whole(phf: Phf, model: Path, fault: Callable[[Path], None], engine: str) -> None:

@@ -52,6 +52,7 @@ def test_the_figures_are_printed() -> None:
         assert word in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "text"),
     [

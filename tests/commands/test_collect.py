@@ -38,6 +38,7 @@ def test_micro_batches_make_one_flow(phf: Phf, run: Path) -> None:
     assert one["lens_entropy"].tolist() == pytest.approx(four["lens_entropy"].tolist(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_all_weights_brings_its_teacher(phf: Phf, tmp_path: Path) -> None:
     sets = [part for setting in ("batch_size=4", "tuning=full") for part in ("--set", setting)]
     phf("train", "--steps", 1, "--output-dir", "run", "--quiet", *sets)

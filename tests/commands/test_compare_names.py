@@ -25,6 +25,7 @@ def test_runs_whose_folders_have_one_name_are_told_apart(phf: Phf, tmp_path: Pat
     ]
 
 
+@pytest.mark.slow
 def test_a_model_is_called_as_its_folder_in_tables_pictures_and_pages(phf: Phf, tmp_path: Path) -> None:
     phf("eval", "embedded", "--limit", 2, "--n", 1, "--quiet", "--engine", "transformers", "--output-dir", "runs/base")
     [folder] = tmp_path.glob("runs/base/evals/embedded-n1")

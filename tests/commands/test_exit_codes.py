@@ -95,6 +95,7 @@ def phf_process(*args: str, **options: Any) -> "subprocess.CompletedProcess[byte
     return subprocess.run([sys.executable, "-m", "phfcli", *args], capture_output=True, check=False, **options)
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_gone_is_no_traceback() -> None:
     read, write = os.pipe()
     os.close(read)

@@ -14,6 +14,7 @@ EVAL = ("eval", "embedded", "--limit", 4, "--n", 2, "--quiet", "--engine", "tran
 ATTACK = "\x1b[31m[bold]<script>"
 
 
+@pytest.mark.slow
 def test_phf_grades_its_own_samples_as_it_did(phf: Phf) -> None:
     summary = phf(*EVAL, "--json").json["benches"][0]
     report = phf("grade", summary["folder"], "--policies", "phf,last-number", "--json").json

@@ -54,6 +54,7 @@ def test_a_sound_one_trains(own: Callable[[str], Path], phf: Callable[..., Done]
     assert train(phf).code == 0
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_code_that_it_began_with(own: Callable[[str], Path], phf: Callable[..., Done]) -> None:
     file = own("LossTerms({'size': Term(size, per='tokens')})")
     assert train(phf).code == 0

@@ -108,6 +108,7 @@ def test_a_summary_that_was_copied_alone_is_read(phf: Phf, run: Path, tmp_path: 
     assert "samples.jsonl: is missing" in phf("compare", run).err
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_is_killed_while_it_ends_goes_on(
     phf: Phf, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +149,7 @@ READERS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", READERS)
 def test_what_reads_a_damaged_file_names_it_in_a_line(phf: Phf, run: Path, tmp_path: Path, file: str) -> None:
     shutil.copytree(run, tmp_path / "elsewhere")

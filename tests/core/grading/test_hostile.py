@@ -117,6 +117,7 @@ UNITS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_no_long_text_is_read_in_the_calling_process(strict: Grader) -> None:
     """No clock stops the calling process: it reads short texts alone, and a worker, under its clock, the others."""
     texts = [(unit * 1999)[:1999] + end for unit in UNITS for end in ("", "!", "}")]
