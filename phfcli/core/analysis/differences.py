@@ -185,12 +185,14 @@ def unpaired_difference(a: Sequence[float], b: Sequence[float]) -> SeedDifferenc
 def common_variance(groups: Sequence[Sequence[float]]) -> tuple[float, int] | None:
     """The variance that groups of seeds share, with its degrees of freedom.
 
-    None where Levene's test speaks against one variance (p below 0.05), or where no group has several seeds.
+    None where Levene's test speaks against one variance (p below 0.05), or where no group has several seeds. The test
+    takes groups of three or more: two values lie equally far from their median, whatever their variance.
     """
     several = [values for values in groups if len(values) > 1]
     freedom = sum(len(values) - 1 for values in several)
-    with np.errstate(invalid="ignore"):  # of groups without any spread the p-value is no number
-        if len(several) > 1 and float(stats.levene(*several).pvalue) < 1 / _ODDS:
+    tested = [values for values in several if len(values) > 2]
+    with np.errstate(invalid="ignore", divide="ignore"):  # of groups without any spread the p-value is no number
+        if len(tested) > 1 and float(stats.levene(*tested).pvalue) < 1 / _ODDS:
             return None
     return (sum((len(v) - 1) * variance(v) for v in several) / freedom, freedom) if several else None
 

@@ -9,7 +9,7 @@ from evaluations import evaluation
 from scipy import stats
 
 from phfcli.core.analysis.compare import Pair, compare
-from phfcli.core.analysis.differences import seed_difference, unpaired_difference
+from phfcli.core.analysis.differences import common_variance, seed_difference, unpaired_difference
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.saved_evaluations import load_evaluations
 
@@ -66,6 +66,12 @@ def test_welchs_interval_is_scipys() -> None:
     bounds = wanted.confidence_interval(0.95)
     assert (told.low, told.high) == pytest.approx((bounds.low, bounds.high))
     assert told.p_value == pytest.approx(float(wanted.pvalue))
+
+
+def test_one_variance_of_groups_by_hand_and_where_levene_speaks_against_it() -> None:
+    assert common_variance([[1.0, 3.0], [2.0, 2.0, 5.0], [7.0]]) == (pytest.approx((2 + 6) / 3), 3)
+    assert common_variance([[1.0], [2.0]]) is None
+    assert common_variance([[0.0, 0.1, 0.2, 0.1, 0.0, 0.2], [0.0, 9.0, 1.0, 8.0, -7.0, 4.0]]) is None
 
 
 def test_a_single_seed_leaves_problems_as_the_unit(tmp_path: Path) -> None:
