@@ -203,12 +203,16 @@ def fitting_curriculum(
     limit = min(context for context in (*contexts, needs.max_tokens) if context is not None)
     if needs.privileged and not needs.contexts and config.teacher.kind in TEACHERS:
         check_differs(Context(config.teacher.context), prompts)
-    return build_curriculum(config, _sequence_lengths(config, needs, prompts), limit)
+    return build_curriculum(config, lengths_of(config, needs, prompts), limit)
 
 
-def _sequence_lengths(config: TrainConfig, needs: Needs, prompts: Prompts) -> SequenceLengths:
+def lengths_of(
+    config: TrainConfig, needs: Needs, prompts: Prompts, curriculum: Curriculum | None = None
+) -> SequenceLengths:
+    """What computes the lengths of a run's sequences, under the contexts of its curriculum once that is known."""
     new_tokens = None if needs.offline else config.rollout.max_new_tokens
-    return SequenceLengths(prompts, needs.privileged, new_tokens, references=config.rollout.references > 0)
+    lengths = SequenceLengths(prompts, needs.privileged, new_tokens, references=config.rollout.references > 0)
+    return lengths if curriculum is None else replace(lengths, context=curriculum.context, further=curriculum.further)
 
 
 def rotation_warnings(
@@ -217,8 +221,7 @@ def rotation_warnings(
     """A warning where a sequence of the run can be longer than `switch`: see `rotation_switch`."""
     if switch is None:
         return []
-    lengths = _sequence_lengths(config, needs, prompts)
-    lengths = replace(lengths, context=curriculum.context, further=curriculum.further)
+    lengths = lengths_of(config, needs, prompts, curriculum)
     longest = max(lengths.length(problem) for problem in curriculum.visited(config.steps))
     if longest <= switch:
         return []

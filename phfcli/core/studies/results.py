@@ -223,6 +223,10 @@ class Answer:
     def difference(self) -> SeedDifference | None:
         return self.shared or self.own
 
+    @property
+    def p_value(self) -> float | None:
+        return self.difference.p_value if self.difference else None
+
 
 def answers(study: Study, results: Results) -> list[Answer]:
     """An answer to each comparison that the study's file asks, on each model's first benchmark and each measure."""
@@ -235,9 +239,9 @@ def answers(study: Study, results: Results) -> list[Answer]:
             for asked in study.planned:
                 pair = rows.get(asked.system), rows.get(asked.minus)
                 found.append(_answer(model, asked.name, measure, pair, spread))
-    tested = [index for index, answer in enumerate(found) if answer.planned and answer.difference]
-    p_values = [answer.difference.p_value for answer in found if answer.planned and answer.difference]
-    corrected = dict(zip(tested, holm([1.0 if p is None else p for p in p_values]), strict=True))
+    p_values = {index: answer.p_value for index, answer in enumerate(found) if answer.planned}
+    tested = {index: value for index, value in p_values.items() if value is not None}
+    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
     return [replace(answer, corrected=corrected.get(index)) for index, answer in enumerate(found)]
 
 

@@ -125,10 +125,10 @@ def _set_attention(causal: PreTrainedModel, attention: str) -> None:
     ExpertsInterface.register(_STAND_IN, _route)
     causal.config._experts_implementation = _STAND_IN
     text_config(causal.config)._experts_implementation = _STAND_IN
-    for module in causal.modules():  # angles that follow the longest sequence are chosen by values, which are not there
-        if (kind := getattr(module, "rope_type", None)) is not None:
-            fixed = dict.fromkeys(kind, "default") if isinstance(kind, dict) else "default"
-            setattr(module, "rope_type", fixed)  # noqa: B010 - its type is not declared
+    rotary: Any  # transformers declares no type for it
+    for rotary in causal.modules():  # angles that follow the longest sequence are chosen by values, which are not there
+        if (kind := getattr(rotary, "rope_type", None)) is not None:
+            rotary.rope_type = dict.fromkeys(kind, "default") if isinstance(kind, dict) else "default"
 
 
 def _hidden(causal: PreTrainedModel, rows: int, length: int) -> Tensor:

@@ -26,9 +26,9 @@ from phfcli.core.objectives.build import build_objective
 from phfcli.core.objectives.contract import Needs
 from phfcli.core.runs.problems import (
     Curriculum,
-    SequenceLengths,
     curriculum_warnings,
     fitting_curriculum,
+    lengths_of,
     rotation_warnings,
 )
 from phfcli.core.training.setup import (
@@ -173,10 +173,7 @@ def _lengths(config: TrainConfig, needs: Needs, prompts: Prompts, curriculum: Cu
     student = max(len(prompts.student(p.problem)) for p in visited)
     teacher, completion = student, config.rollout.max_new_tokens
     if needs.privileged:
-        new_tokens = None if needs.offline else config.rollout.max_new_tokens
-        lengths = SequenceLengths(
-            prompts, needs.privileged, new_tokens, context=curriculum.context, further=curriculum.further
-        )
+        lengths = lengths_of(config, needs, prompts, curriculum)
         teacher = max(lengths.teacher_prompt(p) for p in visited)
     if needs.offline or config.rollout.references > 0:
         target = max(len(prompts.target(p.problem, p.solution or "")) for p in visited)

@@ -156,13 +156,19 @@ def test_the_figures_by_hand(study: Study) -> None:
     assert rows["sft"].error() == (0.1, "problems")
 
 
-def test_a_planned_comparison_by_hand(study: Study) -> None:
-    """Averages of opsd 0.75, 0.875, 0.625 and of phf 1, 0.875, 0.875; greedy was not drawn."""
+def planned(study: Study) -> Study:
+    """The study with a planned comparison and three seeds, and its records."""
     study = study.model_copy(update={"planned": (Planned(system="phf", minus="opsd"),), "seeds": 3})
     search(study, {1e-4: (1, 1, 0, 0), 1e-3: (2, 1, 0, 0)})
-    more = {("opsd", 2): (2, 1, 1, 1), ("phf", 2): (2, 2, 2, 1)}
+    third = {("opsd", 2): (2, 1, 1, 1), ("phf", 2): (2, 2, 2, 1)}
     for run in known_runs(study):
-        write_run(run, (RIGHT | more)[run.system, run.seed])
+        write_run(run, (RIGHT | third)[run.system, run.seed])
+    return study
+
+
+def test_a_planned_comparison_by_hand(study: Study) -> None:
+    """Averages of opsd 0.75, 0.875, 0.625 and of phf 1, 0.875, 0.875; greedy was not drawn."""
+    study = planned(study)
     sampled, greedy = answers(study, results_of(study))
     assert (sampled.name, sampled.measure, sampled.planned) == ("phf - opsd", "average", True)
     assert sampled.own is not None
@@ -186,11 +192,7 @@ def test_a_planned_comparison_by_hand(study: Study) -> None:
 
 
 def test_other_starting_points_are_not_paired(study: Study) -> None:
-    study = study.model_copy(update={"planned": (Planned(system="phf", minus="opsd"),), "seeds": 3})
-    search(study, {1e-4: (1, 1, 0, 0), 1e-3: (2, 1, 0, 0)})
-    more = {("opsd", 2): (2, 1, 1, 1), ("phf", 2): (2, 2, 2, 1)}
-    for run in known_runs(study):
-        write_run(run, (RIGHT | more)[run.system, run.seed])
+    study = planned(study)
     change_record(study, "phf-seed1", starts_from={"model": "m2", "data": "d1"})
     sampled, _ = answers(study, results_of(study))
     assert sampled.own is not None
