@@ -145,18 +145,17 @@ class Training:
 
     def __iter__(self) -> Iterator[Metrics]:
         from phfcli.api.progress import StepBar, quiet_libraries
-        from phfcli.core.training.start import running, stops_at
+        from phfcli.core.training.start import running
 
         free = not self._resume and not any("output_dir" in source.tree for source in self._sources)
         with answering_other_names(), ExitStack() as stack:
             stack.enter_context(quiet_libraries())
             bar = stack.enter_context(StepBar(self._progress))
-            opened = running(self._sources, self._resume, self._force, _warn, bar.write_line, free)
+            stopping = [signal.SIGTERM, *([signal.SIGINT] if self._interruptible else [])]
+            opened = running(self._sources, self._resume, self._force, _warn, bar.write_line, free, stopping)
             self._running = stack.enter_context(opened)
             trainer = self._running.trainer
             self._folder = trainer.folder
-            if self._interruptible:
-                stack.enter_context(stops_at(trainer, signal.SIGINT))
             for metrics in self._running.steps():
                 bar.show(metrics, trainer.config.steps)
                 yield metrics

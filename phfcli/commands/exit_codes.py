@@ -25,7 +25,7 @@ _GO_ON = "`train --resume` and `eval` go on from what is on disk"
 _FIXES = {
     errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
     errno.ENFILE: "raise the limit of open files (`ulimit -n`)",
-    errno.ELOOP: "the path is a loop of symbolic links",
+    errno.ELOOP: "a symbolic link stands where a file should be, or the path is a loop of them",
     errno.ENAMETOOLONG: "the name is too long for this file system",
     errno.ENOENT: "a file or folder is gone; do not move a run while it is in use",
     errno.ENOTDIR: "a file stands where a folder should be",
@@ -56,13 +56,11 @@ def run_guarded(command: Callable[[], object]) -> int:
         code = command()
         sys.stdout.flush()
     except (typer.Abort, KeyboardInterrupt):
-        code = _STOPPED
+        return _write_line(f"stopped; {_GO_ON}", _STOPPED)
     except BrokenPipeError:
         return _leave_closed_stdout()
     except Exception as error:
         return _report(error)
-    if code == _STOPPED:
-        _write_line(f"stopped; {_GO_ON}")
     return int(code) if isinstance(code, int) else 0
 
 

@@ -76,11 +76,12 @@ def _age(changed: float) -> str:
 
 
 def _clean(folder: Path, yes: bool, json_: bool) -> None:
-    from phfcli.core.runs.targets import leftovers, remove
+    from phfcli.core.runs.targets import leftovers
+    from phfcli.core.storage.files import remove_all
 
     found = leftovers(folder)
     if yes:
-        remove(found)
+        remove_all(found)
     if json_:
         print_json({"removed": yes, "folders": [str(path) for path in found]})
         return

@@ -1,6 +1,7 @@
 """phf train, and what it shows: a live table on a terminal, a line every few steps, and the result."""
 
 import os
+import signal
 import sys
 import time
 from datetime import timedelta
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
 
 _LINE_EVERY = 10  # steps
 _TABLE_ROWS = 7
-_TERMINATED = 143  # by SIGTERM, as a shell reports it: whoever waits for the run must not take it for a finished one
 _PAIR_WIDTH = 34  # of a name and its value in the table
 _IN_A_LINE = {
     "loss": "loss",
@@ -146,7 +146,8 @@ def train(
       torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
           -m phfcli train --model Qwen/Qwen3-4B  # on each of two machines; or `accelerate launch -m phfcli train`
     \b
-    SIGTERM ends a run after its present step, with a checkpoint and exit code 143.
+    SIGTERM and Ctrl-C end a run after its present step, with a checkpoint and exit code 143 or 130; a second Ctrl-C ends
+    it at once.
     """
     sources = settings_given(train, locals())
     from phfcli.core.settings import resolve_train, train_origins
@@ -178,9 +179,9 @@ def _run(sources: "list[Source]", resume: bool, force: bool, json_: bool, quiet:
         if trainer.ranks.main:
             show_end(trainer, last, json_)
             if not trainer.done:
-                show_stop(trainer)
-    if not trainer.done:
-        raise typer.Exit(_TERMINATED)
+                show_stop(run)
+    if not trainer.done:  # as a shell reports it: whoever waits for the run must not take it for a finished one
+        raise typer.Exit(128 + _stopped_by(run))
 
 
 def watch(run: "Running", log: "Console") -> "Metrics | None":
@@ -284,10 +285,16 @@ def _newest(folder: Path) -> str | None:
     return str(checkpoints[-1][1]) if checkpoints else None
 
 
-def show_stop(trainer: "Trainer") -> None:
-    """Says that SIGTERM has stopped the run, and after which step."""
-    at = f"step {trainer.step} of {trainer.config.steps}"
-    typer.echo(f"phf: stopped by SIGTERM after {at}; --resume goes on from its checkpoint", err=True)
+def _stopped_by(run: "Running") -> signal.Signals:
+    """The signal that has stopped a run; another process of it may have got it."""
+    return run.stopped_by[0] if run.stopped_by else signal.SIGTERM
+
+
+def show_stop(run: "Running") -> None:
+    """Says what has stopped the run, and after which step."""
+    number, at = _stopped_by(run), f"step {run.trainer.step} of {run.trainer.config.steps}"
+    what = "Ctrl-C" if number == signal.SIGINT else number.name
+    typer.echo(f"phf: stopped by {what} after {at}; --resume goes on from its checkpoint", err=True)
 
 
 def _starts_others(processes: int | None) -> bool:

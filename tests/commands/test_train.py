@@ -201,20 +201,22 @@ def test_a_resumed_run_keeps_its_settings(phf: Phf, run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_saves_at_the_next_step_and_resuming_changes_nothing(phf: Phf, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+def test_a_signal_saves_at_the_next_step_and_resuming_changes_nothing(
+    phf: Phf, tmp_path: Path, number: signal.Signals, name: str
+) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert phf("train", "--steps", 16, "--output-dir", whole, *SMALL).code == 0
     process = running(cut, "--steps", "16", *SMALL, "--json")
     wait_for_step(process, cut, 2)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     step = json.loads(out)["step"]
     assert 2 <= step < 16
     assert json.loads(out)["checkpoint"] == str(cut / "checkpoints" / step_name(step))
-    assert process.returncode == 143
-    assert (
-        err.splitlines()[-1] == f"phf: stopped by SIGTERM after step {step} of 16; --resume goes on from its checkpoint"
-    )
+    assert process.returncode == 128 + number
+    stop = f"phf: stopped by {name} after step {step} of 16; --resume goes on from its checkpoint"
+    assert err.splitlines()[-1] == stop
     assert len(metrics(cut)) == step
     assert phf("train", "--output-dir", cut, "--resume", "--quiet").code == 0
     assert same_end(whole, cut, 16)
@@ -238,6 +240,28 @@ def test_a_stop_is_asked_for_once_and_the_handler_put_back(
         assert done.out.endswith(f"next       phf train --resume --output-dir {tmp_path / 'run'}\n")
         assert phf("train", "--resume", "--output-dir", tmp_path / "run", "--quiet").code == 0  # that was the last step
     assert len(metrics(tmp_path / "run")) == 2
+
+
+@pytest.mark.slow
+def test_a_run_whose_folder_is_moved_ends_and_goes_on_once_it_is_back(
+    phf: Phf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run, step_of_the_loop = tmp_path / "run", Trainer.train_step
+
+    def step_that_loses_its_folder(self: Trainer, step: int) -> Any:
+        if step == 2:
+            run.rename(tmp_path / "moved")
+        return step_of_the_loop(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", step_that_loses_its_folder)
+        done = phf("train", "--steps", 3, "--output-dir", run, "--checkpoint-every", 1, *SMALL)
+    (line,) = done.err.splitlines()
+    assert (done.code, done.out, run.exists()) == (1, "", False)
+    assert "moved or removed" in line
+    (tmp_path / "moved").rename(run)
+    assert phf("train", "--resume", "--output-dir", run, "--quiet").code == 0
+    assert len(metrics(run)) == 3
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from phfcli.core.runs.folder import recorded_config
 from phfcli.core.runs.summaries import GREEDY, SAMPLES
 from phfcli.core.runs.targets import Target
 from phfcli.core.seeds import derive_seed
-from phfcli.core.storage.files import drop_cut_line, writing_alone
+from phfcli.core.storage.files import drop_cut_line, is_temporary, writing_alone
 from phfcli.core.storage.schemas import EvaluationSettingsForm, SampleForm, read_form, read_forms
 from phfcli.core.storage.seals import append_sealed, write_sealed
 from phfcli.core.storage.tables import write_parquet
@@ -77,7 +77,6 @@ TABLE_COLUMNS = {  # of samples.parquet, with Arrow types; docs/run-files.md exp
     "text": "string",
 }
 
-_WRITTEN_FIRST = {"lock", ".settings.json.tmp"}
 # values of the keys that a settings.json of an older version lacks
 _DEFAULTS_BEFORE = {"quantization": "none", "grader": "math", "grading": "phf"}
 
@@ -103,7 +102,7 @@ class SampleFile:
         Raises:
             UserError: the folder holds samples of other settings or other files, or another process writes into it.
         """
-        new = not self.folder.exists() or {p.name for p in self.folder.iterdir()} <= _WRITTEN_FIRST
+        new = not self.folder.exists() or all(p.name == "lock" or is_temporary(p) for p in self.folder.iterdir())
         if not new and not (self.folder / "settings.json").is_file():
             raise UserError(f"{self.folder} holds files of something else; choose another output_dir")
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.sharding import spread_like
 from phfcli.core.objectives.teachers import Teacher
 from phfcli.core.runs.folder import step_of
-from phfcli.core.storage.files import new_folder, remove_folder, unused
+from phfcli.core.storage.files import new_folder, remove_all, unused
 from phfcli.core.storage.schemas import TrainerForm, read_form
 from phfcli.core.storage.seals import check_file_sums, check_sealed, sums_of, write_sealed
 from phfcli.core.storage.tensors import give_parts, read_tensors, whole, write_tensors
@@ -164,14 +164,14 @@ def prune_checkpoints(run: Path, keep: int | None, best: int | None = None) -> N
         if step != best:
             with unused(folder / "trainer.json") as free:  # a checkpoint under evaluation is removed a later time
                 if free:
-                    remove_folder(folder)
+                    remove_all([folder])
 
 
 def set_aside(folder: Path) -> Path:
     """Renames an unreadable checkpoint, so that neither evaluation nor `prune_checkpoints` counts it."""
     aside = folder.with_name(f"damaged-{folder.name}")
     if aside.exists():
-        remove_folder(aside)
+        remove_all([aside])
     return folder.rename(aside)
 
 

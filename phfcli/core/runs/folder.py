@@ -27,6 +27,7 @@ from phfcli.core.storage.files import (
     check_folder,
     file_hash,
     folder_hash,
+    is_temporary,
     remove_hidden,
     writing_alone,
 )
@@ -141,7 +142,7 @@ _FREE_ON_RESUME = (
 )
 # settings without which the checkpoints of a run cannot be loaded
 _NEEDED_BY_CHECKPOINTS = ("model", "tuning", "lora")
-_WRITTEN_BEFORE_CONFIG = {"lock", "manifest.json", ".manifest.json.tmp", ".config.yaml.tmp"}
+_WRITTEN_BEFORE_CONFIG = {"lock", "manifest.json"}
 
 
 def default_folder(config: TrainConfig, free: bool = False) -> Path:
@@ -156,7 +157,9 @@ def claim_folder(folder: Path) -> None:
 
     Files that a start leaves behind when it stops before it writes config.yaml do not count.
     """
-    if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - _WRITTEN_BEFORE_CONFIG):
+    if folder.exists() and not (
+        folder.is_dir() and all(p.name in _WRITTEN_BEFORE_CONFIG or is_temporary(p) for p in folder.iterdir())
+    ):
         fix = "resume the run, or choose another output_dir" if is_run(folder) else "choose another output_dir"
         raise UserError(f"{folder} is not empty; {fix}")
 

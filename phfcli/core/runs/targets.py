@@ -10,7 +10,7 @@ from phfcli.core.runs.checkpoints import check_sums, checkpoints_of
 from phfcli.core.runs.folder import evaluation_files, is_run, recorded_config, step_of
 from phfcli.core.runs.summaries import read_summary
 from phfcli.core.shipped_files import EMBEDDED
-from phfcli.core.storage.files import remove_folder, unused
+from phfcli.core.storage.files import is_temporary, unused
 from phfcli.core.storage.schemas import (
     AdapterForm,
     StepForm,
@@ -131,7 +131,11 @@ def find_runs(folder: Path) -> list[RunState]:
     """The runs below a folder, or the folder itself if it is a run, in the order of their last change."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    found = [path.parent for path in folder.glob("**/config.yaml") if "checkpoints" not in path.parts]
+    found = [
+        path.parent
+        for path in folder.glob("**/config.yaml")
+        if "checkpoints" not in path.parts and not any(map(is_temporary, path.parents))
+    ]
     return sorted((run_state(path) for path in found), key=lambda run: run.changed)
 
 
@@ -173,9 +177,3 @@ def leftovers(folder: Path) -> list[Path]:
     empty = [run.folder for run in runs if run.state == "stopped" and not checkpoints_of(run.folder)]
     aside = [path for run in runs for path in sorted((run.folder / "checkpoints").glob("damaged-*"))]
     return [*empty, *(path for path in aside if path.parents[1] not in empty)]
-
-
-def remove(paths: list[Path]) -> None:
-    """Removes the folders that `leftovers` names."""
-    for path in paths:
-        remove_folder(path)

@@ -9,6 +9,7 @@ import math
 import os
 import queue
 import re
+import secrets
 import shutil
 import tempfile
 import threading
@@ -16,9 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, BinaryIO, Generic, Self, TypeVar
 
-from phfcli.core.errors import DISK_FAULTS, MissingFileError, UserError, first_line
+from phfcli.core.errors import DISK_FAULTS, FaultError, MissingFileError, UserError, first_line
 
 _NOT_SUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
@@ -35,7 +36,37 @@ def writing_alone(path: Path, busy: str) -> Iterator[None]:
             raise UserError(f"{path}: this file system has no locks; use a folder on another one")
         if fault:
             raise UserError(busy)
-        yield
+        for left in filter(is_temporary, path.parent.iterdir()):  # of a process that was killed
+            remove(left)
+        place = path.absolute()
+        _held[place] = _file_id(place)
+        try:
+            yield
+        finally:
+            del _held[place]
+
+
+_held: dict[Path, tuple[int, int] | None] = {}  # the lock files of the folders that this process writes into
+
+
+def _file_id(path: Path) -> tuple[int, int] | None:
+    """Which file stands at a path, whatever its name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _check_held(path: Path) -> None:
+    """Raises FaultError where a folder that `path` lies in was moved or removed since this process has locked it."""
+    place = path.absolute()
+    for lock, file in list(_held.items()):
+        if place.is_relative_to(lock.parent) and _file_id(lock) != file:
+            raise FaultError(
+                f"{lock.parent}: it was moved or removed while phf wrote into it, so nothing more is written; what was "
+                "there is complete: move the folder back, and the same command goes on with --resume"
+            )
 
 
 @contextmanager
@@ -57,7 +88,7 @@ def unused(path: Path) -> Iterator[bool]:
 @contextmanager
 def _lock(path: Path, mode: str, kind: int) -> Iterator[int | None]:
     """Locks a file while the context lasts, without waiting; yields None, or the errno of a failure."""
-    with path.open(mode) as file:
+    with open(path, mode, opener=_no_link) as file:  # noqa: PTH123 - only this one takes an opener
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
             fault = None
@@ -69,9 +100,10 @@ def _lock(path: Path, mode: str, kind: int) -> Iterator[int | None]:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file to write, which replaces `path` in one step when it is complete and on disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary(path)
     with naming_disk_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o666))
         try:
             yield temporary
             _sync(temporary)
@@ -79,6 +111,30 @@ def replacing(path: Path) -> Iterator[Path]:
             _sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that nobody can guess, and so cannot have put a link at."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file or folder is one that is being written, or was when its process was killed."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file for `open`, and never what a link at its place leads to."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[BinaryIO]:
+    """A file to read and to append to, whose content is on disk at the end."""
+    with naming_disk_faults(path), open(path, "a+b", opener=_no_link) as file:  # noqa: PTH123
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:
@@ -163,9 +219,8 @@ def drop_cut_line(path: Path) -> None:
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder to fill, which is renamed to `path` when it is complete; a failure leaves nothing there."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary(path)
     with naming_disk_faults(path):
-        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             yield temporary
@@ -179,22 +234,35 @@ def new_folder(path: Path) -> Iterator[Path]:
             raise
 
 
-def remove_folder(path: Path) -> None:
-    """Removes a folder so that no reader finds a part of it under its name."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    path.rename(temporary)
-    _sync(path.parent)
-    shutil.rmtree(temporary)
+def remove_all(paths: Iterable[Path]) -> None:
+    """Removes folders, all of them or none, so that no reader finds a part of one under its name."""
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for path in paths:
+            temporary = _temporary(path)
+            path.rename(temporary)
+            moved.append((path, temporary))
+            _sync(path.parent)
+    except OSError as error:
+        for path, temporary in moved:
+            temporary.rename(path)
+        raise OSError(error.errno, f"{error.strerror}; nothing was removed", str(path)) from None
+    for _, temporary in moved:
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link or a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def remove_hidden(folder: Path) -> None:
     """Removes the temporary files of a process that was killed while writing; their names start with a dot."""
     for path in folder.glob(".*"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        remove(path)
 
 
 def folder_hash(folder: Path, pattern: str = "*") -> str:
@@ -216,7 +284,11 @@ def naming_disk_faults(path: Path) -> Iterator[None]:
     """Raises a fault of the disk as an OSError that names the file which was to be written.
 
     Python's error of a failed write names no file, and libraries in Rust give the errno only in a text.
+
+    Raises:
+        FaultError: the folder that this process has locked is no longer at its place.
     """
+    _check_held(path)
     try:
         yield
     except Exception as error:

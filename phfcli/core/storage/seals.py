@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from phfcli.core.errors import UserError
-from phfcli.core.storage.files import file_hash, naming_disk_faults, replacing
+from phfcli.core.storage.files import appending, file_hash, replacing
 
 _LINE = (b', "seal": "', b'"}\n')
 _FORMS = {
@@ -44,10 +44,8 @@ def check_sealed(path: Path) -> bool:
 
 def append_sealed(path: Path, values: Iterable[Any]) -> None:
     """Appends JSON lines with their seals and waits until they are on disk."""
-    with naming_disk_faults(path), path.open("a+b") as file:
+    with appending(path) as file:
         file.write(b"".join(_sealed_lines(values, _last_line(file))))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_sealed_lines(path: Path, values: Iterable[Any]) -> None:

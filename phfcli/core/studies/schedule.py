@@ -17,7 +17,7 @@ import yaml
 from phfcli.core.errors import UserError
 from phfcli.core.settings import Tree
 from phfcli.core.storage.child_processes import phf_command, stopped_as_by_ctrl_c
-from phfcli.core.storage.files import as_json, write_text
+from phfcli.core.storage.files import appending, as_json, write_text
 from phfcli.core.storage.schemas import StepForm, read_forms
 from phfcli.core.studies.record import changed_inputs, finished, read_record, write_record
 from phfcli.core.studies.study_file import WHOLE, Part, Study, StudyRun, runs_of, search_runs
@@ -212,7 +212,7 @@ class Schedule:
         """Executes a command of `phf`, with its output in the run's log; returns whether it succeeded."""
         if self.stopped:
             return False
-        with log_of(run).open("ab") as log:
+        with appending(log_of(run)) as log:
             process = subprocess.Popen(
                 phf_command(arguments),
                 stdin=subprocess.DEVNULL,

@@ -1,10 +1,11 @@
 """Starts or resumes a training run up to its first step, and stops it between two steps at a signal."""
 
 import datetime
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ class Running:
 
     trainer: Trainer
     reporter: Reporter
+    stopped_by: list[signal.Signals]  # the signal that has asked it to stop, if one has
 
     def steps(self) -> Iterator[Metrics]:
         """Trains to the end; yields the metrics of each step once they are on disk and reported."""
@@ -76,11 +78,13 @@ def running(
     warn: Warn,
     tell: Tell,
     fresh_folder: bool = False,
+    stopping: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
 ) -> Iterator[Running]:
-    """Opens a run, a new one or one that goes on, up to its next step; SIGTERM then ends it after the present step.
+    """Opens a run, a new one or one that goes on, up to its next step; a signal then ends it after the present step.
 
     tell: takes what is said at the start, a sentence at a time; only the main one of several processes speaks.
     fresh_folder: where the default folder is taken, the run takes the next free one: NAME-2, NAME-3.
+    stopping: the signals that end it.
 
     Raises:
         UserError: for whatever cannot be trained; nothing has been written then.
@@ -92,8 +96,8 @@ def running(
         trainer = start_trainer(start, ranks, warn)
         for line in _about(trainer, start) if ranks.main else ():
             tell(line)
-        with stops_at(trainer, signal.SIGTERM), open_trackers(trainer) as reporter:
-            yield Running(trainer, reporter)
+        with stops_at(trainer, stopping) as stopped_by, open_trackers(trainer) as reporter:
+            yield Running(trainer, reporter, stopped_by)
         ranks.wait()  # a launcher ends the others when one has ended
 
 
@@ -181,22 +185,31 @@ def open_trackers(trainer: Trainer) -> AbstractContextManager[Reporter]:
 
 
 @contextmanager
-def stops_at(trainer: Trainer, number: signal.Signals) -> Iterator[None]:
-    """Within it a signal only asks the trainer to stop after the present step; a second one does what it did before.
+def stops_at(trainer: Trainer, numbers: Sequence[signal.Signals]) -> Iterator[list[signal.Signals]]:
+    """Within it these signals only ask the trainer to stop after the present step; yields a list of those that came.
 
-    SIGTERM is what schedulers send before they take a machine away. Only the main thread can be asked this way.
+    SIGTERM is what schedulers send before they take a machine away, SIGINT is Ctrl-C, of which a second one does what
+    it did before. Only the main thread can be asked this way.
     """
+    came: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield came
         return
 
-    def ask(_number: int, _frame: object) -> None:
+    def ask(number: int, _frame: object) -> None:
         trainer.stopping = True
+        came.append(signal.Signals(number))
         if number == signal.SIGINT:
-            signal.signal(number, before)
+            signal.signal(number, before[signal.SIGINT])
+            if trainer.ranks.main:
+                with suppress(OSError):
+                    os.write(2, b"phf: stopping after this step; Ctrl-C again stops at once\n")
 
-    before = signal.signal(number, ask)
+    # a shell's job in the background ignores Ctrl-C, and keeps to that
+    taken = [number for number in numbers if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, ask) for number in taken}
     try:
-        yield
+        yield came
     finally:
-        signal.signal(number, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

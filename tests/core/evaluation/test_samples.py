@@ -73,7 +73,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_stop_before_the_settings_were_written_leaves_a_usable_folder(tmp_path: Path) -> None:
     (tmp_path / "lock").touch()
-    (tmp_path / ".settings.json.tmp").touch()
+    (tmp_path / ".settings.json.0123.tmp").touch()
     with SampleFile(tmp_path).claim(SETTINGS, {}):
         assert (tmp_path / "settings.json").is_file()
 

@@ -2,13 +2,14 @@
 
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phfcli.core.errors import UserError
+from phfcli.core.errors import FaultError, UserError
 from phfcli.core.storage.files import (
     BackgroundWriter,
     drop_cut_line,
@@ -17,10 +18,12 @@ from phfcli.core.storage.files import (
     new_folder,
     read_json,
     read_lines,
+    remove_all,
     unused,
     write_json,
     writing_alone,
 )
+from phfcli.core.storage.seals import append_sealed, write_sealed
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -169,3 +172,84 @@ def test_a_failure_of_the_caller_still_finishes_the_work() -> None:
     with pytest.raises(KeyboardInterrupt):
         stop()
     assert seen == [[7]]
+
+
+def _new_folder(path: Path) -> None:
+    with new_folder(path) as folder:
+        (folder / "file").write_text("1")
+
+
+_WRITERS: dict[str, Callable[[Path], None]] = {
+    "summary.json": lambda path: write_sealed(path, {"a": 1}),
+    "metrics.jsonl": lambda path: append_sealed(path, [{"a": 1}]),
+    "checkpoints/step-000001": _new_folder,
+}
+
+
+@pytest.mark.parametrize("name", _WRITERS)
+@pytest.mark.parametrize("instead", ["nothing", "another"])
+def test_a_folder_that_is_moved_while_it_is_written_into(tmp_path: Path, name: str, instead: str) -> None:
+    folder, write = tmp_path / "run", _WRITERS[name]
+    folder.mkdir()
+    with writing_alone(folder / "lock", ""):
+        write(folder / name)
+        folder.rename(tmp_path / "moved")
+        if instead == "another":
+            folder.mkdir()
+            (folder / "lock").touch()
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(FaultError, match="moved or removed"):
+            write(folder / name)
+        assert sorted(tmp_path.rglob("*")) == before
+        if instead == "nothing":
+            (tmp_path / "moved").rename(folder)
+            write(folder / name)
+
+
+@pytest.mark.parametrize("name", _WRITERS)
+def test_no_link_in_a_folder_is_written_through(tmp_path: Path, name: str) -> None:
+    folder, outside, write = tmp_path / "run", tmp_path / "outside", _WRITERS[name]
+    (folder / name).parent.mkdir(parents=True)
+    outside.write_text("mine")
+    (folder / name).with_name(f".{(folder / name).name}.tmp").symlink_to(outside)
+    write(folder / name)
+    if name == "metrics.jsonl":
+        (folder / name).unlink()
+        (folder / name).symlink_to(outside)
+        with pytest.raises(OSError, match="symbolic links"):
+            write(folder / name)
+    assert outside.read_text() == "mine"
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to(tmp_path / "outside")
+    with pytest.raises(OSError, match="symbolic links"), writing_alone(tmp_path / "lock", ""):
+        pass
+    assert not (tmp_path / "outside").exists()
+
+
+def test_what_a_killed_process_had_begun_is_removed_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".summary.json.0123.tmp").touch()
+    (tmp_path / ".checkpoint.0123.tmp").mkdir()
+    (tmp_path / ".keep").touch()
+    with writing_alone(tmp_path / "lock", ""):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".keep", "lock"]
+
+
+def test_folders_are_removed_all_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    (tmp_path / "c" / "file").touch()
+    paths, rename = [tmp_path / name for name in "abc"], Path.rename
+
+    def refuses_c(self: Path, target: Path) -> Path:
+        if self.name == "c":
+            raise PermissionError(13, "Permission denied", str(self))
+        return rename(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="nothing was removed"):
+        patch.setattr(Path, "rename", refuses_c)
+        remove_all(paths)
+    assert sorted(tmp_path.iterdir()) == paths
+    remove_all(paths)
+    assert list(tmp_path.iterdir()) == []
