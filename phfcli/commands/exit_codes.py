@@ -102,7 +102,7 @@ def _report(error: Exception) -> int:
 
         return _write_line(in_our_words(error), 2)
     if isinstance(error, FaultError):
-        return _write_line(str(error), 1)
+        return _write_line(str(error), 1, error.alone)
     if isinstance(error, typer.TyperException):
         return _write_line(_of_usage(error), 2)
     if isinstance(error, OSError):
@@ -160,9 +160,9 @@ def _out_of_memory(error: BaseException | None) -> bool:
     )
 
 
-def _write_line(message: str, code: int = 0) -> int:
-    """Writes a line to stderr, in the main process only, and returns the exit code."""
-    if os.environ.get("RANK", "0") == "0":
+def _write_line(message: str, code: int = 0, alone: bool = False) -> int:
+    """Writes a line to stderr, of several processes in the main one or in that which is `alone`; returns the code."""
+    if alone or os.environ.get("RANK", "0") == "0":
         line = printable(" ".join(f"phf: {message}".split()))
         try:
             sys.stderr.write(f"{line}\n")

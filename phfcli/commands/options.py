@@ -4,7 +4,9 @@ An option that names a `Setting` gives the setting of that dotted key; `settings
 signature, so that no command lists its options a second time.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -77,9 +79,31 @@ def _written_file(endings: Sequence[str]) -> Callable[[typer.CallbackParam, Path
         from phfcli.core.storage.files import check_file
 
         check_file(label, path)
+        _check_not_read(label, path, option.opts)
         return path
 
     return check
+
+
+_OWN_FILES = (".jsonl", ".json", ".yaml", ".safetensors", ".parquet")  # endings of what runs and evaluations hold
+
+
+def _check_not_read(label: str, path: Path, names: Sequence[str]) -> None:
+    """Raises UserError where the file that is to be written is also given to be read, or lies in a folder that is."""
+    if not path.exists():
+        return
+    words, read = sys.argv[1:], list[str]()
+    for before, word in zip(["", *words], words, strict=False):
+        own = before in names or word.startswith(tuple(f"{name}={path}" for name in names)) or word == f"-o{path}"
+        read += [] if own else word.rpartition("=")[2].split(",")
+    for name in read:
+        with suppress(OSError, ValueError):  # of words that are no paths
+            other = Path(name)
+            if name and other.exists() and path.samefile(other):
+                raise UserError(f"{label} {path}: is read too, and would be replaced; name another file")
+            within = name and other.is_dir() and path.resolve().is_relative_to(other.resolve())
+            if within and path.suffix in _OWN_FILES:
+                raise UserError(f"{label} {path}: is a file of {other}, which is read; name another file")
 
 
 def _label(name: str, hint: Any) -> str:

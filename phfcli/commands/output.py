@@ -73,7 +73,7 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=escape(printable(title)), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for place, (column, cell) in enumerate(zip(columns, rows[0], strict=True)):
         width = max(_width(text) for text in (column, *(row[place] for row in rows)))
         side: Any = "right" if cell[:1] in "+-0123456789" else "left"
@@ -93,7 +93,9 @@ def broken(out: "Console", text: str) -> str:
 
     Words that GLUE joins stay on one line; GLUE is printed as a plain space.
     """
-    lines = [_broken(line, out.width) for line in text.split("\n")] if out.is_terminal else [text]
+    lines = [GLUE.join(map(printable, line.split(GLUE))) for line in text.split("\n")]
+    if out.is_terminal:
+        lines = [_broken(line, out.width) for line in lines]
     return "\n".join(lines).replace(GLUE, " ")
 
 

@@ -44,6 +44,7 @@ from phfcli.commands.output import GLUE, log_console, print_json, quiet_librarie
 from phfcli.core.errors import UserError, percent, with_error
 from phfcli.core.step_metrics import SHARES
 from phfcli.core.storage.child_processes import end_with_parent
+from phfcli.core.storage.files import read_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,9 +76,9 @@ _IN_A_LINE = {
 
 def _read_template(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--teacher-prompt {path}: cannot be read: {error}") from None
+        return read_text(path)
+    except UserError as error:
+        raise UserError(f"--teacher-prompt {error}") from None
 
 
 def train(
@@ -146,8 +147,8 @@ def train(
       torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
           -m phfcli train --model Qwen/Qwen3-4B  # on each of two machines; or `accelerate launch -m phfcli train`
     \b
-    SIGTERM and Ctrl-C end a run after its present step, with a checkpoint and exit code 143 or 130; a second Ctrl-C ends
-    it at once.
+    SIGTERM and Ctrl-C end a run after its present step, with a checkpoint and exit code 143 or 130. A second Ctrl-C
+    ends it at once.
     """
     sources = settings_given(train, locals())
     from phfcli.core.settings import resolve_train, train_origins

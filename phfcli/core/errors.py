@@ -81,7 +81,14 @@ def reached(get: Callable[[], T], gaps: list[str]) -> T | None:
 
 
 class FaultError(Exception):
-    """A fault outside the input and the program, such as a full disk: shown as one line; exit code 1."""
+    """A fault outside the input and the program, such as a full disk: shown as one line; exit code 1.
+
+    alone: only this one of several processes has met it, so it has to show the line itself.
+    """
+
+    def __init__(self, message: str, alone: bool = False) -> None:
+        super().__init__(message)
+        self.alone = alone
 
 
 # errnos for which the disk is to blame: full, over quota, read-only, no permission, file too large, broken

@@ -14,10 +14,11 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from phfcli.core.config import EvalConfig, Section, TrainConfig, is_line
-from phfcli.core.errors import UserError, first_line, nearest
+from phfcli.core.errors import MissingFileError, UserError, first_line, nearest
 from phfcli.core.extensions import RECORDED
 from phfcli.core.retired import LAST_VERSION, RETIRED
 from phfcli.core.shipped_files import EMBEDDED, find_recipe, recipes
+from phfcli.core.storage.files import read_text
 
 Config = TypeVar("Config", bound=Section)
 Tree = dict[str, Any]
@@ -194,13 +195,9 @@ def _shipped_recipe(path: Path) -> Tree:
 def read_yaml(path: Path) -> Tree:
     """A YAML file that holds a mapping. Raises UserError for anything else."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file{_beside(path)}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: cannot be read: it is no text in UTF-8") from None
+        text = read_text(path)
+    except MissingFileError as error:
+        raise UserError(f"{error}{_beside(path)}") from None
     tree = parse_yaml(text, str(path))
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected keys and values, such as 'steps: 100'")

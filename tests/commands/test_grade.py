@@ -61,6 +61,25 @@ def test_mistakes_are_one_line(phf: Phf, args: tuple[object, ...], message: str)
     assert len(done.err.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("mine.jsonl", "-o", "mine.jsonl"),
+        ("mine.jsonl", "--output=./mine.jsonl"),
+        ("-o", "link.jsonl", "mine.jsonl"),
+        (".", "-o", "mine.jsonl"),
+    ],
+)
+def test_the_samples_are_not_replaced_by_the_report(phf: Phf, tmp_path: Path, words: tuple[str, ...]) -> None:
+    samples = '{"answer": "7", "completion": "7"}\n'
+    (tmp_path / "mine.jsonl").write_text(samples)
+    (tmp_path / "link.jsonl").symlink_to("mine.jsonl")
+    done = phf("grade", *words)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "which is read" in done.err or "is read too" in done.err
+    assert (tmp_path / "mine.jsonl").read_text() == samples
+
+
 @pytest.mark.slow
 def test_a_policy_is_a_part_of_an_evaluation(phf: Phf, tmp_path: Path) -> None:
     ours = phf(*EVAL, "--json").json["benches"][0]

@@ -1,8 +1,11 @@
 """Reads the samples that phf or another tool has saved; the content of a file shows which tool it is."""
 
 import json
+import lzma
 import math
+import struct
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from phfcli.core.config import GradeConfig
-from phfcli.core.errors import UserError, nearest
+from phfcli.core.errors import UserError, first_line, nearest
 from phfcli.core.grading import Status
 from phfcli.core.grading.answers import GOLD_FORMS, doubt
-from phfcli.core.storage.files import raw_lines, read_json
+from phfcli.core.storage.files import check_size, open_regular, raw_lines, read_json
 from phfcli.core.storage.schemas import EvaluationSettingsForm, read_form
 from phfcli.core.storage.seals import check_lines
 from phfcli.core.storage.tables import Rows, read_rows
@@ -30,16 +33,25 @@ def read_log(path: Path) -> dict[str, Any]:
         UserError: no complete .eval log.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            check_size(path, sum(member.file_size for member in archive.infolist()))
             members = [member for member in archive.infolist() if member.filename.startswith("samples/")]
             members.sort(key=lambda member: member.filename)
             header = json.loads(_content(path, archive, archive.getinfo("header.json")))
             return {**header, "samples": [json.loads(_content(path, archive, member)) for member in members]}
-    except (zipfile.BadZipFile, OSError, KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: not a whole .eval log of inspect_ai: {error}") from None
+    except _DAMAGES as error:
+        raise UserError(f"{path}: not a whole .eval log of inspect_ai: {first_line(error)}") from None
+
+
+# what zipfile and the decompressors raise for a damaged member; RuntimeError for an encrypted one
+_DAMAGES = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, RuntimeError),
+    *(OSError, KeyError, ValueError, TypeError, RecursionError),
+)
 
 
 def _content(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """The bytes of a member, which are as many as the archive says."""
     if info.compress_type != _ZSTD:
         return archive.read(info)
     import pyarrow
@@ -50,7 +62,10 @@ def _content(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> byt
         lengths = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
         file.seek(sum(lengths), 1)
         packed = file.read(info.compress_size)
-    return bytes(pyarrow.CompressedInputStream(pyarrow.BufferReader(packed), "zstd").read())
+    unpacked = bytes(pyarrow.CompressedInputStream(pyarrow.BufferReader(packed), "zstd").read(info.file_size + 1))
+    if len(unpacked) != info.file_size or zlib.crc32(unpacked) != info.CRC:
+        raise zipfile.BadZipFile(f"{info.filename} is damaged")
+    return unpacked
 
 
 _INSPECT_VALUES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}  # correct, partial, incorrect, no answer

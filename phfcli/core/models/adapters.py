@@ -237,7 +237,7 @@ def check_adapter(adapter: Path, description: ModelDescription) -> None:
             was trained.
     """
     path, model = adapter / "adapter_model.safetensors", skeleton(description.config)
-    _check_settings(adapter)
+    ranks = _check_settings(adapter)
     for name, shape in _shapes(path).items():
         side = next((side for side in _SIDES if name.endswith(side)), None)
         if side is None:
@@ -251,25 +251,37 @@ def check_adapter(adapter: Path, description: ModelDescription) -> None:
                 f"{' x '.join(map(str, shape))}, "
                 f"{reason}; name the right model in base"
             )
+        if expected and (rank := shape[1 - _SIDES[side]]) not in ranks:
+            known = " or ".join(map(str, sorted(ranks)))
+            raise UserError(f"{path}: {name} is of rank {rank}, and adapter_config.json beside it says {known}")
     tensors = read_tensors(path)
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             kind = str(tensor.dtype).removeprefix("torch.")
             raise UserError(f"{path}: {name} holds {kind}, which no adapter is trained in; the file is damaged")
+        largest = tensor.detach().abs().max().item() if tensor.numel() else 0.0
+        if _LARGEST < largest < math.inf:
+            raise UserError(f"{path}: {name} holds {largest:.3g}, which no training leads to; the file is damaged")
     check_finite(str(path), tensors.items())
 
 
-def _check_settings(adapter: Path) -> None:
-    """Raises UserError for settings of an adapter under which its weights do nothing, or miss a part."""
+_LARGEST = 1e6  # of an adapter's numbers; beyond it products overflow, and every model draws noise
+
+
+def _check_settings(adapter: Path) -> set[int]:
+    """The ranks of an adapter's settings. Raises UserError where under them its weights do nothing, or miss a part."""
     path = adapter / "adapter_config.json"
     settings = read_form(path, AdapterForm)
     alphas = {"lora_alpha": settings.get("lora_alpha", 8), **(settings.get("alpha_pattern") or {})}
     for name, alpha in alphas.items():
-        if not isinstance(alpha, int | float) or not math.isfinite(alpha) or alpha == 0:
-            raise UserError(f"{path}: {name} is {alpha!r}, so its weights have no effect; the file is damaged")
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= _LARGEST:
+            raise UserError(f"{path}: {name} is {alpha!r:.40}, and a number is wanted; the file is damaged")
+        if alpha == 0:
+            raise UserError(f"{path}: {name} is 0, so its weights have no effect; the file is damaged")
     bias = settings.get("bias", "none")
     if bias != "none" and not any(name.endswith(".bias") for name in _shapes(adapter / "adapter_model.safetensors")):
         raise UserError(f"{path}: bias is {bias!r}, but the adapter's weights hold no bias; its files do not match")
+    return {settings["r"], *(settings.get("rank_pattern") or {}).values()}
 
 
 def _layer_shape(model: PreTrainedModel, name: str) -> tuple[int, ...] | None:

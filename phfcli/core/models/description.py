@@ -22,6 +22,7 @@ from transformers import (
 from phfcli.core.errors import UnreachableError, UserError, first_line
 from phfcli.core.models.prompts import turn_ends
 from phfcli.core.shipped_files import EMBEDDED, embedded_model
+from phfcli.core.storage.files import check_regular
 from phfcli.core.storage.tables import hub_answers
 
 UNBOUNDED = 2**31 - 1  # tokens: a state-space model has no longest sequence
@@ -100,6 +101,7 @@ def _cached(layer: Any) -> int:
     return int(2 * (getattr(layer, "num_key_value_heads", None) or heads) * head_dim)
 
 
+_TEXT_BYTES = 2**29  # of a model's tokenizer or configuration
 _FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")  # of a repository; no code, no pickle
 
 
@@ -156,6 +158,9 @@ def locate(name: str) -> str:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{name}: the folder holds no config.json, so it is not a model{_nor_a_run(path)}")
+        for file in path.iterdir():  # libraries wait for a pipe, and read a device without an end
+            if file.exists() and not file.is_dir():
+                check_regular(file, _TEXT_BYTES if file.suffix in (".json", ".jinja", ".txt") else None)
         return str(path.resolve())
     if path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise UserError(f"{name}: no such model folder")

@@ -1,15 +1,20 @@
 """Renders prompts, in this module only: templates of student and teacher, the chat template, the thinking mode."""
 
 import datetime
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from phfcli.core.config import PromptSettings
 from phfcli.core.errors import UserError, first_line
 from phfcli.core.names import ContextForm
+from phfcli.core.storage.files import read_text
 
 # for a tokenizer without a chat template: the problem, an empty line, and the completion
 PLAIN_TEMPLATE = (
@@ -78,13 +83,18 @@ def choose_template(tokenizer: ChatTokenizer, path: str | None, day: datetime.da
     chosen: str | None = None
     if path is not None:
         try:
-            chosen = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"prompt.chat_template: {path} cannot be read: {first_line(error)}") from None
+            chosen = read_text(Path(path))
+        except UserError as error:
+            raise UserError(f"prompt.chat_template: {error}") from None
     elif not getattr(tokenizer, "chat_template", None):
         chosen = PLAIN_TEMPLATE
     own: Any = chosen or getattr(tokenizer, "chat_template", None)
     own = own.get("default") if isinstance(own, dict) else own  # some tokenizers have several by name
+    if isinstance(own, str) and not _renders_in_time(own):
+        raise UserError(
+            f"{_named(tokenizer, chosen)} takes more than {_RENDER_S} s or {_RENDER_BYTES / 2**20:.0f} MiB for a "
+            "message of a word; give another one with prompt.chat_template=FILE"
+        )
     if day is not None and _reads_clock(own):
         chosen = _CLOCK.sub(lambda match: f"{match[1]}{day.strftime(match[2])}{match[1]}", own)
         if _reads_clock(chosen):
@@ -92,6 +102,55 @@ def choose_template(tokenizer: ChatTokenizer, path: str | None, day: datetime.da
     if _PROBE not in render(tokenizer, chosen, [{"role": "user", "content": _PROBE}], thinking=True):
         raise UserError(f"{_named(tokenizer, chosen)} leaves out the user's message; give another template")
     return chosen
+
+
+_RENDER_S, _RENDER_BYTES, _RENDERED = 2, 2**29, 2**20  # of time and memory for a prompt of a word, and its characters
+_TRIAL = """
+import json, resource, sys
+from jinja2.ext import Extension
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+class Generation(Extension):
+    tags = {"generation"}
+    def parse(self, parser):
+        next(parser.stream)
+        return parser.parse_statements(["name:endgeneration"], drop_needle=True)
+
+template, seconds, memory, longest = json.load(sys.stdin)
+resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+loops = "jinja2.ext.loopcontrols"
+room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loops, Generation])
+room.filters["tojson"], room.globals["strftime_now"] = json.dumps, lambda form: form
+room.globals["raise_exception"] = lambda message: 1 / 0
+user, other = ({"role": role, "content": "word"} for role in ("user", "assistant"))
+for messages, thinking in (([user], True), ([user], False), ([user, other], True)):
+    values = {"messages": messages, "add_generation_prompt": len(messages) == 1, "enable_thinking": thinking}
+    try:
+        text = room.from_string(template).render(bos_token="<s>", eos_token="</s>", **values)
+    except MemoryError:
+        sys.exit(3)
+    except Exception:
+        continue  # which is told where a prompt is rendered
+    if len(text) > longest:
+        sys.exit(3)
+"""
+
+
+@cache
+def _renders_in_time(template: str) -> bool:
+    """Whether a template, which is a program of somebody else's, renders a message of a word within the limits.
+
+    It is tried in a process of its own: a loop in C can be ended in no other way.
+    """
+    given = json.dumps([template, _RENDER_S, _RENDER_BYTES, _RENDERED])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _TRIAL], input=given, text=True, capture_output=True, timeout=30 * _RENDER_S
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode in (0, 1)  # 1: of the interpreter itself
 
 
 def _reads_clock(template: Any) -> bool:

@@ -14,7 +14,7 @@ from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.rollouts.engine import Engine, Serving, TrainingEngine
 from phfcli.core.rollouts.http import HttpEngine
 from phfcli.core.rollouts.parallel import ParallelEngine
-from phfcli.core.rollouts.single import check_sampling, is_url, single_engine
+from phfcli.core.rollouts.single import check_sampling, going_on_without, is_url, single_engine
 from phfcli.core.rollouts.transformers import TransformersEngine
 from phfcli.core.rollouts.vllm import VllmEngine, is_vllms_gpu
 from phfcli.core.types import Completion, Request, Sampling
@@ -80,13 +80,19 @@ def evaluation_engine(config: EvalConfig, serving: Serving, warn: Callable[[str]
     environments = _environments(config)
     if environments:
         return ParallelEngine(config, serving, environments, warn)
-    return single_engine(config, serving)
+    return single_engine(config, serving, warn)
 
 
 def training_engine(
-    config: TrainConfig, model: LanguageModel, prompts: Iterable[Sequence[int]], new_tokens: int
+    config: TrainConfig,
+    model: LanguageModel,
+    prompts: Iterable[Sequence[int]],
+    new_tokens: int,
+    warn: Callable[[str], None],
 ) -> TrainingEngine:
     """The engine that samples a model's rollouts while it trains; "auto" is vLLM where it is usable on a GPU.
+
+    Where vLLM cannot run the model, "auto" is transformers, which `warn` is told.
 
     On a CPU "auto" is transformers, since vLLM's adapters are slow there. An engine that holds a copy of the weights
     has to pass `probe_adapter`.
@@ -102,11 +108,19 @@ def training_engine(
     if name == "auto" and (config.quantization != "none" or model.fully_sharded):
         name = "transformers"
     if name == "auto" and is_vllms_gpu(model.device):
-        name = "vllm"
-    plugin = find("engines", name)
-    if name != "vllm" and not is_url(name) and plugin is None:
+        with going_on_without(warn):
+            return _copying_engine("vllm", config, model, prompts, new_tokens)
+    if name != "vllm" and not is_url(name) and find("engines", name) is None:
         check_sampling(model)
         return TransformersEngine(model)
+    return _copying_engine(name, config, model, prompts, new_tokens)
+
+
+def _copying_engine(
+    name: str, config: TrainConfig, model: LanguageModel, prompts: Iterable[Sequence[int]], new_tokens: int
+) -> TrainingEngine:
+    """An engine that holds a copy of the weights; see `training_engine`."""
+    plugin = find("engines", name)
     rank = config.lora.r if config.tuning == "lora" else None
     if is_url(name) and rank is None:
         raise UserError("rollout.engine: a server loads adapters only; with tuning=full use vllm or transformers")

@@ -54,8 +54,8 @@ class ParallelEngine:
         while any(shard.unanswered for shard in self._shards) or orphaned:
             for shard in self._ready():
                 message = shard.child.receive()
-                if message is None:
-                    orphaned |= self._remove_dead(shard)
+                if message is None or isinstance(message, dict):
+                    orphaned |= self._remove_dead(shard, message["failed"] if message else "")
                 else:
                     index, ids, scores, finish = message
                     shard.unanswered.remove(index)
@@ -75,8 +75,10 @@ class ParallelEngine:
             if answer is None or "refused" in answer:
                 self.close()
                 if answer:
-                    raise UserError(answer["refused"])
+                    raise (FaultError if answer["code"] == 1 else UserError)(answer["refused"])
                 raise FaultError(f"sampling process {shard.number} ended before it had started; its messages are above")
+        for warning in dict.fromkeys(warning for answer in names for warning in answer["warnings"]):
+            self._warn(warning)
         return str(names[0]["ready"])
 
     def _hand_over(self, shard: _Shard, share: Sequence[int], requests: Sequence[Request], options: Any) -> None:
@@ -87,15 +89,17 @@ class ParallelEngine:
         waiting = {shard.child.connection: shard for shard in self._shards if shard.unanswered}
         return [waiting[c] for c in wait(list(waiting)) if isinstance(c, Connection)]
 
-    def _remove_dead(self, shard: _Shard) -> set[int]:
+    def _remove_dead(self, shard: _Shard, reason: str) -> set[int]:
         self._shards.remove(shard)
         shard.child.kill()
+        why = f" ({reason})" if reason else ""
         if not self._shards:
             raise FaultError(
-                "every sampling process has died; what is finished is on disk, and the same evaluation goes on there"
+                reason
+                or "every sampling process has died; what is finished is on disk, and the same evaluation goes on there"
             )
         self._warn(
-            f"sampling process {shard.number} died; the others take over its {len(shard.unanswered)} open samples"
+            f"sampling process {shard.number} died{why}; the others take over its {len(shard.unanswered)} open samples"
         )
         return shard.unanswered
 
@@ -113,12 +117,13 @@ def serve(connection: Connection, tree: dict[str, Any], length: int, adapter: st
     """The function of each process: answers lists of requests until its pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its processes
     config = EvalConfig.model_validate(tree)
+    warnings: list[str] = []
     try:
-        engine = single_engine(config, Serving(config, length, Path(adapter) if adapter else None))
-    except UserError as error:
-        send(connection, {"refused": str(error)})
+        engine = single_engine(config, Serving(config, length, Path(adapter) if adapter else None), warnings.append)
+    except (UserError, FaultError) as error:
+        send(connection, {"refused": str(error), "code": 1 if isinstance(error, FaultError) else 2})
         return
-    send(connection, {"ready": engine.name})
+    send(connection, {"ready": engine.name, "warnings": warnings})
     try:
         while True:
             share, sampling, logprobs = receive(connection)
@@ -126,4 +131,8 @@ def serve(connection: Connection, tree: dict[str, Any], length: int, adapter: st
             for number, completion in engine.sample(requests, Sampling(**sampling), logprobs):
                 send(connection, [share[number][0], completion.ids, completion.logprobs, completion.finish])
     except EOFError:
+        pass
+    except FaultError as error:  # the parent tells it, and gives the open requests to another process
+        send(connection, {"failed": str(error)})
+    finally:
         engine.close()

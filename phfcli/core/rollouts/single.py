@@ -1,9 +1,12 @@
 """The engine of one process by its name, and the check that transformers samples a padded prompt correctly."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
 
 from phfcli.core.config import EvalConfig
-from phfcli.core.errors import UserError, first_line
+from phfcli.core.errors import FaultError, UserError, first_line
 from phfcli.core.extensions import find
 from phfcli.core.models.description import pick_device
 from phfcli.core.models.language_model import LanguageModel
@@ -44,19 +47,42 @@ def _alike(one: Completion, other: Completion, close: float) -> bool:
     return all(abs(a - b) < close for a, b, x, y in pairs if x == y)
 
 
-def single_engine(config: EvalConfig, serving: Serving) -> Engine:
-    """The engine of that name in this process; "auto" is vLLM where it is usable on a GPU."""
+def single_engine(config: EvalConfig, serving: Serving, warn: Callable[[str], None]) -> Engine:
+    """The engine of that name in this process; "auto" is vLLM where it is usable on a GPU and can run the model."""
     if is_url(config.engine):
         return HttpEngine(config.engine, serving)
     if (plugin := find("engines", config.engine)) is not None:
         engine: Engine = plugin(serving)
         return engine
     automatic = config.engine == "auto" and config.quantization == "none"
-    if config.engine == "vllm" or (automatic and is_vllms_gpu(pick_device(config.device))):
+    if config.engine == "vllm":
         return VllmEngine(serving)
+    if automatic and is_vllms_gpu(pick_device(config.device)):
+        with going_on_without(warn):
+            return _tried(VllmEngine(serving))
     model = load_model(serving.settings, serving.adapter)
     check_sampling(model)
     return TransformersEngine(model)
+
+
+@contextmanager
+def going_on_without(warn: Callable[[str], None]) -> Iterator[None]:
+    """Ends at once, with a warning, where vLLM cannot start or run a model; transformers is then to draw instead."""
+    try:
+        yield
+    except (UserError, FaultError) as error:
+        reason = str(error).removeprefix("engine: vllm: ").partition("; what is finished")[0]
+        warn(f"engine: auto: vLLM cannot run this model ({reason}); transformers draws instead")
+
+
+def _tried(engine: VllmEngine) -> VllmEngine:
+    """The engine, once it has drawn a token."""
+    try:
+        list(engine.sample([Request((0,) * _SHORT, 0)], Sampling(max_new_tokens=1)))
+    except BaseException:
+        engine.close()
+        raise
+    return engine
 
 
 def is_url(name: str) -> bool:

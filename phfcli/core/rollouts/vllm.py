@@ -1,24 +1,31 @@
 """Rollouts from vLLM, which runs in processes of its own."""
 
 import os
+import re
 import shutil
+import signal
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import InvalidStateError
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
 
 from phfcli.core.config import VllmSettings
-from phfcli.core.errors import FaultError, UserError, first_line
+from phfcli.core.errors import FaultError, UserError, first_line, printable
 from phfcli.core.models.description import fetch, load_config, load_description, pick_device, pick_dtype, width_of
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import ONE_THREAD_WIDTH
 from phfcli.core.models.weights import check_files
 from phfcli.core.rollouts.engine import ImpossibleCompletionError, Serving, checked
+from phfcli.core.storage.child_processes import logging_to
 from phfcli.core.storage.schemas import AdapterForm, read_form
 from phfcli.core.types import Completion, Request, Sampling
 
@@ -32,6 +39,8 @@ _QUEUE = 4  # requests in vLLM for each that may run at once, so that it never w
 _MEMORY_SHARE = {"evaluating": 0.9, "training": 0.3}
 _CPU_BATCH_TOKENS = 8192
 _MEMORY_FOLDER = Path("/dev/shm")
+_LOOK_EVERY_S = 0.5
+_LAST_WORDS_S = 5.0  # for a process that has failed to print why, and to end
 _LONGEST_SOCKET = 107  # bytes of a socket's path on Linux
 _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -84,19 +93,34 @@ class VllmEngine:
             check_files(serving.settings.model, description.config)
         self._stops, self._vocabulary = sorted(description.eos_ids), description.vocabulary
         self._sleeps = training and device.type == "cuda" and serving.settings.vllm.sleep
-        self._engine = _start(engine_options(serving, rank, device, training))
-        self._window = _QUEUE * self._engine.vllm_config.scheduler_config.max_num_seqs
+        options = engine_options(serving, rank, device, training)
         self._adapter_folder = Path(
             tempfile.mkdtemp(prefix="phf-", dir=_MEMORY_FOLDER if _MEMORY_FOLDER.is_dir() else None)
         )
         self._adapter: Any = None
-        if serving.adapter is not None:
-            self._load_adapter(serving.adapter)
+        self._engine: Any = None
+        try:
+            with self._own_faults(), logging_to(self._log, deaf=training):
+                self._engine = _start(options)
+            Thread(target=_end_waiting, args=(self._engine.engine_core,), daemon=True).start()
+            self._window = _QUEUE * self._engine.vllm_config.scheduler_config.max_num_seqs
+            if serving.adapter is not None:
+                with self._own_faults():
+                    self._load_adapter(serving.adapter)
+        except BaseException:
+            self.close()
+            raise
 
     def sample(
         self, requests: Sequence[Request], sampling: Sampling, logprobs: bool = True
     ) -> Iterator[tuple[int, Completion]]:
         """Yields (index, completion) as completions finish; vLLM holds a limited number of requests at a time."""
+        with self._own_faults():
+            yield from self._sample(requests, sampling, logprobs)
+
+    def _sample(
+        self, requests: Sequence[Request], sampling: Sampling, logprobs: bool
+    ) -> Iterator[tuple[int, Completion]]:
         waiting = iter(enumerate(requests))
         running: set[str] = set()
         try:
@@ -121,21 +145,61 @@ class VllmEngine:
 
     def update(self, model: LanguageModel) -> None:
         """Loads a model's adapter on the served base, or all weights where all train."""
-        if self._sleeps:
-            self._engine.wake_up()
-        folder = self._adapter_folder / "weights"
-        if isinstance(model.network, PeftModel):
-            model.network.save_pretrained(str(folder), save_embedding_layers=False)
-            self._load_adapter(folder)
-        else:
-            model.network.save_pretrained(folder)
-            self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
-            self._engine.reset_prefix_cache()
-        shutil.rmtree(folder)
+        with self._own_faults():
+            if self._sleeps:
+                self._engine.wake_up()
+            folder = self._adapter_folder / "weights"
+            if isinstance(model.network, PeftModel):
+                model.network.save_pretrained(str(folder), save_embedding_layers=False)
+                self._load_adapter(folder)
+            else:
+                model.network.save_pretrained(folder)
+                self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+                self._engine.reset_prefix_cache()
+            shutil.rmtree(folder)
 
     def close(self) -> None:
         shutil.rmtree(self._adapter_folder, ignore_errors=True)
-        self._engine.engine_core.shutdown()
+        if self._engine is not None:
+            self._engine.engine_core.shutdown()
+
+    @property
+    def _log(self) -> Path:
+        """What vLLM's processes print."""
+        return self._adapter_folder / "vllm.log"
+
+    @contextmanager
+    def _own_faults(self) -> Iterator[None]:
+        """Turns what vLLM raises, and the end of one of its processes, into a FaultError with vLLM's own reason."""
+        try:
+            yield
+        except Exception as error:
+            if not (isinstance(error, RuntimeError | ValueError) or type(error).__module__.startswith("vllm")):
+                raise
+            raise FaultError(
+                f"engine: vllm: {self._reason(error)}; what is finished is on disk, and the same command goes on from "
+                "it; engine=transformers draws without vLLM",
+                alone=True,
+            ) from None
+
+    def _reason(self, error: Exception) -> str:
+        """Why vLLM has failed: as its processes say, as one of them has ended, or as the error says."""
+        manager = None if self._engine is None else self._engine.engine_core.resources.engine_manager
+        processes = manager.processes if manager else []
+        if type(error).__name__ == "EngineDeadError":
+            for process in processes:
+                process.join(_LAST_WORDS_S)
+        said = self._log.read_text(errors="replace") if self._log.is_file() else ""
+        for kind, words in reversed(re.findall(r"\b(\w+(?:Error|Exception)): (\S.*)", said)):
+            if kind != "EngineDeadError" and not words.startswith("Engine core init"):
+                inner = re.search(r"failed with error '(.+)', please check", words)
+                return printable(inner[1] if inner else f"{kind}: {words.strip()}")
+        codes = [process.exitcode for process in processes]
+        codes += map(int, re.findall(r"'EngineCore\w*': (-?\d+)", str(error)))
+        for code in filter(None, codes):
+            how = f"by {signal.Signals(-code).name}, as when memory runs out" if code < 0 else f"with code {code}"
+            return f"its process has ended {how}"
+        return first_line(error)
 
     def _load_adapter(self, folder: Path) -> None:
         from vllm.lora.request import LoRARequest
@@ -207,6 +271,18 @@ def _start(options: dict[str, Any]) -> "LLMEngine":
         return LLMEngine.from_engine_args(EngineArgs(**options), usage_context=UsageContext.LLM_CLASS)
     except ValueError as error:  # pydantic's errors are ValueErrors
         raise UserError(f"engine: vllm refuses {options['model']}: {first_line(error)}") from None
+
+
+def _end_waiting(core: Any) -> None:
+    """Ends every wait for an answer once a process of vLLM has ended, which vLLM itself only takes note of."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    while not core.resources.engine_dead:
+        time.sleep(_LOOK_EVERY_S)
+    core.outputs_queue.put(EngineDeadError())
+    for answer in list(core.utility_results.values()):
+        with suppress(InvalidStateError):
+            answer.set_exception(EngineDeadError())
 
 
 def _memory_options(settings: VllmSettings, sleeps: bool, training: bool) -> dict[str, Any]:

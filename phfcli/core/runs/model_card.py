@@ -14,6 +14,7 @@ from phfcli.core.errors import UserError, as_yaml, printable
 from phfcli.core.runs.folder import evaluation_files, recorded_config
 from phfcli.core.runs.summaries import read_summary
 from phfcli.core.settings import leaves, parse_yaml, recipe_leaves
+from phfcli.core.storage.files import read_text
 from phfcli.core.version import __version__
 
 _PAPER = "*Privileged Hidden Flow for On-Policy Self-Distillation*, arXiv 2606.29340"
@@ -109,9 +110,9 @@ def _licence(model: str) -> str | None:
     try:
         cached = try_to_load_from_cache(model, "README.md") if _hub_id(model) else None
         card = Path(cached) if isinstance(cached, str) else Path(model) / "README.md"
-        header = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL)
+        header = re.match(r"---\n(.*?)\n---", read_text(card), re.DOTALL)
         found = parse_yaml(header[1], str(card)) if header else None
-    except (OSError, UnicodeDecodeError, UserError, HFValidationError):
+    except (OSError, UserError, HFValidationError):
         return None
     licence = found.get("license") if isinstance(found, dict) else None
     return licence if isinstance(licence, str) and re.fullmatch(r"[\w.+-]+", licence) else None

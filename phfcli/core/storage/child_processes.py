@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 _BOOT = (
@@ -97,6 +98,27 @@ def run(argv: Sequence[str]) -> None:
     module, _, name = function.partition(":")
     end_with_parent()
     getattr(import_module(module), name)(Connection(int(fd)), *(json.loads(argument) for argument in arguments))
+
+
+@contextlib.contextmanager
+def logging_to(path: Path, deaf: bool) -> Iterator[None]:
+    """Within it both streams are the end of a file, also of processes that are started, for as long as they live.
+
+    deaf: they never hear Ctrl-C, which a terminal sends to them too.
+    """
+    sys.stdout.flush()
+    old = {number: os.dup(number) for number in (1, 2)}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT] if deaf else [])
+    try:
+        with path.open("ab") as file:
+            for number in old:
+                os.dup2(file.fileno(), number)
+        yield
+    finally:
+        for number, stream in old.items():
+            os.dup2(stream, number)
+            os.close(stream)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import queue
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -88,7 +89,7 @@ def unused(path: Path) -> Iterator[bool]:
 @contextmanager
 def _lock(path: Path, mode: str, kind: int) -> Iterator[int | None]:
     """Locks a file while the context lasts, without waiting; yields None, or the errno of a failure."""
-    with open(path, mode, opener=_no_link) as file:  # noqa: PTH123 - only this one takes an opener
+    with open(path, mode, opener=_no_link) as file:
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
             fault = None
@@ -128,10 +129,15 @@ def _no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
+def _no_wait(path: str, flags: int) -> int:
+    """Opens a file for `open` without waiting for the other end of a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 @contextmanager
 def appending(path: Path) -> Iterator[BinaryIO]:
     """A file to read and to append to, whose content is on disk at the end."""
-    with naming_disk_faults(path), open(path, "a+b", opener=_no_link) as file:  # noqa: PTH123
+    with naming_disk_faults(path), open(path, "a+b", opener=_no_link) as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
@@ -165,13 +171,77 @@ def json_lines(values: Iterable[Any]) -> str:
     return "".join(json.dumps(value, allow_nan=False) + "\n" for value in values)
 
 
-def read_json(path: Path) -> Any:
-    """The value of a JSON file. Raises UserError, naming the file, if it is missing or not JSON."""
+MOST_BYTES = 2 * 2**30  # of a file that is read whole, and of what a packed one unpacks to
+TEXT_BYTES = 16 * 2**20  # of settings, a study, a template
+_UNREADABLE = (
+    *(errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.ENXIO, errno.ENODEV, errno.EINVAL),  # of sockets and of devices that are not there
+)
+
+
+def read_whole(path: Path, most: int = MOST_BYTES) -> bytes:
+    """The content of a regular file of at most so many bytes, however it came here; a pipe or a device is not opened.
+
+    Raises:
+        UserError: naming the file, for one that is missing (MissingFileError), too large or of another kind.
+    """
+    with open_regular(path) as file:
+        check_size(path, os.fstat(file.fileno()).st_size, most)
+        content = file.read(most + 1)
+    check_size(path, len(content), most)
+    return content
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, open to be read. Raises UserError as `read_whole` does."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        file = open(path, "rb", opener=_no_wait)  # noqa: SIM115 - closed below
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:  # no text, no JSON, a huge number, endless nesting
+    except ValueError:  # a NUL in the name
+        raise UserError(f"{path}: this is no file's name") from None
+    except OSError as error:
+        if error.errno not in _UNREADABLE:
+            raise
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UserError(f"{path}: is no regular file, and only these are read")
+        yield file
+
+
+def check_regular(path: Path, most: int | None = None) -> None:
+    """Raises UserError for a file that is no regular one, or has more than so many bytes."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path}: is no regular file, and only these are read")
+    if most is not None:
+        check_size(path, found.st_size, most)
+
+
+def check_size(path: Path, size: int, most: int = MOST_BYTES) -> None:
+    """Raises UserError for a file whose content has more bytes than are read at once."""
+    if size > most:
+        raise UserError(
+            f"{path}: holds more than {most / 2**20:,.0f} MiB, which is the most that is read of such a file"
+        )
+
+
+def read_text(path: Path) -> str:
+    """The text of a small file that somebody has written. Raises UserError as `read_whole` does, and for no UTF-8."""
+    try:
+        return read_whole(path, TEXT_BYTES).decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: cannot be read: it is no text in UTF-8") from None
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file. Raises UserError, naming the file, if it is missing or not JSON."""
+    content = read_whole(path)
+    try:
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # no text, no JSON, a huge number, endless nesting
         raise UserError(f"{path}: not readable as JSON: {first_line(error)}") from None
 
 
@@ -190,7 +260,7 @@ def raw_lines(path: Path) -> list[bytes]:
     Raises:
         UserError: the last line is whole but for its end, which is damaged then.
     """
-    data = path.read_bytes() if path.exists() else b""
+    data = read_whole(path) if path.exists() else b""
     *lines, rest = data.split(b"\n")
     with suppress(ValueError, RecursionError):
         if rest and isinstance(json.loads(rest[:-1]), dict):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from phfcli.core.errors import UserError
-from phfcli.core.storage.files import appending, file_hash, replacing
+from phfcli.core.storage.files import appending, file_hash, read_whole, replacing
 
 _LINE = (b', "seal": "', b'"}\n')
 _FORMS = {
@@ -39,7 +39,7 @@ def write_sealed(path: Path, value: Any) -> None:
 
 def check_sealed(path: Path) -> bool:
     """Whether a file is sealed. Raises UserError if the content of a sealed file has changed."""
-    return _check(str(path), path.read_bytes(), b"", *_FORMS[path.suffix], cut=path.suffix != ".json")
+    return _check(str(path), read_whole(path), b"", *_FORMS[path.suffix], cut=path.suffix != ".json")
 
 
 def append_sealed(path: Path, values: Iterable[Any]) -> None:

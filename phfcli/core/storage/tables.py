@@ -1,5 +1,7 @@
 """Reads the rows of a data set from a local jsonl, csv or parquet file or from the hub; writes parquet."""
 
+import csv
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from phfcli.core.errors import UnreachableError, UserError, first_line
-from phfcli.core.storage.files import replacing
+from phfcli.core.storage.files import MOST_BYTES, check_size, open_regular, read_whole, replacing
 
 _PATIENCE_S = 5.0
 
@@ -117,8 +119,6 @@ def read_rows(path: Path) -> Rows:
     }
     if path.suffix not in readers:
         raise UserError(f"{path}: unknown kind of file; use {', '.join(SUFFIXES)}")
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
     rows = readers[path.suffix](path)
     if not len(rows):
         raise UserError(f"{path}: the file holds no rows")
@@ -198,29 +198,57 @@ def _read_jsonl(path: Path) -> Rows:
 
 
 def _read_csv(path: Path) -> Rows:
-    import pandas
-
+    """Reads a table whose rows all have a cell for each column; cells stay text: 073 must not become a number."""
+    csv.field_size_limit(MOST_BYTES)  # a completion is longer than the module's own limit
+    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+    columns: list[str] = []
+    rows: list[Row] = []
+    before = 0  # lines
     try:
-        # cells stay text: an answer 073 must not become a number
-        frame = pandas.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
-        raise UserError(f"{path}: not a csv file: {first_line(error)}") from None
-    rows: Any = frame.to_dict("records")
-    return ListedRows(rows, [str(column) for column in frame.columns])
+        for cells in reader:
+            where, before = f"{path} line {before + 1}", reader.line_num
+            if not cells:
+                continue
+            if not columns:
+                columns = cells
+                if twice := [name for name in columns if columns.count(name) > 1]:
+                    raise UserError(f"{where}: two columns are named {twice[0]!r}; give each its own name")
+                continue
+            if len(cells) != len(columns):
+                raise UserError(
+                    f"{where}: {len(cells)} cells where the header names {len(columns)} columns; a comma, a quotation "
+                    "mark or a line break within a cell needs quotation marks around the cell"
+                )
+            rows.append(dict(zip(columns, cells, strict=True)))
+    except csv.Error as error:
+        raise UserError(f"{path} line {before + 1}: not csv: {error}") from None
+    if not columns:
+        raise UserError(f"{path}: not a csv file: it has no header")
+    return ListedRows(rows, columns)
 
 
 def _read_parquet(path: Path) -> Rows:
+    import pyarrow
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
+    with open_regular(path):
+        pass
     try:
-        return ArrowRows(ParquetFile(path, memory_map=True).read())
+        file, parts, size = ParquetFile(path, memory_map=True), [], 0
+        if twice := [name for name in file.schema_arrow.names if file.schema_arrow.names.count(name) > 1]:
+            raise UserError(f"{path}: two columns are named {twice[0]!r}; give each its own name")
+        for part in file.iter_batches(_BATCH):
+            size += part.nbytes
+            check_size(path, size)
+            parts.append(part)
+        return ArrowRows(pyarrow.Table.from_batches(parts, file.schema_arrow).combine_chunks())
     except (ArrowException, ValueError, OSError) as error:
         raise UserError(f"{path}: not a parquet file: {first_line(error)}") from None
 
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_whole(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None

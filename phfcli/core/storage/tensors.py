@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from phfcli.core.errors import MissingFileError, UserError, first_line
-from phfcli.core.storage.files import replacing
+from phfcli.core.storage.files import open_regular, replacing
 
 # the seal is a checksum of the file, taken with zeros in its own place
 _SEAL, _UNSEALED = "seal", "0" * 64
@@ -88,7 +88,7 @@ def _checksum(header: bytes, stream: BinaryIO) -> str:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU. Raises UserError if it is missing or damaged."""
-    with _naming(path):
+    with _naming(path), open_regular(path):
         tensors: dict[str, Tensor] = load_file(path)
     return tensors
 
@@ -102,8 +102,11 @@ def check_tensors(path: Path) -> None:
 @contextmanager
 def open_tensors(path: Path) -> Iterator[Any]:
     """Opens a safetensors file to read parts of it. Raises UserError, also within, if it is missing or damaged."""
-    with _naming(path), safe_open(path, framework="pt") as file:
-        yield file
+    with _naming(path):
+        with open_regular(path):
+            pass
+        with safe_open(path, framework="pt") as file:
+            yield file
 
 
 @contextmanager

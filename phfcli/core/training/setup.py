@@ -1,7 +1,7 @@
 """Builds a trainer from the settings; everything that can be refused is refused here."""
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -180,7 +180,7 @@ def build_trainer(
     validation = build_validation(config, folder, model.description, prompts, grader)
     engine: TrainingEngine = TransformersEngine(model)  # which holds nothing of its own, and stays idle offline
     if not needs.offline:
-        engine = _build_engine(config, model, prompts, curriculum, validation)
+        engine = _build_engine(config, model, prompts, curriculum, validation, warnings.append)
     teacher: Teacher = external or _own_teacher(config, model, needs)
     if fresh and ranks.main:
         bench = None if validation is None else validation.bench_sha256
@@ -233,6 +233,7 @@ def _build_engine(
     prompts: Prompts,
     curriculum: Curriculum,
     validation: Validation | None,
+    warn: Callable[[str], None],
 ) -> TrainingEngine:
     """The engine of rollouts, which also draws for evaluations in between."""
     own: Iterable[Sequence[int]] = (prompts.student(p.problem) for p in curriculum.visited(config.steps))
@@ -240,4 +241,4 @@ def _build_engine(
     if validation is not None:
         own = chain(own, (request.prompt_ids for request in validation.requests))
         new_tokens = max(new_tokens, validation.sampling.max_new_tokens)
-    return training_engine(config, model, own, new_tokens)
+    return training_engine(config, model, own, new_tokens, warn)

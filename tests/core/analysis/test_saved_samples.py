@@ -135,6 +135,53 @@ def test_files_of_no_known_form_are_one_line(tmp_path: Path, name: str, content:
     assert "\n" not in str(told.value)
 
 
+def _archive(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def _claiming(path: Path) -> Path:
+    """An archive whose header says that its member unpacks to 3 GiB."""
+    data = bytearray(_archive(path, {"header.json": b"{}"}).read_bytes())
+    at = data.index(b"PK\x01\x02")
+    data[at + 24 : at + 28] = (3 * 2**30).to_bytes(4, "little")
+    path.write_bytes(data)
+    return path
+
+
+def _encrypted(path: Path) -> Path:
+    data = bytearray(_archive(path, {"header.json": b"{}"}).read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    return path
+
+
+def _broken(path: Path) -> Path:
+    data = bytearray(_archive(path, {"header.json": b"{}" * 1000}).read_bytes())
+    data[45:55] = b"\xff" * 10
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_claiming, "holds more than 2,048 MiB"),
+        (_encrypted, "not a whole .eval log of inspect_ai: .*password|encrypted"),
+        (_broken, "not a whole .eval log"),
+        (lambda path: _archive(path, {"header.json": b"["}), "not a whole .eval log"),
+        (lambda path: _archive(path, {"header.json": b"[" * 10**5}), "not a whole .eval log"),
+        (lambda path: _archive(path, {"other": b"{}"}, zipfile.ZIP_LZMA), "not a whole .eval log"),
+    ],
+    ids=["claims", "encrypted", "broken", "cut", "deep", "empty"],
+)
+def test_an_archive_is_checked_before_it_is_unpacked(tmp_path: Path, make: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_samples(make(tmp_path / "log.eval"), GradeConfig())
+
+
 def test_a_cut_eval_log_is_told(tmp_path: Path) -> None:
     path = shutil.copy(FILES / "inspect.eval", tmp_path / "cut.eval")
     with zipfile.ZipFile(path, "a") as archive:

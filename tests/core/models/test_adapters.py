@@ -72,10 +72,20 @@ def test_a_number_that_is_not_finite_is_named(saved: Path) -> None:
         check_adapter(saved, load_description("embedded"))
 
 
+def test_a_number_that_no_training_leads_to_is_named(saved: Path) -> None:
+    edit(saved, lambda tensors: next(t for name, t in tensors.items() if "layers.2.mlp.up" in name)[0].fill_(3e38))
+    with pytest.raises(UserError, match=r"layers\.2\.mlp\.up_proj\.lora_A\.weight holds 3e\+38, which no training"):
+        check_adapter(saved, load_description("embedded"))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"lora_alpha": 0}, "lora_alpha is 0, so its weights have no effect"),
+        ({"lora_alpha": "8"}, "lora_alpha is '8', and a number is wanted"),
+        ({"lora_alpha": True}, "lora_alpha is True, and a number is wanted"),
+        ({"lora_alpha": 1e300}, "lora_alpha is 1e.300, and a number is wanted"),
+        ({"r": 8}, "is of rank 4, and adapter_config.json beside it says 8"),
         ({"alpha_pattern": {"q_proj": 0}}, "q_proj is 0, so its weights have no effect"),
         ({"bias": "all"}, "bias is 'all', but the adapter's weights hold no bias"),
         ({"bias": "lora_only"}, "bias is 'lora_only', but the adapter's weights hold no bias"),

@@ -151,7 +151,7 @@ def test_a_template_of_ones_own_is_taken(tmp_path: Path) -> None:
     prompts = build_prompts(tokenizer(None), PromptSettings(student="{problem}", chat_template=str(file)))
     assert prompts.student_text("1+1?") == "Q: 1+1?\nA:"
     assert not any("no chat template" in note for note in prompts.notes())
-    with pytest.raises(UserError, match=r"prompt\.chat_template: .*nothing\.jinja cannot be read"):
+    with pytest.raises(UserError, match=r"prompt\.chat_template: .*nothing\.jinja: no such file"):
         build_prompts(tokenizer(None), PromptSettings(chat_template=str(tmp_path / "nothing.jinja")))
     file.write_text("{% if")
     with pytest.raises(UserError, match=r"prompt\.chat_template: the template cannot render"):
@@ -292,3 +292,20 @@ def test_a_clock_that_cannot_be_set_is_refused(clock: str) -> None:
     reading = tokenizer(clock + "{{ messages[0].content }}")
     with pytest.raises(UserError, match="reads the clock in a form of its own"):
         build_prompts(reading, PromptSettings())
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{{ messages[0].content }}",
+        "{{ 'x' * 10**10 }}{{ messages[0].content }}",
+        "{{ messages[0].content }}{{ 'x' | center(10**10) }}",
+        "{{ messages[0].content }}{% for i in range(9999) %}{{ 'a thousand letters' * 50 }}{% endfor %}",
+        "{% generation %}{{ messages[0].content * 10**10 }}{% endgeneration %}",
+    ],
+)
+def test_a_template_without_an_end_is_refused(tmp_path: Path, template: str) -> None:
+    file = tmp_path / "own.jinja"
+    file.write_text(template)
+    with pytest.raises(UserError, match=r"prompt\.chat_template: the template takes more than 2 s or 512 MiB"):
+        build_prompts(tokenizer(None), PromptSettings(chat_template=str(file)))

@@ -1,6 +1,7 @@
 """Files are written whole or not at all, by one process at a time, or in the background."""
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from phfcli.core.storage.files import (
     new_folder,
     read_json,
     read_lines,
+    read_text,
+    read_whole,
     remove_all,
     unused,
     write_json,
@@ -247,9 +250,43 @@ def test_folders_are_removed_all_or_none(tmp_path: Path, monkeypatch: pytest.Mon
             raise PermissionError(13, "Permission denied", str(self))
         return rename(self, target)
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="nothing was removed"):
-        patch.setattr(Path, "rename", refuses_c)
+    monkeypatch.setattr(Path, "rename", refuses_c)
+    with pytest.raises(OSError, match="nothing was removed"):
         remove_all(paths)
+    monkeypatch.undo()
     assert sorted(tmp_path.iterdir()) == paths
     remove_all(paths)
     assert list(tmp_path.iterdir()) == []
+
+
+def _nothing(path: Path) -> None:
+    pass
+
+
+def _make_large(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**32)
+
+
+@pytest.mark.parametrize("read", [read_whole, read_json, read_text, read_lines])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_nothing, "no such file"),
+        (Path.mkdir, "Is a directory"),
+        (os.mkfifo, "is no regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is no regular file"),
+        (lambda path: path.symlink_to(path), "symbolic links"),
+        (_make_large, "holds more than"),
+    ],
+    ids=["missing", "folder", "pipe", "device", "loop", "large"],
+)
+def test_only_a_regular_file_of_some_size_is_read_whole(
+    tmp_path: Path, read: Callable[[Path], object], make: Callable[[Path], object], message: str
+) -> None:
+    path = tmp_path / "file.json"
+    make(path)
+    if read is read_lines and not path.exists():
+        return  # none, which is no error
+    with pytest.raises(UserError, match=f"file.json: .*{message}"):
+        read(path)

@@ -10,6 +10,8 @@ import pytest
 from phfcli.core.config import ColumnSettings, TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.runs.problems import load_problems
+from phfcli.core.storage import tables
+from phfcli.core.storage.files import check_size
 from phfcli.core.storage.tables import looks_like_file, read_rows, split_hub_name
 
 ROWS = [
@@ -46,7 +48,11 @@ def test_each_form_gives_the_same_rows(tmp_path: Path, suffix: str, write: Calla
         ("empty.jsonl", b"", "holds no rows"),
         ("empty.csv", b"", "not a csv file"),
         ("header.csv", b"problem,solution\n", "holds no rows"),
-        ("ragged.csv", b"problem,solution\na,b\na,b,c\n", "not a csv file"),
+        ("ragged.csv", b"problem,solution\na,b\na,b,c\n", "line 3: 3 cells where the header names 2 columns"),
+        ("shifted.csv", b"problem,solution\n\na,b,c\na,b,c\n", "line 3: 3 cells"),
+        ("short.csv", b'problem,solution\n"a\na",b\na\n', "line 4: 1 cells"),
+        ("twice.csv", b"problem,problem\na,b\n", "line 1: two columns are named 'problem'"),
+        ("quote.csv", b'problem,solution\na,"b\n', "line 2: not csv"),
         ("broken.jsonl", b'{"problem": 1}\n{"problem"\n', "line 2: not JSON"),
         ("list.jsonl", b"[1, 2]\n", "line 1: expected an object"),
         ("digits.jsonl", b'{"problem": ' + b"9" * 5000 + b"}\n", "line 1: not JSON: Exceeds the limit"),
@@ -130,3 +136,12 @@ def test_a_hub_name_may_tell_configuration_and_split(name: str, parts: tuple[str
 def test_other_hub_names_are_refused(name: str) -> None:
     with pytest.raises(UserError, match="expected HUB, HUB:SPLIT or HUB:CONFIG:SPLIT"):
         split_hub_name(name)
+
+
+def test_a_table_that_unpacks_to_more_than_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bomb.parquet"
+    tables.write_parquet(path, [{"problem": "x" * 10**5}] * 5000, {"problem": "string"})
+    assert path.stat().st_size < 10**6
+    monkeypatch.setattr(check_size, "__defaults__", (10**8,))
+    with pytest.raises(UserError, match=r"bomb\.parquet: holds more than 95 MiB"):
+        read_rows(path)
