@@ -15,7 +15,7 @@ from pathlib import Path
 
 import typer
 
-from phfcli.core.errors import DISK_FAULTS, FaultError, UserError, first_line, printable
+from phfcli.core.errors import DISK_FAULTS, FaultError, UserError, first_line, masked, printable
 from phfcli.core.extensions import owner
 from phfcli.core.version import __version__
 
@@ -114,7 +114,7 @@ def _report(error: Exception) -> int:
         _write_line(f"{plugin}: its own code has failed, as the traceback below shows. {_GO_ON}")
         traceback.print_exception(error)
         return 1
-    traceback.print_exception(error)
+    sys.stderr.write(masked("".join(traceback.format_exception(error))))
     return _write_line(
         f"this is a fault of phf {__version__} itself: please report it with the lines above. {_GO_ON}", 1
     )
@@ -163,7 +163,7 @@ def _out_of_memory(error: BaseException | None) -> bool:
 def _write_line(message: str, code: int = 0, alone: bool = False) -> int:
     """Writes a line to stderr, of several processes in the main one or in that which is `alone`; returns the code."""
     if alone or os.environ.get("RANK", "0") == "0":
-        line = printable(" ".join(f"phf: {message}".split()))
+        line = printable(" ".join(f"phf: {masked(message)}".split()))
         try:
             sys.stderr.write(f"{line}\n")
             sys.stderr.flush()

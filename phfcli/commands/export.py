@@ -62,10 +62,12 @@ def push(
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()
-    files = core(target, repo, private, dry_run)
+    pushed = core(target, repo, private, dry_run)
     if json_:
-        print_json({"repo": repo, "sent": not dry_run, "files": files})
+        print_json({"repo": repo, "sent": not dry_run, "files": pushed.files, "left": pushed.left})
     elif not quiet:
         out = result_console()
-        rows = [(name, f"{size:,}") for name, size in files.items()]
+        rows = [(name, f"{size:,}") for name, size in pushed.files.items()]
         print_table(out, f"{'would go' if dry_run else 'sent'} to {repo}", ("file", "bytes"), rows)
+        for name in pushed.left:
+            say(out, f"left here  {name}: not a file that a model is read from")

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from phfcli.core.errors import printable
+from phfcli.core.errors import masked, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,7 +93,7 @@ def broken(out: "Console", text: str) -> str:
 
     Words that GLUE joins stay on one line; GLUE is printed as a plain space.
     """
-    lines = [GLUE.join(map(printable, line.split(GLUE))) for line in text.split("\n")]
+    lines = [GLUE.join(map(printable, line.split(GLUE))) for line in masked(text).split("\n")]
     if out.is_terminal:
         lines = [_broken(line, out.width) for line in lines]
     return "\n".join(lines).replace(GLUE, " ")

@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
@@ -13,6 +14,27 @@ def printable(text: str) -> str:
     It is then safe on a terminal, in a picture and on a page.
     """
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+_SECRETS = re.compile(
+    r"(?<=://)[^\s/@\"']+(?=@)"  # name and password in a URL
+    r"|(?<=\bBearer )\S{4,}|(?<=\bBasic )\S{8,}|\bhf_\w{4,}|\bsk-[\w-]{8,}"
+    r"|([?&;](?:token|api_key|apikey|key|signature)=)[^\s&\"']+",
+    re.IGNORECASE,
+)
+_SECRET_NAME = re.compile(r"(?:TOKEN|API_KEY|SECRET|PASSWORD|SECRET_KEY|ACCESS_KEY)$", re.IGNORECASE)
+_SHORTEST_SECRET = 4  # characters; a shorter one would blot out ordinary words
+
+
+def masked(text: str) -> str:
+    """The text with stars in place of every secret: passwords in URLs, tokens, and what the environment keeps as such.
+
+    A server may echo the headers that it received, and a library the address that it was given.
+    """
+    for name, value in os.environ.items():
+        if _SECRET_NAME.search(name) and len(value.strip()) >= _SHORTEST_SECRET:
+            text = text.replace(value.strip(), "***")
+    return _SECRETS.sub(lambda match: f"{match[1] or ''}***", text)
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -97,7 +119,7 @@ DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, without the advice that libraries print below it."""
-    lines = [line.strip() for line in str(error).strip().splitlines()]
+    lines = [line.strip() for line in masked(str(error)).strip().splitlines()]
     if not lines:
         return type(error).__name__
     announced = lines[0].endswith(":") and len(lines) > 1  # the message follows

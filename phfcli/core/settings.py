@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from phfcli.core.config import EvalConfig, Section, TrainConfig, is_line
-from phfcli.core.errors import MissingFileError, UserError, first_line, nearest
+from phfcli.core.errors import MissingFileError, UserError, first_line, masked, nearest
 from phfcli.core.extensions import RECORDED
 from phfcli.core.retired import LAST_VERSION, RETIRED
 from phfcli.core.shipped_files import EMBEDDED, find_recipe, recipes
@@ -274,9 +274,13 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _without_secrets(value: Any) -> Any:
+    return masked(value) if isinstance(value, str) else value
+
+
 def _explain(kind: type[BaseModel], error: ErrorDetails, origin: Mapping[str, str]) -> UserError:
     names = [str(part) for part in error["loc"]]
-    path, given = ".".join(names), reprlib.repr(error["input"])
+    path, given = ".".join(names), reprlib.repr(_without_secrets(error["input"]))
     related = [label for leaf, label in origin.items() if f"{leaf}.".startswith(f"{path}.") or path.startswith(leaf)]
     labels = [*dict.fromkeys(origin.values())]
     source = related[-1] if related else labels[0] if len(labels) == 1 else "settings"

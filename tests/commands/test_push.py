@@ -141,11 +141,57 @@ def test_an_upload_brings_every_file_as_it_is(hub: HubServer, run: Path) -> None
     assert b"hf_secret" not in b"".join(hub.files.values())
 
 
-@pytest.mark.slow
-def test_a_hub_that_refuses_is_one_line(hub: HubServer, run: Path) -> None:
-    hub.refusing = 403
-    done = pushed(hub, run)
-    assert done.returncode == 2
-    assert done.stderr.startswith("phf: me/model: the hub refuses: ")
-    assert done.stderr.count("\n") == 1
-    assert "hf_secret" not in done.stderr
+@pytest.mark.parametrize(
+    ("status", "says", "code", "message"),
+    [
+        (403, '{"error": "not allowed for {token}"}', 2, "me/model: the hub refuses: "),
+        (500, '{"error": "failed with {token}"}', 1, "me/model: the hub answers with status 500: "),
+        (429, "slow down", 1, "me/model: the hub answers with status 429: "),
+        (200, "<html>{token}</html>", 1, "me/model: the upload has failed: "),
+        (200, None, 1, "me/model: the upload has failed: "),
+    ],
+)
+def test_a_hub_that_refuses_is_one_line(
+    hub: HubServer,
+    run: Path,
+    phf: Phf,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    says: str,
+    code: int,
+    message: str,
+) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr("phfcli.core.analysis.publish.hub_answers", lambda: True)
+    api = huggingface_hub.HfApi(endpoint=hub.url, token="hf_secret")
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    hub.refusing, hub.answering = status, says
+    done = phf("push", run, "me/model", "--quiet")
+    assert (done.code, done.err.count("\n"), done.out) == (code, 1, "")
+    assert done.err.startswith(f"phf: {message}")
+    assert "hf_secret" not in done.err
+    assert ("hf auth login" in done.err) == (status == 403)
+
+
+def test_what_is_no_part_of_a_model_stays_here(phf: Phf, run: Path, tmp_path: Path) -> None:
+    checkpoint = run / "checkpoints" / "step-000001"
+    (tmp_path / "id_ed25519").write_text("a key")
+    for name in (".env", "notes.txt", "secrets.json"):
+        (checkpoint / name).write_text("a secret")
+    (checkpoint / "vocab.json").symlink_to(tmp_path / "id_ed25519")
+    done = phf("push", run, "me/model", "--dry-run", "--json").json
+    assert not {".env", "notes.txt", "secrets.json", "vocab.json"} & done["files"].keys()
+    assert done["left"] == [".env", "notes.txt", "secrets.json", "vocab.json"]
+    assert "left here  notes.txt" in phf("push", run, "me/model", "--dry-run").out
+
+
+@pytest.mark.parametrize(
+    "repo", ["me/x--y", "me/x..y", "-me/x", "me/x.git", "me/" + "x" * 200, "a/b/c", "me/x y", "model"]
+)
+def test_a_name_is_checked_by_the_hubs_own_rules(phf: Phf, run: Path, repo: str) -> None:
+    for options in (["--dry-run"], []):
+        done = phf("push", run, *options, "--", repo)
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert "REPO: " in done.err

@@ -5,7 +5,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import phfcli.core
+from phfcli.core.errors import masked
 
 CORE = Path(phfcli.core.__file__).parent
 OPTION = re.compile(r"(?:^|[\s`'\"])--[a-z]")
@@ -24,3 +27,22 @@ def test_no_text_of_the_core_names_an_option() -> None:
     modules = [path for path in CORE.rglob("*.py") if path.parent.name != "rollouts"]
     assert len(modules) > 100
     assert [(path.name, text) for path in modules for text in texts(path) if OPTION.search(text)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:hunter2@host:80/v1 fails", "http://***@host:80/v1 fails"),
+        ("POST {'Authorization': 'Bearer abcdefgh'}", "POST {'Authorization': 'Bearer ***"),
+        ("invalid token hf_AbCdEfGh", "invalid token ***"),
+        ("sk-proj-12345678 is no key", "*** is no key"),
+        ("https://host/x?a=1&token=abc&b=2", "https://host/x?a=1&token=***&b=2"),
+        ("the answer is what-is-mine", "the answer is ***"),
+        ("write to me@example.org", "write to me@example.org"),
+        ("runs/phf-embedded-seed0: task-12345678", "runs/phf-embedded-seed0: task-12345678"),
+    ],
+)
+def test_secrets_are_masked(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "what-is-mine")
+    monkeypatch.setenv("SHORT_TOKEN", "the")
+    assert masked(text) == shown

@@ -14,7 +14,10 @@ _SMALL = 10_000  # bytes; larger files go another way, as the hub's do
 
 
 class HubServer:
-    """Started at once; `refusing` is a status that it answers everything but a greeting with."""
+    """Started at once; `refusing` is a status that it answers everything but a greeting with.
+
+    `answering` is what it then says: a text in which {token} is the request's own header, None for a cut connection.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -22,6 +25,7 @@ class HubServer:
         self.repos: list[dict[str, Any]] = []
         self.message = ""
         self.refusing: int | None = None
+        self.answering: str | None = '{"error": "not allowed here"}'
         self._large: dict[str, bytes] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -33,8 +37,6 @@ class HubServer:
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         """The status and the JSON for a request."""
-        if self.refusing is not None and path != "/":
-            return self.refusing, {"error": "not allowed here"}
         if path == "/api/repos/create":
             self.repos.append(json.loads(body))
             return 200, {"url": f"{self.url}/me/model", "name": "me/model"}
@@ -72,8 +74,16 @@ class HubServer:
             def reply(self) -> None:
                 hub.tokens.add(self.headers.get("Authorization", ""))
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                status, answer = hub.answer(self.command, self.path.partition("?")[0], body)
-                content = json.dumps(answer).encode()
+                path = self.path.partition("?")[0]
+                if hub.refusing is not None and path != "/":
+                    if hub.answering is None:
+                        self.connection.close()
+                        return
+                    token = self.headers.get("Authorization", "")
+                    status, content = hub.refusing, hub.answering.replace("{token}", token).encode()
+                else:
+                    status, answer = hub.answer(self.command, path, body)
+                    content = json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))

@@ -1,6 +1,8 @@
 """Exports a checkpoint as a plain model folder, or uploads it to the Hugging Face hub."""
 
+import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,7 +19,7 @@ from phfcli.core.models.prompts import fixed_template
 from phfcli.core.runs.folder import recorded_config
 from phfcli.core.runs.model_card import card_of
 from phfcli.core.runs.targets import Target, find_target
-from phfcli.core.storage.files import check_folder, new_folder
+from phfcli.core.storage.files import check_folder, new_folder, read_text
 from phfcli.core.storage.tables import hub_answers
 
 
@@ -75,12 +77,27 @@ def _merge(name: str, network: PeftModel, dtype: torch.dtype) -> PreTrainedModel
     return merged
 
 
+# what a model or an adapter is read from, by name; anything else in a checkpoint's folder stays here
+_OF_A_MODEL = re.compile(
+    r"(?:adapter_)?(?:config|model(?:-\d+-of-\d+)?)\.(?:json|safetensors)|model\.safetensors\.index\.json"
+    r"|(?:generation|tokenizer|preprocessor|processor|image_processor|video_preprocessor)_config\.json"
+    r"|tokenizer\.(?:json|model)|special_tokens_map\.json|added_tokens\.json|chat_template\.(?:jinja|json)"
+    r"|vocab\.(?:json|txt)|merges\.txt|spiece\.model|sentencepiece\.bpe\.model|tekken\.json"
+)
 # files that only a resumed training reads, and the old model card
-_NOT_PUSHED = {"trainer.json", "optimizer.safetensors", "teacher.safetensors", "ahead.safetensors", "README.md"}
+_OURS = {"trainer.json", "optimizer.safetensors", "teacher.safetensors", "ahead.safetensors", "README.md", "state"}
 
 
-def push(name: str, repo: str, private: bool = False, dry_run: bool = False) -> dict[str, int]:
-    """Uploads a checkpoint, or the newest one of a run; returns the files with their sizes in bytes.
+@dataclass(frozen=True)
+class Pushed:
+    """The files that were sent, or would be, with their sizes in bytes, and the names of the others in the folder."""
+
+    files: dict[str, int]
+    left: list[str]
+
+
+def push(name: str, repo: str, private: bool = False, dry_run: bool = False) -> Pushed:
+    """Uploads a checkpoint, or the newest one of a run.
 
     Args:
         name: a run or a checkpoint.
@@ -89,30 +106,46 @@ def push(name: str, repo: str, private: bool = False, dry_run: bool = False) -> 
 
     Raises:
         UserError: the target is no checkpoint of a run, or the repository cannot be written.
-        FaultError: the hub cannot be reached.
+        FaultError: the hub cannot be reached, or fails.
     """
-    if repo.count("/") != 1 or not all(repo.split("/")):
-        raise UserError(f"REPO: {repo!r} is no repository of the hub; write OWNER/NAME")
+    _check_repo(repo)
     target = find_target(name)
     if target.run is None or target.step is None:
         raise UserError(f"{name}: only a run or a checkpoint of one can be pushed")
     with TemporaryDirectory() as made:
         folder = Path(made)
-        _gather(target, target.run, target.step, folder)
+        left = _gather(target, target.run, target.step, folder)
         files = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
         if not dry_run:
             _upload(folder, repo, private, f"{target.name}, step {target.step}")
-    return files
+    return Pushed(files, left)
 
 
-def _gather(target: Target, run: Path, step: int, folder: Path) -> None:
-    """Copies the files of a checkpoint that others need, with a new model card and the run's settings."""
+def _check_repo(repo: str) -> None:
+    """Raises UserError for a name that the hub does not take."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UserError(f"REPO: {first_line(error)}; write OWNER/NAME") from None
+    if "/" not in repo:
+        raise UserError(f"REPO: {repo!r} is no repository of the hub; write OWNER/NAME")
+
+
+def _gather(target: Target, run: Path, step: int, folder: Path) -> list[str]:
+    """Copies the files that a model needs, with a new model card and the run's settings; returns what it leaves."""
     source = target.adapter or Path(target.model)
-    for path in source.iterdir():
-        if path.is_file() and path.name not in _NOT_PUSHED:
+    left = []
+    for path in sorted(source.iterdir()):
+        if _OF_A_MODEL.fullmatch(path.name) and path.is_file() and not path.is_symlink():
             shutil.copy(path, folder / path.name)
-    shutil.copy(run / "config.yaml", folder / "phf-config.yaml")
+        elif path.name not in _OURS:
+            left.append(path.name)
+    (folder / "phf-config.yaml").write_text(read_text(run / "config.yaml"), encoding="utf-8")
     (folder / "README.md").write_text(card_of(run, step), encoding="utf-8")
+    return left
 
 
 def _upload(folder: Path, repo: str, private: bool, message: str) -> None:
@@ -127,5 +160,21 @@ def _upload(folder: Path, repo: str, private: bool, message: str) -> None:
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"phf: {message}")
-    except (HfHubHTTPError, LocalTokenNotFoundError) as error:
-        raise UserError(f"{repo}: the hub refuses: {first_line(error)}; `hf auth login` may help") from None
+    except LocalTokenNotFoundError as error:
+        raise UserError(f"{repo}: {first_line(error)}; log in with `hf auth login`") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in _OF_THE_TOKEN:
+            raise UserError(f"{repo}: the hub refuses: {first_line(error)}; `hf auth login` may help") from None
+        raise FaultError(
+            f"{repo}: the hub answers with status {status}: {first_line(error)}; try again later"
+        ) from None
+    except (OSError, MemoryError):  # of this machine; those of the hub's client are HfHubHTTPError
+        raise
+    except Exception as error:  # no JSON, a lost connection, a failed upload: each library has errors of its own
+        raise FaultError(
+            f"{repo}: the upload has failed: {type(error).__name__}: {first_line(error)}; try again"
+        ) from None
+
+
+_OF_THE_TOKEN = (401, 403, 404)  # the statuses of a hub that asks for another token, or another name

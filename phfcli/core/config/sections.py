@@ -30,7 +30,13 @@ _known_engine = known("engines", ENGINES, ", or the http://HOST:PORT of a vLLM s
 
 
 def _engine(name: str, info: ValidationInfo) -> str:
-    return name if name.startswith(("http://", "https://")) else _known_engine(name, info)
+    if not name.startswith(("http://", "https://")):
+        return _known_engine(name, info)
+    if "@" in name.partition("://")[2].partition("/")[0]:
+        raise ValueError(
+            "a password in a URL would be written into files; leave it out and put the key in VLLM_API_KEY"
+        )
+    return name
 
 
 def _context(text: str) -> str:

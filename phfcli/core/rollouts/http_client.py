@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from phfcli.core.errors import FaultError, UserError, first_line
+from phfcli.core.errors import FaultError, UserError, first_line, masked
 from phfcli.core.models.description import locate
 from phfcli.core.rollouts.engine import Serving
 from phfcli.core.rollouts.vllm import adapter_rank
@@ -62,7 +62,7 @@ class Answer:
         error = tree.get("error", tree.get("detail"))
         text = error.get("message") if isinstance(error, dict) else error
         line = "".join(c if c.isprintable() else " " for c in str(text or "")[: 4 * _LONGEST_MESSAGE])
-        line = without_key(line)[:_LONGEST_MESSAGE].strip()
+        line = masked(line)[:_LONGEST_MESSAGE].strip()
         return f"status {self.status}: {line}" if line else f"status {self.status}"
 
 
@@ -129,7 +129,7 @@ class HttpClient:
         except TimeoutError:
             raise TransientError(f"no answer within {self._timeout_s:g} s", waited=self._timeout_s) from None
         except httpx2.TransportError as error:
-            raise TransientError(without_key(first_line(error))) from None
+            raise TransientError(first_line(error)) from None
 
     async def persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """The result of an attempt, which is repeated after each TransientError.
@@ -216,12 +216,6 @@ def api_key() -> str | None:
     if not all("!" <= character <= "~" for character in key):
         raise UserError(f"{_KEY}: it holds characters that a header cannot carry; set the key alone")
     return key or None
-
-
-def without_key(text: str) -> str:
-    """A text with stars in place of the key: a server may echo the headers that it received."""
-    key = os.environ.get(_KEY, "").strip()
-    return text.replace(key, "***") if key else text
 
 
 def _is_cut(error: Exception) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Generic, Self, TypeVar
 
-from phfcli.core.errors import DISK_FAULTS, FaultError, MissingFileError, UserError, first_line
+from phfcli.core.errors import DISK_FAULTS, FaultError, MissingFileError, UserError, first_line, masked
 
 _NOT_SUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
@@ -66,7 +66,7 @@ def _check_held(path: Path) -> None:
         if place.is_relative_to(lock.parent) and _file_id(lock) != file:
             raise FaultError(
                 f"{lock.parent}: it was moved or removed while phf wrote into it, so nothing more is written; what was "
-                "there is complete: move the folder back, and the same command goes on with --resume"
+                "there is complete: move the folder back and resume"
             )
 
 
@@ -144,9 +144,9 @@ def appending(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file's text."""
+    """Replaces a file's text, without the secrets that have come into it: a page may be shown to anybody."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(masked(text), encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -236,7 +236,7 @@ def test_a_missing_adapter_folder_is_named(server: Server, student: LanguageMode
 def test_evaluation_takes_the_url_and_loads_no_weights(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(one_engine, "load_model")
     config = EvalConfig(engine=f"{server.url}/v1/", device="cpu")
-    with closing(single_engine(config, Serving(config, 512))) as drawing:
+    with closing(single_engine(config, Serving(config, 512), print)) as drawing:
         assert drawing.name == "http"
         check(list(drawing.sample(requests(3), SAMPLING)), 3)
     for option in ({"workers": 2}, {"devices": ("0",)}):
