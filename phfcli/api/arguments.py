@@ -1,12 +1,18 @@
 """From the arguments of a call to settings, and errors of a call about its arguments."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import builtins
+import reprlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from inspect import signature
+from inspect import Parameter, signature
 from logging import ERROR, getLogger
+from numbers import Number
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from sys import modules
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from phfcli.core.errors import UserError, nearest
 
@@ -41,20 +47,87 @@ def answering_other_names() -> Iterator[None]:
 
 
 def checks_arguments(call: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Lets a call refuse an argument that it does not have with the nearest one that it has."""
+    """Lets a call refuse an argument that it does not have with the nearest one, and a value of a wrong type."""
 
     @wraps(call)
     def checked(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         getLogger("bitsandbytes").setLevel(ERROR)  # it logs a line whenever a library imports it
+        parameters = signature(call).parameters
         for name in kwargs:
-            if name not in signature(call).parameters:
-                hint = nearest(name, signature(call).parameters)
+            if name not in parameters:
+                hint = nearest(name, parameters)
                 setting = "a setting that is no argument goes into config, as in config={'optim.lr': 1e-5}"
                 raise TypeError(f"{call.__name__}() has no argument {name!r}; {hint}; {setting}")
-        with answering_other_names():
-            return call(*args, **kwargs)
+        try:
+            given = signature(call).bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise TypeError(f"{call.__name__}(): {error}") from None
+        for name, value in given.items():
+            if parameters[name].kind is Parameter.VAR_POSITIONAL:
+                for each in value:
+                    _check(call, name, each)
+            elif name not in ("self", "cls") and value is not parameters[name].default:
+                _check(call, name, value)
+        try:
+            with answering_other_names():
+                return call(*args, **kwargs)
+        except RecursionError:
+            raise UserError(f"{call.__name__}(): an argument contains itself, or is nested too deeply") from None
 
     return checked
+
+
+def _check(call: Callable[..., Any], name: str, value: Any) -> None:
+    """Raises UserError, naming the argument, for a value that its annotation excludes."""
+    annotation = call.__annotations__.get(name, Any)
+    try:
+        known = _Names(vars(modules[call.__module__]))
+        hint = eval(annotation, {}, known) if isinstance(annotation, str) else annotation
+    except (AttributeError, TypeError):  # of a library that is not imported for an annotation
+        return
+    if not _fits(value, hint):
+        given = f"{reprlib.repr(value)}, of type {type(value).__name__}"
+        wanted = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+        raise UserError(f"{name}: {call.__name__}() takes {wanted}, and got {given}")
+
+
+class _Names(dict[str, Any]):
+    """The names that annotations of this package use and that are not imported for them."""
+
+    def __missing__(self, name: str) -> Any:
+        if name in builtins.__dict__:
+            raise KeyError(name)
+        from phfcli.core import config
+
+        places = [vars(modules[place]) for place in ("phfcli.api.results", "phfcli.api.findings") if place in modules]
+        return next((place[name] for place in (*places, vars(config)) if name in place), Any)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value may stand for a type hint. Numbers are checked where they are settings, by their own limits."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_fits(value, each) for each in inner)
+    if kind is Literal:
+        return any(value is each or value == each for each in inner)
+    if hint is None or hint is NoneType:
+        return value is None
+    if hint in (int, float):
+        return isinstance(value, Number | str) or hasattr(value, "__index__")
+    if hint is Path:
+        return isinstance(value, PathLike)
+    if isinstance(kind, type) and issubclass(kind, Sequence):
+        return (
+            isinstance(value, Iterable)
+            and not isinstance(value, str | bytes | Mapping)
+            and (not isinstance(value, Collection) or all(_fits(each, inner[0]) for each in value))
+        )
+    if isinstance(kind, type) and issubclass(kind, Mapping):
+        return isinstance(value, Mapping) and all(_fits(each, inner[1]) for each in value.values())
+    if kind is Callable:
+        return callable(value)
+    kind = kind or hint
+    return not isinstance(kind, type) or kind is Any or isinstance(value, kind)
 
 
 def sources_of(

@@ -1,5 +1,6 @@
 """Evaluation from Python."""
 
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,9 @@ from phfcli.api.results import Evaluation
 if TYPE_CHECKING:
     from phfcli.api.results import Run
     from phfcli.core.config import EvalConfig
+
+
+_ONE_AT_A_TIME = threading.RLock()  # calls in several threads share the device, and libraries that know one caller
 
 
 @checks_arguments
@@ -87,7 +91,7 @@ def evaluate(
     from phfcli.core.settings import resolve
 
     settings = resolve(EvalConfig, sources)
-    with quiet_libraries(), SampleBar(progress) as bar:
+    with _ONE_AT_A_TIME, quiet_libraries(), SampleBar(progress) as bar:
         summaries = core.evaluate(settings, lambda _: None, bar.show, _warn)
     for note in (note for summary in summaries for note in notes_of(summary)):
         _warn(note)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phfcli.api.arguments import checks_arguments
 from phfcli.core.extensions import register
 from phfcli.core.names import ENGINES, GRADERS, TEACHERS, TRACKERS
 from phfcli.core.shipped_files import objectives
@@ -18,16 +19,19 @@ if TYPE_CHECKING:
     from phfcli.core.training.trackers import Tracker
 
 
+@checks_arguments
 def register_objective(name: str, build: "Callable[[TrainConfig], Objective]") -> None:
     """Adds an objective, for `train(objective=name)`. `build` makes it from the settings of a run."""
     register("objectives", name, build, taken=objectives())
 
 
+@checks_arguments
 def register_teacher(name: str, build: "Callable[[TrainConfig, LanguageModel], Teacher]") -> None:
     """Adds a teacher, for `train(teacher=name)`. `build` makes it from the settings and the student."""
     register("teachers", name, build, taken=TEACHERS)
 
 
+@checks_arguments
 def register_engine(name: str, build: "Callable[[Serving], Engine]") -> None:
     """Adds a rollout engine, for `train` and `evaluate(engine=name)`.
 
@@ -37,6 +41,7 @@ def register_engine(name: str, build: "Callable[[Serving], Engine]") -> None:
     register("engines", name, build, taken=ENGINES)
 
 
+@checks_arguments
 def register_benchmark(
     name: str, rows: Callable[[], Iterable[Mapping[str, Any]]], grader: "Rule | str | None" = None
 ) -> None:
@@ -53,11 +58,13 @@ def register_benchmark(
     register("benchmarks", name, OwnBenchmark(rows, grader), taken=OWN_NAMES)
 
 
+@checks_arguments
 def register_grader(name: str, rule: "Rule") -> None:
     """Adds a grader, for `config={"grader": name}`: a rule from a gold answer and a whole completion to a `Grade`."""
     register("graders", name, rule, taken=GRADERS)
 
 
+@checks_arguments
 def register_tracker(name: str, build: "Callable[[Path], Tracker]") -> None:
     """Adds a tracker, for `train(report_to=[name])`. `build` makes it from the folder of the run."""
     register("trackers", name, build, taken=TRACKERS)

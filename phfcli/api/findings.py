@@ -165,6 +165,7 @@ class Comparison:
 
         return view_figure(self.view, self.core)
 
+    @checks_arguments
     def write_samples(self, path: "str | Path") -> None:
         """Writes the page of `phf compare --samples`: two evaluations of one benchmark, side by side."""
         from phfcli.core.reporting.comparison_files import write_side_by_side
@@ -222,7 +223,7 @@ def compare(
 
     view_name = one_of("view", view, VIEWS)
     over = None if unit is None else one_of("unit", unit, UNITS)
-    if isinstance(evaluated, str) or not isinstance(evaluated, Mapping | Sequence) or not evaluated:
+    if not evaluated:
         raise UserError("compare: give the evaluations as one list: phf.compare([a, b])")
     named = evaluated.items() if isinstance(evaluated, Mapping) else [("", thing) for thing in evaluated]
     paths = [f"{name}={path}" if name else path for name, thing in named for path in _paths(thing)]

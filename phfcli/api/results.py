@@ -31,6 +31,7 @@ class Evaluation:
     summaries: tuple[dict[str, Any], ...]
 
     @classmethod
+    @checks_arguments
     def load(cls, *folders: str | Path) -> "Evaluation":
         """Reads evaluations from their folders."""
         from phfcli.core.runs.summaries import read_summary

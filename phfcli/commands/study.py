@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phfcli.commands.options import OUTPUT, AsJson, Quiet, names_of
-from phfcli.commands.output import log_console, print_json, result_console, say
+from phfcli.commands.output import log_console, print_json, quiet_libraries, result_console, say, warn
 from phfcli.core.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def study(
       phf study studies/embedded.yaml --only opsd,phf --seeds 1  # a part of it, also with --dry-run
       phf study studies/table-1.yaml --report-only
     """
-    from phfcli.core.studies.schedule import estimate
+    from phfcli.core.studies.schedule import estimate, examine, slots_for
     from phfcli.core.studies.study_file import Part, load_study
 
     for option, given in {"--only": only, "--seeds": seeds, "--jobs": jobs}.items():
@@ -70,6 +70,10 @@ def study(
     check_names(plan, only)
     part = Part(frozenset(names_of(only)), seeds)
     if dry_run:
+        quiet_libraries()
+        slots_for(plan, jobs)
+        for gap in examine(plan, file, part):
+            warn(f"not looked at: {gap}")
         show_estimate(plan, estimate(plan, part), jobs, json_)
         return
     from phfcli.core.studies.page import write_report

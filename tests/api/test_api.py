@@ -160,7 +160,7 @@ def test_an_interrupt_leaves_a_run_that_goes_on() -> None:
         (lambda: phf.evaluate("embedded", n=0), "n: must be greater than 0, got 0"),
         (lambda: phf.diagnose("nowhere"), "nowhere: no such run, checkpoint or flow file"),
         (lambda: phf.compare(["nowhere"]), "nowhere: no such run, checkpoint or summary"),
-        (lambda: phf.compare("a", "b"), "compare: give the evaluations as one list: phf.compare("),
+        (lambda: phf.compare("a", "b"), "evaluated: compare"),
         (lambda: phf.compare([]), "compare: give the evaluations as one list"),
         (lambda: phf.load_run("nowhere"), "nowhere: no run is there"),
         (lambda: phf.compare([], view="run"), "view: 'run' is unknown; did you mean 'runs'?"),

@@ -15,7 +15,8 @@ import yaml
 
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.settings import Source, resolve_train
-from phfcli.core.studies.study_file import load_study, runs_of
+from phfcli.core.studies.schedule import estimate
+from phfcli.core.studies.study_file import Part, load_study, runs_of
 
 STUDIES = Path(__file__).parents[2] / "studies"
 SMALL: dict[str, Any] = {
@@ -121,6 +122,37 @@ def test_the_dry_run_counts_what_is_left(phf: Callable[..., Any], tmp_path: Path
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 10**9}, "seeds: must be less than or equal to 1000"),
+        ({"systems": {"opsd": {"title": "O", "seeds": 10**9}}}, "systems.opsd.seeds: must be less than or equal to"),
+        ({"processes": 10**9}, "processes: must be less than or equal to 1024"),
+        ({"benches": ["nowhere.jsonl"]}, "nowhere.jsonl: no such file"),
+        ({"models": {"mine": {"model": "./nowhere"}}}, "./nowhere: no such model folder"),
+        ({"page": "file/page.md"}, "page file/page.md: "),
+        ({"folder": "/proc/runs"}, "folder /proc/runs: cannot be written"),
+        ({"records": "file/records"}, "records file/records: "),
+        ({"eval": {"engine": "http://me:hunter2@host:1"}}, "a password in a URL would be written into files"),
+        (
+            {"systems": {"sft": {"title": "S", "set": {"objective": "sft", "data": "nowhere.csv"}}}, "baseline": "sft"},
+            "",
+        ),
+        ({"systems": {"opsd": {"title": "O", "set": {"report_to": ["wandbb"]}}}}, "wandbb"),
+        ({"models": {"embedded": {"model": "embedded", "device": "cuda"}}}, "cuda"),
+    ],
+)
+def test_the_dry_run_looks_at_what_a_night_would_fall_over(
+    phf: Callable[..., Any], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "file").touch()
+    done = phf("study", write(tmp_path, **changes), "--dry-run")
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert message in done.err
+    assert "hunter2" not in done.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "study.yaml"]
+
+
 def test_the_dry_run_counts_the_part_that_is_asked_for(phf: Callable[..., Any], tmp_path: Path) -> None:
     """The searches too are those that its systems need."""
     systems = {
@@ -131,14 +163,15 @@ def test_the_dry_run_counts_the_part_that_is_asked_for(phf: Callable[..., Any], 
     search = {"rates": {"output": [1e-3, 1e-4], "policy": [1e-3]}, "steps": 1, "bench": "embedded-dev"}
     file = write(tmp_path, systems=systems, search=search)
 
-    def left(*options: object) -> tuple[int, int]:
-        found = phf("study", file, "--dry-run", "--json", *options).json
-        return found["runs"], found["steps"]
+    def left(*only: str, seeds: int | None = None) -> tuple[int, int]:
+        found = estimate(load_study(file), Part(frozenset(only), seeds))
+        return found.runs, found.steps
 
+    found = phf("study", file, "--dry-run", "--json", "--only", "sft").json
+    assert (found["runs"], found["steps"]) == (2, 2)
     assert left() == (1 + 2 + 5, 2 * 1 + 5 * 2)  # the base, the searches, the trainings
-    assert left("--only", "sft") == (2, 2)
-    assert left("--only", "phf", "--seeds", 2) == (1 + 2 + 2, 2 * 1 + 2 * 2)
-    assert left("--seeds", 1) == (1 + 2 + 3, 2 * 1 + 3 * 2)
+    assert left("phf", seeds=2) == (1 + 2 + 2, 2 * 1 + 2 * 2)
+    assert left(seeds=1) == (1 + 2 + 3, 2 * 1 + 3 * 2)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -117,6 +118,7 @@ class Grader:
             pairs: the gold answer, or a sequence of accepted answers of which one suffices, and the whole text of the
                 completion, thinking included.
         """
+        _check_pairs(pairs)
         golds = [(gold,) if isinstance(gold, str) else tuple(gold) or ("",) for gold, _ in pairs]
         answers = [_final_answer(completion, accepted) for (_, completion), accepted in zip(pairs, golds, strict=True)]
         compared = [
@@ -165,6 +167,17 @@ class Grader:
         distinct = list(dict.fromkeys(open_pairs))
         words = dict(zip(distinct, self._pool.judge(distinct), strict=True))
         return [STATUS_OF[word or words[_texts(pair)]] for pair, word in zip(pairs, decided, strict=True)]
+
+
+def _check_pairs(pairs: object) -> None:
+    """Raises UserError for anything but pairs of text: what another type would be graded as nobody can know."""
+    if not isinstance(pairs, Sequence) or isinstance(pairs, str):
+        raise UserError(f"pairs: grade() takes a list of (gold, completion), and got {reprlib.repr(pairs)}")
+    for number, pair in enumerate(pairs):
+        gold, completion = pair if isinstance(pair, tuple | list) and len(pair) == 2 else (None, None)
+        golds = [gold] if isinstance(gold, str) else gold
+        if not (isinstance(completion, str) and isinstance(golds, Sequence) and all(isinstance(g, str) for g in golds)):
+            raise UserError(f"pairs[{number}]: grade() takes (gold, completion) as text, and got {reprlib.repr(pair)}")
 
 
 def best_status(statuses: Sequence[Status]) -> Status:

@@ -1,5 +1,6 @@
 """A model before any weight is loaded: its config, its sizes, its tokenizer."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,7 @@ def _cached(layer: Any) -> int:
     return int(2 * (getattr(layer, "num_key_value_heads", None) or heads) * head_dim)
 
 
+LOADING = threading.RLock()  # transformers and PEFT change the state of torch while they load: one at a time
 _TEXT_BYTES = 2**29  # of a model's tokenizer or configuration
 _FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")  # of a repository; no code, no pickle
 
@@ -226,7 +228,7 @@ def skeleton(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> Pr
         UserError: for a config that describes no model.
     """
     try:
-        with torch.device("meta"):
+        with LOADING, torch.device("meta"):
             model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=False, dtype=dtype)
     except Exception as error:  # a config that contradicts itself can fail anywhere in the model's code
         where = f"{config.name_or_path}: its config.json" if config.name_or_path else f"a config of {config.model_type}"
@@ -245,7 +247,8 @@ def from_hub(loader: Any, name: str, what: str, **options: Any) -> Any:
     local = Path(where).is_dir()
     answers = local or hub_answers()
     try:
-        return loader(where, **options)
+        with LOADING:
+            return loader(where, **options)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # the hub's client, transformers, safetensors and torch each raise errors of their own

@@ -21,6 +21,7 @@ from phfcli.core.config import LoraSettings
 from phfcli.core.errors import UserError, first_line
 from phfcli.core.models.adapters import AdapterSummary, adapted, choose_targets, summarise_adapter
 from phfcli.core.models.architecture import find_blocks
+from phfcli.core.models.description import LOADING
 from phfcli.core.models.kernels import fuse_norms, fuse_products, only_products
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.weights import check_complete
@@ -113,7 +114,7 @@ def _is_plain(network: PeftModel) -> bool:
 def load_adapter(causal: PreTrainedModel, adapter: Path) -> PeftModel:
     """The model with a saved adapter. Raises UserError where a tensor of the adapter is missing or unexpected."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # whatever PEFT warns of is an error below
+        with LOADING, warnings.catch_warnings(action="ignore"):  # whatever PEFT warns of is an error below
             network = PeftModel.from_pretrained(causal, str(adapter)).eval()
     except Exception as error:  # PEFT, safetensors and torch each raise errors of their own
         raise UserError(f"{adapter}: the adapter does not load onto this model: {first_line(error)}") from None

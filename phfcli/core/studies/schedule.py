@@ -14,10 +14,11 @@ from typing import Any
 
 import yaml
 
-from phfcli.core.errors import UserError
-from phfcli.core.settings import Tree
+from phfcli.core.config import EvalConfig
+from phfcli.core.errors import UserError, reached
+from phfcli.core.settings import Source, Tree, resolve, resolve_train
 from phfcli.core.storage.child_processes import phf_command, stopped_as_by_ctrl_c
-from phfcli.core.storage.files import appending, as_json, write_text
+from phfcli.core.storage.files import appending, as_json, check_file, check_folder, write_text
 from phfcli.core.storage.schemas import StepForm, read_forms
 from phfcli.core.studies.record import changed_inputs, finished, read_record, write_record
 from phfcli.core.studies.study_file import WHOLE, Part, Study, StudyRun, runs_of, search_runs
@@ -100,6 +101,46 @@ def estimate(study: Study, part: Part = WHOLE) -> Estimate:
         sampling = sum(len(run.evaluated) for run in left) * (fmean(per_sampling) if per_sampling else 0.0)
         hours = (training + sampling) / 3600
     return Estimate(len(left), sum(map(_steps_left, left)), sum(len(run.evaluated) for run in left), hours)
+
+
+def examine(study: Study, path: Path, part: Part = WHOLE) -> list[str]:
+    """Makes the checks of the start of every run that is left, as a night would: models, data, benchmarks, the page.
+
+    Returns:
+        What could not be looked at because the hub does not answer.
+
+    Raises:
+        UserError: for what a run, its evaluations or the page would be refused for.
+    """
+    from phfcli.core.evaluation.benchmarks import load_benchmarks
+    from phfcli.core.models.description import load_description, pick_device
+    from phfcli.core.rollouts.vllm import vllm_gap
+    from phfcli.core.training.plan import plan_run
+
+    for label in ("folder", "records"):
+        check_folder(f"{path}: {label}", Path(getattr(study, label)))
+    for ending in (".md", ".json", ".png"):
+        check_file(f"{path}: page", Path(study.page).with_suffix(ending))
+    gaps: list[str] = []
+    planned = set[tuple[str, str]]()
+    for run in [*(run for run in runs_of(study) if run.seed == 0 and part.has(run)), *part.searches(study)]:
+        if finished(run):
+            continue
+        try:
+            if run.trains and (run.model, run.system) not in planned:
+                planned.add((run.model, run.system))
+                config = resolve_train([Source(f"systems.{run.system}", run.training())])
+                gaps += plan_run(config, study.processes, None).gaps
+            evaluation = resolve(EvalConfig, [Source("eval", run.evaluation())])
+            device = pick_device(evaluation.device)
+            if evaluation.engine == "vllm" and (gap := vllm_gap(device)):
+                raise UserError(f"eval.engine: vllm: {gap}")
+            reached(lambda: load_benchmarks(evaluation.bench, evaluation), gaps)  # noqa: B023 - called here
+            if not run.trains:
+                reached(lambda: load_description(run.target(0)), gaps)  # noqa: B023
+        except UserError as error:
+            raise UserError(f"{path}: {run.model}, {run.system}: {error}") from None
+    return list(dict.fromkeys(gaps))
 
 
 def steps_done(run: StudyRun) -> int:
@@ -247,6 +288,9 @@ def log_of(run: StudyRun) -> Path:
     return run.folder.parent / f"{run.folder.name}.log"
 
 
+_MOST_JOBS = 1024
+
+
 def slots_for(study: Study, jobs: int | None) -> list[Environment]:
     """The environments of the processes that may run at the same time: their cores or devices.
 
@@ -258,6 +302,8 @@ def slots_for(study: Study, jobs: int | None) -> list[Environment]:
     """
     import torch
 
+    if (jobs or 0) > _MOST_JOBS:
+        raise UserError(f"jobs: {jobs:,} is too many for one machine; {_MOST_JOBS} at most")
     devices = torch.cuda.device_count()
     cores = len(os.sched_getaffinity(0))
     if not devices:

@@ -16,6 +16,7 @@ BASE = "base"  # the system that stands for the model without training
 # settings that the study decides itself: which of its keys does
 _OF_TRAINING = {"seed": "seeds", "steps": "evaluated", "checkpoint_every": "evaluated", "output_dir": "folder"}
 _OF_EVALUATION = {"seed": "seeds", "bench": "benches", "model": "models", "output_dir": "folder"}
+Seeds = Annotated[int, Field(gt=0, le=1000)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # used in the names of folders
 
 
@@ -26,7 +27,7 @@ class System(Section):
     config: tuple[str, ...] = ()  # recipes or YAML files, which override those of the study
     set: Tree = Field(default={})  # settings of `phf train`
     family: Name | None = None  # the family whose learning rate is searched; None keeps the recipe's rate
-    seeds: PositiveInt | None = None  # the number of seeds; None is the study's
+    seeds: Seeds | None = None  # the number of seeds; None is the study's
 
 
 class Search(Section):
@@ -69,8 +70,8 @@ class Study(Section):
         tuple[PositiveInt, ...], Field(min_length=1)
     ]  # the steps to evaluate; training ends at the last
     baseline: Name
-    seeds: PositiveInt
-    processes: PositiveInt = 1  # of one training run
+    seeds: Seeds
+    processes: Annotated[int, Field(gt=0, le=1024)] = 1  # of one training run
     search: Search | None = None
     systems: Annotated[dict[Name, System], Field(min_length=1)]
     planned: tuple[Planned, ...] = ()  # each on the sampled average and on greedy; all else is exploratory
