@@ -22,7 +22,7 @@ from phfcli.commands.probe import probe
 from phfcli.commands.report import report
 from phfcli.commands.runs import runs, verify, watch
 from phfcli.commands.study import study
-from phfcli.commands.train import train
+from phfcli.commands.train import MUST_RESUME, train
 
 app = typer.Typer(
     name="phf",
@@ -88,7 +88,8 @@ def root(
 
 def main() -> None:
     """Runs the command line and exits with its code."""
-    sys.exit(run_guarded(lambda: app(standalone_mode=False)))
+    words = [MUST_RESUME if word == "--resume=must" else word for word in sys.argv[1:]]
+    sys.exit(run_guarded(lambda: app(words, standalone_mode=False)))
 
 
 if __name__ == "__main__":

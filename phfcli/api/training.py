@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from phfcli.api.arguments import answering_other_names, checks_arguments, sources_of
 from phfcli.api.results import Run
@@ -37,7 +37,7 @@ def train(
     keep: int | None = None,
     report_to: Sequence[str] | None = None,
     config: "str | Path | Mapping[str, Any] | TrainConfig | Sequence[Any]" = (),
-    resume: bool = False,
+    resume: bool | Literal["must"] = False,
     force: bool = False,
     progress: bool = True,
     on_step: Callable[[Metrics], None] | None = None,
@@ -69,7 +69,7 @@ def train(
         report_to: trackers: "tensorboard", "wandb", "trackio", or one that was registered.
         config: settings beneath the arguments: a recipe's name, a YAML file, a mapping with dotted keys, a
             `TrainConfig`, or a sequence of these, of which later ones win. `phf config schema` prints every key.
-        resume: go on with the run in `output_dir`.
+        resume: go on with the run in `output_dir`, or begin it where there is none; "must" refuses to begin one.
         force: with `resume`, go on under other settings too.
         progress: show a bar, on a terminal or in a notebook.
         on_step: called with the metrics of each step.
@@ -110,7 +110,7 @@ def training(
     config: "str | Path | Mapping[str, Any] | TrainConfig | Sequence[Any]" = (),
     *,
     output_dir: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | Literal["must"] = False,
     force: bool = False,
 ) -> "Training":
     """The steps of a run one by one, for a loop or a scheduler of your own.
@@ -136,7 +136,12 @@ class Training:
     """Iterates over the metrics of each step; see `training`."""
 
     def __init__(
-        self, sources: "list[Source]", resume: bool, force: bool, progress: bool = False, interruptible: bool = False
+        self,
+        sources: "list[Source]",
+        resume: bool | Literal["must"],
+        force: bool,
+        progress: bool = False,
+        interruptible: bool = False,
     ) -> None:
         self._sources, self._resume, self._force = sources, resume, force
         self._progress, self._interruptible = progress, interruptible

@@ -52,10 +52,11 @@ if TYPE_CHECKING:
 
     from phfcli.core.settings import Source
     from phfcli.core.training.metrics import Metrics
-    from phfcli.core.training.start import Running
+    from phfcli.core.training.start import Resume, Running
     from phfcli.core.training.trainer import Trainer
     from phfcli.core.training.validation import ValidationResult
 
+MUST_RESUME = "--must-resume"  # what `cli.py` makes of --resume=must: Typer has no option with a value or without
 _LINE_EVERY = 10  # steps
 _TABLE_ROWS = 7
 _PAIR_WIDTH = 34  # of a name and its value in the table
@@ -115,8 +116,14 @@ def train(
     keep: Keep = None,
     report_to: ReportTo = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the output folder.", rich_help_panel=OUTPUT)
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run in the output folder, or begin it; --resume=must refuses to begin one.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
+    must_resume: Annotated[bool, typer.Option(MUST_RESUME, hidden=True)] = False,
     force: Annotated[
         bool,
         typer.Option("--force", help="With --resume: go on under other settings too.", rich_help_panel=OUTPUT),
@@ -162,10 +169,10 @@ def train(
     if _starts_others(processes):
         sys.exit(_launch(processes or 1))  # rank 0 has printed the results
     quiet_libraries()
-    _run(sources, resume, force, json_, quiet)
+    _run(sources, "must" if must_resume else resume, force, json_, quiet)
 
 
-def _run(sources: "list[Source]", resume: bool, force: bool, json_: bool, quiet: bool) -> None:
+def _run(sources: "list[Source]", resume: "Resume", force: bool, json_: bool, quiet: bool) -> None:
     """Starts or goes on with a run in this process, which may be one of several, and shows it to its end."""
     from phfcli.core.training.start import running
 

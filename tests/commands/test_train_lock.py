@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trained import SMALL, checkpoint_steps
+from trained import SMALL, checkpoint_steps, metrics
 
 Phf = Callable[..., Any]
 
@@ -31,10 +31,23 @@ def test_a_start_that_is_refused_leaves_no_folder(phf: Phf, tmp_path: Path) -> N
     assert not (tmp_path / "new").exists()
 
 
-def test_resuming_what_is_no_run_is_told(phf: Phf) -> None:
-    done = phf("train", *SMALL, "--steps", 1, "--output-dir", "run", "--resume")
-    assert done.code == 0
-    assert "run holds no run, so a new one starts there" in done.err
+def test_resuming_what_is_no_run_is_told(phf: Phf, tmp_path: Path) -> None:
+    for name in ("other", "rum"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").touch()
+    nearest = "; the run with the nearest name is rum"
+    must = phf("train", *SMALL, "--output-dir", "run", "--resume=must")
+    assert (must.code, must.err) == (2, f"phf: resume: no run is in run{nearest}\n")
+    assert not (tmp_path / "run").exists()
+    loud = [option for option in SMALL if option != "--quiet"]
+    done = phf("train", *loud, "--steps", 1, "--output-dir", "run", "--resume")
+    assert (done.code, done.err.splitlines()[0]) == (0, f"resume: no run is in run yet, so one begins there{nearest}")
+    with (tmp_path / "run" / "metrics.jsonl").open("ab") as file:
+        file.write(b"garbage\n")
+    again = phf("train", "--steps", 2, "--output-dir", "run", "--resume=must", "--quiet")
+    assert (again.code, again.err.count("\n")) == (0, 1)
+    assert "metrics.jsonl line 2: " in again.err
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2]
 
 
 @pytest.mark.slow

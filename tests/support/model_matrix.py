@@ -249,7 +249,7 @@ def _train(folder: Path, run: str) -> None:
         *set_sources([f"model={folder / 'model'}", data, "device=cpu", *SMALL, "lora.r=4"]),
         option_source("--output-dir", "output_dir", str(folder / run)),
     ]
-    with opened_run(sources, True, False, ALONE, lambda _: None) as start:
+    with opened_run(sources, True, False, ALONE) as start:
         for step in start_trainer(start, ALONE, lambda _: None).train():
             assert step["grad_norm"] > 0
 

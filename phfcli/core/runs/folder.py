@@ -353,18 +353,35 @@ def whole_manifest(folder: Path) -> dict[str, Any]:
         return {"created": now(), "model": model_identity(config.model), "replaces": str(error)}
 
 
-def continue_run(folder: Path, step: int, manifest: dict[str, Any], forced: Sequence[str] = ()) -> None:
+def continue_run(folder: Path, step: int, manifest: dict[str, Any], forced: Sequence[str] = ()) -> list[str]:
     """Records the resumption in the run's manifest, and removes incomplete files and all metrics after the checkpoint.
 
     forced: what is not as it was when the run began, a sentence each.
+
+    Returns:
+        A sentence on each damaged last line that is removed too.
+
+    Raises:
+        UserError: for any other damage, and for metrics that end before the checkpoint.
     """
     for part in ("checkpoints", "flows", "rollouts"):
         remove_hidden(folder / part)
+    kept, dropped = {}, []
+    for name in ("metrics.jsonl", "evaluations.jsonl", "alarms.jsonl"):
+        path = folder / name
+        try:
+            lines = read_forms(path, StepForm)
+        except UserError as error:
+            lines = read_forms(path, StepForm, but_last=True)
+            if name == "metrics.jsonl" and (lines[-1]["step"] if lines else 0) < step:
+                raise
+            dropped.append(f"{error}; this last line is dropped")
+        if lines or path.exists():
+            kept[path] = [line for line in lines if line["step"] <= step]
     manifest.setdefault("resumed", []).append(
         {"step": step, "time": now(), "command": sys.argv, **({"forced": list(forced)} if forced else {})}
     )
     write_sealed(folder / "manifest.json", manifest)
-    for name in ("metrics.jsonl", "evaluations.jsonl", "alarms.jsonl"):
-        kept = [line for line in read_forms(folder / name, StepForm) if line["step"] <= step]
-        if kept or (folder / name).exists():
-            write_sealed_lines(folder / name, kept)
+    for path, lines in kept.items():
+        write_sealed_lines(path, lines)
+    return dropped

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, StrictStr, ValidationError
 
 from phfcli.core.errors import UserError
-from phfcli.core.storage.files import parse_lines, raw_lines, read_json
+from phfcli.core.storage.files import parse_lines, raw_lines, read_json, read_whole
 from phfcli.core.storage.seals import check_lines, check_sealed
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -161,13 +161,13 @@ def read_form(path: Path, form: type[Form]) -> dict[str, Any]:
     return without_seal(tree)
 
 
-def read_forms(path: Path, form: type[Form]) -> list[dict[str, Any]]:
-    """The lines of a JSON Lines file; none if there is no file.
+def read_forms(path: Path, form: type[Form], but_last: bool = False) -> list[dict[str, Any]]:
+    """The lines of a JSON Lines file, or those before its last one; none if there is no file.
 
     Raises:
         UserError: naming file, line and field, for a line that does not fit the form or its checksum.
     """
-    lines, raw = [], raw_lines(path)
+    lines, raw = [], read_whole(path).splitlines(keepends=True)[:-1] if but_last else raw_lines(path)
     check_lines(path, raw)
     for number, line in enumerate(parse_lines(path, raw), start=1):
         where = f"{path} line {number}"

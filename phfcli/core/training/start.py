@@ -1,6 +1,7 @@
 """Starts or resumes a training run up to its first step, and stops it between two steps at a signal."""
 
 import datetime
+import difflib
 import os
 import signal
 import threading
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
@@ -32,6 +33,7 @@ from phfcli.core.training.trainer import Trainer
 
 Warn = Callable[[str], None]
 Tell = Callable[[str], None]
+Resume = bool | Literal["must"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Start:
     config: TrainConfig
     forced: Sequence[str] | None = None
     force: bool = False
+    begun: str = ""  # that a run to go on with was not there, in a sentence
 
     @property
     def resumes(self) -> bool:
@@ -73,7 +76,7 @@ class Running:
 @contextmanager
 def running(
     sources: Sequence[Source],
-    resume_it: bool,
+    resume_it: Resume,
     force: bool,
     warn: Warn,
     tell: Tell,
@@ -91,7 +94,7 @@ def running(
     """
     with (
         joined(resolve_train(list(sources)).device) as ranks,
-        opened_run(sources, resume_it, force, ranks, warn, fresh_folder) as start,
+        opened_run(sources, resume_it, force, ranks, fresh_folder) as start,
     ):
         trainer = start_trainer(start, ranks, warn)
         for line in _about(trainer, start) if ranks.main else ():
@@ -104,6 +107,8 @@ def running(
 def _about(trainer: Trainer, start: Start) -> Iterator[str]:
     """What is said of a run once nothing of it can be refused any more."""
     model, size = trainer.model, trainer.ranks.size
+    if start.begun:
+        yield start.begun
     many = f" in {size} processes" if size > 1 else ""
     yield f"training {start.config.model} with {start.config.objective} in {start.folder}{many}"
     yield f"on {model.device}, {model.compute or model.head.dtype}, attention by {model.attention}"
@@ -114,9 +119,11 @@ def _about(trainer: Trainer, start: Start) -> Iterator[str]:
 
 @contextmanager
 def opened_run(
-    sources: Sequence[Source], resume_it: bool, force: bool, ranks: Ranks, warn: Warn, fresh_folder: bool = False
+    sources: Sequence[Source], resume_it: Resume, force: bool, ranks: Ranks, fresh_folder: bool = False
 ) -> Iterator[Start]:
     """The folder and the settings of a run, a new one or with `resume_it` the one in the folder, locked while it runs.
+
+    resume_it: "must" refuses to begin one.
 
     Raises:
         UserError: for a folder that holds something else, or settings that differ from the run's and are not forced.
@@ -125,23 +132,31 @@ def opened_run(
     folder = Path(config.output_dir) if config.output_dir else default_folder(config, free=fresh_folder)
     with ExitStack() as stack:
         with ranks.together():
+            if resume_it == "must" and not is_run(folder):
+                raise UserError(f"resume: no run is in {folder}{_nearest_run(folder)}")
             if ranks.main:
                 stack.enter_context(training_alone(folder))
             start = _start(folder, config, sources, resume_it, force, ranks)
-        if resume_it and not start.resumes and ranks.main:
-            warn(f"resume: {folder} holds no run, so a new one starts there")
         yield start
 
 
+def _nearest_run(folder: Path) -> str:
+    """A hint with the run beside a folder whose name is the nearest; nothing where no run is."""
+    runs = [path.name for path in folder.parent.glob("*") if path != folder and is_run(path)]
+    found = difflib.get_close_matches(folder.name, runs, n=1, cutoff=0.0)
+    return f"; the run with the nearest name is {folder.parent / found[0]}" if found else ""
+
+
 def _start(
-    folder: Path, config: TrainConfig, sources: Sequence[Source], resume_it: bool, force: bool, ranks: Ranks
+    folder: Path, config: TrainConfig, sources: Sequence[Source], resume_it: Resume, force: bool, ranks: Ranks
 ) -> Start:
     if resume_it and is_run(folder):
         config = resolve_train([saved_config(folder), *sources])
         return Start(folder, config, check_resumable(folder, config, force), force)
     if ranks.main:
         claim_folder(folder)
-    return Start(folder, config)
+    begun = f"resume: no run is in {folder} yet, so one begins there{_nearest_run(folder)}" if resume_it else ""
+    return Start(folder, config, begun=begun)
 
 
 def start_trainer(start: Start, ranks: Ranks, warn: Warn) -> Trainer:

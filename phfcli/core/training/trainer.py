@@ -212,7 +212,8 @@ class Trainer:
             if self.ranks.main:
                 for reason in skipped:
                     warn(f"{reason}; going back to {f'step {self.step}' if self.step else 'the start'}")
-                continue_run(self.folder, self.step, manifest or whole_manifest(self.folder), forced)
+                for reason in continue_run(self.folder, self.step, manifest or whole_manifest(self.folder), forced):
+                    warn(reason)
             metrics = read_forms(self.folder / "metrics.jsonl", StepForm)
             self.alarms = resumed_alarms(metrics, read_forms(self.folder / ALARMS, AlarmForm))
             if self.validation is not None:
