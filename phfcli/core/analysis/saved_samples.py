@@ -124,7 +124,10 @@ def read_samples(path: Path, config: GradeConfig) -> SavedTexts:
             sample.
     """
     path = path / "samples.jsonl" if path.is_dir() else path
-    form, items, read = _recognise(path, config)
+    try:
+        form, items, read = _recognise(path, config)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:  # values of other types than the tool writes
+        raise UserError(f"{path}: {first_line(error)}") from None
     if form == "phf" and path.suffix == ".jsonl":
         check_lines(path, raw_lines(path))
     texts, left_out = _usable(path, items, read, config)

@@ -239,7 +239,8 @@ def _read_parquet(path: Path) -> Rows:
         if twice := [name for name in file.schema_arrow.names if file.schema_arrow.names.count(name) > 1]:
             raise UserError(f"{path}: two columns are named {twice[0]!r}; give each its own name")
         for part in file.iter_batches(_BATCH):
-            size += part.nbytes
+            plain = (c.dictionary_decode() if pyarrow.types.is_dictionary(c.type) else c for c in part.columns)
+            size += sum(column.nbytes for column in plain)
             check_size(path, size)
             parts.append(part)
         return ArrowRows(pyarrow.Table.from_batches(parts, file.schema_arrow).combine_chunks())

@@ -118,6 +118,7 @@ def test_a_problems_mean_is_no_score_of_a_sample(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.json", "[]", "no log of inspect_ai"),
+        ("a.json", '{"eval": {}, "samples": 5}', "samples is 5 where a list is wanted"),
         ("a.eval", "no zip", "not a whole .eval log"),
         ("a.jsonl", '{"doc_id": 0, "target": "7", "resps": 3, "filter": "", "metrics": []}', "not in the form"),
         ("a.jsonl", '{"answer": "", "completion": "7"}', "no completion has a gold answer"),

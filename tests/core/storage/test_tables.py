@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas
+import pyarrow
 import pytest
+from pyarrow.parquet import write_table
 
 from phfcli.core.config import ColumnSettings, TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.runs.problems import load_problems
-from phfcli.core.storage import tables
 from phfcli.core.storage.files import check_size
 from phfcli.core.storage.tables import looks_like_file, read_rows, split_hub_name
 
@@ -138,10 +139,14 @@ def test_other_hub_names_are_refused(name: str) -> None:
         split_hub_name(name)
 
 
-def test_a_table_that_unpacks_to_more_than_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("encoded", [False, True])
+def test_a_table_that_unpacks_to_more_than_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoded: bool
+) -> None:
     path = tmp_path / "bomb.parquet"
-    tables.write_parquet(path, [{"problem": "x" * 10**5}] * 5000, {"problem": "string"})
+    column = pyarrow.array(["x" * 10**5] * 1000)
+    write_table(pyarrow.table({"problem": column.dictionary_encode() if encoded else column}), path)
     assert path.stat().st_size < 10**6
-    monkeypatch.setattr(check_size, "__defaults__", (10**8,))
-    with pytest.raises(UserError, match=r"bomb\.parquet: holds more than 95 MiB"):
+    monkeypatch.setattr(check_size, "__defaults__", (10**7,))
+    with pytest.raises(UserError, match=r"bomb\.parquet: holds more than 10 MiB"):
         read_rows(path)
