@@ -5,6 +5,7 @@ a fault of this program or of a plugin shows its traceback, with the request to 
 """
 
 import errno
+import io
 import logging
 import os
 import resource
@@ -83,10 +84,15 @@ def _check_address_space() -> None:
 
 
 def _open_closed_streams() -> None:
-    """Replaces a stream that was closed before the start, which is None in Python, by one that goes nowhere."""
+    """Replaces a stream that was closed before the start, which is None in Python, by one that goes nowhere.
+
+    On a terminal that has fewer characters than UTF-8, as with LANG=C, "?" stands for the others.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
+        elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _report(error: Exception) -> int:

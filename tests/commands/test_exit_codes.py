@@ -148,3 +148,12 @@ def test_yaml_that_repeats_or_nests_itself(phf: Phf, tmp_path: Path, text: str, 
     assert done.code == 2
     assert words in done.err
     assert done.err.count("\n") == 1
+
+
+def test_a_terminal_without_utf8_gets_other_characters(tmp_path: Path) -> None:
+    (tmp_path / "\u00fc.jsonl").write_text('{"answer": "7", "completion": "\u221a7"}\n', encoding="utf-8")
+    command = [sys.executable, "-m", "phfcli", "grade", "\u00fc.jsonl", "--policies", "strict"]
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | ascii_only, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"1 samples of 1 problems" in done.stdout

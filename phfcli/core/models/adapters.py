@@ -244,6 +244,8 @@ def check_adapter(adapter: Path, description: ModelDescription) -> None:
             continue
         layer = name.removeprefix(_FILE_PREFIX).removesuffix(side)
         expected = _layer_shape(model, layer.removesuffix(_WITHIN))
+        if len(shape) < 2:
+            raise UserError(f"{path}: {name} is no matrix, and {len(shape)} of 2 dimensions are there")
         if expected is None or (expected and shape[_SIDES[side]] != expected[_SIDES[side]]):
             reason = f"there it is {' x '.join(map(str, expected))}" if expected else "which has no such layer"
             raise UserError(

@@ -146,7 +146,7 @@ def appending(path: Path) -> Iterator[BinaryIO]:
 def write_text(path: Path, text: str) -> None:
     """Replaces a file's text, without the secrets that have come into it: a page may be shown to anybody."""
     with replacing(path) as temporary:
-        temporary.write_text(masked(text), encoding="utf-8")
+        temporary.write_text(masked(text), encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:

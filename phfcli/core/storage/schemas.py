@@ -97,6 +97,8 @@ class AdapterForm(Form):
 
     r: PositiveInt
     rank_pattern: dict[str, PositiveInt] | None = None
+    alpha_pattern: dict[str, Any] | None = None
+    bias: StrictStr = "none"
     base_model_name_or_path: StrictStr | None = None
 
 

@@ -30,7 +30,7 @@ def write_sealed(path: Path, value: Any) -> None:
     """Replaces a file by a text, or by an object as JSON, with a seal. NaN and infinities are refused: `as_json`."""
     text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     opening, closing = _FORMS[path.suffix]
-    content = text.encode()
+    content = text.encode("utf-8", "backslashreplace")  # a file's name may be no UTF-8; JSON reads it back as it was
     if path.suffix == ".json":
         content = content.removesuffix(b"\n}\n")
     with replacing(path) as temporary:

@@ -85,6 +85,7 @@ def test_a_number_that_no_training_leads_to_is_named(saved: Path) -> None:
         ({"lora_alpha": "8"}, "lora_alpha is '8', and a number is wanted"),
         ({"lora_alpha": True}, "lora_alpha is True, and a number is wanted"),
         ({"lora_alpha": 1e300}, "lora_alpha is 1e.300, and a number is wanted"),
+        ({"alpha_pattern": [1]}, "alpha_pattern: "),
         ({"r": 8}, "is of rank 4, and adapter_config.json beside it says 8"),
         ({"alpha_pattern": {"q_proj": 0}}, "q_proj is 0, so its weights have no effect"),
         ({"bias": "all"}, "bias is 'all', but the adapter's weights hold no bias"),
@@ -95,6 +96,12 @@ def test_settings_without_effect_are_refused(saved: Path, settings: dict[str, ob
     path = saved / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
     with pytest.raises(UserError, match=message):
+        check_adapter(saved, load_description("embedded"))
+
+
+def test_a_vector_is_no_adapter(saved: Path) -> None:
+    edit(saved, lambda tensors: tensors.update({name: t[0].clone() for name, t in tensors.items() if "lora_A" in name}))
+    with pytest.raises(UserError, match=r"lora_A\.weight is no matrix"):
         check_adapter(saved, load_description("embedded"))
 
 

@@ -89,3 +89,8 @@ def test_what_has_no_seal_is_read(tmp_path: Path) -> None:
     path.write_text(json.dumps({"step": 1, "sha256": {"a": "0" * 64}}, indent=2) + "\n")
     assert read_form(path, StepForm)["step"] == 1
     assert not check_sealed(path)
+
+
+def test_a_name_that_is_no_utf8_is_read_back_as_it_was(tmp_path: Path) -> None:
+    write_sealed(tmp_path / "f.json", {"step": 1, "command": ["\udcc3"]})
+    assert read_form(tmp_path / "f.json", StepForm)["command"] == ["\udcc3"]
