@@ -1,6 +1,7 @@
 """From the arguments of a call to settings, and errors of a call about its arguments."""
 
 import builtins
+import errno
 import reprlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -71,6 +72,10 @@ def checks_arguments(call: Callable[Arguments, Result]) -> Callable[Arguments, R
         try:
             with answering_other_names():
                 return call(*args, **kwargs)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise UserError(f"{call.__name__}(): {error.filename!r:.40}: the name is too long") from None
         except RecursionError:
             raise UserError(f"{call.__name__}(): an argument contains itself, or is nested too deeply") from None
 
@@ -79,6 +84,8 @@ def checks_arguments(call: Callable[Arguments, Result]) -> Callable[Arguments, R
 
 def _check(call: Callable[..., Any], name: str, value: Any) -> None:
     """Raises UserError, naming the argument, for a value that its annotation excludes."""
+    if isinstance(value, str | PathLike) and "\0" in str(value):
+        raise UserError(f"{name}: {call.__name__}() got {str(value)!r:.60}, which holds a NUL character")
     annotation = call.__annotations__.get(name, Any)
     try:
         known = _Names(vars(modules[call.__module__]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phfcli.api.arguments import checks_arguments
-from phfcli.core.errors import with_error
+from phfcli.core.errors import UserError, with_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +36,8 @@ class Evaluation:
         """Reads evaluations from their folders."""
         from phfcli.core.runs.summaries import read_summary
 
+        if not folders:
+            raise UserError("folders: load() takes the folder of an evaluation, or several")
         return cls(tuple({**read_summary(Path(f) / "summary.json"), "folder": str(f)} for f in folders))
 
     def __getitem__(self, bench: str) -> "Evaluation":
@@ -175,6 +177,11 @@ class Run:
 
     folder: Path
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.folder, str | Path):
+            raise UserError(f"folder: Run() takes a path, and got {self.folder!r:.60}")
+        object.__setattr__(self, "folder", Path(self.folder))
+
     @property
     def name(self) -> str:
         return self.folder.name
@@ -248,7 +255,6 @@ def load_run(folder: str | Path) -> Run:
     Raises:
         UserError: for a folder without a run.
     """
-    from phfcli.core.errors import UserError
     from phfcli.core.runs.folder import is_run
 
     if not is_run(Path(folder)):

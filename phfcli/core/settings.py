@@ -51,6 +51,10 @@ def resolve(kind: type[Config], sources: Iterable[Source], *, recorded: bool = F
     """
     given = list(sources)
     origin = origins(given)
+    for source in given:
+        for key, value in leaves(source.tree).items():
+            if isinstance(value, str) and "\0" in value:  # no path and no prompt may hold one
+                raise UserError(f"{source.label}: {key}: holds a NUL character")
     try:
         return kind.model_validate(merged(source.tree for source in given), context=RECORDED if recorded else None)
     except ValidationError as error:

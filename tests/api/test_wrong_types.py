@@ -44,6 +44,12 @@ CALLS: list[tuple[str, Callable[[], object]]] = [
     *[("pairs", lambda value=value: Grader(1).grade(value)) for value in (None, 5, "7", [("7",)], [7], [("7", None)])],
     ("an argument contains itself", lambda: phf.train(config=ITSELF)),
     ("an argument contains itself", lambda: phf.evaluate("embedded", config=ITSELF)),
+    ("folder", lambda: phf.Run(5)),  # type: ignore[arg-type]
+    ("folders", lambda: phf.Evaluation.load()),
+    ("folder", lambda: phf.load_run("a\0b")),
+    ("target", lambda: phf.evaluate("a\0b")),
+    ("output_dir", lambda: phf.train(output_dir="a\0b")),
+    ("too long", lambda: phf.load_run("x" * 5000)),
     ("name", lambda: phf.register_objective(5, print)),
     ("build", lambda: phf.register_engine("mine", None)),
     ("rows", lambda: phf.register_benchmark("mine", [{"problem": "1", "answer": "1"}])),
