@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 DEMO := runs/demo
 REAL := runs/real-model
 
-.PHONY: install image vllm-cpu demo demo-phf demo-opsd test quick lint types docs docs-serve model bench study study-apart study-real real-model real-base clean
+.PHONY: install image vllm-cpu demo demo-phf demo-opsd test quick lint types docs docs-serve model bench study study-real real-model real-base clean
 
 install: $(VENV)/installed
 
@@ -92,12 +92,9 @@ image: ## the image for the CPU, tried with a read-only root; IMAGE_OPTIONS for 
 bench: install ## benchmarks/RESULTS.md: what a training step costs; wants a quiet machine. PEER=/path/to/python that has TRL
 	$(BIN)/python benchmarks/results.py $(if $(PEER),--peer-python $(PEER))
 
-study: install ## docs/studies/embedded.md: every system with 8 seeds, in an evening of two cores; goes on where it was stopped
-	$(BIN)/phf study studies/embedded.yaml
-
-study-apart: install ## docs/studies/firm-habit.md: OPSD and PHF from a base whose slips are its firm belief
-	$(BIN)/python data/firm_habit.py
-	$(BIN)/phf study studies/firm-habit.yaml
+study: install ## docs/STUDY-METHODS.md: nine systems from two small bases, in ten hours of two cores; goes on where it was stopped
+	@test -f runs/firm-habit/config.json || $(BIN)/python data/firm_habit.py
+	$(BIN)/phf study studies/methods.yaml
 
 $(VENV)/study: $(VENV)/installed
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[study]" 2>$(VENV)/study.log || \

@@ -1,4 +1,4 @@
-"""The base of studies/firm-habit.yaml: `python data/firm_habit.py [FOLDER]`, some two minutes of one core.
+"""The second base of studies/methods.yaml: `python data/firm_habit.py [FOLDER]`, some two minutes of one core.
 
 The embedded model forgets a carry in nearly half of the places. A short pretraining on slips that forget it in three of
 five makes the slip its firm belief: what the teacher corrects is then a likely entry that

@@ -53,9 +53,9 @@ def study(
 
     \b
     Examples:
-      phf study studies/embedded.yaml --dry-run  # what is left, and the hours it takes
-      phf study studies/embedded.yaml --jobs 2
-      phf study studies/embedded.yaml --only opsd,phf --seeds 1  # a part of it, also with --dry-run
+      phf study studies/methods.yaml --dry-run  # what is left, and the hours it takes
+      phf study studies/methods.yaml --jobs 2
+      phf study studies/methods.yaml --only opsd,phf --seeds 1  # a part of it, also with --dry-run
       phf study studies/table-1.yaml --report-only
     """
     from phfcli.core.studies.schedule import estimate, examine, slots_for

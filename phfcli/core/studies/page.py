@@ -31,7 +31,7 @@ from phfcli.core.studies.study_file import BASE, Study, StudyRun, runs_of
 def write_report(study: Study, file: Path) -> Path:
     """Writes the page, its picture and its JSON; returns the page's path. Raises UserError for a foreign record."""
     path, results = Path(study.page), results_of(study)
-    write_json(path.with_suffix(".json"), _figures(study, results))
+    write_json(path.with_suffix(".json"), figures(study, results))
     drawn = panels(study, results)
     if drawn:
         save_figure(figure_of(drawn, size=panel_size(results)), path.with_suffix(".png"))
@@ -39,7 +39,7 @@ def write_report(study: Study, file: Path) -> Path:
     return path
 
 
-def _figures(study: Study, results: Results) -> dict[str, Any]:
+def figures(study: Study, results: Results) -> dict[str, Any]:
     search = [{"run": run.name, "rate": run.rate, "average": score} for run, score in searched(study)]
     return {
         "study": study.model_dump(mode="json"),
