@@ -3,7 +3,9 @@
 Two methods are drawn on the same problems, whose chances of a right sample are spread as a benchmark's are. Over
 problems: how often the 95% interval covers the true difference, how often the test rejects where there is none, and
 how often interval and test contradict each other. Over seeds: each training moves all chances by a random amount (in
-logits), the methods are alike, and a difference is called one by pooled samples or with seeds as the unit.
+logits), the methods are alike, and a difference is called one by pooled samples or with seeds as the unit. With ties:
+most problems are never solved, and one in ten is solved by one method alone. Power: how often the test finds a true
+difference of the size that `could show` prints, at the true spread.
 """
 
 from pathlib import Path
@@ -13,7 +15,14 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from phfcli.core.analysis.differences import paired_difference, pool, seed_difference
+from phfcli.core.analysis.differences import (
+    _detectable,
+    _ends,
+    _interval,
+    paired_difference,
+    pool,
+    seed_difference,
+)
 
 LEVEL = 0.05
 SAMPLES = 12
@@ -27,7 +36,7 @@ def main(
     seeds: int = 3,
     output: Annotated[Path | None, typer.Option(help="Also write the tables there.")] = None,
 ) -> None:
-    """Simulate, and print two tables in Markdown."""
+    """Simulate, and print the tables in Markdown."""
     rng = np.random.default_rng(0)
     lines = [
         "# How well the intervals hold",
@@ -55,6 +64,30 @@ def main(
     ]
     for problems in (30, 128):
         lines.append(row(problems, over_seeds(rng, problems, simulations, seeds, spread)))
+    lines += [
+        "",
+        f"## Over problems, most never solved, {2 * POINTS:.0%} by one method alone: {100 * POINTS:g} points",
+        "",
+        "| problems | never solved | differ | covers | the exchanges alone cover | mean width, points | rejects |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for problems in (8, 15, 30, 60):
+        for never in (0.0, 0.5, 0.8, 0.95):
+            differ, width, covers, alone, rejects = with_ties(rng, problems, never, simulations // 4)
+            shares = [f"{100 * share:.1f}" for share in (covers, alone)]
+            cells = [f"{100 * never:.0f}%", f"{differ:.1f}", *shares, f"{100 * width:.0f}", f"{100 * rejects:.1f}"]
+            lines.append(f"| {problems} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "## How often the test finds a difference of the size that `could show` names",
+        "",
+        "| unit | number | standard errors | finds it |",
+        "|---|---|---|---|",
+    ]
+    for unit, numbers in (("problems", (8, 15, 30, 60)), ("seeds", (2, 3, 4, 8))):
+        for number in numbers:
+            errors, found = power(rng, unit, number, simulations)
+            lines.append(f"| {unit} | {number} | {errors:.2f} | {100 * found:.1f} |")
     text = "\n".join(lines) + "\n"
     print(text)
     if output is not None:
@@ -89,6 +122,43 @@ def over_seeds(rng: np.random.Generator, problems: int, simulations: int, seeds:
         pooled = paired_difference(a, b).p_value < LEVEL
         found.append((pooled, by_seed.p_value < LEVEL, by_seed.low <= 0 <= by_seed.high))
     return [float(share) for share in np.mean(found, axis=0)]
+
+
+def with_ties(rng: np.random.Generator, problems: int, never: float, simulations: int) -> list[float]:
+    """Problems that differ, width, coverage, that of the exchanges alone, and how often the test rejects."""
+    found = []
+    for _ in range(simulations):
+        chances = np.where(rng.random(problems) < never, 0.0, rng.beta(0.7, 0.7, problems))
+        gained = rng.random(problems) < 2 * POINTS
+        a = draw(rng, np.where(gained, rng.random(problems), chances))
+        b = draw(rng, np.where(gained, 0.0, chances))
+        told = paired_difference(*as_runs(a - b))
+        low, high = exchanges_alone(a - b)
+        assert told.low is not None
+        assert told.high is not None
+        covers, alone = told.low <= POINTS <= told.high, low <= POINTS <= high
+        found.append((np.sum(a != b), told.high - told.low, covers, alone, told.p_value < LEVEL))
+    return [float(value) for value in np.mean(found, axis=0)]
+
+
+def exchanges_alone(differences: Floats) -> tuple[float, float]:
+    """The interval that inverts the test, also where the test can reject nothing: what `phf compare` had before."""
+    weights = np.full(len(differences), 1 / len(differences))
+    low, high = _interval(*_ends(differences, weights, np.random.default_rng(0)), 1.0)
+    assert low is not None
+    assert high is not None
+    return low, high
+
+
+def power(rng: np.random.Generator, unit: str, number: int, simulations: int) -> tuple[float, float]:
+    """The standard errors that `could show` takes, and how often a difference of that size is found."""
+    errors = _detectable(number - 1)
+    values = rng.normal(errors / number**0.5, 1, (simulations, number))
+    if unit == "seeds":
+        tests = [seed_difference(list(row)).p_value for row in values]
+    else:
+        tests = [paired_difference(*as_runs(row), most=None).p_value for row in values]
+    return errors, float(np.mean([p is not None and p < LEVEL for p in tests]))
 
 
 def moved(chances: Floats, gain: float) -> Floats:

@@ -1,5 +1,6 @@
 """phf compare."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,13 +8,15 @@ import typer
 
 from phfcli.commands.options import AsJson, Csv, Plot, Quiet, file_option, names_of
 from phfcli.commands.output import print_json, print_table, result_console, say, warn
-from phfcli.core.errors import one_of, printable
+from phfcli.core.errors import UserError, one_of, printable
 from phfcli.core.names import UNITS, VIEWS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from phfcli.core.analysis.compare import Pair
+
+_NOT_MET = 3  # exit code: a condition of --fail-below or --at-least-as-good-as does not hold
 
 
 def compare(
@@ -37,6 +40,18 @@ def compare(
         ),
     ] = None,
     unequal: Annotated[bool, typer.Option("--unequal", help="Compare even where prompts or sampling differ.")] = False,
+    fail_below: Annotated[
+        float | None,
+        typer.Option("--fail-below", min=0, max=100, metavar="X", help="Exit code 3 if an average is below X percent."),
+    ] = None,
+    at_least_as_good_as: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Exit code 3 unless every other method is shown to be no worse than RUN."),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, metavar="M", help="By how many points it may be worse, at most."),
+    ] = None,
     plot: Plot = None,
     markdown: Annotated[Path | None, file_option("Write the tables as Markdown.")] = None,
     latex: Annotated[Path | None, file_option("Write the tables as LaTeX (booktabs).")] = None,
@@ -56,6 +71,8 @@ def compare(
     --unit seeds: would another training differ? --unit problems: would these checkpoints, on other problems?
     Rules name the kind of gain that a difference is; the output shows each rule with its figures.
     --samples shows each problem once, with the samples of two runs beside each other.
+    --fail-below and --at-least-as-good-as are for CI: the exit code is 3 where the condition does not hold. No worse
+    means that the whole 95% interval of the difference lies above -M.
     --csv writes the differences as well, in a file beside it whose name ends in -pairs.csv.
     \b
     Examples:
@@ -65,34 +82,49 @@ def compare(
       phf compare runs/opsd runs/phf --view dynamics --plot dynamics.png
       phf compare runs/phf/checkpoints/step-000050 runs/phf --changed 5
       phf compare runs/embedded runs/phf-embedded-seed0 --samples samples.html
+      phf compare runs/phf --at-least-as-good-as runs/opsd --margin 2 --fail-below 50
     """
     view_name = one_of("--view", view, VIEWS)
     over = None if unit is None else one_of("--unit", unit, UNITS)
+    if (at_least_as_good_as is None) != (margin is None):
+        raise UserError("--at-least-as-good-as and --margin belong together: give both")
     from phfcli.core.analysis.compare import compare as core
+    from phfcli.core.analysis.compare import gates
     from phfcli.core.evaluation.saved_evaluations import load_evaluations
     from phfcli.core.reporting.comparison_files import write_comparison
     from phfcli.core.reporting.tables import gain_sentences, view_of
 
     all_steps = view_name == "dynamics"
+    yardstick = at_least_as_good_as
+    if yardstick is not None and all_steps:
+        raise UserError("--view dynamics tests no difference: leave --at-least-as-good-as out")
     evaluations = load_evaluations(paths, names_of(bench), all_steps=all_steps)
+    folders = {e.folder for e in load_evaluations([yardstick], names_of(bench))} if yardstick else set()
+    if yardstick and not folders <= {e.folder for e in evaluations}:
+        evaluations = load_evaluations([*paths, yardstick], names_of(bench))
     comparison = core(evaluations, unequal, not all_steps, over)
+    asked = gates(comparison, None if fail_below is None else fail_below / 100, folders, margin and margin / 100)
+    failed = not all(gate.passed for gate in asked)
     shown = view_of(view_name, comparison)
     written = write_comparison(view_name, shown, comparison, plot, markdown, latex, csv, samples)
     for note in comparison.notes if not quiet else []:
         warn(note)
     if json_:
-        print_json(comparison.as_json() | {"view": {"name": view_name, "records": shown.records}})
-        return
+        told = {"view": {"name": view_name, "records": shown.records}, "gates": [asdict(gate) for gate in asked]}
+        print_json(comparison.as_json() | told)
+        raise typer.Exit(_NOT_MET if failed else 0)
     out = result_console()
     for table in shown.tables:
         print_table(out, table.title, table.columns, table.rows)
-    for sentence in gain_sentences(comparison.pairs):
+    for sentence in (*gain_sentences(comparison.pairs), *(c.sentence for c in (*comparison.chosen, *asked))):
         say(out, sentence)
     for pair in comparison.pairs if changed else []:
         _show_changed(out, pair, changed)
     for what, path in written.items():
         if not quiet:
             say(out, f"{what:<11}{path}")
+    if failed:
+        raise typer.Exit(_NOT_MET)
 
 
 def _show_changed(out: "Console", pair: "Pair", most: int) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import random
 import re
 import shutil
 from collections.abc import Callable
@@ -306,3 +307,70 @@ def test_the_samples_of_two_runs_stand_on_one_page(phf: Phf, tmp_path: Path) -> 
         phf("compare", "a", "c", "--bench", "embedded", "--samples", "x.html", "--quiet"), "samples.parquet is missing"
     )
     assert not (tmp_path / "x.html").exists()
+
+
+def test_a_chosen_checkpoint_is_told_with_the_score_that_it_has_without_the_choice(phf: Phf, tmp_path: Path) -> None:
+    """Three checkpoints of one quality: what the best one has above the others is chance."""
+    rng = random.Random(0)
+    for step in (50, 100, 150):
+        drawn = {f"p{i:02}": [int(rng.random() < 0.5) for _ in range(4)] for i in range(24)}
+        evaluation(tmp_path / "a", drawn, step=step, config={"objective": "phf", "seed": 0})
+        place = tmp_path / "a" / "checkpoints" / f"step-{step:06}"
+        place.mkdir(parents=True)
+        (place / "trainer.json").write_text(json.dumps({"step": step, "model": "m", "schedule": {}}))
+    rows = phf("compare", "a", "--view", "dynamics", "--json").json
+    by_step = {row["step"]: row["average"] for row in rows["rows"]}
+    best = max(by_step, key=lambda step: by_step[step])
+    (chosen,) = rows["chosen"]
+    assert (chosen["step"], chosen["among"], chosen["average"]) == (best, 3, by_step[best])
+    assert chosen["crossed"] < chosen["average"]
+    for step in by_step:
+        told = phf("compare", f"a/checkpoints/step-{step:06}", "--json").json["chosen"]
+        assert [one["step"] for one in told] == ([step] if step == best and step != 150 else [])
+    assert phf("compare", "a", "--json").json["chosen"] == []  # the last one is no choice
+
+
+def test_the_best_by_trainings_own_evaluations_of_the_same_benchmark_is_chosen(phf: Phf, tmp_path: Path) -> None:
+    evaluation(tmp_path / "a", SOME, step=50, config={"objective": "phf", "seed": 0})
+    lines = [{"step": 50, "bench": "aime", "average": 0.5}, {"step": 100, "bench": "aime", "average": 0.4}]
+    (tmp_path / "a" / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = phf("compare", "a", "--json").json
+    assert [(one["step"], one["crossed"]) for one in done["chosen"]] == [(50, None)]
+    assert "the best of 2 by evaluations of the same benchmark" in phf("compare", "a").out
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--fail-below", "60"], 0, ""),
+        (["--fail-below", "80"], 3, "aime: good 75.0 %, below 80.0 %"),
+        (["--at-least-as-good-as", "good", "--margin", "5"], 3, "bad is not shown to be at least as good as good"),
+        (["--at-least-as-good-as", "bad", "--margin", "5"], 0, "good is at least as good as bad but for 5.0 points"),
+        (["--at-least-as-good-as", "bad", "--margin", "0"], 0, "good is at least as good"),
+        (["--at-least-as-good-as", "bad"], 2, "--margin belong together"),
+        (["--margin", "5"], 2, "--margin belong together"),
+        (["--at-least-as-good-as", "bad", "--margin", "5", "--view", "dynamics"], 2, "tests no difference"),
+    ],
+)
+def test_a_condition_that_does_not_hold_is_exit_code_3(
+    phf: Phf, tmp_path: Path, options: list[str], code: int, words: str
+) -> None:
+    """Every problem is two in four of the one, and three in four of the other, but for some."""
+    evaluation(tmp_path / "good", {f"p{i}": [1, 1, 1, 0] for i in range(12)})
+    evaluation(tmp_path / "bad", {f"p{i}": [1, 1, 1, 0] if i < 2 else [1, 1, 0, 0] for i in range(12)})
+    given = ["good"] if "60" in options or "80" in options else ["good", "bad"]
+    done = phf("compare", *given, *options)
+    assert (done.code, words in done.out + done.err) == (code, True)
+
+
+def test_a_yardstick_alone_is_no_comparison(phf: Phf, tmp_path: Path) -> None:
+    evaluation(tmp_path / "a", SOME)
+    refused(phf("compare", "a", "--at-least-as-good-as", "a", "--margin", 1), "no other method")
+
+
+def test_seeds_that_only_one_method_has_are_told(phf: Phf, tmp_path: Path) -> None:
+    for name, seeds in (("opsd", (0, 1, 2)), ("phf", (0, 1))):
+        for seed in seeds:
+            evaluation(tmp_path / f"{name}{seed}", SOME, config={"objective": name, "seed": seed})
+    notes = phf("compare", *sorted(path.name for path in tmp_path.iterdir()), "--json").json["unequal"]
+    assert "opsd and phf have other seeds: over seeds only the common ones count, 0, 1" in notes

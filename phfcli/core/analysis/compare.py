@@ -5,17 +5,22 @@ differ on other problems? For the latter the score of a problem is the mean over
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from phfcli.core.analysis.differences import PairedDifference, SeedDifference, holm
+import numpy as np
+
+from phfcli.core.analysis.differences import PairedDifference, Scores, SeedDifference, holm
 from phfcli.core.analysis.gain import GainFinding, forgotten, gain_findings
 from phfcli.core.analysis.methods import Method, MethodDifference, group_by_method, measure, sample_scores
-from phfcli.core.errors import UserError
-from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
+from phfcli.core.errors import UserError, percent, points
+from phfcli.core.evaluation.saved_evaluations import SavedEvaluation, steps_of, validated_steps
 from phfcli.core.names import UnitName
+from phfcli.core.runs.folder import step_name
 
 SUITE = "average"  # the name of the mean over benchmarks
 
@@ -65,6 +70,40 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class ChosenCheckpoint:
+    """A checkpoint that is the best of several of its run, so that its score holds some chance as gain.
+
+    Attributes:
+        among: the number of checkpoints.
+        crossed: the score without that chance: chosen on one half of the problems and scored on the other, both ways,
+            mean over 200 halvings; None where the other checkpoints' scores by problem are not known.
+    """
+
+    run: str
+    bench: str
+    step: int
+    among: int
+    average: float
+    crossed: float | None
+
+    @property
+    def sentence(self) -> str:
+        head = f"{self.bench}: {self.run} has its best score, {percent(self.average)} %, at step {self.step}"
+        if self.crossed is None:
+            return f"{head}, the best of {self.among} by evaluations of the same benchmark, so it holds chance as gain"
+        how = f"{percent(self.crossed)} % where it is chosen on one half of the problems and scored on the other"
+        return f"{head}, the best of {self.among} checkpoints; {how}"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A condition on a score that a caller asked for, as a sentence, and whether it holds."""
+
+    sentence: str
+    passed: bool
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The result of a comparison, which tables and pictures show; `notes` name the settings that differ."""
 
@@ -73,6 +112,7 @@ class Comparison:
     pairs: list[Pair]
     notes: list[str]
     tested: bool  # if False, a method may hold several checkpoints of a run, and its averages mix them
+    chosen: Sequence[ChosenCheckpoint] = ()
 
     @property
     def benches(self) -> list[str]:
@@ -103,6 +143,7 @@ class Comparison:
             "arms": methods if self.tested else [],
             "pairs": [p.as_json() for p in self.pairs],
             "unequal": self.notes,
+            "chosen": [asdict(one) for one in self.chosen],
         }
 
 
@@ -122,6 +163,7 @@ def compare(
     """
     methods = group_by_method(results, split_checkpoints=tested)
     notes = [note for bench in dict.fromkeys(r.bench for r in results) for note in _check(results, bench, unequal)]
+    notes += [note for method in methods if tested for note in _unequal_seeds(methods[0], method)]
     differences = list(_differences(methods, unit)) if tested else []
     corrected = holm([measured.p_value for _, _, _, measured in differences])
     pairs = []
@@ -129,7 +171,115 @@ def compare(
         gained, lost = changed(a, b, bench) if bench in a.benches else ([], [])
         gain = gain_findings(a, b, bench, measured) if bench in a.benches else []
         pairs.append(Pair(b.model, bench, a.name, b.name, measured, p, gain, gained, lost))
-    return Comparison(results, methods, _with_forgetting(pairs), notes, tested)
+    chosen = [*_best_of_steps(results)] if not tested else [found for r in results if (found := _chosen(r))]
+    return Comparison(results, methods, _with_forgetting(pairs), notes, tested, chosen)
+
+
+def gates(
+    comparison: Comparison, at_least: float | None, yardstick: Collection[Path], margin: float | None
+) -> list[Gate]:
+    """The conditions that a caller sets: a lowest average, and no inferiority to a yardstick by more than a margin.
+
+    A method is not inferior if its whole 95% interval against the yardstick lies above -margin, which is a test at
+    2.5%. Each benchmark counts for itself.
+
+    Args:
+        at_least: the lowest average, as a share; None sets no such condition.
+        yardstick: the folders of the yardstick's evaluations; empty sets no such condition.
+        margin: in shares; None without a yardstick.
+
+    Raises:
+        UserError: there is nothing to compare with the yardstick.
+    """
+    found: list[Gate] = []
+    for method in comparison.methods if at_least is not None else ():
+        for bench in method.benches:
+            score = method.average(bench)[0]
+            word = "not below" if (passed := score >= at_least) else "below"
+            words = f"{bench}: {method.name} {percent(score)} %, {word} {percent(at_least)} %"
+            found.append(Gate(words, passed))
+    references = {m.name for m in comparison.methods if any(result.folder in yardstick for result in m.results)}
+    compared: list[Gate] = []
+    for pair in comparison.pairs if margin is not None else ():
+        if pair.bench == SUITE or len({pair.a, pair.b} & references) != 1:
+            continue
+        sign, name, to = (1, pair.b, pair.a) if pair.a in references else (-1, pair.a, pair.b)
+        ends = [end for end in (pair.result.low, pair.result.high) if end is not None]
+        low = min((sign * end for end in ends), default=None)
+        passed = low is not None and low > -margin
+        word = "is" if passed else "is not shown to be"
+        words = f"{pair.bench}: {name} {word} at least as good as {to} but for {percent(margin)} points"
+        compared.append(Gate(f"{words} ({points(sign * pair.result.difference)}, at least {points(low)})", passed))
+    if margin is not None and not compared:
+        raise UserError(f"{', '.join(references)}: no other method of the same model and benchmark is given")
+    return [*found, *compared]
+
+
+def _unequal_seeds(first: Method, method: Method) -> Iterator[str]:
+    """A sentence if a method is paired with the first one by some of the seeds alone."""
+    seeds = [{result.seed for result in m.results if result.seed is not None} for m in (first, method)]
+    common = seeds[0] & seeds[1]
+    if len(common) > 1 and seeds[0] != seeds[1]:
+        pairs = ", ".join(map(str, sorted(common)))
+        yield f"{first.name} and {method.name} have other seeds: over seeds only the common ones count, {pairs}"
+
+
+def _chosen(result: SavedEvaluation) -> ChosenCheckpoint | None:
+    """Whether a single checkpoint looks like a choice: the best of its run's, and not the last one."""
+    step, evaluated = result.step, (Path(result.home) / "evals").glob("step-*")
+    if step is None:
+        return None
+    steps = steps_of(result) if any(path.name > step_name(step) for path in evaluated) else {}
+    if steps and step < max(steps):
+        return _choice(result.name, result.bench, steps, step)
+    validated = validated_steps(result)
+    if step < max(validated, default=0) and step == max(validated, key=lambda other: (validated[other], -other)):
+        return ChosenCheckpoint(result.name, result.bench, step, len(validated), result.summary["average"], None)
+    return None
+
+
+def _best_of_steps(results: Sequence[SavedEvaluation]) -> Iterator[ChosenCheckpoint]:
+    """The best checkpoint of each run of which several are shown."""
+    runs: dict[tuple[str, str, str], dict[int, SavedEvaluation]] = {}
+    for result in results:
+        if result.step is not None:
+            runs.setdefault((result.home, result.name, result.bench), {})[result.step] = result
+    for (_, name, bench), steps in runs.items():
+        best = max(steps, key=lambda step: (steps[step].summary["average"], -step))
+        if len(steps) > 1 and (found := _choice(name, bench, steps, best)):
+            yield found
+
+
+def _choice(name: str, bench: str, steps: Mapping[int, SavedEvaluation], step: int) -> ChosenCheckpoint | None:
+    """The choice of a step, with the score that it has without the choice's chance; None if it is not the best one."""
+    averages = {number: result.summary["average"] for number, result in steps.items()}
+    if averages[step] < max(averages.values()):
+        return None
+    crossed = crossed_score([steps[number].scores for number in sorted(steps)])
+    return ChosenCheckpoint(name, bench, step, len(steps), averages[step], crossed)
+
+
+_HALVINGS = 200
+
+
+def crossed_score(candidates: Sequence[Scores]) -> float | None:
+    """The score of the best candidate, chosen on one half of the problems and scored on the other, both ways.
+
+    The mean over random halvings. The earliest of equals is chosen. None where fewer than two problems are common.
+    """
+    common = sorted(set.intersection(*(set(scores) for scores in candidates)))
+    if len(common) < 2:
+        return None
+    means = np.array([[fmean(scores[problem]) for problem in common] for scores in candidates])
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(_HALVINGS):
+        order = rng.permutation(len(common))
+        halves = order[: len(common) // 2], order[len(common) // 2 :]
+        for chosen_on, scored_on in (halves, halves[::-1]):
+            best = int(means[:, chosen_on].mean(axis=1).argmax())
+            found.append(means[best, scored_on].mean())
+    return float(np.mean(found))
 
 
 def _with_forgetting(pairs: Sequence[Pair]) -> list[Pair]:

@@ -17,6 +17,7 @@ from phfcli.core.storage.schemas import (
     SampleForm,
     SummaryForm,
     TrainerForm,
+    ValidationForm,
     read_form,
     read_forms,
 )
@@ -117,6 +118,24 @@ def load_evaluations(paths: list[str], benches: list[str], all_steps: bool = Fal
             given[key] = text
         results += wanted
     return results if all_steps else _distinct(results)
+
+
+def steps_of(result: SavedEvaluation) -> dict[int, SavedEvaluation]:
+    """Step -> evaluation of the same run on the same benchmark, sampled alike; only the given one outside of a run."""
+    if result.step is None or not is_run(Path(result.home)):
+        return {}
+    files = evaluation_files(Path(result.home), "summary.json")
+    same = [file for file in files if read_form(file, SummaryForm).get("bench") == result.summary["bench"]]
+    loaded = [_load(file, None) for file in same if file.parent != result.folder] if len(same) > 1 else []
+    alike = ("sampling", "prompt", "grading", "n")
+    kept = [r for r in loaded if all(r.settings.get(key) == result.settings.get(key) for key in alike)]
+    return {r.step: r for r in [*kept, result] if r.step is not None}
+
+
+def validated_steps(result: SavedEvaluation) -> dict[int, float]:
+    """Step -> average of the evaluations that training itself made on the same benchmark; `best` is chosen by them."""
+    lines = read_forms(Path(result.home) / "evaluations.jsonl", ValidationForm) if is_run(Path(result.home)) else []
+    return {line["step"]: line["average"] for line in lines if line["bench"] == result.summary["bench"]}
 
 
 def _how_to_evaluate(path: Path) -> str:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from phfcli.core.analysis.compare import Comparison, compare
 from phfcli.core.errors import UserError
-from phfcli.core.evaluation.saved_evaluations import SavedEvaluation, load_evaluations, named_path, summaries_of
+from phfcli.core.evaluation.saved_evaluations import load_evaluations, named_path, summaries_of
 from phfcli.core.reporting.comparison_text import verdict
 from phfcli.core.reporting.figures import differences_height, layer_panels, view_panels
 from phfcli.core.reporting.inline_svg import inline_svg
@@ -77,7 +77,7 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
         for all_steps in (False, True)
     )
     comparison = compare(load_evaluations(newest, []), unequal)
-    steps = load_evaluations(evaluated, [], all_steps=True)
+    steps = compare(load_evaluations(evaluated, [], all_steps=True), unequal=True, tested=False)
     flows = [_flow(run, index) for index, run in enumerate(runs) if run.flows]
     differing, same = settings_tables(runs)
     context = {
@@ -86,7 +86,11 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
         "version": __version__,
         "created": now(),
         "verdict": verdict(comparison, runs),
-        "notes": [*comparison.notes, *_overlaps(comparison)],
+        "notes": [
+            *comparison.notes,
+            *(c.sentence for c in (*comparison.chosen, *steps.chosen)),
+            *_overlaps(comparison),
+        ],
         "tables": [sortable(table) for table in (*_by_bench(comparison), *view_of("runs", comparison).tables)],
         "gains": gain_sentences(comparison.pairs),
         "scores": [*_scores(comparison, steps), *_samples(comparison)],
@@ -133,7 +137,7 @@ def _overlaps(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys(f"{name}: {sentence}" for name, sentence in sentences if sentence))
 
 
-def _scores(comparison: Comparison, steps: list[SavedEvaluation]) -> list[Figure]:
+def _scores(comparison: Comparison, steps: Comparison) -> list[Figure]:
     if not comparison.results:
         return []
     size = (4.9, differences_height(comparison))
@@ -149,11 +153,11 @@ def _scores(comparison: Comparison, steps: list[SavedEvaluation]) -> list[Figure
         Figure(inline_svg(panel, caption, f"score-{index}", size), caption)
         for index, (panel, caption) in enumerate(zip(view_panels("runs", comparison), captions, strict=False))
     ]
-    if len({result.step for result in steps if result.step}) > 1:
+    if len({result.step for result in steps.results if result.step}) > 1:
         caption = "Average@n at the evaluated checkpoints, with its standard error over problems. Dashed: untrained."
-        dynamics = view_panels("dynamics", compare(steps, unequal=True, tested=False))
         drawn += [
-            Figure(inline_svg(panel, caption, f"dynamics-{index}"), caption) for index, panel in enumerate(dynamics)
+            Figure(inline_svg(panel, caption, f"dynamics-{index}"), caption)
+            for index, panel in enumerate(view_panels("dynamics", steps))
         ]
     return drawn
 

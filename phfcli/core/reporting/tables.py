@@ -265,7 +265,9 @@ def _unit_cells(result: PairedDifference | SeedDifference, p_holm: str) -> list[
     error = "" if result.stderr is None else f" ± {percent(result.stderr)}"
     unit = f"{result.seeds} seeds" if isinstance(result, SeedDifference) else f"{result.problems} problems"
     tests = p_text(result.p_value), p_holm, percent(result.detectable)
-    return [f"{points(result.difference)}{error}", interval(result.low, result.high), unit, *tests]
+    bounds = interval(result.low, result.high)
+    bound = isinstance(result, PairedDifference) and result.bound and bounds != "-"
+    return [f"{points(result.difference)}{error}", f"{bounds} (a bound)" if bound else bounds, unit, *tests]
 
 
 def pair_records(pairs: Sequence[Pair]) -> list[Record]:

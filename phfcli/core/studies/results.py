@@ -295,12 +295,28 @@ def findings(study: Study, results: Results) -> list[str]:
     ]
     if few:
         lines.append(f"- **Cannot tell**, too few seeds: {_listed(results, few)}.")
+    if partly := list(_partly_paired(study, results)):
+        lines.append(f"- **Unequal seeds**, so the difference is over the common ones alone: {'; '.join(partly)}.")
     if open_:
         lines.append(f"- **Open**, different from {to} before but not after the correction: {'; '.join(open_)}.")
     lines.append(f"- **What this cannot show**: {study.limits.strip()}")
     if single:
         lines.append(f"- **One seed only**, so no statement about the method: {_listed(results, single)}.")
     return [*lines, *_width(results)]
+
+
+def _partly_paired(study: Study, results: Results) -> Iterator[str]:
+    """The systems of which some seeds, or some of the baseline's, have no partner."""
+    for model in study.models:
+        rows = {row.system: row for row in results.systems(model)}
+        baseline = rows.get(study.baseline)
+        for row in rows.values():
+            if row.difference is None or baseline is None or row.system == BASE:
+                continue
+            most = max(len(row.final), len(baseline.final))
+            if 1 < row.difference.over_seeds.seeds < most:
+                where = f" of {model}" if len(study.models) > 1 else ""
+                yield f"{row.title}{where} ({row.difference.over_seeds.seeds} of {most})"
 
 
 def _by(results: Results, row: Row) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phfcli.core.analysis.differences import holm, paired_difference, pool, suite_difference
+from phfcli.core.analysis.differences import holm, paired_difference, pool, seed_difference, suite_difference
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.scores import average, majority, pass_at_k, pass_at_ks
 
@@ -137,11 +137,12 @@ def test_random_flips_agree_with_the_enumeration() -> None:
 
 
 def test_equal_runs_do_not_differ() -> None:
-    for problems, bounds in ((4, (-1, 1)), (40, (0, 0))):  # four problems can show nothing
+    for problems, bounds in ((4, (-1, 1)), (40, (-0.088, 0.088))):  # four problems can show nothing; 1 - 0.025^(1/40)
         run = _run([[1, 0, 1]] * problems)
         result = paired_difference(run, run)
         assert (result.difference, result.stderr) == (0, 0)
-        assert (result.low, result.high) == bounds
+        assert (result.low, result.high) == pytest.approx(bounds, abs=0.002)
+        assert result.bound
         assert result.p_value == 1
 
 
@@ -259,12 +260,47 @@ def test_a_suite_weighs_its_benchmarks_alike() -> None:
     assert suite_difference([large]) == paired_difference(*large)
 
 
-def test_what_a_comparison_could_have_shown() -> None:
-    told = paired_difference({f"p{i}": [float(i % 2)] for i in range(10)}, {f"p{i}": [0.0] for i in range(10)})
-    assert told.detectable == pytest.approx((1.959964 + 0.841621) * (told.stderr or 0))
+@pytest.mark.parametrize(("problems", "errors"), [(8, 3.27), (15, 3.01), (30, 2.90), (60, 2.85)])
+def test_what_a_comparison_could_have_shown(problems: int, errors: float) -> None:
+    """The factors are those of the noncentral t, at which the power is 80%."""
+    told = paired_difference(
+        {f"p{i}": [i / problems] for i in range(problems)}, {f"p{i}": [0.0] for i in range(problems)}
+    )
+    assert (told.detectable or 0) / (told.stderr or 1) == pytest.approx(errors, abs=0.006)
     same = {"a": [1.0], "b": [0.0]}
     assert paired_difference(same, same).detectable is None
     assert paired_difference({"a": [1.0]}, {"a": [0.0]}).detectable is None
+
+
+@pytest.mark.parametrize(("seeds", "errors"), [(2, 16.3), (3, 5.65), (4, 4.26)])
+def test_what_seeds_could_have_shown(seeds: int, errors: float) -> None:
+    told = seed_difference([0.1 * index for index in range(seeds)])
+    assert (told.detectable or 0) / (told.stderr or 1) == pytest.approx(errors, abs=0.04)
+
+
+def test_problems_that_do_not_differ_show_nothing() -> None:
+    """Of 15 problems 3 differ: the exchanges of three give no p below a quarter."""
+    a = _run([[1.0]] * 3 + [[0.0]] * 12)
+    told = paired_difference(a, _run([[0.0]] * 15))
+    assert told.p_floor == 0.25
+    assert told.p_value == pytest.approx(0.25, abs=0.02)
+    assert told.detectable is None
+    assert told.bound
+    assert paired_difference(a, _run([[0.0]] * 15), most=None).low is None
+    six = paired_difference(_run([[1.0]] * 6 + [[0.0]] * 9), _run([[0.0]] * 15))
+    assert not six.bound
+    assert (six.low or 0) > 0
+
+
+def test_an_interval_of_mostly_equal_problems_covers() -> None:
+    """15 problems, of which one in ten goes from never to half solved: five points of true difference."""
+    rng = np.random.default_rng(4)
+    covered = 0
+    for _ in range(120):
+        a = rng.binomial(12, np.where(rng.random(15) < 0.1, rng.random(15), 0.0)) / 12
+        told = paired_difference(_run([[value] for value in a]), _run([[0.0]] * 15))
+        covered += (told.low or 0) <= 0.05 <= (told.high or 0)
+    assert covered / 120 >= 0.95  # 74% by the exchanges alone
 
 
 def test_holm_by_hand() -> None:
