@@ -19,7 +19,7 @@ from phfcli.api.extensions import (
     register_teacher,
     register_tracker,
 )
-from phfcli.api.findings import Comparison, Diagnosis, compare, diagnose
+from phfcli.api.findings import Comparison, Diagnosis, compare, diagnose, load_flow
 from phfcli.api.results import Evaluation, Run, StepMetrics, load_run
 from phfcli.api.training import Training, train, training
 from phfcli.core.errors import FaultError, MissingFileError, UserError
@@ -39,6 +39,7 @@ __all__ = [
     "compare",
     "diagnose",
     "evaluate",
+    "load_flow",
     "load_run",
     "register_benchmark",
     "register_engine",

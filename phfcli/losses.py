@@ -4,7 +4,16 @@ Pure functions of tensors on any device: float32 inside (float64 for float64), t
 """
 
 from phfcli.core.losses.divergence import Contrast, contrast_logits, divergence, sampled_reverse_kl
-from phfcli.core.losses.flow import FlowTerms, entropy, flow_loss, flow_terms, layer_energies, layer_energy_share
+from phfcli.core.losses.flow import (
+    FlowTerms,
+    RolloutMeasures,
+    entropy,
+    flow_loss,
+    flow_terms,
+    layer_energies,
+    layer_energy_share,
+    measure_rollout,
+)
 from phfcli.core.losses.fused_divergence import ClipStats, fused_divergence, fused_divergence_stats
 from phfcli.core.losses.head import Head
 from phfcli.core.losses.pointwise import (
@@ -24,6 +33,7 @@ __all__ = [
     "Contrast",
     "FlowTerms",
     "Head",
+    "RolloutMeasures",
     "StateLoss",
     "attention_divergence",
     "clipped_surrogate",
@@ -38,6 +48,7 @@ __all__ = [
     "layer_energies",
     "layer_energy_share",
     "mean_cosine",
+    "measure_rollout",
     "pointwise_loss",
     "sampled_keys",
     "sampled_reverse_kl",

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from phfcli.api.arguments import checks_arguments
 from phfcli.api.results import Evaluation
@@ -12,6 +12,7 @@ from phfcli.core.errors import interval, points
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from phfcli.api.results import Run
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from phfcli.core.analysis.differences import PairedDifference, SeedDifference
     from phfcli.core.names import ViewName
     from phfcli.core.reporting.tables import View
+    from phfcli.core.runs.flows import Flow
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,20 @@ class Diagnosis:
         ]
         return pd.DataFrame(rows)
 
-    def plot(self) -> "Figure":
-        """The pictures of `phf diagnose --plot`."""
-        from phfcli.core.reporting.figures import layers_figure
+    def plot(self, panel: str | None = None, ax: "Axes | None" = None) -> "Figure":
+        """The picture of `phf diagnose --plot`.
 
-        return layers_figure(self.reports)
+        Args:
+            panel: one chart, such as "shares" or "position map", or "all"; by default the shares and, of several
+                steps, the shares over training.
+            ax: axes of your own, into which one chart is drawn.
+        """
+        from phfcli.core.reporting.figures import draw_panel, layers_figure
+
+        if ax is None:
+            return layers_figure(self.reports, panel)
+        draw_panel(ax, self.reports, panel)
+        return cast("Figure", ax.figure)
 
     def __repr__(self) -> str:
         layer, share = self.largest
@@ -109,6 +120,22 @@ def diagnose(
     from phfcli.core.analysis.diagnose import diagnose_saved
 
     return Diagnosis(tuple(diagnose_saved(paths_of(runs), energy, list(steps), parts)))
+
+
+@checks_arguments
+def load_flow(path: str | Path) -> "Flow":
+    """The hidden states of a flow file as tensors, for measures of your own.
+
+        flow = phf.load_flow("runs/NAME/flows/step-000100.safetensors")
+        student, teacher = flow.student.float(), flow.teacher.float()  # [layers, rollouts, positions, width]
+        energies = phfcli.losses.layer_energies(student, teacher, flow.valid, "direction")
+
+    Raises:
+        UserError: for a file that is missing, damaged or no flow file.
+    """
+    from phfcli.core.runs.flows import load_flow as core
+
+    return core(Path(path))
 
 
 def paths_of(things: Any) -> list[Path]:

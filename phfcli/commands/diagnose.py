@@ -13,7 +13,7 @@ from phfcli.core.names import ENERGIES, EnergyName
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from phfcli.core.analysis.diagnose import LayerReport
+    from phfcli.core.analysis.diagnose import LayerReport, TokenEnergy
 
 _MEANING: dict[EnergyName, str] = {
     "loss": "(direction + geometry) / 2, eq. 8",
@@ -42,27 +42,38 @@ def diagnose(
     steps: Annotated[str, typer.Option(metavar="N[,...]", help="Only the flows of these steps of a run.")] = "",
     parts: Annotated[int, typer.Option(min=1, help="Parts of a rollout in the position map.")] = 16,
     plot: Plot = None,
+    panel: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|all", help="One chart as wide as a paper's column, such as shares; or all."),
+    ] = None,
     csv: Csv = None,
     json_: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what the hidden flow did: over depth, along the rollout and over training.
+    """Show what the hidden flow did: over depth, along the rollout and over training; several runs side by side.
+
+    --plot draws the share of the energy by block and, of several steps, over training. Further charts, by --panel:
+    entropies, position-map, terms, agreement, ranks, state-cosine, beside-the-paper, lens-entropy.
 
     \b
     Examples:
       phf diagnose runs/phf-embedded-seed0  # every saved flow; the newest in detail
       phf diagnose runs/phf-embedded-seed0 --energy transition --plot layers.png --csv layers.csv
+      phf diagnose runs/opsd-embedded-seed0 runs/phf-embedded-seed0 --plot both.svg
+      phf diagnose runs/phf-embedded-seed0 --panel shares --plot shares.pdf
       phf diagnose runs/phf-embedded-seed0/flows/step-000050.safetensors --json
       phf collect Qwen/Qwen3-1.7B -o flow.safetensors && phf diagnose flow.safetensors
     """
     kind = one_of("--energy", energy, ENERGIES)
-    from phfcli.core.analysis.diagnose import diagnose_saved
+    if panel is not None and plot is None:
+        raise UserError("--panel chooses what --plot draws: give --plot FILE")
+    from phfcli.core.analysis.diagnose import by_run, diagnose_saved
 
     reports = diagnose_saved(flows, kind, _numbers(steps), parts)
     if plot is not None:
         from phfcli.core.reporting.figures import draw_layers
 
-        draw_layers(reports, plot)
+        draw_layers(reports, plot, panel)
     if csv is not None:
         from phfcli.core.reporting.tables import layer_records, write_records
 
@@ -71,12 +82,16 @@ def diagnose(
         print_json(reports[-1].as_json() | {"steps": [report.as_json() for report in reports]})
         return
     out = result_console()
-    show_report(out, reports[-1])
-    show_state_cosine(out, reports[-1])
-    if len(reports) > 1:
-        show_steps(out, reports)
+    for run in by_run(reports):
+        if run[-1].run:
+            say(out, run[-1].run)
+        show_report(out, run[-1])
+        show_state_cosine(out, run[-1])
+        if len(run) > 1:
+            show_steps(out, run)
+        if not quiet:
+            explain(out, run[-1])
     if not quiet:
-        explain(out, reports[-1])
         for what, path in (("picture", plot), ("csv", csv)):
             if path is not None:
                 say(out, f"{what:<11}{path}")
@@ -138,6 +153,11 @@ def show_steps(out: "Console", reports: "list[LayerReport]") -> None:
     print_table(out, "Over the checkpoints", columns, rows)
 
 
+def _token_text(token: "TokenEnergy") -> str:
+    """A token in quotes; one without a text of its own, such as a part of a character, by its number."""
+    return repr(printable(token.text)) if token.text.strip("\ufffd") else f"token {token.token}"
+
+
 def explain(out: "Console", report: "LayerReport") -> None:
     """Prints the figures below the tables: the energy's definition, the largest layer, the entropy, the tokens."""
     layer, share = report.largest
@@ -148,5 +168,5 @@ def explain(out: "Console", report: "LayerReport") -> None:
     out.print(f"entropy    {report.entropy:.3f} nats of at most {report.max_entropy:.3f}")
     out.print(f"where      most in part {report.largest_part + 1} of {parts} of the rollout")
     if report.tokens:
-        tokens = (f"{printable(t.text)!r} {t.energy:.3g}" for t in report.tokens[:_TOKENS])
+        tokens = (f"{_token_text(t)} {t.energy:.3g}" for t in report.tokens[:_TOKENS])
         say(out, f"tokens     most on the way to {', '.join(tokens)}")

@@ -3,15 +3,21 @@
 import csv
 import json
 import math
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
+from refusals import refused
 from safetensors.torch import load_file, save_file
 
+import phfcli
 from phfcli.core.names import ENERGIES
+from phfcli.losses import layer_energies, layer_energy_share
 
 Phf = Callable[..., Any]
 
@@ -67,6 +73,48 @@ def test_pictures_of_one_step_and_of_several(phf: Phf, run: Path) -> None:
     for name, start in (("one.svg", b"<?xml"), ("one.pdf", b"%PDF")):
         assert phf("diagnose", run, "--steps", "1", "--plot", name).code == 0
         assert (run.parent / name).read_bytes().startswith(start)
+
+
+def test_a_chart_for_a_paper_has_text_that_stays_text(phf: Phf, run: Path) -> None:
+    assert phf("diagnose", run, "--panel", "shares", "--plot", "shares.svg").code == 0
+    picture = (run.parent / "shares.svg").read_text()
+    assert "decoder block</text>" in picture
+    width = re.search(r'width="([\d.]+)pt"', picture)
+    assert width is not None
+    assert float(width[1]) == pytest.approx(3.4 * 72)
+    assert phf("diagnose", run, "--panel", "terms", "--plot", "terms.pdf").code == 0
+    assert b"/Type3" not in (run.parent / "terms.pdf").read_bytes()
+    refused(phf("diagnose", run, "--panel", "nope", "--plot", "x.svg"), "panel: nope is not there; there are shares,")
+    refused(phf("diagnose", run, "--panel", "terms"), "give --plot FILE")
+
+
+def test_two_runs_stand_side_by_side_with_their_names_and_one_scale(phf: Phf, run: Path) -> None:
+    shutil.copytree(run, run.parent / "other")
+    done = phf("diagnose", run, "other", "--plot", "both.svg", "--json").json
+    assert [(step["run"], step["step"]) for step in done["steps"]] == [
+        ("run", 1),
+        ("run", 2),
+        ("other", 1),
+        ("other", 2),
+    ]
+    titles = (run.parent / "both.svg").read_text()
+    assert "run, step 2: block" in titles
+    assert "other, step 2: block" in titles
+    report = phfcli.diagnose([run, run.parent / "other"])
+    first, second, *_ = report.plot().axes
+    assert first.get_ylim() == second.get_ylim()
+    assert phf("diagnose", run, "other").out.count("Over the checkpoints") == 2
+
+
+def test_a_chart_is_drawn_into_axes_of_ones_own_and_a_flow_is_loaded_in_three_lines(run: Path) -> None:
+    axes = Figure().subplots()
+    report = phfcli.diagnose(run)
+    assert report.plot("terms", ax=axes) is axes.figure
+    assert axes.get_ylabel() == "mean over rollouts"
+    flow = phfcli.load_flow(run / "flows" / "step-000002.safetensors")
+    energies = layer_energies(flow.student.float(), flow.teacher.float(), flow.valid)
+    assert energies.tolist() == pytest.approx(by_hand(load_file(run / "flows" / "step-000002.safetensors")), rel=1e-3)
+    assert layer_energy_share(energies).tolist() == pytest.approx(report.newest.share, rel=1e-3)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ Shapes: L layers, m selected positions, n = m - 1 transitions.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from phfcli.core.errors import UserError, one_of
+from phfcli.core.evaluation.saved_evaluations import distinct_names
 from phfcli.core.losses.flow import RolloutMeasures, entropy, layer_energy_share, measure_rollout
 from phfcli.core.names import ENERGIES, EnergyName
 from phfcli.core.runs.flows import RolloutStates, open_flow
@@ -58,6 +59,7 @@ class TokenEnergy(NamedTuple):
 class LayerReport:
     """The measures of one flow. Lists by layer are in the order of `layers`; None is an unknown value."""
 
+    run: str  # its name, where several runs are diagnosed together; else empty
     step: int | None
     energy: EnergyName
     samples: int
@@ -95,6 +97,7 @@ class LayerReport:
     def as_json(self) -> dict[str, Any]:
         layer, share = self.largest
         return {
+            "run": self.run,
             "step": self.step,
             "energy": self.energy,
             "samples": self.samples,
@@ -115,7 +118,9 @@ class LayerReport:
 
 
 def diagnose_saved(paths: Sequence[Path], energy: str, steps: list[int], parts: int = PARTS) -> list[LayerReport]:
-    """The reports of the flows in runs, checkpoints, folders or files, in the order of their steps.
+    """The reports of the flows in runs, checkpoints, folders or files, of each run in the order of their steps.
+
+    Files and checkpoints belong to the run of their folder.
 
     Args:
         energy: the name of a kind of energy.
@@ -126,7 +131,23 @@ def diagnose_saved(paths: Sequence[Path], energy: str, steps: list[int], parts: 
     """
     kind = one_of("energy", energy, ENERGIES)
     files = select_steps([file for path in paths for file in flow_files(path)], steps)
-    return in_order([diagnose_file(file, kind, parts) for file in files])
+    runs = list(dict.fromkeys(map(_run_of, files)))
+    names = dict(zip(runs, distinct_names([(run.name, run, None) for run in runs]), strict=True))
+    files.sort(key=lambda file: runs.index(_run_of(file)))
+    named = [(file, names[_run_of(file)] if len(runs) > 1 else "") for file in files]
+    return in_order([replace(diagnose_file(file, kind, parts), run=name) for file, name in named])
+
+
+def _run_of(file: Path) -> Path:
+    """The folder of a flow's run, or the file itself, which is then a run of its own."""
+    folder = file.resolve().parent
+    return folder.parent if folder.name == "flows" else file.resolve().with_suffix("")
+
+
+def by_run(reports: Sequence[LayerReport]) -> list[list[LayerReport]]:
+    """The reports of each run."""
+    names = dict.fromkeys(report.run for report in reports)
+    return [[report for report in reports if report.run == name] for name in names]
 
 
 def diagnose_file(path: Path, energy: EnergyName, parts: int = PARTS) -> LayerReport:
@@ -150,6 +171,7 @@ def diagnose_file(path: Path, energy: EnergyName, parts: int = PARTS) -> LayerRe
         raise UserError(f"{path}: no share of {energy} energy: {error}") from None
     energies = {kind: (total / totals.count).tolist() for kind, total in totals.energies.items()}
     return LayerReport(
+        run="",
         step=source.step,
         energy=energy,
         samples=totals.count,
@@ -199,10 +221,11 @@ def select_steps(files: list[Path], steps: list[int]) -> list[Path]:
 
 
 def in_order(reports: list[LayerReport]) -> list[LayerReport]:
-    """The reports in the order of their steps. Raises UserError for flows of models of different depth."""
+    """The reports by run, each in the order of steps. Raises UserError for flows of models of different depth."""
     if len({tuple(report.layers) for report in reports}) > 1:
         raise UserError("these flows are of models of different depth; diagnose them one by one")
-    return sorted(reports, key=lambda report: report.step or 0)
+    runs = list(dict.fromkeys(report.run for report in reports))
+    return sorted(reports, key=lambda report: (runs.index(report.run), report.step or 0))
 
 
 def _known(values: Tensor) -> list[float | None]:

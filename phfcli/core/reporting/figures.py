@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -11,10 +12,10 @@ from matplotlib.figure import Figure
 
 from phfcli.core.analysis.bridge import BridgeReport
 from phfcli.core.analysis.compare import SUITE, Comparison, Pair
-from phfcli.core.analysis.diagnose import LayerReport
+from phfcli.core.analysis.diagnose import LayerReport, by_run
+from phfcli.core.errors import UserError
 from phfcli.core.names import ViewName
 from phfcli.core.reporting import flow_charts, score_charts
-from phfcli.core.reporting import flow_charts as reading_charts
 from phfcli.core.reporting.tables import trajectories
 
 Panel = Callable[[Axes], None]  # draws one chart
@@ -22,43 +23,81 @@ Panel = Callable[[Axes], None]  # draws one chart
 _COLUMNS = 3
 _MOST_PAIRS = 24  # differences in one panel
 _SIZE = (4.9, 3.7)  # of a panel, in inches
+_COLUMN = (3.4, 2.7)  # of a panel as wide as a column of a paper
 _DPI = 130
 
 
-def layer_panels(reports: Sequence[LayerReport]) -> dict[str, Panel]:
-    """Name -> chart of the flows of one model, given in the order of steps; several steps add charts over training."""
-    newest = reports[-1]
-    over_steps: dict[str, Panel] = {
-        "share map": lambda axes: flow_charts.share_map(axes, reports),
-        "entropies": lambda axes: flow_charts.entropies(axes, reports),
+def layer_panels(reports: Sequence[LayerReport]) -> dict[str, list[Panel]]:
+    """Name -> charts of the flows, one for each run, all with one scale; several steps add charts over training."""
+    runs = by_run(reports)
+    newest = [run[-1] for run in runs]
+    top, most = (max(max(report.share) * len(report.share) for report in group) for group in (newest, reports))
+    several = all(len(run) > 1 for run in runs)
+    over_steps: dict[str, list[Panel]] = {
+        "share map": [partial(flow_charts.share_map, reports=run, top=most) for run in runs],
+        "entropies": [partial(flow_charts.entropies, reports=run) for run in runs],
     }
-    lens: dict[str, Panel] = {"lens entropy": lambda axes: reading_charts.lens_entropy(axes, newest)}
+    each = {
+        "position map": flow_charts.position_map,
+        "terms": flow_charts.terms,
+        "agreement": flow_charts.agreement,
+        "ranks": flow_charts.ranks,
+        "state cosine": flow_charts.state_cosine,
+        "beside the paper": flow_charts.beside_paper,
+        **({"lens entropy": flow_charts.lens_entropy} if all(r.lens_entropy is not None for r in newest) else {}),
+    }
     return {
-        "shares": lambda axes: flow_charts.shares(axes, newest),
-        "beside the paper": lambda axes: flow_charts.beside_paper(axes, newest),
-        **(over_steps if len(reports) > 1 else {}),
-        "position map": lambda axes: flow_charts.position_map(axes, newest),
-        "terms": lambda axes: flow_charts.terms(axes, newest),
-        "agreement": lambda axes: flow_charts.agreement(axes, newest),
-        "ranks": lambda axes: flow_charts.ranks(axes, newest),
-        "state cosine": lambda axes: reading_charts.state_cosine(axes, newest),
-        **(lens if newest.lens_entropy is not None else {}),
+        "shares": [partial(flow_charts.shares, report=report, top=top) for report in newest],
+        **(over_steps if several else {}),
+        **{name: [partial(draw, report=report) for report in newest] for name, draw in each.items()},
     }
 
 
-def layers_figure(reports: Sequence[LayerReport]) -> Figure:
-    """All panels of a diagnosis as one picture."""
-    return figure_of(list(layer_panels(reports).values()), columns=_COLUMNS if len(reports) == 1 else 4)
+MAIN_PANELS = ("shares", "share map")  # the paper's two figures
 
 
-def draw_layers(reports: Sequence[LayerReport], path: Path) -> None:
+def chosen_panels(reports: Sequence[LayerReport], panel: str | None) -> list[Panel]:
+    """The charts of that name, or the two main ones; "all" is every chart. Raises UserError for another name."""
+    panels = layer_panels(reports)
+    if panel is None:
+        return [chart for name in MAIN_PANELS for chart in panels.get(name, ())]
+    if panel == "all":
+        return [chart for charts in panels.values() for chart in charts]
+    name = panel.replace("-", " ")
+    if name not in panels:
+        raise UserError(f"panel: {panel} is not there; there are {', '.join(n.replace(' ', '-') for n in panels)}, all")
+    return panels[name]
+
+
+def layers_figure(reports: Sequence[LayerReport], panel: str | None = None) -> Figure:
+    """The picture of a diagnosis; a single chart has the width of a paper's column."""
+    charts = chosen_panels(reports, panel)
+    if panel is not None and len(charts) == 1:
+        with rc_context({"font.size": 8, "lines.markersize": 4}):
+            return figure_of(charts, size=_COLUMN)
+    runs = len(by_run(reports))
+    return figure_of(charts, columns=runs if runs > 1 else 2 if panel is None else _COLUMNS, size=(6.0, 4.4))
+
+
+def draw_layers(reports: Sequence[LayerReport], path: Path, panel: str | None = None) -> None:
     """Writes the picture of a diagnosis."""
-    save_figure(layers_figure(reports), path)
+    save_figure(layers_figure(reports, panel), path)
 
 
-def _plain_text() -> AbstractContextManager[None]:
-    """A context in which matplotlib takes dollar signs as text, not as mathematics."""
-    return rc_context({"text.parse_math": False})
+def draw_panel(axes: Axes, reports: Sequence[LayerReport], panel: str | None) -> None:
+    """Draws one chart of a diagnosis into a caller's axes. Raises UserError if there are several of that name."""
+    charts = chosen_panels(reports, panel or MAIN_PANELS[0])
+    if len(charts) > 1:
+        raise UserError("panel: a chart for each of several runs does not fit into one ax; diagnose one run")
+    with _as_text():
+        charts[0](axes)
+
+
+def _as_text() -> AbstractContextManager[None]:
+    """A context in which text stays text in SVG and TrueType in PDF, and dollar signs are no mathematics."""
+    return rc_context(
+        {"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "phf", "pdf.fonttype": 42, "ps.fonttype": 42}
+    )
 
 
 class Picture(Figure):
@@ -71,13 +110,13 @@ class Picture(Figure):
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a figure; the ending of the file name decides the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _plain_text():
+    with _as_text():
         figure.savefig(path, dpi=_DPI)
 
 
 def _png(figure: Figure, dpi: float) -> bytes:
     out = BytesIO()
-    with _plain_text():
+    with _as_text():
         figure.savefig(out, format="png", dpi=dpi)
     return out.getvalue()
 
@@ -87,7 +126,7 @@ def figure_of(drawn: Sequence[Panel], columns: int = _COLUMNS, size: tuple[float
     columns = min(columns, len(drawn))
     rows = -(-len(drawn) // columns)
     figure = Picture(figsize=(columns * size[0], rows * size[1]), layout="constrained")
-    with _plain_text():
+    with _as_text():
         grid = figure.subplots(rows, columns, squeeze=False).flatten()
         for axes, panel in zip(grid, drawn, strict=False):
             panel(axes)

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import LinearSegmentedColormap, Normalize, TwoSlopeNorm
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
@@ -19,6 +20,8 @@ BLUE, ORANGE, GREY = SERIES[0], SERIES[1], SERIES[5]
 MARKERS = "os^Dv<>P"
 # no shade may equal a colour above, which a page replaces; with 50 or more shades the colour bar would be an image
 SHADES = LinearSegmentedColormap.from_list("flow", ["#f7fafc", "#8fccf3", "#2a6bb2", "#19295d"], N=40)
+# grey where nothing differs, so that it is neither lost on white nor glaring on black
+BOTH_WAYS = LinearSegmentedColormap.from_list("both", ["#1f5a96", "#7fb0d8", "#c8ccd2", "#e5a267", "#b4500f"], N=40)
 
 
 def set_tooltip(artist: Any, text: str) -> None:
@@ -26,18 +29,24 @@ def set_tooltip(artist: Any, text: str) -> None:
     artist.set_gid(f"value:{text}")
 
 
-def shares(axes: Axes, report: LayerReport) -> None:
-    """Each layer's share of a flow's energy, with a line at the uniform share."""
+def shares(axes: Axes, report: LayerReport, top: float | None = None) -> None:
+    """Each layer's share of a flow's energy, with a line at the uniform share.
+
+    Args:
+        top: the largest share of all flows that are drawn side by side, as a multiple of the uniform share.
+    """
     uniform = 100 / len(report.share)
     bars = axes.bar(report.layers, [100 * share for share in report.share], color=BLUE)
     for layer, share, bar in zip(report.layers, report.share, bars, strict=True):
         set_tooltip(bar, f"block {layer}: {100 * share:.1f} %")
     axes.axhline(uniform, color=ORANGE, linestyle="--", label=f"uniform, {uniform:.1f} %")
-    axes.set_ylim(0, 1.18 * max(100 * max(report.share), uniform))
-    axes.set_xticks(_ticks(report.layers, 12))
+    axes.set_ylim(0, 1.18 * uniform * max(top or 0, max(report.share) * len(report.share), 1))
+    axes.set_xticks(_round(report.layers, 12))
     name_axes(axes, "decoder block", f"share of {report.energy} energy, %")
-    axes.legend(frameon=False, loc="upper right")
-    title(axes, f"{at_step(report)}entropy {report.entropy:.2f} of {report.max_entropy:.2f} nats")
+    axes.legend(frameon=False, loc="upper right", fontsize="small")
+    layer, share = report.largest
+    entropy = f"entropy {report.entropy:.2f} of {report.max_entropy:.2f} nats"
+    title(axes, f"{at_step(report)}block {layer} has most of the energy, {100 * share:.1f} %; {entropy}")
 
 
 def beside_paper(axes: Axes, report: LayerReport) -> None:
@@ -55,15 +64,18 @@ def beside_paper(axes: Axes, report: LayerReport) -> None:
     title(axes, "beside the paper, step 100 (grey)")
 
 
-def share_map(axes: Axes, reports: Sequence[LayerReport]) -> None:
-    """A map of layers x steps: the shares over training, as multiples of the uniform share."""
+def share_map(axes: Axes, reports: Sequence[LayerReport], top: float | None = None) -> None:
+    """A map of layers x steps: the shares over training, as multiples of the uniform share, up to `top`."""
     depth = len(reports[0].share)
     rows = [[report.share[index] * depth for report in reports] for index in range(depth)]
     steps = [str(index if report.step is None else report.step) for index, report in enumerate(reports)]
     layers = [str(layer) for layer in reports[0].layers]
-    cells(axes, rows, layers, steps, lambda row, column: f"block {layers[row]}, step {steps[column]}")
+    named = "share / uniform share"
+    cells(axes, rows, layers, steps, lambda row, column: f"block {layers[row]}, step {steps[column]}", named, 1.0, top)
     name_axes(axes, "training step", "decoder block")
-    title(axes, "share / uniform share over training")
+    moved = 100 * reports[-1].distance(reports[0])
+    run = f"{reports[0].run}: " if reports[0].run else ""
+    title(axes, f"{run}from step {steps[0]} to {steps[-1]} {moved:.1f} % of the energy moved to other blocks")
 
 
 def position_map(axes: Axes, report: LayerReport) -> None:
@@ -71,7 +83,11 @@ def position_map(axes: Axes, report: LayerReport) -> None:
     parts = len(report.position_map[0])
     layers = [str(layer) for layer in report.layers]
     edges = [str(round(100 * (part + 1) / parts)) for part in range(parts)]
-    cells(axes, report.position_map, layers, edges, lambda row, column: f"block {layers[row]}, to {edges[column]} %")
+    unit = f"{report.energy} energy"
+    cells(
+        axes, report.position_map, layers, edges, lambda row, column: f"block {layers[row]}, to {edges[column]} %", unit
+    )
+    axes.set_xticks([parts * share / 4 - 0.5 for share in range(5)], ["0", "25", "50", "75", "100"])
     name_axes(axes, "along the rollout, %", "decoder block")
     title(axes, f"{at_step(report)}{report.energy} energy along the rollout")
 
@@ -88,8 +104,9 @@ def entropies(axes: Axes, reports: Sequence[LayerReport]) -> None:
         set_tooltip(mark, f"{name}, step 100: {share:.1f} %")
     axes.set_ylim(min(90, *values) - 1, 100.5)
     name_axes(axes, "training step", "entropy, % of ln L")
-    axes.legend(frameon=False, fontsize=9)
-    title(axes, "spread over depth; 100 % is uniform")
+    axes.legend(frameon=False, fontsize="small")
+    run = f"{reports[0].run}: " if reports[0].run else ""
+    title(axes, f"{run}spread over depth; 100 % is uniform")
 
 
 def terms(axes: Axes, report: LayerReport) -> None:
@@ -103,7 +120,7 @@ def terms(axes: Axes, report: LayerReport) -> None:
         _by_layer(axes, report, name, label, index)
     from_zero(axes)
     name_axes(axes, "decoder block", "mean over rollouts")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize="small")
     title(axes, f"{at_step(report)}the terms of the loss")
 
 
@@ -113,7 +130,7 @@ def agreement(axes: Axes, report: LayerReport) -> None:
         _by_layer(axes, report, name, label, index)
     axes.set_ylim(top=1.005)
     name_axes(axes, "decoder block", "student and teacher")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize="small")
     title(axes, f"{at_step(report)}agreement of student and teacher; 1 is equal")
 
 
@@ -123,7 +140,7 @@ def ranks(axes: Axes, report: LayerReport) -> None:
         _by_layer(axes, report, f"rank_{reader}", reader, index)
     from_zero(axes)
     name_axes(axes, "decoder block", "effective rank")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize="small")
     title(axes, f"{at_step(report)}effective rank of the directions")
 
 
@@ -139,12 +156,13 @@ def name_axes(axes: Axes, x: str, y: str) -> None:
 
 
 def title(axes: Axes, text: str) -> None:
-    axes.set_title(text, fontsize=11, loc="left")
+    axes.set_title(fill(text, 58), fontsize="medium", loc="left")
 
 
 def at_step(report: LayerReport) -> str:
-    """The step of a report as the start of a title."""
-    return "" if report.step is None else f"step {report.step}: "
+    """The run, where there are several, and the step of a report as the start of a title."""
+    parts = [*([report.run] if report.run else []), *([] if report.step is None else [f"step {report.step}"])]
+    return f"{', '.join(parts)}: " if parts else ""
 
 
 def _by_layer(axes: Axes, report: LayerReport, name: str, label: str, index: int) -> None:
@@ -155,39 +173,60 @@ def _by_layer(axes: Axes, report: LayerReport, name: str, label: str, index: int
         return
     (line,) = axes.plot(*zip(*known, strict=True), color=SERIES[index], marker=MARKERS[index], label=label)
     set_tooltip(line, f"{label}: " + ", ".join(f"block {layer} {value:.3g}" for layer, value in known))
-    axes.set_xticks(_ticks(report.layers, 12))
+    axes.set_xticks(_round(report.layers, 12))
 
 
-def cells(axes: Axes, rows: Sequence[Sequence[float | None]], ys: list[str], xs: list[str], name: Any) -> None:
-    """A map of values from white to blue with a colour bar, in which each cell is a mark with a tooltip.
+def cells(
+    axes: Axes,
+    rows: Sequence[Sequence[float | None]],
+    ys: list[str],
+    xs: list[str],
+    name: Any,
+    label: str,
+    middle: float | None = None,
+    top: float | None = None,
+) -> None:
+    """A map of values with a colour bar, in which each cell is a mark with a tooltip.
 
     Args:
         ys, xs: the labels of rows and columns.
         name: returns the name of the cell (row, column) for its tooltip.
+        label: what the colours show.
+        middle: the value at which nothing differs, from which colours run both ways; None: from white to blue.
+        top: the highest value of the scale, at least that of the map.
     """
     known = [value for row in rows for value in row if value is not None]
-    scale = Normalize(min(0.0, *known), max(*known, 1e-12))
+    high = max(*known, top or 0, 1e-12)
+    scale: Normalize = Normalize(min(0.0, *known), high)
+    shades = SHADES
+    if middle is not None:
+        scale, shades = TwoSlopeNorm(middle, min(0.0, *known), max(high, middle + 1e-6)), BOTH_WAYS
     for y, row in enumerate(rows):
         for x, value in enumerate(row):
             if value is not None:
                 cell = Rectangle(
-                    (x - 0.5, y - 0.5), 1, 1, facecolor=SHADES(scale(value)), linewidth=0, antialiased=False
+                    (x - 0.5, y - 0.5), 1, 1, facecolor=shades(scale(value)), linewidth=0, antialiased=False
                 )
                 set_tooltip(axes.add_patch(cell), f"{name(y, x)}: {value:.3g}")
     axes.set(xlim=(-0.5, len(xs) - 0.5), ylim=(-0.5, len(ys) - 0.5))
     for ticks, labels in ((axes.set_xticks, xs), (axes.set_yticks, ys)):
-        indices = _ticks(range(len(labels)), 10)
+        numbers = [int(label) if label.isdecimal() else index for index, label in enumerate(labels)]
+        indices = [numbers.index(number) for number in _round(numbers, 10)]
         ticks(indices, [labels[index] for index in indices])
-    bar = axes.figure.colorbar(ScalarMappable(scale, SHADES), ax=axes)
+    bar = axes.figure.colorbar(ScalarMappable(scale, shades), ax=axes, label=label)
     bar.outline.set_visible(False)
     assert bar.solids is not None
     bar.solids.set_edgecolor("face")
 
 
-def _ticks(values: Sequence[int], most: int) -> list[int]:
-    """At most `most` of the values, evenly spaced, with the first."""
-    every = -(-len(values) // most)
-    return list(values)[::every]
+def _round(values: Sequence[int], most: int) -> list[int]:
+    """At most `most` of the values: all, else the multiples of 2, 5, 10, 20, ...; evenly spaced ones if none is."""
+    steps = (factor * 10**power for power in range(7) for factor in (1, 2, 5))
+    for step in steps if len(values) > most else (1,):
+        chosen = [value for value in values if value % step == 0]
+        if 2 <= len(chosen) <= most or (step == 1 and len(values) <= most):
+            return chosen
+    return list(values)[:: -(-len(values) // most)]
 
 
 def bridge(axes: Axes, report: BridgeReport) -> None:
@@ -212,7 +251,7 @@ def state_cosine(axes: Axes, report: LayerReport) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(cosine.tokens, [*map(str, cosine.tokens[:-1]), "all"])
     name_axes(axes, "k tokens of the rollout", f"cosine of states, block {report.layers[-1]}")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize="small")
     title(axes, f"{at_step(report)}student's and teacher's states at both ends")
 
 

@@ -15,7 +15,7 @@ from phfcli.core.analysis.compare import Comparison, compare
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.saved_evaluations import load_evaluations, named_path, summaries_of
 from phfcli.core.reporting.comparison_text import verdict
-from phfcli.core.reporting.figures import differences_height, layer_panels, view_panels
+from phfcli.core.reporting.figures import MAIN_PANELS, differences_height, layer_panels, view_panels
 from phfcli.core.reporting.inline_svg import inline_svg
 from phfcli.core.reporting.page_parts import Figure, problem_grid, render_page, sortable
 from phfcli.core.reporting.run_summaries import (
@@ -41,8 +41,8 @@ _FLOW_CAPTIONS = {
     "every depth.",
     "beside the paper": "The largest share as a multiple of the uniform share, so that models of other depth compare. "
     "Grey bars are the paper's, which does not define its energy.",
-    "share map": "Each block's share at each saved step, as a multiple of the uniform share. A row that darkens to the "
-    "right is a block whose share grows.",
+    "share map": "Each block's share at each saved step, as a multiple of the uniform share: grey at 1, orange above, "
+    "blue below.",
     "entropies": "Entropy of the shares over training, in percent of its maximum; lower is more concentrated. Grey "
     "marks are the paper's at step 100.",
     "position map": "Mean energy of the transitions in each part of the rollout, by block. Dark columns are parts of "
@@ -194,7 +194,7 @@ def _maps(runs: Sequence[RunSummary]) -> list[Figure]:
 def _flow(run: RunSummary, index: int) -> dict[str, Any]:
     """The section of a run's hidden flow, for the template."""
     newest = run.flows[-1]
-    drawn: dict[str, Callable[[Axes], None]] = layer_panels(run.flows)
+    drawn: dict[str, Callable[[Axes], None]] = {name: chart for name, (chart,) in layer_panels(run.flows).items()}
     layer, share = newest.largest
     summary = (
         f"step {newest.step}: largest share {100 * share:.1f} % in block {layer}, entropy {newest.entropy:.2f} of "
@@ -214,7 +214,9 @@ def _flow(run: RunSummary, index: int) -> dict[str, Any]:
         )
         for name, panel in drawn.items()
     ]
-    return {"name": run.name, "summary": summary, "figures": figures, "table": sortable(table)}
+    main = sum(name in MAIN_PANELS for name in drawn)
+    head = {"name": run.name, "summary": summary, "table": sortable(table)}
+    return head | {"figures": figures[:main], "further": figures[main:]}
 
 
 def _short(value: object, percent: bool) -> str:

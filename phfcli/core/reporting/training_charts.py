@@ -73,7 +73,7 @@ def part_map(axes: Axes, metrics: Sequence[dict[str, Any]], key: str) -> None:
     groups = [lines[start : start + every] for start in range(0, len(lines), every)]
     rows = [[_mean(group, key, part) for group in groups] for part in range(len(labels))]
     steps = [str(group[-1]["step"]) for group in groups]
-    cells(axes, rows, labels, steps, partial(_cell, name, labels, steps))
+    cells(axes, rows, labels, steps, partial(_cell, name, labels, steps), name)
     name_axes(axes, "training step", name)
 
 

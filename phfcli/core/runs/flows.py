@@ -179,6 +179,16 @@ def open_flow(path: Path) -> FlowFile:
     )
 
 
+def load_flow(path: Path) -> Flow:
+    """A whole flow file, with its hidden states. Raises UserError as `open_flow`."""
+    about = open_flow(path)
+    with open_tensors(path) as file:
+        student, teacher, valid = (file.get_tensor(name) for name in (*_STATES, "valid"))
+    lens = None if about.lens_entropy is None else torch.tensor(about.lens_entropy)
+    layers = torch.tensor(about.layers)
+    return Flow(student, teacher, about.positions, valid, layers, about.rollouts, about.texts, about.step, lens)
+
+
 def _step(path: Path, metadata: dict[str, str]) -> int | None:
     """The training step of a flow file: from its header, else from its name, else None."""
     recorded = metadata.get("step", "")

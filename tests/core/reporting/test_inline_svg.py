@@ -5,10 +5,10 @@ from xml.etree import ElementTree
 
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
+from matplotlib.colors import Colormap, to_hex
 from matplotlib.patches import Rectangle
 
-from phfcli.core.reporting.flow_charts import BLUE, INK, LINE, SERIES, SHADES, set_tooltip
+from phfcli.core.reporting.flow_charts import BLUE, BOTH_WAYS, INK, LINE, SERIES, SHADES, set_tooltip
 from phfcli.core.reporting.inline_svg import inline_svg
 
 
@@ -35,9 +35,10 @@ def test_colours_are_the_pages_own_but_those_of_maps() -> None:
     assert not {BLUE, INK, LINE, "#000000"} & set(re.findall("#[0-9a-f]{6}", text))
 
 
-def test_no_shade_of_a_map_is_a_colour_that_the_page_exchanges() -> None:
-    shades = {to_hex(SHADES(place)) for place in range(SHADES.N)}
-    assert len(shades) == SHADES.N < 50
+@pytest.mark.parametrize("scale", [SHADES, BOTH_WAYS])
+def test_no_shade_of_a_map_is_a_colour_that_the_page_exchanges(scale: Colormap) -> None:
+    shades = {to_hex(scale(place)) for place in range(scale.N)}
+    assert len(shades) == scale.N < 50
     assert not shades & {*SERIES, INK, LINE, "#000000", "#ffffff"}
 
 
