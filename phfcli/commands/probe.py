@@ -36,7 +36,8 @@ def probe(
 
     \b
     The model draws plain rollouts, and others as the teacher under each context. On its plain rollouts it is read as
-    student and as teacher. The verdict follows rules that the page states; docs/probe.md explains them.
+    student and as teacher. The readings are of the context, divergence and clip that the settings have. They are no
+    verdict: nothing measured before training was shown to tell what it gives (docs/probe.md).
     \b
     Examples:
       phf probe embedded
@@ -66,9 +67,8 @@ def probe(
 
     out, table = result_console(), context_table(report)
     print_table(out, table.title, table.columns, table.rows)
-    for sentence in report.verdict.sentences:
+    for sentence in report.readings:
         say(out, sentence.text)
-    out.print(f"verdict    {report.verdict.outcome}", markup=False)
     if output is not None and not quiet:
         say(out, f"page       {output}")
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from phfcli.core.analysis.probe import Clock
+
 NAMES = {"reference", "first-third", "answer", "sibling", "other-reference", "other-problem", "wrong-answer"}
 ATTACK = "<script>window.hacked=1</script>"
 FEW = ("--problems", "40", "--contexts", "reference", "--quiet")
@@ -38,9 +40,8 @@ def test_the_embedded_model_has_something_to_learn(phf: Callable[..., Any], tmp_
     assert done.code == 0
     assert done.err.index("cost: 480 completions of at most 96 tokens") < done.err.index("drawing 60 rollouts")
     report = done.json
-    assert set(report) == {"verdict", "contexts", "entropy", "about"}
-    assert report["verdict"]["outcome"] == "something to learn"
-    assert report["verdict"]["advised"]
+    assert set(report) == {"readings", "information", "contexts", "entropy", "about"}
+    assert "The context helps" in " ".join(each["text"] for each in report["readings"] if each["holds"] == "good")
     assert set(report["contexts"]) == {"plain", *NAMES}
     reference, other = report["contexts"]["reference"], report["contexts"]["other-reference"]
     assert reference["score"] > 0.9 > 0.7 > report["contexts"]["plain"]["average"]
@@ -50,28 +51,54 @@ def test_the_embedded_model_has_something_to_learn(phf: Callable[..., Any], tmp_
     assert len(report["entropy"]["tokens_by_level"]) == len(reference["by_entropy"]) == 8
     assert sum(share for _, share in reference["by_kind"].values()) == pytest.approx(1)
     page = (tmp_path / "page.html").read_text()
-    assert "Verdict: something to learn" in page
     assert page.count("<svg") == 4
-    for sentence in report["verdict"]["sentences"]:
+    for sentence in report["readings"]:
         assert sentence["rule"].split("'")[0] in page
 
 
 @pytest.mark.slow
 def test_a_model_that_knows_all_has_nothing_to_learn(phf: Callable[..., Any], easy: Path) -> None:
     done = phf("probe", "embedded", "--data", easy, *FEW, "--json", "--set", "rollout.top_k=1")
-    verdict = done.json["verdict"]
     assert done.json["contexts"]["plain"]["average"] == 1
-    assert (verdict["outcome"], verdict["advised"]) == ("nothing to learn", False)
-    assert "nothing to learn from it" in verdict["sentences"][-1]["text"]
+    [gain] = [each for each in done.json["readings"] if "plain and" in each["text"]]
+    assert gain["holds"] in ("cannot tell", "bad")
 
 
 @pytest.mark.slow
 def test_references_that_leak_a_style_are_found_out(phf: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "styled.jsonl"
     path.write_text(chains(lambda text: text.replace("; ", ", ")))
-    done = phf("probe", "embedded", "--data", path, *FEW, "--set", "rollout.top_k=1")
-    assert "verdict    only style" in done.out
-    assert "it would teach the style of the references" in done.out
+    done = phf("probe", "embedded", "--data", path, *FEW, "--json", "--set", "rollout.top_k=1")
+    assert done.json["information"]["share"] < 0.5
+    assert [each["holds"] for each in done.json["readings"] if "is style" in each["text"]] == ["bad"]
+
+
+def told(done: Any) -> str:
+    return " ".join(each["text"] for each in done.json["readings"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--set", "rollout.max_new_tokens=2"], "Cannot tell: every rollout was cut; raise rollout.max_new_tokens"),
+        (["--n", "1", "--set", "rollout.max_new_tokens=2"], "Cannot tell information from style with 3 rollouts"),
+        (["--set", "divergence.kind=forward_kl", "--set", "divergence.clip=null"], "divergence forward_kl, no clip"),
+        (["--set", "divergence.clip_mode=token", "--set", "divergence.gate=0.9"], "clip of 0.05 of each token. Not in"),
+        (["--set", "teacher.context=answer"], "Readings of teacher.context 'answer'"),
+    ],
+)
+def test_the_readings_are_of_the_settings_at_hand(phf: Callable[..., Any], options: list[str], words: str) -> None:
+    done = phf("probe", "embedded", "--problems", 3, "--contexts", "reference", "--json", "--quiet", *options)
+    assert words in told(done)
+
+
+def test_the_time_that_is_left_is_said() -> None:
+    said: list[str] = []
+    clock = Clock(100, said.append)
+    clock.started, clock.said = clock.started - 60, clock.said - 60
+    for _ in range(3):
+        clock.tick()
+    assert said == ["1 of 100 completions drawn, at most 99.0 minutes left"]
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """The experiment of a probe: a model, problems, and graded completions, plain and under each context."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -23,7 +23,7 @@ from phfcli.core.settings import Source, option_source, resolve_train
 from phfcli.core.training.rollouts import rewards_of
 from phfcli.core.types import Completion, Problem, Request, Sampling
 
-REFERENCE, OTHER = "reference", "other-reference"  # the verdict needs both, so they are always measured
+REFERENCE, OTHER = "reference", "other-reference"  # information needs both, so they are always measured
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def build_experiment(
     Args:
         target: a run, a checkpoint, an adapter or a model.
         typed: the sources of settings, over those of a run.
-        contexts: values of teacher.context to measure; the reference and the control are added.
+        contexts: values of teacher.context to measure; that of the settings, the reference and the control are added.
         problems: the number of problems.
         samples: the number of completions of each problem and prompt.
 
@@ -92,10 +92,10 @@ def build_experiment(
         option_source("MODEL", "teacher", same_model),
         *typed,
     ]
-    names = list(dict.fromkeys((REFERENCE, *contexts, OTHER)))
+    config = resolve_train(sources)
+    names = list(dict.fromkeys((REFERENCE, config.teacher.context, *contexts, OTHER)))
     for name in names:  # validates each as the setting teacher.context
         resolve_train([*sources, option_source("contexts", "teacher.context", name)])
-    config = resolve_train(sources)
     load_config(config.model)  # so that a missing model is reported before missing data
     table = load_problems(config, further=tuple(chain.from_iterable(map(columns_in, names))))
     all_contexts = [Context(name, table, config.seed) for name in names]
@@ -150,19 +150,25 @@ class Answer:
     right: bool
 
 
-def plain_answers(experiment: Experiment, grader: Grader) -> list[Answer]:
+Tick = Callable[[], None]  # called for each completion
+
+
+def plain_answers(experiment: Experiment, grader: Grader, tick: Tick) -> list[Answer]:
     """The student's own rollouts: `samples` of each problem."""
     prompts = [experiment.prompts.student(problem.problem) for problem in experiment.problems]
-    return _draw(experiment, grader, [(problem, n, prompts[problem]) for problem, n in _all_samples(experiment)])
+    return _draw(experiment, grader, [(problem, n, prompts[problem]) for problem, n in _all_samples(experiment)], tick)
 
 
-def privileged_answers(experiment: Experiment, grader: Grader, prompts: Sequence[list[int] | None]) -> list[Answer]:
+def privileged_answers(
+    experiment: Experiment, grader: Grader, prompts: Sequence[list[int] | None], tick: Tick
+) -> list[Answer]:
     """Completions after the privileged prompts of the student's rollouts, without those whose prompt is None.
 
     Each uses the random seed of the plain completion, so that a difference comes from the prompt alone.
     """
     samples = zip(_all_samples(experiment), prompts, strict=True)
-    return _draw(experiment, grader, [(problem, n, prompt) for (problem, n), prompt in samples if prompt is not None])
+    tasks = [(problem, n, prompt) for (problem, n), prompt in samples if prompt is not None]
+    return _draw(experiment, grader, tasks, tick)
 
 
 def privileged_prompts(experiment: Experiment, context: Context, plain: Sequence[Answer]) -> list[list[int] | None]:
@@ -188,13 +194,18 @@ def _all_samples(experiment: Experiment) -> list[tuple[int, int]]:
     return [(problem, n) for problem in range(len(experiment.problems)) for n in range(experiment.samples)]
 
 
-def _draw(experiment: Experiment, grader: Grader, tasks: Sequence[tuple[int, int, list[int]]]) -> list[Answer]:
+def _draw(
+    experiment: Experiment, grader: Grader, tasks: Sequence[tuple[int, int, list[int]]], tick: Tick
+) -> list[Answer]:
     """Draws and grades a completion for each (problem, number, prompt)."""
     requests = [
         Request(tuple(prompt), derive_seed(experiment.config.seed, "probe", problem, number))
         for problem, number, prompt in tasks
     ]
-    drawn = dict(TransformersEngine(experiment.model).sample(requests, experiment.sampling, logprobs=False))
+    drawn = {}
+    for index, completion in TransformersEngine(experiment.model).sample(requests, experiment.sampling, logprobs=False):
+        drawn[index] = completion
+        tick()
     completions = [drawn[index] for index in range(len(requests))]
     texts = [experiment.model.description.text(completion.ids) for completion in completions]
     problems = [experiment.problems[problem] for problem, _, _ in tasks]

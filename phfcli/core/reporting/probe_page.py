@@ -78,24 +78,22 @@ _DIVERGENCE_CHARTS = {
     by_entropy: "Divergence by the student's entropy. Ranges without a token are 0.",
     tokens_by_entropy: "The student's entropy: the share of its tokens in each range.",
 }
-_SIGNS = {"good": "for training", "bad": "against training", "note": "to know"}
+_SIGNS = {"good": "for training", "bad": "against training", "note": "to know", "cannot tell": "cannot tell"}
 
 
 def write_probe(path: Path, report: ProbeReport) -> None:
     """Writes the page of a probe: one HTML file that needs no network."""
-    about, verdict = report.about, report.verdict
+    about = report.about
     context = {
         "title": f"What {printable(about['target'])} can learn from its context",
         "looked_at": f"{about['problems']} problems of {printable(about['data'])}, {about['samples']} rollouts each.",
         "version": __version__,
         "created": now(),
-        "outcome": verdict.outcome,
-        "advice": verdict.sentences[-1].text,
         "sentences": sortable(
             ResultTable(
                 "Each sentence follows the rule beside it",
                 ["finding", "rule", "speaks"],
-                [[sentence.text, sentence.rule, _SIGNS[sentence.holds]] for sentence in verdict.sentences],
+                [[sentence.text, sentence.rule, _SIGNS[sentence.holds]] for sentence in report.readings],
             )
         ),
         "contexts": sortable(context_table(report)),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from phfcli.core.analysis.differences import paired_difference
 from phfcli.core.errors import points
@@ -108,6 +109,19 @@ def test_readmes_difference_of_the_demo_is_that_of_the_records() -> None:
     assert told.high is not None
     words = f"{points(told.difference)} ({points(told.low)} to {points(told.high)} over problems; one seed)"
     assert words in README
+
+
+def test_the_probes_calibration_is_that_of_its_record() -> None:
+    page = (ROOT / "docs/probe.md").read_text(encoding="utf-8")
+    found = json.loads((ROOT / "docs/probe-prediction.json").read_text())
+    for row, shown in zip(found["rows"], list(rows(page, "| base | system"))[2:], strict=True):
+        figures = [f"{row[name]:.3f}" for name in found["correlation"]]
+        assert shown == [row["base"], row["system"], str(row["seeds"]), f"{100 * row['gained']:+.1f}", *figures]
+    for (name, told), shown in zip(found["correlation"].items(), list(rows(page, "| prediction |"))[2:], strict=True):
+        values, gained = ([row[key] for row in found["rows"]] for key in (name, "gained"))
+        assert told["all"] == pytest.approx(stats.spearmanr(values, gained).statistic)
+        low, high = told["left_out"]
+        assert shown[:4] == [name, f"{told['all']:.2f}", f"{told['p_value']:.2f}", f"{low:.2f} to {high:.2f}"]
 
 
 def test_readmes_costs_are_those_of_the_record() -> None:
