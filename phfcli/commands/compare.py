@@ -96,8 +96,8 @@ def compare(
 
     all_steps = view_name == "dynamics"
     yardstick = at_least_as_good_as
-    if yardstick is not None and all_steps:
-        raise UserError("--view dynamics tests no difference: leave --at-least-as-good-as out")
+    if all_steps and (yardstick is not None or fail_below is not None):
+        raise UserError("--view dynamics mixes checkpoints: leave --at-least-as-good-as and --fail-below out")
     evaluations = load_evaluations(paths, names_of(bench), all_steps=all_steps)
     folders = {e.folder for e in load_evaluations([yardstick], names_of(bench))} if yardstick else set()
     if yardstick and not folders <= {e.folder for e in evaluations}:
@@ -110,13 +110,14 @@ def compare(
     for note in comparison.notes if not quiet else []:
         warn(note)
     if json_:
-        told = {"view": {"name": view_name, "records": shown.records}, "gates": [asdict(gate) for gate in asked]}
-        print_json(comparison.as_json() | told)
+        added = {"view": {"name": view_name, "records": shown.records}, "gates": [asdict(gate) for gate in asked]}
+        print_json(comparison.as_json() | added)
         raise typer.Exit(_NOT_MET if failed else 0)
     out = result_console()
     for table in shown.tables:
         print_table(out, table.title, table.columns, table.rows)
-    for sentence in (*gain_sentences(comparison.pairs), *(c.sentence for c in (*comparison.chosen, *asked))):
+    told = [*(chosen.sentence for chosen in comparison.chosen), *(gate.sentence for gate in asked)]
+    for sentence in (*gain_sentences(comparison.pairs), *told):
         say(out, sentence)
     for pair in comparison.pairs if changed else []:
         _show_changed(out, pair, changed)

@@ -14,7 +14,7 @@ def report(
     output: Annotated[Path, file_option("The page.", "--output", "-o", endings=[".html"], panel=None)] = Path(
         "report.html"
     ),
-    title: Annotated[str, typer.Option(metavar="TEXT", help="The title of the page.")] = "A study of hidden flow",
+    title: Annotated[str, typer.Option(metavar="TEXT", help="The title of the page; else the runs' names.")] = "",
     unequal: Annotated[bool, typer.Option("--unequal", help="Compare even where prompts or sampling differ.")] = False,
     json_: AsJson = False,
     quiet: Quiet = False,

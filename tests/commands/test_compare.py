@@ -349,7 +349,7 @@ def test_the_best_by_trainings_own_evaluations_of_the_same_benchmark_is_chosen(p
         (["--at-least-as-good-as", "bad", "--margin", "0"], 0, "good is at least as good"),
         (["--at-least-as-good-as", "bad"], 2, "--margin belong together"),
         (["--margin", "5"], 2, "--margin belong together"),
-        (["--at-least-as-good-as", "bad", "--margin", "5", "--view", "dynamics"], 2, "tests no difference"),
+        (["--at-least-as-good-as", "bad", "--margin", "5", "--view", "dynamics"], 2, "mixes checkpoints"),
     ],
 )
 def test_a_condition_that_does_not_hold_is_exit_code_3(

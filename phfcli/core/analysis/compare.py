@@ -163,7 +163,7 @@ def compare(
     """
     methods = group_by_method(results, split_checkpoints=tested)
     notes = [note for bench in dict.fromkeys(r.bench for r in results) for note in _check(results, bench, unequal)]
-    notes += [note for method in methods if tested for note in _unequal_seeds(methods[0], method)]
+    notes += [note for a, b in combinations(methods, 2) if tested for note in _unequal_seeds(a, b)]
     differences = list(_differences(methods, unit)) if tested else []
     corrected = holm([measured.p_value for _, _, _, measured in differences])
     pairs = []
@@ -191,25 +191,26 @@ def gates(
     Raises:
         UserError: there is nothing to compare with the yardstick.
     """
+    references = {m.name for m in comparison.methods if any(result.folder in yardstick for result in m.results)}
     found: list[Gate] = []
-    for method in comparison.methods if at_least is not None else ():
-        for bench in method.benches:
+    for method in comparison.methods:
+        for bench in method.benches if at_least is not None and method.name not in references else ():
             score = method.average(bench)[0]
-            word = "not below" if (passed := score >= at_least) else "below"
+            passed = at_least is None or score >= at_least
+            word = "not below" if passed else "below"
             words = f"{bench}: {method.name} {percent(score)} %, {word} {percent(at_least)} %"
             found.append(Gate(words, passed))
-    references = {m.name for m in comparison.methods if any(result.folder in yardstick for result in m.results)}
     compared: list[Gate] = []
-    for pair in comparison.pairs if margin is not None else ():
-        if pair.bench == SUITE or len({pair.a, pair.b} & references) != 1:
+    for pair in comparison.pairs:
+        if margin is None or pair.bench == SUITE or len({pair.a, pair.b} & references) != 1:
             continue
         sign, name, to = (1, pair.b, pair.a) if pair.a in references else (-1, pair.a, pair.b)
-        ends = [end for end in (pair.result.low, pair.result.high) if end is not None]
-        low = min((sign * end for end in ends), default=None)
-        passed = low is not None and low > -margin
+        ends = [sign * end for end in (pair.result.low, pair.result.high) if end is not None]
+        passed = bool(ends) and min(ends) > -margin
         word = "is" if passed else "is not shown to be"
         words = f"{pair.bench}: {name} {word} at least as good as {to} but for {percent(margin)} points"
-        compared.append(Gate(f"{words} ({points(sign * pair.result.difference)}, at least {points(low)})", passed))
+        lowest = points(min(ends, default=None))
+        compared.append(Gate(f"{words} ({points(sign * pair.result.difference)}, at least {lowest})", passed))
     if margin is not None and not compared:
         raise UserError(f"{', '.join(references)}: no other method of the same model and benchmark is given")
     return [*found, *compared]

@@ -9,6 +9,7 @@ from phfcli.core.errors import percent
 from phfcli.core.reporting.run_summaries import RunSummary
 
 _LEVEL = 0.05  # of the corrected p-value
+_CUT = 0.95  # mean share of rollouts that are cut, from which on a run has seen hardly an ending
 _NAMED = 3  # pairs that are named; the others are counted
 
 
@@ -58,9 +59,16 @@ def _named(pair: Pair, several: bool) -> str:
 
 
 def _health(runs: Sequence[RunSummary]) -> str:
-    """The alarms of all training runs."""
+    """The alarms of all training runs, and the runs that have learnt from cut rollouts alone."""
     trained = {run.name: run.alarms for run in runs if run.metrics}
-    return alarm_sentence(trained) if trained else ""
+    cut = [run.name for run in runs if run.metrics and _all_cut(run)]
+    words = f" Nearly every rollout was cut by rollout.max_new_tokens in {', '.join(cut)}." if cut else ""
+    return alarm_sentence(trained) + words if trained else ""
+
+
+def _all_cut(run: RunSummary) -> bool:
+    shares = [line["truncated"] for line in run.metrics if line.get("truncated") is not None]
+    return bool(shares) and sum(shares) / len(shares) >= _CUT
 
 
 def alarm_sentence(alarms: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -35,7 +35,7 @@ from phfcli.core.step_metrics import CURVES, DETAILS, own_metrics
 from phfcli.core.storage.files import write_text
 from phfcli.core.version import __version__
 
-_FOLDER = Path(__file__).parent / "page"
+_NAMED = 4  # runs in the title
 _FLOW_CAPTIONS = {
     "shares": "Share of the energy of each decoder block. Bars at the dashed line would mean the same difference at "
     "every depth.",
@@ -64,7 +64,7 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
     Args:
         path: the path of the page, to which its links to samples are relative.
         paths: the runs, each as PATH or NAME=PATH.
-        title: the title of the page.
+        title: the title of the page; if empty, the names of the runs.
         unequal: whether evaluations with other prompts or sampling settings are compared too.
 
     Raises:
@@ -81,7 +81,7 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
     flows = [_flow(run, index) for index, run in enumerate(runs) if run.flows]
     differing, same = settings_tables(runs)
     context = {
-        "title": title,
+        "title": title or _title([run.name for run in runs]),
         "runs": [run.name for run in runs],
         "version": __version__,
         "created": now(),
@@ -107,6 +107,11 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
         "provenance": sortable(provenance_table(runs)),
     }
     write_text(path, render_page("report.html", context))
+
+
+def _title(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"Results of {', '.join(names[:_NAMED])}{more}"
 
 
 def _loaded(paths: Sequence[str]) -> list[RunSummary]:

@@ -299,10 +299,11 @@ def _run_table(results: Sequence[SavedEvaluation]) -> ResultTable:
 
 
 def _run_records(results: Sequence[SavedEvaluation]) -> list[Record]:
-    keys = ("n", "problems", "average", "stderr", "greedy", "majority", "truncated", "mean_tokens")
+    keys = ("n", "problems", "average", "stderr", "greedy", "majority", "truncated_share", "mean_tokens")
     return [
         {"run": r.name, "model": r.model, "seed": r.seed, "step": r.step, "bench": r.bench}
         | {key: r.summary.get(key) for key in keys}
+        | {"pass_at_n": r.summary.get("pass_at_k", {}).get(str(r.summary.get("n")))}
         for r in results
     ]
 

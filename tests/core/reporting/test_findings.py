@@ -64,3 +64,10 @@ def test_one_run_has_a_score_and_its_alarms(tmp_path: Path) -> None:
 def test_an_evaluated_model_alone_says_nothing_of_training(tmp_path: Path) -> None:
     base = RunSummary("base", Path("base"), {}, {}, [], [])
     assert verdict(comparison(tmp_path, phf=[5]), [base]) == ["Share of right samples: on aime phf 50.0 %."]
+
+
+def test_a_run_whose_rollouts_were_all_cut_is_named(tmp_path: Path) -> None:
+    steps = [{"step": step, "truncated": 1.0} for step in (1, 2, 3)]
+    run = RunSummary("phf", Path("phf"), {}, {}, steps, [])
+    (_, health) = verdict(comparison(tmp_path, phf=[5]), [run])
+    assert health.endswith("Nearly every rollout was cut by rollout.max_new_tokens in phf.")
