@@ -125,7 +125,8 @@ def test_everything_is_there(shown: Page) -> None:
     assert shown.texts("h2") == ["Results", "Training", "Hidden flow", "Problems of aime", "Settings", "Provenance"]
     assert shown.texts("#results tbody tr")[1].startswith("phf 100 aime 3 4 58.3")
     assert "phf - opsd +25.0" in shown.texts("#results tbody tr")[2]
-    assert len(shown.all("#flow svg")) == 18
+    assert len(shown.all("#flow svg")) == 4  # the two main ones of each run; the others are folded
+    assert shown.script("return document.querySelectorAll('#flow svg').length") == 18
     assert all(node.get_attribute("aria-label") for node in shown.all("svg"))
     settings = shown.texts("#settings tbody tr")
     assert settings == ["flow.alpha 0.0 0.05", "objective opsd phf"]
@@ -230,6 +231,9 @@ def test_without_scripts_everything_can_be_read(shown: Page) -> None:
         shown.go()
         assert shown.all(".tools") == []
         assert first_column(shown) == ["easy", "gained", "hard", "p/10 <b>"]
+        assert len(shown.all("#flow svg")) == 4
+        for summary in shown.all("#flow .further > summary"):
+            summary.click()
         assert len(shown.all("#flow svg")) == 18
     finally:
         shown.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
