@@ -17,7 +17,7 @@ def printable(text: str) -> str:
 
 
 _SECRETS = re.compile(
-    r"(?<=://)[^\s/@\"']+(?=@)"  # name and password in a URL
+    r"(:/{1,2})[^\s/\"']+(?=@)"  # name and password in a URL
     r"|(?<=\bBearer )\S{4,}|(?<=\bBasic )\S{8,}|\bhf_\w{4,}|\bsk-[\w-]{8,}"
     r"|([?&;](?:token|api_key|apikey|key|signature)=)[^\s&\"']+",
     re.IGNORECASE,
@@ -34,7 +34,7 @@ def masked(text: str) -> str:
     for name, value in os.environ.items():
         if _SECRET_NAME.search(name) and len(value.strip()) >= _SHORTEST_SECRET:
             text = text.replace(value.strip(), "***")
-    return _SECRETS.sub(lambda match: f"{match[1] or ''}***", text)
+    return _SECRETS.sub(lambda match: f"{match[1] or match[2] or ''}***", text)
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -33,6 +33,7 @@ def test_no_text_of_the_core_names_an_option() -> None:
     ("text", "shown"),
     [
         ("http://me:hunter2@host:80/v1 fails", "http://***@host:80/v1 fails"),
+        ("http:/me:hunter2@host and https://me:p@ss@host", "http:/***@host and https://***@host"),
         ("POST {'Authorization': 'Bearer abcdefgh'}", "POST {'Authorization': 'Bearer ***"),
         ("invalid token hf_AbCdEfGh", "invalid token ***"),
         ("sk-proj-12345678 is no key", "*** is no key"),
