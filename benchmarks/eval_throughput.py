@@ -20,7 +20,8 @@ from rich.console import Console
 from phfcli.core.config import EvalConfig, PromptSettings
 from phfcli.core.evaluation.benchmarks import load_benchmark
 from phfcli.core.evaluation.samples import sampling_of
-from phfcli.core.models.description import load_description, pick_device
+from phfcli.core.models.description import load_description
+from phfcli.core.models.device import pick_device
 from phfcli.core.models.prompts import build_prompts
 from phfcli.core.rollouts.engine import Serving
 from phfcli.core.rollouts.vllm import engine_options, vllm_gap

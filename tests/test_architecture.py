@@ -1,5 +1,6 @@
 """The rooms: imports go one way, and no circle anywhere."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -47,3 +48,9 @@ def test_modules_import_each_other_in_no_circle() -> None:
     graph = grimp.build_graph("phfcli", cache_dir=None)
     imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
     TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
+
+
+def test_one_module_knows_what_kind_of_device_there_is() -> None:
+    named = re.compile(r"torch\.(cuda|xpu|npu|mps|hip|accelerator)\b|[\"']cuda[\"']|CUDA_VISIBLE_DEVICES")
+    knowing = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if named.search(path.read_text())}
+    assert knowing == {"core/models/device.py"}

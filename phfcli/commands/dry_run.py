@@ -39,6 +39,7 @@ def show_plan(
         out.print(
             f"[bold]processes[/] {processes}, each with {share:g} of the {settings.batch_size} problems of a step"
         )
+    out.print(f"[bold]planned for[/] {plan.machine}")
     if plan.memory:
         _show_memory(out, plan.memory)
     if plan.steps_per_hour is not None:

@@ -99,7 +99,7 @@ def test_a_dry_run_of_an_evaluation_loads_nothing(phf: Phf, tmp_path: Path) -> N
 
 
 def test_devices_without_a_gpu_are_refused(phf: Phf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
     done = phf("eval", "embedded", "--devices", "0,1")
     assert done.code == 2
     assert done.err.startswith("phf: devices: torch finds no GPU on this machine")

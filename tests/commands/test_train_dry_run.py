@@ -1,14 +1,16 @@
 """phf train --dry-run: the settings, the prompts and the memory of a run, and what cannot be shown."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from families import family, write
 
-from phfcli.core.shipped_files import embedded_problems
+from phfcli.core.shipped_files import embedded_model, embedded_problems
 
 Phf = Callable[..., Any]
 
@@ -78,3 +80,18 @@ def test_a_dry_run_without_the_hub_says_so(phf: Phf, monkeypatch: pytest.MonkeyP
     assert done.err.startswith("warning: some parts cannot be shown")
     assert "the hub cannot be reached" in done.err
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="plans are for the accelerator that is there")
+def test_a_large_model_is_planned_for_a_gpu_where_none_is(phf: Phf, tmp_path: Path) -> None:
+    """It is a folder with config and tokenizer, on a node that prepares runs for others."""
+    model = tmp_path / "large"
+    shutil.copytree(embedded_model(), model, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = json.loads((model / "config.json").read_text())
+    layers = {"num_hidden_layers": 1, "layer_types": ["full_attention"]}
+    (model / "config.json").write_text(json.dumps(config | layers | {"hidden_size": 4096, "vocab_size": 150_000}))
+    options = ("train", "--model", model, "--data", "embedded", "--dry-run", "--json")
+    plan, own = phf(*options).json, phf(*options, "--set", "device=cpu").json
+    assert plan["machine"].startswith("a GPU, bfloat16 (of another machine")
+    assert own["machine"] == "the CPU, float32"
+    assert plan["phases"]["teacher"]["activations"] < 0.6 * own["phases"]["teacher"]["activations"]

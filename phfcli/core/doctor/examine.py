@@ -5,12 +5,11 @@ from collections.abc import Generator
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
 from phfcli.core.doctor import steps
 from phfcli.core.doctor.machine import MachineCheck, machine, warning
 from phfcli.core.doctor.program import Program
 from phfcli.core.doctor.steps import memory_of, vllm
+from phfcli.core.models.device import device_count
 
 
 def examine(model: str | None, processes: int | None, engine: str | None, quick: bool) -> Generator[MachineCheck]:
@@ -31,7 +30,7 @@ def examine(model: str | None, processes: int | None, engine: str | None, quick:
                 yield steps.reference_step(program, device, dtype)
         if quick:
             return
-        if (count := processes or torch.cuda.device_count()) > 1:
+        if (count := processes or device_count()) > 1:
             yield steps.several_processes(program, count)
         yield steps.killed_and_resumed(program)
         if engine == "vllm" or (engine is None and find_spec("vllm") is not None):

@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from packaging.requirements import Requirement
 
+from phfcli.core.models.device import accelerator, cuda_versions, device_count, devices, has_bfloat16, is_cuda
 from phfcli.core.storage.tables import hub_answers
 from phfcli.core.version import __version__
 
@@ -87,10 +87,7 @@ def _versions() -> MachineCheck:
     versions = {"phfcli": __version__, "python": platform.python_version()}
     versions |= {name: known for name in _REPORT if (known := _version(name))}
     versions |= {"NVIDIA driver": _driver()}
-    if torch.version.cuda:
-        versions |= {"cuda": torch.version.cuda}
-        if torch.cuda.is_available() and torch.distributed.is_nccl_available():
-            versions |= {"nccl": ".".join(map(str, torch.cuda.nccl.version()))}
+    versions |= cuda_versions()
     text = ", ".join(f"{name} {number}" for name, number in versions.items())
     untested = [name for name, tested in TESTED.items() if name in versions and _minor(versions[name]) not in tested]
     if untested:
@@ -108,7 +105,7 @@ def _driver() -> str:
     """The version of the NVIDIA driver, from nvidia-smi."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return "unknown, because nvidia-smi is missing" if torch.cuda.is_available() else "none"
+        return "unknown, because nvidia-smi is missing" if cuda_versions() and device_count() else "none"
     try:
         command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
         output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_PATIENCE_S).stdout.split()
@@ -142,26 +139,25 @@ def _version(name: str) -> str | None:
 def _devices() -> MachineCheck:
     cores, memory = len(os.sched_getaffinity(0)), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     host = f"{cores} cores, {memory / 2**30:.0f} GiB"
-    if not torch.cuda.is_available():
+    if (kind := accelerator()) is None:
         if Path("/proc/driver/nvidia").exists():
             fix = "torch does not see the installed NVIDIA driver: install a build of torch for its CUDA version"
             return failed("devices", host, fix)
         return warning(
             "devices", f"no GPU; {host}", "only small models train on a CPU", cores=cores, memory_bytes=memory
         )
-    devices = [torch.cuda.get_device_properties(device) for device in range(torch.cuda.device_count())]
-    names = [f"{device.name}, {device.total_memory / 2**30:.0f} GiB" for device in devices]
-    text = f"{len(devices)} x {names[0]}" if len(set(names)) == 1 else "; ".join(names)
+    names = [f"{name}, {size / 2**30:.0f} GiB" for name, size in devices()]
+    text = f"{len(names)} x {names[0]}" if len(set(names)) == 1 else "; ".join(names)
     gpus = {"gpus": names, "cores": cores, "memory_bytes": memory}
-    if not torch.cuda.is_bf16_supported():
+    if not has_bfloat16(kind):
         return warning("devices", text, "these GPUs have no bfloat16: set dtype to float32", **gpus)
     return ok("devices", f"{text}, bfloat16; {host}", **gpus)
 
 
 def _attention() -> MachineCheck:
     """Whether FlashAttention is installed; the steps report which attention they used."""
-    if not torch.cuda.is_available():
-        return ok("attention", "FlashAttention is for GPUs")
+    if (kind := accelerator()) is None or not is_cuda(kind):
+        return ok("attention", "FlashAttention is for GPUs of NVIDIA and AMD")
     if _version("flash-attn") is None:
         fix = "install flash-attn for models whose sequences cannot be packed"
         return warning("attention", "FlashAttention is not installed", fix)

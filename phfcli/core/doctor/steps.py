@@ -7,11 +7,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
 from phfcli.core.config import TrainConfig
 from phfcli.core.doctor.machine import MachineCheck, failed, ok, warning
 from phfcli.core.doctor.program import Program, attention_of, metrics_of
+from phfcli.core.models.device import accelerator, device_count
 from phfcli.core.step_metrics import PHASES
 from phfcli.core.storage.files import file_hash
 
@@ -172,4 +171,5 @@ def killed_and_resumed(program: Program) -> MachineCheck:
 
 def devices() -> list[str]:
     """The devices on which a step is checked."""
-    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+    kind = accelerator()
+    return [f"{kind.type}:{index}" for index in range(device_count())] if kind else ["cpu"]

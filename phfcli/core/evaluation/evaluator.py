@@ -31,7 +31,8 @@ from phfcli.core.evaluation.scores import average, score_notes, summarise
 from phfcli.core.extensions import code_of
 from phfcli.core.grading import Grading, Status, build_grader
 from phfcli.core.models.adapters import check_adapter
-from phfcli.core.models.description import ModelDescription, load_description, pick_device, pick_dtype
+from phfcli.core.models.description import ModelDescription, load_description
+from phfcli.core.models.device import pick_device, pick_dtype
 from phfcli.core.models.prompts import PLAIN_TEMPLATE, Prompts, build_prompts
 from phfcli.core.rollouts.build import evaluation_engine
 from phfcli.core.rollouts.engine import Engine, Serving

@@ -11,10 +11,10 @@ from phfcli.core.models.description import (
     cache_row_bytes,
     load_config,
     load_description,
-    pick_device,
-    pick_dtype,
     skeleton,
+    wants_gpu,
 )
+from phfcli.core.models.device import pick_device, pick_dtype, planned_for_gpu
 from phfcli.core.models.prompts import build_prompts
 from phfcli.core.models.weights import weights_memory
 from phfcli.core.runs.targets import find_target
@@ -58,7 +58,8 @@ def plan_evaluation(config: EvalConfig, tokens_per_s: float | None = None) -> di
         for row, bench in zip(rows, benches, strict=True)
     )
     arch = load_config(target.model)
-    dtype = pick_dtype(config.dtype, pick_device(config.device))
+    with planned_for_gpu(wants_gpu(arch)):
+        dtype = pick_dtype(config.dtype, pick_device(config.device))
     return plan | {
         "tokens": tokens,
         "hours": None if tokens_per_s is None else tokens / tokens_per_s / 3600,

@@ -28,6 +28,7 @@ from phfcli.core.storage.tables import hub_answers
 
 UNBOUNDED = 2**31 - 1  # tokens: a state-space model has no longest sequence
 _CONTEXTS = ("max_position_embeddings", "max_seq_len", "seq_length")
+_MOST_ON_CPU = 500_000_000  # parameters of a model that a CPU trains in days
 # kinds of layers that keep no keys and values: their state does not grow with the sequence
 _WITHOUT_CACHE = ("linear_attention", "conv", "mamba", "moe", "mlp", "recurrent")
 
@@ -236,6 +237,11 @@ def skeleton(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> Pr
     return model
 
 
+def wants_gpu(config: PreTrainedConfig) -> bool:
+    """Whether a model is too large to be trained on a CPU, so that a plan of it is one for a GPU."""
+    return sum(p.numel() for p in skeleton(config).parameters()) > _MOST_ON_CPU
+
+
 def auto_class(config: PreTrainedConfig) -> Any:
     """The class that loads a model of that config: a language model, or a multimodal model that contains one."""
     return AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForImageTextToText
@@ -256,24 +262,6 @@ def from_hub(loader: Any, name: str, what: str, **options: Any) -> Any:
             raise UnreachableError(f"{name}: no such folder, and the hub cannot be reached for its {what}") from None
         where = "its folder" if local else "the hub"
         raise UserError(f"{name}: its {what} cannot be loaded from {where}: {first_line(error)}") from None
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the GPU if there is one. Raises UserError for one that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device: {name!r} cannot be used: {first_line(error)}") from None
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name; "auto" is bfloat16 on a GPU and float32 on a CPU."""
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
 
 
 def _download(name: str) -> str:

@@ -16,12 +16,16 @@ from phfcli.core.models.description import (
     attends_in_part,
     caps_attention,
     load_description,
-    pick_device,
-    pick_dtype,
     skeleton,
     width_of,
 )
-from phfcli.core.models.device import give_back_free_blocks, keep_large_blocks
+from phfcli.core.models.device import (
+    give_back_free_blocks,
+    is_cuda,
+    keep_large_blocks,
+    pick_device,
+    pick_dtype,
+)
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.lora import load_adapter
 from phfcli.core.models.weights import keep_gradients, load_weights, quantized_loading
@@ -86,7 +90,7 @@ def pick_attention(name: str, device: torch.device, dtype: torch.dtype, config: 
         raise UserError("attention: sdpa leaves out the cap on the attention logits of this model; use attention=eager")
     if name != "auto":
         return name
-    available = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
+    available = is_cuda(device) and dtype != torch.float32 and is_flash_attn_2_available()
     flash = available and (capped or attends_in_part(config))
     return "flash_attention_2" if flash else "eager" if capped else None
 

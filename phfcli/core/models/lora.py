@@ -22,6 +22,7 @@ from phfcli.core.errors import UserError, first_line
 from phfcli.core.models.adapters import AdapterSummary, adapted, choose_targets, summarise_adapter
 from phfcli.core.models.architecture import find_blocks
 from phfcli.core.models.description import LOADING
+from phfcli.core.models.device import same_random_state
 from phfcli.core.models.kernels import fuse_norms, fuse_products, only_products
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.weights import check_complete
@@ -205,10 +206,9 @@ def _restored(model: LanguageModel) -> Iterator[None]:
     network, mode = model.network, model.network.training
     assert isinstance(network, PeftModel)
     before = {name: p.detach().clone() for name, p in _sides(network, "lora_B", _ADAPTER).items()}
-    devices = [model.device] if model.device.type == "cuda" else []
     network.eval()
     try:
-        with torch.random.fork_rng(devices):
+        with same_random_state(model.device):
             yield
     finally:
         if _READ_BACK in network.peft_config:

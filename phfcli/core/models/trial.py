@@ -25,6 +25,7 @@ from phfcli.core.losses.pointwise import Attention, attention_logits
 from phfcli.core.models.architecture import final_norm, find_blocks, find_decoder
 from phfcli.core.models.cached_attention import KeyValueCache, ReadPrompts, next_tokens
 from phfcli.core.models.description import attends_in_part, text_config, width_of
+from phfcli.core.models.device import same_random_state
 from phfcli.core.models.language_model import (
     PACKING_SDPA,
     LanguageModel,
@@ -231,10 +232,9 @@ def fast_paths(causal: PreTrainedModel) -> FastPaths:
     """Tries the fast paths of a model's config, once in a process; leaves model and random state as they were."""
     key = f"{causal.device.type} {text_config(causal.config).to_dict()}"
     if key not in _of_configs:
-        devices = [causal.device] if causal.device.type == "cuda" else []
         kind = "cpu" if causal.device.type == "meta" else causal.device.type
         with (
-            torch.random.fork_rng(devices),
+            same_random_state(causal.device),
             torch.enable_grad(),
             torch.autocast(kind, enabled=False),
             warnings.catch_warnings(action="ignore"),

@@ -10,6 +10,7 @@ import torch
 from phfcli.core.config import EvalConfig, TrainConfig
 from phfcli.core.errors import FaultError, UserError
 from phfcli.core.extensions import find
+from phfcli.core.models.device import accelerator, seeing
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.rollouts.engine import Engine, Serving, TrainingEngine
 from phfcli.core.rollouts.http import HttpEngine
@@ -148,10 +149,10 @@ def _environments(config: EvalConfig) -> list[Mapping[str, str]]:
         return [{"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}] * workers if workers else []
     if config.workers is not None:
         raise UserError("workers is for the CPU, devices for GPUs: set one of them")
-    if not torch.cuda.is_available():
+    if accelerator() is None:
         raise UserError("devices: torch finds no GPU on this machine; workers=N samples in N processes on the CPU")
     size = config.vllm.tensor_parallel
     if len(config.devices) % size:
         raise UserError(f"devices: {len(config.devices)} devices are no multiple of vllm.tensor_parallel={size}")
     groups = [config.devices[start : start + size] for start in range(0, len(config.devices), size)]
-    return [{"CUDA_VISIBLE_DEVICES": ",".join(group)} for group in groups]
+    return [seeing(group) for group in groups]

@@ -8,7 +8,7 @@ import torch
 from phfcli.core.config import EvalConfig
 from phfcli.core.errors import FaultError, UserError, first_line
 from phfcli.core.extensions import find
-from phfcli.core.models.description import pick_device
+from phfcli.core.models.device import pick_device
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
 from phfcli.core.models.weights import quantization_method

@@ -10,6 +10,7 @@ from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsW
 
 from phfcli.core.models.cached_attention import KeyValueCache, ReadPrompts, next_tokens
 from phfcli.core.models.description import cache_row_bytes
+from phfcli.core.models.device import free_memory
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.lora import adapter_for_sampling
 from phfcli.core.models.packing import pack, packed_arguments, row_arguments
@@ -243,10 +244,8 @@ def generate_rows(model: LanguageModel, requests: Sequence[Request], sampling: S
 
 def rows_at_once(count: int, row_bytes: int, device: torch.device) -> int:
     """How many of `count` sequences are sampled at once: as many as the key-value cache has memory for."""
-    budget = _CPU_CACHE_BYTES
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # of torch's own cache
-        budget = (torch.cuda.mem_get_info(device)[0] + unused) // 2
+    free = free_memory(device)
+    budget = _CPU_CACHE_BYTES if free is None else free // 2
     return max(1, min(count, _MOST_ROWS, budget // max(1, row_bytes)))
 
 

@@ -20,7 +20,8 @@ from peft import PeftModel
 
 from phfcli.core.config import VllmSettings
 from phfcli.core.errors import FaultError, UserError, first_line, printable
-from phfcli.core.models.description import fetch, load_config, load_description, pick_device, pick_dtype, width_of
+from phfcli.core.models.description import fetch, load_config, load_description, width_of
+from phfcli.core.models.device import is_cuda, pick_device, pick_dtype
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import ONE_THREAD_WIDTH
 from phfcli.core.models.weights import check_files
@@ -68,7 +69,7 @@ def vllm_gap(device: torch.device) -> str | None:
 
 def is_vllms_gpu(device: torch.device) -> bool:
     """Whether "auto" is vLLM. It is not on a CPU: its adapters are several times slower there than merged ones."""
-    return device.type == "cuda" and vllm_gap(device) is None
+    return is_cuda(device) and vllm_gap(device) is None
 
 
 class VllmEngine:
@@ -92,7 +93,7 @@ class VllmEngine:
         if not training:  # a trainer has checked the same weights
             check_files(serving.settings.model, description.config)
         self._stops, self._vocabulary = sorted(description.eos_ids), description.vocabulary
-        self._sleeps = training and device.type == "cuda" and serving.settings.vllm.sleep
+        self._sleeps = training and is_cuda(device) and serving.settings.vllm.sleep
         options = engine_options(serving, rank, device, training)
         self._adapter_folder = Path(
             tempfile.mkdtemp(prefix="phf-", dir=_MEMORY_FOLDER if _MEMORY_FOLDER.is_dir() else None)
@@ -250,7 +251,7 @@ def engine_options(serving: Serving, rank: int | None, device: torch.device, tra
         "use_tqdm_on_load": False,
         "trust_remote_code": False,
         "seed": 0,
-        **_memory_options(settings.vllm, training and device.type == "cuda", training),
+        **_memory_options(settings.vllm, training and is_cuda(device), training),
     }
     if rank is not None:
         options |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": _room_for(rank)}

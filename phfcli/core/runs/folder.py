@@ -19,6 +19,7 @@ from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.extensions import Kind, code_of
 from phfcli.core.models.description import locate, revision
+from phfcli.core.models.device import device_name
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.retired import without_retired
 from phfcli.core.runs.problems import Curriculum
@@ -114,7 +115,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "versions": {"phfcli": __version__, "python": platform.python_version()} | {p: version(p) for p in packages},
         "git": _git_revision(),
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
     }
 

@@ -300,23 +300,23 @@ def slots_for(study: Study, jobs: int | None) -> list[Environment]:
     Raises:
         UserError: more jobs than groups of devices.
     """
-    import torch
+    from phfcli.core.models.device import device_count, seeing, visible_devices
 
     if (jobs or 0) > _MOST_JOBS:
         raise UserError(f"jobs: {jobs:,} is too many for one machine; {_MOST_JOBS} at most")
-    devices = torch.cuda.device_count()
+    devices = device_count()
     cores = len(os.sched_getaffinity(0))
     if not devices:
         jobs = jobs or max(1, cores // study.processes)
         return [{"OMP_NUM_THREADS": str(max(1, cores // jobs // study.processes))}] * jobs
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(devices)))).split(",")
+    visible = visible_devices()
     groups = [visible[first : first + study.processes] for first in range(0, devices, study.processes)]
     groups = [group for group in groups if len(group) == study.processes]
     if not groups or (jobs or 0) > len(groups):
         raise UserError(
             f"jobs: {jobs or 1} is too many: {devices} devices hold {len(groups)} runs of {study.processes} processes"
         )
-    return [{"CUDA_VISIBLE_DEVICES": ",".join(group)} for group in groups[:jobs]]
+    return [seeing(group) for group in groups[:jobs]]
 
 
 def _settings_file(run: StudyRun, command: str, tree: Tree) -> str:

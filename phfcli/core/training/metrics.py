@@ -21,6 +21,7 @@ from phfcli.core.losses.positions import (
     sums_by_part,
     working,
 )
+from phfcli.core.models.device import is_accelerator, peak_of_tensors, wait_for
 from phfcli.core.models.passes import Batch, Pass
 from phfcli.core.objectives.contract import TokenReadings
 from phfcli.core.rollouts.transformers import drawn_logprobs
@@ -51,8 +52,7 @@ class Phases:
         self._since = now
 
     def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # kernels run after the call that asks for them
+        wait_for(self._device)  # kernels run after the call that asks for them
         return time.perf_counter()
 
     def metrics(self) -> Metrics:
@@ -95,9 +95,9 @@ class MetricSums:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most memory that this process has held so far, in bytes: of tensors on a GPU, of everything on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    """The most memory that this process has held so far, in bytes: on a CPU of everything, else of tensors."""
+    if is_accelerator(device):
+        return peak_of_tensors(device)
     if _STATUS.is_file():  # not getrusage, whose peak is at least that of the process which started this one
         lines = _STATUS.read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

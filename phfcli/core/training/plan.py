@@ -19,7 +19,9 @@ from phfcli.core.models.description import (
     rotation_switch,
     skeleton,
     text_config,
+    wants_gpu,
 )
+from phfcli.core.models.device import accelerator, is_accelerator, pick_device, pick_dtype, planned_for_gpu
 from phfcli.core.models.prompts import Prompts, build_prompts
 from phfcli.core.models.token_alignment import same_tokens
 from phfcli.core.objectives.build import build_objective
@@ -46,6 +48,7 @@ from phfcli.core.types import Problem
 
 T = TypeVar("T")
 
+_ELSEWHERE = " (of another machine: torch finds none here, and device=cpu plans for the CPU)"
 _PROMPT_TOKENS = 512  # assumed where no tokenizer is at hand to measure one
 
 
@@ -54,6 +57,7 @@ class Plan:
     """The plan of a run.
 
     Attributes:
+        machine: the device that it is made for, and the precision.
         prompts: of the first problem, by reader.
         memory: of one process; None where the model's config is out of reach.
         steps_per_hour: None without a measured speed.
@@ -61,6 +65,7 @@ class Plan:
         gaps: what is missing from the plan because the hub does not answer.
     """
 
+    machine: str
     sections: tuple[str, ...] = ()  # of the settings, those that the objective reads
     prompts: dict[str, str] = field(default_factory=dict)
     memory: Memory | None = None
@@ -71,6 +76,7 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         memory = self.memory
         return {
+            "machine": self.machine,
             "prompts": self.prompts,
             "memory_bytes": {} if memory is None else memory.at_peak(),
             "peak_phase": None if memory is None else memory.peak_phase,
@@ -109,15 +115,26 @@ class _Reader:
 
 
 def plan_run(config: TrainConfig, processes: int = 1, tokens_per_s: float | None = None) -> Plan:
-    """The plan of a run in so many processes.
+    """The plan of a run in so many processes; of a large model, where no accelerator is, for a GPU of another machine.
 
     tokens_per_s: the measured speed of sampling, from which the steps an hour follow.
 
     Raises:
         UserError: for whatever a start refuses before it loads weights.
     """
+    arch = reached(lambda: load_config(config.model), [])
+    with planned_for_gpu(arch is not None and wants_gpu(arch)):
+        device = pick_device(config.device)
+        kind = "a GPU" if is_accelerator(device) else "the CPU"
+        elsewhere = _ELSEWHERE if is_accelerator(device) and accelerator() is None else ""
+        dtype = str(pick_dtype(config.dtype, device)).removeprefix("torch.")
+        plan = Plan(machine=f"{kind}, {dtype}{elsewhere}")
+        return _filled(plan, config, processes, tokens_per_s)
+
+
+def _filled(plan: Plan, config: TrainConfig, processes: int, tokens_per_s: float | None) -> Plan:
     needs = build_objective(config).needs
-    plan = Plan(sections=needs.sections)
+    plan.sections = needs.sections
     check_trackers(config)
     check_shares(config, needs.group_size, processes)
     student = _read(plan, config.model)

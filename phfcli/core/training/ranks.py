@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from phfcli.core.errors import FaultError, UserError, first_line
-from phfcli.core.models.description import pick_device
+from phfcli.core.models.device import pick_device, seeing, visible_devices
 
 _JOB = "phf-train"
 _GRACE_S = 300  # after SIGTERM, to finish the step and write its checkpoint
@@ -169,10 +169,10 @@ def joined(device: str) -> Iterator[Ranks]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device: several processes cannot share {device!r}; use auto, cpu or cuda")
+    if ":" in device or device == "mps":
+        raise UserError(f"device: several processes cannot share {device!r}; use auto, or cpu")
     if device != "cpu":
-        _narrow_to_own_gpu()
+        _narrow_to_own_device()
     from accelerate import PartialState
 
     state = PartialState(cpu=pick_device(device).type == "cpu", timeout=_SILENCE)
@@ -193,20 +193,19 @@ def joined(device: str) -> Iterator[Ranks]:
         state.destroy_process_group()
 
 
-def _narrow_to_own_gpu() -> None:
-    """Lets this process see only its own GPU: vLLM, in a child process, takes the first GPU that it sees.
+def _narrow_to_own_device() -> None:
+    """Lets this process see only its own accelerator: vLLM, in a child process, takes the first one that it sees.
 
     To be called before CUDA starts.
     """
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    names = visible_devices()
     if not names:
-        return  # there is no GPU, or all are hidden on purpose
+        return  # there is none, or all are hidden on purpose
     here = int(os.environ.get("LOCAL_WORLD_SIZE", local + 1))
     if here > len(names):  # every process finds this, and the main one reports it
         raise UserError(f"{here} processes on this machine and {len(names)} GPUs: start fewer, or use device=cpu")
-    os.environ["CUDA_VISIBLE_DEVICES"] = names[local]
+    os.environ |= seeing([names[local]])
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

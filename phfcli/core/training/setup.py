@@ -12,8 +12,8 @@ from phfcli.core.errors import UserError
 from phfcli.core.extensions import find
 from phfcli.core.grading import build_grader
 from phfcli.core.models.architecture import check_layers
-from phfcli.core.models.description import depth_of, load_config, pick_device, rotation_switch, width_of
-from phfcli.core.models.device import return_large_blocks
+from phfcli.core.models.description import depth_of, load_config, rotation_switch, width_of
+from phfcli.core.models.device import pick_device, return_large_blocks
 from phfcli.core.models.kernels import checkpoint_gradients
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model, load_whole

@@ -13,11 +13,10 @@ from phfcli.core.models.architecture import find_blocks, find_decoder
 from phfcli.core.models.description import (
     cache_row_bytes,
     caps_attention,
-    pick_device,
-    pick_dtype,
     skeleton,
     text_config,
 )
+from phfcli.core.models.device import pick_device, pick_dtype
 from phfcli.core.models.kernels import checkpoint_gradients
 from phfcli.core.models.loading import ONE_THREAD_WIDTH
 from phfcli.core.models.lora import lora_network

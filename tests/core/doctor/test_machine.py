@@ -68,7 +68,7 @@ def test_the_hub_and_its_token(tmp_path: Path) -> None:
     assert gone == "warning|does not answer; a token is set|models and data must be local or in the cache"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="a GPU is there")
 def test_a_machine_without_a_gpu_has_no_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "NVIDIA driver none" in _versions().found
