@@ -43,7 +43,6 @@ def evaluate(
         scores.average, scores.to_pandas(), scores.samples(), scores.problems()
 
     Samples are on disk as they finish. The same call again goes on where a stopped one ended, and reads what is done.
-    vLLM starts processes: a script that samples with it wants its calls under `if __name__ == "__main__":`.
 
     Args:
         target: a `Run` (its newest checkpoint), or the path of a run, a checkpoint, an adapter or a model, or a hub id.
@@ -84,14 +83,14 @@ def evaluate(
         "output_dir": output_dir,
     }
     sources = sources_of(config, given, keys={"target": "model"})
-    from phfcli.api.progress import SampleBar, quiet_libraries
+    from phfcli.api.progress import SampleBar, undisturbed
     from phfcli.core.config import EvalConfig
     from phfcli.core.evaluation import evaluator as core
     from phfcli.core.evaluation.scores import notes_of
     from phfcli.core.settings import resolve
 
     settings = resolve(EvalConfig, sources)
-    with _ONE_AT_A_TIME, quiet_libraries(), SampleBar(progress) as bar:
+    with _ONE_AT_A_TIME, undisturbed(), SampleBar(progress) as bar:
         summaries = core.evaluate(settings, lambda _: None, bar.show, _warn)
     for note in (note for summary in summaries for note in notes_of(summary)):
         _warn(note)

@@ -1,5 +1,6 @@
 """Progress bars of training and evaluation, on a terminal or in a notebook."""
 
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -12,15 +13,19 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Within it transformers shows no progress bars, which would break up those of this module."""
+def undisturbed() -> Iterator[None]:
+    """Within it transformers shows no progress bars; afterwards the caller's random states are what they were."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    from phfcli.core.models.device import pick_device, same_random_state
+
+    shown, state = logging.is_progress_bar_enabled(), random.getstate()
     logging.disable_progress_bar()
     try:
-        yield
+        with same_random_state(pick_device("auto")):
+            yield
     finally:
+        random.setstate(state)
         if shown:
             logging.enable_progress_bar()
 

@@ -149,12 +149,12 @@ class Training:
         self._folder: Path | None = None
 
     def __iter__(self) -> Iterator[Metrics]:
-        from phfcli.api.progress import StepBar, quiet_libraries
+        from phfcli.api.progress import StepBar, undisturbed
         from phfcli.core.training.start import running
 
         free = not self._resume and not any("output_dir" in source.tree for source in self._sources)
         with answering_other_names(), ExitStack() as stack:
-            stack.enter_context(quiet_libraries())
+            stack.enter_context(undisturbed())
             bar = stack.enter_context(StepBar(self._progress))
             stopping = [signal.SIGTERM, *([signal.SIGINT] if self._interruptible else [])]
             opened = running(self._sources, self._resume, self._force, _warn, bar.write_line, free, stopping)

@@ -7,6 +7,7 @@ What only CUDA has is asked for here by kind.
 import ctypes
 import os
 import platform
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -128,10 +129,28 @@ def cuda_versions() -> dict[str, str]:
     return versions
 
 
-def wait_for(device: torch.device) -> None:
-    """Waits until the device has done all that it was asked for; on a CPU it has."""
-    if is_accelerator(device):
-        torch.accelerator.synchronize(device)
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU's tensor on the device; the host does not wait until it is there."""
+    if not is_accelerator(device) or device.type == "mps":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def moment(device: torch.device) -> float | torch.Event:
+    """Now, or on an accelerator the moment at which it has done all that it was asked for, without a wait for it."""
+    if not is_accelerator(device):
+        return time.perf_counter()
+    event = torch.Event(device, enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(first: float | torch.Event, second: float | torch.Event) -> float:
+    """Between two moments of one device; waits until the second one has come."""
+    if isinstance(first, torch.Event) and isinstance(second, torch.Event):
+        second.synchronize()
+        return float(first.elapsed_time(second)) / 1000
+    return float(second) - float(first)  # type: ignore[arg-type]
 
 
 def peak_of_tensors(device: torch.device) -> int:
@@ -149,12 +168,13 @@ def free_memory(device: torch.device) -> int | None:
 
 def give_back_memory() -> None:
     """Gives memory that torch keeps for new tensors back to the accelerator, for another process to take."""
-    torch.accelerator.empty_cache()
+    if accelerator() is not None:
+        torch.accelerator.empty_cache()
 
 
 def same_random_state(device: torch.device) -> AbstractContextManager[None]:
     """Afterwards torch's random state, that of the device included, is what it was before."""
-    own = is_accelerator(device) and device.type != "mps"
+    own = is_accelerator(device) and device.type != "mps" and torch.get_device_module(device).is_initialized()
     return torch.random.fork_rng([device.index or 0] if own else [], device_type=device.type if own else "cpu")
 
 

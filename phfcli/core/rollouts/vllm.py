@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from threading import Thread
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +23,7 @@ from peft import PeftModel
 from phfcli.core.config import VllmSettings
 from phfcli.core.errors import FaultError, UserError, first_line, printable
 from phfcli.core.models.description import fetch, load_config, load_description, width_of
-from phfcli.core.models.device import is_cuda, pick_device, pick_dtype
+from phfcli.core.models.device import give_back_memory, is_cuda, pick_device, pick_dtype
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import ONE_THREAD_WIDTH
 from phfcli.core.models.weights import check_files
@@ -267,9 +269,11 @@ def _start(options: dict[str, Any]) -> "LLMEngine":
     from vllm import EngineArgs, LLMEngine
     from vllm.usage.usage_lib import UsageContext
 
+    give_back_memory()  # of what has trained before in this process
     try:
         # the usage context decides some defaults: take those of vLLM's offline class
-        return LLMEngine.from_engine_args(EngineArgs(**options), usage_context=UsageContext.LLM_CLASS)
+        with _without_script():
+            return LLMEngine.from_engine_args(EngineArgs(**options), usage_context=UsageContext.LLM_CLASS)
     except ValueError as error:  # pydantic's errors are ValueErrors
         raise UserError(f"engine: vllm refuses {options['model']}: {first_line(error)}") from None
 
@@ -284,6 +288,20 @@ def _end_waiting(core: Any) -> None:
     for answer in list(core.utility_results.values()):
         with suppress(InvalidStateError):
             answer.set_exception(EngineDeadError())
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Within it a new process does not run the caller's script once more: vLLM's need nothing of it.
+
+    Without this a script whose calls are not under `if __name__ == "__main__":`, or that is read from stdin, fails.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _memory_options(settings: VllmSettings, sleeps: bool, training: bool) -> dict[str, Any]:
