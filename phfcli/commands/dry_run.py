@@ -42,6 +42,8 @@ def show_plan(
     out.print(f"[bold]planned for[/] {plan.machine}")
     if plan.memory:
         _show_memory(out, plan.memory)
+    if plan.gpu_hours:
+        _show_gpu_hours(out, plan.gpu_hours)
     if plan.steps_per_hour is not None:
         hours = settings.steps / plan.steps_per_hour
         text = f"{plan.steps_per_hour:,.1f}, so {settings.steps} steps take {hours:,.1f} hours"
@@ -108,6 +110,16 @@ def _show_sizes(out: "Console", sizes: Mapping[str, int], mark: str = "") -> Non
     for name, size in sizes.items():
         arrow = "  <- the peak" if name == mark else ""
         out.print(f"  {name:<24}{size / 2**20:12,.1f} MiB{arrow}")
+
+
+def _show_gpu_hours(out: "Console", hours: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
+    """Prints, by GPU that the run fits, the hours of all processes together."""
+    from phfcli.core.training.step_memory import EFFICIENCY
+
+    about = f"counted, not measured: from the least that a GPU can take to {EFFICIENCY:.0%} of its speed"
+    out.print(f"[bold]GPU hours[/], every completion as long as it may be; {about}")
+    rows = [(name, *(f"{low:.2f} to {high:.2f}" for low, high in parts.values())) for name, parts in hours.items()]
+    print_table(out, "", ("fits", "updates", "drawing"), rows)
 
 
 def _show_fits(out: "Console", total: int) -> None:

@@ -82,6 +82,7 @@ def test_a_dry_run_without_the_hub_says_so(phf: Phf, monkeypatch: pytest.MonkeyP
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="plans are for the accelerator that is there")
 def test_a_large_model_is_planned_for_a_gpu_where_none_is(phf: Phf, tmp_path: Path) -> None:
     """It is a folder with config and tokenizer, on a node that prepares runs for others."""
@@ -90,8 +91,11 @@ def test_a_large_model_is_planned_for_a_gpu_where_none_is(phf: Phf, tmp_path: Pa
     config = json.loads((model / "config.json").read_text())
     layers = {"num_hidden_layers": 1, "layer_types": ["full_attention"]}
     (model / "config.json").write_text(json.dumps(config | layers | {"hidden_size": 4096, "vocab_size": 150_000}))
-    options = ("train", "--model", model, "--data", "embedded", "--dry-run", "--json")
-    plan, own = phf(*options).json, phf(*options, "--set", "device=cpu").json
+    options = ("--model", model, "--data", "embedded", "--set", "rollout.max_new_tokens=64", "--dry-run", "--json")
+    plan, own = phf("train", *options).json, phf("train", *options, "--set", "device=cpu").json
     assert plan["machine"].startswith("a GPU, bfloat16 (of another machine")
     assert own["machine"] == "the CPU, float32"
-    assert plan["phases"]["teacher"]["activations"] < 0.6 * own["phases"]["teacher"]["activations"]
+    assert plan["memory_bytes"]["weights"] < 0.6 * own["memory_bytes"]["weights"]
+    assert own["gpu_hours"] == {}
+    for least, expected in plan["gpu_hours"]["H100"].values():
+        assert 0 < least < expected

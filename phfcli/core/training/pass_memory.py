@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.moe import ExpertsInterface
 
@@ -24,6 +25,7 @@ from phfcli.core.models.architecture import find_decoder
 from phfcli.core.models.description import text_config
 from phfcli.core.models.device import is_offloaded
 
+_BACKWARD = 2.5  # products of a fused attention's backward pass for each of its forward pass
 _STAND_IN = "phf-shapes"  # the name in transformers' tables of the stand-ins for attention and experts
 
 
@@ -35,11 +37,13 @@ class PassMemory:
         teacher: the peak of the teacher's pass, which has no gradients.
         kept: what autograd keeps after the student's forward pass.
         backward: the peak up to the end of the student's backward pass, gradients included.
+        flops: of both passes, and of the student's backward pass.
     """
 
     teacher: int
     kept: int
     backward: int
+    flops: int
 
 
 def pass_memory(
@@ -53,7 +57,7 @@ def pass_memory(
         attention: the setting; only "eager" runs as it is.
         offload: activations are offloaded until the backward pass.
     """
-    reading = reader_memory(causal, rows, teacher, attention) if teacher else 0
+    reading = _read(causal, rows, teacher, attention) if teacher else Allocations()
     _set_attention(causal, attention)
     with Allocations() as passes:
         with saved_tensors_hooks(_describe, _renew) if offload else nullcontext():
@@ -62,30 +66,53 @@ def pass_memory(
         hidden.backward(torch.empty_like(hidden))
     for p in causal.parameters():
         p.grad = None
-    return PassMemory(reading, kept, passes.peak)
+    # the stand-in for attention computes nothing: its products, forward and, with those that it repeats, backward
+    square = 4 * rows * text_config(causal.config).num_hidden_layers * _attention_width(causal)
+    attended = square * (teacher**2 + (1 + _BACKWARD + _is_checkpointed(causal)) * student**2) / 2  # causal
+    return PassMemory(reading.peak, kept, passes.peak, int(reading.flops + passes.flops + attended))
+
+
+def _attention_width(causal: PreTrainedModel) -> int:
+    text = text_config(causal.config)
+    heads = getattr(text, "num_attention_heads", None) or 0
+    return int(heads * (getattr(text, "head_dim", None) or text.hidden_size // max(1, heads)))
+
+
+def _is_checkpointed(causal: PreTrainedModel) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) for module in causal.modules())
 
 
 def reader_memory(causal: PreTrainedModel, rows: int, length: int, attention: str) -> int:
     """The peak in bytes of one pass without gradients, beyond the weights."""
+    return _read(causal, rows, length, attention).peak
+
+
+def _read(causal: PreTrainedModel, rows: int, length: int, attention: str) -> "Allocations":
     _set_attention(causal, attention)
-    with Allocations() as allocations, torch.no_grad():
+    allocations = Allocations()
+    with allocations, torch.no_grad():
         _hidden(causal, rows, length)
-    peak: int = allocations.peak
-    return peak
+    return allocations
 
 
 class Allocations(TorchDispatchMode):
-    """Counts the bytes of the tensors that are made within it and still exist: `held` now, `peak` at most."""
+    """Counts the bytes of the tensors that are made within it and still exist, `held` now, `peak` at most.
+
+    `flops` are those of products, as torch counts them.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.held: int = 0
         self.peak: int = 0
+        self.flops: int = 0
         self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = {_key(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
         out = func(*args, **(kwargs or {}))
+        if (count := flop_registry.get(func._overloadpacket)) is not None:  # type: ignore[attr-defined]
+            self.flops += count(*args, **(kwargs or {}), out_val=out)
         for x in tree_leaves(out):
             if isinstance(x, Tensor) and _key(x) not in inputs and _key(x) not in self._sizes:
                 self._add(x.untyped_storage())

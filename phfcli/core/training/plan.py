@@ -41,7 +41,7 @@ from phfcli.core.training.setup import (
     prompt_warnings,
     settings_warnings,
 )
-from phfcli.core.training.step_memory import Lengths, Memory, step_memory
+from phfcli.core.training.step_memory import EFFICIENCY, GPUS, Lengths, Memory, step_memory
 from phfcli.core.training.trackers import check_trackers
 from phfcli.core.training.validation import build_validation
 from phfcli.core.types import Problem
@@ -60,6 +60,7 @@ class Plan:
         machine: the device that it is made for, and the precision.
         prompts: of the first problem, by reader.
         memory: of one process; None where the model's config is out of reach.
+        gpu_hours: by GPU that it fits, of all processes: of updates and of drawing, at the least and at EFFICIENCY.
         steps_per_hour: None without a measured speed.
         notes: the lines that the run prints at its start.
         gaps: what is missing from the plan because the hub does not answer.
@@ -69,6 +70,7 @@ class Plan:
     sections: tuple[str, ...] = ()  # of the settings, those that the objective reads
     prompts: dict[str, str] = field(default_factory=dict)
     memory: Memory | None = None
+    gpu_hours: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     steps_per_hour: float | None = None
     notes: list[str] = field(default_factory=list)
     gaps: list[str] = field(default_factory=list)
@@ -81,6 +83,7 @@ class Plan:
             "memory_bytes": {} if memory is None else memory.at_peak(),
             "peak_phase": None if memory is None else memory.peak_phase,
             "phases": {} if memory is None else {name: dict(parts) for name, parts in memory.phases.items()},
+            "gpu_hours": self.gpu_hours,
             "steps_per_hour": self.steps_per_hour,
             "adapter": None if memory is None or memory.adapter is None else memory.adapter.as_json(),
             "notes": self.notes,
@@ -158,11 +161,23 @@ def _filled(plan: Plan, config: TrainConfig, processes: int, tokens_per_s: float
     if student.arch is not None and (teacher is None or teacher.arch is not None):
         other = None if teacher is None else teacher.arch
         plan.memory = step_memory(config, needs, student.arch, lengths, processes, other)
+        if is_accelerator(pick_device(config.device)):
+            plan.gpu_hours = _gpu_hours(plan.memory, config.steps * processes)
     adapter = plan.memory and plan.memory.adapter
     plan.notes = [*(adapter.lines() if adapter else ()), *warnings]
     if tokens_per_s is not None:
         plan.steps_per_hour = 3600 * tokens_per_s / (config.batch_size * needs.group_size * lengths.completion)
     return plan
+
+
+def _gpu_hours(memory: Memory, steps: int) -> dict[str, dict[str, tuple[float, float]]]:
+    """By GPU that the memory fits: hours of so many steps of one process."""
+    found = {}
+    for gpu in GPUS:
+        if memory.at_peak()["total"] <= gpu.size:
+            parts = zip(("updates", "drawing"), memory.work.seconds(gpu), strict=True)
+            found[gpu.name] = {name: (least := steps * s / 3600, least / EFFICIENCY) for name, s in parts}
+    return found
 
 
 def _read(plan: Plan, model: str) -> _Reader:

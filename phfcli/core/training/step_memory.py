@@ -90,11 +90,47 @@ class Lengths:
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """What its maker says of it: dense bfloat16 products a second, bytes a second and bytes of its memory."""
+
+    name: str
+    flops: float
+    bandwidth: float
+    size: int
+
+
+GPUS = (
+    Gpu("H100", 989e12, 3.35e12, 80 * 2**30),
+    Gpu("H200", 989e12, 4.8e12, 141 * 10**9),
+    Gpu("A100", 312e12, 2.04e12, 80 * 2**30),
+    Gpu("4090", 165e12, 1.01e12, 24 * 2**30),
+)
+EFFICIENCY = 0.3  # of the roofline: what a step or an engine can be expected to reach
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one process computes and moves in a step; for drawing that of one token of all its completions."""
+
+    update_flops: int
+    new_tokens: int
+    weight_bytes: int
+    cache_bytes: int
+    draw_flops: int
+
+    def seconds(self, gpu: Gpu) -> tuple[float, float]:
+        """Of an update and of drawing, if the GPU did nothing but that at full speed: each takes at least so long."""
+        token = max((self.weight_bytes + self.cache_bytes) / gpu.bandwidth, self.draw_flops / gpu.flops)
+        return self.update_flops / gpu.flops, self.new_tokens * token
+
+
+@dataclass(frozen=True)
 class Memory:
     """Bytes of one process: the parts that exist all the time, and those of each phase; and the adapter's summary."""
 
     always: Mapping[str, int]
     phases: Mapping[str, Mapping[str, int]]
+    work: "Work"
     adapter: AdapterSummary | None = None
 
     @property
@@ -180,7 +216,15 @@ def step_memory(
         phases["base"] = {"activations": reader_memory(causal, rows, student, _attention(config, arch))} | gathered
     if not needs.offline and (config.rollout.engine == "transformers" or on_cpu or (full and sharded)):
         phases["rollout"] = _rollout(config, causal, completions, lengths, dtype) | {"whole weights": shards.elsewhere}
-    return Memory(always, phases, summary)
+    products = (3 if own_teacher or external else 2) * 2 * tokens * text.hidden_size * text.vocab_size  # of the head
+    work = Work(
+        update_flops=(passes.flops + products) * completions // rows,
+        new_tokens=0 if needs.offline else lengths.completion,
+        weight_bytes=frozen,
+        cache_bytes=completions * cache_row_bytes(arch, dtype.itemsize) * (student - lengths.completion // 2),
+        draw_flops=2 * completions * (frozen // dtype.itemsize),
+    )
+    return Memory(always, phases, work, summary)
 
 
 def _rollout(

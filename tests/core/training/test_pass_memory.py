@@ -62,6 +62,14 @@ def test_a_pass_without_grad_holds_little_and_grows_with_its_tokens() -> None:
     assert long >= 1.9 * short
 
 
+def test_products_are_counted_as_by_hand() -> None:
+    causal = skeleton(load_config("embedded")).train()  # all weights train
+    matrices = sum(p.numel() for name, p in causal.named_parameters() if "proj" in name)
+    products = 3 * 2 * ROWS * LENGTH * matrices  # forward, to the inputs, to the weights
+    attention = (1 + 2.5) * 4 * ROWS * 4 * 4 * 32 * LENGTH**2 / 2  # 4 layers of 4 heads of 32; causal
+    assert pass_memory(causal, ROWS, LENGTH, 0, "auto").flops == pytest.approx(products + attention, rel=1e-3)
+
+
 def _on_shapes() -> torch.nn.Module:
     causal = skeleton(load_config("embedded"))
     lora_network(causal, LORA)
