@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 DEMO := runs/demo
 REAL := runs/real-model
 
-.PHONY: install image vllm-cpu demo demo-phf demo-opsd test quick lint types docs docs-serve model bench study study-real real-model real-base clean
+.PHONY: install image vllm-cpu demo demo-phf demo-opsd test quick rehearsal lint types docs docs-serve model bench study study-real real-model real-base clean
 
 install: $(VENV)/installed
 
@@ -56,6 +56,9 @@ test: install ## every test, the slow ones too; those of vLLM where it is instal
 
 quick: install ## the tests that take about a second each at most
 	$(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+rehearsal: install ## the commands on an accelerator that is not there, beside the CPU
+	$(BIN)/pytest tests/rehearsal
 
 lint: install
 	$(BIN)/ruff check .

@@ -190,7 +190,7 @@ class ModelSettings(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto is bfloat16 on a GPU and float32 on a CPU"""
     device: str = "auto"
-    """auto is the GPU if there is one"""
+    """auto is the accelerator that torch finds, but for a Mac's, else the CPU"""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """auto is sdpa; for models that cannot be packed FlashAttention 2, on a GPU where it is installed"""
     quantization: Literal["none", "nf4", "int8"] = "none"

@@ -145,7 +145,8 @@ def directions(states: Tensor, linked: Tensor, eps: float | Tensor) -> Tensor:
     delta = transitions(states, linked)
     length = torch.linalg.vector_norm(delta, dim=-1, keepdim=True)
     overflowed = length.isinf()  # |dh|^2 may overflow float32 although |dh| does not
-    if bool(overflowed.any()):  # a scaled transition has the same direction
+    # a scaled transition has the same direction; to ask whether one is needed would wait for the device
+    if states.device.type != "cpu" or bool(overflowed.any()):
         scale = torch.where(overflowed, _DOWNSCALE, 1.0)
         delta, eps = delta * scale, eps * scale
         length = torch.linalg.vector_norm(delta, dim=-1, keepdim=True)

@@ -141,7 +141,7 @@ def _token_terms(student_logits: Tensor, teacher_logits: Tensor, spec: Divergenc
     grad = _to_logits(slope, S)
     if spec.clip is not None and spec.clip_mode == "token":
         kept = raw.clamp(max=spec.clip)
-    elif spec.clip is not None and bool(value.amax() > spec.clip):
+    elif spec.clip is not None and (value.device.type != "cpu" or bool(value.amax() > spec.clip)):
         held = value.clamp(max=spec.clip)
         above = (value - held).sign()  # 1 where clipped, else 0: on a CPU far cheaper than a boolean mask
         unclipped_grad, grad = grad, _to_logits(torch.addcmul(slope, slope, above, value=-1), S)
@@ -317,7 +317,7 @@ class _FusedDivergence(torch.autograd.Function):
             grad_bias = sums.grad_bias.to(bias.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         per_token = sums.tokens.new_zeros(3, len(student_hidden))
-        per_token[:, counted] = sums.tokens[[0, 1, -1]]
+        per_token[:, counted] = torch.stack([sums.tokens[0], sums.tokens[1], sums.tokens[-1]])
         stats = (*_statistics(sums.tokens, weights, spec, len(head)), *per_token.unbind())
         ctx.mark_non_differentiable(*stats)
         return ((sums.tokens[1] * weights).sum(), *stats)
@@ -344,7 +344,7 @@ def _statistics(tokens: Tensor, weights: Tensor, spec: DivergenceSpec, vocabular
     return (
         clipped.long().sum(),
         reversed_.long().sum(),
-        torch.tensor(entries, device=weights.device),
+        torch.full((), entries, device=weights.device),
         (raw > spec.clip).sum() if by_token else (clipped > 0).sum(),
         (raw * weights).sum(),
         turned.long().sum(),

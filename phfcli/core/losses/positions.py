@@ -85,7 +85,7 @@ def position_part(offsets: Tensor, lengths: Tensor) -> Tensor:
 
 def entropy_part(entropy: Tensor) -> Tensor:
     """[N] int64: the range between ENTROPY_EDGES in which a token's entropy [N], in nats, lies; 0 is the lowest."""
-    return torch.bucketize(entropy, entropy.new_tensor(ENTROPY_EDGES), right=True)
+    return torch.stack([entropy >= edge for edge in ENTROPY_EDGES]).sum(0)
 
 
 def sums_by_part(values: Tensor, part: Tensor, parts: int) -> tuple[Tensor, Tensor]:
@@ -107,7 +107,7 @@ def after(offsets: Tensor, skipped: int) -> Tensor:
 def normalised(weights: Tensor, offsets: Tensor, lengths: Tensor) -> Tensor:
     """[N]: the weights scaled to the mean 1 over each completion that has a weight above zero."""
     row = (offsets == 0).cumsum(0) - 1
-    sums = weights.new_zeros(int(row[-1]) + 1 if len(row) else 0).index_add(0, row, weights)[row]
+    sums = torch.zeros_like(weights).index_add(0, row, weights)[row]
     return to_mean_1(weights, sums, lengths)
 
 

@@ -12,6 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from phfcli.core.models.device import to_device
 from phfcli.core.models.language_model import PACKING_SDPA
 
 # of a sequence: a shorter shared prefix costs more in copies of keys and values than it saves in products
@@ -31,11 +32,12 @@ class PackedRow:
         """The column of each token of each sequence, [B, C]; beyond a sequence's end the column of its last token."""
         held = [torch.cat([torch.arange(part.start, part.stop) for part in parts]) for parts in self.pieces]
         tokens = torch.arange(max(map(len, held)))
-        return torch.stack([columns[tokens.clamp_max(len(columns) - 1)] for columns in held]).to(self.ids.device)
+        columns = torch.stack([own[tokens.clamp_max(len(own) - 1)] for own in held])
+        return to_device(columns, self.ids.device)
 
     def ends(self) -> Tensor:
         """The column of each sequence's last token, [B]."""
-        return torch.tensor([parts[-1].stop - 1 for parts in self.pieces], device=self.ids.device)
+        return to_device(torch.tensor([parts[-1].stop - 1 for parts in self.pieces]), self.ids.device)
 
     def gather(self, values: Tensor, sequence: int) -> Tensor:
         """The values of one sequence, [..., T, h] -> [..., its tokens, h]: a view where no prefix is shared."""
@@ -64,8 +66,8 @@ def pack(sequences: Sequence[Sequence[int]], device: torch.device) -> PackedRow:
     return PackedRow(
         [pieces[index] for index in range(len(sequences))],
         computed,
-        torch.cat(rows).long().to(device),
-        torch.cat(positions).to(device),
+        to_device(torch.cat(rows).long(), device),
+        to_device(torch.cat(positions), device),
     )
 
 

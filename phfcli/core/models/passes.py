@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from phfcli.core.losses.head import Head
 from phfcli.core.losses.positions import select_positions
+from phfcli.core.models.device import to_device
 from phfcli.core.models.language_model import LanguageModel, LogitLens, capture_logit_lens, capture_states
 from phfcli.core.models.packing import CausalSequences, pack, row_arguments
 from phfcli.core.models.trial import can_pack
@@ -59,6 +60,7 @@ class Sample:
 class ReaderInput:
     """One reader's sequences: its own prompt, then the completion. Padded on the right."""
 
+    sequences: Sequence[Sequence[int]]  # without padding, for the host
     input_ids: Tensor  # [B, T]
     attention_mask: Tensor  # [B, T]
     prompt_lengths: Tensor  # [B]
@@ -82,6 +84,7 @@ class Batch:
     lengths: Tensor  # [B], of the completions, the end-of-sequence token included
     positions: Tensor  # [B, m], selected positions within the completion
     valid: Tensor  # [B, m]
+    selected: Sequence[int]  # of each sample, how many positions are valid
     in_teacher_tokens: "Batch | None" = None  # the same samples in the tokens of a teacher with another tokenizer
     weights: Tensor | None = None  # [N], of the tokens, with mean 1 over each completion; None is 1 for every token
     base: "Pass | None" = None  # the base model's pass over the student's sequences, where an objective needs it
@@ -93,9 +96,9 @@ class Batch:
     @cached_property
     def tokens(self) -> tuple[Tensor, Tensor]:
         """Row and position within the completion of each of the N valid tokens: [N], [N]."""
-        steps = torch.arange(int(self.lengths.max()), device=self.lengths.device)
-        rows, offsets = torch.nonzero(steps < self.lengths[:, None], as_tuple=True)
-        return rows, offsets
+        counts = torch.tensor([len(sample.completion) for sample in self.samples])
+        rows, offsets = torch.nonzero(torch.arange(int(counts.max())) < counts[:, None], as_tuple=True)
+        return to_device(rows, self.lengths.device), to_device(offsets, self.lengths.device)
 
     @property
     def position_weights(self) -> Tensor | None:
@@ -115,19 +118,25 @@ class Batch:
     @property
     def drawn_logprobs(self) -> Tensor:
         """Log-probability of each of the N tokens when it was drawn, [N] in float64; NaN where there is none."""
-        values = [value for s in self.samples for value in (s.logprobs or [math.nan] * len(s.completion))]
-        return torch.tensor(values, dtype=torch.float64, device=self.lengths.device)
+        return to_device(self.drawn_values, self.lengths.device)
 
     @property
+    def drawn_values(self) -> Tensor:
+        """The same on the CPU."""
+        values = [value for s in self.samples for value in (s.logprobs or [math.nan] * len(s.completion))]
+        return torch.tensor(values, dtype=torch.float64)
+
+    @cached_property
     def counts(self) -> dict[str, int]:
         """The counts by which terms of the loss are divided, over this batch."""
+        lengths = [len(sample.completion) for sample in self.samples]
         return {
-            "tokens": (tokens := int(self.lengths.sum())),
+            "tokens": (tokens := sum(lengths)),
             "gated": tokens if self.gate is None else int(self.gate.open.sum()),
-            "samples": int((self.lengths > 0).sum()),
-            "states": int(self.valid.any(-1).sum()),  # samples with a selected position
-            "positions": int(self.valid.sum()),
-            "flows": int((self.lengths > 1).sum()),  # samples with a transition
+            "samples": sum(length > 0 for length in lengths),
+            "states": sum(count > 0 for count in self.selected),  # samples with a selected position
+            "positions": sum(self.selected),
+            "flows": sum(length > 1 for length in lengths),  # samples with a transition
         }
 
 
@@ -154,7 +163,7 @@ def collate(
     updates: int = 0,
 ) -> Batch:
     """Samples as one padded batch, with at most `positions` selected positions each."""
-    lengths = torch.tensor([len(sample.completion) for sample in samples], device=device)
+    lengths = torch.tensor([len(sample.completion) for sample in samples])
     selected, valid = _select(samples, lengths, positions, where)
     student = _reader_input([s.student_prompt for s in samples], samples, pad_id, device)
     privileged = [s.teacher_prompt for s in samples if s.teacher_prompt is not None]
@@ -166,7 +175,16 @@ def collate(
     by_context = zip(*(s.further_prompts for s in samples), strict=True)
     further = [_reader_input(prompts, samples, pad_id, device) for prompts in by_context]
     return Batch(
-        samples, student, teacher, lengths, selected, valid, in_teacher_tokens, further=further, updates=updates
+        samples,
+        student,
+        teacher,
+        to_device(lengths, device),
+        to_device(selected, device),
+        to_device(valid, device),
+        valid.sum(1).tolist(),
+        in_teacher_tokens,
+        further=further,
+        updates=updates,
     )
 
 
@@ -235,9 +253,7 @@ def _padded(reader: ReaderInput) -> _Layout:
 
 
 def _packed(reader: ReaderInput) -> _Layout:
-    counts: list[int] = reader.attention_mask.sum(1).tolist()
-    sequences = [ids[:count] for ids, count in zip(reader.input_ids.tolist(), counts, strict=True)]
-    row = pack(sequences, reader.input_ids.device)
+    row = pack(reader.sequences, reader.input_ids.device)
     return _Layout(row_arguments(row, CausalSequences(row)), reader.input_ids.shape[1], row.columns())
 
 
@@ -245,7 +261,7 @@ def padding(model: LanguageModel, batch: Batch, lens: int | None = None) -> tupl
     """The number of padded columns that all passes compute, and of all columns that they compute."""
     masks = [reader.attention_mask.flatten() for reader in (batch.student, batch.teacher, *batch.further) if reader]
     mask = torch.cat(masks)
-    columns = mask.sum() if lens is None and can_pack(model) else torch.tensor(mask.numel(), device=mask.device)
+    columns = mask.sum() if lens is None and can_pack(model) else torch.full((), mask.numel(), device=mask.device)
     return columns - mask.sum(), columns
 
 
@@ -256,16 +272,18 @@ def _select(samples: Sequence[Sample], lengths: Tensor, positions: int, where: W
     aligned_positions = [
         range(len(s.completion)) if s.aligned_positions is None else s.aligned_positions for s in samples
     ]
-    counts = torch.tensor([len(row) for row in aligned_positions], device=lengths.device)
+    counts = torch.tensor([len(row) for row in aligned_positions])
     selected, valid = select_positions(counts, positions, where)
-    table = pad_sequence([torch.tensor([*row, 0]) for row in aligned_positions], batch_first=True).to(lengths.device)
+    table = pad_sequence([torch.tensor([*row, 0]) for row in aligned_positions], batch_first=True)
     return table.gather(1, selected).where(valid, 0), valid
 
 
 def _reader_input(
     prompts: Sequence[Sequence[int]], samples: Sequence[Sample], pad_id: int, device: torch.device
 ) -> ReaderInput:
-    rows = [torch.tensor([*p, *s.completion]) for p, s in zip(prompts, samples, strict=True)]
+    sequences = [[*p, *s.completion] for p, s in zip(prompts, samples, strict=True)]
+    rows = list(map(torch.tensor, sequences))
     ids = pad_sequence(rows, batch_first=True, padding_value=pad_id)
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    return ReaderInput(ids.to(device), mask.to(device), torch.tensor([len(p) for p in prompts], device=device))
+    lengths = torch.tensor([len(p) for p in prompts])
+    return ReaderInput(sequences, *(to_device(each, device) for each in (ids, mask, lengths)))

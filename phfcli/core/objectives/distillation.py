@@ -66,9 +66,9 @@ class OutputDivergence:
             stops=tuple(stop for stop in student.stops if stop < len(head)) if self.settings.one_stop else (),
             **self.settings.of_each_token(),
         )
-        tokens = weights.new_tensor(batch.counts["gated"])
+        tokens = weights.new_full((), batch.counts["gated"])
         metrics = {
-            "divergence": (total.detach(), weights.new_tensor(batch.counts[per])),
+            "divergence": (total.detach(), weights.new_full((), batch.counts[per])),
             "clip_share": (clip.raw - clip.clipped, clip.raw),  # of the divergence, that the clip takes
             "clipped_entries": (clip.entries_clipped, clip.entries),
             "turned_entries": (clip.entries_turned, clip.entries_clipped),
@@ -78,7 +78,7 @@ class OutputDivergence:
         readings = TokenReadings(clip.entropy, clip.divergence)
         if batch.gate is not None:
             readings = TokenReadings(batch.gate.entropy, clip.divergence, batch.gate.open)
-            metrics["gate_share"] = (tokens, weights.new_tensor(len(weights)))
+            metrics["gate_share"] = (tokens, weights.new_full((), len(weights)))
         weight = weight_at(self.settings.weight, batch.updates)
         return LossTerms({"divergence": Term(total, per, weight)}, metrics, readings)
 
@@ -169,7 +169,7 @@ class SampledReverseKL:
             other = token_logprobs(teacher.hidden, read_by, batch.token_ids, self.temperature)
         total = (self._weights(logprobs, batch) * sampled_reverse_kl(logprobs, other)).sum()
         readings = TokenReadings(entropy, logprobs.detach() - other)
-        count = total.new_tensor(len(logprobs))
+        count = total.new_full((), len(logprobs))
         weight = weight_at(self.weight, batch.updates)
         return LossTerms(
             {"reverse_kl": Term(total, "tokens", weight)}, {"reverse_kl": (total.detach(), count)}, readings

@@ -10,6 +10,7 @@ from phfcli.core.losses.fused_divergence import fused_divergence
 from phfcli.core.losses.pointwise import attention_divergence
 from phfcli.core.losses.policy_gradient import clipped_surrogate, group_advantages, token_logprobs_and_entropy
 from phfcli.core.losses.positions import working
+from phfcli.core.models.device import to_device
 from phfcli.core.models.language_model import LogitLens
 from phfcli.core.models.passes import Batch, Pass
 from phfcli.core.objectives.contract import (
@@ -68,7 +69,7 @@ class GroupPolicy:
         rows, _ = batch.tokens
         losses = weights * clipped_surrogate(logprobs, logprobs, advantages[rows], self.settings.epsilon)
         divisors, per = token_divisors(batch, self.settings.aggregate)
-        tokens, samples = logprobs.new_tensor(len(rows)), logprobs.new_tensor(len(flat))
+        tokens, samples = logprobs.new_full((), len(rows)), logprobs.new_full((), len(flat))
         metrics = {
             "flat_groups": (flat.sum(), samples),  # share of groups whose rewards are all equal
             "weights_capped": ((weights == self.settings.ratio_cap).to(weights.dtype).sum(), tokens),
@@ -78,8 +79,9 @@ class GroupPolicy:
 
 def sample_advantages(batch: Batch, normalize: bool, like: Tensor) -> tuple[Tensor, Tensor]:
     """Of each sample its advantage, and 1 where its group has no spread: [B], [B]."""
-    groups = like.new_tensor([list(sample.group) for sample in batch.samples])  # [B, k]
-    own = like.new_tensor([sample.reward for sample in batch.samples])[:, None]
+    groups = torch.tensor([list(sample.group) for sample in batch.samples], dtype=like.dtype)
+    own = torch.tensor([sample.reward for sample in batch.samples], dtype=like.dtype)[:, None]
+    groups, own = to_device(groups, like.device), to_device(own, like.device)  # [B, k], [B, 1]
     # completions of equal reward share their advantage: any of them stands for the sample's own
     place = (groups == own).int().argmax(-1, keepdim=True)
     advantages = group_advantages(groups, normalize).gather(-1, place)[:, 0]
@@ -136,7 +138,7 @@ class InternalAlignment:
             advantages[rows] / divisors,
             temperature=self.temperature,
         )
-        metrics = {"think": (total.detach(), total.new_tensor(batch.counts[per]))}
+        metrics = {"think": (total.detach(), total.new_full((), batch.counts[per]))}
         return LossTerms({"think": Term(total, per, self.settings.think)}, metrics)
 
     def _attention(self, lens: LogitLens, batch: Batch, advantages: Tensor) -> LossTerms:
@@ -145,7 +147,7 @@ class InternalAlignment:
         apart = attention_divergence(lens.attention, lens.last, columns, WINDOW, STRIDED)
         apart = apart.masked_fill(~batch.valid, 0)  # [B, m]
         own = apart.sum(-1) / batch.valid.sum(-1).clamp(min=1)
-        metrics = {"attention_gap": (own.detach().sum(), own.new_tensor(batch.counts["samples"]))}
+        metrics = {"attention_gap": (own.detach().sum(), own.new_full((), batch.counts["samples"]))}
         return LossTerms({"attention": Term((own * advantages).sum(), "samples", self.settings.attention)}, metrics)
 
 

@@ -33,7 +33,7 @@ class ReferenceLikelihood:
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
         logprobs, entropy = token_logprobs_and_entropy(student.hidden, student.head, batch.token_ids)
         total = -logprobs.sum()
-        count = total.new_tensor(len(logprobs))
+        count = total.new_full((), len(logprobs))
         return LossTerms({"nll": Term(total, per="tokens")}, {"nll": (total.detach(), count)}, TokenReadings(entropy))
 
 
@@ -61,7 +61,7 @@ class NearBase:
     def loss(self, student: Pass, teacher: Pass | None, batch: Batch) -> LossTerms:
         assert batch.base is not None
         total = base_divergence(student, batch.base, self.temperature)
-        count = total.new_tensor(len(student.hidden))
+        count = total.new_full((), len(student.hidden))
         own = LossTerms({"base_kl": Term(total, "tokens", self.weight)}, {"base_kl": (total.detach(), count)})
         return self.objective.loss(student, teacher, batch) + own
 

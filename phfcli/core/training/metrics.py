@@ -2,9 +2,9 @@
 
 import resource
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from phfcli.core.losses.positions import (
     sums_by_part,
     working,
 )
-from phfcli.core.models.device import is_accelerator, peak_of_tensors, wait_for
+from phfcli.core.models.device import is_accelerator, moment, peak_of_tensors, seconds_between, to_device
 from phfcli.core.models.passes import Batch, Pass
 from phfcli.core.objectives.contract import TokenReadings
 from phfcli.core.rollouts.transformers import drawn_logprobs
@@ -42,26 +42,18 @@ class Phases:
 
     def start(self, device: torch.device) -> None:
         """Begins a step on a device."""
-        self._device, self._seconds = device, dict.fromkeys(PHASES, 0.0)
-        self._since = self._now()
+        self._device, self._moments = device, [("", moment(device))]
 
     def done(self, phase: str) -> None:
         """A phase, or its part of a micro-batch, is over."""
-        now = self._now()
-        self._seconds[phase] += now - self._since
-        self._since = now
-
-    def _now(self) -> float:
-        wait_for(self._device)  # kernels run after the call that asks for them
-        return time.perf_counter()
+        self._moments.append((phase, moment(self._device)))
 
     def metrics(self) -> Metrics:
         """Seconds of each phase, and of the step."""
-        return {f"{phase}_seconds": own for phase, own in self._seconds.items()} | {"seconds": self.seconds}
-
-    @property
-    def seconds(self) -> float:
-        return sum(self._seconds.values())
+        seconds = dict.fromkeys(PHASES, 0.0)
+        for (_, before), (phase, after) in pairwise(self._moments):
+            seconds[phase] += seconds_between(before, after)
+        return {f"{phase}_seconds": own for phase, own in seconds.items()} | {"seconds": sum(seconds.values())}
 
 
 @dataclass
@@ -81,7 +73,7 @@ class MetricSums:
 
     def means(self, ranks: Ranks) -> Metrics:
         """Of each metric the mean over all ranks, or the largest value; none of what nothing was counted for."""
-        sums = [tensor.to(torch.float64, copy=True) for pair in self.totals.values() for tensor in pair]
+        sums = _on_cpu([tensor for pair in self.totals.values() for tensor in pair])
         ranks.sum_(sums)
         pairs = zip(sums[::2], sums[1::2], strict=True)
         means = {
@@ -89,9 +81,20 @@ class MetricSums:
             for name, (total, count) in zip(self.totals, pairs, strict=True)
             if count.any()
         }
-        largest = ranks.gather([{name: value.item() for name, value in self.largest.items()}])
+        own_largest = (value.item() for value in _on_cpu(list(self.largest.values())))
+        largest = ranks.gather([dict(zip(self.largest, own_largest, strict=True))])
         names = {name: None for own in largest for name in own}
         return means | {name: max(own[name] for own in largest if name in own) for name in names}
+
+
+def _on_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors in float64 on the CPU, brought there in one piece for each dtype: the host waits for each piece."""
+    home: dict[int, Tensor] = {}
+    for dtype in {tensor.dtype for tensor in tensors}:
+        own = [index for index, tensor in enumerate(tensors) if tensor.dtype == dtype]
+        flat = torch.cat([tensors[index].detach().reshape(-1) for index in own]).cpu().double()
+        home |= dict(zip(own, flat.split([tensors[index].numel() for index in own]), strict=True))
+    return [home[index].view(tensor.shape) for index, tensor in enumerate(tensors)]
 
 
 def peak_memory(device: torch.device) -> int:
@@ -163,13 +166,13 @@ def token_metrics(readings: TokenReadings, batch: Batch) -> Sums:
     by_level = sums_by_part(divergence, levels, len(ENTROPY_EDGES) + 1)
     sums["divergence_by_position"] = sums_by_part(divergence, places, POSITION_PARTS)
     sums["divergence_by_entropy"] = by_level
-    sums["tokens_by_entropy"] = (by_level[1], entropy.new_tensor(len(entropy)))
+    sums["tokens_by_entropy"] = (by_level[1], entropy.new_full((), len(entropy)))
     return sums
 
 
 def entropy_metrics(entropy: Tensor) -> Sums:
     """The mean entropy [N], and the share of tokens above a fork's."""
-    count = entropy.new_tensor(len(entropy))
+    count = entropy.new_full((), len(entropy))
     return {"entropy": (entropy.sum(), count), "fork_share": ((entropy > FORK_ENTROPY).sum(), count)}
 
 
@@ -184,12 +187,13 @@ def engine_gap(student: Pass, batch: Batch, sampling: Sampling) -> tuple[Sums, T
     Tokens that no engine has drawn, those of references, are left out. Where there are no others the counts are 0, and
     nothing is largest.
     """
-    engine = batch.drawn_logprobs
-    drawn = engine.isfinite().nonzero()[:, 0]
-    chosen = drawn[_spread(len(drawn), drawn.device)]
+    values, device = batch.drawn_values, batch.lengths.device
+    drawn = values.isfinite().nonzero()[:, 0]
+    drawn = drawn[_spread(len(drawn), drawn.device)]
+    chosen, engine = to_device(drawn, device), to_device(values[drawn], device)
     logits = working(student.head.logits(student.hidden[chosen].detach()))
-    gap = drawn_logprobs(logits, batch.token_ids[chosen], sampling) - engine[chosen].to(logits.dtype)
-    count = gap.new_tensor(len(chosen))
+    gap = drawn_logprobs(logits, batch.token_ids[chosen], sampling) - engine.to(logits.dtype)
+    count = gap.new_full((), len(chosen))
     kl = gap.clamp(max=_LARGEST).exp() - 1 - gap
     sums = {"engine_gap": (gap.abs().sum(), count), "engine_kl": (kl.sum(), count)}
     return sums, gap.abs().max() if len(gap) else None

@@ -121,8 +121,8 @@ class Trainer:
             "lr": rate,
             **self.teacher.metrics(),
             **self.rollouts.metrics(rollouts),
-            "tokens_per_s": counts["tokens"] / self.phases.seconds,
-            **self.phases.metrics(),
+            "tokens_per_s": counts["tokens"] / (times := self.phases.metrics())["seconds"],
+            **times,
             "peak_memory_bytes": max(self.ranks.gather([peak_memory(self.model.device)])),  # of any rank
         }, rollouts.samples
 
@@ -148,7 +148,7 @@ class Trainer:
 
         Each batch is divided by the counts of all, so ranks, like micro-batches, only have to be summed.
         """
-        sums, loss = MetricSums(), 0.0
+        sums, losses = MetricSums(), []
         self.model.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         for batch in batches:
@@ -162,7 +162,7 @@ class Trainer:
             part = terms.total(counts)
             if part.requires_grad:  # that of a loss whose tensors are all detached does not, which is told below
                 part.backward()
-            loss += part.item()
+            losses.append(part.detach())
             self.phases.done("loss")
         gradients = [p.grad for p in self.model.trainable().values() if p.grad is not None]
         if not gradients:
@@ -173,11 +173,12 @@ class Trainer:
         if not self.model.fully_sharded:  # whose gradients the backward pass has summed and spread
             ranks.sum_(gradients)
         norm = whole(torch.nn.utils.get_total_norm(gradients)).item()
+        loss = sum(torch.stack(losses).tolist())
         return ranks.total({"loss": loss})["loss"], norm, sums.means(ranks)
 
     def update(self, grad_norm: float) -> None:
         """Clips the gradient, and updates the weights, the learning rate and the teacher."""
-        norm = torch.tensor(grad_norm, device=self.model.device)
+        norm = torch.full((), grad_norm, device=self.model.device)
         torch.nn.utils.clip_grads_with_norm_(self.model.trainable().values(), self.config.optim.max_grad_norm, norm)
         self.optimizer.step()
         self.schedule.step()
