@@ -47,7 +47,7 @@ def assert_same(on: On, folder: Path, *settings: str) -> None:
     assert own[0].keys() == wanted[0].keys()
     if "dtype=bfloat16" in settings:
         assert own[0]["loss"] == pytest.approx(wanted[0]["loss"], rel=0.02)
-        assert own[0]["grad_norm"] == pytest.approx(wanted[0]["grad_norm"], rel=0.02)
+        assert own[0]["grad_norm"] == pytest.approx(wanted[0]["grad_norm"], rel=0.05)
         return
     for name, value in wanted[0].items():
         rounded = name in ("grad_norm", "teacher_distance")

@@ -113,7 +113,8 @@ def examine(study: Study, path: Path, part: Part = WHOLE) -> list[str]:
         UserError: for what a run, its evaluations or the page would be refused for.
     """
     from phfcli.core.evaluation.benchmarks import load_benchmarks
-    from phfcli.core.models.description import load_description, pick_device
+    from phfcli.core.models.description import load_description
+    from phfcli.core.models.device import pick_device
     from phfcli.core.rollouts.vllm import vllm_gap
     from phfcli.core.training.plan import plan_run
 
