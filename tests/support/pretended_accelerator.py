@@ -4,8 +4,8 @@ Every operation runs on the CPU, so its results are a CPU's to the bit. As on a 
 both devices is refused, and so are `.numpy()` of its tensors and a generator of another device. What makes the host
 wait for the device is counted in `WAITS`, operations in `CALLS`, bytes alive and their peak in `MEMORY`.
 
-It makes no casts of autocast's. It rests on an experimental function of torch 2.13. A process that has registered the device keeps it: `auto` is then
-this accelerator, so what runs on it has processes of its own.
+It makes no casts of autocast's. It rests on an experimental function of torch 2.13. A process that has registered the
+device keeps it: `auto` is then this accelerator, so what runs on it has processes of its own.
 """
 
 import sys
