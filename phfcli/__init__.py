@@ -20,6 +20,7 @@ from phfcli.api.extensions import (
     register_tracker,
 )
 from phfcli.api.findings import Comparison, Diagnosis, compare, diagnose, load_flow
+from phfcli.api.instruments import Probe, Regraded, export, grade, probe, report
 from phfcli.api.results import Evaluation, Run, StepMetrics, load_run
 from phfcli.api.training import Training, train, training
 from phfcli.core.errors import FaultError, MissingFileError, UserError
@@ -31,6 +32,8 @@ __all__ = [
     "Evaluation",
     "FaultError",
     "MissingFileError",
+    "Probe",
+    "Regraded",
     "Run",
     "StepMetrics",
     "Training",
@@ -39,14 +42,18 @@ __all__ = [
     "compare",
     "diagnose",
     "evaluate",
+    "export",
+    "grade",
     "load_flow",
     "load_run",
+    "probe",
     "register_benchmark",
     "register_engine",
     "register_grader",
     "register_objective",
     "register_teacher",
     "register_tracker",
+    "report",
     "train",
     "training",
 ]

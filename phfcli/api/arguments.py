@@ -2,6 +2,9 @@
 
 import builtins
 import errno
+import hashlib
+import json
+import math
 import reprlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,8 +21,13 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, Union, get_a
 from phfcli.core.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from phfcli.core.config import EvalConfig, TrainConfig
+    import pandas as pd
+    from datasets import Dataset
+
+    from phfcli.core.config import EvalConfig, GradeConfig, TrainConfig
     from phfcli.core.settings import Source
+
+    GivenRows = Dataset | pd.DataFrame | Sequence[Mapping[str, Any]]  # in the place of a file
 
 # dotted keys of the arguments of `train`, and of the options of `phf train`, that are not named like their setting
 KEYS = {
@@ -30,6 +38,8 @@ KEYS = {
     "eval_bench": "evaluation.bench",
     "patience": "evaluation.patience",
 }
+
+_ROWS_FOLDER = Path("runs") / "data"
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -138,7 +148,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def sources_of(
-    config: "str | Path | Mapping[str, Any] | TrainConfig | EvalConfig | Sequence[Any]",
+    config: "str | Path | Mapping[str, Any] | TrainConfig | EvalConfig | GradeConfig | Sequence[Any]",
     given: Mapping[str, Any],
     keys: Mapping[str, str] = KEYS,
 ) -> "list[Source]":
@@ -158,6 +168,70 @@ def sources_of(
             key = keys.get(name, name)
             sources.append(option_source(name, key, str(value) if isinstance(value, Path) else value))
     return sources
+
+
+def data_name(argument: str, given: Any) -> Any:
+    """The name of a data set, or the file to which rows given in Python are written; None as it is.
+
+    The file, runs/data/rows-SHA256.jsonl, has the hash of its content in its name. A run that reads it is recorded and
+    resumed like one whose data was a file from the start.
+
+    Args:
+        argument: the name of the argument, for errors.
+        given: a name or a path; or rows: a DataFrame, a Dataset, or a sequence of mappings.
+    """
+    rows = _rows_of(argument, given)
+    if rows is None:
+        return given
+    if not rows:
+        raise UserError(f"{argument}: has no rows")
+    from phfcli.core.storage.files import write_text
+
+    text = "".join(json.dumps(_plain(argument, row), ensure_ascii=False) + "\n" for row in rows)
+    file = (_ROWS_FOLDER / f"rows-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:12]}.jsonl").resolve()
+    if not file.exists():
+        write_text(file, text)
+    return str(file)
+
+
+def is_rows(given: Any) -> bool:
+    """Whether an argument holds rows, not names."""
+    return _rows_of("data", given) is not None
+
+
+def _rows_of(argument: str, given: Any) -> list[Mapping[str, Any]] | None:
+    """The rows of a DataFrame, a Dataset or a sequence of mappings; None for anything else."""
+    if hasattr(given, "column_names") and hasattr(given, "to_list"):
+        return list(given.to_list())
+    if hasattr(given, "columns") and hasattr(given, "to_dict"):
+        return list(given.to_dict("records"))
+    if isinstance(given, Mapping):  # a DatasetDict too
+        raise UserError(
+            f'{argument}: is a mapping of {", ".join(map(str, given))}; give one table, such as its "train"'
+        )
+    if isinstance(given, Sequence) and not isinstance(given, str) and given and isinstance(given[0], Mapping):
+        return list(given)
+    return None
+
+
+def _plain(argument: str, value: Any) -> Any:
+    """A row, or what one holds, as JSON has it: numpy's scalars and arrays as numbers and lists, NaN as null.
+
+    Raises:
+        UserError: for a value that JSON does not have.
+    """
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(argument, item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(argument, item) for item in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    raise UserError(
+        f"{argument}: a cell holds {type(value).__name__} {value!r:.40}; text, numbers and lists can be read"
+    )
 
 
 def _sources_of(part: Any) -> "list[Source]":

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phfcli.api.arguments import checks_arguments, sources_of
+from phfcli.api.arguments import checks_arguments, data_name, is_rows, sources_of
 from phfcli.api.results import Evaluation
+from phfcli.core.errors import UserError
 
 if TYPE_CHECKING:
+    from phfcli.api.arguments import GivenRows
     from phfcli.api.results import Run
     from phfcli.core.config import EvalConfig
 
@@ -20,10 +22,11 @@ _ONE_AT_A_TIME = threading.RLock()  # calls in several threads share the device,
 @checks_arguments
 def evaluate(
     target: "Run | str | Path",
-    bench: str | Path | Sequence[str | Path] | None = None,
+    bench: "str | Path | Sequence[str | Path] | GivenRows | None" = None,
     n: int | None = None,
     *,
     greedy: bool | None = None,
+    grader: str | None = None,
     base: str | Path | None = None,
     engine: str | None = None,
     devices: Sequence[str] | None = None,
@@ -46,10 +49,13 @@ def evaluate(
 
     Args:
         target: a `Run` (its newest checkpoint), or the path of a run, a checkpoint, an adapter or a model, or a hub id.
-        bench: a benchmark's name or file, or several; None is "embedded".
+        bench: a benchmark's name or file, or several; or rows with `problem` and `answer`: a DataFrame, a Dataset or a
+            list of mappings, which are kept in runs/data. None is "embedded".
         n: samples of each problem (12).
         greedy: one greedy completion of each problem besides; None is true unless the model thinks for
             more than 4,096 tokens.
+        grader: "math" (the default), "choice", one that was registered, or FILE.py:NAME, a function of (gold,
+            completion).
         base: the model under an adapter, if not the one that the adapter names.
         engine: what samples: "auto", "transformers", "vllm", the URL of a server, or one that was registered.
         devices: GPUs to sample on, one process for each.
@@ -66,12 +72,16 @@ def evaluate(
         UserError: for a mistake in the arguments or files; everything is checked before the model is loaded.
         FaultError: for a fault of the machine or a server; finished samples are kept.
     """
-    benches = None if bench is None else [str(b) for b in ([bench] if isinstance(bench, str | Path) else bench)]
+    several = bench if isinstance(bench, Sequence) and not isinstance(bench, str) and not is_rows(bench) else [bench]
+    benches = [data_name("bench", own) for own in several]
+    if not benches:
+        raise UserError("bench: is empty")
     given = {
         "target": str(getattr(target, "folder", target)),
-        "bench": benches,
+        "bench": None if bench is None else [str(own) for own in benches],
         "n": n,
         "greedy": greedy,
+        "grader": grader,
         "base": base,
         "engine": engine,
         "devices": None if devices is None else list(devices),

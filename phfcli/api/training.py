@@ -7,10 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from phfcli.api.arguments import answering_other_names, checks_arguments, sources_of
+from phfcli.api.arguments import answering_other_names, checks_arguments, data_name, sources_of
 from phfcli.api.results import Run
 
 if TYPE_CHECKING:
+    from phfcli.api.arguments import GivenRows
     from phfcli.core.config import TrainConfig
     from phfcli.core.settings import Source
     from phfcli.core.training.start import Running
@@ -21,7 +22,7 @@ Metrics = dict[str, Any]
 @checks_arguments
 def train(
     model: str | Path | None = None,
-    data: str | Path | None = None,
+    data: "str | Path | GivenRows | None" = None,
     objective: str | None = None,
     *,
     alpha: float | None = None,
@@ -30,7 +31,7 @@ def train(
     steps: int | None = None,
     seed: int | None = None,
     eval_every: int | None = None,
-    eval_bench: str | Path | None = None,
+    eval_bench: "str | Path | GivenRows | None" = None,
     patience: int | None = None,
     output_dir: str | Path | None = None,
     checkpoint_every: int | None = None,
@@ -46,6 +47,7 @@ def train(
 
         run = phf.train(model="embedded", objective="phf", steps=20)
         run = phf.train("Qwen/Qwen3-4B", "problems.jsonl", config={"optim.lr": 1e-5, "batch_size": 16})
+        run = phf.train(data=frame)  # a DataFrame with the columns problem and solution
         run = phf.train(config=["qwen3-4b", "opsd"], seed=1)
 
     An interrupt (Ctrl-C, or a notebook's stop button) ends the run after its present step with a checkpoint; a second
@@ -53,7 +55,8 @@ def train(
 
     Args:
         model: a hub id, a folder, or "embedded" (the default), a small model that trains on any CPU.
-        data: problems with reference solutions: a hub id, a .jsonl, .csv or .parquet file, or "embedded".
+        data: problems with reference solutions: a hub id, a .jsonl, .csv or .parquet file, "embedded", or rows: a
+            DataFrame, a Dataset or a list of mappings, which are kept in runs/data.
         objective: "phf" (the default), "opsd", "sft", "grpo" and others, or one that was registered.
         alpha: the weight of the hidden-flow term (0.05).
         teacher: "ema" (the default), "fixed", "online", "synced", "external", or one that was registered.
@@ -61,7 +64,7 @@ def train(
         steps: the last step (100). The learning rate falls over 30 epochs, or over `steps` where these are more.
         seed: the seed of every random choice (0).
         eval_every: evaluate `eval_bench`, and save a checkpoint, every so many steps.
-        eval_bench: a benchmark's name or file.
+        eval_bench: a benchmark's name or file, or rows as for `data`.
         patience: stop after so many evaluations without a better one.
         output_dir: the folder of the run; None is runs/OBJECTIVE-MODEL-seedN, or the first of -2, -3 that is free.
         checkpoint_every: steps between checkpoints (25).
@@ -83,7 +86,7 @@ def train(
     """
     given = {
         "model": model,
-        "data": data,
+        "data": data_name("data", data),
         "objective": objective,
         "alpha": alpha,
         "teacher": teacher,
@@ -91,7 +94,7 @@ def train(
         "steps": steps,
         "seed": seed,
         "eval_every": eval_every,
-        "eval_bench": eval_bench,
+        "eval_bench": data_name("eval_bench", eval_bench),
         "patience": patience,
         "output_dir": output_dir,
         "checkpoint_every": checkpoint_every,

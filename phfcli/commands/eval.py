@@ -1,5 +1,6 @@
 """phf eval, and what it shows: a bar for each benchmark, then a table of scores."""
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from phfcli.commands.options import (
     AsJson,
     Base,
     Configs,
+    Grader,
     OutputDir,
     Quiet,
     SamplingEngine,
@@ -20,7 +22,16 @@ from phfcli.commands.options import (
     names_of,
     settings_given,
 )
-from phfcli.commands.output import log_console, print_json, print_table, quiet_libraries, result_console, say, warn
+from phfcli.commands.output import (
+    GLUE,
+    log_console,
+    print_json,
+    print_table,
+    quiet_libraries,
+    result_console,
+    say,
+    warn,
+)
 from phfcli.core.errors import UserError, percent, with_error
 
 if TYPE_CHECKING:
@@ -41,7 +52,7 @@ def evaluate(
         Setting("bench", names_of),
         typer.Option(
             metavar="NAME|FILE[,...]",
-            help="Benchmarks or suites ('list' shows them), or files (embedded).",
+            help="Benchmarks or suites ('list' shows them), files, or FILE.py:NAME (embedded).",
             rich_help_panel=EVALUATION,
         ),
     ] = None,
@@ -57,6 +68,7 @@ def evaluate(
             rich_help_panel=EVALUATION,
         ),
     ] = None,
+    grader: Grader = None,
     base: Base = None,
     engine: SamplingEngine = None,
     devices: Annotated[
@@ -111,6 +123,7 @@ def evaluate(
       phf eval runs/phf/checkpoints/step-000050 --bench embedded-dev --n 4
       phf eval Qwen/Qwen3-4B --bench paper --n 12 --devices 0,1,2,3  # the published protocol
       phf eval my-adapter/ --bench problems.jsonl --json
+      phf eval my-adapter/ --bench problems.jsonl --grader checks.py:passes_tests  # code answers, say
       phf eval runs/phf --engine http://localhost:8000  # on a running `vllm serve`
       phf eval --bench list
     """
@@ -201,7 +214,11 @@ class EvaluationBars:
         before = self.bars.tasks[task].percentage
         self.bars.update(task, completed=running.done, line=line)
         if not self._console.is_terminal and self.bars.tasks[task].percentage // 25 > before // 25:
-            self._console.print(f"{running.bench}: {running.done} of {running.total}  {line}", markup=False)
+            seconds = timedelta(seconds=round(running.seconds))
+            left = timedelta(seconds=round(running.seconds / running.done * (running.total - running.done)))
+            done = f"{running.done} of {running.total}"
+            times = f"{seconds}{GLUE}elapsed  {left}{GLUE}left"
+            say(self._console, f"{running.bench}: {done.replace(' ', GLUE)}  {line}  {times}")
 
 
 def show_summaries(out: "Console", summaries: list[dict[str, Any]]) -> None:

@@ -17,7 +17,7 @@ from typer.models import ArgumentInfo, OptionInfo
 from phfcli.api.arguments import KEYS
 from phfcli.core.errors import UserError
 from phfcli.core.extensions import names
-from phfcli.core.names import ENGINES, TEACHERS, TRACKERS
+from phfcli.core.names import ENGINES, GRADERS, TEACHERS, TRACKERS
 from phfcli.core.shipped_files import objectives
 
 if TYPE_CHECKING:
@@ -210,6 +210,16 @@ RolloutEngine = Annotated[
     str | None,
     Setting(KEYS["engine"]),
     typer.Option("--engine", metavar="NAME", help=f"Rollouts by: {', '.join(ENGINES)}.", rich_help_panel=TRAINING),
+]
+Grader = Annotated[
+    str | None,
+    Setting("grader"),
+    typer.Option(
+        "--grader",
+        metavar="NAME|FILE.py:NAME",
+        help=f"{', '.join(GRADERS)}, or a function of (gold, completion) in a file of yours.",
+        rich_help_panel=EVALUATION,
+    ),
 ]
 SamplingEngine = Annotated[
     str | None,

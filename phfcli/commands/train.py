@@ -202,23 +202,31 @@ def watch(run: "Running", log: "Console") -> "Metrics | None":
     with Live(console=log, auto_refresh=False, transient=True, redirect_stderr=not log.quiet) as live:
         for last in run.steps():
             alarms, scores = last.pop("alarms", []), last.pop("evaluation", None)
-            step, line = last["step"], step_line(last, trainer.objective.needs.divergence)
+            step = last["step"]
             if scores:
                 say(log, evaluation_line(scores, step))
                 last |= {"average": scores["average"]}
-            left_s = (time.monotonic() - started) / (step - first) * (steps - step)
+            elapsed_s = time.monotonic() - started
+            left_s = elapsed_s / (step - first) * (steps - step)
             live.update(step_table(last, steps, left_s, log.width), refresh=True)
             if step in (1, steps) or step % _LINE_EVERY == 0:
-                say(log, line)
+                line = step_line(last, trainer.objective.needs.divergence, steps)
+                say(log, f"{line}  {_clock(elapsed_s)}{GLUE}elapsed  {_clock(left_s)}{GLUE}left")
             for alarm in alarms if trainer.ranks.main else ():
                 warn(alarm["sentence"], log)
     return last
 
 
-def step_line(metrics: "Metrics", divergence: str | None) -> str:
+def _clock(seconds: float) -> timedelta:
+    return timedelta(seconds=round(seconds))
+
+
+def step_line(metrics: "Metrics", divergence: str | None, steps: int | None = None) -> str:
     """The most important metrics of a step, and all that a user's own objective has logged; `say` prints the line.
 
-    divergence: the kind of the metric `divergence`, where it is known.
+    Args:
+        divergence: the kind of the metric `divergence`, where it is known.
+        steps: the last step of a run that is at work.
     """
     from phfcli.core.step_metrics import own_metrics
 
@@ -231,7 +239,7 @@ def step_line(metrics: "Metrics", divergence: str | None) -> str:
     ]
     sizes = f"grad {metrics['grad_norm']:.3f}", f"len {metrics['rollout_tokens']:.0f}"
     text = "  ".join(term.replace(" ", GLUE) for term in (*terms, *sizes, f"{metrics['tokens_per_s']:.0f} tok/s"))
-    return f"step {metrics['step']:>4}  {text}"
+    return f"step {metrics['step']:>4}{f'/{steps}' if steps else ''}  {text}"
 
 
 def evaluation_line(scores: "ValidationResult", step: int) -> str:
@@ -245,8 +253,7 @@ def step_table(metrics: "Metrics", steps: int, left_s: float, width: int = 120) 
     from rich import box
     from rich.table import Table
 
-    left = timedelta(seconds=round(left_s))
-    title = f"step {metrics['step']} of {steps}, {left} left"
+    title = f"step {metrics['step']} of {steps}, {_clock(left_s)} left"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False, pad_edge=False)
     cells = [_cells(name, value) for name, value in metrics.items() if name != "step" and not isinstance(value, list)]
     rows = max(_TABLE_ROWS, -(-len(cells) // max(1, width // _PAIR_WIDTH)))

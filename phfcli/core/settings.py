@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from phfcli.core.config import EvalConfig, Section, TrainConfig, is_line
 from phfcli.core.errors import MissingFileError, UserError, first_line, masked, nearest
-from phfcli.core.extensions import RECORDED
+from phfcli.core.extensions import RECORDED, trust
 from phfcli.core.retired import LAST_VERSION, RETIRED
 from phfcli.core.shipped_files import EMBEDDED, find_recipe, recipes
 from phfcli.core.storage.files import read_text
@@ -83,7 +83,7 @@ def train_origins(sources: list[Source]) -> dict[str, str]:
 
 def recipe_leaves(model: str, objective: str) -> dict[str, tuple[Any, str]]:
     """Each dotted key that the recipes of a model and an objective set: its value, and which recipe sets it."""
-    chosen = [option_source("", "model", model), option_source("", "objective", objective)]
+    chosen = [Source("", {"model": model, "objective": objective})]
     beneath = [source for source in _with_recipes(chosen) if source.label]
     values = leaves(resolve_train(chosen).model_dump(mode="json"))
     return {key: (values[key], source.label) for source in beneath for key in leaves(source.tree)}
@@ -99,7 +99,11 @@ def resolve_train(sources: list[Source]) -> TrainConfig:
 
 def file_sources(names: Iterable[str], option: str = "") -> list[Source]:
     """Settings from files, each a shipped recipe's name or a path; `option` is what the user typed before the name."""
-    return [Source(f"{option} {name}".lstrip(), read_yaml(find_recipe(name)), name) for name in names]
+    sources = [Source(f"{option} {name}".lstrip(), read_yaml(find_recipe(name)), name) for name in names]
+    for source in sources:
+        if source.recipe not in recipes():
+            trust(leaves(source.tree).values())
+    return sources
 
 
 def set_sources(pairs: Iterable[str], option: str = "") -> list[Source]:
@@ -170,6 +174,7 @@ def _plain(annotation: Any) -> Any:
 
 def option_source(label: str, key: str, value: Any) -> Source:
     """A dotted key with its value, given under the name `label`: ("alpha", "flow.alpha", 0.1)."""
+    trust([value])
     tree: Any = value
     for part in reversed(key.split(".")):
         tree = {part: tree}

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeGuard
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationInfo
 
 from phfcli.core.errors import nearest
-from phfcli.core.extensions import known
+from phfcli.core.extensions import anchored, known
 from phfcli.core.names import CONTEXTS, ENGINES, GRADERS, TEACHERS, TRACKERS, BadRows, GoldForm
 from phfcli.core.shipped_files import EMBEDDED, objectives
 
@@ -108,7 +108,7 @@ def _absolute(path: str) -> str:
 def _anchored(name: str) -> str:
     """A name that is a path here means the same file or folder from any working directory."""
     try:
-        return _absolute(name) if name not in ("", EMBEDDED) and Path(name).exists() else name
+        return _absolute(name) if name not in ("", EMBEDDED) and Path(name).exists() else anchored(name)
     except OSError:  # longer than a path can be, say
         return name
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from phfcli.core.config import EvalConfig
 from phfcli.core.errors import UserError, nearest
-from phfcli.core.extensions import find, names
+from phfcli.core.extensions import anchored, find, in_file, names, short_name
 from phfcli.core.grading import Grading
 from phfcli.core.grading.answers import GOLD_FORMS, check_plausible
 from phfcli.core.seeds import derive_seed
@@ -153,10 +153,15 @@ class Benchmark:
     name: str
     problems: list[Problem]
     sha256: str  # of all rows
-    source: str  # a hub id with its revision, a file, or "embedded"
+    source: str  # a hub id with its revision, a file, FILE.py:NAME, "added" or "embedded"
     unusable: tuple[str, ...] = ()  # ids of the rows left out because their gold answers cannot be read
     grader: str = "math"
     notes: tuple[str, ...] = ()  # remarks on the rows, for readers of the score
+
+    @property
+    def plugin(self) -> str:
+        """Its name among the plugins, if it is one."""
+        return self.source if in_file(self.source) else self.name
 
 
 EMBEDDED_SPLITS = {EMBEDDED: "eval", "embedded-dev": "dev"}
@@ -186,8 +191,12 @@ def load_benchmark(name: str, config: EvalConfig) -> Benchmark:
     Raises:
         UserError: for an unknown name, a source that cannot be read, a missing column or an empty cell.
     """
-    plugin: OwnBenchmark | None = None if name in OWN_NAMES else find("benchmarks", name)
-    rows, columns, source = (_plugin_rows(plugin), _set_columns(config), "added") if plugin else _locate(name, config)
+    plugin = None if name in OWN_NAMES else _plugin(name)
+    if plugin:
+        rows, columns = _plugin_rows(plugin), _set_columns(config)
+        source = anchored(name) if in_file(name) else "added"
+    else:
+        rows, columns, source = _locate(name, config)
     hub = None if plugin else HUB.get(name)
     table = read_problems(rows, columns, name, config.bad_rows)
     problems = list(table[: config.limit])
@@ -200,8 +209,14 @@ def load_benchmark(name: str, config: EvalConfig) -> Benchmark:
     golds = [gold for problem in problems for gold in problem.golds]
     if grader == "math" and (warning := check_plausible(golds, name)):
         notes.append(warning)
-    bench_name = Path(name).stem if source == name else name
+    bench_name = Path(name).stem if source == name and not in_file(name) else short_name(name)
     return Benchmark(bench_name, problems, rows_hash(problems), source, grader=grader, notes=tuple(notes))
+
+
+def _plugin(name: str) -> OwnBenchmark | None:
+    """A benchmark that was added; in a file it may be the function that gives its rows."""
+    plugin = find("benchmarks", name)
+    return OwnBenchmark(plugin) if callable(plugin) else plugin
 
 
 def _plugin_rows(plugin: OwnBenchmark) -> Rows:

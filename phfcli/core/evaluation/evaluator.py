@@ -177,7 +177,7 @@ class Evaluator:
         }
 
     def _own_code(self, bench: Benchmark) -> dict[str, str]:
-        return code_of([("engines", self.config.engine), ("graders", bench.grader), ("benchmarks", bench.name)])
+        return code_of([("engines", self.config.engine), ("graders", bench.grader), ("benchmarks", bench.plugin)])
 
     def _policy(self) -> dict[str, str]:
         """The grading policy for the summary, if it is not the default."""

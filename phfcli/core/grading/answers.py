@@ -361,7 +361,11 @@ def check_plausible(golds: Sequence[str], source: str) -> str | None:
         return None
     gold, first = doubts[0]
     shown = gold if len(gold) <= 60 else f"{gold[:60]}..."
-    fix = f"set gold to {first.form}" if first.form else "give a column of short answers"
+    fix = (
+        f"set gold to {first.form}"
+        if first.form
+        else "give a column of short answers, or grade with a function: grader=FILE.py:NAME"
+    )
     message = (
         f"{source}: {len(doubts)} of {len(golds)} gold answers are not plausible answers, such as {shown!r} "
         f"({first.reason}): right completions would be graded wrong; {fix}"

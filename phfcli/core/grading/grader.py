@@ -227,7 +227,7 @@ def _texts(pair: tuple[Answer | None, Answer | None]) -> tuple[str, str]:
     return gold.text, answer.text
 
 
-Rule = Callable[[str, str], Grade]  # of (gold, completion), the whole text with its thinking
+Rule = Callable[[str, str], Grade | bool]  # of (gold, completion), the whole text with its thinking
 
 
 class Grading(Protocol):
@@ -280,7 +280,10 @@ class RuleGrader:
 
     def _grade_pair(self, gold: str, completion: str) -> Grade:
         try:
-            return self.rule(gold, completion)
+            judged = self.rule(gold, completion)
+            if isinstance(judged, Grade):
+                return judged
+            return Grade(Status.correct if judged else Status.wrong, None)
         except Exception:  # a plugin's function may raise anything
             return Grade(Status.error, None)
 

@@ -17,7 +17,7 @@ import torch
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.extensions import Kind, code_of
+from phfcli.core.extensions import Kind, code_of, short_name, trust_unchanged
 from phfcli.core.models.description import locate, revision
 from phfcli.core.models.device import device_name
 from phfcli.core.models.language_model import LanguageModel
@@ -148,7 +148,7 @@ _WRITTEN_BEFORE_CONFIG = {"lock", "manifest.json"}
 
 def default_folder(config: TrainConfig, free: bool = False) -> Path:
     """runs/OBJECTIVE-MODEL-seedN. With `free` a name that is taken gets the first free number: NAME-2, NAME-3."""
-    name = f"{config.objective}-{Path(config.model).name.lower()}-seed{config.seed}"
+    name = f"{short_name(config.objective)}-{Path(config.model).name.lower()}-seed{config.seed}"
     folders = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in count(1))
     return next(folder for folder in folders if not free or not folder.exists())
 
@@ -293,9 +293,21 @@ def start_run(
 
 def own_code(config: TrainConfig) -> dict[str, str]:
     """The hash of the code of each plugin that a run uses."""
+    return code_of(_plugins(config))
+
+
+def _plugins(config: TrainConfig) -> list[tuple[Kind, str]]:
+    """The kind and the name of what may be a plugin."""
     named: list[tuple[Kind, str]] = [("objectives", config.objective), ("teachers", config.teacher.kind)]
     named += [("engines", config.rollout.engine), ("graders", config.grader)]
-    return code_of([*named, ("benchmarks", config.evaluation.bench or "")])
+    return [*named, ("benchmarks", config.evaluation.bench or "")]
+
+
+def trust_own_code(folder: Path) -> None:
+    """Lets a run that goes on run the code in files that it began with, where these have not changed."""
+    codes = whole_manifest(folder).get("code", {})
+    if codes:
+        trust_unchanged(_plugins(recorded_config(folder)), codes, folder)
 
 
 def _other_inputs(config: TrainConfig) -> dict[str, Any]:

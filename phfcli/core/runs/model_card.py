@@ -11,6 +11,7 @@ from huggingface_hub.errors import HFValidationError
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError, as_yaml, printable
+from phfcli.core.extensions import short_name
 from phfcli.core.runs.folder import evaluation_files, recorded_config
 from phfcli.core.runs.summaries import read_summary
 from phfcli.core.settings import leaves, parse_yaml, recipe_leaves
@@ -35,12 +36,13 @@ def model_card(config: TrainConfig, step: int, summaries: Sequence[Mapping[str, 
     """
     adapter = config.tuning == "lora"
     hub_base, hub_data, licence = _hub_id(config.model), _hub_id(config.data), _licence(config.model)
+    objective = short_name(config.objective)
     header = {
         "library_name": "peft" if adapter else "transformers",
         **({"base_model": hub_base} if hub_base else {}),
         **({"license": licence} if licence else {}),
         **({"datasets": [hub_data.split(":")[0]]} if hub_data else {}),
-        "tags": ["phfcli", config.objective, "distillation"],
+        "tags": ["phfcli", objective, "distillation"],
     }
     named = f" ({licence})" if licence else ""
     kind = "A LoRA adapter of" if adapter else "All weights of"
@@ -48,10 +50,10 @@ def model_card(config: TrainConfig, step: int, summaries: Sequence[Mapping[str, 
 {yaml.safe_dump(header, sort_keys=False).strip()}
 ---
 
-# {printable(Path(config.model).name)}, {config.objective}, step {step}
+# {printable(Path(config.model).name)}, {objective}, step {step}
 
 {kind} `{_public(config.model)}`, trained on `{_public(config.data)}` with the objective
-`{config.objective}` by phf {__version__}. The method: {_PAPER}.
+`{objective}` by phf {__version__}. The method: {_PAPER}.
 
 ## Scores
 

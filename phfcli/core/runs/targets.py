@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from phfcli.core.errors import UserError
+from phfcli.core.extensions import short_name
 from phfcli.core.runs.checkpoints import check_sums, checkpoints_of
 from phfcli.core.runs.folder import evaluation_files, is_run, recorded_config, step_of
 from phfcli.core.runs.summaries import read_summary
@@ -152,7 +153,7 @@ def run_state(folder: Path) -> RunState:
     step = int(lines[-1]["step"]) if lines else 0
     state: State = "training" if in_use(folder) else "done" if step >= config.steps else "stopped"
     loss = float(lines[-1]["loss"]) if lines else None
-    return RunState(folder, state, config.objective, config.model, step, config.steps, loss, best, changed)
+    return RunState(folder, state, short_name(config.objective), config.model, step, config.steps, loss, best, changed)
 
 
 def in_use(folder: Path) -> bool:

@@ -8,9 +8,10 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from phfcli.core.config import EvalConfig, Positive, Section
 from phfcli.core.errors import UserError, nearest
+from phfcli.core.extensions import trust
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.runs.folder import step_name
-from phfcli.core.settings import Source, Tree, file_sources, merged, read_yaml, resolve, resolve_train
+from phfcli.core.settings import Source, Tree, file_sources, leaves, merged, read_yaml, resolve, resolve_train
 
 BASE = "base"  # the system that stands for the model without training
 # settings that the study decides itself: which of its keys does
@@ -217,7 +218,9 @@ def load_study(path: Path) -> Study:
     Raises:
         UserError: names the file and the key, for a file that is no study or an invalid setting.
     """
-    study = resolve(Study, [Source(str(path), read_yaml(path))])
+    tree = read_yaml(path)
+    trust(leaves(tree).values())
+    study = resolve(Study, [Source(str(path), tree)])
     for run in [*search_runs(study), *runs_of(study)]:
         if run.seed == 0:  # runs of other seeds have the same other settings
             check_run(run, path)

@@ -104,6 +104,15 @@ def _length(trend: Trend) -> str | None:
     )
 
 
+def _cut(trend: Trend) -> str | None:
+    if trend.now.get("truncated", 0) < 1:
+        return None
+    return (
+        f"at step {trend.step} every rollout is cut at the token limit: none has an answer, and the student is not "
+        "taught to stop; raise rollout.max_new_tokens, unless the recipe means to train on beginnings"
+    )
+
+
 def _loops(trend: Trend) -> str | None:
     share = trend.both("loops")
     if share is None or share[0] <= share[1] + LOOPS_MORE:
@@ -150,6 +159,7 @@ def _foreign(trend: Trend) -> str | None:
 RULES: dict[str, Callable[[Trend], str | None]] = {
     "clip": _clip,
     "entropy": _entropy,
+    "cut": _cut,
     "length": _length,
     "loops": _loops,
     "engine": _engine,

@@ -22,6 +22,7 @@ from phfcli.core.runs.folder import (
     note_settings,
     saved_config,
     training_alone,
+    trust_own_code,
     whole_manifest,
 )
 from phfcli.core.settings import Source, resolve_train
@@ -151,6 +152,7 @@ def _start(
     folder: Path, config: TrainConfig, sources: Sequence[Source], resume_it: Resume, force: bool, ranks: Ranks
 ) -> Start:
     if resume_it and is_run(folder):
+        trust_own_code(folder)
         config = resolve_train([saved_config(folder), *sources])
         return Start(folder, config, check_resumable(folder, config, force), force)
     if ranks.main:
