@@ -1,6 +1,5 @@
 """Benchmarks: those known by name, from the hub or embedded, plugins, and local files with problems and answers."""
 
-import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,15 @@ from phfcli.core.grading import Grading
 from phfcli.core.grading.answers import GOLD_FORMS, check_plausible
 from phfcli.core.seeds import derive_seed
 from phfcli.core.shipped_files import EMBEDDED, embedded_problems
-from phfcli.core.storage.problem_rows import Columns, lost_turns, read_problems, rows_hash, skipped_rows
+from phfcli.core.storage.problem_rows import (
+    LETTERS,
+    Columns,
+    as_question,
+    lost_turns,
+    read_problems,
+    rows_hash,
+    skipped_rows,
+)
 from phfcli.core.storage.tables import ListedRows, Row, Rows, looks_like_file, read_hub, read_rows
 from phfcli.core.types import Problem
 
@@ -58,12 +65,8 @@ class Source:
 def as_problem(choices: Choices, seed: int) -> dict[str, Any]:
     """A multiple-choice question as a row with problem and answer; seed and id decide the order of the options."""
     order = np.random.default_rng(derive_seed(seed, "options", choices.id)).permutation(len(choices.options)).tolist()
-    lines = [
-        f"{letter}. {choices.options[index].strip()}"
-        for letter, index in zip(string.ascii_uppercase, order, strict=False)
-    ]
-    problem = "\n".join([choices.question.strip(), "", *lines, "", "Answer with the letter of the right option."])
-    return {"id": choices.id, "problem": problem, "answer": string.ascii_uppercase[order.index(choices.right)]}
+    problem = as_question(choices.question, [choices.options[index] for index in order])
+    return {"id": choices.id, "problem": problem, "answer": LETTERS[order.index(choices.right)]}
 
 
 def _gpqa(row: Row) -> Choices:
@@ -200,7 +203,11 @@ def load_benchmark(name: str, config: EvalConfig) -> Benchmark:
     hub = None if plugin else HUB.get(name)
     table = read_problems(rows, columns, name, config.bad_rows)
     problems = list(table[: config.limit])
-    grader = plugin.grader if plugin and plugin.grader else "choice" if hub and hub.choices else config.grader
+    asks_letters = bool(hub and hub.choices) or table.columns.options is not None
+    letters = "choice" if asks_letters and config.grader == "math" else config.grader
+    grader = plugin.grader if plugin and plugin.grader else "choice" if hub and hub.choices else letters
+    if grader == "choice" and not asks_letters:
+        _check_letters(name, problems)
     notes = [*([skipped_rows(name, table.bad)] if table.bad else []), *lost_turns(name, table.shortened)]
     if source.endswith("@newest"):
         notes.append(f"{name}: read at its newest revision, because none is pinned; the hash of its rows is recorded")
@@ -211,6 +218,17 @@ def load_benchmark(name: str, config: EvalConfig) -> Benchmark:
         notes.append(warning)
     bench_name = Path(name).stem if source == name and not in_file(name) else short_name(name)
     return Benchmark(bench_name, problems, rows_hash(problems), source, grader=grader, notes=tuple(notes))
+
+
+def _check_letters(name: str, problems: Iterable[Problem]) -> None:
+    """Raises UserError for a gold answer that is no letter, to which no answer to a choice is equal."""
+    for problem in problems:
+        for gold in problem.golds:
+            if len(gold) != 1 or gold not in LETTERS:
+                raise UserError(
+                    f"{name}: problem {problem.id}: its answer {gold[:40]!r} is no letter, and grader=choice compares "
+                    "letters; give the options in a column choices, or leave grader out"
+                )
 
 
 def _plugin(name: str) -> OwnBenchmark | None:

@@ -2,13 +2,14 @@
 
 A cell may hold text or a number; an answer may also be a list of accepted answers, each of which counts; a problem or a
 solution may be a list of messages, of which the last user turn is the problem and the last assistant turn the solution.
+With a column `choices` or `options`, a list or an object of letters, a row is a multiple-choice question.
 Any other content is an error that names file, row and column: it is never turned into text by chance.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from numbers import Real
@@ -20,6 +21,8 @@ from phfcli.core.storage.tables import Row, Rows
 from phfcli.core.types import Problem
 
 _SHOWN = 3  # bad rows that a message lists
+_OPTIONS = ("choices", "options")  # columns
+LETTERS = "ABCDEFGHIJ"  # of options
 _ROLES = {"problem": "user", "solution": "assistant"}  # whose message of a conversation is the text
 
 
@@ -38,6 +41,7 @@ class Columns:
     required: tuple[str, ...] = ("problem",)
     gold: Callable[[str], str] = str.strip  # extracts the gold answer from an answer cell
     further: tuple[str, ...] = ()  # columns kept as text; each must be filled in every row
+    options: str | None = None  # of a multiple-choice question, filled in every row
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ def read_problems(rows: Rows, columns: Columns, source: str, bad_rows: BadRows =
         UserError: for a missing column; for the first bad row, unless bad rows are skipped; and where no row is good.
     """
     _require_columns(rows, columns, source)
+    columns = replace(columns, options=_options_column(rows))
     indices, ids, bad, shortened = [], [], [], 0
     named, numbered = hashlib.sha256(), hashlib.sha256()  # ids are known to be unique after the last row only
     for index, row in enumerate(rows):
@@ -163,15 +168,59 @@ def _problem(row: Row, columns: Columns) -> Problem:
         name: _optional(row, column, name in columns.required, lambda cell, name=name: _text(cell, name))  # type: ignore[misc]
         for name, column in (("problem", columns.problem), ("solution", columns.solution))
     }
-    accepted = _optional(row, columns.answer, "answer" in columns.required, lambda cell: _answers(cell, columns.gold))
+    options = _optional(row, columns.options, True, _read_options)
+
+    def golds(cell: Any) -> list[str]:
+        return [_right_letter(cell, options)] if options else _answers(cell, columns.gold)
+
+    accepted = _optional(row, columns.answer, "answer" in columns.required, golds)
+    problem = texts["problem"] or ""
     return Problem(
         id=_id(row, columns.id),
-        problem=texts["problem"] or "",
+        problem=as_question(problem, list(options.values())) if options else problem,
         solution=texts["solution"],
         answer=accepted[0] if accepted else None,
         accepted=tuple(accepted) if accepted and len(accepted) > 1 else (),
         columns=tuple((column, _optional(row, column, True, _scalar)) for column in columns.further),
     )
+
+
+def as_question(question: str, options: Sequence[str]) -> str:
+    """A multiple-choice question as one text, its options under the letters A, B, C and so on."""
+    lines = [f"{letter}. {option.strip()}" for letter, option in zip(LETTERS, options, strict=False)]
+    return "\n".join([question.strip(), "", *lines, "", "Answer with the letter of the right option."])
+
+
+def _options_column(rows: Rows) -> str | None:
+    """The column of options, if the data has one whose first cell is a list or an object."""
+    first = rows[0] if len(rows) else {}
+    return next((name for name in _OPTIONS if isinstance(first.get(name), list | tuple | dict)), None)
+
+
+def _read_options(cell: Any) -> dict[str, str]:
+    """The options of a question by the letter or label that the data gives each; in a list by A, B, C and so on."""
+    if isinstance(cell, dict) and isinstance(cell.get("text"), list) and isinstance(cell.get("label"), list):
+        cell = dict(zip(map(str, cell["label"]), cell["text"], strict=False))
+    elif isinstance(cell, list | tuple):
+        cell = dict(zip(LETTERS, cell, strict=False)) if len(cell) <= len(LETTERS) else {}
+    if not isinstance(cell, dict) or not 2 <= len(cell) <= len(LETTERS):
+        raise CellError("holds no options: a list of 2 to 10 texts is wanted, or an object such as {A: ..., B: ...}")
+    return {str(label).strip(): _scalar(option) for label, option in cell.items()}
+
+
+def _right_letter(cell: Any, options: Mapping[str, str]) -> str:
+    """The letter under which the right option is shown: an answer is its text, its label, or its index from 0 on."""
+    given, texts = _scalar(cell).strip(), [text.strip() for text in options.values()]
+    is_index = isinstance(cell, int) or (given.isdecimal() and given not in options)
+    if not isinstance(cell, int) and texts.count(given) == 1:
+        index = texts.index(given)
+    elif is_index and int(given) < len(options):
+        index = int(given)
+    elif given.strip("(). ") in options:
+        index = list(options).index(given.strip("(). "))
+    else:
+        raise CellError(f"holds {given[:40]!r}, which is no label, text or index of the options {', '.join(options)}")
+    return LETTERS[index]
 
 
 def _id(row: Row, column: str | None) -> str:

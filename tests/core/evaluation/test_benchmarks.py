@@ -165,3 +165,18 @@ def test_a_choice_is_the_letter_of_the_last_box(box: str, letter: str | None) ->
     [grade] = grader.grade([("C", rf"Not \boxed{{A}} but \boxed{{{box}}}")])
     wanted = {"C": Status.correct, None: Status.no_answer}.get(letter, Status.wrong)
     assert (grade.status, grade.answer) == (wanted, letter)
+
+
+def test_an_own_multiple_choice_is_graded_by_letters(tmp_path: Path) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"problem": "2 + 2", "choices": ["3", "4"], "answer": "4"}\n')
+    bench = load_benchmark(str(file), EvalConfig())
+    assert (bench.grader, bench.problems[0].golds) == ("choice", ("B",))
+
+
+@pytest.mark.parametrize("gold", ["Paris", "AB", "K"])
+def test_a_gold_that_is_no_letter_is_refused_by_the_grader_of_choices(gold: str, tmp_path: Path) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text(f'{{"problem": "Where?", "answer": "{gold}"}}\n')
+    with pytest.raises(UserError, match=f"answer '{gold}' is no letter"):
+        load_benchmark(str(file), EvalConfig(grader="choice"))

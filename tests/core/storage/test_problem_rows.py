@@ -206,3 +206,40 @@ def test_any_cell_is_read_as_it_is_or_refused(problem: Any, answer: Any, solutio
             assert text in json.dumps(cell, ensure_ascii=False) or text in str(cell)
     if isinstance(answer, str):
         assert got.answer == answer.strip()
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "letter"),
+    [
+        (["3", "4", "5"], "4", "B"),  # the text
+        (["3", "4", "5"], 2, "C"),  # a number is an index, even where it is a text too
+        (["x", "y"], "1", "B"),
+        (["x", "y"], "A", "A"),
+        (["x", "y"], "(B)", "B"),
+        ({"A": "x", "B": "y"}, "y", "B"),
+        ({"1": "x", "2": "y"}, "2", "B"),  # a label before an index
+        ({"text": ["x", "y"], "label": ["A", "B"]}, "B", "B"),
+    ],
+)
+@pytest.mark.parametrize("column", ["choices", "options"])
+def test_the_answer_to_a_multiple_choice_is_a_letter(column: str, options: object, answer: object, letter: str) -> None:
+    (question,) = read_problems(table({"problem": "Which?", column: options, "answer": answer}), COLUMNS, "mine")
+    assert question.answer == letter
+    first = "A. 3\nB. 4\nC. 5" if "4" in str(options) else "A. x\nB. y"
+    assert question.problem == f"Which?\n\n{first}\n\nAnswer with the letter of the right option."
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "says"),
+    [
+        (["x", "y"], "z", "'answer' holds 'z', which is no label, text or index of the options A, B"),
+        (["x", "y"], 2, "'answer' holds '2', which is no label"),
+        (["x", "x"], "x", "'answer' holds 'x', which is no label"),  # either
+        (["x"], "x", "'choices' holds no options: a list of 2 to 10 texts"),
+        (["x", None], "x", "'choices' holds nothing"),
+        (["x", "y"], True, "'answer' holds true or false"),
+    ],
+)
+def test_a_choice_without_a_right_option_is_a_bad_row(options: object, answer: object, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        read_problems(table({"problem": "Which?", "choices": options, "answer": answer}), COLUMNS, "mine")
