@@ -111,7 +111,7 @@ def read_problems(rows: Rows, columns: Columns, source: str, bad_rows: BadRows =
     _require_columns(rows, columns, source)
     columns = replace(columns, options=_options_column(rows))
     indices, ids, bad, shortened = [], [], [], 0
-    named, numbered = hashlib.sha256(), hashlib.sha256()  # ids are known to be unique after the last row only
+    digest = hashlib.sha256()
     for index, row in enumerate(rows):
         try:
             problem = _problem(row, columns)
@@ -125,15 +125,14 @@ def read_problems(rows: Rows, columns: Columns, source: str, bad_rows: BadRows =
         else:
             indices.append(index)
             ids.append(problem.id or str(index))
-            named.update(_hashed(ids[-1], problem))
-            numbered.update(_hashed(str(index), problem))
+            digest.update(_hashed(ids[-1], problem))
             shortened += _loses_turns(row, columns)
     if not indices:
         raise UserError(f"{source}: no row is good: {'; '.join(bad[:_SHOWN])}")
     chosen = {ids[index] for index in indices}
     if len(chosen) < len(indices):  # ids must be unique
-        ids, named = [str(index) for index in range(len(ids))], numbered
-    return ProblemTable(rows, columns, indices, ids, bad, shortened, named.hexdigest())
+        return ProblemTable(rows, columns, indices, [str(index) for index in range(len(ids))], bad, shortened)
+    return ProblemTable(rows, columns, indices, ids, bad, shortened, digest.hexdigest())
 
 
 def lost_turns(source: str, count: int) -> list[str]:
