@@ -98,7 +98,7 @@ class ProblemTable(Sequence[Problem]):
         for index, problem in zip(self.indices, self, strict=True):
             if kept(problem):
                 chosen.append(index)
-                digest.update(_hashed(problem.id, problem))
+                digest.update(_hashed(problem.id, _content(problem)))
         return replace(self, indices=chosen, known_hash=digest.hexdigest())
 
 
@@ -111,7 +111,7 @@ def read_problems(rows: Rows, columns: Columns, source: str, bad_rows: BadRows =
     _require_columns(rows, columns, source)
     columns = replace(columns, options=_options_column(rows))
     indices, ids, bad, shortened = [], [], [], 0
-    digest = hashlib.sha256()
+    named, numbered = hashlib.sha256(), hashlib.sha256()  # ids are known to be unique after the last row only
     for index, row in enumerate(rows):
         try:
             problem = _problem(row, columns)
@@ -125,14 +125,16 @@ def read_problems(rows: Rows, columns: Columns, source: str, bad_rows: BadRows =
         else:
             indices.append(index)
             ids.append(problem.id or str(index))
-            digest.update(_hashed(ids[-1], problem))
+            content = _content(problem)
+            named.update(_hashed(ids[-1], content))
+            numbered.update(_hashed(str(index), content))
             shortened += _loses_turns(row, columns)
     if not indices:
         raise UserError(f"{source}: no row is good: {'; '.join(bad[:_SHOWN])}")
     chosen = {ids[index] for index in indices}
     if len(chosen) < len(indices):  # ids must be unique
-        return ProblemTable(rows, columns, indices, [str(index) for index in range(len(ids))], bad, shortened)
-    return ProblemTable(rows, columns, indices, ids, bad, shortened, digest.hexdigest())
+        ids, named = [str(index) for index in range(len(ids))], numbered
+    return ProblemTable(rows, columns, indices, ids, bad, shortened, named.hexdigest())
 
 
 def lost_turns(source: str, count: int) -> list[str]:
@@ -151,14 +153,19 @@ def rows_hash(problems: Iterable[Problem]) -> str:
     """A sha256 of the problems' content, by which versions of a data set are told from each other."""
     digest = hashlib.sha256()
     for problem in problems:
-        digest.update(_hashed(problem.id, problem))
+        digest.update(_hashed(problem.id, _content(problem)))
     return digest.hexdigest()
 
 
-def _hashed(name: str, p: Problem) -> bytes:
-    """What is hashed of a problem that has this id."""
-    parts = [name, p.problem, p.solution, p.answer, *([list(p.accepted)] if p.accepted else []), *p.columns]
-    return json.dumps(parts, ensure_ascii=True).encode() + b"\n"
+def _content(p: Problem) -> bytes:
+    """What is hashed of a problem beside its id."""
+    parts = [p.problem, p.solution, p.answer, *([list(p.accepted)] if p.accepted else []), *p.columns]
+    return json.dumps(parts, ensure_ascii=True).encode()
+
+
+def _hashed(name: str, content: bytes) -> bytes:
+    """What is hashed of a problem that has this id: one JSON list of both."""
+    return b"[" + json.dumps(name, ensure_ascii=True).encode() + b", " + content[1:] + b"\n"
 
 
 def _problem(row: Row, columns: Columns) -> Problem:
