@@ -89,6 +89,13 @@ def recipe_leaves(model: str, objective: str) -> dict[str, tuple[Any, str]]:
     return {key: (values[key], source.label) for source in beneath for key in leaves(source.tree)}
 
 
+def not_recommended(config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """The settings of the divergence that the recipe `recommended` has otherwise: its value and the config's."""
+    advised = leaves({"divergence": _shipped_recipe(recipes()["recommended"])["divergence"]})
+    own = leaves(config.model_dump(mode="json"))
+    return {key: (value, own[key]) for key, value in advised.items() if own[key] != value}
+
+
 def resolve_train(sources: list[Source]) -> TrainConfig:
     """Like `resolve`, starting from the shipped recipes of the chosen model and objective where there are any.
 

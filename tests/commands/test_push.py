@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from hub_server import HubServer
+from huggingface_hub import ModelCard
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.runs.model_card import model_card
@@ -57,6 +58,18 @@ def test_a_card_has_scores_with_intervals_and_names_of_the_hub() -> None:
     header = yaml.safe_load(card.split("---")[1])
     assert (header["base_model"], header["datasets"]) == ("Qwen/Qwen3-4B", ["openai/gsm8k"])
     assert "| aime24 | 12 | 30 | 70.0 (60.2 to 79.8) |" in card
+
+
+def test_the_hub_reads_the_scores_and_a_reader_the_lines_that_load_it() -> None:
+    summary = {"bench": "aime24", "n": 12, "problems": 30, "average": 0.5, "stderr": 0.1}
+    text = model_card(TrainConfig(model="Qwen/Qwen3-4B"), 100, [summary], "me/mine")
+    data = ModelCard(text).data
+    assert (data.model_name, data.base_model) == ("mine", "Qwen/Qwen3-4B")
+    (result,) = data.eval_results or ()
+    assert (result.dataset_name, result.metric_value) == ("aime24", 50.0)
+    assert result.metric_name == "Average@12, %: 50.0 (30.4 to 69.6)"
+    assert 'AutoPeftModelForCausalLM.from_pretrained("me/mine")' in text
+    assert "vllm serve Qwen/Qwen3-4B --enable-lora --lora-modules phf=me/mine" in text
 
 
 def test_a_card_names_the_licence_that_its_base_names(tmp_path: Path) -> None:

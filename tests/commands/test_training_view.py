@@ -91,9 +91,12 @@ def test_off_a_terminal_there_are_lines_alone(phf: Callable[..., Any], tmp_path:
     assert lines[1] == "on cpu, torch.float32, attention by sdpa"
     assert lines[2].startswith("adapter on 28 modules: 4 x q_proj")
     assert lines[4] == "both readers start before any thinking"
-    assert lines[5].startswith("step    1/1  loss ")
-    assert lines[5].endswith(" elapsed  0:00:00 left")
-    assert all(line.startswith("warning: ") for line in lines[6:])
+    assert lines[5].startswith(
+        "as published; the recipe recommended sets divergence.clip=null, divergence.one_stop=true"
+    )
+    assert lines[6].startswith("step    1/1  loss ")
+    assert lines[6].endswith(" elapsed  0:00:00 left")
+    assert all(line.startswith("warning: ") for line in lines[7:])
 
 
 @pytest.mark.parametrize(

@@ -90,10 +90,17 @@ _OURS = {"trainer.json", "optimizer.safetensors", "teacher.safetensors", "ahead.
 
 @dataclass(frozen=True)
 class Pushed:
-    """The files that were sent, or would be, with their sizes in bytes, and the names of the others in the folder."""
+    """What was sent, or would be.
+
+    Attributes:
+        files: with their sizes in bytes.
+        left: the names of the folder's other files.
+        card: the text of the model card.
+    """
 
     files: dict[str, int]
     left: list[str]
+    card: str
 
 
 def push(name: str, repo: str, private: bool = False, dry_run: bool = False) -> Pushed:
@@ -114,11 +121,11 @@ def push(name: str, repo: str, private: bool = False, dry_run: bool = False) -> 
         raise UserError(f"{name}: only a run or a checkpoint of one can be pushed")
     with TemporaryDirectory() as made:
         folder = Path(made)
-        left = _gather(target, target.run, target.step, folder)
+        left = _gather(target, target.run, target.step, repo, folder)
         files = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
         if not dry_run:
             _upload(folder, repo, private, f"{target.name}, step {target.step}")
-    return Pushed(files, left)
+        return Pushed(files, left, (folder / "README.md").read_text(encoding="utf-8"))
 
 
 def _check_repo(repo: str) -> None:
@@ -134,7 +141,7 @@ def _check_repo(repo: str) -> None:
         raise UserError(f"REPO: {repo!r} is no repository of the hub; write OWNER/NAME")
 
 
-def _gather(target: Target, run: Path, step: int, folder: Path) -> list[str]:
+def _gather(target: Target, run: Path, step: int, repo: str, folder: Path) -> list[str]:
     """Copies the files that a model needs, with a new model card and the run's settings; returns what it leaves."""
     source = target.adapter or Path(target.model)
     left = []
@@ -144,7 +151,7 @@ def _gather(target: Target, run: Path, step: int, folder: Path) -> list[str]:
         elif path.name not in _OURS:
             left.append(path.name)
     (folder / "phf-config.yaml").write_text(read_text(run / "config.yaml"), encoding="utf-8")
-    (folder / "README.md").write_text(card_of(run, step), encoding="utf-8")
+    (folder / "README.md").write_text(card_of(run, step, repo), encoding="utf-8")
     return left
 
 

@@ -22,17 +22,21 @@ _PAPER = "*Privileged Hidden Flow for On-Policy Self-Distillation*, arXiv 2606.2
 _Z95 = 1.96  # standard errors on each side of a 95% interval
 
 
-def card_of(run: Path, step: int) -> str:
+def card_of(run: Path, step: int, repo: str = "OWNER/NAME") -> str:
     """The card of a run's checkpoint, with the scores of all its evaluations in the run's folder."""
     summaries = [read_summary(path) for path in evaluation_files(run, "summary.json")]
-    return model_card(recorded_config(run), step, [summary for summary in summaries if summary.get("step") == step])
+    own = [summary for summary in summaries if summary.get("step") == step]
+    return model_card(recorded_config(run), step, own, repo)
 
 
-def model_card(config: TrainConfig, step: int, summaries: Sequence[Mapping[str, Any]] = ()) -> str:
+def model_card(
+    config: TrainConfig, step: int, summaries: Sequence[Mapping[str, Any]] = (), repo: str = "OWNER/NAME"
+) -> str:
     """The card as Markdown, with the header that the hub reads.
 
     Args:
         summaries: the summaries of this checkpoint's evaluations.
+        repo: the repository that the checkpoint is sent to, for the lines that load it.
     """
     adapter = config.tuning == "lora"
     hub_base, hub_data, licence = _hub_id(config.model), _hub_id(config.data), _licence(config.model)
@@ -42,7 +46,9 @@ def model_card(config: TrainConfig, step: int, summaries: Sequence[Mapping[str, 
         **({"base_model": hub_base} if hub_base else {}),
         **({"license": licence} if licence else {}),
         **({"datasets": [hub_data.split(":")[0]]} if hub_data else {}),
-        "tags": ["phfcli", objective, "distillation"],
+        "pipeline_tag": "text-generation",
+        "tags": ["phfcli", objective, "distillation", *(["lora"] if adapter else [])],
+        **({"model-index": [_index(repo, summaries)]} if summaries else {}),
     }
     named = f" ({licence})" if licence else ""
     kind = "A LoRA adapter of" if adapter else "All weights of"
@@ -59,6 +65,10 @@ def model_card(config: TrainConfig, step: int, summaries: Sequence[Mapping[str, 
 
 {_scores(summaries)}
 
+## Loading it
+
+{_loading(_public(config.model), repo, adapter)}
+
 ## Intended use
 
 Research on reasoning. It inherits the limits and the licence of its base model{named}: see the pages of the base
@@ -72,6 +82,40 @@ The settings that differ from phf's defaults; the run's `config.yaml` has all of
 {_settings(config)}
 ```
 """
+
+
+def _index(repo: str, summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The scores in the form that the hub shows beside the card, in percent."""
+    results = [
+        {
+            "task": {"type": "text-generation"},
+            "dataset": {"name": printable(str(s["bench"])), "type": printable(str(s["bench"]))},
+            "metrics": [
+                {
+                    "type": "accuracy",
+                    "name": f"Average@{s.get('n')}, %: {_interval(s)}",
+                    "value": round(100 * s["average"], 1),
+                }
+            ],
+        }
+        for s in summaries
+    ]
+    return {"name": repo.rpartition("/")[2], "results": results}
+
+
+def _loading(base: str, repo: str, adapter: bool) -> str:
+    """Lines that load the checkpoint in transformers, with PEFT if it is an adapter, and in vLLM."""
+    if adapter:
+        lines = [
+            "from peft import AutoPeftModelForCausalLM",
+            f'model = AutoPeftModelForCausalLM.from_pretrained("{repo}")',
+        ]
+        serve = f"vllm serve {base} --enable-lora --lora-modules phf={repo}"
+    else:
+        lines = ["from transformers import AutoModelForCausalLM"]
+        lines += [f'model = AutoModelForCausalLM.from_pretrained("{repo}")']
+        serve = f"vllm serve {repo}"
+    return "\n".join(["```python", *lines, "```", "", "```bash", serve, "```"])
 
 
 def _scores(summaries: Sequence[Mapping[str, Any]]) -> str:

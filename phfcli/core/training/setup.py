@@ -1,6 +1,7 @@
 """Builds a trainer from the settings; everything that can be refused is refused here."""
 
 import datetime
+import json
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -32,6 +33,7 @@ from phfcli.core.rollouts.transformers import TransformersEngine
 from phfcli.core.runs.folder import model_identity, start_run
 from phfcli.core.runs.problems import Curriculum, curriculum_warnings, fitting_curriculum, rotation_warnings
 from phfcli.core.seeds import derive_seed
+from phfcli.core.settings import not_recommended
 from phfcli.core.training.optimizer import build_optimizer, build_schedule
 from phfcli.core.training.ranks import ALONE, Ranks
 from phfcli.core.training.rollouts import RolloutSource
@@ -200,9 +202,17 @@ def build_trainer(
         ),
         ranks=ranks,
         validation=validation,
-        notes=[*([] if model.adapter is None else model.adapter.lines()), *prompts.notes()],
+        notes=[*([] if model.adapter is None else model.adapter.lines()), *prompts.notes(), *_advice(config, needs)],
         warnings=[*prompt_warnings(config, prompts), *warnings],
     )
+
+
+def _advice(config: TrainConfig, needs: Needs) -> list[str]:
+    """A line on what the recipe `recommended` has otherwise, where the loss has a published divergence with a clip."""
+    if "divergence" not in needs.sections or config.divergence.clip is None:
+        return []
+    changes = ", ".join(f"{key}={json.dumps(value)}" for key, (value, _) in not_recommended(config).items())
+    return [f"as published; the recipe recommended sets {changes} (docs/STUDY-METHODS.md says why)"]
 
 
 def _own_teacher(config: TrainConfig, model: LanguageModel, needs: Needs) -> Teacher:
