@@ -43,7 +43,9 @@ def push(
     ],
     repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the Hugging Face hub.")],
     private: Annotated[bool, typer.Option("--private", help="Make a private repository.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the files; send nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the files and the model card; send nothing.")
+    ] = False,
     json_: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -64,10 +66,12 @@ def push(
         disable_progress_bars()
     pushed = core(target, repo, private, dry_run)
     if json_:
-        print_json({"repo": repo, "sent": not dry_run, "files": pushed.files, "left": pushed.left})
+        print_json({"repo": repo, "sent": not dry_run, "files": pushed.files, "left": pushed.left, "card": pushed.card})
     elif not quiet:
         out = result_console()
         rows = [(name, f"{size:,}") for name, size in pushed.files.items()]
         print_table(out, f"{'would go' if dry_run else 'sent'} to {repo}", ("file", "bytes"), rows)
         for name in pushed.left:
             say(out, f"left here  {name}: not a file that a model is read from")
+        if dry_run:
+            say(out, pushed.card)
