@@ -44,7 +44,12 @@ class Probe:
 
     def __repr__(self) -> str:
         about = self.core.about
-        return f"Probe({about['target']} on {about['problems']} problems: {self.core.verdict.outcome})"
+        return f"Probe({about['target']} on {about['problems']} problems, {len(self.core.contexts)} contexts)"
+
+    @property
+    def readings(self) -> list[str]:
+        """What the figures say, a sentence each."""
+        return [reading.text for reading in self.core.readings]
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(repr(self))}</p>{self.to_pandas().to_html(index=False)}"
@@ -64,7 +69,7 @@ def probe(
     """Find out before any training what the privileged context does to a model.
 
         found = phf.probe("embedded", problems=50)
-        found.to_pandas(), found.write("probe.html")
+        found.readings, found.to_pandas(), found.write("probe.html")
 
     Args:
         model: a `Run`, or the path of a run, a checkpoint, an adapter or a model, a hub id, or "embedded".

@@ -71,6 +71,7 @@ def test_a_run_on_rows_is_evaluated_graded_reported_and_exported() -> None:
     assert "Rows of mine" in page.read_text()
     assert (phf.export(run, "merged") / "config.json").is_file()
     found = phf.probe(run, solved, problems=2, n=1, contexts=["reference"])
+    assert found.readings
     assert "reference" in set(found.to_pandas()["context"])
     found.write("probe.html")
     assert "reference" in Path("probe.html").read_text()
