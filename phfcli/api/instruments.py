@@ -83,12 +83,12 @@ def probe(
     Raises:
         UserError: for a model, data or a context that cannot be used.
     """
-    from phfcli.api.progress import quiet_libraries
+    from phfcli.api.progress import undisturbed
     from phfcli.core.analysis.probe import run_probe
     from phfcli.core.analysis.probe_answers import build_experiment
 
     sources = sources_of(config, {"data": data_name("data", data), "seed": seed})
-    with quiet_libraries():
+    with undisturbed():
         experiment = build_experiment(str(getattr(model, "folder", model)), sources, list(contexts), problems, n)
         return Probe(run_probe(experiment, lambda _: None))
 
@@ -208,9 +208,9 @@ def export(target: "Run | str | Path", merged: str | Path, *, base: str | Path |
     Raises:
         UserError: for a plain model, an adapter of another model, or a folder that is not empty.
     """
-    from phfcli.api.progress import quiet_libraries
+    from phfcli.api.progress import undisturbed
     from phfcli.core.analysis.publish import export_merged
 
-    with quiet_libraries():
+    with undisturbed():
         export_merged(str(getattr(target, "folder", target)), Path(merged), None if base is None else str(base))
     return Path(merged)
