@@ -185,12 +185,12 @@ def data_name(argument: str, given: Any) -> Any:
         return given
     if not rows:
         raise UserError(f"{argument}: has no rows")
-    from phfcli.core.storage.files import write_text
+    from phfcli.core.storage.files import write_data
 
-    text = "".join(json.dumps(_plain(argument, row), ensure_ascii=False) + "\n" for row in rows)
-    file = (_ROWS_FOLDER / f"rows-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:12]}.jsonl").resolve()
+    text = "".join(json.dumps(_plain(argument, row)) + "\n" for row in rows)
+    file = (_ROWS_FOLDER / f"rows-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl").resolve()
     if not file.exists():
-        write_text(file, text)
+        write_data(file, text)
     return str(file)
 
 

@@ -61,12 +61,12 @@ def grade(
     from phfcli.core.analysis.saved_samples import read_samples
     from phfcli.core.config import GradeConfig
     from phfcli.core.settings import resolve
-    from phfcli.core.storage.files import json_lines, write_text
+    from phfcli.core.storage.files import json_lines, write_data
 
     settings = resolve(GradeConfig, sources)
     graded = regrade(read_samples(file, settings), chosen, settings.grader_timeout_s)
     if output is not None:
-        write_text(output, json_lines(graded.differing()))
+        write_data(output, json_lines(graded.differing()))
     if json_:
         print_json({"file": str(file), **graded.as_json()})
         return

@@ -23,7 +23,7 @@ _SECRETS = re.compile(
     re.IGNORECASE,
 )
 _SECRET_NAME = re.compile(r"(?:TOKEN|API_KEY|SECRET|PASSWORD|SECRET_KEY|ACCESS_KEY)$", re.IGNORECASE)
-_SHORTEST_SECRET = 4  # characters; a shorter one would blot out ordinary words
+_SHORTEST_SECRET = 6  # characters; a shorter one would blot out ordinary words
 
 
 def masked(text: str) -> str:

@@ -35,6 +35,11 @@ def test_cells_of_numpy_are_what_they_say() -> None:
     assert json.loads(file.read_text()) == {"problem": "é", "answer": 3, "share": None, "options": ["a", "b"]}
 
 
+def test_what_looks_like_a_secret_in_a_row_stays_as_it_is() -> None:
+    rows = [{"problem": "Say http://me:word@host with Bearer abcdefgh", "answer": "hf_abcdefgh"}]
+    assert json.loads(Path(data_name("data", rows)).read_text()) == rows[0]
+
+
 @pytest.mark.parametrize("name", ["embedded", Path("x.jsonl"), None, ["aime24", "aime25"]])
 def test_names_stay_names(name: Any) -> None:
     assert data_name("data", name) is name

@@ -143,10 +143,15 @@ def appending(path: Path) -> Iterator[BinaryIO]:
         os.fsync(file.fileno())
 
 
+def write_data(path: Path, text: str) -> None:
+    """Replaces a file's text, as it is: rows and completions are data, whatever they look like."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
 def write_text(path: Path, text: str) -> None:
     """Replaces a file's text, without the secrets that have come into it: a page may be shown to anybody."""
-    with replacing(path) as temporary:
-        temporary.write_text(masked(text), encoding="utf-8", errors="backslashreplace")
+    write_data(path, masked(text))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -18,7 +18,7 @@ from phfcli.core.config import EvalConfig
 from phfcli.core.errors import UserError, reached
 from phfcli.core.settings import Source, Tree, resolve, resolve_train
 from phfcli.core.storage.child_processes import phf_command, stopped_as_by_ctrl_c
-from phfcli.core.storage.files import appending, as_json, check_file, check_folder, write_text
+from phfcli.core.storage.files import appending, as_json, check_file, check_folder, write_data
 from phfcli.core.storage.schemas import StepForm, read_forms
 from phfcli.core.studies.record import changed_inputs, finished, read_record, write_record
 from phfcli.core.studies.study_file import WHOLE, Part, Study, StudyRun, runs_of, search_runs
@@ -322,5 +322,5 @@ def slots_for(study: Study, jobs: int | None) -> list[Environment]:
 
 def _settings_file(run: StudyRun, command: str, tree: Tree) -> str:
     path = run.folder.parent / f"{run.folder.name}.{command}.yaml"
-    write_text(path, yaml.safe_dump(as_json(tree), sort_keys=False, allow_unicode=True))
+    write_data(path, yaml.safe_dump(as_json(tree), sort_keys=False, allow_unicode=True))
     return str(path)
