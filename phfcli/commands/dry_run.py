@@ -153,9 +153,10 @@ def _show_sampling(out: "Console", plan: Mapping[str, Any]) -> None:
     """Prints the first prompt, the memory and the hours of an evaluation."""
     out.print("[bold]first prompt[/]")
     out.print(plan["prompt"], markup=False)
-    out.print("[bold]memory[/] of an engine: the weights, and at least one sequence at its longest")
-    _show_sizes(out, plan["memory_bytes"])
-    _show_fits(out, sum(plan["memory_bytes"].values()))
+    if plan["memory_bytes"] is not None:  # of a model on a server nothing is known
+        out.print("[bold]memory[/] of an engine: the weights, and at least one sequence at its longest")
+        _show_sizes(out, plan["memory_bytes"])
+        _show_fits(out, sum(plan["memory_bytes"].values()))
     out.print(f"[bold]tokens[/], every sample as long as it may be: {plan['tokens']:,}")
     if plan["hours"] is None:
         say(out, f"hours: {_HOURS}")

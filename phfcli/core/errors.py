@@ -22,7 +22,7 @@ _SECRETS = re.compile(
     r"|([?&;](?:token|api_key|apikey|key|signature)=)[^\s&\"']+",
     re.IGNORECASE,
 )
-_SECRET_NAME = re.compile(r"(?:TOKEN|API_KEY|SECRET|PASSWORD|SECRET_KEY|ACCESS_KEY)$", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"(?:TOKEN|KEY|SECRET|PASSWORD)$", re.IGNORECASE)
 _SHORTEST_SECRET = 6  # characters; a shorter one would blot out ordinary words
 
 

@@ -41,11 +41,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """A sampled completion. `ids` ends with the end-of-sequence token if `finish` is "stop"."""
+    """A sampled completion. `ids` ends with the end-of-sequence token if `finish` is "stop".
+
+    Attributes:
+        served_tokens: the tokens that a server has counted, 0 where it has not, whose text alone is known; `ids` then
+            stand for characters. None where `ids` are the model's tokens.
+    """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]  # of each token, under the distribution it was sampled from, in nats
     finish: Literal["stop", "length"]
+    served_tokens: int | None = None
 
     @property
     def whole(self) -> bool:

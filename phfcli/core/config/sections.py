@@ -158,8 +158,12 @@ class VllmSettings(Section):
 
 
 class HttpSettings(Section):
-    """How a vLLM server is used."""
+    """How a server is used."""
 
+    api: Literal["vllm", "chat"] = "vllm"
+    """vllm is by token ids; chat is /v1/chat/completions of any server, for evaluations"""
+    key: str = "VLLM_API_KEY"
+    """the environment variable that holds the server's key"""
     adapter_folder: str | None = None
     """where the server reads training adapters from; None is a temporary folder"""
     in_flight: PositiveInt = 256

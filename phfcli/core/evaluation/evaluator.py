@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -35,7 +36,9 @@ from phfcli.core.models.description import ModelDescription, load_description
 from phfcli.core.models.device import pick_device, pick_dtype
 from phfcli.core.models.prompts import PLAIN_TEMPLATE, Prompts, build_prompts
 from phfcli.core.rollouts.build import evaluation_engine
+from phfcli.core.rollouts.chat import served_model
 from phfcli.core.rollouts.engine import Engine, Serving
+from phfcli.core.rollouts.single import by_chat
 from phfcli.core.runs.folder import environment, evaluation_folder, model_identity, now, recorded_config, run_name
 from phfcli.core.runs.model_card import card_of
 from phfcli.core.runs.summaries import write_summary
@@ -128,6 +131,11 @@ class Evaluator:
                 "folder": str(file.folder),
             }
             summary["notes"] = [*bench.notes, *score_notes(summary)]
+            if by_chat(self.config):
+                summary["notes"].append(
+                    f"{bench.name}: drawn by chat completions: the server's template, its precision and what it makes "
+                    "of a seed are unknown, and tokens are as it counts them"
+                )
             if bench.name in self.overlaps:
                 summary["overlap"] = self.overlaps[bench.name].as_json(bench.name)
                 summary["notes"].append(summary["overlap"]["sentence"])
@@ -191,7 +199,8 @@ class Evaluator:
         A model that thinks at length is not decoded greedily unless it is asked for: it loops, and the authors of such
         models advise against it.
         """
-        thinks = self.prompts.thinking and self.prompts.has_thinking_mode and sampling.max_new_tokens > SHORT
+        thinks = self.prompts.thinking and (self.prompts.has_thinking_mode or by_chat(self.config))
+        thinks = thinks and sampling.max_new_tokens > SHORT
         wanted = not thinks if self.config.greedy is None else self.config.greedy
         if not wanted or sampling.temperature == 0:  # then the samples are greedy themselves
             return {}
@@ -236,6 +245,19 @@ def _sampling_name(settings: Mapping[str, Any]) -> str:
     return f"{name}-seed{settings['seed']}-{prompt}"
 
 
+def target_of(config: EvalConfig) -> Target:
+    """What is evaluated: on a server with chat completions a model of that name, else what the name leads to."""
+    if not by_chat(config):
+        return find_target(config.model, config.base)
+    name = re.sub(r"[^\w.-]+", "-", config.model).strip(".-") or "model"
+    return Target(name, config.model, config.model)
+
+
+def describe(config: EvalConfig, target: Target) -> ModelDescription:
+    """The target's config and tokenizer; of a model behind chat completions what stands in their place."""
+    return served_model(target.model) if by_chat(config) else load_description(target.model)
+
+
 def evaluate(
     config: EvalConfig, on_start: Callable[[Evaluator], None], on_progress: Progress, warn: Warn
 ) -> list[dict[str, Any]]:
@@ -244,7 +266,7 @@ def evaluate(
     Raises:
         UserError: anything that the user can fix; it is checked before the model's weights are loaded.
     """
-    target = find_target(config.model, config.base)
+    target = target_of(config)
     with _held_checkpoint(target):
         return _evaluate(config, target, on_start, on_progress, warn)
 
@@ -255,7 +277,7 @@ def _evaluate(
     check_folder("output_dir", Path(config.output_dir) if config.output_dir else target.run or Path("runs"))
     benches = load_benchmarks(config.bench, config)
     overlaps = overlaps_of(config, target, benches)
-    description = load_description(target.model)
+    description = describe(config, target)
     identity = identity_of(config, target)
     if target.adapter is not None:
         check_adapter(target.adapter, description)
@@ -320,6 +342,15 @@ def _grader(name: str, config: EvalConfig) -> Grading:
 
 def identity_of(config: EvalConfig, target: Target) -> dict[str, Any]:
     """The part of settings.json that identifies the model. It must not change when an evaluation is continued."""
+    if by_chat(config):
+        unknown = dict.fromkeys(("revision", "template", "seed", "precision"), "unknown")
+        no_adapter = dict.fromkeys(("adapter_sha256", "adapter_config"))
+        return {
+            "model": {"name": target.model, **unknown},
+            **no_adapter,
+            "dtype": "unknown",
+            "quantization": "unknown",
+        }
     manifest = None if target.run is None else target.run / "manifest.json"
     known = read_form(manifest, ManifestForm)["model"] if manifest and manifest.is_file() else None
     return {

@@ -6,18 +6,18 @@ from typing import Any
 from phfcli.core.config import EvalConfig
 from phfcli.core.errors import reached
 from phfcli.core.evaluation.benchmarks import load_benchmarks
+from phfcli.core.evaluation.evaluator import describe, target_of
 from phfcli.core.evaluation.samples import prompt_settings, sampling_of
 from phfcli.core.models.description import (
     cache_row_bytes,
     load_config,
-    load_description,
     skeleton,
     wants_gpu,
 )
 from phfcli.core.models.device import pick_device, pick_dtype, planned_for_gpu
 from phfcli.core.models.prompts import build_prompts
 from phfcli.core.models.weights import weights_memory
-from phfcli.core.runs.targets import find_target
+from phfcli.core.rollouts.single import by_chat
 
 
 def plan_evaluation(config: EvalConfig, tokens_per_s: float | None = None) -> dict[str, Any]:
@@ -33,9 +33,9 @@ def plan_evaluation(config: EvalConfig, tokens_per_s: float | None = None) -> di
         UserError: anything that `evaluate` would refuse before it loads the weights.
     """
     gaps: list[str] = []
-    target = find_target(config.model, config.base)
+    target = target_of(config)
     benches = reached(lambda: load_benchmarks(config.bench, config), gaps) or []
-    description = reached(lambda: load_description(target.model), gaps)
+    description = reached(lambda: describe(config, target), gaps)
     rows: list[dict[str, Any]] = [
         {"bench": bench.name, "problems": len(bench.problems), "samples": len(bench.problems) * config.n}
         | {"source": bench.source}
@@ -57,15 +57,19 @@ def plan_evaluation(config: EvalConfig, tokens_per_s: float | None = None) -> di
         row["max_new_tokens"] + max(len(prompts.student(problem.problem)) for problem in bench.problems)
         for row, bench in zip(rows, benches, strict=True)
     )
+    prompt = prompts.student_text(benches[0].problems[0].problem)
+    hours = None if tokens_per_s is None else tokens / tokens_per_s / 3600
+    if by_chat(config):
+        return plan | {"tokens": tokens, "hours": hours, "memory_bytes": None, "prompt": prompt}
     arch = load_config(target.model)
     with planned_for_gpu(wants_gpu(arch)):
         dtype = pick_dtype(config.dtype, pick_device(config.device))
     return plan | {
         "tokens": tokens,
-        "hours": None if tokens_per_s is None else tokens / tokens_per_s / 3600,
+        "hours": hours,
         "memory_bytes": {
             "weights": weights_memory(target.model, skeleton(arch, dtype), dtype, config.quantization, mapped=False),
             "one sequence": longest * cache_row_bytes(arch, dtype.itemsize),
         },
-        "prompt": prompts.student_text(benches[0].problems[0].problem),
+        "prompt": prompt,
     }

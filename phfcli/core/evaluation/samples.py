@@ -212,11 +212,11 @@ def grade(
                 "answer": verdict.answer if verdict else None,
                 "gold": " or ".join(task.problem.golds) or None,  # to read; an accepted answer may hold "or" itself
                 "golds": list(task.problem.golds),
-                "tokens": len(completion.ids),
+                "tokens": len(completion.ids) if completion.served_tokens is None else completion.served_tokens,
                 "seed": task.seed,
                 "text": texts[i],
                 **({"cut": True} if verdict and cut[i] else {}),
-                "looped": completion.looped,
+                **({"looped": completion.looped} if completion.served_tokens is None else {}),
             }
         )
     return samples

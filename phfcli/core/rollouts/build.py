@@ -123,6 +123,8 @@ def _copying_engine(
     """An engine that holds a copy of the weights; see `training_engine`."""
     plugin = find("engines", name)
     rank = config.lora.r if config.tuning == "lora" else None
+    if is_url(name) and config.http.api == "chat":
+        raise UserError("http.api: chat completions do not follow training; use a vLLM server, vllm or transformers")
     if is_url(name) and rank is None:
         raise UserError("rollout.engine: a server loads adapters only; with tuning=full use vllm or transformers")
     known = list(prompts)

@@ -1,14 +1,11 @@
 """Rollouts from a vLLM server over HTTP."""
 
-import asyncio
 import shutil
 import tempfile
-import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
@@ -16,10 +13,8 @@ from phfcli.core.errors import UserError
 from phfcli.core.models.description import load_description
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.rollouts.engine import ImpossibleCompletionError, Serving, checked
-from phfcli.core.rollouts.http_client import Adapter, HttpClient, ServedModels, TransientError
+from phfcli.core.rollouts.http_client import Adapter, HttpClient, Requests, ServedModels, TransientError
 from phfcli.core.types import Completion, Request, Sampling
-
-T = TypeVar("T")
 
 
 class _Logprobs(BaseModel):
@@ -38,10 +33,7 @@ class _Drawn(BaseModel):
 
 
 class HttpEngine:
-    """Samples from a vLLM server that serves the base model, with at most one adapter at a time.
-
-    Requests run in a thread of their own, so that a slow consumer does not keep the server waiting.
-    """
+    """Samples from a vLLM server that serves the base model, with at most one adapter at a time."""
 
     name = "http"
 
@@ -50,14 +42,12 @@ class HttpEngine:
         self._settings = serving.settings.http
         description = load_description(serving.settings.model)
         self._stops, self._vocabulary = sorted(description.eos_ids), description.vocabulary
-        self._client = HttpClient(url, self._settings.patience_s, self._settings.timeout_s)
+        self._client = HttpClient(url, self._settings)
         self._models = ServedModels(self._client, serving)
         self._adapter: Adapter | None = None
         self._adapter_folder: Path | None = None
         self._updates = 0
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
+        self._requests = Requests(self._client, self._settings.in_flight)
         try:
             self._check_server()
             if serving.adapter is not None:
@@ -73,16 +63,7 @@ class HttpEngine:
 
         Log-probabilities are of the distribution that the server reports; how it was started decides which.
         """
-        finished: SimpleQueue[tuple[int, Completion] | None] = SimpleQueue()
-        work = self._draw_all(requests, sampling, logprobs, finished.put)
-        drawing = asyncio.run_coroutine_threadsafe(work, self._loop)
-        drawing.add_done_callback(lambda _: finished.put(None))
-        try:
-            while (item := finished.get()) is not None:
-                yield item
-            drawing.result()
-        finally:
-            drawing.cancel()
+        return self._requests.each(len(requests), lambda index: self._draw(requests[index], sampling, logprobs))
 
     def update(self, model: LanguageModel) -> None:
         """Loads a model's adapter into the server, which serves its base.
@@ -100,54 +81,27 @@ class HttpEngine:
     def close(self) -> None:
         """Cancels open requests and unloads a training adapter; one that is evaluated stays loaded."""
         self._discard(self._adapter)
-        self._wait(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._requests.close()
         if self._adapter_folder is not None:
             shutil.rmtree(self._adapter_folder, ignore_errors=True)
-
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _check_server(self) -> None:
         """Asks the server for its models, once: at the start a silent server more likely means a wrong address."""
         try:
-            self._wait(self._models.names())
+            self._requests.wait(self._models.names())
         except TransientError as fault:
             advice = "docs/serving.md shows how to start one"
             raise self._client.refusal(f"no vLLM server answers there ({fault}); {advice}") from None
 
     def _load(self, folder: Path) -> None:
         adapter = Adapter.at(folder)
-        self._wait(self._client.persist(partial(self._models.load, adapter)))
+        self._requests.wait(self._client.persist(partial(self._models.load, adapter)))
         self._adapter = adapter
 
     def _discard(self, adapter: Adapter | None) -> None:
         if adapter is not None and adapter.folder.parent == self._adapter_folder:
-            self._wait(self._models.drop(adapter))
+            self._requests.wait(self._models.drop(adapter))
             shutil.rmtree(adapter.folder)
-
-    async def _draw_all(
-        self,
-        requests: Sequence[Request],
-        sampling: Sampling,
-        logprobs: bool,
-        put: Callable[[tuple[int, Completion]], None],
-    ) -> None:
-        waiting = iter(enumerate(requests))
-
-        async def draw_next() -> None:
-            for index, request in waiting:
-                attempt = partial(self._draw, request, sampling, logprobs)
-                put((index, await self._client.persist(attempt)))
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._settings.in_flight, len(requests))):
-                    group.create_task(draw_next())
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
 
     async def _draw(self, request: Request, sampling: Sampling, logprobs: bool) -> Completion:
         adapter = self._adapter
@@ -207,13 +161,6 @@ class HttpEngine:
             return checked(completion, sampling, self._vocabulary, self._stops, logprobs)
         except ImpossibleCompletionError as error:
             raise self._client.refusal(f"it has answered with {error}; does it serve the same model?") from None
-
-    async def _end(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await self._client.close()
 
 
 def _new_folder(parent: str | None) -> Path:

@@ -5,16 +5,20 @@ import hashlib
 import json
 import os
 import random
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import httpx2
 from pydantic import BaseModel, ValidationError
 
+from phfcli.core.config import HttpSettings
 from phfcli.core.errors import FaultError, UserError, first_line, masked
 from phfcli.core.models.description import locate
 from phfcli.core.rollouts.engine import Serving
@@ -29,7 +33,6 @@ _FIRST_PAUSE_S = 0.5
 _PAUSES = 20  # the longest pause between tries is this part of the patience
 _LARGEST_ANSWER = 64 << 20  # bytes; 40,000 tokens with their log-probabilities take 6 MiB
 _LONGEST_MESSAGE = 300
-_KEY = "VLLM_API_KEY"
 _WANTED = "a vLLM server that returns token ids (0.10.2 or later)"
 
 
@@ -97,7 +100,7 @@ class HttpClient:
         where: the server's address without password and path, for messages.
     """
 
-    def __init__(self, url: str, patience_s: float, timeout_s: float) -> None:
+    def __init__(self, url: str, settings: HttpSettings) -> None:
         """Raises UserError for an invalid URL, or one with a password."""
         self._url = url.rstrip("/").removesuffix("/v1")
         try:
@@ -109,13 +112,13 @@ class HttpClient:
         if parsed.userinfo:
             raise UserError(
                 f"engine: {parsed.scheme}://...@{parsed.host}: a password in a URL would be written into files; "
-                f"leave it out and put the key in {_KEY}"
+                f"leave it out and put the key in {settings.key}"
             )
         self.where = f"{parsed.scheme}://{parsed.netloc.decode('ascii')}"
-        self._patience_s, self._timeout_s = patience_s, timeout_s
-        self._longest_pause = patience_s / _PAUSES
-        self._patience = Patience(patience_s, quiet_s=2 * self._longest_pause + _CONNECT_S)
-        self._options = _client_options()
+        self._key, self._patience_s, self._timeout_s = settings.key, settings.patience_s, settings.timeout_s
+        self._longest_pause = self._patience_s / _PAUSES
+        self._patience = Patience(self._patience_s, quiet_s=2 * self._longest_pause + _CONNECT_S)
+        self._options = _client_options(self._key)
         self._idle: list[httpx2.AsyncClient] = []
 
     async def request(self, path: str, body: dict[str, Any] | None = None) -> Answer:
@@ -164,7 +167,7 @@ class HttpClient:
         if is_transient(answer.status):
             raise TransientError(answer.message)
         if answer.status in (401, 403):
-            raise self.refusal(f"it asks for an API key ({answer.message}); set {_KEY}")
+            raise self.refusal(f"it asks for an API key ({answer.message}); set {self._key}")
         if 300 <= answer.status < 400:
             raise self.refusal("it redirects to another address; give that address, since redirects are not followed")
         raise self.refusal(answer.message)
@@ -201,20 +204,76 @@ class HttpClient:
         return bytes(body)
 
 
+class Requests:
+    """Requests of one client in a thread of their own, so that a slow consumer does not keep the server waiting."""
+
+    def __init__(self, client: HttpClient, in_flight: int) -> None:
+        self._client, self._in_flight = client, in_flight
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of one piece of work."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def each(self, count: int, draw: Callable[[int], Awaitable[T]]) -> Iterator[tuple[int, T]]:
+        """Yields (index, result) as they finish, each tried again after faults that may pass."""
+        finished: SimpleQueue[tuple[int, T] | None] = SimpleQueue()
+        drawing = asyncio.run_coroutine_threadsafe(self._draw_all(count, draw, finished.put), self._loop)
+        drawing.add_done_callback(lambda _: finished.put(None))
+        try:
+            while (item := finished.get()) is not None:
+                yield item
+            drawing.result()
+        finally:
+            drawing.cancel()
+
+    def close(self) -> None:
+        """Cancels open requests and ends the thread."""
+        self.wait(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _draw_all(
+        self, count: int, draw: Callable[[int], Awaitable[T]], put: Callable[[tuple[int, T]], None]
+    ) -> None:
+        waiting = iter(range(count))
+
+        async def draw_next() -> None:
+            for index in waiting:
+                put((index, await self._client.persist(partial(draw, index))))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self._in_flight, count)):
+                    group.create_task(draw_next())
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._client.close()
+
+
 def is_transient(status: int) -> bool:
     """Whether an error status says that the server is busy or failing, not that the request is wrong."""
     return status in (408, 429) or status >= 500
 
 
-def api_key() -> str | None:
+def api_key(variable: str) -> str | None:
     """The key from the environment without surrounding blanks, or None.
 
     Raises:
         UserError: for a key that a header cannot carry. The key itself is never shown.
     """
-    key = os.environ.get(_KEY, "").strip()
+    key = os.environ.get(variable, "").strip()
     if not all("!" <= character <= "~" for character in key):
-        raise UserError(f"{_KEY}: it holds characters that a header cannot carry; set the key alone")
+        raise UserError(f"{variable}: it holds characters that a header cannot carry; set the key alone")
     return key or None
 
 
@@ -223,9 +282,9 @@ def _is_cut(error: Exception) -> bool:
     return isinstance(error, ValidationError) and any(part["type"] == "json_invalid" for part in error.errors())
 
 
-def _client_options() -> dict[str, Any]:
+def _client_options(variable: str) -> dict[str, Any]:
     headers = {"content-type": "application/json", "accept-encoding": "identity"}
-    if key := api_key():
+    if key := api_key(variable):
         headers["authorization"] = f"Bearer {key}"
     try:
         verify = httpx2.create_ssl_context()

@@ -12,6 +12,7 @@ from phfcli.core.models.device import pick_device
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
 from phfcli.core.models.weights import quantization_method
+from phfcli.core.rollouts.chat import ChatEngine
 from phfcli.core.rollouts.engine import Engine, Serving
 from phfcli.core.rollouts.http import HttpEngine
 from phfcli.core.rollouts.transformers import TransformersEngine
@@ -47,10 +48,17 @@ def _alike(one: Completion, other: Completion, close: float) -> bool:
     return all(abs(a - b) < close for a, b, x, y in pairs if x == y)
 
 
+def by_chat(config: EvalConfig) -> bool:
+    """Whether completions come from a server with chat completions. Raises UserError where no server is named."""
+    if config.http.api == "chat" and not is_url(config.engine):
+        raise UserError("http.api: chat asks a server; set engine to its http://HOST:PORT")
+    return config.http.api == "chat"
+
+
 def single_engine(config: EvalConfig, serving: Serving, warn: Callable[[str], None]) -> Engine:
     """The engine of that name in this process; "auto" is vLLM where it is usable on a GPU and can run the model."""
     if is_url(config.engine):
-        return HttpEngine(config.engine, serving)
+        return (ChatEngine if by_chat(config) else HttpEngine)(config.engine, serving)
     if (plugin := find("engines", config.engine)) is not None:
         engine: Engine = plugin(serving)
         return engine

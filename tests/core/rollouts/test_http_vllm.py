@@ -20,6 +20,7 @@ from phfcli.core.models.loading import load_model
 from phfcli.core.models.lora import add_lora
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.rollouts.build import probe_adapter
+from phfcli.core.rollouts.chat import ChatEngine, served_model
 from phfcli.core.rollouts.engine import Serving
 from phfcli.core.rollouts.http import HttpEngine
 from phfcli.core.rollouts.transformers import TransformersEngine
@@ -77,6 +78,19 @@ def test_greedy_tokens_under_an_adapter_are_those_of_transformers(
     for a, b in zip(served, own, strict=True):
         assert (a.ids, a.finish) == (b.ids, b.finish)
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-3)
+
+
+def test_its_chat_completions_are_the_same_greedy_text(server: VllmServer) -> None:
+    """Its own chat template renders the messages, and its text is what transformers draws after the same prompt."""
+    chat = CPU.model_copy(update={"model": str(embedded_model()), "http": HttpSettings(api="chat", patience_s=60)})
+    base, greedy = load_model(CPU), Sampling(temperature=0, max_new_tokens=100)
+    problems = [f"Start with {n}, add {n % 7}, multiply by 2, subtract 1, add 5." for n in range(20)]
+    text, own = served_model("any"), Prompts(base.description.tokenizer)
+    with closing(ChatEngine(server.url, Serving(chat, 512))) as engine:
+        asked = [Request(tuple(Prompts(text.tokenizer).student(problem)), 0) for problem in problems]
+        drawn = [text.text(c.ids) for _, c in sorted(engine.sample(asked, greedy, False), key=lambda pair: pair[0])]
+    expected = sample(TransformersEngine(base), [Request(tuple(own.student(p)), 0) for p in problems], greedy)
+    assert drawn == [base.description.text(completion.ids) for completion in expected]
 
 
 def test_a_seed_draws_the_same_again_and_another_one_not(engine: HttpEngine, requests: list[Request]) -> None:
