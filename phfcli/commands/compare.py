@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phfcli.commands.options import AsJson, Csv, Plot, Quiet, file_option, names_of
+from phfcli.commands.options import AsJson, Csv, Plot, Quiet, completing, file_option, names_of
 from phfcli.commands.output import print_json, print_table, result_console, say, warn
 from phfcli.core.errors import UserError, one_of, printable
 from phfcli.core.names import UNITS, VIEWS
@@ -28,7 +28,9 @@ def compare(
         ),
     ],
     bench: Annotated[str, typer.Option(metavar="NAME[,...]", help="Only these benchmarks.")] = "",
-    view: Annotated[str, typer.Option("--view", metavar="KIND", help=", ".join(VIEWS))] = "runs",
+    view: Annotated[
+        str, typer.Option("--view", metavar="KIND", help=", ".join(VIEWS), autocompletion=completing(lambda: VIEWS))
+    ] = "runs",
     changed: Annotated[
         int, typer.Option(min=0, metavar="N", help="List up to N problems that each pair gains and loses.")
     ] = 0,

@@ -19,6 +19,8 @@ from phfcli.commands.options import (
     Sets,
     Setting,
     TokensPerS,
+    benchmarks,
+    completing,
     names_of,
     settings_given,
 )
@@ -53,6 +55,7 @@ def evaluate(
         typer.Option(
             metavar="NAME|FILE[,...]",
             help="Benchmarks or suites ('list' shows them), files, or FILE.py:NAME (embedded).",
+            autocompletion=completing(benchmarks),
             rich_help_panel=EVALUATION,
         ),
     ] = None,

@@ -5,7 +5,7 @@ signature, so that no command lists its options a second time.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from phfcli.api.arguments import KEYS
 from phfcli.core.errors import UserError
 from phfcli.core.extensions import names
 from phfcli.core.names import ENGINES, GRADERS, TEACHERS, TRACKERS
-from phfcli.core.shipped_files import objectives
+from phfcli.core.shipped_files import objectives, recipes
 
 if TYPE_CHECKING:
     from phfcli.core.settings import Source
@@ -114,8 +114,34 @@ def _label(name: str, hint: Any) -> str:
     return str(written[0]) if written else derived
 
 
-def _objectives(incomplete: str) -> list[str]:
-    return [name for name in [*objectives(), *names("objectives")] if name.startswith(incomplete)]
+def completing(read: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """What the shell offers for an option: of the names that `read` gives those that begin as what is typed.
+
+    Of several names with commas the last one is completed.
+    """
+
+    def offer(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [f"{before}{comma}{name}" for name in read() if name.startswith(last)]
+
+    return offer
+
+
+def _settings() -> list[str]:
+    from phfcli.core.config import EvalConfig, TrainConfig
+    from phfcli.core.settings import leaves
+
+    return [
+        f"{key}="
+        for key in dict.fromkeys(key for kind in (TrainConfig, EvalConfig) for key in leaves(kind().model_dump()))
+    ]
+
+
+def benchmarks() -> list[str]:
+    """The benchmarks that are known by name."""
+    from phfcli.core.evaluation.benchmarks import OWN_NAMES
+
+    return [*OWN_NAMES, *names("benchmarks")]
 
 
 Configs = Annotated[
@@ -124,6 +150,7 @@ Configs = Annotated[
         "--config",
         metavar="NAME|FILE",
         help="A shipped recipe or a YAML file; later ones win. Repeatable.",
+        autocompletion=completing(recipes),
         rich_help_panel="Settings",
     ),
 ]
@@ -133,6 +160,7 @@ Sets = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Any setting by its dotted key, e.g. optim.lr=1e-5. Repeatable.",
+        autocompletion=completing(_settings),
         rich_help_panel="Settings",
     ),
 ]
@@ -192,7 +220,7 @@ Objective = Annotated[
         "--objective",
         metavar="NAME",
         help=", ".join(objectives()),
-        autocompletion=_objectives,
+        autocompletion=completing(lambda: [*objectives(), *names("objectives")]),
         rich_help_panel=TRAINING,
     ),
 ]
@@ -209,7 +237,13 @@ Teacher = Annotated[
 RolloutEngine = Annotated[
     str | None,
     Setting(KEYS["engine"]),
-    typer.Option("--engine", metavar="NAME", help=f"Rollouts by: {', '.join(ENGINES)}.", rich_help_panel=TRAINING),
+    typer.Option(
+        "--engine",
+        metavar="NAME",
+        help=f"Rollouts by: {', '.join(ENGINES)}.",
+        autocompletion=completing(lambda: [*ENGINES, *names("engines")]),
+        rich_help_panel=TRAINING,
+    ),
 ]
 Grader = Annotated[
     str | None,
@@ -228,6 +262,7 @@ SamplingEngine = Annotated[
         "--engine",
         metavar="NAME|URL",
         help=f"{', '.join(ENGINES)}, or http://HOST:PORT.",
+        autocompletion=completing(lambda: [*ENGINES, *names("engines")]),
         rich_help_panel=EVALUATION,
     ),
 ]
@@ -286,6 +321,7 @@ EvalBench = Annotated[
         "--eval-bench",
         metavar="NAME|FILE",
         help="The benchmark of --eval-every: 4 samples of its first 64 problems.",
+        autocompletion=completing(benchmarks),
         rich_help_panel=EVALUATION,
     ),
 ]

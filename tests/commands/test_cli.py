@@ -61,13 +61,24 @@ def test_the_module_is_the_command() -> None:
     assert done.stdout == f"phf {__version__}\n"
 
 
-def test_shell_completion_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("train --objective p", ["phf", "phf-direction", "phf-geometry", "phf-local", "pointwise"]),
+        ("train --config qwen3-1", ["qwen3-1.7b", "qwen3-1.7b-one-gpu"]),
+        ("train --set divergence.c", ["divergence.clip=", "divergence.clip_mode="]),
+        ("eval --bench embedded,aime2", ["embedded,aime24", "embedded,aime25"]),
+        ("eval --engine t", ["transformers"]),
+        ("compare --view m", ["methods"]),
+    ],
+)
+def test_the_shell_is_offered_names(typed: str, offered: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_PHF_COMPLETE", "complete_bash")
-    monkeypatch.setenv("COMP_WORDS", "phf train --objective p")
-    monkeypatch.setenv("COMP_CWORD", "3")
+    monkeypatch.setenv("COMP_WORDS", f"phf {typed}")
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split())))
     code = "import sys; sys.argv = ['phf']\nfrom phfcli.cli import app\napp(prog_name='phf')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["phf", "phf-direction", "phf-geometry", "phf-local", "pointwise"]
+    assert done.stdout.split() == offered
 
 
 @pytest.mark.parametrize(
