@@ -2,12 +2,10 @@
 
 import platform
 import sys
-from importlib import metadata
 from typing import Annotated
 
 import typer
 
-from phfcli import __version__
 from phfcli.commands.bridge import bridge_app
 from phfcli.commands.collect import collect
 from phfcli.commands.compare import compare
@@ -23,6 +21,7 @@ from phfcli.commands.report import report
 from phfcli.commands.runs import runs, verify, watch
 from phfcli.commands.study import study
 from phfcli.commands.train import MUST_RESUME, train
+from phfcli.core.version import __version__, installed
 
 app = typer.Typer(
     name="phf",
@@ -58,16 +57,9 @@ def _show_versions(verbose: bool) -> None:
     """The version of this program; with `verbose` also those of what it runs on, as a bug report needs them."""
     typer.echo(f"phf {__version__}")
     for name in _LIBRARIES if verbose else ():
-        typer.echo(f"{name} {_version_of(name)}")
+        typer.echo(f"{name} {installed(name) or 'is not installed'}")
     if verbose:
         typer.echo(f"Python {platform.python_version()} on {platform.platform()}")
-
-
-def _version_of(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "is not installed"
 
 
 @app.callback()

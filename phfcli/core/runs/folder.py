@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from phfcli.core.storage.files import (
 )
 from phfcli.core.storage.schemas import ManifestForm, StepForm, TrainerForm, read_form, read_forms
 from phfcli.core.storage.seals import check_sealed, write_sealed, write_sealed_lines
-from phfcli.core.version import __version__
+from phfcli.core.version import __version__, installed
 
 _STEP = re.compile(r"step-(\d{6,})")
 
@@ -110,9 +109,10 @@ def _stamps(folder: Path) -> dict[str, list[int]]:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """The versions and the hardware on which results may depend."""
-    packages = ("torch", "transformers", "peft", "accelerate", "safetensors", "math-verify")
+    packages = ("torch", "transformers", "peft", "accelerate", "safetensors", "math-verify", "vllm")
+    found = {name: known for name in packages if (known := installed(name))}
     return {
-        "versions": {"phfcli": __version__, "python": platform.python_version()} | {p: version(p) for p in packages},
+        "versions": {"phfcli": __version__, "python": platform.python_version()} | found,
         "git": _git_revision(),
         "platform": platform.platform(),
         "device": device_name(device),
