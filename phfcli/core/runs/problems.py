@@ -90,7 +90,7 @@ class Curriculum:
 
     def visited(self, steps: int) -> list[Problem]:
         """The problems of the first `steps` steps, each once."""
-        return list(dict.fromkeys(p for step in range(1, steps + 1) for p in self.batch(step)))
+        return [self._at(index) for index in range(min(steps * self.batch_size, len(self.problems)))]
 
     @property
     def bad(self) -> Sequence[str]:
