@@ -1,7 +1,9 @@
 """phf probe."""
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -71,6 +73,13 @@ def probe(
         say(out, sentence.text)
     if output is not None and not quiet:
         say(out, f"page       {output}")
+    say(out, f"next       {_what_we_would_run(report.about)}")
+
+
+def _what_we_would_run(about: Mapping[str, Any]) -> str:
+    """The training on the probe's model and data that we would begin with ourselves."""
+    words = [f"--{name} {shlex.quote(about[name])}" for name in ("model", "data") if about[name] != "embedded"]
+    return " ".join(["phf train", *words, "--config recommended"])
 
 
 def _names(typed: list[str] | None) -> list[str]:

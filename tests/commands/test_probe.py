@@ -132,3 +132,8 @@ def test_a_model_that_is_not_there_is_named_and_not_the_data(phf: Callable[..., 
     done = phf("probe", "./nowhere")
     assert done.code == 2
     assert done.err.strip() == "phf: ./nowhere: no such model folder"
+
+
+def test_it_ends_with_the_training_that_we_would_begin(phf: Callable[..., Any], easy: Path) -> None:
+    done = phf("probe", "embedded", "--data", easy, "--problems", 2, "--n", 1, "--contexts", "reference", "--quiet")
+    assert done.out.splitlines()[-1] == f"next       phf train --data {easy} --config recommended"
