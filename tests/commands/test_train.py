@@ -305,3 +305,17 @@ def test_a_forced_rate_is_the_one_that_is_taken(phf: Phf, tmp_path: Path) -> Non
     first, second = (step["lr"] for step in metrics(tmp_path / "run"))
     assert first == 1e-3
     assert second == pytest.approx(1e-4, rel=0.01)
+
+
+def test_the_record_says_where_each_setting_comes_from(phf: Callable[..., Any], tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("batch_size: 2\nflow: {saved_samples: 0}\n")
+    done = phf("train", "--config", "opsd", "--config", file, "--steps", 1, "--set", "rollout.max_new_tokens=8", "-q")
+    assert done.code == 0
+    manifest = json.loads((tmp_path / "runs" / "opsd-embedded-seed0" / "manifest.json").read_text())
+    origins = manifest["origins"]
+    assert origins["steps"] == "--steps"
+    assert origins["batch_size"] == f"--config {file}"
+    assert origins["rollout.max_new_tokens"] == "--set rollout.max_new_tokens"
+    assert origins["objective"] == "--config opsd"
+    assert origins["optim.lr"] == "recipe embedded"

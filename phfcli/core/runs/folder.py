@@ -262,12 +262,14 @@ def start_run(
     processes: int,
     divergence: str | None,
     bench_sha256: str | None,
+    origins: Mapping[str, str],
 ) -> None:
     """Writes manifest.json and config.yaml of a new run; config.yaml is last, because it makes the folder a run.
 
     Args:
         divergence: the kind of its metric `divergence`.
         bench_sha256: of the benchmark that is evaluated in the course of training.
+        origins: which recipe, file or option gave each setting that is not a default.
     """
     data = {"name": config.data, "problems": len(curriculum.problems), "skipped": skipped, "sha256": curriculum.sha256}
     data |= {"bad_rows": len(curriculum.bad), "shortened": curriculum.shortened}
@@ -277,6 +279,7 @@ def start_run(
             "created": now(),
             "command": sys.argv,
             "seed": config.seed,
+            "origins": dict(origins),
             "model": {**_stamped_identity(config.model), "parameters": model.causal.num_parameters()},
             "data": data,
             "processes": processes,

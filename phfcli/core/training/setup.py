@@ -2,9 +2,10 @@
 
 import datetime
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -142,7 +143,12 @@ def _check_bridge(config: TrainConfig, bridge: Bridge) -> None:
 
 
 def build_trainer(
-    config: TrainConfig, folder: Path, fresh: bool, ranks: Ranks = ALONE, today: datetime.date | None = None
+    config: TrainConfig,
+    folder: Path,
+    fresh: bool,
+    ranks: Ranks = ALONE,
+    today: datetime.date | None = None,
+    origins: Mapping[str, str] = MappingProxyType({}),
 ) -> Trainer:
     """Loads the model and the problems, and puts the parts together; a fresh run is recorded in its folder.
 
@@ -150,6 +156,7 @@ def build_trainer(
 
     Args:
         today: the day for a template that reads the clock, the same on all ranks.
+        origins: where each setting that is not a default comes from, for the record.
 
     Raises:
         UserError: for a model, data or layers that cannot be used. Nothing has been written then.
@@ -186,7 +193,7 @@ def build_trainer(
     teacher: Teacher = external or _own_teacher(config, model, needs)
     if fresh and ranks.main:
         bench = None if validation is None else validation.bench_sha256
-        start_run(folder, config, model, curriculum, skipped, ranks.size, needs.divergence, bench)
+        start_run(folder, config, model, curriculum, skipped, ranks.size, needs.divergence, bench, origins)
     return Trainer(
         config=config,
         folder=folder,

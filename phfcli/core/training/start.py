@@ -5,9 +5,9 @@ import difflib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from phfcli.core.runs.folder import (
     trust_own_code,
     whole_manifest,
 )
-from phfcli.core.settings import Source, resolve_train
+from phfcli.core.settings import Source, resolve_train, train_origins
 from phfcli.core.training.metrics import Metrics
 from phfcli.core.training.ranks import Ranks, joined
 from phfcli.core.training.setup import build_trainer
@@ -43,12 +43,14 @@ class Start:
 
     forced: None for a new run; for one that goes on, the settings that are not as they were, in words.
     force: whether a run goes on although something that it reads is not as it was.
+    origins: which recipe, file or option gave each setting that is not a default.
     """
 
     folder: Path
     config: TrainConfig
     forced: Sequence[str] | None = None
     force: bool = False
+    origins: Mapping[str, str] = field(default_factory=dict)
     begun: str = ""  # that a run to go on with was not there, in a sentence
 
     @property
@@ -158,7 +160,7 @@ def _start(
     if ranks.main:
         claim_folder(folder)
     begun = f"resume: no run is in {folder} yet, so one begins there{_nearest_run(folder)}" if resume_it else ""
-    return Start(folder, config, begun=begun)
+    return Start(folder, config, origins=train_origins(list(sources)), begun=begun)
 
 
 def start_trainer(start: Start, ranks: Ranks, warn: Warn) -> Trainer:
@@ -169,7 +171,7 @@ def start_trainer(start: Start, ranks: Ranks, warn: Warn) -> Trainer:
     """
     (today, *_) = ranks.gather([datetime.datetime.now().astimezone().date()])
     with ranks.together():
-        trainer = build_trainer(start.config, start.folder, not start.resumes, ranks, today)
+        trainer = build_trainer(start.config, start.folder, not start.resumes, ranks, today, start.origins)
         manifest = whole_manifest(start.folder) if start.resumes and ranks.main else {}
         forced = [*(start.forced or ()), *_changed_inputs(start, trainer, manifest)]
     for warning in trainer.warnings if ranks.main else ():
