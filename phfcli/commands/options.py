@@ -137,6 +137,9 @@ def _settings() -> list[str]:
     ]
 
 
+_engines = completing(lambda: [*ENGINES, *names("engines")])
+
+
 def benchmarks() -> list[str]:
     """The benchmarks that are known by name."""
     from phfcli.core.evaluation.benchmarks import OWN_NAMES
@@ -241,7 +244,7 @@ RolloutEngine = Annotated[
         "--engine",
         metavar="NAME",
         help=f"Rollouts by: {', '.join(ENGINES)}.",
-        autocompletion=completing(lambda: [*ENGINES, *names("engines")]),
+        autocompletion=_engines,
         rich_help_panel=TRAINING,
     ),
 ]
@@ -262,7 +265,7 @@ SamplingEngine = Annotated[
         "--engine",
         metavar="NAME|URL",
         help=f"{', '.join(ENGINES)}, or http://HOST:PORT.",
-        autocompletion=completing(lambda: [*ENGINES, *names("engines")]),
+        autocompletion=_engines,
         rich_help_panel=EVALUATION,
     ),
 ]
