@@ -8,6 +8,7 @@ from statistics import fmean
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from phfcli.core.evaluation.scores import standard_error
 from phfcli.core.reporting.figures import Panel
@@ -148,6 +149,7 @@ def _energy_over_depth(axes: Axes, rows: Sequence[Row]) -> None:
     depth = len(energies[0]["layers"])
     axes.axhline(100 / depth, color=GREY, linestyle=":")
     axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     name_axes(axes, "decoder block", "share of the flow's energy, %")
     axes.legend(
         frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5)
