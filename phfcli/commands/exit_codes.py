@@ -47,6 +47,10 @@ _LEAST_ADDRESSES = (
 )  # bytes of addresses that the libraries take before any work; with less they fail in many ways
 
 
+class Told(int):
+    """An exit code whose reason has been told already."""
+
+
 def run_guarded(command: Callable[[], object]) -> int:
     """Runs a command line; returns its exit code. Every expected error is one line on stderr."""
     _open_closed_streams()
@@ -57,11 +61,13 @@ def run_guarded(command: Callable[[], object]) -> int:
         code = command()
         sys.stdout.flush()
     except (typer.Abort, KeyboardInterrupt):
-        return _write_line(f"stopped; {_GO_ON}", _STOPPED)
+        code = _STOPPED
     except BrokenPipeError:
         return _leave_closed_stdout()
     except Exception as error:
         return _report(error)
+    if code == _STOPPED and not isinstance(code, Told):  # typer turns Ctrl-C into this code
+        _write_line(f"stopped; {_GO_ON}")
     return int(code) if isinstance(code, int) else 0
 
 

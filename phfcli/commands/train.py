@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phfcli.commands.dry_run import show_plan
+from phfcli.commands.exit_codes import Told
 from phfcli.commands.options import (
     OUTPUT,
     TRAINING,
@@ -189,7 +190,7 @@ def _run(sources: "list[Source]", resume: "Resume", force: bool, json_: bool, qu
             if not trainer.done:
                 show_stop(run)
     if not trainer.done:  # as a shell reports it: whoever waits for the run must not take it for a finished one
-        raise typer.Exit(128 + _stopped_by(run))
+        raise typer.Exit(Told(128 + _stopped_by(run)))
 
 
 def watch(run: "Running", log: "Console") -> "Metrics | None":

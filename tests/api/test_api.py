@@ -139,11 +139,16 @@ def test_steps_come_one_by_one_and_can_be_stopped() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_an_interrupt_leaves_a_run_that_goes_on() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in the background ignore
+
     def interrupt(metrics: dict[str, Any]) -> None:
         if metrics["step"] == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    run = phf.train(steps=3, config=CONFIG, progress=False, on_step=interrupt)
+    try:
+        run = phf.train(steps=3, config=CONFIG, progress=False, on_step=interrupt)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not run.done
     assert run.checkpoints
     assert phf.train(steps=3, config=CONFIG, output_dir=run.folder, resume=True, progress=False).done

@@ -45,7 +45,7 @@ def test_a_model_is_called_as_its_folder_in_tables_pictures_and_pages(phf: Phf, 
         assert done.code == 0, done.err
         assert "base" in done.out
         assert "base &" in (tmp_path / "t.tex").read_text()
-        assert "<!-- base -->" in (tmp_path / "t.svg").read_text()
+        assert ">base</text>" in (tmp_path / "t.svg").read_text()
     assert phf("report", "runs/base", "other", "--unequal", "-o", "r.html").code == 0
     page = (tmp_path / "r.html").read_text()
     assert "base, other. Made by" in page

@@ -130,7 +130,7 @@ PUSH, COLLECT = ("push", "run", "me/x", "--dry-run"), ("collect", "run", "-o", "
 READERS = {
     "config.yaml": [RESUME, EVAL, ("compare", "run", "elsewhere"), ("report", "run"), ("config", "diff", "run", "phf")],
     "metrics.jsonl": [RESUME, ("report", "run"), ("watch", "run")],
-    "alarms.jsonl": [RESUME, ("report", "run")],
+    "alarms.jsonl": [("report", "run")],  # a resumed run drops a damaged last line, with a warning
     "manifest.json": [EVAL, ("report", "run"), ("watch", "run")],
     "rollouts/step-000001.json": [("report", "run")],
     "flows/step-000002.safetensors": [("report", "run"), ("diagnose", "run")],
@@ -154,7 +154,8 @@ READERS = {
 def test_what_reads_a_damaged_file_names_it_in_a_line(phf: Phf, run: Path, tmp_path: Path, file: str) -> None:
     shutil.copytree(run, tmp_path / "elsewhere")
     content = (run / file).read_bytes()
-    place = re.compile(rb"[0-9]|.", re.DOTALL).search(content, len(content) // 2).start()  # type: ignore[union-attr]
+    middle = (content.index(b"\n") if file.endswith(".jsonl") else len(content)) // 2  # a damaged last line is dropped
+    place = re.compile(rb"[0-9]|.", re.DOTALL).search(content, middle).start()  # type: ignore[union-attr]
     flip(run / file, place)
     for command in READERS[file]:
         done = phf(*command)

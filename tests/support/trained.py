@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from heeded_signals import heed_signals
 from safetensors.torch import load_file
 
 from phfcli.cli import main
@@ -84,7 +85,8 @@ def running(run: Path, *options: str) -> "subprocess.Popen[str]":
     """A real `phf train`, as a scheduler would start it."""
     command = [sys.executable, "-m", "phfcli", "train", *options, "--output-dir", str(run)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment, text=True, preexec_fn=heed_signals, **pipes)
 
 
 def wait_for_step(process: "subprocess.Popen[str]", run: Path, step: int) -> None:

@@ -117,8 +117,15 @@ class Generation(Extension):
         return parser.parse_statements(["name:endgeneration"], drop_needle=True)
 
 template, seconds, memory, longest = json.load(sys.stdin)
-resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+used = resource.getrusage(resource.RUSAGE_SELF)
+spent = int(used.ru_utime + used.ru_stime) + 1
+try:
+    with open("/proc/self/statm") as pages:
+        held = int(pages.read().split()[0]) * resource.getpagesize()
+except OSError:
+    held = 0
+resource.setrlimit(resource.RLIMIT_CPU, (spent + seconds, spent + seconds))
+resource.setrlimit(resource.RLIMIT_AS, (held + memory, held + memory))
 loops = "jinja2.ext.loopcontrols"
 room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loops, Generation])
 room.filters["tojson"], room.globals["strftime_now"] = json.dumps, lambda form: form
