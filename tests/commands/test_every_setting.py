@@ -166,6 +166,8 @@ ELSEWHERE = {
     "vllm.memory_share": "needs vLLM: tests/core/rollouts",
     "vllm.max_num_seqs": "needs vLLM: tests/core/rollouts",
     "vllm.sleep": "needs vLLM: tests/core/rollouts",
+    "http.api": "needs a server: tests/core/rollouts/chat",
+    "http.key": "needs a server: tests/core/rollouts/chat",
     "http.adapter_folder": "needs a server: tests/core/rollouts/http",
     "http.in_flight": "needs a server: tests/core/rollouts/http",
     "http.patience_s": "needs a server: tests/core/rollouts/http",
