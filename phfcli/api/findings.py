@@ -252,12 +252,17 @@ def compare(
     over = None if unit is None else one_of("unit", unit, UNITS)
     if not evaluated:
         raise UserError("compare: give the evaluations as one list: phf.compare([a, b])")
-    named = evaluated.items() if isinstance(evaluated, Mapping) else [("", thing) for thing in evaluated]
-    paths = [f"{name}={path}" if name else path for name, thing in named for path in _paths(thing)]
+    paths = named_paths(evaluated)
     all_steps = view_name == "dynamics"
     benches = [bench] if isinstance(bench, str) else list(bench)
     comparison = core(load_evaluations(paths, benches, all_steps=all_steps), unequal, not all_steps, over)
     return Comparison(comparison, view_of(view_name, comparison), view_name)
+
+
+def named_paths(things: "Sequence[Any] | Mapping[str, Any]") -> list[str]:
+    """The paths of runs and evaluations as a command line has them: PATH, or NAME=PATH of a mapping."""
+    named = things.items() if isinstance(things, Mapping) else [("", thing) for thing in things]
+    return [f"{name}={path}" if name else path for name, thing in named for path in _paths(thing)]
 
 
 def _paths(thing: "Run | Evaluation | str | Path") -> list[str]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phfcli.api.arguments import checks_arguments, data_name, sources_of
+from phfcli.api.findings import named_paths
+from phfcli.core.errors import UserError, one_of
 from phfcli.core.names import CONTEXTS, POLICIES
 
 if TYPE_CHECKING:
@@ -146,7 +148,6 @@ def grade(
     from phfcli.core.analysis.regrade import regrade
     from phfcli.core.analysis.saved_samples import read_samples
     from phfcli.core.config import GradeConfig
-    from phfcli.core.errors import UserError, one_of
     from phfcli.core.settings import resolve
 
     chosen = [one_of("policies", name, POLICIES) for name in dict.fromkeys(policies)]
@@ -180,14 +181,11 @@ def report(
     Raises:
         UserError: for what is neither a run nor evaluated, or evaluations that do not compare.
     """
-    from phfcli.core.errors import UserError
     from phfcli.core.reporting.report_page import write_report
 
-    if isinstance(runs, str) or not isinstance(runs, Mapping | Sequence) or not runs:
+    if not runs:
         raise UserError("runs: give them as one list: phf.report([a, b])")
-    named = runs.items() if isinstance(runs, Mapping) else [("", run) for run in runs]
-    paths = [(name, str(getattr(run, "folder", run))) for name, run in named]
-    write_report(Path(output), [f"{name}={path}" if name else path for name, path in paths], title, unequal)
+    write_report(Path(output), named_paths(runs), title, unequal)
     return Path(output)
 
 
