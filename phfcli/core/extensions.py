@@ -52,7 +52,7 @@ def find(kind: Kind, name: str) -> Any | None:
         UserError: where an installed package names it and it cannot be loaded, or for code in a file that nobody has
             asked to run.
     """
-    if kind in _FROM_FILES and _IN_FILE.fullmatch(name):
+    if _in_file(kind, name):
         name = anchored(name)
         if name not in _registered[kind]:
             _registered[kind][name] = _load(kind, name)
@@ -63,6 +63,11 @@ def find(kind: Kind, name: str) -> Any | None:
             except Exception as error:
                 raise UserError(f"{name}: {entry.value} cannot be loaded: {first_line(error)}") from error
     return _registered[kind].get(name)
+
+
+def _in_file(kind: Kind, name: str) -> re.Match[str] | None:
+    """The parts of FILE.py:NAME, of a kind that may be in a file; None for any other name."""
+    return _IN_FILE.fullmatch(name) if kind in _FROM_FILES else None
 
 
 def in_file(name: str) -> bool:
@@ -157,7 +162,7 @@ def code_of(named: Iterable[tuple[Kind, str]]) -> dict[str, str]:
     """
     codes = {}
     for kind, name in named:
-        if kind in _FROM_FILES and (match := _IN_FILE.fullmatch(name)):
+        if match := _in_file(kind, name):
             if sha256 := _file_hash(Path(match["file"])):
                 codes[f"{kind.removesuffix('s')} {name}"] = sha256
             continue
@@ -191,7 +196,7 @@ def known(kind: Kind, builtin: Iterable[str], more: str = "") -> Callable[[str, 
     more = f", or FILE.py:NAME{more}" if kind in _FROM_FILES else more
 
     def check(name: str, info: "ValidationInfo") -> str:
-        if kind in _FROM_FILES and (match := _IN_FILE.fullmatch(name)):
+        if match := _in_file(kind, name):
             if info.context != RECORDED and not Path(match["file"]).is_file():
                 raise ValueError(f"{name!r}: there is no file {match['file']}")
             return anchored(name)
