@@ -65,6 +65,20 @@ def find(kind: Kind, name: str) -> Any | None:
     return _registered[kind].get(name)
 
 
+def conforming(kind: Kind, name: str, given: Any, interface: Any) -> Any:
+    """What a plugin has given, where it has the members of a runtime-checkable protocol.
+
+    Raises:
+        UserError: where it lacks one.
+    """
+    if not isinstance(given, interface):
+        raise UserError(
+            f"{kind.removesuffix('s')} {name}: gives {type(given).__name__}, which is no {interface.__name__}; "
+            "docs/extending.md has what it has to give"
+        )
+    return given
+
+
 def _in_file(kind: Kind, name: str) -> re.Match[str] | None:
     """The parts of FILE.py:NAME, of a kind that may be in a file; None for any other name."""
     return _IN_FILE.fullmatch(name) if kind in _FROM_FILES else None

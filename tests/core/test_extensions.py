@@ -1,5 +1,6 @@
 """What others add is found by its name: registered by a program, or named by an installed package."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -11,6 +12,8 @@ from phfcli.core.config import EvalConfig, TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.evaluation.benchmarks import OwnBenchmark, load_benchmark
 from phfcli.core.grading import Grade, Status, build_grader
+from phfcli.core.objectives.build import build_objective
+from phfcli.core.objectives.contract import Needs
 from phfcli.core.settings import option_source, resolve
 
 KINDS: tuple[extensions.Kind, ...] = get_args(extensions.Kind)
@@ -21,6 +24,7 @@ def nothing_left() -> Iterator[None]:
     yield
     for added in extensions._registered.values():
         added.clear()
+    sys.modules.pop("mine", None)
 
 
 @pytest.fixture
@@ -87,3 +91,34 @@ def test_a_rule_grades_and_its_failure_is_no_wrong_answer() -> None:
         grades = grader.grade([("Rome", "it is Rome"), (("Bern", "Rome"), "Rome"), ("Rome", "Paris"), ("Rome", "")])
         assert [grade.status for grade in grades] == ["correct", "correct", "wrong", "error"]
         assert grader.equivalence_classes(["a", None, "b", "a"]) == [0, None, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        (lambda _gold, _completion: "yes", "gives 'yes' for an answer"),
+        (lambda _gold, _completion: None, "gives None for an answer"),
+        (lambda _gold, _completion: 0.7, "gives 0.7 for an answer"),
+        (lambda _gold, _completion: 1 // 0, "ZeroDivisionError"),
+        (lambda _gold: True, "takes 1 positional argument"),
+    ],
+)
+def test_a_rule_that_cannot_judge_is_told_before_a_sample_is_drawn(rule: object, reason: str) -> None:
+    extensions.register("graders", "city", rule)
+    with build_grader("city") as grader, pytest.raises(UserError, match=f"grader city: .*{reason}"):
+        grader.check_golds(["Rome"])
+
+
+@pytest.mark.parametrize("given", [5, object, Needs()])
+def test_what_a_plugin_builds_has_the_members_of_its_kind(given: object) -> None:
+    extensions.register("objectives", "mine", lambda _config: given)
+    config = resolve(TrainConfig, [option_source("--objective", "objective", "mine")])
+    with pytest.raises(UserError, match=r"objective mine: gives .*, which is no Objective"):
+        build_objective(config)
+
+
+@pytest.mark.parametrize("given", [7, [1, 2]])
+def test_a_benchmark_gives_rows(given: object) -> None:
+    extensions.register("benchmarks", "mine", OwnBenchmark(lambda: given))  # type: ignore[arg-type,return-value]
+    with pytest.raises(UserError, match=r"benchmark mine: gives int, which is no (Iterable|Mapping)"):
+        load_benchmark("mine", EvalConfig())

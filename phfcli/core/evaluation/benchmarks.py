@@ -10,7 +10,7 @@ import numpy as np
 
 from phfcli.core.config import EvalConfig
 from phfcli.core.errors import UserError, nearest
-from phfcli.core.extensions import anchored, find, in_file, names, short_name
+from phfcli.core.extensions import anchored, conforming, find, in_file, names, short_name
 from phfcli.core.grading import Grading
 from phfcli.core.grading.answers import GOLD_FORMS, check_plausible
 from phfcli.core.seeds import derive_seed
@@ -196,7 +196,7 @@ def load_benchmark(name: str, config: EvalConfig) -> Benchmark:
     """
     plugin = None if name in OWN_NAMES else _plugin(name)
     if plugin:
-        rows, columns = _plugin_rows(plugin), _set_columns(config)
+        rows, columns = _plugin_rows(name, plugin), _set_columns(config)
         source = anchored(name) if in_file(name) else "added"
     else:
         rows, columns, source = _locate(name, config)
@@ -237,8 +237,10 @@ def _plugin(name: str) -> OwnBenchmark | None:
     return OwnBenchmark(plugin) if callable(plugin) else plugin
 
 
-def _plugin_rows(plugin: OwnBenchmark) -> Rows:
-    rows = list(plugin.rows())
+def _plugin_rows(name: str, plugin: OwnBenchmark) -> Rows:
+    rows = list(conforming("benchmarks", name, plugin.rows(), Iterable))
+    for row in rows:
+        conforming("benchmarks", name, row, Mapping)
     return ListedRows(rows, list(rows[0]) if rows else [])
 
 

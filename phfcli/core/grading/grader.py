@@ -9,7 +9,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Protocol, Self
 
-from phfcli.core.errors import UserError
+from phfcli.core.errors import UserError, first_line
 from phfcli.core.extensions import find
 from phfcli.core.grading.alignment import align, verdict
 from phfcli.core.grading.answers import AS_WRITTEN, Answer, read_choice, read_if_short
@@ -249,9 +249,15 @@ class Grading(Protocol):
 
 @dataclass(frozen=True)
 class RuleGrader:
-    """Grades with a function. An exception of the function is a failure of the grader, never a wrong answer."""
+    """Grades with a function. An exception of the function is a failure of the grader, never a wrong answer.
+
+    Attributes:
+        rule: the function.
+        name: how messages call it.
+    """
 
     rule: Rule
+    name: str
     reads_cut: bool = False
 
     def __enter__(self) -> Self:
@@ -265,7 +271,19 @@ class RuleGrader:
         return [self._best((golds,) if isinstance(golds, str) else golds, completion) for golds, completion in pairs]
 
     def check_golds(self, golds: Sequence[str]) -> list[bool]:
-        """Every gold answer that is not empty is usable."""
+        """Every gold answer that is not empty is usable.
+
+        Raises:
+            UserError: where the rule cannot judge the first of them as an answer to itself: its code is at fault.
+        """
+        if golds:
+            try:
+                _as_grade(self.rule(golds[0], golds[0]))
+            except Exception as error:  # the function may raise anything
+                raise UserError(
+                    f"grader {self.name}: fails on {golds[0][:40]!r} as gold answer and as completion: "
+                    f"{type(error).__name__}: {first_line(error)}"
+                ) from error
         return [bool(gold.strip()) for gold in golds]
 
     def equivalence_classes(self, answers: Sequence[str | None]) -> list[int | None]:
@@ -280,12 +298,18 @@ class RuleGrader:
 
     def _grade_pair(self, gold: str, completion: str) -> Grade:
         try:
-            judged = self.rule(gold, completion)
-            if isinstance(judged, Grade):
-                return judged
-            return Grade(Status.correct if judged else Status.wrong, None)
+            return _as_grade(self.rule(gold, completion))
         except Exception:  # a plugin's function may raise anything
             return Grade(Status.error, None)
+
+
+def _as_grade(judged: object) -> Grade:
+    """What a rule has said. Raises TypeError for anything but a grade, true, false, 1 and 0."""
+    if isinstance(judged, Grade):
+        return judged
+    if isinstance(judged, str) or judged not in (True, False):
+        raise TypeError(f"it gives {judged!r:.40} for an answer, and not True or False")
+    return Grade(Status.correct if judged else Status.wrong, None)
 
 
 def choice(gold: str, completion: str) -> Grade:
@@ -302,4 +326,4 @@ def find_rule(name: str) -> RuleGrader:
     rule = find("graders", name)
     if rule is None:
         raise UserError(f"grader: {name!r} is unknown; register it first")
-    return RuleGrader(rule)
+    return RuleGrader(rule, name)

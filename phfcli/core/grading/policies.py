@@ -97,7 +97,7 @@ def build_grader(name: str, timeout_s: float = 5.0, policy: PolicyName = "phf") 
         policy: of "math"; the other graders have no policies.
     """
     if name == "choice":
-        return RuleGrader(choice)
+        return RuleGrader(choice, "choice")
     if name != "math":
         return find_rule(name)
     builders: dict[PolicyName, Callable[[], Grading]] = {

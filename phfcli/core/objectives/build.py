@@ -2,7 +2,7 @@
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.extensions import find
+from phfcli.core.extensions import conforming, find
 from phfcli.core.objectives.contract import BUILDERS, Needs, Objective
 from phfcli.core.objectives.distillation import Weighted
 from phfcli.core.objectives.policy import Rewarded, build_grpo
@@ -17,7 +17,8 @@ def build_objective(config: TrainConfig) -> Objective:
     """
     build = BUILDERS.get(config.objective) or find("objectives", config.objective)
     assert build is not None  # the settings have been checked
-    objective: Objective = build(config)
+    objective: Objective = conforming("objectives", config.objective, build(config), Objective)
+    conforming("objectives", config.objective, objective.needs, Needs)
     _check_settings(config, objective.needs)
     if config.weights != "uniform":
         objective = Weighted(objective, config.weights)

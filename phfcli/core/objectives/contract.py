@@ -7,7 +7,7 @@ with `builds(NAME)`, that makes it from the settings. Its recipe, recipes/NAME.y
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -136,6 +136,7 @@ class LossTerms:
         return LossTerms(self.terms | other.terms, self.metrics | other.metrics, self.readings or other.readings)
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A loss on a student's pass and, where it needs one, a teacher's."""
 

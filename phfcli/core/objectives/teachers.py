@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from phfcli.core.models.sharding import spread_like, total
 from phfcli.core.types import Problem
 
 
+@runtime_checkable
 class Teacher(Protocol):
     """A model that reads rollouts as the teacher."""
 

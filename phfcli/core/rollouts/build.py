@@ -9,7 +9,7 @@ import torch
 
 from phfcli.core.config import EvalConfig, TrainConfig
 from phfcli.core.errors import FaultError, UserError
-from phfcli.core.extensions import find
+from phfcli.core.extensions import conforming, find
 from phfcli.core.models.device import accelerator, seeing
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.rollouts.engine import Engine, Serving, TrainingEngine
@@ -133,7 +133,7 @@ def _copying_engine(
     serving = Serving(config, length)
     engine: TrainingEngine
     if plugin is not None:
-        engine = plugin(serving)
+        engine = conforming("engines", name, plugin(serving), TrainingEngine)
     else:
         engine = HttpEngine(name, serving) if is_url(name) else VllmEngine(serving, rank=rank, training=True)
     try:

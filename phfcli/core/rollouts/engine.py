@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from phfcli.core.config import ModelSettings
 from phfcli.core.models.language_model import LanguageModel
@@ -26,6 +26,7 @@ class Serving:
     adapter: Path | None = None
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Samples completions."""
 
@@ -46,6 +47,7 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
 class TrainingEngine(Engine, Protocol):
     """An engine that follows a model in training."""
 

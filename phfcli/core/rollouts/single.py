@@ -7,7 +7,7 @@ import torch
 
 from phfcli.core.config import EvalConfig
 from phfcli.core.errors import FaultError, UserError, first_line
-from phfcli.core.extensions import find
+from phfcli.core.extensions import conforming, find
 from phfcli.core.models.device import pick_device
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.loading import load_model
@@ -60,7 +60,7 @@ def single_engine(config: EvalConfig, serving: Serving, warn: Callable[[str], No
     if is_url(config.engine):
         return (ChatEngine if by_chat(config) else HttpEngine)(config.engine, serving)
     if (plugin := find("engines", config.engine)) is not None:
-        engine: Engine = plugin(serving)
+        engine: Engine = conforming("engines", config.engine, plugin(serving), Engine)
         return engine
     automatic = config.engine == "auto" and config.quantization == "none"
     if config.engine == "vllm":

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
-from phfcli.core.extensions import find
+from phfcli.core.extensions import conforming, find
 from phfcli.core.grading import build_grader
 from phfcli.core.models.architecture import check_layers
 from phfcli.core.models.description import depth_of, load_config, rotation_switch, width_of
@@ -227,7 +227,7 @@ def _own_teacher(config: TrainConfig, model: LanguageModel, needs: Needs) -> Tea
     added = find("teachers", config.teacher.kind)
     if added is None:
         return build_own_teacher(model.trainable() if needs.teacher else {}, config.teacher)
-    teacher: Teacher = added(config, model)
+    teacher: Teacher = conforming("teachers", config.teacher.kind, added(config, model), Teacher)
     return teacher
 
 

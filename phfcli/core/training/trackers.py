@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError, markdown_lines
-from phfcli.core.extensions import find
+from phfcli.core.extensions import conforming, find
 from phfcli.core.models.passes import Sample
 from phfcli.core.storage.schemas import ManifestForm, read_form
 
@@ -28,6 +28,7 @@ class TrackedSample(NamedTuple):
     reward: float | None  # None where the objective needs no reward
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Receives the metrics of a run, to show curves. A tracker that has `log_samples` also receives samples."""
 
@@ -119,7 +120,7 @@ def _open(name: str, folder: Path, step: int) -> tuple[Tracker, LogSamples | Non
     """A tracker, built in or a plugin, and its function for samples, if it has one."""
     build = find("trackers", name)
     if build is not None:
-        plugin = build(folder)
+        plugin = conforming("trackers", name, build(folder), Tracker)
         return plugin, plugin.log_samples if isinstance(plugin, SampleTracker) else None
     tracker = _start(name, folder, step)
     if name == "tensorboard":
