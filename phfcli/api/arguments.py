@@ -105,7 +105,8 @@ def _check(call: Callable[..., Any], name: str, value: Any) -> None:
     if not _fits(value, hint):
         given = f"{reprlib.repr(value)}, of type {type(value).__name__}"
         wanted = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-        raise UserError(f"{name}: {call.__name__}() takes {wanted}, and got {given}")
+        listed = f"; in a list: write [{value!r}]" if isinstance(value, str) and _fits([value], hint) else ""
+        raise UserError(f"{name}: {call.__name__}() takes {wanted}, and got {given}{listed}")
 
 
 class _Names(dict[str, Any]):

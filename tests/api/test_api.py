@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,23 @@ def test_an_evaluation_has_frames(scores: phf.Evaluation) -> None:
     assert scores["embedded"] == scores
     with pytest.raises(KeyError):
         scores["aime24"]
+
+
+@pytest.mark.usefixtures("here")
+def test_two_evaluations_at_once_are_served_one_after_the_other() -> None:
+    def score(bench: str) -> float:
+        return phf.evaluate("embedded", bench, n=1, limit=4, engine="transformers", progress=False).average
+
+    benches = ["embedded", "embedded-dev"]
+    with ThreadPoolExecutor(2) as threads:
+        together = list(threads.map(score, benches))
+    alone = [
+        phf.evaluate(
+            "embedded", bench, n=1, limit=4, engine="transformers", progress=False, output_dir=f"{bench}-alone"
+        )
+        for bench in benches
+    ]
+    assert together == [evaluation.average for evaluation in alone]
 
 
 def test_the_run_knows_its_evaluations(run: phf.Run, scores: phf.Evaluation) -> None:

@@ -42,6 +42,11 @@ CALLS: list[tuple[str, Callable[[], object]]] = [
     *[("view", lambda value=value: phf.compare(["x"], view=value)) for value in (5, None)],
     *[("unit", lambda value=value: phf.compare(["x"], unit=value)) for value in (5, ["seeds"])],
     *[("pairs", lambda value=value: Grader(1).grade(value)) for value in (None, 5, "7", [("7",)], [7], [("7", None)])],
+    *[
+        (name, lambda name=name: phf.train(config={name: 10**400}))
+        for name in ("steps", "seed", "optim.lr", "flow.alpha")
+    ],
+    ("in a list: write ['a']", lambda: phf.compare("a")),  # type: ignore[arg-type]
     ("an argument contains itself", lambda: phf.train(config=ITSELF)),
     ("an argument contains itself", lambda: phf.evaluate("embedded", config=ITSELF)),
     ("folder", lambda: phf.Run(5)),  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from trained import (
 )
 
 from phfcli.core.runs.flows import open_flow
-from phfcli.core.runs.folder import step_name
+from phfcli.core.runs.folder import recorded_config, step_name
 from phfcli.core.shipped_files import embedded_problems, objectives
 from phfcli.core.training.trainer import Trainer
 
@@ -167,6 +167,7 @@ def test_the_newest_checkpoints_are_kept(phf: Phf, tmp_path: Path) -> None:
     assert sorted(path.stem for path in (run / "flows").iterdir()) == [step_name(step) for step in (1, 2, 3)]
     assert phf("train", "--resume", "--steps", 4, "--keep", 1, "--output-dir", run, "--quiet").code == 0
     assert checkpoint_steps(run) == [4]
+    assert recorded_config(run).steps == 4  # a further --resume goes as far
 
 
 @pytest.mark.slow

@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
 
 from phfcli.core.errors import nearest
 from phfcli.core.extensions import anchored, known
@@ -24,6 +33,14 @@ class Section(BaseModel):
     """A group of settings: unknown keys are refused, values never change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*")
+    @classmethod
+    def _countable(cls, value: Any) -> Any:
+        """Numbers go into tensors and files, which hold whole ones of 64 bits."""
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError("must be below 2**63")
+        return value
 
 
 _known_engine = known("engines", ENGINES, ", or the http://HOST:PORT of a vLLM server")
@@ -66,7 +83,7 @@ def _weight(given: object) -> object:
         return {int(step): _weight(given[step]) for step in sorted(given, key=int)}
     try:
         number = float(given) if isinstance(given, int | float | str) and not isinstance(given, bool) else None
-    except ValueError:
+    except (ValueError, OverflowError):
         number = None
     if number is None or not math.isfinite(number):
         raise ValueError("must be a number, or a line over steps such as {0: 1.0, 10: 0.0}")

@@ -23,7 +23,7 @@ def examine(model: str | None, processes: int | None, engine: str | None, quick:
         quick: whether to check only what is installed, and one step on each device.
     """
     yield from machine()
-    with tempfile.TemporaryDirectory(prefix="phf-doctor-") as name:
+    with tempfile.TemporaryDirectory(prefix="phf-doctor-", ignore_cleanup_errors=True) as name:
         program = Program(Path(name))
         for device in steps.devices():
             for dtype in steps.WAYS:

@@ -202,6 +202,8 @@ class VllmEngine:
         for code in filter(None, codes):
             how = f"by {signal.Signals(-code).name}, as when memory runs out" if code < 0 else f"with code {code}"
             return f"its process has ended {how}"
+        if "Failed core proc" in str(error):  # without an exit code of the process
+            return "its process has ended while it started, as when memory runs out"
         return first_line(error)
 
     def _load_adapter(self, folder: Path) -> None:

@@ -20,6 +20,7 @@ from phfcli.core.runs.folder import (
     default_folder,
     is_run,
     note_settings,
+    recorded_config,
     saved_config,
     training_alone,
     trust_own_code,
@@ -180,8 +181,11 @@ def start_trainer(start: Start, ranks: Ranks, warn: Warn) -> Trainer:
         trainer.resume(warn, forced, manifest)
         if forced and ranks.main:
             warn(f"forced from step {trainer.step} on: {'; '.join(forced)}")
-        if (forced or trainer.config != start.config) and ranks.main:
-            note_settings(start.folder, trainer.config)
+        if ranks.main and (forced or trainer.step < trainer.config.steps):
+            before = recorded_config(start.folder)
+            config = trainer.config.model_copy(update={"output_dir": before.output_dir})  # the folder may have moved
+            if config != before:
+                note_settings(start.folder, config)
     return trainer
 
 
