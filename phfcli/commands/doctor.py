@@ -53,7 +53,6 @@ def doctor(
         if quick and given is not None:
             raise UserError(f"{option}: --quick leaves this check out; leave one of the two out")
     from phfcli.core.doctor.examine import examine
-    from phfcli.core.storage.child_processes import stopped_as_by_ctrl_c
 
     if model is not None:
         # imported only here: torch then makes a folder in /tmp
@@ -64,7 +63,6 @@ def doctor(
     unwritten = None
     log = log_console(quiet or json_)
     with (
-        stopped_as_by_ctrl_c(),
         closing(examine(model, processes, engine, quick)) as examined,
         log.status("checking the machine") as status,
     ):

@@ -1,7 +1,8 @@
 """Errors at the edge: whatever a command raises becomes an exit code and, where it helps, one line on stderr.
 
-0 done; 1 a fault: the disk, the memory, a lost server or worker; 2 a mistake in the input; 130 stopped by Ctrl-C. Only
-a fault of this program or of a plugin shows its traceback, with the request to report it or the name of the plugin.
+0 done; 1 a fault: the disk, the memory, a lost server or worker; 2 a mistake in the input; 130 stopped by Ctrl-C,
+143 by SIGTERM, 129 by SIGHUP. Only a fault of this program or of a plugin shows its traceback, with the request to
+report it or the name of the plugin.
 """
 
 import errno
@@ -18,6 +19,7 @@ import typer
 
 from phfcli.core.errors import DISK_FAULTS, FaultError, UserError, first_line, masked, printable
 from phfcli.core.extensions import owner
+from phfcli.core.storage.child_processes import stopped_as_by_ctrl_c
 from phfcli.core.version import __version__
 
 _STOPPED = 130  # by Ctrl-C, as a shell reports it
@@ -55,19 +57,21 @@ def run_guarded(command: Callable[[], object]) -> int:
     """Runs a command line; returns its exit code. Every expected error is one line on stderr."""
     _open_closed_streams()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a line whenever a library imports it
-    try:
-        _check_folder()
-        _check_address_space()
-        code = command()
-        sys.stdout.flush()
-    except (typer.Abort, KeyboardInterrupt):
-        code = _STOPPED
-    except BrokenPipeError:
-        return _leave_closed_stdout()
-    except Exception as error:
-        return _report(error)
+    with stopped_as_by_ctrl_c() as came:
+        try:
+            _check_folder()
+            _check_address_space()
+            code = command()
+            sys.stdout.flush()
+        except (typer.Abort, KeyboardInterrupt):
+            code = _STOPPED
+        except BrokenPipeError:
+            return _leave_closed_stdout()
+        except Exception as error:
+            return _report(error)
     if code == _STOPPED and not isinstance(code, Told):  # typer turns Ctrl-C into this code
         _write_line(f"stopped; {_GO_ON}")
+        return 128 + came[0] if came else _STOPPED
     return int(code) if isinstance(code, int) else 0
 
 

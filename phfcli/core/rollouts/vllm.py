@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import InvalidStateError
@@ -13,8 +14,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from threading import Thread
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -105,7 +105,7 @@ class VllmEngine:
         try:
             with self._own_faults(), logging_to(self._log, deaf=training):
                 self._engine = _start(options)
-            Thread(target=_end_waiting, args=(self._engine.engine_core,), daemon=True).start()
+            threading.Thread(target=_end_waiting, args=(self._engine.engine_core,), daemon=True).start()
             self._window = _QUEUE * self._engine.vllm_config.scheduler_config.max_num_seqs
             if serving.adapter is not None:
                 with self._own_faults():
@@ -274,7 +274,7 @@ def _start(options: dict[str, Any]) -> "LLMEngine":
     give_back_memory()  # of what has trained before in this process
     try:
         # the usage context decides some defaults: take those of vLLM's offline class
-        with _without_script():
+        with _without_script(), _heeding_interrupts():
             return LLMEngine.from_engine_args(EngineArgs(**options), usage_context=UsageContext.LLM_CLASS)
     except ValueError as error:  # pydantic's errors are ValueErrors
         raise UserError(f"engine: vllm refuses {options['model']}: {first_line(error)}") from None
@@ -290,6 +290,37 @@ def _end_waiting(core: Any) -> None:
     for answer in list(core.utility_results.values()):
         with suppress(InvalidStateError):
             answer.set_exception(EngineDeadError())
+
+
+class _Interrupted(BaseException):
+    """A KeyboardInterrupt under another name."""
+
+
+@contextmanager
+def _heeding_interrupts() -> Iterator[None]:
+    """Within it an interrupt ends the start of vLLM, which swallows a KeyboardInterrupt and then waits for minutes."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        handler = handlers[signal.Signals(number)]
+        assert callable(handler)
+        try:
+            handler(number, frame)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+
+    ours = [number for number, handler in handlers.items() if callable(handler)]
+    if threading.current_thread() is not threading.main_thread():  # only the main one may set handlers
+        ours = []
+    for number in ours:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    except _Interrupted:
+        raise KeyboardInterrupt from None
+    finally:
+        for number in ours:
+            signal.signal(number, handlers[number])
 
 
 @contextmanager

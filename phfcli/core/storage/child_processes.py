@@ -122,20 +122,28 @@ def logging_to(path: Path, deaf: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stopped_as_by_ctrl_c() -> Iterator[None]:
-    """Within it SIGTERM and SIGHUP raise KeyboardInterrupt like Ctrl-C, once: the clean-up is not interrupted again."""
+def stopped_as_by_ctrl_c() -> Iterator[list[int]]:
+    """Within it SIGTERM and SIGHUP raise KeyboardInterrupt like Ctrl-C, once: the clean-up is not interrupted again.
+
+    Yields a list that takes the number of the signal that came. Only the main thread can be stopped this way.
+    """
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     handled = [number for number, handler in before.items() if handler != signal.SIG_IGN]  # nohup has SIGHUP ignored
 
-    def stop(_number: int, _frame: object) -> None:
-        for number in handled:
-            signal.signal(number, signal.SIG_IGN)
+    def stop(number: int, _frame: object) -> None:
+        came.append(number)
+        for each in handled:
+            signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     for number in handled:
         signal.signal(number, stop)
     try:
-        yield
+        yield came
     finally:
         for number in handled:
             signal.signal(number, before[number])

@@ -17,7 +17,7 @@ import yaml
 from phfcli.core.config import EvalConfig
 from phfcli.core.errors import UserError, reached
 from phfcli.core.settings import Source, Tree, resolve, resolve_train
-from phfcli.core.storage.child_processes import phf_command, stopped_as_by_ctrl_c
+from phfcli.core.storage.child_processes import phf_command
 from phfcli.core.storage.files import appending, as_json, check_file, check_folder, write_data
 from phfcli.core.storage.schemas import StepForm, read_forms
 from phfcli.core.studies.record import changed_inputs, finished, read_record, write_record
@@ -219,9 +219,8 @@ class Schedule:
         if left and not self._force and (changed := changed_inputs(made)):
             fix = "move the records and the runs, or set force: the page then tells the starting points apart"
             raise UserError(f"{changed[0]}; {fix}")
-        with stopped_as_by_ctrl_c():
-            self._execute(self.part.searches(self.study))
-            self._execute([run for run in known_runs(self.study) if self.part.has(run)])
+        self._execute(self.part.searches(self.study))
+        self._execute([run for run in known_runs(self.study) if self.part.has(run)])
 
     def _execute(self, runs: Sequence[StudyRun]) -> None:
         todo = [run for run in runs if not finished(run)]

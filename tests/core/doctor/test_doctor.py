@@ -183,7 +183,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) 
         assert len(_left(temporary)) >= 2  # the doctor and what it has started
         doctor.send_signal(number)
         _out, err = doctor.communicate(timeout=60)
-    assert doctor.returncode == 130
+    assert doctor.returncode == 128 + number
     assert err.decode().splitlines()[-1].startswith("phf: stopped")
     assert _left(temporary) == []
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["doctor.json", "tmp"]

@@ -2,12 +2,17 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from families import build, family
+from heeded_signals import heed_signals
 from vllm_server import NEEDS_VLLM
 
 from phfcli.core.config import EvalConfig, ModelSettings
@@ -41,6 +46,24 @@ def test_an_engine_that_is_killed_ends_the_wait_with_a_line(capfd: pytest.Captur
     assert len(drawn) < len(requests)
     engine.close()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_vllm_starts_ends_it_at_once(tmp_path: Path, number: signal.Signals) -> None:
+    """A terminal and a scheduler send it to every process of the job; vLLM swallows a KeyboardInterrupt there."""
+    command = [sys.executable, "-m", "phfcli", "eval", "embedded", "--engine", "vllm", "--output-dir", str(tmp_path)]
+    began = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_signals
+    )
+    while not psutil.Process(began.pid).children():
+        time.sleep(0.1)
+    time.sleep(2)
+    os.killpg(began.pid, number)
+    _, err = began.communicate(timeout=60)
+    assert began.returncode == 128 + number
+    assert err.splitlines()[-1].startswith("phf: stopped; ")
+    assert "Traceback" not in err
 
 
 @pytest.fixture
