@@ -176,13 +176,39 @@ def test_two_machines_train_together_and_stop_together(phf: Phf, tmp_path: Path)
     assert same_but_for_rounding(first, other)
 
 
-def _two_agents(*arguments: str) -> list["subprocess.Popen[str]"]:
-    """torchrun as it is started on each of two machines; here both are this one."""
+@pytest.mark.slow
+def test_a_rank_whose_launcher_does_not_end_it_says_that_it_is_alone(tmp_path: Path) -> None:
+    """As under a scheduler that starts each rank by itself."""
+    run, place = tmp_path / "run", {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port())}
+    command = [sys.executable, "-m", "phfcli", "train", "--steps", "200", *SMALL, "--checkpoint-every", "1"]
+    command += ["--output-dir", str(run)]
+    ranks = [
+        subprocess.Popen(
+            command, env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True
+        )
+        for rank in "01"
+    ]
+    wait_for_step(ranks[0], run, 2)
+    ranks[1].kill()
+    _, err = ranks[0].communicate(timeout=60)
+    assert ranks[0].returncode == 1
+    assert err.startswith("phf: another process of the run is gone (")
+    assert err.endswith("); checkpoints are intact\n")
+    ranks[1].communicate()
+    assert checkpoint_steps(run)
+
+
+def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+        port: int = free.getsockname()[1]
+    return port
+
+
+def _two_agents(*arguments: str) -> list["subprocess.Popen[str]"]:
+    """torchrun as it is started on each of two machines; here both are this one."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", "test"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{_free_port()}", "--rdzv-id", "test"]
     command += ["--local-addr", "localhost", "-m", "phfcli", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
