@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,21 +181,17 @@ def test_two_machines_train_together_and_stop_together(phf: Phf, tmp_path: Path)
 def test_a_rank_whose_launcher_does_not_end_it_says_that_it_is_alone(tmp_path: Path) -> None:
     """As under a scheduler that starts each rank by itself."""
     run, place = tmp_path / "run", {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port())}
-    command = [sys.executable, "-m", "phfcli", "train", "--steps", "200", *SMALL, "--checkpoint-every", "1"]
-    command += ["--output-dir", str(run)]
-    ranks = [
-        subprocess.Popen(
-            command, env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True
-        )
-        for rank in "01"
-    ]
-    wait_for_step(ranks[0], run, 2)
-    ranks[1].kill()
-    _, err = ranks[0].communicate(timeout=60)
-    assert ranks[0].returncode == 1
-    assert err.startswith("phf: another process of the run is gone (")
-    assert err.endswith("); checkpoints are intact\n")
-    ranks[1].communicate()
+    command = [sys.executable, "-m", "phfcli", "train", "--steps", "200", *PLAIN, "--checkpoint-every", "1"]
+    own = [os.environ | place | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    begin = partial(subprocess.Popen, [*command, "--output-dir", str(run)], stderr=subprocess.PIPE, text=True)
+    with begin(env=own[0]) as main, begin(env=own[1]) as other:
+        wait_for_step(main, run, 2)
+        other.kill()
+        _, err = main.communicate(timeout=60)
+    assert main.returncode == 1
+    assert err == (
+        "phf: another process of the run is gone; checkpoints are intact, and a resumed run goes on from the last one\n"
+    )
     assert checkpoint_steps(run)
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from phfcli.core.errors import FaultError, UserError, first_line
+from phfcli.core.errors import FaultError, UserError
 from phfcli.core.models.device import pick_device, seeing, visible_devices
 
 _JOB = "phf-train"
@@ -237,4 +237,6 @@ def in_contact() -> Iterator[None]:
         time.sleep(_TO_BE_ENDED_S)
         if launched_here():
             raise SystemExit(1) from error
-        raise FaultError(f"another process of the run is gone ({first_line(error)}); checkpoints are intact") from error
+        raise FaultError(
+            "another process of the run is gone; checkpoints are intact, and a resumed run goes on from the last one"
+        ) from error
