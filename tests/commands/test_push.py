@@ -14,8 +14,10 @@ import yaml
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 
+from phfcli.core.analysis.publish import _gather
 from phfcli.core.config import TrainConfig
 from phfcli.core.runs.model_card import model_card
+from phfcli.core.runs.targets import find_target
 from phfcli.core.settings import resolve_train, set_sources
 from phfcli.core.shipped_files import embedded_model
 
@@ -35,6 +37,19 @@ def test_the_files_are_those_that_others_need(phf: Phf, run: Path) -> None:
     assert {"README.md", "adapter_config.json", "adapter_model.safetensors", "phf-config.yaml"} <= files.keys()
     assert not {"optimizer.safetensors", "teacher.safetensors", "trainer.json"} & files.keys()
     assert "would go to me/model" in phf("push", run, "me/model", "--dry-run").out
+
+
+def test_what_goes_to_the_hub_names_no_path_of_this_machine(run: Path, tmp_path: Path) -> None:
+    target = find_target(str(run))
+    assert target.run is not None
+    assert target.step is not None
+    folder = tmp_path / "sent"
+    folder.mkdir()
+    _gather(target, target.run, target.step, "me/model", folder)
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "embedded"
+    texts = [path.read_text() for path in folder.iterdir() if path.suffix in (".json", ".yaml", ".md")]
+    assert len(texts) >= 4
+    assert not [text for text in texts if str(tmp_path) in text or str(embedded_model()) in text]
 
 
 def test_each_checkpoint_has_a_card(run: Path) -> None:
@@ -142,7 +157,7 @@ def test_an_upload_brings_every_file_as_it_is(hub: HubServer, run: Path) -> None
     assert done.stderr == ""
     assert json.loads(done.stdout)["sent"] is True
     checkpoint = run / "checkpoints" / "step-000001"
-    for name in ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json"):
+    for name in ("adapter_model.safetensors", "tokenizer.json"):
         assert hub.files[name] == (checkpoint / name).read_bytes()
     assert hub.files["phf-config.yaml"] == (run / "config.yaml").read_bytes()
     assert b"# embedded, phf, step 1" in hub.files["README.md"]

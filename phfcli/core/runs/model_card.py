@@ -58,7 +58,7 @@ def model_card(
 
 # {printable(Path(config.model).name)}, {objective}, step {step}
 
-{kind} `{_public(config.model)}`, trained on `{_public(config.data)}` with the objective
+{kind} `{printable(public(config.model))}`, trained on `{printable(public(config.data))}` with the objective
 `{objective}` by phf {__version__}. The method: {_PAPER}.
 
 ## Scores
@@ -67,7 +67,7 @@ def model_card(
 
 ## Loading it
 
-{_loading(_public(config.model), repo, adapter)}
+{_loading(printable(public(config.model)), repo, adapter)}
 
 ## Intended use
 
@@ -140,7 +140,7 @@ def _settings(config: TrainConfig) -> str:
     """A YAML line for each setting that is not the default; a comment names the recipe that sets it."""
     defaults, recipe = leaves(TrainConfig().model_dump(mode="json")), recipe_leaves(config.model, config.objective)
     lines = []
-    for key, value in leaves(config.model_dump(mode="json")).items():
+    for key, value in leaves(public(config.model_dump(mode="json"))).items():
         if value != defaults.get(key):
             recipe_value, source = recipe.get(key, (None, ""))
             text = f"{key}: {as_yaml(value)}"
@@ -164,9 +164,13 @@ def _licence(model: str) -> str | None:
     return licence if isinstance(licence, str) and re.fullmatch(r"[\w.+-]+", licence) else None
 
 
-def _public(name: str) -> str:
-    """A hub id, or the name of a folder or file without the path to it on this machine."""
-    return printable(Path(name).name if Path(name).is_absolute() else name)
+def public(value: Any) -> Any:
+    """Settings, or one of them, for others to read: of a file or folder only its name, without the path to it here."""
+    if isinstance(value, Mapping):
+        return {key: public(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [public(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _hub_id(name: str) -> str | None:

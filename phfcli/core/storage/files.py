@@ -105,8 +105,10 @@ def replacing(path: Path) -> Iterator[Path]:
     with naming_disk_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o666))
+        mode = temporary.stat().st_mode
         try:
             yield temporary
+            temporary.chmod(mode)  # safetensors puts a file in its place that nobody else may read
             _sync(temporary)
             temporary.replace(path)
             _sync(path.parent)
@@ -299,7 +301,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         try:
             yield temporary
+            mode = temporary.stat().st_mode & 0o666  # what the umask leaves; see `replacing`
             for file in temporary.rglob("*"):
+                if file.is_file():
+                    file.chmod(mode)
                 _sync(file)
             shutil.rmtree(path, ignore_errors=True)
             temporary.rename(path)

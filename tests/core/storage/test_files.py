@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from phfcli.core.errors import FaultError, UserError
 from phfcli.core.storage.files import (
@@ -27,6 +29,7 @@ from phfcli.core.storage.files import (
     writing_alone,
 )
 from phfcli.core.storage.seals import append_sealed, write_sealed
+from phfcli.core.storage.tensors import write_tensors
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -38,6 +41,19 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk full"):
         half_written()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
+    """safetensors makes files that only their owner can read."""
+    before = os.umask(0o027)
+    try:
+        write_tensors(tmp_path / "alone.safetensors", {"x": torch.zeros(2)})
+        with new_folder(tmp_path / "folder") as folder:
+            save_file({"x": torch.zeros(2)}, folder / "inner.safetensors")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "alone.safetensors", tmp_path / "folder" / "inner.safetensors"):
+        assert path.stat().st_mode & 0o777 == 0o640
 
 
 def test_a_failed_folder_leaves_the_one_before(tmp_path: Path) -> None:
