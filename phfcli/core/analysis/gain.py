@@ -15,6 +15,8 @@ from phfcli.core.grading.answers import read_if_short
 
 Figure = PairedDifference | SeedDifference
 _COUNTS = ("distinct answers", "tokens")  # figures that are counts, not shares
+# the smallest changes that get a name, however narrow their interval: of a share of problems, and of a length
+LEAST_SHARE, LEAST_LENGTH = 0.01, 0.05
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,14 @@ def gain_findings(a: Method, b: Method, bench: str, average: MethodDifference) -
     greedy = measure(a, b, [bench], _greedy, average.unit).result if all(r.greedy for r in results) else None
     tokens = measure(a, b, [bench], _tokens, average.unit, most=None).result
     more_certain = _more_certain(average.result, passed, distinct, n) if n > 1 else []
-    return [*_sharpening(average.result, greedy), *_solved(passed, n), *more_certain, *_length(tokens)]
+    drawn = [sample.tokens for result in a.of(bench) for samples in result.samples.values() for sample in samples]
+    length = _length(tokens, sum(drawn) / len(drawn))
+    return [*_sharpening(average.result, greedy), *_solved(passed, n), *more_certain, *length]
 
 
 def forgotten(gained: Figure, elsewhere: Mapping[str, Figure]) -> list[GainFinding]:
     """Names the benchmarks on which the score fell, if it rose on this one."""
-    if not _above(gained):
+    if not _above(gained) or gained.difference < LEAST_SHARE:
         return []
     lost = {bench: _figures(result) for bench, result in elsewhere.items() if _below(result)}
     rule = "the interval of the Average lies above 0 here, and below 0 there"
@@ -60,6 +64,8 @@ def forgotten(gained: Figure, elsewhere: Mapping[str, Figure]) -> list[GainFindi
 def _solved(passed: Figure, n: int) -> list[GainFinding]:
     """Whether more or fewer problems are solved by at least one of n samples (pass@n)."""
     figures = {f"pass@{n}": _figures(passed)}
+    if abs(passed.difference) < LEAST_SHARE:
+        return []
     if _above(passed):
         return [GainFinding("more problems solved", f"the interval of pass@{n} lies above 0", figures)]
     if _below(passed):
@@ -69,7 +75,7 @@ def _solved(passed: Figure, n: int) -> list[GainFinding]:
 
 def _sharpening(average: Figure, greedy: Figure | None) -> list[GainFinding]:
     """Whether samples became better and greedy completions did not: likely tokens became likelier, right or not."""
-    if greedy is None or not _above(average) or greedy.difference > 0:
+    if greedy is None or not _above(average) or average.difference < LEAST_SHARE or greedy.difference > 0:
         return []
     figures = {"Average": _figures(average), "greedy": _figures(greedy)}
     return [GainFinding("sharpening, no gain", "the Average's interval lies above 0, and greedy did not rise", figures)]
@@ -83,11 +89,14 @@ def _more_certain(average: Figure, passed: Figure, distinct: Figure, n: int) -> 
     return [GainFinding("surer of what was known", rule, {name: _figures(figure) for name, figure in figures.items()})]
 
 
-def _length(tokens: Figure) -> list[GainFinding]:
-    if not (_above(tokens) or _below(tokens)):
+def _length(tokens: Figure, before: float) -> list[GainFinding]:
+    """before: mean tokens of the method that the difference is from."""
+    least = LEAST_LENGTH * before
+    if not (_above(tokens) or _below(tokens)) or abs(tokens.difference) < least:
         return []
     name, side = ("longer", "above") if tokens.difference > 0 else ("shorter", "below")
-    return [GainFinding(name, f"the interval of the mean tokens lies {side} 0", {"tokens": _figures(tokens)})]
+    rule = f"the interval of the mean tokens lies {side} 0, and they differ by {least:.1f} or more, 5% of {before:.0f}"
+    return [GainFinding(name, rule, {"tokens": _figures(tokens)})]
 
 
 def _passed(result: SavedEvaluation, n: int) -> Scores:

@@ -119,6 +119,16 @@ def test_surer_of_what_was_known_and_shorter(tmp_path: Path) -> None:
     assert "tokens -10.0, -10.0 to -10.0" in pair.gain[1].sentence
 
 
+@pytest.mark.parametrize(("tokens", "named"), [(39, []), (38, ["shorter"]), (42, ["longer"]), (41, [])])
+def test_a_change_that_is_too_small_to_matter_has_no_name(tmp_path: Path, tokens: int, named: list[str]) -> None:
+    """Of 40 tokens 5% are 2, whatever narrow interval shows less."""
+    for name, length in (("a", 40), ("b", tokens)):
+        evaluation(tmp_path / name, every(10, [1, 0]), tokens=length)
+    pair = pair_of([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert kinds(pair) == named
+    assert all("by 2.0 or more, 5% of 40" in finding.rule for finding in pair.gain)
+
+
 @pytest.mark.parametrize(("greedy", "named"), [([1, 0], True), ([0, 0], True), ([1, 1], False)])
 def test_a_rise_of_the_average_alone_is_sharpening(tmp_path: Path, greedy: list[int], named: bool) -> None:
     """Of ten problems half of all samples are right, then all; five greedy completions, then five, none or ten."""
