@@ -86,9 +86,11 @@ def _show(out: "Console", file: Path, graded: "Regrading") -> None:
     print_table(out, title, ("policy", "score", *(name.replace("_", " ") for name in _COUNTED)), rows)
     for note in graded.notes:
         say(out, f"note       {printable(note)}")
-    pairs = [(f"{b} - {a}", points(moved), str(count)) for a, b, moved, count in graded.disagreements()]
+    pairs = [(f"{b} - {a}", points(moved), str(count)) for a, b, moved, count in graded.disagreements() if count]
     if pairs:
-        print_table(out, "two by two", ("pair", "points", "samples on which they differ"), pairs)
+        print_table(out, "policies that differ", ("pair", "points", "samples on which they differ"), pairs)
+    elif len(graded.rows) > 1:
+        say(out, "no two of these policies differ on a sample")
     differing = graded.differing()
     for sample in differing[:_SHOWN]:
         judged = [

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from phfcli.core.errors import masked, printable
+from phfcli.core.errors import are_numbers, masked, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,9 +74,10 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
     from rich.table import Table
 
     table = Table(title=escape(printable(title)), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, (column, cell) in enumerate(zip(columns, rows[0], strict=True)):
-        width = max(_width(text) for text in (column, *(row[place] for row in rows)))
-        side: Any = "right" if cell[:1] in "+-0123456789" else "left"
+    for place, column in enumerate(columns):
+        cells = [row[place] for row in rows]
+        width = max(_width(text) for text in (column, *cells))
+        side: Any = "right" if are_numbers(cells) else "left"
         table.add_column(escape(printable(column)), justify=side, no_wrap=True, min_width=width)
     for row in rows:
         table.add_row(*(escape(printable(cell)) for cell in row))

@@ -10,7 +10,7 @@ from phfcli.core.analysis.compare import SUITE, Comparison, Pair
 from phfcli.core.analysis.diagnose import LayerReport
 from phfcli.core.analysis.differences import PairedDifference, SeedDifference
 from phfcli.core.analysis.methods import Method
-from phfcli.core.errors import interval, markdown_cell, markdown_lines, percent, points, with_error
+from phfcli.core.errors import are_numbers, interval, markdown_cell, markdown_lines, percent, points, with_error
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
 from phfcli.core.names import ViewName
 from phfcli.core.storage.files import write_text
@@ -56,19 +56,16 @@ def as_latex(table: ResultTable, label: str = "tab:results", ranked: bool = Fals
     """
     import pandas as pd
 
-    first = table.rows[0] if table.rows else [""] * len(table.columns)
     cells = pd.DataFrame([list(row) for row in table.rows], columns=range(len(table.columns)), dtype=str)
     bold = _best(cells, table.columns[0] == "model") if ranked else cells != cells
     written = [
         [_latex_score(cell, best) for cell, best in zip(row, marks, strict=True)]
         for row, marks in zip(cells.to_numpy(), bold.to_numpy(), strict=True)
     ]
-    return pd.DataFrame(
-        written, columns=[_latex_cell(name) for name in table.columns]
-    ).to_latex(
+    return pd.DataFrame(written, columns=[_latex_cell(name) for name in table.columns]).to_latex(
         index=False,
         escape=False,  # pandas would leave ±, and brackets that LaTeX takes as options
-        column_format="".join("r" if cell[:1] in set("+-0123456789") else "l" for cell in first),
+        column_format="".join("r" if are_numbers(cells[place]) else "l" for place in cells),
         caption=_latex_cell(table.title),
         label=label,
     )
