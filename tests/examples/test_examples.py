@@ -18,6 +18,7 @@ from phfcli.core.types import Request, Sampling
 
 FOLDER = Path(__file__).parents[2] / "examples"
 MOST_LINES = 40
+USES = ("reproduce_paper", "own_problems", "evaluate_only", "hidden_states")  # what people come for: in 20 lines
 Run = Callable[..., str]
 
 
@@ -40,7 +41,31 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_an_example_is_short(path: Path) -> None:
     if path.stem == "trl_phf":
         pytest.skip("it is a trainer of its own, with the settings of another library")
-    assert len(path.read_text().splitlines()) <= MOST_LINES
+    assert len(path.read_text().splitlines()) <= (20 if path.stem in USES else MOST_LINES)
+
+
+@pytest.mark.slow
+def test_the_table_of_the_paper_is_made_for_a_small_model(run: Run) -> None:
+    assert "phf - opsd" in run("reproduce_paper.py", "embedded", "embedded-dev", "2")
+
+
+@pytest.mark.slow
+def test_own_problems_are_trained_and_evaluated_on(run: Run, tmp_path: Path) -> None:
+    assert "trained - base" in run("own_problems.py", "embedded", "2")
+    assert len([*tmp_path.glob("runs/data/*.jsonl")]) == 2
+
+
+def test_an_evaluation_shows_its_wrong_answers(run: Run) -> None:
+    shown = run("evaluate_only.py")
+    assert "Evaluation(embedded, n 4" in shown
+    assert "gold answer" in shown
+
+
+def test_hidden_states_are_read_and_drawn(run: Run, evaluated_run: Path, tmp_path: Path) -> None:
+    energies = json.loads(run("hidden_states.py", str(evaluated_run)).partition("layer: ")[2])
+    assert len(energies) == 4
+    assert min(energies) > 0
+    assert (tmp_path / "layers.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
