@@ -19,7 +19,7 @@ from phfcli.commands.options import (
     file_option,
     settings_given,
 )
-from phfcli.commands.output import log_console, print_json, print_table, quiet_libraries, result_console, say
+from phfcli.commands.output import log_console, print_result, print_table, quiet_libraries, result_console, say
 from phfcli.core.errors import UserError, percent
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def fit(
 
         draw_bridge(report, plot)
     if json_:
-        print_json({"bridge": str(output), **asdict(report)})
+        print_result({"bridge": str(output), **asdict(report)})
         return
     out = result_console()
     _show(out, report)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from phfcli.commands.options import AsJson, Configs, Data, Quiet, Sets, file_option, settings_given
-from phfcli.commands.output import log_console, print_json, quiet_libraries, result_console, say
+from phfcli.commands.output import log_console, print_result, quiet_libraries, result_console, say
 
 
 def collect(
@@ -48,6 +48,6 @@ def collect(
     write_flow(output, flow)
     if json_:
         result = {"flow": str(output), "step": flow.step, "rollouts": len(flow.rollouts), "layers": len(flow.layers)}
-        print_json(result | {"origin": collection.origin, "teacher": collection.teacher_kind})
+        print_result(result | {"origin": collection.origin, "teacher": collection.teacher_kind})
     else:
         say(result_console(), f"flow       {output}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phfcli.commands.options import AsJson, Csv, Plot, Quiet, completing, file_option, names_of
-from phfcli.commands.output import print_json, print_table, result_console, say, warn
+from phfcli.commands.output import print_result, print_table, result_console, say, warn
 from phfcli.core.errors import UserError, one_of, printable
 from phfcli.core.names import UNITS, VIEWS
 
@@ -113,7 +113,7 @@ def compare(
         warn(note)
     if json_:
         added = {"view": {"name": view_name, "records": shown.records}, "gates": [asdict(gate) for gate in asked]}
-        print_json(comparison.as_json() | added)
+        print_result(comparison.as_json() | added)
         raise typer.Exit(_NOT_MET if failed else 0)
     out = result_console()
     for table in shown.tables:

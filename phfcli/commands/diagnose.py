@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phfcli.commands.options import AsJson, Csv, Plot, Quiet
-from phfcli.commands.output import print_json, print_table, result_console, say
+from phfcli.commands.output import print_result, print_table, result_console, say
 from phfcli.core.errors import UserError, one_of, percent, printable
 from phfcli.core.names import ENERGIES, EnergyName
 
@@ -79,7 +79,7 @@ def diagnose(
 
         write_records(csv, layer_records(reports))
     if json_:
-        print_json(reports[-1].as_json() | {"steps": [report.as_json() for report in reports]})
+        print_result(reports[-1].as_json() | {"steps": [report.as_json() for report in reports]})
         return
     out = result_console()
     for run in by_run(reports):

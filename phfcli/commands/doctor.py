@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phfcli.commands.options import AsJson, Quiet, file_option
-from phfcli.commands.output import broken, log_console, print_json, result_console, say, warn
+from phfcli.commands.output import broken, log_console, print_result, result_console, say, warn
 from phfcli.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def doctor(
                 _show(finding)
     result = _report(findings)
     if json_:
-        print_json(result)
+        print_result(result)
     elif unwritten is None:
         say(result_console(), f"{'report':<{_PART}} {output}")
     if unwritten is not None:

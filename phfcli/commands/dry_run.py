@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from phfcli.commands.output import GLUE, print_json, print_table, quiet_libraries, result_console, say, warn
+from phfcli.commands.output import GLUE, print_result, print_table, quiet_libraries, result_console, say, warn
 from phfcli.core.errors import as_yaml
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def show_plan(
     out = result_console()
     plan = plan_run(settings, processes, tokens_per_s)
     if json_:
-        print_json({"settings": settings.model_dump(mode="json"), **plan.as_json()})
+        print_result({"settings": settings.model_dump(mode="json"), **plan.as_json()})
         return
     show_settings(out, settings, origin, _unread(settings, plan.sections))
     for who, prompt in plan.prompts.items():
@@ -136,7 +136,7 @@ def show_evaluation_plan(
     quiet_libraries()
     plan = plan_evaluation(settings, tokens_per_s)
     if json_:
-        print_json({"settings": settings.model_dump(mode="json"), **plan})
+        print_result({"settings": settings.model_dump(mode="json"), **plan})
         return
     out = result_console()
     show_settings(out, settings, origin)

@@ -27,7 +27,7 @@ from phfcli.commands.options import (
 from phfcli.commands.output import (
     GLUE,
     log_console,
-    print_json,
+    print_result,
     print_table,
     quiet_libraries,
     result_console,
@@ -156,7 +156,7 @@ def evaluate(
         for note in notes_of(summary):
             warn(note)
     if json_:
-        print_json({"target": target, "benches": summaries})
+        print_result({"target": target, "benches": summaries})
     else:
         out = result_console()
         show_summaries(out, summaries)
@@ -177,7 +177,7 @@ def _list_benchmarks(json_: bool) -> None:
             name: {k: v for k, v in asdict(source).items() if k not in ("gold", "choices")}
             for name, source in HUB.items()
         }
-        print_json({"embedded": list(EMBEDDED_SPLITS), "hub": hub, "suites": SUITES, "added": added})
+        print_result({"embedded": list(EMBEDDED_SPLITS), "hub": hub, "suites": SUITES, "added": added})
         return
     rows = [(name, "embedded", "", "problem, answer", "") for name in EMBEDDED_SPLITS]
     for name, source in HUB.items():

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from phfcli.commands.options import AsJson, Base, Quiet
-from phfcli.commands.output import log_console, print_json, print_table, quiet_libraries, result_console, say
+from phfcli.commands.output import log_console, print_result, print_table, quiet_libraries, result_console, say
 
 
 def export(
@@ -32,7 +32,7 @@ def export(
     say(log_console(quiet), f"merging {target}")
     dtype = str(export_merged(target, merged, base)).removeprefix("torch.")
     if json_:
-        print_json({"target": target, "folder": str(merged), "dtype": dtype})
+        print_result({"target": target, "folder": str(merged), "dtype": dtype})
     else:
         say(result_console(), f"model      {merged} ({dtype})")
 
@@ -66,7 +66,9 @@ def push(
         disable_progress_bars()
     pushed = core(target, repo, private, dry_run)
     if json_:
-        print_json({"repo": repo, "sent": not dry_run, "files": pushed.files, "left": pushed.left, "card": pushed.card})
+        print_result(
+            {"repo": repo, "sent": not dry_run, "files": pushed.files, "left": pushed.left, "card": pushed.card}
+        )
     elif not quiet:
         out = result_console()
         rows = [(name, f"{size:,}") for name, size in pushed.files.items()]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phfcli.commands.options import AsJson, Configs, Quiet, Sets, file_option, names_of, settings_given
-from phfcli.commands.output import print_json, print_table, result_console, say
+from phfcli.commands.output import print_result, print_table, result_console, say
 from phfcli.core.errors import UserError, one_of, points, printable, with_error
 from phfcli.core.names import POLICIES
 
@@ -68,7 +68,7 @@ def grade(
     if output is not None:
         write_data(output, json_lines(graded.differing()))
     if json_:
-        print_json({"file": str(file), **graded.as_json()})
+        print_result({"file": str(file), **graded.as_json()})
         return
     out = result_console()
     _show(out, file, graded)

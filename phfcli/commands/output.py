@@ -6,7 +6,7 @@ import re
 import sys
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from phfcli.core.errors import are_numbers, masked, printable
@@ -132,6 +132,14 @@ def warn(message: str, live: "Console | None" = None) -> None:
     out = log_console(quiet=False) if live is None or live.quiet else live
     text = broken(out, f"warning: {message}").removeprefix("warning:")
     out.print(f"[yellow]warning:[/]{escape(text)}", soft_wrap=True)
+
+
+JSON_VERSION = 1  # of what --json prints; docs/json.md says when it rises
+
+
+def print_result(value: Mapping[str, Any]) -> None:
+    """The result of a command for programs; docs/json.md names the keys of each."""
+    print_json({"version": JSON_VERSION, **value})
 
 
 def print_json(value: Any) -> None:

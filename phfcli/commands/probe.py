@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from phfcli.commands.options import AsJson, Configs, Data, Quiet, Seed, Sets, file_option, settings_given
-from phfcli.commands.output import log_console, print_json, print_table, quiet_libraries, result_console, say, warn
+from phfcli.commands.output import log_console, print_result, print_table, quiet_libraries, result_console, say, warn
 from phfcli.core.names import CONTEXTS
 
 
@@ -63,7 +63,7 @@ def probe(
 
         write_probe(output, report)
     if json_:
-        print_json(report.as_json())
+        print_result(report.as_json())
         return
     from phfcli.core.reporting.probe_page import context_table
 

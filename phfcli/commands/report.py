@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from phfcli.commands.options import AsJson, Quiet, file_option
-from phfcli.commands.output import print_json, result_console, say
+from phfcli.commands.output import print_result, result_console, say
 
 
 def report(
@@ -32,7 +32,7 @@ def report(
 
     write_report(output, runs, title, unequal)
     if json_:
-        print_json({"report": str(output), "bytes": output.stat().st_size})
+        print_result({"report": str(output), "bytes": output.stat().st_size})
     elif not quiet:
         size = output.stat().st_size / 2**20
         say(result_console(), f"report     {output} ({size:.1f} MiB)")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phfcli.commands.options import AsJson, Quiet
-from phfcli.commands.output import print_json, print_table, quiet_libraries, result_console, say
+from phfcli.commands.output import print_json, print_result, print_table, quiet_libraries, result_console, say
 from phfcli.core.errors import UserError, percent, printable
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _clean(folder: Path, yes: bool, json_: bool) -> None:
     if yes:
         remove_all(found)
     if json_:
-        print_json({"removed": yes, "folders": [str(path) for path in found]})
+        print_result({"removed": yes, "folders": [str(path) for path in found]})
         return
     out = result_console()
     for path in found:
@@ -145,7 +145,7 @@ def verify(
     findings = verify_run(run, full)
     bad = [finding for finding in findings if finding.state not in ("ok", "in use")]
     if json_:
-        print_json({"run": str(run), "ok": not bad, "findings": [asdict(finding) for finding in findings]})
+        print_result({"run": str(run), "ok": not bad, "findings": [asdict(finding) for finding in findings]})
     elif bad or not quiet:
         out = result_console()
         print_table(out, str(run), ("part", "state"), [(finding.part, finding.state) for finding in findings])

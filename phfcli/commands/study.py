@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phfcli.commands.options import OUTPUT, AsJson, Quiet, names_of
-from phfcli.commands.output import log_console, print_json, quiet_libraries, result_console, say, warn
+from phfcli.commands.output import log_console, print_result, quiet_libraries, result_console, say, warn
 from phfcli.core.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def study(
         failed = run_watched(plan, part, file, jobs, log_console(quiet), force)
     page = write_report(plan, file)
     if json_:
-        print_json({"page": str(page), "figures": str(page.with_suffix(".json")), "failed": failed})
+        print_result({"page": str(page), "figures": str(page.with_suffix(".json")), "failed": failed})
     else:
         out = result_console()
         say(out, f"page       {page}")
@@ -103,7 +103,7 @@ def check_names(plan: "Study", only: str) -> None:
 def show_estimate(study: "Study", left: "Estimate", jobs: int | None, json_: bool) -> None:
     """Prints the runs and hours that a study, or a part of it, still takes."""
     if json_:
-        print_json({"runs": left.runs, "steps": left.steps, "evaluations": left.samplings, "job_hours": left.hours})
+        print_result({"runs": left.runs, "steps": left.steps, "evaluations": left.samplings, "job_hours": left.hours})
         return
     out = result_console()
     models = ", ".join(study.models)

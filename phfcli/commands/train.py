@@ -41,7 +41,7 @@ from phfcli.commands.options import (
     TokensPerS,
     settings_given,
 )
-from phfcli.commands.output import GLUE, log_console, print_json, quiet_libraries, result_console, say, warn
+from phfcli.commands.output import GLUE, log_console, print_result, quiet_libraries, result_console, say, warn
 from phfcli.core.errors import UserError, percent, with_error
 from phfcli.core.step_metrics import SHARES
 from phfcli.core.storage.child_processes import end_with_parent
@@ -282,7 +282,7 @@ def show_end(trainer: "Trainer", last: "Metrics | None", json_: bool) -> None:
     best = trainer.validation and trainer.validation.best
     result = {"run": str(folder), "step": trainer.step, "checkpoint": _newest(folder), "best": best, "metrics": last}
     if json_:
-        print_json(result)
+        print_result(result)
         return
     following = f"phf eval {folder}" if trainer.done else f"phf train --resume --output-dir {folder}"
     lines = f"run        {folder}\ncheckpoint {result['checkpoint']}"
