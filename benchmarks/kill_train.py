@@ -22,8 +22,7 @@ import typer
 from rich.console import Console
 from safetensors.torch import load_file
 
-from phfcli.core.runs.checkpoints import checkpoints_of
-from phfcli.core.runs.folder import step_name
+from phfcli.core.runs.folder import checkpoints_of, step_name
 from phfcli.core.step_metrics import MACHINE_METRICS
 
 _STATE = ("adapter_model", "teacher", "optimizer")

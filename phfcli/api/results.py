@@ -214,7 +214,7 @@ class Run:
     @property
     def checkpoints(self) -> list[Path]:
         """The folders of its complete checkpoints, oldest first: PEFT adapters, or whole models."""
-        from phfcli.core.runs.checkpoints import checkpoints_of
+        from phfcli.core.runs.folder import checkpoints_of
 
         return [path for _, path in checkpoints_of(self.folder)]
 

@@ -295,7 +295,7 @@ def show_end(trainer: "Trainer", last: "Metrics | None", json_: bool) -> None:
 
 
 def _newest(folder: Path) -> str | None:
-    from phfcli.core.runs.checkpoints import checkpoints_of
+    from phfcli.core.runs.folder import checkpoints_of
 
     checkpoints = checkpoints_of(folder)
     return str(checkpoints[-1][1]) if checkpoints else None

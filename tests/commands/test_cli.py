@@ -45,6 +45,19 @@ def test_help_has_examples_and_loads_neither_torch_nor_transformers(args: list[s
         assert examples[1].strip().startswith(f"phf {' '.join(args[:-1])} ")
 
 
+@pytest.mark.parametrize(
+    ("modules", "unneeded"),
+    [
+        ("runs.targets analysis.compare analysis.regrade reporting.tables runs.readings runs.summaries", "torch"),
+        ("analysis.diagnose reporting.report_page", "transformers"),
+    ],
+)
+def test_what_reads_files_loads_no_library_that_it_does_not_need(modules: str, unneeded: str) -> None:
+    names = ", ".join(f"phfcli.core.{name}" for name in modules.split())
+    code = f"import sys, {names}; assert '{unneeded}' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("command", [train, evaluate], ids=["train", "eval"])
 def test_what_was_not_typed_leaves_the_settings_alone(command: Callable[..., Any]) -> None:
     """An option with a value of its own would win over a --config file without a word."""

@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 
 from phfcli.cli import main
 from phfcli.core.reporting.training_charts import MAPS
-from phfcli.core.runs.checkpoints import checkpoints_of
-from phfcli.core.runs.folder import step_name
+from phfcli.core.runs.folder import checkpoints_of, step_name
 from phfcli.core.step_metrics import CURVES, DETAILS, MACHINE_METRICS
 
 SMALL = ("--set", "batch_size=4", "--set", "rollout.max_new_tokens=48", "--quiet")

@@ -18,10 +18,9 @@ from phfcli.core.models.prompts import build_prompts
 from phfcli.core.models.trial import check_computation
 from phfcli.core.objectives.teachers import AveragedTeacher, averages_of
 from phfcli.core.rollouts.transformers import TransformersEngine
-from phfcli.core.runs.checkpoints import check_sums
 from phfcli.core.runs.contexts import Context
 from phfcli.core.runs.flows import Flow, join_flows, open_flow, record_flow
-from phfcli.core.runs.folder import saved_config, step_name
+from phfcli.core.runs.folder import check_sums, saved_config, step_name
 from phfcli.core.runs.problems import Curriculum, load_problems
 from phfcli.core.runs.targets import Target, find_target
 from phfcli.core.seeds import derive_seed

@@ -12,9 +12,8 @@ from phfcli.core.evaluation.samples import SampleFile
 from phfcli.core.models.adapters import check_adapter
 from phfcli.core.models.description import ModelDescription, load_description
 from phfcli.core.models.loading import load_model
-from phfcli.core.runs.checkpoints import check_sums, checkpoints_of
 from phfcli.core.runs.flows import open_flow
-from phfcli.core.runs.folder import evaluation_files, is_run, recorded_config
+from phfcli.core.runs.folder import VALIDATIONS, check_sums, checkpoints_of, evaluation_files, is_run, recorded_config
 from phfcli.core.runs.readings import read_reading, reading_files
 from phfcli.core.runs.summaries import GREEDY, SAMPLES, check_covered, read_summary
 from phfcli.core.runs.targets import in_use
@@ -29,7 +28,6 @@ from phfcli.core.storage.schemas import (
     read_forms,
 )
 from phfcli.core.training.alarms import FILE as ALARMS
-from phfcli.core.training.validation import FILE as VALIDATIONS
 
 State = Literal["ok", "damaged", "missing", "in use"]
 

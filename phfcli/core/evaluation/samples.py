@@ -4,14 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phfcli.core.config import EvalConfig, PromptSettings
 from phfcli.core.errors import UserError
-from phfcli.core.evaluation.benchmarks import Benchmark
 from phfcli.core.grading import Grading, Status
-from phfcli.core.models.description import ModelDescription
-from phfcli.core.models.prompts import Prompts
 from phfcli.core.runs.folder import recorded_config
 from phfcli.core.runs.summaries import GREEDY, SAMPLES
 from phfcli.core.runs.targets import Target
@@ -21,6 +18,11 @@ from phfcli.core.storage.schemas import EvaluationSettingsForm, SampleForm, read
 from phfcli.core.storage.seals import append_sealed, write_sealed
 from phfcli.core.storage.tables import write_parquet
 from phfcli.core.types import Completion, Problem, Sampling
+
+if TYPE_CHECKING:
+    from phfcli.core.evaluation.benchmarks import Benchmark
+    from phfcli.core.models.description import ModelDescription
+    from phfcli.core.models.prompts import Prompts
 
 PUBLISHED_NEW_TOKENS = 38_912  # the token limit of the paper's evaluation
 
@@ -34,7 +36,9 @@ def prompt_settings(config: EvalConfig, target: Target) -> PromptSettings:
     return recorded.model_copy(update={"day": day or recorded.day})
 
 
-def sampling_of(config: EvalConfig, description: ModelDescription, prompts: Prompts, bench: Benchmark) -> Sampling:
+def sampling_of(
+    config: EvalConfig, description: "ModelDescription", prompts: "Prompts", bench: "Benchmark"
+) -> Sampling:
     """The sampling settings of a benchmark. Raises UserError if prompt and new tokens exceed the model's context."""
     longest = _longest_prompt(prompts, bench)
     room = description.context - longest
@@ -47,12 +51,14 @@ def sampling_of(config: EvalConfig, description: ModelDescription, prompts: Prom
     return Sampling(config.temperature, config.top_p, config.top_k, wanted)
 
 
-def longest_sequence(config: EvalConfig, description: ModelDescription, prompts: Prompts, bench: Benchmark) -> int:
+def longest_sequence(
+    config: EvalConfig, description: "ModelDescription", prompts: "Prompts", bench: "Benchmark"
+) -> int:
     """The tokens of a benchmark's longest prompt plus those of a completion at the token limit."""
     return _longest_prompt(prompts, bench) + sampling_of(config, description, prompts, bench).max_new_tokens
 
 
-def _longest_prompt(prompts: Prompts, bench: Benchmark) -> int:
+def _longest_prompt(prompts: "Prompts", bench: "Benchmark") -> int:
     return max(len(prompts.student(p.problem)) for p in bench.problems)
 
 
@@ -187,13 +193,13 @@ def greedy_of(sampling: Sampling) -> Sampling:
     return Sampling(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=sampling.max_new_tokens)
 
 
-def sample_tasks(bench: Benchmark, n: int, seed: int) -> list[SampleTask]:
+def sample_tasks(bench: "Benchmark", n: int, seed: int) -> list[SampleTask]:
     """n sampling tasks for each problem, each with its own seed."""
     return [SampleTask(p, i, derive_seed(seed, p.problem, i)) for p in bench.problems for i in range(n)]
 
 
 def grade(
-    drawn: Sequence[tuple[SampleTask, Completion]], description: ModelDescription, grader: Grading
+    drawn: Sequence[tuple[SampleTask, Completion]], description: "ModelDescription", grader: Grading
 ) -> list[GradedSample]:
     """Grades completions. One that the token limit cut off is "truncated", or marked `cut` if the grader reads it."""
     texts = [description.text(completion.ids) for _, completion in drawn]

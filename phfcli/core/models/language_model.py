@@ -79,6 +79,11 @@ class LanguageModel:
         return self.head.device
 
     @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter is around the model."""
+        return isinstance(self.network, PeftModel)
+
+    @property
     def sharded(self) -> bool:
         """Whether the weights of the blocks are sharded over ranks."""
         return isinstance(self.blocks[0], FSDPModule)

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
@@ -29,7 +28,7 @@ def shard(model: LanguageModel, ranks: int) -> None:
     """Shards the weights over so many ranks: those of the frozen blocks under an adapter, else all of them."""
     can_pack(model)  # its trial runs while each rank still has all weights
     mesh = init_device_mesh(model.device.type, (ranks,))
-    adapter = set(model.trainable().values()) if isinstance(model.network, PeftModel) else set()
+    adapter = set(model.trainable().values()) if model.has_adapter else set()
     for block in model.blocks:
         fully_shard(block, mesh=mesh, ignored_params=adapter, reshard_after_forward=True)
     if not adapter:

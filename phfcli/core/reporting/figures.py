@@ -5,18 +5,21 @@ from contextlib import AbstractContextManager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from phfcli.core.analysis.bridge import BridgeReport
 from phfcli.core.analysis.compare import SUITE, Comparison, Pair
 from phfcli.core.analysis.diagnose import LayerReport, by_run
 from phfcli.core.errors import UserError
 from phfcli.core.names import ViewName
 from phfcli.core.reporting import flow_charts, score_charts
 from phfcli.core.reporting.tables import trajectories
+
+if TYPE_CHECKING:
+    from phfcli.core.analysis.bridge import BridgeReport
 
 Panel = Callable[[Axes], None]  # draws one chart
 
@@ -193,6 +196,6 @@ def _trajectory(points: Sequence[score_charts.Point], model: str, bench: str, na
     return draw
 
 
-def draw_bridge(report: BridgeReport, path: Path) -> None:
+def draw_bridge(report: "BridgeReport", path: Path) -> None:
     """Writes the picture of a bridge: the cosine of both models' projected states by rank."""
     save_figure(figure_of([lambda axes: flow_charts.bridge(axes, report)]), path)

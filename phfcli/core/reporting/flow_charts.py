@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from textwrap import fill
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -11,8 +11,10 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize, TwoSlopeNorm
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from phfcli.core.analysis.bridge import BridgeReport
 from phfcli.core.analysis.diagnose import PAPER, LayerReport
+
+if TYPE_CHECKING:
+    from phfcli.core.analysis.bridge import BridgeReport
 
 INK, QUIET, LINE = "#1c1f24", "#59616c", "#dcdfe4"
 SERIES = ("#2b6cb0", "#dd6b20", "#2f855a", "#805ad5", "#b83280", "#718096", "#b7791f", "#0987a0")
@@ -229,7 +231,7 @@ def _round(values: Sequence[int], most: int) -> list[int]:
     return list(values)[:: -(-len(values) // most)]
 
 
-def bridge(axes: Axes, report: BridgeReport) -> None:
+def bridge(axes: Axes, report: "BridgeReport") -> None:
     """The cosine of both models' projected states by rank, before and after the fit."""
     ranks = [row.rank for row in report.by_rank]
     axes.plot(ranks, [row.before for row in report.by_rank], color=GREY, linestyle="--", marker="o", label="before")

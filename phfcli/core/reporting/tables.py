@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phfcli.core.analysis.compare import SUITE, Comparison, Pair
-from phfcli.core.analysis.diagnose import LayerReport
 from phfcli.core.analysis.differences import PairedDifference, SeedDifference
 from phfcli.core.analysis.methods import Method
 from phfcli.core.errors import are_numbers, interval, markdown_cell, markdown_lines, percent, points, with_error
@@ -17,6 +16,8 @@ from phfcli.core.storage.files import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from phfcli.core.analysis.diagnose import LayerReport
 
 _SCORE = r"^(\d+\.\d+) ± (\d+\.\d+)$"  # a score; a difference has a sign, so it never counts as the best
 
@@ -81,7 +82,7 @@ def write_records(path: Path, records: Sequence[Mapping[str, object]]) -> None:
     write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
-def layer_records(reports: Sequence[LayerReport]) -> list[dict[str, object]]:
+def layer_records(reports: "Sequence[LayerReport]") -> list[dict[str, object]]:
     """The values of flow reports, a record for each step and layer; `adjacent` of the last layer is None."""
     lens = any(report.lens_entropy is not None for report in reports)
     return [

@@ -18,7 +18,6 @@ from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel
 
 from phfcli.core.config import VllmSettings
 from phfcli.core.errors import FaultError, UserError, first_line, printable
@@ -152,11 +151,11 @@ class VllmEngine:
             if self._sleeps:
                 self._engine.wake_up()
             folder = self._adapter_folder / "weights"
-            if isinstance(model.network, PeftModel):
+            if model.has_adapter:
                 model.network.save_pretrained(str(folder), save_embedding_layers=False)
                 self._load_adapter(folder)
             else:
-                model.network.save_pretrained(folder)
+                model.network.save_pretrained(str(folder))
                 self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
                 self._engine.reset_prefix_cache()
             shutil.rmtree(folder)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 
 from phfcli.core.errors import UserError, first_line
@@ -21,15 +20,13 @@ from phfcli.core.models.description import auto_class, generation_config
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.sharding import spread_like
 from phfcli.core.objectives.teachers import Teacher
-from phfcli.core.runs.folder import step_of
+from phfcli.core.runs.folder import AHEAD, check_sums, checkpoints_of
 from phfcli.core.storage.files import new_folder, remove_all, unused
 from phfcli.core.storage.schemas import TrainerForm, read_form
-from phfcli.core.storage.seals import check_file_sums, check_sealed, sums_of, write_sealed
+from phfcli.core.storage.seals import sums_of, write_sealed
 from phfcli.core.storage.tensors import give_parts, read_tensors, whole, write_tensors
 
 _ONE_FILE = "10TB"  # a shard size that no model exceeds, so that transformers writes a single file
-_AHEAD = "ahead.safetensors"
-_OF_TRAINING = ("optimizer.safetensors", "teacher.safetensors", _AHEAD)
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's two moments of a parameter, in the parameter's shape
 
 
@@ -57,7 +54,7 @@ def save_checkpoint(
         write_tensors(_state(target, model) / "teacher.safetensors", teacher.state_dict())
         write_tensors(_state(target, model) / "optimizer.safetensors", _optimizer_tensors(optimizer, model))
         if ahead:
-            write_tensors(_state(target, model) / _AHEAD, ahead)
+            write_tensors(_state(target, model) / AHEAD, ahead)
         write_sealed(target / "trainer.json", {**state, "sha256": sums_of(target, target.rglob("*"))})
 
 
@@ -96,40 +93,18 @@ def load_checkpoint(
 
 def load_ahead(folder: Path, model: LanguageModel) -> dict[str, Tensor]:
     """The tensors of the next step's rollouts that a checkpoint holds; empty if it holds none."""
-    path = _state(folder, model) / _AHEAD
+    path = _state(folder, model) / AHEAD
     return read_tensors(path) if path.is_file() else {}
-
-
-def check_sums(folder: Path, training: bool = True) -> None:
-    """Compares a checkpoint's files with their checksums. Older versions have none, or those of the weights only.
-
-    training: also the files that only a resumed training reads.
-
-    Raises:
-        UserError: names the file that is missing or whose content has changed.
-    """
-    if not (folder / "trainer.json").is_file():
-        return
-    state = read_form(folder / "trainer.json", TrainerForm)
-    named, sums = step_of(folder.resolve().name), state.get("sha256", {})
-    if named not in (None, state["step"]):
-        raise UserError(f"{folder}: its trainer.json is of step {state['step']}; give the folder its own name back")
-    check_file_sums(
-        folder, {name: own for name, own in sums.items() if training or Path(name).name not in _OF_TRAINING}
-    )
-    card = folder / "README.md"  # which each evaluation writes anew
-    if training and card.is_file():
-        check_sealed(card)
 
 
 def save_weights(model: LanguageModel, folder: Path) -> None:
     """Writes the adapter as PEFT does, or the whole model as transformers does."""
-    if isinstance(model.network, PeftModel):
+    if model.has_adapter:
         model.network.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     else:
         weights = _gathered(model, keep=True) if model.fully_sharded else None
-        model.network.save_pretrained(folder, state_dict=weights, max_shard_size=_ONE_FILE)
+        model.network.save_pretrained(str(folder), state_dict=weights, max_shard_size=_ONE_FILE)
         generation_config(model.description.name, model.description.config).save_pretrained(folder)
 
 
@@ -146,16 +121,6 @@ def _gathered(model: LanguageModel, keep: bool) -> dict[str, Tensor]:
             if keep:
                 kept[name] = gathered.cpu()
     return kept
-
-
-def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
-    """The complete checkpoints of a run, oldest first."""
-    found = []
-    for path in (run / "checkpoints").glob("step-*"):
-        step = step_of(path.name)
-        if step is not None and (path / "trainer.json").is_file():
-            found.append((step, path))
-    return sorted(found)
 
 
 def prune_checkpoints(run: Path, keep: int | None, best: int | None = None) -> None:
@@ -177,7 +142,7 @@ def set_aside(folder: Path) -> Path:
 
 def _state(folder: Path, model: LanguageModel) -> Path:
     """The folder that holds the trainer's tensors of a checkpoint."""
-    return folder if isinstance(model.network, PeftModel) else folder / "state"
+    return folder if model.has_adapter else folder / "state"
 
 
 def _read_weights(folder: Path, model: LanguageModel) -> dict[str, Tensor]:
@@ -186,7 +151,7 @@ def _read_weights(folder: Path, model: LanguageModel) -> dict[str, Tensor]:
     Raises:
         UserError: weights of another model, or a file that cannot be read.
     """
-    if isinstance(model.network, PeftModel):
+    if model.has_adapter:
         names = {
             name: name.replace(".default.", ".") for name in model.trainable()
         }  # PEFT saves without the adapter's name

@@ -8,18 +8,20 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from phfcli.core.errors import UserError
-from phfcli.core.models.language_model import LanguageModel
-from phfcli.core.models.passes import Sample, collate, run_pass
-from phfcli.core.objectives.teachers import Teacher
 from phfcli.core.runs.folder import step_name
 from phfcli.core.storage.tensors import check_seal, open_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from phfcli.core.models.language_model import LanguageModel
+    from phfcli.core.models.passes import Sample
+    from phfcli.core.objectives.teachers import Teacher
 
 _VERSION = 3
 _SEALED = 3  # files from this version on carry a checksum
@@ -253,13 +255,15 @@ def _require(path: Path, name: str, fitting: bool) -> None:
 
 
 @torch.no_grad()
-def record_flow(model: LanguageModel, teacher: Teacher, samples: Sequence[Sample], positions: int) -> Flow:
+def record_flow(model: "LanguageModel", teacher: "Teacher", samples: "Sequence[Sample]", positions: int) -> Flow:
     """Computes the flow of samples: one pass of the student and one of the teacher.
 
     Args:
         samples: rollouts with both prompts.
         positions: the largest number of selected positions of a rollout.
     """
+    from phfcli.core.models.passes import collate, run_pass
+
     model.network.eval()
     layers = range(1, len(model.blocks) + 1)
     batch = collate(samples, positions, model.description.pad_id, model.device)

@@ -10,18 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from phfcli.core.config import TrainConfig
 from phfcli.core.errors import UserError
 from phfcli.core.extensions import Kind, code_of, short_name, trust_unchanged
-from phfcli.core.models.description import locate, revision
-from phfcli.core.models.device import device_name
-from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.retired import without_retired
-from phfcli.core.runs.problems import Curriculum
 from phfcli.core.settings import Source, read_yaml, resolve, write_yaml
 from phfcli.core.storage.files import (
     check_folder,
@@ -32,10 +26,19 @@ from phfcli.core.storage.files import (
     writing_alone,
 )
 from phfcli.core.storage.schemas import ManifestForm, StepForm, TrainerForm, read_form, read_forms
-from phfcli.core.storage.seals import check_sealed, write_sealed, write_sealed_lines
+from phfcli.core.storage.seals import check_file_sums, check_sealed, write_sealed, write_sealed_lines
 from phfcli.core.version import __version__, installed
 
+if TYPE_CHECKING:
+    import torch
+
+    from phfcli.core.models.language_model import LanguageModel
+    from phfcli.core.runs.problems import Curriculum
+
 _STEP = re.compile(r"step-(\d{6,})")
+VALIDATIONS = "evaluations.jsonl"  # the evaluations in the course of training
+AHEAD = "ahead.safetensors"
+_OF_TRAINING = ("optimizer.safetensors", "teacher.safetensors", AHEAD)  # the files of a checkpoint
 
 
 def is_run(folder: Path) -> bool:
@@ -83,11 +86,45 @@ def run_of_evaluation(folder: Path) -> Path:
     return evaluations.parent if evaluations.name == "evals" else folder
 
 
+def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
+    """The complete checkpoints of a run, oldest first."""
+    found = []
+    for path in (run / "checkpoints").glob("step-*"):
+        step = step_of(path.name)
+        if step is not None and (path / "trainer.json").is_file():
+            found.append((step, path))
+    return sorted(found)
+
+
+def check_sums(folder: Path, training: bool = True) -> None:
+    """Compares a checkpoint's files with their checksums. Older versions have none, or those of the weights only.
+
+    training: also the files that only a resumed training reads.
+
+    Raises:
+        UserError: names the file that is missing or whose content has changed.
+    """
+    if not (folder / "trainer.json").is_file():
+        return
+    state = read_form(folder / "trainer.json", TrainerForm)
+    named, sums = step_of(folder.resolve().name), state.get("sha256", {})
+    if named not in (None, state["step"]):
+        raise UserError(f"{folder}: its trainer.json is of step {state['step']}; give the folder its own name back")
+    check_file_sums(
+        folder, {name: own for name, own in sums.items() if training or Path(name).name not in _OF_TRAINING}
+    )
+    card = folder / "README.md"  # which each evaluation writes anew
+    if training and card.is_file():
+        check_sealed(card)
+
+
 def model_identity(name: str, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Identifies a model beyond its name: by its hub commit, or by a hash of its local files.
 
     known: from a manifest; where its files have the same sizes and times, its hash is taken.
     """
+    from phfcli.core.models.description import locate, revision
+
     where = Path(locate(name))
     if where.is_dir() and known and "sha256" in known and known.get("files") == _stamps(where):
         return {"name": name, "sha256": known["sha256"]}
@@ -98,6 +135,8 @@ def model_identity(name: str, known: Mapping[str, Any] | None = None) -> dict[st
 
 def _stamped_identity(name: str) -> dict[str, Any]:
     """The identity of a model with size and time of its files: where these are the same, nothing is hashed again."""
+    from phfcli.core.models.description import locate
+
     where = Path(locate(name))
     return model_identity(name) | ({"files": _stamps(where)} if where.is_dir() else {})
 
@@ -107,8 +146,12 @@ def _stamps(folder: Path) -> dict[str, list[int]]:
     return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: "torch.device") -> dict[str, Any]:
     """The versions and the hardware on which results may depend."""
+    import torch
+
+    from phfcli.core.models.device import device_name
+
     packages = ("torch", "transformers", "peft", "accelerate", "safetensors", "math-verify", "vllm")
     found = {name: known for name in packages if (known := installed(name))}
     return {
@@ -256,8 +299,8 @@ def _comparable(config: TrainConfig) -> dict[str, Any]:
 def start_run(
     folder: Path,
     config: TrainConfig,
-    model: LanguageModel,
-    curriculum: Curriculum,
+    model: "LanguageModel",
+    curriculum: "Curriculum",
     skipped: int,
     processes: int,
     divergence: str | None,
@@ -383,7 +426,7 @@ def continue_run(folder: Path, step: int, manifest: dict[str, Any], forced: Sequ
     for part in ("checkpoints", "flows", "rollouts"):
         remove_hidden(folder / part)
     kept, dropped = {}, []
-    for name in ("metrics.jsonl", "evaluations.jsonl", "alarms.jsonl"):
+    for name in ("metrics.jsonl", VALIDATIONS, "alarms.jsonl"):
         path = folder / name
         try:
             lines = read_forms(path, StepForm)

@@ -7,8 +7,15 @@ from typing import Literal
 
 from phfcli.core.errors import UserError
 from phfcli.core.extensions import short_name
-from phfcli.core.runs.checkpoints import check_sums, checkpoints_of
-from phfcli.core.runs.folder import evaluation_files, is_run, recorded_config, step_of
+from phfcli.core.runs.folder import (
+    VALIDATIONS,
+    check_sums,
+    checkpoints_of,
+    evaluation_files,
+    is_run,
+    recorded_config,
+    step_of,
+)
 from phfcli.core.runs.summaries import read_summary
 from phfcli.core.shipped_files import EMBEDDED
 from phfcli.core.storage.files import is_temporary, unused
@@ -166,7 +173,7 @@ def in_use(folder: Path) -> bool:
 
 
 def _averages(folder: Path) -> Iterator[float]:
-    for line in read_forms(folder / "evaluations.jsonl", ValidationForm):
+    for line in read_forms(folder / VALIDATIONS, ValidationForm):
         yield line["average"]
     for path in evaluation_files(folder, "summary.json"):
         yield read_summary(path)["average"]

@@ -4,14 +4,15 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from phfcli.core.errors import MissingFileError, UserError, first_line
 from phfcli.core.storage.files import open_regular, replacing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # the seal is a checksum of the file, taken with zeros in its own place
 _SEAL, _UNSEALED = "seal", "0" * 64
@@ -20,7 +21,7 @@ _PART = 1 << 20  # bytes read at once
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, sealed: bool = False
+    path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None, sealed: bool = False
 ) -> None:
     """Writes a safetensors file; a reader finds either the old or the new one.
 
@@ -28,6 +29,8 @@ def write_tensors(
 
     sealed: the header carries a checksum of the file, which `check_seal` compares.
     """
+    from safetensors.torch import save_file
+
     on_cpu = {name: whole(tensors[name].detach()).contiguous().cpu() for name in sorted(tensors)}
     header = dict(metadata or {}) | ({_SEAL: _UNSEALED} if sealed else {})
     with replacing(path) as temporary:
@@ -36,13 +39,13 @@ def write_tensors(
             _seal(temporary)
 
 
-def give_parts(tensors: Mapping[str, Tensor]) -> None:
+def give_parts(tensors: "Mapping[str, Tensor]") -> None:
     """Sends this rank's parts of sharded tensors to the rank that writes them."""
     for name in sorted(tensors):
         whole(tensors[name].detach())
 
 
-def whole(tensor: Tensor) -> Tensor:
+def whole(tensor: "Tensor") -> "Tensor":
     """A whole tensor: of a sharded one (a DTensor) gathered, for which all ranks call this together."""
     gather = getattr(tensor, "full_tensor", None)  # no isinstance: importing the class takes a second
     return tensor if gather is None else gather()
@@ -86,8 +89,10 @@ def _checksum(header: bytes, stream: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> "dict[str, Tensor]":
     """The tensors of a safetensors file, on the CPU. Raises UserError if it is missing or damaged."""
+    from safetensors.torch import load_file
+
     with _naming(path), open_regular(path):
         tensors: dict[str, Tensor] = load_file(path)
     return tensors
@@ -95,17 +100,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def check_tensors(path: Path) -> None:
     """Raises UserError if a safetensors file is missing, or shorter than its header says."""
-    with open_tensors(path):
+    with open_tensors(path, "numpy"):
         pass
 
 
 @contextmanager
-def open_tensors(path: Path) -> Iterator[Any]:
+def open_tensors(path: Path, framework: str = "pt") -> Iterator[Any]:
     """Opens a safetensors file to read parts of it. Raises UserError, also within, if it is missing or damaged."""
     with _naming(path):
         with open_regular(path):
             pass
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework=framework) as file:
             yield file
 
 

@@ -19,15 +19,13 @@ from phfcli.core.models.description import ModelDescription
 from phfcli.core.models.language_model import LanguageModel
 from phfcli.core.models.prompts import Prompts
 from phfcli.core.rollouts.engine import TrainingEngine
-from phfcli.core.runs.folder import step_name
+from phfcli.core.runs.folder import VALIDATIONS, step_name
 from phfcli.core.storage.schemas import ValidationForm, read_forms
 from phfcli.core.storage.seals import append_sealed
 from phfcli.core.training.ranks import Ranks
 from phfcli.core.types import Request, Sampling
 
-FILE = "evaluations.jsonl"
-
-ValidationResult = dict[str, Any]  # a line of FILE
+ValidationResult = dict[str, Any]  # a line of evaluations.jsonl
 
 
 @dataclass
@@ -74,12 +72,12 @@ class Validation:
         result = {"step": step, "bench": self.bench, **_figures(samples), "seconds": time.perf_counter() - started}
         self.results.append(result)
         if ranks.main:
-            append_sealed(self.folder / FILE, [result])
+            append_sealed(self.folder / VALIDATIONS, [result])
         return result
 
     def read(self, step: int) -> None:
         """Reads the results up to a step, from which a run is resumed."""
-        self.results = [line for line in read_forms(self.folder / FILE, ValidationForm) if line["step"] <= step]
+        self.results = [line for line in read_forms(self.folder / VALIDATIONS, ValidationForm) if line["step"] <= step]
 
     def point(self) -> None:
         """Makes RUN/best a link to the best checkpoint."""

@@ -13,7 +13,7 @@ from phfcli.core.extensions import register
 from phfcli.core.models.passes import Batch, Pass, collate
 from phfcli.core.objectives.build import build_objective
 from phfcli.core.objectives.contract import LossTerms, Needs, Objective, Term
-from phfcli.core.runs.checkpoints import checkpoints_of
+from phfcli.core.runs.folder import checkpoints_of
 from phfcli.core.settings import resolve_train, set_sources
 from phfcli.core.training.ranks import ALONE
 from phfcli.core.training.setup import build_trainer
