@@ -11,6 +11,7 @@ bitsandbytes where it is installed, which compiles some of its fallbacks and so 
 import atexit
 import gc
 
+_collects = gc.isenabled()  # which is the program's own choice
 gc.collect()
 gc.disable()
 from accelerate.utils import patch_environment  # noqa: E402 - the collector is off before
@@ -18,5 +19,6 @@ from accelerate.utils import patch_environment  # noqa: E402 - the collector is 
 with patch_environment(TORCHDYNAMO_DISABLE="1"):
     import peft  # noqa: F401
 gc.freeze()
-gc.enable()
+if _collects:
+    gc.enable()
 atexit.register(gc.unfreeze)  # at the end triton counts its objects, and prints those that are still there
