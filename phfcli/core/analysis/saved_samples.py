@@ -6,7 +6,7 @@ import math
 import struct
 import zipfile
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -19,7 +19,7 @@ from phfcli.core.grading import Status
 from phfcli.core.grading.answers import GOLD_FORMS, doubt
 from phfcli.core.storage.files import check_size, open_regular, raw_lines, read_json
 from phfcli.core.storage.schemas import EvaluationSettingsForm, read_form
-from phfcli.core.storage.seals import check_lines
+from phfcli.core.storage.seals import sound_lines
 from phfcli.core.storage.tables import Rows, read_rows
 
 _ZSTD = 93  # the zip compression method that Python's zipfile cannot read
@@ -129,7 +129,7 @@ def read_samples(path: Path, config: GradeConfig) -> SavedTexts:
     except (KeyError, TypeError, IndexError, AttributeError) as error:  # values of other types than the tool writes
         raise UserError(f"{path}: {first_line(error)}") from None
     if form == "phf" and path.suffix == ".jsonl":
-        check_lines(path, raw_lines(path))
+        deque(sound_lines(path, raw_lines(path)), maxlen=0)
     texts, left_out = _usable(path, items, read, config)
     if not texts:
         reason = f": {left_out[0]}" if left_out else ""

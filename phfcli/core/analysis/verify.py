@@ -1,5 +1,6 @@
 """Verifies a run folder: each part must have the right form and the content that was written."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from phfcli.core.storage.schemas import (
     SampleForm,
     StepForm,
     ValidationForm,
+    each_form,
     read_form,
     read_forms,
 )
@@ -112,7 +114,7 @@ def _check_evaluation(evaluation: Path) -> None:
     """Checks samples, settings and summary; an evaluation without a summary has been stopped."""
     summary, settings = evaluation / "summary.json", evaluation / "settings.json"
     for name in (SAMPLES, GREEDY):
-        read_forms(evaluation / name, SampleForm)
+        deque(each_form(evaluation / name, SampleForm), maxlen=0)
     if settings.is_file():
         read_form(settings, EvaluationSettingsForm)
     if summary.is_file():

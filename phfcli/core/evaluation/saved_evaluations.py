@@ -18,6 +18,7 @@ from phfcli.core.storage.schemas import (
     SummaryForm,
     TrainerForm,
     ValidationForm,
+    each_form,
     read_form,
     read_forms,
 )
@@ -248,7 +249,7 @@ def _samples(path: Path) -> tuple[dict[str, list[SavedSample]], dict[str, str | 
     """Problem -> samples, without repeated lines, and problem -> gold answer."""
     keyed: dict[tuple[str, int], SavedSample] = {}
     golds: dict[str, str | None] = {}
-    for line in read_forms(path, SampleForm):
+    for line in each_form(path, SampleForm):
         keyed[line["problem"], line["sample"]] = SavedSample(
             line["sample"], line["status"], line["answer"], line.get("tokens", 0)
         )

@@ -105,7 +105,7 @@ def build_grader(name: str, timeout_s: float = 5.0, policy: PolicyName = "phf") 
         "no-thinking": lambda: NoThinking(timeout_s=timeout_s),
         "math-verify": lambda: Judged(_MATH_VERIFY, timeout_s=timeout_s),
         "last-box": lambda: Judged(_MATH_VERIFY, _boxed, timeout_s=timeout_s),
-        "last-number": lambda: Judged(_LAST_NUMBER, timeout_s=timeout_s),
+        "last-number": lambda: Judged(_LAST_NUMBER, _with_last_number, timeout_s=timeout_s),
         "strict": lambda: Strict(timeout_s=timeout_s),
     }
     return builders[policy]()
@@ -124,6 +124,15 @@ def _boxed(text: str) -> str | None:
     """The last box alone, written as a box again, because math-verify looks for one."""
     content = last_box(text)
     return None if content is None else rf"\boxed{{{content}}}"
+
+
+def _with_last_number(text: str, size: int = 1000) -> str | None:
+    """The end of a text from where its last number is found; what stands before does not change which one it is."""
+    start = max(len(text) - size, 0)
+    while start and text[start] in "-$0123456789.,":
+        start -= 1
+    found = start == 0 or _NUMBER.search(text, start)
+    return text[start:].strip() or None if found else _with_last_number(text, 2 * size)
 
 
 def judge_last_number(gold: str, text: str) -> str:

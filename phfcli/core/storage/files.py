@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -258,33 +258,37 @@ def read_lines(path: Path) -> list[Any]:
     Raises:
         UserError: for any other line that is not JSON.
     """
-    return parse_lines(path, raw_lines(path))
+    return list(parse_lines(path, raw_lines(path)))
 
 
-def raw_lines(path: Path) -> list[bytes]:
-    """The lines of a file with their ends, without a last one that was cut; none if there is no file.
+def raw_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file with their ends, one at a time, without a last one that was cut; none if there is no file.
 
     Raises:
         UserError: the last line is whole but for its end, which is damaged then.
     """
-    data = read_whole(path) if path.exists() else b""
-    *lines, rest = data.split(b"\n")
-    with suppress(ValueError, RecursionError):
-        if rest and isinstance(json.loads(rest[:-1]), dict):
-            raise UserError(f"{path} line {len(lines) + 1}: damaged: it ends with {rest[-1:]!r}, not with a line break")
-    return [line + b"\n" for line in lines]
+    if not path.exists():
+        return
+    with open_regular(path) as file:
+        check_size(path, os.fstat(file.fileno()).st_size)
+        for number, line in enumerate(file, start=1):
+            if line.endswith(b"\n"):
+                yield line
+                continue
+            with suppress(ValueError, RecursionError):
+                if isinstance(json.loads(line[:-1]), dict):
+                    raise UserError(f"{path} line {number}: damaged: it ends with {line[-1:]!r}, not with a line break")
 
 
-def parse_lines(path: Path, lines: Sequence[bytes]) -> list[Any]:
+def parse_lines(path: Path, lines: Iterable[bytes]) -> Iterator[Any]:
     """The JSON of a file's lines. Raises UserError, naming the line, for one that is not JSON."""
-    values = []
     for number, line in enumerate(lines, start=1):
         try:
-            values.append(json.loads(line.decode("utf-8", errors="replace")))
+            value = json.loads(line.decode("utf-8", errors="replace"))
         except (ValueError, RecursionError) as error:
             reason = getattr(error, "msg", None) or first_line(error)
             raise UserError(f"{path} line {number}: not JSON: {reason}") from None
-    return values
+        yield value
 
 
 def drop_cut_line(path: Path) -> None:

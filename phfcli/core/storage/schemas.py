@@ -7,7 +7,7 @@ kept. Seals are compared (seals.py); a line of an earlier version may carry a ch
 import datetime
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, 
 
 from phfcli.core.errors import UserError
 from phfcli.core.storage.files import parse_lines, raw_lines, read_json, read_whole
-from phfcli.core.storage.seals import check_lines, check_sealed
+from phfcli.core.storage.seals import check_sealed, sound_lines
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = NonNegativeInt
@@ -164,20 +164,23 @@ def read_form(path: Path, form: type[Form]) -> dict[str, Any]:
 
 
 def read_forms(path: Path, form: type[Form], but_last: bool = False) -> list[dict[str, Any]]:
-    """The lines of a JSON Lines file, or those before its last one; none if there is no file.
+    """The lines of a JSON Lines file, or those before its last one; none if there is no file. Raises as `each_form`."""
+    return list(each_form(path, form, read_whole(path).splitlines(keepends=True)[:-1] if but_last else None))
+
+
+def each_form(path: Path, form: type[Form], raw: Iterable[bytes] | None = None) -> Iterator[dict[str, Any]]:
+    """The lines of a JSON Lines file, one at a time: those of samples take more memory together than there may be.
 
     Raises:
         UserError: naming file, line and field, for a line that does not fit the form or its checksum.
     """
-    lines, raw = [], read_whole(path).splitlines(keepends=True)[:-1] if but_last else raw_lines(path)
-    check_lines(path, raw)
-    for number, line in enumerate(parse_lines(path, raw), start=1):
+    lines = sound_lines(path, raw_lines(path) if raw is None else raw)
+    for number, line in enumerate(parse_lines(path, lines), start=1):
         where = f"{path} line {number}"
         tree = _checked(where, form, line)
         if "sum" in tree and tree["sum"] != line_sum(tree):
             raise UserError(f"{where}: its content is not what was written (checksum); the file is damaged")
-        lines.append(without_seal(tree))
-    return lines
+        yield without_seal(tree)
 
 
 def without_seal(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,8 +54,8 @@ def write_sealed_lines(path: Path, values: Iterable[Any]) -> None:
         temporary.write_bytes(b"".join(_sealed_lines(values, b"")))
 
 
-def check_lines(path: Path, lines: Iterable[bytes]) -> None:
-    """Raises UserError, naming the line, if a line is not what was sealed. Takes lines with their ends."""
+def sound_lines(path: Path, lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines, which have their ends. Raises UserError, naming the line, at one that is not what was sealed."""
     before, sealed = b"", False
     for number, line in enumerate(lines, start=1):
         where = f"{path} line {number}"
@@ -63,6 +63,7 @@ def check_lines(path: Path, lines: Iterable[bytes]) -> None:
         if sealed and not own:
             raise UserError(f"{where}: damaged: it has no seal, and the line before it has one")
         before, sealed = line, own
+        yield line
 
 
 def sums_of(folder: Path, files: Iterable[Path]) -> dict[str, str]:

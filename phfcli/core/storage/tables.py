@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -181,26 +182,29 @@ def writable(value: Any) -> Any:
 def _read_jsonl(path: Path) -> Rows:
     """Reads JSON lines. Only a line feed ends a line: other line ends may stand inside a string."""
     rows, lines, columns = [], [], dict[str, None]()
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:  # invalid JSON, a number of thousands of digits, endless nesting
-            reason = getattr(error, "msg", None) or first_line(error).partition(";")[0]
-            raise UserError(f"{path} line {number}: not JSON: {reason}") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path} line {number}: expected an object with named fields")
-        rows.append(row)
-        lines.append(number)
-        columns.update(dict.fromkeys(row))
+    with open_regular(path) as file:
+        check_size(path, os.fstat(file.fileno()).st_size)
+        for number, raw in enumerate(file, start=1):
+            line = _decoded(path, raw)
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:  # no JSON, a number of thousands of digits, endless nesting
+                reason = getattr(error, "msg", None) or first_line(error).partition(";")[0]
+                raise UserError(f"{path} line {number}: not JSON: {reason}") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{path} line {number}: expected an object with named fields")
+            rows.append(row)
+            lines.append(number)
+            columns.update(dict.fromkeys(row))
     return ListedRows(rows, list(columns), lines)
 
 
 def _read_csv(path: Path) -> Rows:
     """Reads a table whose rows all have a cell for each column; cells stay text: 073 must not become a number."""
     csv.field_size_limit(MOST_BYTES)  # a completion is longer than the module's own limit
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_decoded(path, read_whole(path)), newline=""), strict=True)
     columns: list[str] = []
     rows: list[Row] = []
     before = 0  # lines
@@ -248,8 +252,8 @@ def _read_parquet(path: Path) -> Rows:
         raise UserError(f"{path}: not a parquet file: {first_line(error)}") from None
 
 
-def _read_text(path: Path) -> str:
+def _decoded(path: Path, content: bytes) -> str:
     try:
-        return read_whole(path).decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None

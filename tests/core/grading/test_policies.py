@@ -1,5 +1,6 @@
 """What each named policy takes for the answer, and when it is right: worked out by hand from docs/grading.md."""
 
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from phfcli.core.errors import UserError
 from phfcli.core.grading import Status, build_grader
 from phfcli.core.grading.grader import Grading
+from phfcli.core.grading.policies import _with_last_number, judge_last_number
 from phfcli.core.names import POLICIES, PolicyName
 
 BOXED = r"So $m+n=204$ and the answer is $\boxed{204}$"
@@ -85,4 +87,12 @@ def test_the_last_number_takes_linear_time_under_the_limit_of_the_workers(grader
     assert grade.status is Status.wrong
     assert time.monotonic() - start < 5
     with build_grader("math", 0.001, "last-number") as hurried:
-        assert hurried.grade([("1", "1 " * 2_000_000)])[0].status is Status.timeout
+        assert hurried.grade([("1", "1." * 2_000_000)])[0].status is Status.timeout
+
+
+def test_the_end_of_a_text_has_the_last_number_of_the_whole() -> None:
+    rng = random.Random(0)
+    for _ in range(3000):
+        text = "".join(rng.choices("17.,$- ab", weights=[1, 1, 1, 1, 1, 1, 4, 9, 9], k=rng.randrange(1, 40)))
+        end = _with_last_number(text, size=3)
+        assert judge_last_number("7", end or "") == judge_last_number("7", text), text

@@ -1,6 +1,7 @@
 """Files that are read back: of their form, or named with their field."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from mutations import VALID_FORMS
 
 from phfcli.core.errors import UserError
 from phfcli.core.storage import schemas
-from phfcli.core.storage.schemas import Form, line_sum, read_form, read_forms
+from phfcli.core.storage.schemas import Form, SampleForm, each_form, line_sum, read_form, read_forms
+from phfcli.core.storage.seals import append_sealed
 
 
 def write(path: Path, tree: Any) -> Path:
@@ -61,3 +63,13 @@ def test_a_flipped_bit_of_a_line_is_named(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"sample": 1', '"sample": 7'))
     with pytest.raises(UserError, match="line 2: its content is not what was written"):
         read_forms(path, schemas.SampleForm)
+
+
+def test_long_samples_are_read_one_at_a_time(tmp_path: Path) -> None:
+    """All samples of a long thinking evaluation would take more memory than there may be."""
+    sample = {"problem": "p", "status": "wrong", "answer": None, "text": "x" * 200_000}
+    append_sealed(tmp_path / "s.jsonl", [{**sample, "sample": number} for number in range(50)])
+    tracemalloc.start()
+    assert sum(1 for _ in each_form(tmp_path / "s.jsonl", SampleForm)) == 50
+    assert tracemalloc.get_traced_memory()[1] < 3_000_000  # of ten million bytes
+    tracemalloc.stop()
