@@ -236,6 +236,7 @@ def _plain(argument: str, value: Any) -> Any:
 
 
 def _sources_of(part: Any) -> "list[Source]":
+    from phfcli.core.config import EvalConfig
     from phfcli.core.settings import Source, file_sources, option_source
 
     if isinstance(part, str | Path):
@@ -243,5 +244,6 @@ def _sources_of(part: Any) -> "list[Source]":
     if isinstance(part, Mapping):
         return [option_source(str(key), str(key), value) for key, value in part.items()]
     if hasattr(part, "model_dump"):
-        return [Source("config", part.model_dump())]
+        # an evaluation takes what is not set from the training run
+        return [Source("config", part.model_dump(exclude_unset=isinstance(part, EvalConfig)))]
     raise UserError(f"config: {part!r} is no recipe, file, mapping or config")

@@ -28,12 +28,11 @@ PUBLISHED_NEW_TOKENS = 38_912  # the token limit of the paper's evaluation
 
 
 def prompt_settings(config: EvalConfig, target: Target) -> PromptSettings:
-    """The prompt settings of an evaluation: those of the training run, unless config.prompt sets more than the day."""
-    day = config.prompt.day
-    if config.prompt != PromptSettings(day=day) or target.run is None:
+    """The prompt settings of an evaluation: those of the training run, but for each that config.prompt sets."""
+    if target.run is None:
         return config.prompt
-    recorded = recorded_config(target.run).prompt
-    return recorded.model_copy(update={"day": day or recorded.day})
+    given = {name: getattr(config.prompt, name) for name in config.prompt.model_fields_set}
+    return recorded_config(target.run).prompt.model_copy(update=given)
 
 
 def sampling_of(

@@ -6,8 +6,10 @@ from pathlib import Path
 import pandas
 import pytest
 
+from phfcli.core.config import EvalConfig
 from phfcli.core.errors import UserError
-from phfcli.core.evaluation.samples import TABLE_COLUMNS, SampleFile
+from phfcli.core.evaluation.samples import TABLE_COLUMNS, SampleFile, prompt_settings
+from phfcli.core.runs.targets import Target
 from phfcli.core.types import Problem
 
 PROBLEMS = [Problem("a", "?"), Problem("b", "?")]
@@ -104,3 +106,24 @@ def test_the_documentation_names_every_column() -> None:
     part = page.read_text(encoding="utf-8").partition("## The columns of samples.parquet")[2]
     named = [name for first in re.findall(r"^\|([^|]*)\|", part, re.MULTILINE) for name in re.findall("`(.*?)`", first)]
     assert set(named) == set(TABLE_COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("given", "student", "thinking"),
+    [
+        ({}, "Q: {problem}", False),
+        ({"day": "2026-01-02"}, "Q: {problem}", False),
+        ({"thinking": True}, "Q: {problem}", True),  # which is the default, and is asked for
+        ({"student": "{problem}"}, "{problem}", False),
+        ({"student": None}, None, False),
+    ],
+)
+def test_a_prompt_setting_that_is_not_given_is_the_runs(
+    given: dict[str, str], student: str | None, thinking: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text("prompt: {student: 'Q: {problem}', thinking: false, day: 2026-01-01}\n")
+    config = EvalConfig.model_validate({"prompt": given})
+    found = prompt_settings(config, Target("run", "embedded", "embedded", run=tmp_path))
+    assert (found.student, found.thinking) == (student, thinking)
+    assert str(found.day) == given.get("day", "2026-01-01")
+    assert prompt_settings(config, Target("base", "embedded", "embedded")) == config.prompt
