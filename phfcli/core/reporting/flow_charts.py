@@ -1,9 +1,11 @@
 """The charts of a hidden flow (energy, cosines, ranks, logit lens), and the helpers that all charts share."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -20,10 +22,38 @@ INK, QUIET, LINE = "#1c1f24", "#59616c", "#dcdfe4"
 SERIES = ("#2b6cb0", "#dd6b20", "#2f855a", "#805ad5", "#b83280", "#718096", "#b7791f", "#0987a0")
 BLUE, ORANGE, GREY = SERIES[0], SERIES[1], SERIES[5]
 MARKERS = "os^Dv<>P"
+STYLES = ("-", "--", "-.", ":")  # so that lines differ in greyscale too
 # no shade may equal a colour above, which a page replaces; with 50 or more shades the colour bar would be an image
 SHADES = LinearSegmentedColormap.from_list("flow", ["#f7fafc", "#8fccf3", "#2a6bb2", "#19295d"], N=40)
 # grey where nothing differs, so that it is neither lost on white nor glaring on black
 BOTH_WAYS = LinearSegmentedColormap.from_list("both", ["#1f5a96", "#7fb0d8", "#c8ccd2", "#e5a267", "#b4500f"], N=40)
+
+
+class Look(NamedTuple):
+    """How a run is drawn."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+_PLACES: ContextVar[Mapping[str, int]] = ContextVar("places of the runs on a page")
+
+
+@contextmanager
+def one_look_a_run(names: Iterable[str]) -> Iterator[None]:
+    """Within it each of these runs looks the same in all charts, whichever of them a chart shows."""
+    token = _PLACES.set({name: place for place, name in enumerate(dict.fromkeys(names))})
+    try:
+        yield
+    finally:
+        _PLACES.reset(token)
+
+
+def look_of(name: str, index: int) -> Look:
+    """The look of a run: by its place on the page, or, where no page has places, by its index in the chart."""
+    place = _PLACES.get({}).get(name, index)
+    return Look(SERIES[place % len(SERIES)], MARKERS[place % len(MARKERS)], STYLES[place % len(STYLES)])
 
 
 def set_tooltip(artist: Any, text: str) -> None:

@@ -16,6 +16,7 @@ from phfcli.core.errors import UserError
 from phfcli.core.evaluation.saved_evaluations import load_evaluations, named_path, summaries_of
 from phfcli.core.reporting.comparison_text import verdict
 from phfcli.core.reporting.figures import MAIN_PANELS, differences_height, layer_panels, view_panels
+from phfcli.core.reporting.flow_charts import one_look_a_run
 from phfcli.core.reporting.inline_svg import inline_svg
 from phfcli.core.reporting.page_parts import Figure, problem_grid, render_page, sortable
 from phfcli.core.reporting.run_summaries import (
@@ -36,6 +37,7 @@ from phfcli.core.storage.files import write_text
 from phfcli.core.version import __version__
 
 _NAMED = 4  # runs in the title
+_ENERGY = "Energy: loss, (direction + geometry) / 2, eq. 8 of the paper, of the flows saved with checkpoints."
 _FLOW_CAPTIONS = {
     "shares": "Share of the energy of each decoder block. Bars at the dashed line would mean the same difference at "
     "every depth.",
@@ -78,34 +80,35 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
     )
     comparison = compare(load_evaluations(newest, []), unequal)
     steps = compare(load_evaluations(evaluated, [], all_steps=True), unequal=True, tested=False)
-    flows = [_flow(run, index) for index, run in enumerate(runs) if run.flows]
-    differing, same = settings_tables(runs)
-    context = {
-        "title": title or _title([run.name for run in runs]),
-        "runs": [run.name for run in runs],
-        "version": __version__,
-        "created": now(),
-        "verdict": verdict(comparison, runs),
-        "notes": [
-            *comparison.notes,
-            *(c.sentence for c in (*comparison.chosen, *steps.chosen)),
-            *_overlaps(comparison),
-        ],
-        "tables": [sortable(table) for table in (*_by_bench(comparison), *view_of("runs", comparison).tables)],
-        "gains": gain_sentences(comparison.pairs),
-        "scores": [*_scores(comparison, steps), *_samples(comparison)],
-        "training": [*_training(runs, CURVES, "curve"), *_maps(runs)],
-        "details": _training(runs, DETAILS | own_metrics(run.metrics for run in runs), "detail"),
-        "alarms": [f"{run.name}: {alarm['sentence']}." for run in runs for alarm in run.alarms],
-        "flows": flows,
-        "followed": rollout_views(runs),
-        "full": FULL,
-        "energy": "Energy: loss, (direction + geometry) / 2, eq. 8 of the paper, of the flows saved with checkpoints.",
-        "grids": [problem_grid(comparison, bench, index, path) for index, bench in enumerate(comparison.benches)],
-        "settings": sortable(differing),
-        "same": sortable(same),
-        "provenance": sortable(provenance_table(runs)),
-    }
+    with one_look_a_run([*(run.name for run in runs), *(method.name for method in comparison.methods)]):
+        flows = [_flow(run, index) for index, run in enumerate(runs) if run.flows]
+        differing, same = settings_tables(runs)
+        context = {
+            "title": title or _title([run.name for run in runs]),
+            "runs": [run.name for run in runs],
+            "version": __version__,
+            "created": now(),
+            "verdict": verdict(comparison, runs),
+            "notes": [
+                *comparison.notes,
+                *(c.sentence for c in (*comparison.chosen, *steps.chosen)),
+                *_overlaps(comparison),
+            ],
+            "tables": [sortable(table) for table in (*_by_bench(comparison), *view_of("runs", comparison).tables)],
+            "gains": gain_sentences(comparison.pairs),
+            "scores": [*_scores(comparison, steps), *_samples(comparison)],
+            "training": [*_training(runs, CURVES, "curve"), *_maps(runs)],
+            "details": _training(runs, DETAILS | own_metrics(run.metrics for run in runs), "detail"),
+            "alarms": [f"{run.name}: {alarm['sentence']}." for run in runs for alarm in run.alarms],
+            "flows": flows,
+            "followed": rollout_views(runs),
+            "full": FULL,
+            "energy": _ENERGY,
+            "grids": [problem_grid(comparison, bench, index, path) for index, bench in enumerate(comparison.benches)],
+            "settings": sortable(differing),
+            "same": sortable(same),
+            "provenance": sortable(provenance_table(runs)),
+        }
     write_text(path, render_page("report.html", context))
 
 

@@ -11,9 +11,7 @@ from phfcli.core.analysis.compare import Comparison, Pair
 from phfcli.core.analysis.methods import Method
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation, SavedSample
 from phfcli.core.evaluation.scores import pass_at_k
-from phfcli.core.reporting.flow_charts import BLUE, INK, LINE, MARKERS, SERIES, name_axes, set_tooltip, title
-
-STYLES = ("-", "--", "-.", ":")  # so that lines differ in greyscale too
+from phfcli.core.reporting.flow_charts import BLUE, INK, LINE, MARKERS, SERIES, look_of, name_axes, set_tooltip, title
 
 _LOG_RATIO = 100  # a curve with a larger ratio of its extremes gets a logarithmic scale
 _TOOLTIPS = 25  # points of a curve with a tooltip
@@ -31,7 +29,7 @@ def scores(axes: Axes, comparison: Comparison, model: str) -> None:
         xs = [benches.index(bench) + (index - (len(methods) - 1) / 2) * width for bench in evaluated]
         values = [method.average(bench) for bench in evaluated]
         heights, errors = [100 * value for value, _ in values], [100 * (error or 0) for _, error in values]
-        bars = axes.bar(xs, heights, 0.92 * width, label=method.name, color=SERIES[index % len(SERIES)])
+        bars = axes.bar(xs, heights, 0.92 * width, label=method.name, color=look_of(method.name, index).colour)
         for x, height, error in zip(xs, heights, errors, strict=True):
             axes.text(x, height + error + 1, f"{height:.1f}", ha="center", va="bottom", fontsize=8, color=INK)
         axes.errorbar(xs, heights, errors, linestyle="", color=INK, capsize=3, linewidth=1)
@@ -97,29 +95,29 @@ def trajectory(axes: Axes, points: Sequence[Point], model: str, bench: str) -> N
         curve = [
             (step, 100 * score, 100 * (error or 0)) for a, b, step, score, error in points if a is method and b == bench
         ]
-        colour = SERIES[index % len(SERIES)]
+        look = look_of(method.name, index)
         steps, values, errors = zip(*curve, strict=True)
         texts = ", ".join(f"step {step}: {value:.1f} ± {error:.1f}" for step, value, error in curve)
         if steps == (0,):
-            line = axes.axhline(values[0], color=colour, linestyle="--", label=method.name)
-            axes.axhspan(values[0] - errors[0], values[0] + errors[0], color=colour, alpha=0.12, linewidth=0)
+            line = axes.axhline(values[0], color=look.colour, linestyle="--", label=method.name)
+            axes.axhspan(values[0] - errors[0], values[0] + errors[0], color=look.colour, alpha=0.12, linewidth=0)
         else:
-            marker = MARKERS[index % len(MARKERS)]
-            style = STYLES[index % len(STYLES)]
-            (line,) = axes.plot(steps, values, linestyle=style, color=colour, marker=marker, label=method.name)
-            axes.errorbar(steps, values, errors, linestyle="", color=colour, capsize=3, alpha=0.6)
+            (line,) = axes.plot(
+                steps, values, linestyle=look.line, color=look.colour, marker=look.marker, label=method.name
+            )
+            axes.errorbar(steps, values, errors, linestyle="", color=look.colour, capsize=3, alpha=0.6)
         set_tooltip(line, f"{method.name}: {texts}")
     name_axes(axes, "training step", "Average@n, %")
     legend_above(axes, len(methods))
 
 
 def curves(axes: Axes, curves: Mapping[str, Sequence[tuple[float, float]]], name: str) -> None:
-    """A metric over training, a line for each run that has it; a run has the same colour in all charts."""
+    """A metric over training, a line for each run that has it."""
     for index, (run, points) in enumerate(curves.items()):
         if points:
-            colour, style = SERIES[index % len(SERIES)], STYLES[index % len(STYLES)]
-            axes.plot(*zip(*points, strict=True), linestyle=style, color=colour, linewidth=1.3, label=run)
-            _add_tooltips(axes, run, points, colour)
+            look = look_of(run, index)
+            axes.plot(*zip(*points, strict=True), linestyle=look.line, color=look.colour, linewidth=1.3, label=run)
+            _add_tooltips(axes, run, points, look.colour)
     values = [value for points in curves.values() for _, value in points]
     if min(values) > 0 and max(values) > _LOG_RATIO * min(values):
         axes.set_yscale("log")
@@ -232,7 +230,7 @@ def draw_lengths(axes: Axes, results: Sequence[SavedEvaluation]) -> None:
             if len(tokens) < _FEWEST:
                 continue
             low, middle, high = quantiles(tokens, n=4)
-            y, colour = index + (-0.15 if right else 0.15), SERIES[index % len(SERIES)]
+            y, colour = index + (-0.15 if right else 0.15), look_of(result.name, index).colour
             axes.plot([low, high], [y, y], color=colour, linewidth=1.5)
             face = colour if right else "white"
             (mark,) = axes.plot([middle], [y], color=colour, marker="o", markerfacecolor=face)
@@ -248,9 +246,9 @@ def draw_lengths(axes: Axes, results: Sequence[SavedEvaluation]) -> None:
 
 def _line(axes: Axes, index: int, name: str, points: Sequence[tuple[float, float, str]]) -> None:
     """A line through points (x, y, text), each with its text as a tooltip."""
-    colour = SERIES[index % len(SERIES)]
+    look = look_of(name, index)
     xs, ys, texts = zip(*points, strict=True)
-    axes.plot(xs, ys, color=colour, linestyle=STYLES[index % len(STYLES)], linewidth=1.3, label=name)
+    axes.plot(xs, ys, color=look.colour, linestyle=look.line, linewidth=1.3, label=name)
     for x, y, text in zip(xs, ys, texts, strict=True):
-        (mark,) = axes.plot([x], [y], color=colour, marker=MARKERS[index % len(MARKERS)], markersize=4)
+        (mark,) = axes.plot([x], [y], color=look.colour, marker=look.marker, markersize=4)
         set_tooltip(mark, f"{name}: {text}")

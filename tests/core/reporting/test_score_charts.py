@@ -1,5 +1,6 @@
 """Charts of samples: their points are what the samples say."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ from evaluations import evaluation
 from matplotlib.figure import Figure
 
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation, SavedSample, load_evaluations
-from phfcli.core.reporting.score_charts import passes, right_by_length, sample_panels
+from phfcli.core.reporting.flow_charts import SERIES, look_of, one_look_a_run
+from phfcli.core.reporting.score_charts import curves, passes, right_by_length, sample_panels
 
 
 def result(name: str, samples: dict[str, list[SavedSample]]) -> SavedEvaluation:
@@ -47,3 +49,18 @@ def test_the_panels_draw_what_there_is(tmp_path: Path) -> None:
         told = [artist.get_gid() for artist in axes.lines if artist.get_gid()]
         assert len(told) >= 4
         assert all(str(text).startswith("value:") for text in told)
+
+
+def test_a_run_looks_the_same_in_every_chart_of_a_page() -> None:
+    """The base has samples and no curve; where a chart leaves it out, the others keep their colours."""
+    own = result("opsd", {"p": drawn(*[(i % 3 > 0, 10 * i) for i in range(40)])})
+    panel = sample_panels([result("base", own.samples), own])["pass at k"]
+    looks = []
+    with one_look_a_run(["base", "opsd"]):
+        for draw in (panel, partial(curves, curves={"opsd": [(1, 0.5), (2, 0.4)]}, name="loss")):
+            axes = Figure().subplots()
+            draw(axes)
+            [line] = [line for line in axes.lines if line.get_label() == "opsd"]
+            looks.append((line.get_color(), line.get_linestyle()))
+    assert looks == [(SERIES[1], "--")] * 2
+    assert look_of("opsd", 0).colour == SERIES[0]  # on no page: by its place in the chart
