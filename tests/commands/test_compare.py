@@ -271,7 +271,7 @@ def test_each_interval_says_which_question_it_answers(phf: Phf, tmp_path: Path) 
     text = (tmp_path / "c.md").read_text()
     assert "Over seeds: would other trainings differ? Over problems: would these, on other problems?" in text
     assert "| 2 seeds |" in text
-    assert "| 30 problems | at most 0.0001 | - |" in text
+    assert "| 30 problems | 0.0001 | - |" in text
     assert "surer" not in done.out
     pairs = list(csv.DictReader((tmp_path / "c-pairs.csv").read_text().splitlines()))
     assert pairs[0]["unit"] == "seeds"

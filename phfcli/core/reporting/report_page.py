@@ -83,6 +83,7 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
     with one_look_a_run([*(run.name for run in runs), *(method.name for method in comparison.methods)]):
         flows = [_flow(run, index) for index, run in enumerate(runs) if run.flows]
         differing, same = settings_tables(runs)
+        tables = view_of("runs", comparison).tables
         context = {
             "title": title or _title([run.name for run in runs]),
             "runs": [run.name for run in runs],
@@ -94,7 +95,7 @@ def write_report(path: Path, paths: Sequence[str], title: str, unequal: bool = F
                 *(c.sentence for c in (*comparison.chosen, *steps.chosen)),
                 *_overlaps(comparison),
             ],
-            "tables": [sortable(table) for table in (*_by_bench(comparison), *view_of("runs", comparison).tables)],
+            "tables": [sortable(table) for table in (*_by_bench(comparison), *map(_scores_first, tables))],
             "gains": gain_sentences(comparison.pairs),
             "scores": [*_scores(comparison, steps), *_samples(comparison)],
             "training": [*_training(runs, CURVES, "curve"), *_maps(runs)],
@@ -137,6 +138,13 @@ def _by_bench(comparison: Comparison) -> list[ResultTable]:
     first = table.columns.index(comparison.benches[0])
     rows = [[*row[:first], row[-1], *row[first:-1]] for row in (table.columns, *table.rows)]
     return [ResultTable(table.title, rows[0], rows[1:])]
+
+
+def _scores_first(table: ResultTable) -> ResultTable:
+    """A table in whose left part, all that a narrow screen shows, the score stands."""
+    order = sorted(range(len(table.columns)), key=lambda place: table.columns[place] in ("step", "n", "problems"))
+    first, *rows = ([row[place] for place in order] for row in (table.columns, *table.rows))
+    return ResultTable(table.title, first, rows)
 
 
 def _overlaps(comparison: Comparison) -> list[str]:

@@ -248,10 +248,8 @@ def pair_table(pairs: Sequence[Pair]) -> ResultTable:
 
 
 def p_text(p_value: float | None) -> str:
-    """A p-value with four decimals; the smallest one of the permutation test is "at most 0.0001"."""
-    if p_value is None:
-        return "-"
-    return "at most 0.0001" if p_value <= _P_FLOOR else f"{p_value:.4f}"
+    """A p-value with four decimals; that of the smallest one, 0.0001, stands for all below it too."""
+    return "-" if p_value is None else f"{max(p_value, _P_FLOOR):.4f}"
 
 
 def gain_sentences(pairs: Sequence[Pair]) -> list[str]:
