@@ -76,6 +76,7 @@ TABLE_COLUMNS = {  # of samples.parquet, with Arrow types; docs/run-files.md exp
     "status": "string",
     "correct": "bool",
     "cut": "bool",
+    "looped": "bool",
     "answer": "string",
     "tokens": "int64",
     "seed": "int64",
@@ -150,6 +151,7 @@ class SampleFile:
             {
                 **about,
                 "cut": sample["status"] == Status.truncated,
+                "looped": None,  # not known of samples of an earlier version, and of some servers
                 **sample,
                 "question": questions[sample["problem"]],
                 "correct": sample["status"] == Status.correct,
