@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 DEMO := runs/demo
 REAL := runs/real-model
 
-.PHONY: install image vllm-cpu demo demo-phf demo-opsd test quick rehearsal lint types docs docs-serve model bench study study-real real-model real-base clean
+.PHONY: install image vllm-cpu demo demo-phf demo-opsd pictures test quick rehearsal lint types docs docs-serve model bench study study-real real-model real-base clean
 
 install: $(VENV)/installed
 
@@ -50,6 +50,12 @@ demo-opsd: # the base model, and OPSD without its clip, without a word, on the o
 	@$(BIN)/phf eval embedded --output-dir $(DEMO)/base --quiet >/dev/null
 	@$(BIN)/phf train $(RECOMMENDED) --output-dir $(DEMO)/opsd --resume --quiet >/dev/null
 	@$(BIN)/phf eval $(DEMO)/opsd --quiet >/dev/null
+
+pictures: demo ## those of the demo in README and docs; .ci/run says when they are old
+	cp $(DEMO)/layers.png docs/images/
+	$(BIN)/python -c 'import json; print(json.load(open("$(DEMO)/layers.json"))["share"])' >docs/images/shares.json
+	$(BIN)/phf diagnose $(DEMO)/phf --panel shares --plot docs/images/shares.svg
+	$(BIN)/python docs/site/method_drawing.py $(DEMO)/phf
 
 test: install ## every test, the slow ones too; those of vLLM where it is installed
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
