@@ -114,7 +114,7 @@ def show_report(out: "Console", report: "LayerReport") -> None:
         values = [_number(measures[name][index], form) for name, form in _COLUMNS.values()]
         bar = "█" * round(_BAR * share / top)
         lens = [] if report.lens_entropy is None else [f"{report.lens_entropy[index]:.3f}"]
-        rows.append((str(layer), f"{value:.4g}", percent(share), bar, *values, *lens, _shades(report, index)))
+        rows.append((str(layer), f"{value:#.4g}", percent(share), bar, *values, *lens, _shades(report, index)))
     title = f"Layer energy at {step}{report.samples} rollouts"
     lens = [] if report.lens_entropy is None else ["lens entropy"]
     columns = ("layer", "energy", "share %", "", *_COLUMNS, *lens, "along rollout")
@@ -148,7 +148,7 @@ def show_steps(out: "Console", reports: "list[LayerReport]") -> None:
         moved = percent(report.distance(reports[0]))
         step = "-" if report.step is None else str(report.step)
         mean = sum(report.energies) / len(report.energies)
-        rows.append((step, f"{mean:.4g}", f"{report.entropy:.3f}", str(layer), percent(share), moved))
+        rows.append((step, f"{mean:#.4g}", f"{report.entropy:.3f}", str(layer), percent(share), moved))
     columns = ("step", "mean energy", "entropy", "largest layer", "its share %", "share moved since the first, %")
     print_table(out, "Over the checkpoints", columns, rows)
 
@@ -168,5 +168,5 @@ def explain(out: "Console", report: "LayerReport") -> None:
     out.print(f"entropy    {report.entropy:.3f} nats of at most {report.max_entropy:.3f}")
     out.print(f"where      most in part {report.largest_part + 1} of {parts} of the rollout")
     if report.tokens:
-        tokens = (f"{_token_text(t)} {t.energy:.3g}" for t in report.tokens[:_TOKENS])
+        tokens = (f"{_token_text(t)} {t.energy:#.3g}" for t in report.tokens[:_TOKENS])
         say(out, f"tokens     most on the way to {', '.join(tokens)}")

@@ -238,4 +238,4 @@ def _flow(run: RunSummary, index: int) -> dict[str, Any]:
 def _short(value: object, percent: bool) -> str:
     if not isinstance(value, float):
         return "-" if value is None else str(value)
-    return f"{100 * value:.1f}" if percent else f"{value:.4g}"
+    return f"{100 * value:.1f}" if percent else f"{value:#.4g}"
