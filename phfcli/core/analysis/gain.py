@@ -17,6 +17,7 @@ Figure = PairedDifference | SeedDifference
 _COUNTS = ("distinct answers", "tokens")  # figures that are counts, not shares
 # the smallest changes that get a name, however narrow their interval: of a share of problems, and of a length
 LEAST_SHARE, LEAST_LENGTH = 0.01, 0.05
+_LEAST = f", by {100 * LEAST_SHARE:g} point or more"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def forgotten(gained: Figure, elsewhere: Mapping[str, Figure]) -> list[GainFindi
     if not _above(gained) or gained.difference < LEAST_SHARE:
         return []
     lost = {bench: _figures(result) for bench, result in elsewhere.items() if _below(result)}
-    rule = "the interval of the Average lies above 0 here, and below 0 there"
+    rule = f"the interval of the Average lies above 0 here{_LEAST}, and below 0 there"
     return [GainFinding("forgotten elsewhere", rule, lost)] if lost else []
 
 
@@ -67,9 +68,9 @@ def _solved(passed: Figure, n: int) -> list[GainFinding]:
     if abs(passed.difference) < LEAST_SHARE:
         return []
     if _above(passed):
-        return [GainFinding("more problems solved", f"the interval of pass@{n} lies above 0", figures)]
+        return [GainFinding("more problems solved", f"the interval of pass@{n} lies above 0{_LEAST}", figures)]
     if _below(passed):
-        return [GainFinding("fewer problems solved", f"the interval of pass@{n} lies below 0", figures)]
+        return [GainFinding("fewer problems solved", f"the interval of pass@{n} lies below 0{_LEAST}", figures)]
     return []
 
 
@@ -78,13 +79,16 @@ def _sharpening(average: Figure, greedy: Figure | None) -> list[GainFinding]:
     if greedy is None or not _above(average) or average.difference < LEAST_SHARE or greedy.difference > 0:
         return []
     figures = {"Average": _figures(average), "greedy": _figures(greedy)}
-    return [GainFinding("sharpening, no gain", "the Average's interval lies above 0, and greedy did not rise", figures)]
+    rule = f"the Average's interval lies above 0{_LEAST}, and greedy did not rise"
+    return [GainFinding("sharpening, no gain", rule, figures)]
 
 
 def _more_certain(average: Figure, passed: Figure, distinct: Figure, n: int) -> list[GainFinding]:
-    if not (_above(average) and passed.difference <= 0 and _below(distinct)):
+    if not (_above(average) and passed.difference <= 0 and _below(distinct)) or average.difference < LEAST_SHARE:
         return []
-    rule = f"the Average's interval lies above 0, pass@{n} did not rise, distinct answers' interval lies below 0"
+    rule = (
+        f"the Average's interval lies above 0{_LEAST}, pass@{n} did not rise, distinct answers' interval lies below 0"
+    )
     figures: dict[str, Figure] = {"Average": average, f"pass@{n}": passed, "distinct answers": distinct}
     return [GainFinding("surer of what was known", rule, {name: _figures(figure) for name, figure in figures.items()})]
 

@@ -53,7 +53,8 @@ def one_look_a_run(names: Iterable[str]) -> Iterator[None]:
 def look_of(name: str, index: int) -> Look:
     """The look of a run: by its place on the page, or, where no page has places, by its index in the chart."""
     place = _PLACES.get({}).get(name, index)
-    return Look(SERIES[place % len(SERIES)], MARKERS[place % len(MARKERS)], STYLES[place % len(STYLES)])
+    line = (place + place // len(SERIES)) % len(STYLES)  # of two runs with one colour the lines differ
+    return Look(SERIES[place % len(SERIES)], MARKERS[place % len(MARKERS)], STYLES[line])
 
 
 def set_tooltip(artist: Any, text: str) -> None:

@@ -22,7 +22,7 @@ MEANINGS = {  # explanations of the columns whose names are not clear by themsel
     "points": "The difference in percentage points, with its standard error over the unit of the row.",
     "95% interval": "All differences that the test of the row does not reject at 5%.",
     "over": "The unit of the row: other trainings (seeds), or these checkpoints on other problems (problems).",
-    "p": "How often chance alone would give a difference as large.",
+    "p": "How often chance alone would give a difference as large; 0.0001 stands for anything below it too.",
     "p, Holm": "The p-value corrected by Holm's method, since many tests together find more by chance.",
     "could show": "The true difference, in points, that this test would find in four of five such comparisons.",
     "gained": "Of b - a: problems that b solves and a does not; solved is more than half of the samples.",
