@@ -123,7 +123,7 @@ def shown(browser: webdriver.Chrome, study: Path) -> Iterator[Page]:
 def test_everything_is_there(shown: Page) -> None:
     assert shown.texts("h1") == [f"Study {ATTACK}"]
     assert shown.texts("h2") == ["Results", "Training", "Hidden flow", "Problems of aime", "Settings", "Provenance"]
-    assert shown.texts("#results tbody tr")[1].startswith("phf 100 aime 3 4 58.3")
+    assert shown.texts("#results tbody tr")[1].startswith("phf aime 58.3")
     assert "phf - opsd +25.0" in shown.texts("#results tbody tr")[2]
     assert len(shown.all("#flow svg")) == 4  # the two main ones of each run; the others are folded
     assert shown.script("return document.querySelectorAll('#flow svg').length") == 18
