@@ -9,16 +9,16 @@ take twice the time. First, the seconds of the grader alone beside those of samp
 """
 
 import argparse
-import os
 import random
 import resource
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from harness.commands import command_cost
 
 from phfcli.core.evaluation.samples import SampleFile
 from phfcli.core.grading import build_grader
@@ -28,15 +28,15 @@ from phfcli.core.storage.seals import write_sealed
 _CHARACTERS = 4  # of a token
 _PART = 8  # samples written or graded at once
 _RATE = 20_000  # tokens a second: of vLLM on an H100, all sequences together
-_WORDS = (  # noqa: SIM905 - shorter as a sentence
+_SENTENCE = (
     "so let us compute the value of x again , wait , that is not right : we have $x^2 + 2x = 15$ → hence √16 and "
     "\\frac{3}{4} \\cdot 8 = 6 , but then \\boxed{7} would be wrong because n ≥ 3 . First , therefore , if"
-).split(" ")
+)
 
 
 def thinking(rng: random.Random, tokens: int, answer: str) -> str:
     """A completion of so many tokens: words, formulas and boxes on the way, then the answer in a box."""
-    paragraph = " ".join(rng.choices(_WORDS, k=400)) + "\n\n"
+    paragraph = " ".join(rng.choices(_SENTENCE.split(" "), k=400)) + "\n\n"
     body = (paragraph[rng.randrange(40) :] for _ in range(tokens * _CHARACTERS // len(paragraph)))
     return f"<think>\n{''.join(body)}</think>\n\nThe answer is \\boxed{{{answer}}}."
 
@@ -104,15 +104,6 @@ def _children_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def measure(words: list[str], log: Path) -> tuple[float, float, int]:
-    """CPU seconds, peak MiB and exit code of a command."""
-    actions = [(os.POSIX_SPAWN_OPEN, fd, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) for fd in (1, 2)]
-    command = [sys.executable, "-m", "phfcli", *words]
-    pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions)
-    _, status, usage = os.wait4(pid, 0)
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(status)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=int, default=30)
@@ -136,7 +127,7 @@ def main() -> None:
                 "grade": ["grade", str(one)],
                 "grade-own": ["grade", str(one), "--policies", "phf,no-thinking,last-number,strict"],
             }[command]
-            seconds, mib, code = measure(words, Path(name, "log"))
+            seconds, mib, code = command_cost(words, Path(name, "log"))
             told = "" if code == 0 else f", exit code {code}: {Path(name, 'log').read_text()[-300:]}"
             print(f"phf {command:9s} {seconds:6.1f} CPU s  {mib:6.0f} MiB{told}", flush=True)
         page = Path(name, "report.html")

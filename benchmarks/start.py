@@ -8,12 +8,13 @@ of the start, in the order of time. At the end: the time of other commands that 
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from harness.commands import command_cost
 
 _LIBRARIES = """
 import time
@@ -52,14 +53,6 @@ def marks(program: str, *words: str) -> list[tuple[str, float]]:
     return found
 
 
-def command_s(*words: str) -> float:
-    """The CPU seconds of a command, whatever it returns."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "phfcli", *words], check=False, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
@@ -75,7 +68,7 @@ def main() -> None:
                 before = now
         run = str(Path(folder) / "0")
         for words in (["--help"], ["runs", folder], ["diagnose", run], ["verify", run], ["train", "--help"]):
-            taken = statistics.median(command_s(*words) for _ in range(repeats))
+            taken = statistics.median(command_cost(words, Path(folder, "log"))[0] for _ in range(repeats))
             print(f"phf {' '.join(words).replace(folder, 'FOLDER'):32s} {taken:6.2f} s")
 
 

@@ -66,8 +66,8 @@ def settings() -> Iterator[str]:
         yield f"## {title}\n\n| setting | takes | default | recipes | |\n|---|---|---|---|---|"
         notes, schema = setting_notes(kind), kind.model_json_schema()
         for key, value in leaves(kind().model_dump(mode="json")).items():
-            recipes = _recipe_values(key, value) if kind is TrainConfig else ""
-            cells = (_takes(_schema_of(schema, key), schema), f"`{as_yaml(value)}`", recipes, notes.get(key, ""))
+            others = _recipe_values(key, value) if kind is TrainConfig else ""
+            cells = (_takes(_schema_of(schema, key), schema), f"`{as_yaml(value)}`", others, notes.get(key, ""))
             yield f"| `{key}` | {' | '.join(map(_cell, cells))} |"
         yield ""
 

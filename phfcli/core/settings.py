@@ -228,7 +228,12 @@ def _beside(path: Path) -> str:
 
 def write_yaml(config: Section) -> str:
     """The resolved settings as YAML; reading it back gives the same config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return dump_yaml(config.model_dump(mode="json"))
+
+
+def dump_yaml(tree: Mapping[str, Any]) -> str:
+    """A tree as YAML, in its own order."""
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
 def _last(sources: list[Source], key: str) -> Any:

@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard
 from phfcli.core.analysis.publish import _gather
 from phfcli.core.config import TrainConfig
 from phfcli.core.runs.folder import recorded_config
-from phfcli.core.runs.model_card import model_card
+from phfcli.core.runs.model_card import model_card, public
 from phfcli.core.runs.targets import find_target
 from phfcli.core.settings import resolve_train, set_sources
 from phfcli.core.shipped_files import embedded_model
@@ -160,7 +160,10 @@ def test_an_upload_brings_every_file_as_it_is(hub: HubServer, run: Path) -> None
     checkpoint = run / "checkpoints" / "step-000001"
     for name in ("adapter_model.safetensors", "tokenizer.json"):
         assert hub.files[name] == (checkpoint / name).read_bytes()
-    assert yaml.safe_load(hub.files["phf-config.yaml"])["flow"] == recorded_config(run).model_dump(mode="json")["flow"]
+    settings = public(recorded_config(run).model_dump(mode="json"))
+    assert yaml.safe_load(hub.files["phf-config.yaml"]) == settings
+    adapter = json.loads((checkpoint / "adapter_config.json").read_text())
+    assert json.loads(hub.files["adapter_config.json"]) == adapter | {"base_model_name_or_path": "embedded"}
     assert b"# embedded, phf, step 1" in hub.files["README.md"]
     assert not {"optimizer.safetensors", "teacher.safetensors", "trainer.json"} & hub.files.keys()
     assert hub.repos[0]["visibility"] == "private"

@@ -55,7 +55,7 @@ def gain_findings(a: Method, b: Method, bench: str, average: MethodDifference) -
 
 def forgotten(gained: Figure, elsewhere: Mapping[str, Figure]) -> list[GainFinding]:
     """Names the benchmarks on which the score fell, if it rose on this one."""
-    if not _above(gained) or gained.difference < LEAST_SHARE:
+    if not _rose(gained):
         return []
     lost = {bench: _figures(result) for bench, result in elsewhere.items() if _below(result)}
     rule = f"the interval of the Average lies above 0 here{_LEAST}, and below 0 there"
@@ -65,18 +65,16 @@ def forgotten(gained: Figure, elsewhere: Mapping[str, Figure]) -> list[GainFindi
 def _solved(passed: Figure, n: int) -> list[GainFinding]:
     """Whether more or fewer problems are solved by at least one of n samples (pass@n)."""
     figures = {f"pass@{n}": _figures(passed)}
-    if abs(passed.difference) < LEAST_SHARE:
-        return []
-    if _above(passed):
+    if _rose(passed):
         return [GainFinding("more problems solved", f"the interval of pass@{n} lies above 0{_LEAST}", figures)]
-    if _below(passed):
+    if _below(passed) and passed.difference <= -LEAST_SHARE:
         return [GainFinding("fewer problems solved", f"the interval of pass@{n} lies below 0{_LEAST}", figures)]
     return []
 
 
 def _sharpening(average: Figure, greedy: Figure | None) -> list[GainFinding]:
     """Whether samples became better and greedy completions did not: likely tokens became likelier, right or not."""
-    if greedy is None or not _above(average) or average.difference < LEAST_SHARE or greedy.difference > 0:
+    if greedy is None or not _rose(average) or greedy.difference > 0:
         return []
     figures = {"Average": _figures(average), "greedy": _figures(greedy)}
     rule = f"the Average's interval lies above 0{_LEAST}, and greedy did not rise"
@@ -84,7 +82,7 @@ def _sharpening(average: Figure, greedy: Figure | None) -> list[GainFinding]:
 
 
 def _more_certain(average: Figure, passed: Figure, distinct: Figure, n: int) -> list[GainFinding]:
-    if not (_above(average) and passed.difference <= 0 and _below(distinct)) or average.difference < LEAST_SHARE:
+    if not (_rose(average) and passed.difference <= 0 and _below(distinct)):
         return []
     rule = (
         f"the Average's interval lies above 0{_LEAST}, pass@{n} did not rise, distinct answers' interval lies below 0"
@@ -134,6 +132,11 @@ def _spelling(answer: str) -> object:
         return answer
     value = reading.number.value if reading.number and reading.name is None else reading.key
     return value, reading.unit, reading.modulus
+
+
+def _rose(share: Figure) -> bool:
+    """Whether the interval of a share lies above 0, and the share rose by enough to matter."""
+    return _above(share) and share.difference >= LEAST_SHARE
 
 
 def _above(figure: Figure) -> bool:

@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-import yaml
 from peft import PeftModel
 from transformers import PreTrainedModel
 
@@ -20,6 +19,7 @@ from phfcli.core.models.prompts import fixed_template
 from phfcli.core.runs.folder import recorded_config
 from phfcli.core.runs.model_card import card_of, public
 from phfcli.core.runs.targets import Target, find_target
+from phfcli.core.settings import dump_yaml
 from phfcli.core.storage.files import check_folder, new_folder, read_json, write_json
 from phfcli.core.storage.tables import hub_answers
 
@@ -154,8 +154,8 @@ def _gather(target: Target, run: Path, step: int, repo: str, folder: Path) -> li
     config = recorded_config(run)
     if (adapter := folder / "adapter_config.json").exists():
         write_json(adapter, read_json(adapter) | {"base_model_name_or_path": public(config.model)})
-    settings = yaml.safe_dump(public(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
-    (folder / "phf-config.yaml").write_text(settings, encoding="utf-8")
+    settings = public(config.model_dump(mode="json"))
+    (folder / "phf-config.yaml").write_text(dump_yaml(settings), encoding="utf-8")
     (folder / "README.md").write_text(card_of(run, step, repo), encoding="utf-8")
     return left
 

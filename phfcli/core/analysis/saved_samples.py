@@ -6,7 +6,7 @@ import math
 import struct
 import zipfile
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -129,7 +129,8 @@ def read_samples(path: Path, config: GradeConfig) -> SavedTexts:
     except (KeyError, TypeError, IndexError, AttributeError) as error:  # values of other types than the tool writes
         raise UserError(f"{path}: {first_line(error)}") from None
     if form == "phf" and path.suffix == ".jsonl":
-        deque(sound_lines(path, raw_lines(path)), maxlen=0)
+        for _ in sound_lines(path, raw_lines(path)):
+            pass
     texts, left_out = _usable(path, items, read, config)
     if not texts:
         reason = f": {left_out[0]}" if left_out else ""

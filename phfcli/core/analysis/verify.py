@@ -1,6 +1,5 @@
 """Verifies a run folder: each part must have the right form and the content that was written."""
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,7 @@ from phfcli.core.storage.schemas import (
     SampleForm,
     StepForm,
     ValidationForm,
-    each_form,
+    check_forms,
     read_form,
     read_forms,
 )
@@ -114,7 +113,7 @@ def _check_evaluation(evaluation: Path) -> None:
     """Checks samples, settings and summary; an evaluation without a summary has been stopped."""
     summary, settings = evaluation / "summary.json", evaluation / "settings.json"
     for name in (SAMPLES, GREEDY):
-        deque(each_form(evaluation / name, SampleForm), maxlen=0)
+        check_forms(evaluation / name, SampleForm)
     if settings.is_file():
         read_form(settings, EvaluationSettingsForm)
     if summary.is_file():

@@ -307,7 +307,7 @@ def _as_grade(judged: object) -> Grade:
     """What a rule has said. Raises TypeError for anything but a grade, true, false, 1 and 0."""
     if isinstance(judged, Grade):
         return judged
-    if isinstance(judged, str) or judged not in (True, False):
+    if judged not in (True, False):
         raise TypeError(f"it gives {judged!r:.40} for an answer, and not True or False")
     return Grade(Status.correct if judged else Status.wrong, None)
 

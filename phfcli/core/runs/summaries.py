@@ -5,7 +5,6 @@ those that it covers. A summary of an earlier version holds none: its average is
 """
 
 import hashlib
-from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
@@ -13,7 +12,7 @@ from typing import Any
 
 from phfcli.core.errors import UserError
 from phfcli.core.runs.folder import step_of
-from phfcli.core.storage.schemas import SampleForm, SummaryForm, each_form, read_form
+from phfcli.core.storage.schemas import SampleForm, SummaryForm, check_forms, each_form, read_form
 from phfcli.core.storage.seals import write_sealed
 
 SAMPLES, GREEDY = "samples.jsonl", "greedy.jsonl"
@@ -95,7 +94,7 @@ def _check_stamp(path: Path, stamp: Mapping[str, Any], every_byte: bool) -> None
     longer = about.st_size > size and path.name in (SAMPLES, GREEDY)  # by samples that were drawn since then
     if not (longer or about.st_size == size) or _hash(path, size) != stamp["sha256"]:
         if path.name in (SAMPLES, GREEDY):
-            deque(each_form(path, SampleForm), maxlen=0)  # which names the line
+            check_forms(path, SampleForm)  # which names the line
         raise UserError(f"{path}: damaged: it is not the file that the summary beside it was made with (checksum)")
 
 

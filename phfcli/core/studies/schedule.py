@@ -12,11 +12,9 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-import yaml
-
 from phfcli.core.config import EvalConfig
 from phfcli.core.errors import UserError, reached
-from phfcli.core.settings import Source, Tree, resolve, resolve_train
+from phfcli.core.settings import Source, Tree, dump_yaml, resolve, resolve_train
 from phfcli.core.storage.child_processes import phf_command
 from phfcli.core.storage.files import appending, as_json, check_file, check_folder, write_data
 from phfcli.core.storage.schemas import StepForm, read_forms
@@ -321,5 +319,5 @@ def slots_for(study: Study, jobs: int | None) -> list[Environment]:
 
 def _settings_file(run: StudyRun, command: str, tree: Tree) -> str:
     path = run.folder.parent / f"{run.folder.name}.{command}.yaml"
-    write_data(path, yaml.safe_dump(as_json(tree), sort_keys=False, allow_unicode=True))
+    write_data(path, dump_yaml(as_json(tree)))
     return str(path)

@@ -48,7 +48,6 @@ def test_an_engine_that_is_killed_ends_the_wait_with_a_line(capfd: pytest.Captur
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_vllm_starts_ends_it_at_once(tmp_path: Path, number: signal.Signals) -> None:
     """A terminal and a scheduler send it to every process of the job; vLLM swallows a KeyboardInterrupt there."""
