@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -10,6 +10,7 @@ from recipe_table import as_markdown
 from typer.main import get_command
 
 from phfcli.cli import app
+from phfcli.commands.options import Setting
 from phfcli.core.config import EvalConfig, TrainConfig
 from phfcli.core.errors import as_yaml
 from phfcli.core.setting_notes import setting_notes
@@ -48,14 +49,25 @@ def _command(command: Any, name: str) -> Iterator[str]:
         plain = part.replace("\b\n", "")
         yield f"```text\n{plain}\n```\n" if plain != part else f"{plain}\n"
     yield "| | | default |\n|---|---|---|"
+    defaults = _setting_defaults(command, EvalConfig if name == "phf eval" else TrainConfig)
     for parameter in command.params:
+        if getattr(parameter, "hidden", False):
+            continue
         told = getattr(parameter, "help", None) or ""
         names = ", ".join(f"`{option}`" for option in parameter.opts) if parameter.param_type_name == "option" else ""
-        default = parameter.default
-        plain = isinstance(default, str | int | float) and default not in (False, "")
-        shown = f"`{default}`" if plain else ""
+        default = defaults.get(parameter.name, parameter.default)
+        told_by_itself = default is False or not isinstance(default, str | int | float | list) or default in ("", [])
+        shown = "" if told_by_itself else f"`{as_yaml(default)}`"
         yield f"| {names or f'`{parameter.metavar or parameter.name}`'} | {_cell(told)} | {_cell(shown)} |"
     yield ""
+
+
+def _setting_defaults(command: Any, kind: type[TrainConfig | EvalConfig]) -> dict[str, Any]:
+    """The defaults of the options that give a setting, by the name of the argument."""
+    values = leaves(kind().model_dump(mode="json"))
+    hints = get_type_hints(inspect.unwrap(command.callback), include_extras=True)
+    keys = {name: each.key for name, hint in hints.items() for each in get_args(hint) if isinstance(each, Setting)}
+    return {name: values[key] for name, key in keys.items() if key in values}
 
 
 def settings() -> Iterator[str]:
