@@ -1,58 +1,73 @@
 """The charts of a study: scores over training, differences with their intervals, energy over depth."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from statistics import fmean
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from phfcli.core.evaluation.scores import standard_error
-from phfcli.core.reporting.figures import Panel
+from phfcli.core.reporting.figures import Panel, figure_of
 from phfcli.core.reporting.flow_charts import BLUE, GREY, INK, MARKERS, ORANGE, SERIES, name_axes, title
 from phfcli.core.studies.results import Difference, Results, Row
 from phfcli.core.studies.study_file import BASE, Study
 
-_SIZE = (5.6, 4.2)  # of a panel, in inches
-_ROW = 0.22  # height of a system's row, in inches
-_AROUND_ROWS = 0.8  # inches above and below the rows
+_SIZE = (8.0, 4.4)  # of a picture, in inches: as wide as a page's text
+_ROW = 0.26  # height of a system's row, in inches
+_AROUND_ROWS = 1.0  # inches above and below the rows
 _UNITS = "● seeds  ■ problems"
 _STYLES = {"seeds": (BLUE, "o"), "problems": (ORANGE, "s")}
 _MARGIN = 0.05  # of the scale, on both sides
 _MOST_LINES = 20  # in a chart that stays readable
 
 
-def panel_size(results: Results) -> tuple[float, float]:
-    """Width and height of a panel in inches, with room for a row for each system."""
-    most = max(len(results.of(row.model, row.bench)) for row in results.rows)
-    return _SIZE[0], max(_SIZE[1], _ROW * most + _AROUND_ROWS)
-
-
-def panels(study: Study, results: Results) -> list[Panel]:
-    """The panels: for each model the scores on its first benchmark, the differences on each benchmark, and the energy.
+def pictures(study: Study, results: Results) -> dict[str, Figure]:
+    """Name -> a picture of one chart: each model's scores, differences on each benchmark, and energy over depth.
 
     Scores are lines over training if several steps were evaluated. With very many systems only differences are drawn.
+    Charts of one kind have one range, so that models and benchmarks can be compared by eye.
     """
-    drawn: list[Panel] = []
+    over_training = len(study.evaluated) > 1
+    compared = [row for row in results.rows if row.difference is not None]  # none before the baseline has been run
+    scores, differences, energies = dict[str, Panel](), dict[str, Panel](), dict[str, Panel]()
     for model in study.models:
-        first = results.systems(model)
+        first, benches = results.systems(model), results.benches(model)
         if first and len(first) <= _MOST_LINES:
-            scores = _dynamics if len(study.evaluated) > 1 else _scores
-            drawn.append(partial(scores, rows=first, named=len(study.models) > 1))
-        for bench in results.benches(model):
-            compared = [row for row in results.of(model, bench) if row.difference is not None]
-            if compared:  # the baseline has been run
-                drawn.append(partial(_differences, rows=compared, to=study.systems[study.baseline].title))
-        energies = [row for row in first if row.energy]
-        if energies:
-            drawn.append(partial(_energy_over_depth, rows=energies))
+            scores[f"scores-{model}"] = partial(_dynamics if over_training else _scores, rows=first)
+        for number, bench in enumerate(benches, start=1):
+            name = f"differences-{model}" + (f"-{number}" if len(benches) > 1 else "")
+            if rows := [row for row in compared if (row.model, row.bench) == (model, bench)]:
+                to = study.systems[study.baseline].title
+                differences[name] = partial(_differences, rows=rows, to=to, scale=_scale(compared))
+        if rows := [row for row in first if row.energy]:
+            energies[f"energy-{model}"] = partial(_energy_over_depth, rows=rows)
+    return {
+        **_in_one_range(scores, "y" if over_training else "x", results),
+        **_in_one_range(differences, "x", results),
+        **_in_one_range(energies, "y", results),
+    }
+
+
+def _in_one_range(panels: Mapping[str, Panel], axis: Literal["x", "y"], results: Results) -> dict[str, Figure]:
+    """Each panel as a picture; along that axis they all show what any of them shows."""
+    most = max((len(results.of(row.model, row.bench)) for row in results.rows), default=0)
+    size = _SIZE[0], max(_SIZE[1], _ROW * most + _AROUND_ROWS)
+    drawn = {name: figure_of([panel], size=size) for name, panel in panels.items()}
+    axes = [figure.axes[0] for figure in drawn.values()]
+    limits = [each.get_xlim() if axis == "x" else each.get_ylim() for each in axes]
+    for each in axes:
+        each.set(**{f"{axis}lim": (min(low for low, _ in limits), max(high for _, high in limits))})
     return drawn
 
 
-def _scores(axes: Axes, rows: Sequence[Row], named: bool) -> None:
+def _scores(axes: Axes, rows: Sequence[Row]) -> None:
     """The final score of each system as a row; the score of the base model is a vertical line."""
     for y, row in enumerate(rows):
         mean = 100 * fmean(row.final)
@@ -66,10 +81,10 @@ def _scores(axes: Axes, rows: Sequence[Row], named: bool) -> None:
     axes.set_ylim(len(rows) - 0.4, -0.8)
     name_axes(axes, f"Average, % ± error over\n{_UNITS}", "")
     step = max(row.last for row in rows)
-    title(axes, f"{rows[0].bench} after {step} steps (seeds)" + (f", {rows[0].model}" if named else ""))
+    title(axes, f"{_where(rows)}: scores after {step} steps (seeds)")
 
 
-def _dynamics(axes: Axes, rows: Sequence[Row], named: bool) -> None:
+def _dynamics(axes: Axes, rows: Sequence[Row]) -> None:
     """The score of each system over training."""
     base = next((row for row in rows if row.system == BASE), None)
     for index, row in enumerate(row for row in rows if row.system != BASE):
@@ -90,23 +105,17 @@ def _dynamics(axes: Axes, rows: Sequence[Row], named: bool) -> None:
     if base is not None:
         axes.axhline(100 * base.final[0], color=GREY, linestyle=":", label="base model")
     name_axes(axes, "training step", "Average, % ± standard error over seeds")
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(top=top + 0.4 * (top - bottom))  # room for the legend above the lines
-    axes.legend(frameon=False, fontsize=7, ncols=2, title="system (seeds)", title_fontsize=7, loc="upper left")
-    title(axes, f"{rows[0].bench} over training" + (f", {rows[0].model}" if named else ""))
+    _legend_beside(axes, "system (seeds)")
+    title(axes, f"{_where(rows)}: scores over training")
 
 
-def _differences(axes: Axes, rows: Sequence[Row], to: str) -> None:
+def _differences(axes: Axes, rows: Sequence[Row], to: str, scale: tuple[float, float]) -> None:
     """The difference of each system from the baseline, with its interval over seeds (blue) or problems (orange).
 
-    The interval of two seeds is 13 standard errors wide on each side, so it does not determine the scale. An arrow
-    marks an interval that ends outside of the chart.
+    An arrow marks an interval that ends outside of the scale, which is in points.
     """
     intervals = [_interval(row.difference) for row in rows if row.difference is not None]
-    ends = [end for interval in intervals if not interval.two_seeds for end in interval.ends]
-    scale = [0.0, *ends, *(interval.value for interval in intervals)]
-    margin = _MARGIN * (max(scale) - min(scale)) or 1.0  # all differences are zero, without intervals
-    left, right = min(scale) - margin, max(scale) + margin
+    left, right = scale
     for y, interval in enumerate(intervals):
         colour, marker = _STYLES[interval.unit]
         axes.plot(interval.ends, [y] * len(interval.ends), color=colour, linewidth=2)
@@ -119,7 +128,29 @@ def _differences(axes: Axes, rows: Sequence[Row], to: str) -> None:
     axes.set_yticks(range(len(rows)), [row.title for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     name_axes(axes, f"points, 95% over\n{_UNITS}", "")
-    title(axes, f"{rows[0].bench}: minus {to}")
+    title(axes, f"{_where(rows)}: difference from {to}")
+
+
+def _scale(rows: Sequence[Row]) -> tuple[float, float]:
+    """The ends of a scale of points that shows zero, every difference, and every interval but those of two seeds.
+
+    The interval of two seeds is 13 standard errors wide on each side.
+    """
+    intervals = [_interval(row.difference) for row in rows if row.difference is not None]
+    ends = [end for interval in intervals if not interval.two_seeds for end in interval.ends]
+    shown = [0.0, *ends, *(interval.value for interval in intervals)]
+    margin = _MARGIN * (max(shown) - min(shown)) or 1.0  # all differences are zero, without intervals
+    return min(shown) - margin, max(shown) + margin
+
+
+def _where(rows: Sequence[Row]) -> str:
+    """The model and the benchmark of a chart, a file by its name."""
+    return f"{rows[0].model} on {Path(rows[0].bench).stem}"
+
+
+def _legend_beside(axes: Axes, heading: str | None = None) -> None:
+    """The legend at the right of a chart, whose lines may cross any part of it."""
+    axes.legend(frameon=False, fontsize=8, title=heading, title_fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 @dataclass(frozen=True)
@@ -151,10 +182,8 @@ def _energy_over_depth(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     name_axes(axes, "decoder block", "share of the flow's energy, %")
-    axes.legend(
-        frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5)
-    )  # lines may cross any part of the chart
+    _legend_beside(axes)
     entropies = [energy["entropy"] for energy in energies]
     low, high = f"{min(entropies):.2f}", f"{max(entropies):.2f}"
     span = low if low == high else f"{low} to {high}"
-    title(axes, f"energy over depth at the end\n(entropy {span} nats; dotted: uniform, {math.log(depth):.2f})")
+    title(axes, f"{rows[0].model}: energy at the end (entropy {span} nats; dotted: uniform, {math.log(depth):.2f})")

@@ -1,18 +1,18 @@
-"""The page of a study, its picture and its JSON, from the records alone."""
+"""The page of a study, its pictures and its JSON, from the records alone."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from phfcli.core.analysis.diagnose import PAPER
 from phfcli.core.errors import interval, markdown_lines, percent, points, with_error
-from phfcli.core.reporting.figures import figure_of, save_figure
+from phfcli.core.reporting.figures import save_figure
 from phfcli.core.storage.files import write_json, write_text
-from phfcli.core.studies.charts import panel_size, panels
+from phfcli.core.studies.charts import pictures
 from phfcli.core.studies.results import (
     LEVEL,
     WANTED_COLUMN,
@@ -29,13 +29,14 @@ from phfcli.core.studies.study_file import BASE, Study, StudyRun, runs_of
 
 
 def write_report(study: Study, file: Path) -> Path:
-    """Writes the page, its picture and its JSON; returns the page's path. Raises UserError for a foreign record."""
+    """Writes the page, its pictures and its JSON; returns the page's path. Raises UserError for a foreign record."""
     path, results = Path(study.page), results_of(study)
     write_json(path.with_suffix(".json"), figures(study, results))
-    drawn = panels(study, results)
-    if drawn:
-        save_figure(figure_of(drawn, size=panel_size(results)), path.with_suffix(".png"))
-    write_text(path, page(study, results, file, path))
+    drawn = pictures(study, results)
+    for name, picture in drawn.items():
+        save_figure(picture, path.with_suffix("") / f"{name}.png")
+    described = {name: picture.axes[0].get_title("left").replace("\n", " ") for name, picture in drawn.items()}
+    write_text(path, page(study, results, file, path, described))
     return path
 
 
@@ -66,12 +67,13 @@ def _row(row: Row) -> dict[str, Any]:
     }
 
 
-def page(study: Study, results: Results, file: Path, path: Path) -> str:
+def page(study: Study, results: Results, file: Path, path: Path, pictured: Mapping[str, str]) -> str:
     """The page of the runs that are finished, as Markdown.
 
     Args:
         file: the study's file.
-        path: the path of the page; the picture and the JSON lie beside it.
+        path: the path of the page; the JSON lies beside it.
+        pictured: name -> title of each picture; they are in a folder of the page's name.
     """
     parts = [
         [f"# {study.title}"],
@@ -81,7 +83,7 @@ def page(study: Study, results: Results, file: Path, path: Path) -> str:
         [f"**Question.** {study.question.strip()}"],
         findings(study, results),
         *_planned(study, results),
-        [f"![The systems' scores and their differences to the baseline]({path.with_suffix('.png').name})"],
+        *([f"![{title}]({path.stem}/{name}.png)"] for name, title in pictured.items()),
         *(
             table
             for model in study.models

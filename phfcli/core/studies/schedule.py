@@ -118,8 +118,9 @@ def examine(study: Study, path: Path, part: Part = WHOLE) -> list[str]:
 
     for label in ("folder", "records"):
         check_folder(f"{path}: {label}", Path(getattr(study, label)))
-    for ending in (".md", ".json", ".png"):
+    for ending in (".md", ".json"):
         check_file(f"{path}: page", Path(study.page).with_suffix(ending))
+    check_folder(f"{path}: page", Path(study.page).with_suffix(""))
     gaps: list[str] = []
     planned = set[tuple[str, str]]()
     for run in [*(run for run in runs_of(study) if run.seed == 0 and part.has(run)), *part.searches(study)]:

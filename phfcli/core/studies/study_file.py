@@ -59,9 +59,7 @@ class Study(Section):
     limits: str  # what its results cannot show
     folder: str  # the folder of the runs
     records: str  # the folder of the records, which are committed with the code
-    page: Annotated[
-        str, Field(pattern=r"\.md$")
-    ]  # the Markdown file; a .json and a .png of the same name lie beside it
+    page: Annotated[str, Field(pattern=r"\.md$")]  # the Markdown file; a .json and a folder of pictures lie beside it
     models: Annotated[dict[Name, Tree], Field(min_length=1)]  # name -> settings of `phf train`: model, dtype, ...
     config: tuple[str, ...] = ()  # recipes or YAML files of every training run
     set: Tree = Field(default={})  # settings of every training run

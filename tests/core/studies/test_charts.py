@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from phfcli.core.analysis.differences import paired_difference, seed_difference
-from phfcli.core.reporting.figures import figure_of
-from phfcli.core.studies.charts import panel_size, panels
+from phfcli.core.studies.charts import pictures
 from phfcli.core.studies.results import Difference, results_of
 from phfcli.core.studies.study_file import load_study
 
@@ -16,14 +15,13 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["objectives", "smollm2"])
+@pytest.mark.parametrize("name", ["methods", "objectives", "smollm2"])
 def test_no_name_is_cut_or_lies_over_another(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(ROOT)  # where the records of the study are
     study = load_study(Path("studies") / f"{name}.yaml")
-    results = results_of(study)
-    figure = figure_of(panels(study, results), size=panel_size(results))
-    figure.draw_without_rendering()
-    for axes in figure.axes:
+    for figure in pictures(study, results_of(study)).values():
+        figure.draw_without_rendering()
+        [axes] = figure.axes
         named = axes.xaxis.label.get_window_extent()
         assert named.x0 >= 0
         assert named.x1 <= figure.bbox.x1
@@ -33,9 +31,21 @@ def test_no_name_is_cut_or_lies_over_another(monkeypatch: pytest.MonkeyPatch, na
         legend = axes.get_legend()
         if legend is not None:
             beside, own = legend.get_window_extent(), axes.get_window_extent()
-            assert beside.y0 >= own.y0
             assert beside.x1 <= figure.bbox.x1
             assert beside.x0 >= own.x1  # no line runs through it
+
+
+def test_pictures_of_one_kind_have_one_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    study = load_study(Path("studies") / "methods.yaml")
+    drawn = {name: figure.axes[0] for name, figure in pictures(study, results_of(study)).items()}
+    kinds = ("scores", "differences", "energy")
+    assert list(drawn) == [f"{kind}-{model}" for kind in kinds for model in ("embedded", "firm-habit")]
+    for kind in kinds:
+        one, other = drawn[f"{kind}-embedded"], drawn[f"{kind}-firm-habit"]
+        limits = [axes.get_xlim() if kind == "differences" else axes.get_ylim() for axes in (one, other)]
+        assert limits[0] == limits[1]
+        assert [axes.get_title(loc="left").split(":")[0].split(" ")[0] for axes in (one, other)] == list(study.models)
 
 
 def test_the_interval_of_two_seeds_does_not_set_the_scale(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +60,8 @@ def test_the_interval_of_two_seeds_does_not_set_the_scale(monkeypatch: pytest.Mo
         replace(first, difference=Difference(two, problems)),
         replace(second, difference=Difference(four, problems)),
     ]
-    _, differences, *_ = figure_of(panels(study, replace(results, rows=rows))).axes
+    drawn = pictures(study, replace(results, rows=rows))
+    [differences] = drawn["differences-smollm2-135m"].axes
     left, right = differences.get_xlim()
     assert left < 0 < right  # the sign of every difference is seen
     assert two.low is not None

@@ -213,7 +213,9 @@ def test_the_page_says_what_is_there_and_where_it_is_from(study: Study, tmp_path
     for run in runs_of(study):
         assert f"(records/{run.name}.json)" in text
         assert run.record.is_file()
-    assert (tmp_path / "docs/page.png").stat().st_size > 0
+    pictured = re.findall(r"!\[.*\]\((page/.*)\)", text)
+    assert [Path(name).stem.split("-")[0] for name in pictured] == ["scores", "differences"]
+    assert all((tmp_path / "docs" / name).stat().st_size > 0 for name in pictured)
     figures = json.loads((tmp_path / "docs/page.json").read_text())
     assert [row["system"] for row in figures["rows"]] == ["base", "opsd", "phf", "sft"]
 
