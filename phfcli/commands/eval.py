@@ -156,7 +156,7 @@ def evaluate(
         for note in notes_of(summary):
             warn(note)
     if json_:
-        print_result({"target": target, "benches": summaries})
+        print_result({"benches": summaries})
     else:
         out = result_console()
         show_summaries(out, summaries)

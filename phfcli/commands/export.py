@@ -32,7 +32,7 @@ def export(
     say(log_console(quiet), f"merging {target}")
     dtype = str(export_merged(target, merged, base)).removeprefix("torch.")
     if json_:
-        print_result({"target": target, "folder": str(merged), "dtype": dtype})
+        print_result({"folder": str(merged), "dtype": dtype})
     else:
         say(result_console(), f"model      {merged} ({dtype})")
 

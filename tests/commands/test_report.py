@@ -17,7 +17,7 @@ def test_a_page_of_two_evaluated_models(phf: Phf, tmp_path: Path) -> None:
     assert done.json == {"report": "study/page.html", "bytes": page.stat().st_size}
     text = page.read_text()
     assert "<title>Mine</title>" in text
-    assert 'href="../a/evals/step-000100/aime-n2/samples.html#p"' in text
+    assert 'href="../a/evals/step-000100/aime-n2/samples.html?report=' in text
     assert "first" in text
     assert "Hidden flow</h2>" not in text
 

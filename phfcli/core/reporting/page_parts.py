@@ -97,7 +97,8 @@ def _row(results: Sequence[SavedEvaluation], problem: str, number: int, page: Pa
             continue
         right = sum(sample.correct for sample in samples)
         share = right / len(samples)
-        link = f"{_relative(result.folder, page)}/samples.html#{quote(problem, safe='')}"
+        back = quote(os.path.relpath(page.resolve(), result.folder.resolve()))
+        link = f"{_relative(result.folder, page)}/samples.html?report={back}#{quote(problem, safe='')}"
         cell: dict[str, Any] = {
             "right": right,
             "count": len(samples),

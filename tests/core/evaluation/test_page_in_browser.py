@@ -24,7 +24,7 @@ def test_what_attacks_the_page_is_only_shown(shown: SamplesPage) -> None:
         assert whole.count(attack) >= 5, attack
     assert ATTACK in shown.texts(".thinking pre")
     assert "<img src=x onerror=window.hacked=1>" in [node.text for node in shown.all("mtext")]
-    assert shown.script("return document.querySelectorAll('img, a:not([href^=\"#\"]), [onerror]').length") == 0
+    assert shown.script("return document.querySelectorAll('img, main a:not([href^=\"#\"]), [onerror]').length") == 0
     assert shown.script("return document.scripts.length") == 4 + len(PROBLEMS)
 
 
@@ -128,3 +128,16 @@ def luminance(colour: str) -> float:
     shares = [int(colour.strip()[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.slow
+def test_the_page_leads_back_to_the_report_that_named_it_and_to_no_other_address(shown: SamplesPage) -> None:
+    link = "const link = document.querySelector('#back a'); return [link.href, link.parentNode.hidden]"
+    shown.go("?report=../my%20study/report.html#p%2F2")
+    href, hidden = shown.script(link)
+    assert (href.endswith("/my%20study/report.html"), hidden) == (True, False)
+    shown.go("?report=javascript:alert(1)//.html")
+    assert shown.script(link)[0].startswith("file:")
+    for nowhere in ("", "?report=//host/x.html", "?report=x.exe"):
+        shown.go(nowhere)
+        assert shown.script(link) == ["", True]

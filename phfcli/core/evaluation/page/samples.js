@@ -8,6 +8,13 @@ const words = (status) => status.replace(/_/g, " ");
 const count = (number) => number.toLocaleString("en-US");
 const plural = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 
+// A report's links name their page, relative to this one. Encoded, it can name no scheme, and without a / no host.
+const report = new URLSearchParams(location.search).get("report");
+if (report && /^[^/].*\.html$/.test(report)) {
+  id("back").firstChild.href = report.split("/").map(encodeURIComponent).join("/");
+  id("back").hidden = false;
+}
+
 const formulas = read("formulas");
 const runs = read("runs");  // the names of one run, or of two side by side
 const problems = read("problems").map((problem, number) => ({
