@@ -99,7 +99,7 @@ def _show(out: "Console", report: "BridgeReport") -> None:
     ]
     pairs = ", ".join(f"{a}-{b}" for a, b in zip(report.layers, report.teacher_layers, strict=True))
     title = f"Cosine on held-out rollouts, blocks {pairs}"
-    print_table(out, title, ("rank", "variance %", "before", "after", ""), rows)
+    print_table(out, title, ("rank", "variance %", "before", "after", ""), rows, text=("",))
 
 
 def _mark(rank: int, report: "BridgeReport") -> str:

@@ -117,7 +117,7 @@ def compare(
         raise typer.Exit(_NOT_MET if failed else 0)
     out = result_console()
     for table in shown.tables:
-        print_table(out, table.title, table.columns, table.rows)
+        print_table(out, table.title, table.columns, table.rows, table.text)
     told = [*(chosen.sentence for chosen in comparison.chosen), *(gate.sentence for gate in asked)]
     for sentence in (*gain_sentences(comparison.pairs), *told):
         say(out, sentence)

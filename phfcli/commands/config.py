@@ -39,7 +39,8 @@ def show(names: Names = None, config: Configs = None, set_: Sets = None, json_: 
         print_json(rows)
         return
     cells = [(key, as_yaml(row["value"]), row["from"]) for key, row in rows.items()]
-    print_table(result_console(), "", ("setting", "value", "from"), cells)
+    columns = ("setting", "value", "from")
+    print_table(result_console(), "", columns, cells, text=columns)
 
 
 @config_app.command("diff")
@@ -61,7 +62,8 @@ def diff(
         print_json({key: [one.get(key), other.get(key)] for key in keys})
     elif keys:
         cells = [(key, as_yaml(one.get(key)), as_yaml(other.get(key))) for key in keys]
-        print_table(result_console(), "", ("setting", a, b), cells)
+        columns = ("setting", a, b)
+        print_table(result_console(), "", columns, cells, text=columns)
     else:
         result_console().print("the same settings")
 

@@ -118,7 +118,7 @@ def show_report(out: "Console", report: "LayerReport") -> None:
     title = f"Layer energy at {step}{report.samples} rollouts"
     lens = [] if report.lens_entropy is None else ["lens entropy"]
     columns = ("layer", "energy", "share %", "", *_COLUMNS, *lens, "along rollout")
-    print_table(out, title, columns, rows, first_to_go=("", "along rollout"))
+    print_table(out, title, columns, rows, text=("", "along rollout"), first_to_go=("", "along rollout"))
 
 
 def _number(value: float | None, form: str) -> str:
@@ -137,7 +137,7 @@ def show_state_cosine(out: "Console", report: "LayerReport") -> None:
     cosine = report.state_cosine
     rows = [(end, *(_number(row[-1], ".4f") for row in values)) for end, values in cosine.ends()]
     columns = ("k tokens", *map(str, cosine.tokens[:-1]), "all")
-    print_table(out, f"Cosine of both readers' states in block {report.layers[-1]}", columns, rows)
+    print_table(out, f"Cosine of both readers' states in block {report.layers[-1]}", columns, rows, text=columns[:1])
 
 
 def show_steps(out: "Console", reports: "list[LayerReport]") -> None:
@@ -150,7 +150,7 @@ def show_steps(out: "Console", reports: "list[LayerReport]") -> None:
         mean = sum(report.energies) / len(report.energies)
         rows.append((step, f"{mean:#.4g}", f"{report.entropy:.3f}", str(layer), percent(share), moved))
     columns = ("step", "mean energy", "entropy", "largest layer", "its share %", "share moved since the first, %")
-    print_table(out, "Over the checkpoints", columns, rows)
+    print_table(out, "Over the checkpoints", columns, rows, text=())
 
 
 def _token_text(token: "TokenEnergy") -> str:

@@ -119,7 +119,7 @@ def _show_gpu_hours(out: "Console", hours: Mapping[str, Mapping[str, tuple[float
     about = f"counted, not measured: from the least that a GPU can take to {EFFICIENCY:.0%} of its speed"
     out.print(f"[bold]GPU hours[/], every completion as long as it may be; {about}")
     rows = [(name, *(f"{low:.2f} to {high:.2f}" for low, high in parts.values())) for name, parts in hours.items()]
-    print_table(out, "", ("fits", "updates", "drawing"), rows)
+    print_table(out, "", ("fits", "updates", "drawing"), rows, text=("fits",))
 
 
 def _show_fits(out: "Console", total: int) -> None:
@@ -143,7 +143,7 @@ def show_evaluation_plan(
     columns = ("bench", "problems", "samples", "max_new_tokens", "source")
     rows = [tuple(str(bench.get(name, "-")) for name in columns) for bench in plan["benches"]]
     if rows:
-        print_table(out, plan["adapter"] or plan["model"], columns, rows)
+        print_table(out, plan["adapter"] or plan["model"], columns, rows, text=("bench", "source"))
     if plan["tokens"] is not None:
         _show_sampling(out, plan)
     _warn_of_gaps(plan["gaps"])

@@ -186,7 +186,8 @@ def _list_benchmarks(json_: bool) -> None:
     rows += [(name, "added", "", "problem, answer", "") for name in added]
     rows += [(name, f"suite: {', '.join(members)}", "", "", "") for name, members in SUITES.items()]
     out = result_console()
-    print_table(out, "benchmarks", ("name", "source", "split", "columns", "revision"), rows)
+    heads = ("name", "source", "split", "columns", "revision")
+    print_table(out, "benchmarks", heads, rows, text=heads)
     out.print("any .jsonl, .csv or .parquet file with problem and answer, by its path", markup=False)
 
 
@@ -245,7 +246,7 @@ def show_summaries(out: "Console", summaries: list[dict[str, Any]]) -> None:
         for summary in summaries
     ]
     title = f"{summaries[0]['target']}, percent ± standard error over problems (sampling: of the samples alone)"
-    print_table(out, title, columns, rows)
+    print_table(out, title, columns, rows, text=("bench",))
 
 
 def details(summary: dict[str, Any]) -> str:

@@ -72,7 +72,7 @@ def push(
     elif not quiet:
         out = result_console()
         rows = [(name, f"{size:,}") for name, size in pushed.files.items()]
-        print_table(out, f"{'would go' if dry_run else 'sent'} to {repo}", ("file", "bytes"), rows)
+        print_table(out, f"{'would go' if dry_run else 'sent'} to {repo}", ("file", "bytes"), rows, text=("file",))
         for name in pushed.left:
             say(out, f"left here  {name}: not a file that a model is read from")
         if dry_run:

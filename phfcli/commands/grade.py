@@ -83,12 +83,14 @@ def _show(out: "Console", file: Path, graded: "Regrading") -> None:
         (row.name, with_error(row.average, row.stderr), *(str(row.statuses.get(status, "-")) for status in _COUNTED))
         for row in graded.rows
     ]
-    print_table(out, title, ("policy", "score", *(name.replace("_", " ") for name in _COUNTED)), rows)
+    counted = (name.replace("_", " ") for name in _COUNTED)
+    print_table(out, title, ("policy", "score", *counted), rows, text=("policy",))
     for note in graded.notes:
         say(out, f"note       {printable(note)}")
     pairs = [(f"{b} - {a}", points(moved), str(count)) for a, b, moved, count in graded.disagreements() if count]
     if pairs:
-        print_table(out, "policies that differ", ("pair", "points", "samples on which they differ"), pairs)
+        columns = ("pair", "points", "samples on which they differ")
+        print_table(out, "policies that differ", columns, pairs, text=("pair",))
     elif len(graded.rows) > 1:
         say(out, "no two of these policies differ on a sample")
     differing = graded.differing()

@@ -6,10 +6,10 @@ import re
 import sys
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from phfcli.core.errors import are_numbers, masked, printable
+from phfcli.core.errors import masked, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,12 +29,18 @@ def result_console() -> "Console":
 
 
 def print_table(
-    out: "Console", title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], first_to_go: Sequence[str] = ()
+    out: "Console",
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    text: Collection[str],
+    first_to_go: Sequence[str] = (),
 ) -> None:
     """Prints a table whose cells are never cut: one that is too wide is printed in parts, one below the other.
 
     Each part begins with the columns that identify a row.
 
+    text: the columns of words or pictures, aligned to the left; the others hold numbers, aligned to the right.
     first_to_go: columns, such as pictures, that are left out one by one until the rest fits.
     """
     kept = list(range(len(columns)))
@@ -44,7 +50,7 @@ def print_table(
             kept.remove(columns.index(name))
     for number, places in enumerate(_parts([[row[place] for place in kept] for row in rows], widths, kept, out.width)):
         shown = [[row[place] for place in places] for row in rows]
-        out.print(_table("" if number else title, [columns[place] for place in places], shown), crop=False)
+        out.print(_table("" if number else title, [columns[place] for place in places], shown, text), crop=False)
 
 
 def _parts(rows: Sequence[Sequence[str]], widths: Sequence[int], places: list[int], room: int) -> list[list[int]]:
@@ -67,8 +73,7 @@ def _width(cell: str) -> int:
     return cell_len(printable(cell))
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
-    """A table whose cells are text, columns of numbers to the right."""
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text: Collection[str]) -> "Table":
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -76,8 +81,8 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
     table = Table(title=escape(printable(title)), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for place, column in enumerate(columns):
         cells = [row[place] for row in rows]
-        width = max(_width(text) for text in (column, *cells))
-        side: Any = "right" if are_numbers(cells) else "left"
+        width = max(map(_width, (column, *cells)))
+        side: Any = "left" if column in text else "right"
         table.add_column(escape(printable(column)), justify=side, no_wrap=True, min_width=width)
     for row in rows:
         table.add_row(*(escape(printable(cell)) for cell in row))

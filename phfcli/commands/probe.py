@@ -68,7 +68,7 @@ def probe(
     from phfcli.core.reporting.probe_page import context_table
 
     out, table = result_console(), context_table(report)
-    print_table(out, table.title, table.columns, table.rows)
+    print_table(out, table.title, table.columns, table.rows, table.text)
     for sentence in report.readings:
         say(out, sentence.text)
     if output is not None and not quiet:

@@ -59,7 +59,8 @@ def _list(folder: Path, json_: bool) -> None:
         result_console().print(f"no runs in {folder}", markup=False)
     else:
         columns = ("run", "objective", "model", "step", "loss", "best %", "age", "state")
-        print_table(result_console(), "", columns, [_row(run, folder) for run in found], first_to_go=("age", "model"))
+        rows, text = [_row(run, folder) for run in found], ("run", "objective", "model", "state")
+        print_table(result_console(), "", columns, rows, text, first_to_go=("age", "model"))
 
 
 def _row(run: "RunState", folder: Path) -> tuple[str, ...]:
@@ -148,7 +149,8 @@ def verify(
         print_result({"run": str(run), "ok": not bad, "findings": [asdict(finding) for finding in findings]})
     elif bad or not quiet:
         out = result_console()
-        print_table(out, str(run), ("part", "state"), [(finding.part, finding.state) for finding in findings])
+        columns = ("part", "state")
+        print_table(out, str(run), columns, [(finding.part, finding.state) for finding in findings], text=columns)
         for finding in bad:
             say(out, f"{finding.state:<11}{finding.reason}")
             say(out, f"{'do':<11}{finding.advice}")

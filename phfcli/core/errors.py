@@ -42,12 +42,6 @@ def percent(share: float | None, digits: int = 1) -> str:
     return "-" if share is None else f"{100 * share:.{digits}f}"
 
 
-def are_numbers(cells: Iterable[str]) -> bool:
-    """Whether a table's column holds numbers, which are aligned to the right: each cell that is not empty begins so."""
-    filled = [cell for cell in cells if cell not in ("", "-")]
-    return bool(filled) and all(cell.lstrip("+-")[:1].isdecimal() for cell in filled)
-
-
 def points(difference: float | None) -> str:
     """A difference of shares in percentage points, with its sign; "-" for None."""
     return "-" if difference is None else f"{100 * difference:+.1f}"

@@ -9,7 +9,7 @@ from phfcli.commands.output import GLUE, print_table, say, warn
 
 def lines(width: int, *cells: str) -> str:
     out = Console(file=io.StringIO(), width=width, emoji=False)
-    print_table(out, "title", ("name", "", "share", "value"), [cells], first_to_go=("",))
+    print_table(out, "title", ("name", "", "share", "value"), [cells], text=("name", ""), first_to_go=("",))
     return out.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -26,8 +26,9 @@ def test_all_is_there_where_it_fits() -> None:
 
 def test_what_does_not_fit_comes_below_with_the_columns_that_tell_rows_apart() -> None:
     out = Console(file=io.StringIO(), width=40, emoji=False)
+    columns = ("bench", "difference of", "points", "95 %", "p (Holm)")
     rows = [("aime24", name, "+1.25", "-0.5 to +3.0", "0.0412") for name in ("opsd - base", "phf - base")]
-    print_table(out, "title", ("bench", "difference of", "points", "95 %", "p (Holm)"), rows)
+    print_table(out, "title", columns, rows, text=columns[:2])
     shown = out.file.getvalue()  # type: ignore[attr-defined]
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= 40
     assert shown.count("title") == 1
@@ -36,6 +37,15 @@ def test_what_does_not_fit_comes_below_with_the_columns_that_tell_rows_apart() -
         assert len(lines) == 3
         assert all(line.split()[0] == "aime24" for line in lines)
         assert all(any(figure in line for line in lines) for figure in figures)
+
+
+def test_columns_are_aligned_by_their_kind_whatever_their_cells_hold() -> None:
+    out = Console(file=io.StringIO(), width=80)
+    rows = [("7b-run", "", "-", "41.9"), ("1.7b", "██", "3", "7.0")]  # a name of digits, a bar below an empty cell
+    print_table(out, "", ("run", "", "count", "score"), rows, text=("run", ""))
+    shown = out.file.getvalue()  # type: ignore[attr-defined]
+    assert " 7b-run            -    41.9" in shown
+    assert " 1.7b     ██       3     7.0" in shown
 
 
 def test_a_cell_wider_than_the_terminal_runs_over() -> None:

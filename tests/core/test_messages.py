@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import phfcli.core
-from phfcli.core.errors import are_numbers, masked
+from phfcli.core.errors import masked
 
 CORE = Path(phfcli.core.__file__).parent
 OPTION = re.compile(r"(?:^|[\s`'\"])--[a-z]")
@@ -47,19 +47,3 @@ def test_secrets_are_masked(text: str, shown: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("WANDB_API_KEY", "what-is-mine")
     monkeypatch.setenv("SHORT_TOKEN", "the")
     assert masked(text) == shown
-
-
-@pytest.mark.parametrize(
-    ("cells", "right"),
-    [
-        (["41.9 ± 2.2", "-", "+0.1"], True),
-        (["", "12"], True),
-        (["-", ""], False),
-        (["-", "███"], False),  # a picture grows to the right, also below an empty first cell
-        (["-2.9 to +2.9", "-"], True),
-        (["66/100", "done"], False),
-        ([], False),
-    ],
-)
-def test_a_column_of_numbers_is_told_by_all_its_cells(cells: list[str], right: bool) -> None:
-    assert are_numbers(cells) == right

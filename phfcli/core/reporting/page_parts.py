@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from phfcli.core.analysis.compare import Comparison
-from phfcli.core.errors import are_numbers
 from phfcli.core.evaluation.samples_page import common_style, fill_template
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
 from phfcli.core.reporting.tables import ResultTable
@@ -50,7 +49,7 @@ def render_page(name: str, context: dict[str, Any]) -> str:
 
 def sortable(table: ResultTable) -> dict[str, Any]:
     """A table for the template: whether each column holds numbers, and the sort key of each cell, None for text."""
-    numbers = [are_numbers(row[index] for row in table.rows) for index in range(len(table.columns))]
+    numbers = [column not in table.text for column in table.columns]
     rows = [
         [(cell, (_leading(cell) or _BELOW_ALL) if number else None) for cell, number in zip(row, numbers, strict=True)]
         for row in table.rows

@@ -94,6 +94,7 @@ def write_probe(path: Path, report: ProbeReport) -> None:
                 "Each sentence follows the rule beside it",
                 ["finding", "rule", "speaks"],
                 [[sentence.text, sentence.rule, _SIGNS[sentence.holds]] for sentence in report.readings],
+                text=("finding", "rule", "speaks"),
             )
         ),
         "contexts": sortable(context_table(report)),
@@ -125,7 +126,7 @@ def context_table(report: ProbeReport) -> ResultTable:
         ]
         for context in report.contexts
     ]
-    return ResultTable(title, columns, [plain, *rows])
+    return ResultTable(title, columns, [plain, *rows], text=("shown",))
 
 
 def _kind_table(contexts: Sequence[ContextFinding]) -> ResultTable:
@@ -136,14 +137,14 @@ def _kind_table(contexts: Sequence[ContextFinding]) -> ResultTable:
             values = [context.by_kind[kind][0] if kind in context.by_kind else None for context in contexts]
             rows.append([kind, percent(share), *map(_nats, values)])
     names = [printable(context.name) for context in contexts]
-    return ResultTable("Nats a token by kind of token", ["kind", "of the tokens %", *names], rows)
+    return ResultTable("Nats a token by kind of token", ["kind", "of the tokens %", *names], rows, text=("kind",))
 
 
 def _entropy_table(report: ProbeReport) -> ResultTable:
     entropy = report.entropy
     cells = [entropy.mean, entropy.right, entropy.wrong, entropy.fork_above]
     columns = ["all", "right rollouts", "wrong rollouts", f"forks (top {FORKS:.0%}) from"]
-    return ResultTable("Entropy of the student, nats a token", columns, [[_nats(cell) for cell in cells]])
+    return ResultTable("Entropy of the student, nats a token", columns, [[_nats(cell) for cell in cells]], text=())
 
 
 def _figure(chart: Callable[..., None], caption: str, report: ProbeReport) -> Figure:

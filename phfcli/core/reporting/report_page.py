@@ -137,14 +137,14 @@ def _by_bench(comparison: Comparison) -> list[ResultTable]:
     table = paper_table(comparison)
     first = table.columns.index(comparison.benches[0])
     rows = [[*row[:first], row[-1], *row[first:-1]] for row in (table.columns, *table.rows)]
-    return [ResultTable(table.title, rows[0], rows[1:])]
+    return [ResultTable(table.title, rows[0], rows[1:], table.text)]
 
 
 def _scores_first(table: ResultTable) -> ResultTable:
     """A table in whose left part, all that a narrow screen shows, the score stands."""
     order = sorted(range(len(table.columns)), key=lambda place: table.columns[place] in ("step", "n", "problems"))
     first, *rows = ([row[place] for place in order] for row in (table.columns, *table.rows))
-    return ResultTable(table.title, first, rows)
+    return ResultTable(table.title, first, rows, table.text)
 
 
 def _overlaps(comparison: Comparison) -> list[str]:
@@ -222,6 +222,7 @@ def _flow(run: RunSummary, index: int) -> dict[str, Any]:
         f"{run.name}, step {newest.step}",
         [column.replace("_", " ") + (", %" if column == "share" else "") for column in kept],
         [[_short(record[column], column == "share") for column in kept] for record in records],
+        text=(),
     )
     figures = [
         Figure(

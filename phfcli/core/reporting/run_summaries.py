@@ -67,9 +67,10 @@ def settings_tables(runs: Sequence[RunSummary]) -> tuple[ResultTable, ResultTabl
             differing.append([key, *values])
         else:
             same.append([key, values[0]])
-    names = [run.name for run in trained]
-    return ResultTable("Settings that differ between the runs", ["setting", *names], differing), ResultTable(
-        "Settings of all runs", ["setting", "value"], same
+    heads, shared = ["setting", *(run.name for run in trained)], ["setting", "value"]
+    return (
+        ResultTable("Settings that differ between the runs", heads, differing, text=heads),
+        ResultTable("Settings of all runs", shared, same, text=shared),
     )
 
 
@@ -95,7 +96,7 @@ def provenance_table(runs: Sequence[RunSummary]) -> ResultTable:
             + [str(manifest.get("device", "-"))]
         )
     columns = ["run", "folder", "created", "git", "versions", "model", "data", "device"]
-    return ResultTable("Where the runs come from", columns, rows)
+    return ResultTable("Where the runs come from", columns, rows, text=columns)
 
 
 ROLLOUTS, STEPS, TOKENS = 3, 5, 400  # of each run on the page, at most

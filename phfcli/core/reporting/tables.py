@@ -1,7 +1,7 @@
 """Tables of results and of comparisons, and tables as files."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from phfcli.core.analysis.compare import SUITE, Comparison, Pair
 from phfcli.core.analysis.differences import PairedDifference, SeedDifference
 from phfcli.core.analysis.methods import Method
-from phfcli.core.errors import are_numbers, interval, markdown_cell, markdown_lines, percent, points, with_error
+from phfcli.core.errors import interval, markdown_cell, markdown_lines, percent, points, with_error
 from phfcli.core.evaluation.saved_evaluations import SavedEvaluation
 from phfcli.core.names import ViewName
 from phfcli.core.storage.files import write_text
@@ -36,11 +36,16 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
 
 @dataclass(frozen=True)
 class ResultTable:
-    """A table of text, with numbers already formatted."""
+    """A table of text, with numbers already formatted.
+
+    Attributes:
+        text: the columns of words, aligned to the left; the others hold numbers, aligned to the right.
+    """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    text: Collection[str]
 
 
 def as_markdown(table: ResultTable) -> str:
@@ -66,7 +71,7 @@ def as_latex(table: ResultTable, label: str = "tab:results", ranked: bool = Fals
     return pd.DataFrame(written, columns=[_latex_cell(name) for name in table.columns]).to_latex(
         index=False,
         escape=False,  # pandas would leave ±, and brackets that LaTeX takes as options
-        column_format="".join("r" if are_numbers(cells[place]) else "l" for place in cells),
+        column_format="".join("l" if name in table.text else "r" for name in table.columns),
         caption=_latex_cell(table.title),
         label=label,
     )
@@ -180,7 +185,7 @@ def _method_table(comparison: Comparison) -> ResultTable:
         if method.model == model
     ]
     columns = ["model", "method", "seeds", *benches, *(["Average"] if several else [])]
-    return ResultTable(_ERROR, columns, rows)
+    return ResultTable(_ERROR, columns, rows, text=("model", "method"))
 
 
 def paper_table(comparison: Comparison) -> ResultTable:
@@ -189,7 +194,7 @@ def paper_table(comparison: Comparison) -> ResultTable:
     left_out = {"seeds"} | ({"model"} if len(comparison.models) == 1 else set())
     kept = [index for index, column in enumerate(table.columns) if column not in left_out]
     rows = [[row[index] for index in kept] for row in table.rows]
-    return ResultTable(table.title, [table.columns[index] for index in kept], rows)
+    return ResultTable(table.title, [table.columns[index] for index in kept], rows, table.text)
 
 
 def ablations(comparison: Comparison) -> View:
@@ -203,7 +208,8 @@ def ablations(comparison: Comparison) -> View:
             cells.append(_suite(matching[0], comparison.benches) if matching else "-")
         rows.append([name, *cells])
     title = f"{_ERROR}: {' + '.join(comparison.benches)}"
-    return View([ResultTable(title, ["variant", *comparison.models], rows)], _method_records(comparison))
+    table = ResultTable(title, ["variant", *comparison.models], rows, text=("variant",))
+    return View([table], _method_records(comparison))
 
 
 def dynamics(comparison: Comparison) -> View:
@@ -213,7 +219,8 @@ def dynamics(comparison: Comparison) -> View:
         rows.append([method.model, bench, method.name, str(step), with_error(score, error)])
         seeds = sum((result.step or 0) == step for result in method.of(bench))
         records.append(_record(method, bench, score, error) | {"seeds": seeds, "step": step})
-    return View([ResultTable(_ERROR, ["model", "bench", "method", "step", "Average@n"], rows)], records)
+    text = ("model", "bench", "method")
+    return View([ResultTable(_ERROR, [*text, "step", "Average@n"], rows, text)], records)
 
 
 def trajectories(comparison: Comparison) -> list[tuple[Method, str, int, float, float | None]]:
@@ -244,7 +251,7 @@ def pair_table(pairs: Sequence[Pair]) -> ResultTable:
             other = measured.over_problems if measured.unit == "seeds" else measured.over_seeds
             rows.append([*head, *_unit_cells(other, "-"), "-", "-"])
     title = "Differences. Over seeds: would other trainings differ? Over problems: would these, on other problems?"
-    return ResultTable(title, columns, rows)
+    return ResultTable(title, columns, rows, text=("bench", "difference of", "over"))
 
 
 def p_text(p_value: float | None) -> str:
@@ -291,7 +298,7 @@ def _run_table(results: Sequence[SavedEvaluation]) -> ResultTable:
         rows.append(
             [result.name, _text(result.step), result.bench, *counts, *scores, percent(summary.get("truncated_share"))]
         )
-    return ResultTable(_ERROR, columns, rows)
+    return ResultTable(_ERROR, columns, rows, text=("run", "bench"))
 
 
 def _run_records(results: Sequence[SavedEvaluation]) -> list[Record]:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from phfcli.core.reporting.tables import ResultTable, as_latex, as_markdown, write_records
 
-HOSTILE = ResultTable("a_b | c", ["x & y", "50%"], [["<b>|*", "1 ± 2"], ["[x]", "2"], ["line\nbreak\\", "-0.5"]])
+HOSTILE = ResultTable(
+    "a_b | c", ["x & y", "50%"], [["<b>|*", "1 ± 2"], ["[x]", "2"], ["line\nbreak\\", "-0.5"]], ["x & y"]
+)
 
 
 def test_markdown() -> None:
@@ -46,7 +48,9 @@ def test_csv(tmp_path: Path) -> None:
 
 def test_latex_has_the_best_score_bold_and_errors_small() -> None:
     rows = [["base", "57.4 ± 2.4", "+1.0 ± 2.0"], ["phf", "74.8 ± 3.5", "+9.0 ± 2.0"], ["sft", "-", "-"]]
-    lines = as_latex(ResultTable("t", ["method", "aime", "points"], rows), "tab:main", ranked=True).splitlines()
+    lines = as_latex(
+        ResultTable("t", ["method", "aime", "points"], rows, ["method"]), "tab:main", ranked=True
+    ).splitlines()
     assert lines[2] == r"\label{tab:main}"
     assert lines[7:10] == [
         r"base & 57.4 {\scriptsize $\pm$ 2.4} & +1.0 $\pm$ 2.0 \\",
@@ -57,4 +61,4 @@ def test_latex_has_the_best_score_bold_and_errors_small() -> None:
 
 def test_latex_has_nothing_bold_where_rows_are_no_rivals() -> None:
     rows = [["easy", "80.0 ± 2.0"], ["hard", "9.0 ± 1.0"]]
-    assert "textbf" not in as_latex(ResultTable("t", ["bench", "Average@n"], rows))
+    assert "textbf" not in as_latex(ResultTable("t", ["bench", "Average@n"], rows, ["bench"]))
