@@ -145,8 +145,10 @@ def view_panels(name: ViewName, comparison: Comparison) -> list[Panel]:
     if name == "dynamics":
         points = trajectories(comparison)
         pairs_drawn = [(model, bench) for model in comparison.models for bench in comparison.benches]
-        return [_trajectory(points, model, bench, len(pairs_drawn) > 1) for model, bench in pairs_drawn]
-    drawn = [_scores(comparison, model) for model in comparison.models]
+        return [partial(score_charts.trajectory, points=points, model=m, bench=bench) for m, bench in pairs_drawn]
+    drawn: list[Panel] = [
+        partial(score_charts.scores, comparison=comparison, model=model) for model in comparison.models
+    ]
     pairs = drawn_pairs(comparison)
     return [*drawn, lambda axes: score_charts.differences(axes, pairs)] if pairs else drawn
 
@@ -176,24 +178,6 @@ def view_figure(name: ViewName, comparison: Comparison) -> Figure:
 def draw_view(name: ViewName, comparison: Comparison, path: Path) -> None:
     """Writes the picture of a view."""
     save_figure(view_figure(name, comparison), path)
-
-
-def _scores(comparison: Comparison, model: str) -> Panel:
-    def draw(axes: Axes) -> None:
-        score_charts.scores(axes, comparison, model)
-        if len(comparison.models) > 1:
-            axes.set_xlabel(model)
-
-    return draw
-
-
-def _trajectory(points: Sequence[score_charts.Point], model: str, bench: str, named: bool) -> Panel:
-    def draw(axes: Axes) -> None:
-        score_charts.trajectory(axes, points, model, bench)
-        if named:
-            axes.set_xlabel(f"training step: {model}, {bench}")
-
-    return draw
 
 
 def draw_bridge(report: "BridgeReport", path: Path) -> None:

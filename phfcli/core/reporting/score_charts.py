@@ -37,7 +37,7 @@ def scores(axes: Axes, comparison: Comparison, model: str) -> None:
             set_tooltip(bar, f"{method.name}, {bench}: {height:.1f} ± {error:.1f} %")
     axes.set_xticks(range(len(benches)), benches)
     axes.set_ylim(0, 100)
-    name_axes(axes, "", "Average@n, %")
+    name_axes(axes, f"scores from {model}, on each benchmark", "Average@n, %")
     legend_above(axes, len(methods))
 
 
@@ -82,7 +82,7 @@ def variants(axes: Axes, comparison: Comparison) -> None:
             set_tooltip(mark, f"{method.name}, {model}: {value:.1f} ± {error:.1f} %")
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    name_axes(axes, f"Average@n of {' + '.join(comparison.benches)}, %", "")
+    name_axes(axes, f"Average@n on {' + '.join(comparison.benches)}, %", "")
     legend_above(axes, len(comparison.models))
 
 
@@ -107,7 +107,7 @@ def trajectory(axes: Axes, points: Sequence[Point], model: str, bench: str) -> N
             )
             axes.errorbar(steps, values, errors, linestyle="", color=look.colour, capsize=3, alpha=0.6)
         set_tooltip(line, f"{method.name}: {texts}")
-    name_axes(axes, "training step", "Average@n, %")
+    name_axes(axes, f"training step, from {model}, on {bench}", "Average@n, %")
     legend_above(axes, len(methods))
 
 
