@@ -112,8 +112,9 @@ def compare(
     for note in comparison.notes if not quiet else []:
         warn(note)
     if json_:
+        files = {what: str(path) for what, path in written.items()}
         added = {"view": {"name": view_name, "records": shown.records}, "gates": [asdict(gate) for gate in asked]}
-        print_result(comparison.as_json() | added)
+        print_result(comparison.as_json() | added | {"files": files})
         raise typer.Exit(_NOT_MET if failed else 0)
     out = result_console()
     for table in shown.tables:

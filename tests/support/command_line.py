@@ -29,7 +29,7 @@ class Done:
         printed = json.loads(self.out)
         if isinstance(printed, dict) and self.words[0] != "config":
             assert printed.pop("version") == 1
-            assert printed.keys() <= _documented(self.words), printed.keys() - _documented(self.words)
+            assert printed.keys() == _documented(self.words), printed.keys() ^ _documented(self.words)
         return printed
 
 
