@@ -64,7 +64,7 @@ quick: install ## the tests that take about a second each at most
 	$(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 rehearsal: install ## the commands on an accelerator that is not there, beside the CPU
-	$(BIN)/pytest tests/rehearsal
+	$(BIN)/pytest tests/rehearsal --numprocesses 2
 
 lint: install
 	$(BIN)/ruff check .
