@@ -68,6 +68,20 @@ def test_hidden_states_are_read_and_drawn(run: Run, evaluated_run: Path, tmp_pat
     assert (tmp_path / "layers.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize(
+    ("completion", "right"),
+    [("```python\ndouble = lambda x: 2 * x\n```", True), ("```\ndouble = lambda x: x\n```", False), ("2 x", False)],
+)
+def test_a_code_answer_is_run_by_the_sandbox_alone(
+    monkeypatch: pytest.MonkeyPatch, completion: str, right: bool
+) -> None:
+    passes = runpy.run_path(str(FOLDER / "code_grader.py"))["passes"]
+    with pytest.raises(KeyError, match="CODE_SANDBOX"):
+        passes("assert True", "```\nx = 1\n```")
+    monkeypatch.setenv("CODE_SANDBOX", f"{sys.executable} -I -")
+    assert passes("assert double(4) == 8", completion) == right
+
+
 @pytest.mark.slow
 def test_a_token_weighting_trains(run: Run, tmp_path: Path) -> None:
     assert "teacher_entropy" in run("token_weighting.py")
