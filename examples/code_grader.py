@@ -12,8 +12,8 @@ import subprocess
 
 def passes(gold: str, completion: str) -> bool:
     """Whether the completion's last block of code passes the tests, which are the gold answer."""
+    command = shlex.split(os.environ["CODE_SANDBOX"])
     blocks = re.findall(r"```(?:python)?\n(.*?)```", completion, re.DOTALL)
     if not blocks:
         return False
-    command = shlex.split(os.environ["CODE_SANDBOX"])
     return subprocess.run(command, input=f"{blocks[-1]}\n{gold}\n", text=True, timeout=60).returncode == 0
