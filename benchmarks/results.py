@@ -15,7 +15,7 @@ from family_memory import measure_families
 from harness.processes import FOLDER
 from limit import measure_limit
 from offload import count_offloaded
-from scaling import measure_long_rollouts, measure_loss_memory, measure_scaling
+from scaling import measure_commands, measure_long_rollouts, measure_loss_memory, measure_scaling
 from step import has_trl, measure_steps
 from whole_step import make_task, measure_whole_step
 
@@ -41,6 +41,7 @@ def main(
         lambda: measure_loss_memory(threads),
         lambda: measure_scaling(repeats, threads, "cpu"),
         lambda: measure_long_rollouts(threads, "cpu"),
+        measure_commands,
         lambda: measure_predictions(threads, large),
         lambda: measure_families(threads, []),
         count_offloaded,

@@ -1,16 +1,24 @@
-"""How time and memory of an update grow: `python benchmarks/scaling.py`.
+"""How time and memory grow, of an update and of the commands around it: `python benchmarks/scaling.py`.
 
-One thing is changed at a time: rollout tokens, layers, batch, ranks. The loss alone is measured too: beyond its hidden
-states and their gradient its memory does not grow with the number of tokens.
+One thing is changed at a time: rollout tokens, layers, batch, ranks; rows of a data set, samples of an evaluation. The
+loss alone is measured too: beyond its hidden states and their gradient its memory does not grow with the number of
+tokens. A slope is that of the logarithms between the least and the largest value: 1 is linear.
 """
 
+import argparse
+import json
+import math
 import os
+import random
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from around import thinking, write_evaluation
+from harness.commands import command_cost
 from harness.models import make_model, make_rollouts
 from harness.processes import metrics_of, peak, reset_peak, run_contender, run_phf, scratch
 from harness.tables import Table, mebibytes
@@ -21,7 +29,11 @@ from phfcli.core.models.device import keep_large_blocks
 VOCABULARY = 151_936
 BASE = {"tokens": 256, "layers": 4, "batch": 2}
 CHANGES = {"tokens": (64, 256, 1024), "layers": (2, 4, 8), "batch": (1, 2, 4)}
+GROWTH = ("quantity", "value", "seconds", "memory", "slope of time", "slope of memory")
 WIDTH = 256
+ROWS = (100, 10_000, 30_000)  # of a data set, its solutions as long as a published one's
+SOLUTION_TOKENS = 2300  # some 9,200 characters
+SAMPLES = (16, 64, 256)  # of each of 30 problems, 4,864 tokens each
 LONG = (1024, 4096, 16_384)  # tokens of one rollout
 LONG_LAYERS, LONG_WIDTH, LONG_HEAD, LONG_VOCABULARY = 36, 128, 32, 8192  # as deep as Qwen3-4B
 
@@ -31,12 +43,12 @@ def measure_scaling(repeats: int, threads: int, device: str) -> Table:
     rows = []
     with scratch() as folder:
         for name, values in CHANGES.items():
+            costs = []
             for value in values:
-                case = BASE | {name: value}
-                figures = _update(folder, case, repeats, threads, device)
-                seconds = statistics.median(figures["seconds"])
-                rows.append([name, str(value), f"{seconds:.2f}", mebibytes(figures["memory_bytes"])])
-        rows += [["ranks", str(count), *_with_ranks(folder, count, threads)] for count in (1, 2)]
+                figures = _update(folder, BASE | {name: value}, repeats, threads, device)
+                costs.append((statistics.median(figures["seconds"]), figures["memory_bytes"]))
+            rows += _growth(name, values, costs)
+        rows += _growth("ranks", (1, 2), [_with_ranks(folder, count, threads) for count in (1, 2)])
     base = ", ".join(f"{value} {name}" for name, value in BASE.items())
     note = (
         f"PHF's update on a Qwen3 of width {WIDTH}, vocabulary {VOCABULARY:,}; at the base {base}, prompts of 64 and "
@@ -44,7 +56,62 @@ def measure_scaling(repeats: int, threads: int, device: str) -> Table:
         "--processes` with 8 rollouts of 64 tokens a step, the update's seconds and the peak of a whole process, on "
         f"{os.cpu_count()} cores."
     )
-    return Table("How the update grows", note, ["quantity", "value", "seconds", "memory"], rows)
+    return Table("How the update grows", note, GROWTH, rows)
+
+
+def measure_commands() -> Table:
+    """A row for each number of rows of a data set, and of samples of an evaluation."""
+    with scratch() as folder:
+        costs = []
+        model = make_model(folder / "model", layers=2, width=WIDTH, context=2 * LONG[-1])
+        for count in ROWS:
+            data = folder / f"{count}.jsonl"
+            _write_rows(data, count)
+            costs.append(_cost(folder, ["train", "--model", str(model), "--data", str(data), "--dry-run"]))
+        rows = _growth("rows: train --dry-run", ROWS, costs)
+        by_command: dict[str, list[tuple[float, float]]] = {"compare": [], "report": []}
+        for count in SAMPLES:
+            sizes = argparse.Namespace(problems=30, samples=count, tokens=4864)
+            one, other = (folder / f"{name}-{count}" for name in ("one", "other"))
+            for seed, evaluation in enumerate((one, other)):
+                write_evaluation(evaluation, sizes, seed)
+            for command, costs in by_command.items():
+                page = ["--output", str(folder / "report.html")] if command == "report" else []
+                costs.append(_cost(folder, [command, str(one), str(other), *page]))
+        for command, costs in by_command.items():
+            rows += _growth(f"samples: {command}", SAMPLES, costs)
+    note = (
+        "CPU seconds, and the peak of a whole process: `phf train --dry-run` on rows with solutions of some "
+        f"{4 * SOLUTION_TOKENS:,} characters, and commands on two evaluations of 30 problems with samples of 4,864 "
+        "tokens. The start of a program is in each."
+    )
+    return Table("How the commands grow", note, GROWTH, rows)
+
+
+def _cost(folder: Path, words: Sequence[str]) -> tuple[float, float]:
+    seconds, mib, code = command_cost(words, folder / "log")
+    if code:
+        raise SystemExit(f"phf {' '.join(words)}: {(folder / 'log').read_text()}")
+    return seconds, mib * 2**20
+
+
+def _write_rows(path: Path, count: int) -> None:
+    rng = random.Random(0)
+    with path.open("w") as file:
+        for number in range(count):
+            solution = thinking(rng, SOLUTION_TOKENS, str(number))
+            print(json.dumps({"problem": f"Problem {number}", "solution": solution, "answer": number}), file=file)
+
+
+def _growth(name: str, values: Sequence[int], costs: Sequence[tuple[float, float]]) -> list[list[str]]:
+    """A row for each value, with seconds and bytes; the last one has the slopes from the first to it."""
+    rows = [
+        [name, f"{value:,}", f"{seconds:.2f}", mebibytes(size), "", ""]
+        for value, (seconds, size) in zip(values, costs, strict=True)
+    ]
+    span = math.log(values[-1] / values[0])
+    rows[-1][-2:] = [f"{math.log(last / first) / span:.2f}" for first, last in zip(costs[0], costs[-1], strict=True)]
+    return rows
 
 
 def _update(folder: Path, case: dict[str, int], repeats: int, threads: int, device: str) -> dict[str, Any]:
@@ -95,7 +162,7 @@ def measure_long_rollouts(threads: int, device: str) -> Table:
     return Table("Long rollouts", note, ["tokens", "seconds", "memory", "bytes a further token", "ratio"], rows)
 
 
-def _with_ranks(folder: Path, count: int, threads: int) -> list[str]:
+def _with_ranks(folder: Path, count: int, threads: int) -> tuple[float, float]:
     run = folder / f"ranks-{count}"
     settings = ["batch_size=8", "rollout.max_new_tokens=64", "rollout.engine=transformers", "flow.saved_samples=0"]
     options = [part for setting in settings for part in ("--set", setting)]
@@ -103,7 +170,7 @@ def _with_ranks(folder: Path, count: int, threads: int) -> list[str]:
     run_phf(["train", *model, *options, "--processes", str(count), "--output-dir", str(run), "--quiet"], threads)
     steps = metrics_of(run)[1:]
     seconds = statistics.median(step["seconds"] - step["rollout_seconds"] for step in steps)
-    return [f"{seconds:.2f}", mebibytes(max(step["peak_memory_bytes"] for step in steps))]
+    return seconds, max(step["peak_memory_bytes"] for step in steps)
 
 
 def measure_loss_memory(threads: int, width: int = WIDTH) -> Table:
@@ -131,10 +198,11 @@ def main(
     threads: int = int(os.environ.get("OMP_NUM_THREADS", "1")),
     device: str = "cpu",
 ) -> None:
-    """Measure how an update's time and memory grow."""
+    """Measure how time and memory grow."""
     measure_loss_memory(threads).show()
     measure_scaling(repeats, threads, device).show()
     measure_long_rollouts(threads, device).show()
+    measure_commands().show()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The training problems of a run: loading, checks, the order of steps, and the limit on sequence length."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -71,6 +71,42 @@ def check_rewards(problems: Sequence[Problem], source: str) -> list[str]:
 
 
 @dataclass(frozen=True)
+class SequenceLengths:
+    """Computes the length of a problem's longest sequence in training.
+
+    Attributes:
+        privileged: whether a teacher reads the prompt with the privileged context.
+        rollout: the largest number of tokens of a completion; None where the reference is the completion.
+        references: whether some samples have the reference in the place of a rollout.
+        context, further: the privileged context, and those that a target is made of besides.
+    """
+
+    prompts: Prompts
+    privileged: bool = True
+    rollout: int | None = None
+    references: bool = False
+    context: Context = Context()
+    further: tuple[Context, ...] = ()
+    _teacher_prompts: dict[str, int] = field(default_factory=dict, init=False, repr=False)  # id -> length, once known
+
+    def length(self, problem: Problem) -> int:
+        """The number of tokens of the longest sequence that student or teacher reads."""
+        assert problem.solution is not None
+        prompt = self.teacher_prompt(problem) if self.privileged else len(self.prompts.student(problem.problem))
+        target = 0
+        if self.rollout is None or self.references:
+            target = len(self.prompts.target(problem.problem, problem.solution))
+        return prompt + max(target, self.rollout or 0)
+
+    def teacher_prompt(self, problem: Problem) -> int:
+        """The tokens of the longest privileged prompt; a rollout to be drawn for it counts at its largest length."""
+        if problem.id not in self._teacher_prompts:
+            prompts = (context.prompt_ids(self.prompts, problem) for context in (self.context, *self.further))
+            self._teacher_prompts[problem.id] = max(map(len, prompts)) + (self.rollout or 0) * self.context.drawn
+        return self._teacher_prompts[problem.id]
+
+
+@dataclass(frozen=True)
 class Curriculum:
     """The problems of each step: every epoch is a permutation drawn from the seed, and a step takes its next batch.
 
@@ -82,6 +118,7 @@ class Curriculum:
     seed: int
     context: Context = Context()  # the privileged context of these problems
     further: tuple[Context, ...] = ()  # those that a target is made of besides
+    lengths: SequenceLengths | None = None  # what has measured the problems
 
     def batch(self, step: int) -> list[Problem]:
         """The problems of a step; the first step is 1."""
@@ -121,39 +158,6 @@ def _order(seed: int, epoch: int, count: int) -> list[int]:
     return order
 
 
-@dataclass(frozen=True)
-class SequenceLengths:
-    """Computes the length of a problem's longest sequence in training.
-
-    Attributes:
-        privileged: whether a teacher reads the prompt with the privileged context.
-        rollout: the largest number of tokens of a completion; None where the reference is the completion.
-        references: whether some samples have the reference in the place of a rollout.
-        context, further: the privileged context, and those that a target is made of besides.
-    """
-
-    prompts: Prompts
-    privileged: bool = True
-    rollout: int | None = None
-    references: bool = False
-    context: Context = Context()
-    further: tuple[Context, ...] = ()
-
-    def length(self, problem: Problem) -> int:
-        """The number of tokens of the longest sequence that student or teacher reads."""
-        assert problem.solution is not None
-        prompt = self.teacher_prompt(problem) if self.privileged else len(self.prompts.student(problem.problem))
-        target = 0
-        if self.rollout is None or self.references:
-            target = len(self.prompts.target(problem.problem, problem.solution))
-        return prompt + max(target, self.rollout or 0)
-
-    def teacher_prompt(self, problem: Problem) -> int:
-        """The tokens of the longest privileged prompt; a rollout to be drawn for it counts at its largest length."""
-        known = (len(context.prompt_ids(self.prompts, problem)) for context in (self.context, *self.further))
-        return max(known) + (self.rollout or 0) * self.context.drawn
-
-
 def build_curriculum(config: TrainConfig, sequence_lengths: SequenceLengths, limit: int) -> tuple[Curriculum, int]:
     """The problems in order, and the number of those left out because they exceed `limit` tokens.
 
@@ -172,7 +176,7 @@ def build_curriculum(config: TrainConfig, sequence_lengths: SequenceLengths, lim
             f"rollout.max_new_tokens: {sequence_lengths.rollout} tokens leave no room for a prompt "
             f"in the model's context of {limit} tokens"
         )
-    curriculum = Curriculum(problems, config.batch_size, config.seed, context, further)
+    curriculum = Curriculum(problems, config.batch_size, config.seed, context, further, sequence_lengths)
     if config.overlong == "skip":
         fitting = problems.where(lambda problem: sequence_lengths.length(problem) <= limit)
         if not fitting:
@@ -203,26 +207,16 @@ def fitting_curriculum(
     limit = min(context for context in (*contexts, needs.max_tokens) if context is not None)
     if needs.privileged and not needs.contexts and config.teacher.kind in TEACHERS:
         check_differs(Context(config.teacher.context), prompts)
-    return build_curriculum(config, lengths_of(config, needs, prompts), limit)
-
-
-def lengths_of(
-    config: TrainConfig, needs: Needs, prompts: Prompts, curriculum: Curriculum | None = None
-) -> SequenceLengths:
-    """What computes the lengths of a run's sequences, under the contexts of its curriculum once that is known."""
     new_tokens = None if needs.offline else config.rollout.max_new_tokens
     lengths = SequenceLengths(prompts, needs.privileged, new_tokens, references=config.rollout.references > 0)
-    return lengths if curriculum is None else replace(lengths, context=curriculum.context, further=curriculum.further)
+    return build_curriculum(config, lengths, limit)
 
 
-def rotation_warnings(
-    config: TrainConfig, needs: Needs, prompts: Prompts, curriculum: Curriculum, switch: int | None
-) -> list[str]:
+def rotation_warnings(config: TrainConfig, curriculum: Curriculum, switch: int | None) -> list[str]:
     """A warning where a sequence of the run can be longer than `switch`: see `rotation_switch`."""
-    if switch is None:
+    if switch is None or curriculum.lengths is None:
         return []
-    lengths = lengths_of(config, needs, prompts, curriculum)
-    longest = max(lengths.length(problem) for problem in curriculum.visited(config.steps))
+    longest = max(curriculum.lengths.length(problem) for problem in curriculum.visited(config.steps))
     if longest <= switch:
         return []
     return [

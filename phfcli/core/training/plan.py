@@ -30,7 +30,6 @@ from phfcli.core.runs.problems import (
     Curriculum,
     curriculum_warnings,
     fitting_curriculum,
-    lengths_of,
     rotation_warnings,
 )
 from phfcli.core.training.setup import (
@@ -156,7 +155,7 @@ def _filled(plan: Plan, config: TrainConfig, processes: int, tokens_per_s: float
             lengths = _lengths(config, needs, prompts, curriculum)
             warnings += curriculum_warnings(config, needs, curriculum)
             if student.arch is not None:
-                warnings += rotation_warnings(config, needs, prompts, curriculum, rotation_switch(student.arch))
+                warnings += rotation_warnings(config, curriculum, rotation_switch(student.arch))
         warnings = [*prompts.notes(), *prompt_warnings(config, prompts), *warnings]
     if student.arch is not None and (teacher is None or teacher.arch is not None):
         other = None if teacher is None else teacher.arch
@@ -204,9 +203,8 @@ def _lengths(config: TrainConfig, needs: Needs, prompts: Prompts, curriculum: Cu
     visited: Sequence[Problem] = curriculum.visited(config.steps)
     student = max(len(prompts.student(p.problem)) for p in visited)
     teacher, completion = student, config.rollout.max_new_tokens
-    if needs.privileged:
-        lengths = lengths_of(config, needs, prompts, curriculum)
-        teacher = max(lengths.teacher_prompt(p) for p in visited)
+    if needs.privileged and curriculum.lengths is not None:
+        teacher = max(curriculum.lengths.teacher_prompt(p) for p in visited)
     if needs.offline or config.rollout.references > 0:
         target = max(len(prompts.target(p.problem, p.solution or "")) for p in visited)
         completion = target if needs.offline else max(target, completion)

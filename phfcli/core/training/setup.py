@@ -178,7 +178,7 @@ def build_trainer(
     contexts = [model.description.context, *([external.context] if external else [])]
     curriculum, skipped = fitting_curriculum(config, needs, prompts, contexts)
     warnings = [*settings_warnings(config), *curriculum_warnings(config, needs, curriculum)]
-    warnings += rotation_warnings(config, needs, prompts, curriculum, rotation_switch(read.config))
+    warnings += rotation_warnings(config, curriculum, rotation_switch(read.config))
     if external is not None:
         own, other = model.description.config, external.description.config
         check_external(config, needs, own, other, external.alignment is None)
