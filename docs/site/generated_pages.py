@@ -7,13 +7,13 @@ from typing import Any, get_args, get_type_hints
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from recipe_table import as_markdown
+from setting_notes import setting_notes
 from typer.main import get_command
 
 from phfcli.cli import app
 from phfcli.commands.options import Setting
 from phfcli.core.config import EvalConfig, TrainConfig
 from phfcli.core.errors import as_yaml
-from phfcli.core.setting_notes import setting_notes
 from phfcli.core.settings import leaves, read_yaml
 from phfcli.core.shipped_files import recipes
 

@@ -52,7 +52,7 @@ def doctor(
     for option, given in {"--model": model, "--processes": processes, "--engine": engine}.items():
         if quick and given is not None:
             raise UserError(f"{option}: --quick leaves this check out; leave one of the two out")
-    from phfcli.core.doctor.examine import examine
+    from phfcli.core.doctor.steps import examine
 
     if model is not None:
         # imported only here: torch then makes a folder in /tmp

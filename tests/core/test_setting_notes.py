@@ -1,9 +1,9 @@
 """What settings mean: every one has a note, and editors are given it."""
 
 import pytest
+from setting_notes import setting_notes
 
 from phfcli.core.config import EvalConfig, Section, TrainConfig
-from phfcli.core.setting_notes import setting_notes
 from phfcli.core.settings import leaves
 
 

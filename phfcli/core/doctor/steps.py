@@ -1,18 +1,52 @@
-"""Checks by real training steps: against stored values, in several processes, killed and resumed, on a given model."""
+"""All checks of the doctor in order, and those by real training steps.
+
+These are compared with stored values, repeated in several processes, killed and resumed, and made on a given model.
+"""
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from phfcli.core.config import TrainConfig
-from phfcli.core.doctor.machine import MachineCheck, failed, ok, warning
+from phfcli.core.doctor.machine import MachineCheck, failed, machine, ok, warning
 from phfcli.core.doctor.program import Program, attention_of, metrics_of
 from phfcli.core.models.device import accelerator, device_count
 from phfcli.core.step_metrics import PHASES
 from phfcli.core.storage.files import file_hash
+
+
+def examine(model: str | None, processes: int | None, engine: str | None, quick: bool) -> Generator[MachineCheck]:
+    """Checks the machine; yields each result as soon as it is known.
+
+    Args:
+        model: a model whose memory and step time are measured; None skips that check.
+        processes: the number of processes in which a step is repeated; 1 skips that check, None is one for each GPU.
+        engine: "vllm" checks vLLM and fails if it is not installed, "transformers" skips that check, None checks vLLM
+            if it is installed.
+        quick: whether to check only what is installed, and one step on each device.
+    """
+    yield from machine()
+    with tempfile.TemporaryDirectory(prefix="phf-doctor-", ignore_cleanup_errors=True) as name:
+        program = Program(Path(name))
+        for device in devices():
+            for dtype in WAYS:
+                yield reference_step(program, device, dtype)
+        if quick:
+            return
+        if (count := processes or device_count()) > 1:
+            yield several_processes(program, count)
+        yield killed_and_resumed(program)
+        if engine == "vllm" or (engine is None and find_spec("vllm") is not None):
+            yield from vllm(program)
+        elif engine is None:
+            yield warning("vLLM", "is not installed", "install it to sample fast on GPUs: pip install -e '.[vllm]'")
+        if model is not None:
+            yield memory_of(program, model)
 
 
 def step_times(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
