@@ -295,6 +295,7 @@ def install() -> None:
     aten.impl("empty_strided", empty_strided, "PrivateUse1")  # `torch.tensor(..., device=)` passes no mode
     aten.impl("empty.memory_format", empty, "PrivateUse1")
     aten.impl("_copy_from", copy_from, "PrivateUse1")
+    torch.distributed.Backend.default_device_backend_map[NAME] = "gloo"  # which carries its tensors too
     memory: Any = torch.accelerator  # whose functions ask for an allocator in C++
     memory.memory_allocated = memory.memory_reserved = lambda *_: MEMORY.held
     memory.max_memory_allocated = lambda *_: MEMORY.peak

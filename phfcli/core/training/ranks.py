@@ -173,24 +173,24 @@ def joined(device: str) -> Iterator[Ranks]:
         raise UserError(f"device: several processes cannot share {device!r}; use auto, or cpu")
     if device != "cpu":
         _narrow_to_own_device()
-    from accelerate import PartialState
-
-    state = PartialState(cpu=pick_device(device).type == "cpu", timeout=_SILENCE)
-    log = logging.getLogger("phfcli")
+    own = pick_device(device)
+    backend = torch.distributed.get_default_backend_for_device(own.type)  # NCCL for GPUs, gloo for CPUs, ...
+    torch.distributed.init_process_group(backend, timeout=_SILENCE)
+    log, rank = logging.getLogger("phfcli"), torch.distributed.get_rank()
     before = log.level
-    if state.process_index:
+    if rank:
         log.setLevel(logging.ERROR)  # only the main rank logs warnings, which are the same on all
     try:
-        yield Ranks(state.process_index, state.num_processes, str(state.device))
+        yield Ranks(rank, torch.distributed.get_world_size(), str(own))
     except (UserError, FaultError):
-        if state.process_index:
+        if rank:
             time.sleep(
                 _MAIN_FIRST_S
             )  # the main rank reports the error; a launcher ends all processes when the first one ends
         raise
     finally:
         log.setLevel(before)
-        state.destroy_process_group()
+        torch.distributed.destroy_process_group()
 
 
 def _narrow_to_own_device() -> None:
