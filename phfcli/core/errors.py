@@ -133,7 +133,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
         name for name in names if sorted(name) == sorted(word)
     ]  # for opds this is opsd, where difflib finds opd
     close = anagrams or difflib.get_close_matches(word, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(names)}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"choose from {', '.join(names)}" if names else "there is none to choose from"
 
 
 def one_of(label: str, word: str, known: Sequence[Name]) -> Name:

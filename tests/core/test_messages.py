@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import phfcli.core
-from phfcli.core.errors import masked
+from phfcli.core.errors import masked, nearest
 
 CORE = Path(phfcli.core.__file__).parent
 OPTION = re.compile(r"(?:^|[\s`'\"])--[a-z]")
@@ -47,3 +47,9 @@ def test_secrets_are_masked(text: str, shown: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("WANDB_API_KEY", "what-is-mine")
     monkeypatch.setenv("SHORT_TOKEN", "the")
     assert masked(text) == shown
+
+
+def test_a_hint_names_what_there_is() -> None:
+    assert nearest("opds", ["opd", "opsd"]) == "did you mean 'opsd'?"
+    assert nearest("x", ["b", "a"]) == "choose from a, b"
+    assert nearest("x", []) == "there is none to choose from"
