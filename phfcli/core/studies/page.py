@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from phfcli.core.analysis.diagnose import PAPER
 from phfcli.core.errors import interval, markdown_lines, percent, points, with_error
 from phfcli.core.reporting.figures import save_figure
@@ -35,8 +37,7 @@ def write_report(study: Study, file: Path) -> Path:
     drawn = pictures(study, results)
     for name, picture in drawn.items():
         save_figure(picture, path.with_suffix("") / f"{name}.png")
-    described = {name: picture.axes[0].get_title("left").replace("\n", " ") for name, picture in drawn.items()}
-    write_text(path, page(study, results, file, path, described))
+    write_text(path, page(study, results, file, path, drawn))
     return path
 
 
@@ -67,13 +68,13 @@ def _row(row: Row) -> dict[str, Any]:
     }
 
 
-def page(study: Study, results: Results, file: Path, path: Path, pictured: Mapping[str, str]) -> str:
+def page(study: Study, results: Results, file: Path, path: Path, drawn: Mapping[str, Figure]) -> str:
     """The page of the runs that are finished, as Markdown.
 
     Args:
         file: the study's file.
         path: the path of the page; the JSON lies beside it.
-        pictured: name -> title of each picture; they are in a folder of the page's name.
+        drawn: name -> picture; they are in a folder of the page's name.
     """
     parts = [
         [f"# {study.title}"],
@@ -83,7 +84,7 @@ def page(study: Study, results: Results, file: Path, path: Path, pictured: Mappi
         [f"**Question.** {study.question.strip()}"],
         findings(study, results),
         *_planned(study, results),
-        *([f"![{title}]({path.stem}/{name}.png)"] for name, title in pictured.items()),
+        *([f"![{_title(picture)}]({path.stem}/{name}.png)"] for name, picture in drawn.items()),
         *(
             table
             for model in study.models
@@ -95,6 +96,10 @@ def page(study: Study, results: Results, file: Path, path: Path, pictured: Mappi
         *_sources(study, path),
     ]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def _title(picture: Figure) -> str:
+    return " ".join(picture.axes[0].get_title("left").split())
 
 
 def _planned(study: Study, results: Results) -> Iterator[list[str]]:

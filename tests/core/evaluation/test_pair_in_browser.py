@@ -107,7 +107,7 @@ def test_links_keys_and_attacks_are_those_of_the_page_of_one_run(shown: SamplesP
     shown.wait(lambda: len(shown.all(".sample")) == 4)
     whole = shown.script("return document.body.innerText")
     assert all(attack in whole for attack in ATTACKS[:3] + ATTACKS[4:])
-    assert shown.script("return document.querySelectorAll('img, a:not([href^=\"#\"]), [onerror]').length") == 0
+    assert shown.script("return document.querySelectorAll('img, main a:not([href^=\"#\"]), [onerror]').length") == 0
 
 
 def test_answers_that_all_differ_have_no_most_frequent_one_and_short_thinking_is_open(

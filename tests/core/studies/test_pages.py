@@ -14,6 +14,7 @@ from scipy import stats
 from phfcli.core.analysis.differences import paired_difference
 from phfcli.core.errors import points
 from phfcli.core.evaluation.scores import standard_error
+from phfcli.core.studies.charts import pictures
 from phfcli.core.studies.page import figures, page
 from phfcli.core.studies.results import results_of
 from phfcli.core.studies.study_file import load_study
@@ -31,7 +32,9 @@ def test_a_page_is_what_its_records_make(file: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(ROOT)
     study = load_study(file)
     results, path = results_of(study), Path(study.page)
-    assert path.read_text(encoding="utf-8") == page(study, results, file.relative_to(ROOT), path)
+    drawn = pictures(study, results)
+    assert path.read_text(encoding="utf-8") == page(study, results, file.relative_to(ROOT), path, drawn)
+    assert {picture.stem for picture in path.with_suffix("").iterdir()} == set(drawn)
     assert json.loads(path.with_suffix(".json").read_text()) == json.loads(json.dumps(figures(study, results)))
 
 
