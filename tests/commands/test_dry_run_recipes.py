@@ -13,7 +13,7 @@ from phfcli.core.shipped_files import embedded_model, recipes
 
 Phf = Callable[..., Any]
 
-SMALL = (256, 4, 4, 1024, True)  # the memory of a step is counted block by block and tile by tile: a tenth of the time
+SMALL = (256, 4, 4, 1024, True)  # the memory of a step is counted block by block, tile by tile: half of the time
 OVERLAYS = sorted(name for name in recipes() if not name.startswith(("embedded", "qwen3")))
 
 

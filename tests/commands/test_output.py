@@ -40,12 +40,11 @@ def test_what_does_not_fit_comes_below_with_the_columns_that_tell_rows_apart() -
 
 
 def test_columns_are_aligned_by_their_kind_whatever_their_cells_hold() -> None:
-    out = Console(file=io.StringIO(), width=80)
+    file = io.StringIO()
     rows = [("7b-run", "", "-", "41.9"), ("1.7b", "██", "3", "7.0")]  # a name of digits, a bar below an empty cell
-    print_table(out, "", ("run", "", "count", "score"), rows, text=("run", ""))
-    shown = out.file.getvalue()  # type: ignore[attr-defined]
-    assert " 7b-run            -    41.9" in shown
-    assert " 1.7b     ██       3     7.0" in shown
+    print_table(Console(file=file, width=80), "", ("run", "", "count", "score"), rows, text=("run", ""))
+    assert " 7b-run            -    41.9" in file.getvalue()
+    assert " 1.7b     ██       3     7.0" in file.getvalue()
 
 
 def test_a_cell_wider_than_the_terminal_runs_over() -> None:

@@ -8,10 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from pretended_accelerator import CALLS
-from safetensors.torch import load_file
-from trained import metrics, same_tensors
+from trained import assert_near_weights, metrics, same_tensors
 
 On = Callable[..., str]
 SMALL = (
@@ -54,12 +52,7 @@ def assert_same(on: On, folder: Path, *settings: str) -> None:
         assert own[0][name] == (pytest.approx(value, rel=1e-5) if rounded else value), name
     assert own[1]["loss"] == pytest.approx(wanted[1]["loss"], rel=1e-3, abs=1e-6)
     assert own[1]["rollout_tokens"] == wanted[1]["rollout_tokens"]
-    files = [path.relative_to(here) for path in here.glob("checkpoints/*/*.safetensors")]
-    assert files
-    for file in files:
-        tensors = load_file(here / file)
-        for name, tensor in load_file(there / file).items():
-            torch.testing.assert_close(tensor, tensors[name], rtol=0, atol=1e-6)
+    assert_near_weights(there, here)
 
 
 OBJECTIVES = {

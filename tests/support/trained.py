@@ -70,6 +70,16 @@ def same_tensors(a: Path, b: Path) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def assert_near_weights(a: Path, b: Path) -> None:
+    """Every file of weights in the checkpoints of `b` is in those of `a`, each of its entries within 1e-6."""
+    files = [path.relative_to(b) for path in b.glob("checkpoints/*/*.safetensors")]
+    assert files
+    for file in files:
+        tensors = load_file(b / file)
+        for name, tensor in load_file(a / file).items():
+            torch.testing.assert_close(tensor, tensors[name], rtol=0, atol=1e-6)
+
+
 def same_end(a: Path, b: Path, step: int) -> bool:
     """Whether two runs have the same metrics and, at a step, bitwise the same state."""
     files = [f"checkpoints/{step_name(step)}/{name}.safetensors" for name in ("adapter_model", "teacher", "optimizer")]

@@ -82,22 +82,23 @@ def problem_grid(comparison: Comparison, bench: str, place: int, page: Path) -> 
     """
     results = [result for result in comparison.results if result.bench == bench and result.samples]
     problems = sorted({problem for result in results for problem in result.samples})
-    rows = [_row(results, problem, number, page) for number, problem in enumerate(problems)]
+    links = [f"{_relative(r.folder, page.parent)}/samples.html?report={_relative(page, r.folder)}" for r in results]
+    rows = [_row(results, links, problem, number) for number, problem in enumerate(problems)]
     return {"bench": bench, "place": place, "columns": [result.name for result in results], "rows": rows}
 
 
-def _row(results: Sequence[SavedEvaluation], problem: str, number: int, page: Path) -> dict[str, Any]:
+def _row(results: Sequence[SavedEvaluation], pages: Sequence[str], problem: str, number: int) -> dict[str, Any]:
+    """A problem's row; `pages` has the address of each result's page of samples."""
     cells: list[dict[str, Any] | None] = []
     answers = []
-    for result in results:
+    for result, address in zip(results, pages, strict=True):
         samples = result.samples.get(problem)
         if not samples:
             cells.append(None)
             continue
         right = sum(sample.correct for sample in samples)
         share = right / len(samples)
-        back = quote(os.path.relpath(page.resolve(), result.folder.resolve()))
-        link = f"{_relative(result.folder, page)}/samples.html?report={back}#{quote(problem, safe='')}"
+        link = f"{address}#{quote(problem, safe='')}"
         cell: dict[str, Any] = {
             "right": right,
             "count": len(samples),
@@ -140,8 +141,8 @@ def _kind(shares: Sequence[float]) -> str:
     return " ".join(kind for kind, holds in kinds.items() if holds)
 
 
-def _relative(folder: Path, page: Path) -> str:
-    return quote(os.path.relpath(folder.resolve(), page.resolve().parent))
+def _relative(path: Path, folder: Path) -> str:
+    return quote(os.path.relpath(path.resolve(), folder.resolve()))
 
 
 def _cut(answer: str | None) -> str:

@@ -87,7 +87,9 @@ class SequenceLengths:
     references: bool = False
     context: Context = Context()
     further: tuple[Context, ...] = ()
-    _teacher_prompts: dict[str, int] = field(default_factory=dict, init=False, repr=False)  # id -> length, once known
+    _teacher_prompts: dict[str, int] = field(  # id -> length, once known
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def length(self, problem: Problem) -> int:
         """The number of tokens of the longest sequence that student or teacher reads."""
@@ -116,9 +118,22 @@ class Curriculum:
     problems: Sequence[Problem]
     batch_size: int
     seed: int
-    context: Context = Context()  # the privileged context of these problems
-    further: tuple[Context, ...] = ()  # those that a target is made of besides
-    lengths: SequenceLengths | None = None  # what has measured the problems
+    lengths: SequenceLengths | None = None  # what has measured the problems; None where only their order is asked for
+
+    @property
+    def measured(self) -> SequenceLengths:
+        assert self.lengths is not None, "made for the order alone"
+        return self.lengths
+
+    @property
+    def context(self) -> Context:
+        """The privileged context of these problems."""
+        return self.measured.context
+
+    @property
+    def further(self) -> tuple[Context, ...]:
+        """The contexts that a target is made of besides."""
+        return self.measured.further
 
     def batch(self, step: int) -> list[Problem]:
         """The problems of a step; the first step is 1."""
@@ -176,7 +191,7 @@ def build_curriculum(config: TrainConfig, sequence_lengths: SequenceLengths, lim
             f"rollout.max_new_tokens: {sequence_lengths.rollout} tokens leave no room for a prompt "
             f"in the model's context of {limit} tokens"
         )
-    curriculum = Curriculum(problems, config.batch_size, config.seed, context, further, sequence_lengths)
+    curriculum = Curriculum(problems, config.batch_size, config.seed, sequence_lengths)
     if config.overlong == "skip":
         fitting = problems.where(lambda problem: sequence_lengths.length(problem) <= limit)
         if not fitting:
@@ -214,9 +229,9 @@ def fitting_curriculum(
 
 def rotation_warnings(config: TrainConfig, curriculum: Curriculum, switch: int | None) -> list[str]:
     """A warning where a sequence of the run can be longer than `switch`: see `rotation_switch`."""
-    if switch is None or curriculum.lengths is None:
+    if switch is None:
         return []
-    longest = max(curriculum.lengths.length(problem) for problem in curriculum.visited(config.steps))
+    longest = max(curriculum.measured.length(problem) for problem in curriculum.visited(config.steps))
     if longest <= switch:
         return []
     return [

@@ -1,7 +1,7 @@
 """The charts of a study: scores over training, differences with their intervals, energy over depth."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ def pictures(study: Study, results: Results) -> dict[str, Figure]:
     """
     over_training = len(study.evaluated) > 1
     compared = [row for row in results.rows if row.difference is not None]  # none before the baseline has been run
+    to, scale = study.systems[study.baseline].title, _scale(compared)
     scores, differences, energies = dict[str, Panel](), dict[str, Panel](), dict[str, Panel]()
     for model in study.models:
         first, benches = results.systems(model), results.benches(model)
@@ -44,27 +45,23 @@ def pictures(study: Study, results: Results) -> dict[str, Figure]:
         for number, bench in enumerate(benches, start=1):
             name = f"differences-{model}" + (f"-{number}" if len(benches) > 1 else "")
             if rows := [row for row in compared if (row.model, row.bench) == (model, bench)]:
-                to = study.systems[study.baseline].title
-                differences[name] = partial(_differences, rows=rows, to=to, scale=_scale(compared))
+                differences[name] = partial(_differences, rows=rows, to=to, scale=scale)
         if rows := [row for row in first if row.energy]:
             energies[f"energy-{model}"] = partial(_energy_over_depth, rows=rows)
-    return {
-        **_in_one_range(scores, "y" if over_training else "x", results),
-        **_in_one_range(differences, "x", results),
-        **_in_one_range(energies, "y", results),
-    }
-
-
-def _in_one_range(panels: Mapping[str, Panel], axis: Literal["x", "y"], results: Results) -> dict[str, Figure]:
-    """Each panel as a picture; along that axis they all show what any of them shows."""
     most = max((len(results.of(row.model, row.bench)) for row in results.rows), default=0)
     size = _SIZE[0], max(_SIZE[1], _ROW * most + _AROUND_ROWS)
-    drawn = {name: figure_of([panel], size=size) for name, panel in panels.items()}
-    axes = [figure.axes[0] for figure in drawn.values()]
+    drawn = {name: figure_of([panel], size=size) for name, panel in (scores | differences | energies).items()}
+    _share_range([drawn[name] for name in scores], "y" if over_training else "x")
+    _share_range([drawn[name] for name in energies], "y")
+    return drawn
+
+
+def _share_range(figures: Sequence[Figure], axis: Literal["x", "y"]) -> None:
+    """Along that axis each figure shows what any of them shows."""
+    axes = [figure.axes[0] for figure in figures]
     limits = [each.get_xlim() if axis == "x" else each.get_ylim() for each in axes]
     for each in axes:
         each.set(**{f"{axis}lim": (min(low for low, _ in limits), max(high for _, high in limits))})
-    return drawn
 
 
 def _scores(axes: Axes, rows: Sequence[Row]) -> None:

@@ -203,8 +203,8 @@ def _lengths(config: TrainConfig, needs: Needs, prompts: Prompts, curriculum: Cu
     visited: Sequence[Problem] = curriculum.visited(config.steps)
     student = max(len(prompts.student(p.problem)) for p in visited)
     teacher, completion = student, config.rollout.max_new_tokens
-    if needs.privileged and curriculum.lengths is not None:
-        teacher = max(curriculum.lengths.teacher_prompt(p) for p in visited)
+    if needs.privileged:
+        teacher = max(curriculum.measured.teacher_prompt(p) for p in visited)
     if needs.offline or config.rollout.references > 0:
         target = max(len(prompts.target(p.problem, p.solution or "")) for p in visited)
         completion = target if needs.offline else max(target, completion)

@@ -31,6 +31,7 @@ def test_no_name_is_cut_or_lies_over_another(monkeypatch: pytest.MonkeyPatch, na
         legend = axes.get_legend()
         if legend is not None:
             beside, own = legend.get_window_extent(), axes.get_window_extent()
+            assert beside.y0 >= own.y0
             assert beside.x1 <= figure.bbox.x1
             assert beside.x0 >= own.x1  # no line runs through it
 
