@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from phfcli.core.evaluation.scores import standard_error
 from phfcli.core.reporting.figures import Panel, figure_of
-from phfcli.core.reporting.flow_charts import BLUE, GREY, INK, MARKERS, ORANGE, SERIES, name_axes, title
+from phfcli.core.reporting.flow_charts import BLUE, GREY, INK, ORANGE, look_of, name_axes, one_look_a_run, title
 from phfcli.core.studies.results import Difference, Results, Row
 from phfcli.core.studies.study_file import BASE, Study
 
@@ -50,7 +50,8 @@ def pictures(study: Study, results: Results) -> dict[str, Figure]:
             energies[f"energy-{model}"] = partial(_energy_over_depth, rows=rows)
     most = max((len(results.of(row.model, row.bench)) for row in results.rows), default=0)
     size = _SIZE[0], max(_SIZE[1], _ROW * most + _AROUND_ROWS)
-    drawn = {name: figure_of([panel], size=size) for name, panel in (scores | differences | energies).items()}
+    with one_look_a_run(system.title for system in study.systems.values()):
+        drawn = {name: figure_of([panel], size=size) for name, panel in (scores | differences | energies).items()}
     _share_range([drawn[name] for name in scores], "y" if over_training else "x")
     _share_range([drawn[name] for name in energies], "y")
     return drawn
@@ -88,14 +89,15 @@ def _dynamics(axes: Axes, rows: Sequence[Row]) -> None:
         averages = ({0: base.final} if base else {}) | row.averages
         means = [100 * fmean(values) for values in averages.values()]
         errors = [100 * (standard_error(np.array(values)) or 0) for values in averages.values()]
+        look = look_of(row.title, index)
         axes.errorbar(
             list(averages),
             means,
             errors,
             label=f"{row.title} ({len(row.final)})",
-            color=SERIES[index % len(SERIES)],
-            marker=MARKERS[index % len(MARKERS)],
-            linestyle="-" if index < len(SERIES) else "--",
+            color=look.colour,
+            marker=look.marker,
+            linestyle=look.line,
             markersize=4,
             capsize=2,
         )
@@ -172,8 +174,9 @@ def _energy_over_depth(axes: Axes, rows: Sequence[Row]) -> None:
     energies = [row.energy for row in rows if row.energy is not None]
     for index, (row, energy) in enumerate(zip(rows, energies, strict=True)):
         percents = [100 * share for share in energy["share"]]
-        colour, marker = SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)]
-        axes.plot(energy["layers"], percents, color=colour, marker=marker, markersize=3, label=row.title)
+        look = look_of(row.title, index)
+        (line,) = axes.plot(energy["layers"], percents, color=look.colour, linestyle=look.line, label=row.title)
+        line.set(marker=look.marker, markersize=3)
     depth = len(energies[0]["layers"])
     axes.axhline(100 / depth, color=GREY, linestyle=":")
     axes.set_ylim(bottom=0)

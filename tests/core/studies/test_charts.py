@@ -3,8 +3,10 @@
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib.lines import Line2D
 
 from phfcli.core.analysis.differences import paired_difference, seed_difference
 from phfcli.core.studies.charts import pictures
@@ -47,6 +49,22 @@ def test_pictures_of_one_kind_have_one_range(monkeypatch: pytest.MonkeyPatch) ->
         limits = [axes.get_xlim() if kind == "differences" else axes.get_ylim() for axes in (one, other)]
         assert limits[0] == limits[1]
         assert [axes.get_title(loc="left").split(":")[0].split(" ")[0] for axes in (one, other)] == list(study.models)
+
+
+@pytest.mark.parametrize("name", ["methods", "smollm2"])
+def test_a_system_has_one_look_and_no_two_have_the_same(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(ROOT)
+    study = load_study(Path("studies") / f"{name}.yaml")
+    looks: dict[str, set[tuple[Any, ...]]] = {}
+    for figure in pictures(study, results_of(study)).values():
+        for handle, label in zip(*figure.axes[0].get_legend_handles_labels(), strict=True):
+            line = handle if isinstance(handle, Line2D) else handle[0]  # of an error bar
+            if label != "base model":
+                look = line.get_color(), line.get_marker(), line.get_linestyle()
+                looks.setdefault(label.partition(" (")[0], set()).add(look)
+    assert len(looks) == {"methods": 9, "smollm2": 14}[name]
+    assert all(len(own) == 1 for own in looks.values())
+    assert len(set.union(*looks.values())) == len(looks)
 
 
 def test_the_interval_of_two_seeds_does_not_set_the_scale(monkeypatch: pytest.MonkeyPatch) -> None:
