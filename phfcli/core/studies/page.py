@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from phfcli.core.analysis.diagnose import PAPER
 from phfcli.core.errors import interval, markdown_lines, percent, points, with_error
 from phfcli.core.reporting.figures import save_figure
-from phfcli.core.storage.files import write_json, write_text
+from phfcli.core.storage.files import check_folder, write_json, write_text
 from phfcli.core.studies.charts import pictures
 from phfcli.core.studies.results import (
     LEVEL,
@@ -31,8 +31,13 @@ from phfcli.core.studies.study_file import BASE, Study, StudyRun, runs_of
 
 
 def write_report(study: Study, file: Path) -> Path:
-    """Writes the page, its pictures and its JSON; returns the page's path. Raises UserError for a foreign record."""
+    """Writes the page, its pictures and its JSON; returns the page's path.
+
+    Raises:
+        UserError: a foreign record, or a file where the folder of the pictures should be.
+    """
     path, results = Path(study.page), results_of(study)
+    check_folder(f"{file}: page", path.with_suffix(""))
     write_json(path.with_suffix(".json"), figures(study, results))
     drawn = pictures(study, results)
     for name, picture in drawn.items():

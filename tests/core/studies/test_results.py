@@ -220,6 +220,16 @@ def test_the_page_says_what_is_there_and_where_it_is_from(study: Study, tmp_path
     assert [row["system"] for row in figures["rows"]] == ["base", "opsd", "phf", "sft"]
 
 
+def test_a_file_where_the_pictures_should_be_is_named_before_anything_is_written(study: Study, tmp_path: Path) -> None:
+    fill(study)
+    (tmp_path / "docs").mkdir(exist_ok=True)
+    (tmp_path / "docs" / "page").write_text("mine")
+    with pytest.raises(UserError, match=r"study.yaml: page .*docs/page is a file, not a folder"):
+        write_report(study, tmp_path / "study.yaml")
+    assert not (tmp_path / "docs" / "page.json").exists()
+    assert (tmp_path / "docs" / "page").read_text() == "mine"
+
+
 def test_a_study_without_any_run_has_a_page(study: Study, tmp_path: Path) -> None:
     text = write_report(study, tmp_path / "study.yaml").read_text()
     assert "**Not complete: 0 of 6 runs are finished.**" in text
